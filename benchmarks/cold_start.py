@@ -83,7 +83,9 @@ def cold_figures(scorer, data: Dataset, split: str) -> dict[str, dict[str, float
     cold = torch.from_numpy(np.setdiff1d(np.arange(data.n_items), data.train.items))
     found = {}
     for name, candidates in (("cold", cold), ("all", None)):
-        truth = GroundTruth.of(tensors(data.train), tensors(data.split(split)), data.n_users, candidates=candidates)
+        truth = GroundTruth.from_pairs(
+            tensors(data.train), tensors(data.split(split)), data.n_users, candidates=candidates
+        )
         found[name] = evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,)).values
     return found
 
@@ -126,7 +128,7 @@ def one_seed(general: Dataset, seed: int, progress: bool) -> dict:
 def folded_in(general: Dataset, seed: int) -> dict:
     """Known users as if they were new, against their trained vectors; on the run that the batch study keeps."""
     known = lirdrec.Recommender.load(ROOT / "runs" / "batch_size" / f"tiktok-8192-sqrt-{seed}")
-    truth = GroundTruth.of(tensors(general.train), tensors(general.test), general.n_users)
+    truth = GroundTruth.from_pairs(tensors(general.train), tensors(general.test), general.n_users)
     trained = evaluate_scorer(known.scorer, truth, ("recall", "ndcg"), (20,)).values
     histories = [truth.seen.of(int(user)) for user in range(general.n_users)]
     some = [

@@ -98,7 +98,7 @@ def measured(arguments: argparse.Namespace) -> None:
     scorer = model.scorer()
     figures["scorer_s"] = round(time.perf_counter() - started, 2)
     pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
-    truth = GroundTruth.of(*pairs, data.n_users)
+    truth = GroundTruth.from_pairs(*pairs, data.n_users)
     figures["evaluation_s"] = seconds(lambda: evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,)))
     figures["users_evaluated"] = len(truth.users)
     figures["peak_gb"] = peak_gb()

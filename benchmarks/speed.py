@@ -112,7 +112,7 @@ def report(arguments: argparse.Namespace, data: Dataset) -> None:
         step()
     scorer = model.scorer()
     pairs = ((torch.from_numpy(p.users), torch.from_numpy(p.items)) for p in (data.train, data.test))
-    truth = GroundTruth.of(*pairs, data.n_users)
+    truth = GroundTruth.from_pairs(*pairs, data.n_users)
     evaluate_scorer(scorer, truth, ("recall", "ndcg"), (20,))
     figures["training_and_evaluation_peak_gb"] = peak_gb()  # before the yardsticks take memory of their own
     products, listed = step_products(model, scorer)

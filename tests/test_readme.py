@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from lirdrec import Dataset
 from lirdrec.cli.main import app
 
-from .experiments.in_process import compute_cells_here
+from .experiments.helpers import compute_cells_here
 from .ports import PATIENCE, FreePort
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,15 +21,12 @@ def free_memory() -> int | None:
 
 
 def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) -> None:
-    """Raise if an allocation cannot fit into memory.
+    """Raise `error` if at least `need` bytes cannot fit into memory.
 
     Args:
-        need: minimal size in bytes.
-        what: prefix of the message, which names what needs the memory ("embedding_size 1000000000").
+        need: bytes.
+        what: prefix of the message: what needs the memory, such as "embedding_size 1000000000".
         error: the type to raise.
-
-    Raises:
-        LirdrecError: of the given type: not enough memory is free; the message has both sizes.
     """
     free = free_memory()
     if free is not None and need > free:

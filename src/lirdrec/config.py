@@ -53,7 +53,7 @@ def make_config(
         config_type: a frozen dataclass.
         values: by the names of its fields.
         where: prefix of messages.
-        label: builds the prefix of messages about a field from its name; by default `where` and the name.
+        label: builds the prefix of messages about a field from its name.
 
     Raises:
         ConfigError: a key is unknown (the nearest known key is suggested) or a value has the wrong type or range.
@@ -71,13 +71,9 @@ def make_config(
 
 
 def validated(config_type: type[C]) -> type[C]:
-    """Class decorator, below `dataclass`: check and convert the types of all fields as `make` does.
+    """Class decorator, below `dataclass`: check and convert the types of all fields as `make_config` does.
 
-    The check runs before the class's own `__post_init__`. The same mistake gives the same message whether the
-    configuration comes from Python, a file or `--set`.
-
-    Raises:
-        ConfigError: when an instance is created with a value of the wrong type; names the class and the field.
+    The check runs before the class's own `__post_init__`. It raises a ConfigError that names the class and the field.
     """
     post_init = getattr(config_type, "__post_init__", None)
 
@@ -122,7 +118,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """`["n_layers=3", "init=xavier"]` → `{"n_layers": 3, "init": "xavier"}`; values are TOML, bare words are strings.
 
-    "text,image" is a bare word too; `make` splits it if the field is a list.
+    "text,image" is a bare word too; `make_config` splits it if the field is a list.
 
     Raises:
         ConfigError: an entry has no `=` or no key.
@@ -154,9 +150,7 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{where}: is nested too deeply") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: cannot be read as TOML: {error}") from None
-    except ValueError as error:  # a number with thousands of digits, a 31st of February
+    except ValueError as error:  # TOMLDecodeError, or from a number with thousands of digits, a 31st of February
         fault = "a number has too many digits" if "integer string" in str(error) else str(error)
         raise ConfigError(f"{where}: cannot be read as TOML: {fault}") from None
 
@@ -191,9 +185,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if value in arguments:
             return value
         raise ConfigError(f"{where} is {_short_repr(value)}; choose one of {', '.join(map(repr, arguments))}")
-    if hint is Any:
-        return value
-    if hint is bool and isinstance(value, bool):
+    if hint is Any or (hint in (bool, str) and isinstance(value, hint)):
         return value
     if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = int(value)  # NumPy's integers too
@@ -201,20 +193,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {_short_repr(value)}; integers must be below 2^63 ({MAX_INT + 1})")
         return value
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if type(value) is float:
-            return value
         try:
-            return float(value)
+            return value if type(value) is float else float(value)
         except OverflowError:
             raise ConfigError(f"{where} is {_short_repr(value)}, which is too large") from None
-    if hint is str and isinstance(value, str):
-        return value
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(v, arguments[0], where) for v in value)
-    if origin is tuple and isinstance(value, str) and all(word.strip() for word in value.split(",")):
+    if origin is tuple and isinstance(value, str):
         words = [word.strip() for word in value.split(",")]
-        values = [word if arguments[0] is str else _parse_value(word, where) for word in words]
-        return tuple(_convert(v, arguments[0], where) for v in values)
+        if all(words):
+            value = [word if arguments[0] is str else _parse_value(word, where) for word in words]
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(element, arguments[0], where) for element in value)
     if (origin in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
         return {str(k): _convert(v, arguments[1], where) if arguments else v for k, v in value.items()}
     raise ConfigError(f"{where} is {_short_repr(value)}; it must be {_type_name(hint)}")

@@ -68,15 +68,9 @@ def describe_error(error: BaseException) -> str:
 
 
 def describe_read_error(error: BaseException, remedy: str = "") -> str:
-    """The reason why a file cannot be read, and what to do; follows the path in a message.
-
-    Args:
-        error: the exception.
-        remedy: what to do if the permissions of the file are not the cause, such as "restore it".
-    """
-    number = error.errno if isinstance(error, OSError) else None
+    """The reason why a file cannot be read, and `remedy` if permissions are not the reason; follows the path."""
     if isinstance(error, PermissionError):
         return WORDS[errno.EACCES]
-    words = WORDS.get(number) if number is not None else None
-    words = words or f"cannot be read: {describe_error(error)}"
+    number = error.errno if isinstance(error, OSError) else None
+    words = WORDS.get(number or 0) or f"cannot be read: {describe_error(error)}"
     return f"{words}; {remedy}" if remedy else words

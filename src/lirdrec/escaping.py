@@ -11,12 +11,7 @@ _IN_LINE = re.compile(f"[{_UNSEEN}\t\n]")
 
 
 def escape_text(text: str, line: bool = True) -> str:
-    r"""Escape these characters as `\x1b` or `\u202e`.
-
-    Args:
-        text: untrusted text.
-        line: also escape tabs and line ends.
-    """
+    r"""Escape these characters as `\x1b` or `\u202e`; with `line` also tabs and line ends."""
     return (_IN_LINE if line else _IN_TEXT).sub(lambda match: ascii(match[0])[1:-1], text)
 
 

@@ -40,12 +40,7 @@ def flag(option: str) -> str:
 
 
 def option_text(option: str, value: Any) -> str:
-    """An option with its value for a message, as the user would write it.
-
-    Args:
-        option: its name in Python.
-        value: as in Python; a word in capitals is a placeholder.
-    """
+    """An option with its value for a message, as the user would write it; a value in capitals is a placeholder."""
     if not _on_command_line.get():
         return f"{option}={value!r}"
     return flag(option) if option in SWITCHES else f"{flag(option)} {shlex.quote(str(value))}"

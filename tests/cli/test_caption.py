@@ -120,7 +120,7 @@ def test_a_person_sees_measured_figures_and_decides(lirdrec, data, person):
         assert len(server.asked) == 3
         assert re.findall(r"\d+", done.stderr.strip().splitlines()[-1]) == ["3"]
         words = " ".join(done.stderr.split())
-        assert "pictures 5" in words and re.search(r"tokens read 4,500 900 \D* 3 ", words)
+        assert "images 5" in words and re.search(r"tokens read 4,500 900 \D* 3 ", words)
         assert "cost 4.52" in words  # 5 × (900 × 1000 + 40 × 100) / 1e6
         person(True)
         done = lirdrec(*call, "--no-probe")

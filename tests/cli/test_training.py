@@ -333,3 +333,49 @@ def test_inspect_of_a_closed_form_and_of_runs_that_cannot_be_measured(lirdrec, t
     (Path("runs/half") / "checkpoint").mkdir(parents=True)
     result = lirdrec("inspect", "runs/half")
     assert_refused(result, ["runs/half"])
+
+
+def test_refit_makes_a_run_that_excludes_everything_that_a_user_has(lirdrec, trained, data):
+    result = lirdrec("--quiet", "train", "data", "--refit", trained, "--run", "served")
+    assert result.exit_code == 0, result.stderr
+    served, first, whole = Recommender.load("served"), Recommender.load(trained), Dataset.load(data)
+    assert served.info["metrics"]["epochs"] == first.info["metrics"]["best_epoch"]
+    taken = pl.concat([whole.frame(split).select("user", "item") for split in ("train", "valid", "test")])
+    assert len(served.train) == taken.height
+    lists = served.recommend(k=served.n_items - int(taken["user"].value_counts()["count"].max()))
+    assert lists.join(taken, on=["user", "item"], how="semi").is_empty()
+    assert_refused(
+        lirdrec("train", "data", "--refit", trained, "--set", "epochs=3", "--run", "r"), mentions=["--set", "--refit"]
+    )
+    assert not Path("r").exists()
+
+
+def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
+    call = ["--quiet", "train", "data", "--from", trained, "--set", "epochs=3", "--seed", 5, "--json"]
+    result = lirdrec(*call, "--run", "second")
+    assert result.exit_code == 0, result.stderr
+    assert set(json.loads(result.stdout)["test"]) == {"lirdrec", "popularity"}
+    info, first = Recommender.load("second").info, Recommender.load(trained).info
+    assert info["model_config"] == first["model_config"]
+    assert (info["training"]["epochs"], info["seed"]) == (3, 5)
+    assert info["training"]["learning_rate"] == first["training"]["learning_rate"]
+    assert info["warm_start"]["run"] == str(trained.resolve())
+    assert lirdrec("--quiet", "train", "data", "--from", trained).exit_code == 0
+    assert Path("runs/planted-continued").is_dir()
+
+
+@pytest.mark.parametrize(
+    "options, facts",
+    [
+        (["--model", "ease"], ["--model", "--from"]),
+        (["--preset", "paper"], ["--preset", "--from"]),
+        (["--set", "n_layers=2"], ["n_layers"]),
+        (["--config", "c.toml"], ["c.toml", "model"]),
+        (["--refit", "runs/one"], ["--refit", "--from"]),
+    ],
+)
+def test_going_on_keeps_the_model(lirdrec, trained, options, facts):
+    Path("c.toml").write_text("[model]\nn_layers = 1\n")
+    result = lirdrec("train", "data", "--from", trained, "--run", "r", *options)
+    assert_refused(result, mentions=facts)
+    assert not Path("r").exists()

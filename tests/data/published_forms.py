@@ -56,7 +56,7 @@ class Form:
     """The form of a published data set.
 
     Attributes:
-        kind: the name of its reader in `lirdrec.data.readers.detect.READERS`.
+        kind: the name of its reader in `lirdrec.data.readers.detect.FORMATS`.
         file: the name of the file of interactions.
         content: the bytes of this file, made of the table of a kind.
         reader: of the source.

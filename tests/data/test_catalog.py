@@ -1,6 +1,7 @@
 """The item table and feature files beside the interactions: whose rows are whose, and what is left over."""
 
 import dataclasses
+import datetime
 import inspect
 import logging
 import re
@@ -13,6 +14,7 @@ import scipy.sparse
 from lirdrec.data import Dataset
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.readers import read_raw
+from lirdrec.data.titles import title_column, titles
 from lirdrec.errors import ConfigError, DataError
 
 from ..helpers import assert_error, assert_mentions
@@ -150,3 +152,41 @@ def test_a_sparse_matrix_with_ids():
         Dataset.from_sparse([[1, 0]])
     with assert_error(ConfigError, mentions=["from_sparse", "'timestamp'"]):
         Dataset.from_sparse(matrix, timestamp="t")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (["item", "name", "title"], "title"),
+        (["item", "Book-Title"], "Book-Title"),
+        (["item", "movie_title"], "movie_title"),
+        (["item", "subtitle"], None),
+        (["item", "TITEL"], "TITEL"),
+        (["item", "Product Name"], "Product Name"),
+        (["item", "product.name", "brand.name"], "product.name"),
+        (["item", "info.title", "brand.name"], "info.title"),
+        (["item", "brand.name"], None),
+        (["item", "info.title", "seller.title"], None),
+    ],
+)
+def test_the_column_of_titles(columns, expected):
+    assert title_column(pl.DataFrame({name: ["x"] for name in columns})) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([["The", "Glass"], [], None, [None, "x"]], pl.List(pl.String), ["The Glass", None, None, "x"]),
+        ([["a", "b"]], pl.Array(pl.String, 2), ["a b"]),
+        ([[1, 2]], pl.List(pl.Int64), ["1 2"]),
+        ([1917, None], pl.Int64, ["1917", None]),
+        (["a", "b"], pl.Categorical, ["a", "b"]),
+        ([datetime.date(2024, 5, 31)], pl.Date, ["2024-05-31"]),
+        ([{"en": "x"}], pl.Struct({"en": pl.String}), [None]),
+        ([b"x"], pl.Binary, [None]),
+        ([None], pl.Null, [None]),
+    ],
+)
+def test_titles_of_any_type(values, kind, expected):
+    found = titles(pl.DataFrame({"title": pl.Series(values, dtype=kind)}))
+    assert found is not None and found.dtype == pl.String and found.to_list() == expected

@@ -44,7 +44,7 @@ class Reader:
             count lines, the header being line 1; "csv": quotes enclose values; "parts": two files, the first of 2 rows;
             "bytes": a column may hold bytes, and unsigned integers.
         place: how messages name the first row, where neither lines nor rows from 0 are counted: "record 1".
-        kind: the name of the reader in `lirdrec.data.readers.detect.READERS`; "": frames, and files of a split.
+        kind: the name of the reader in `lirdrec.data.readers.detect.FORMATS`; "": frames, and files of a split.
         file: what messages say behind the place.
         more_rows: of the other files of a split.
     """
@@ -523,9 +523,9 @@ def test_every_published_form_answers_every_kind(tmp_path, form, kind, outcome):
 
 def test_every_registered_reader_is_in_the_table():
     tried = {one.kind for one in (*READERS.values(), *FORMS.values())}
-    assert set(detect.READERS) == tried - {""}
+    assert set(detect.FORMATS) == tried - {""}
     functions = {name for name in readers.__all__ if name.startswith("read_")}
-    registered = {function.__name__ for function in detect.READERS.values()}
+    registered = {reader.__name__ for _, reader, _ in detect.FORMATS.values()}
     others = {"read_any", "read_raw", "read_features", "read_split_files"}  # the last is tried as "split files"
     assert functions == registered | others
 

@@ -107,7 +107,7 @@ def test_quotes_within_quotes_are_named_or_left_out(tmp_path, value):
         read_table(tmp_path / "t.csv")
     left = read_table(tmp_path / "t.csv", bad_rows="skip")
     assert left.frame["name"].to_list() == ["a, b", '24" or 25" screen']
-    assert left.skipped == 1 and left.place(1) == "line 4"
+    assert left.skipped == 1 and left.row_location(1) == "line 4"
 
 
 # ---- parts
@@ -251,7 +251,7 @@ def test_no_rows_are_lost_in_a_large_table_with_quotes(tmp_path):
     assert table.frame["text"].fill_null("").to_list() == frame["text"].to_list()
     lines = (tmp_path / "t.csv").read_text().split("\n")
     for row in (0, 1, 77, 4999):
-        assert lines[int(table.place(row).removeprefix("line ")) - 1].startswith(f"{row},")
+        assert lines[int(table.row_location(row).removeprefix("line ")) - 1].startswith(f"{row},")
 
 
 # ---- spreadsheets

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.evaluator import GroundTruth, Metrics, evaluate_scorer
 from lirdrec.evaluation.metrics import (
     PER_LIST,
     PER_USER,
@@ -77,7 +77,7 @@ def random_problem(seed: int, ties: bool):
 def test_against_trec_eval(seed, ties):
     pytrec_eval = pytest.importorskip("pytrec_eval")
     table, train, held = random_problem(seed, ties)
-    truth = GroundTruth.of(pairs(train), pairs(held), len(table))
+    truth = GroundTruth.from_pairs(pairs(train), pairs(held), len(table))
     cutoffs = (1, 3, 10, 20, 55)
     found = evaluate_scorer(scorer_of(table), truth, PER_USER, cutoffs, keep=True).per_user
     users = truth.users.tolist()
@@ -115,7 +115,7 @@ def test_means_against_ir_measures():
     from ir_measures import RR, P, R, Success, nDCG
 
     table, train, held = random_problem(7, ties=True)
-    truth = GroundTruth.of(pairs(train), pairs(held), len(table))
+    truth = GroundTruth.from_pairs(pairs(train), pairs(held), len(table))
     found = evaluate_scorer(scorer_of(table), truth, PER_USER, (5, 20)).values
     qrels, run = [], []
     for u in truth.users.tolist():
@@ -139,7 +139,7 @@ def test_the_released_codes_evaluation():
     scorer = VectorScorer(vectors[:50], vectors[50:])
     users = expected["eval/users"]
     held = torch.from_numpy(np.repeat(users, 2)), torch.from_numpy(expected["eval/held_out"]).flatten()  # two each
-    truth = GroundTruth.of((train[0], train[1]), held, 50)
+    truth = GroundTruth.from_pairs((train[0], train[1]), held, 50)
     assert truth.users.tolist() == sorted(users.tolist())
     order = np.argsort(users)
     scores = scorer.scores(scorer.queries(truth.users))
@@ -161,7 +161,7 @@ def test_the_released_codes_evaluation():
 @pytest.mark.parametrize("memory_limit", [1, 60 * 8 * 7])
 def test_small_blocks_give_the_same_figures(memory_limit):
     table, train, held = random_problem(3, ties=True)
-    truth = GroundTruth.of(pairs(train), pairs(held), len(table))
+    truth = GroundTruth.from_pairs(pairs(train), pairs(held), len(table))
     names = PER_USER + PER_LIST
     expected = evaluate_scorer(scorer_of(table), truth, names, (1, 10, 20), keep=True)
     found = evaluate_scorer(scorer_of(table), truth, names, (1, 10, 20), keep=True, memory_limit=memory_limit)
@@ -176,7 +176,7 @@ def test_figures_of_all_lists_by_hand():
     train[0, 3] = train[1, 3] = train[2, 4] = True
     held = np.zeros((3, 5), dtype=bool)
     held[:, 0] = True
-    truth = GroundTruth.of(pairs(train), pairs(held), 3)
+    truth = GroundTruth.from_pairs(pairs(train), pairs(held), 3)
     values = evaluate_scorer(scorer_of(table), truth, PER_LIST, (1, 2)).values
     # Gini of (0, 0, 1, 2, 3): Σ (2r - n - 1) x / (n Σ x) = (0·1 + 2·2 + 4·3) / (5·6)
     assert values == {
@@ -188,7 +188,7 @@ def test_figures_of_all_lists_by_hand():
         "gini@2": pytest.approx(16 / 30),
     }
     shown = evaluate_scorer(
-        scorer_of(table), GroundTruth.of(pairs(train), pairs(held), 3), ("popularity",), (4,)
+        scorer_of(table), GroundTruth.from_pairs(pairs(train), pairs(held), 3), ("popularity",), (4,)
     ).values
     # users 0 and 1 see 0 1 2 4 (item 4 has one training user), user 2 sees 0 2 1 3 (item 3 has two)
     assert shown == {"popularity@4": pytest.approx((1 + 1 + 2) / 12)}
@@ -209,7 +209,7 @@ def test_a_user_with_fewer_candidates_than_the_cut_off():
     table = np.array([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
     train = np.array([[0, 1, 1, 1], [1, 0, 0, 0]], dtype=bool)
     held = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], dtype=bool)
-    truth = GroundTruth.of(pairs(train), pairs(held), 2)
+    truth = GroundTruth.from_pairs(pairs(train), pairs(held), 2)
     found = evaluate_scorer(scorer_of(table), truth, (*PER_USER, "coverage"), (3,), keep=True)
     assert found.per_user["recall@3"].tolist() == [1, 1]
     assert found.per_user["mrr@3"].tolist() == [1, 1 / 3]
@@ -220,7 +220,7 @@ def test_a_user_with_fewer_candidates_than_the_cut_off():
 def test_cut_offs_out_of_range(k):
     table, train, held = random_problem(0, ties=False)
     with assert_error(ConfigError, mentions=["k", k, 1, "60 items"]):
-        evaluate_scorer(scorer_of(table), GroundTruth.of(pairs(train), pairs(held), 40), ("recall",), (10, k))
+        evaluate_scorer(scorer_of(table), GroundTruth.from_pairs(pairs(train), pairs(held), 40), ("recall",), (10, k))
 
 
 def test_names():
@@ -237,3 +237,8 @@ def test_names():
 def test_hit_rate_is_another_name_of_hit():
     names = ("hit_rate", "hit_rate@10", "hit", "recall@20")
     assert [canonical_metric(name) for name in names] == ["hit", "hit@10", "hit", "recall@20"]
+
+
+def test_metrics_print_as_a_table():
+    metrics = Metrics({"recall@20": 0.12345, "ndcg@5": 0.5}, n_users=1234)
+    assert str(metrics) == "1,234 users\nrecall@20  0.1235\nndcg@5     0.5000"

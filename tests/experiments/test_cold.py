@@ -16,7 +16,7 @@ from lirdrec.experiments.studies.gradient_probe import random_features
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.experiments.vault import Preregistration
 
-from .facts import assert_facts, between, emphasized
+from .helpers import assert_facts, between, emphasized
 
 TRAINING = {"epochs": 8, "batch_size": 256, "learning_rate": 5e-3}
 
@@ -46,7 +46,7 @@ def test_both_ways_beat_chance_by_far_and_no_training_sees_too_much(
     # a fifth of 120 items is unseen: with the features in training, or added afterwards
     assert {(work, items) for work, items, _ in seen} == {("cold:transductive", 120), ("cold:inductive", 96)}
     assert all(tests == 0 for _, _, tests in seen)
-    chance = cold.expected_recall(list(results), 10)
+    chance = cold.expected_recall(list(results), "recall@10")
     assert chance == pytest.approx(10 / 24)
     for one in results:
         assert one.figures["test"]["recall@10"] > chance + 0.15, one.cell.variant

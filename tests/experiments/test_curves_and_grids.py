@@ -11,7 +11,7 @@ from lirdrec.experiments.studies import sensitivity, startup
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 
 from ..helpers import assert_error
-from .facts import assert_facts, emphasized
+from .helpers import assert_facts, emphasized
 
 SPEED = {"bm3": (0.30, 1.0), "lirdrec": (0.40, 4.0)}  # best figure, seconds of an epoch
 GRID = {"down_values": [1e-1, 1e-3], "across_values": [0.7, 0.9, 0.99]}

@@ -34,7 +34,7 @@ def truth(good) -> GroundTruth:
     users = torch.arange(40)
     held = users.repeat_interleave(5), order[:, :5].flatten()
     seen = users.repeat_interleave(2), order[:, -2:].flatten()
-    return GroundTruth.of(seen, held, 40)
+    return GroundTruth.from_pairs(seen, held, 40)
 
 
 def test_normalized_scores_are_those_of_scipy():

@@ -32,7 +32,7 @@ def truth_of(dataset: Dataset) -> GroundTruth:
         (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
         for part in (dataset.train, dataset.valid)
     )
-    return GroundTruth.of(train, valid, dataset.n_users)
+    return GroundTruth.from_pairs(train, valid, dataset.n_users)
 
 
 def watched(name: str, dataset: Dataset, epochs: int, options: dict, inputs=None, **training):

@@ -8,7 +8,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import gradients
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 
-from .facts import assert_facts
+from .helpers import assert_facts
 
 
 def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, answer):

@@ -15,7 +15,7 @@ from lirdrec.experiments.studies import splits
 from lirdrec.experiments.trial import TrialSpec
 
 from ..helpers import assert_error
-from .facts import assert_facts, emphasized
+from .helpers import assert_facts, emphasized
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import polars as pl
+import pytest
 
 from lirdrec.errors import DataError, RunFolderError
+from lirdrec.experiments.experiment import experiment, experiment_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 
@@ -169,3 +172,38 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
     assert len(results.where(dataset="data", final=False)) == 1
     empty = Results([], "compare")
     assert empty.frame().columns == frame.columns and empty.per_user().is_empty()
+
+
+# reports at any time: without results, and with failures only
+
+STUDIES = [name for name in experiment_names() if name != "compare"]
+SETTINGS = {"splits": {"methods": ["random", "cold_items"]}, "layers": {"layers": [1, 2]}}
+
+
+def study(name: str, context):
+    chosen = experiment(name)
+    return chosen, context(models=chosen.models, settings=SETTINGS.get(name, {}), trials=1)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_with_nothing_done(name, context, answer):
+    chosen, settings = study(name, context)
+    page = chosen.report(settings, Results([], name, settings.output))
+    assert answer(page) and not re.search(r"\d\.\d", answer(page))  # a sentence, and no figure in it
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_with_failures_only(name, context, words):
+    chosen, settings = study(name, context)
+    cells = list(chosen.plan(settings, Results()))
+    results = Results([TrialResult(cell, "failed", "the sky fell") for cell in cells], name, settings.output)
+    assert "the sky fell" in words(chosen.report(settings, results))
+    assert list(chosen.plan(settings, results)) == cells or name == "cold"  # whose searches go on with what is left
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_plan_repeats_itself_and_every_model_is_there(name, context):
+    chosen, settings = study(name, context)
+    first, again = (list(chosen.plan(settings, Results())) for _ in range(2))
+    assert first == again and len({cell.key for cell in first}) == len(first)
+    assert {cell.model for cell in first} == set(settings.models)

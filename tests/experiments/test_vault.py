@@ -26,7 +26,7 @@ from lirdrec.experiments.tuning import base_cell, suggest
 from lirdrec.experiments.vault import SEALED, Preregistration, Vault, declaration_name, seal
 
 from ..helpers import assert_error
-from .facts import assert_facts
+from .helpers import assert_facts
 
 
 def trials(context, results):

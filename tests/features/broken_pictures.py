@@ -81,7 +81,7 @@ def _refused() -> list[tuple[str | bytes, ...]]:
     jpeg, progressive = encoded(noise(), "JPEG"), encoded(noise(), "JPEG", progressive=True)
     whole = {kind: encoded(noise(), kind) for kind in ("PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "AVIF")}
     zeros = b"\0" * 4096
-    cut, header, damaged = "the picture is cut off", "its header cannot be read", "it cannot be decoded"
+    cut, header, damaged = "the image is cut off", "its header cannot be read", "it cannot be decoded"
     claims = "claims more pixels"
     large = "pixels are too many"
     limit, n_scans = "50,000,000", 2000 + progressive.count(b"\xff\xda") - 1

@@ -22,7 +22,7 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.features.encoder import Encoded, Encoder
-from lirdrec.features.inspection import neighbors, statistics
+from lirdrec.features.inspection import statistics
 from lirdrec.features.inspection.matrix import inspect_matrix, remarks, show
 from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.sources import TextSource
@@ -43,13 +43,13 @@ def generator() -> np.random.Generator:
 def test_neighbors_are_those_of_scikit_learn(generator, monkeypatch):
     from sklearn.neighbors import NearestNeighbors
 
-    monkeypatch.setattr(neighbors, "BLOCK", 7)  # many blocks, some of them without a row that counts
-    monkeypatch.setattr(neighbors, "QUERIES", 5)
+    monkeypatch.setattr(statistics, "BLOCK", 7)  # many blocks, some of them without a row that counts
+    monkeypatch.setattr(statistics, "QUERIES", 5)
     values = generator.normal(size=(60, 9)).astype(np.float32) * generator.uniform(0.1, 300, size=(60, 1))
     among = generator.random(60) < 0.6
     among[14:21] = False
     asked = np.array([3, 59, 15, 0, 20, 41, 42])
-    rows, cosines = neighbors.nearest_rows(values, among, asked, 6)
+    rows, cosines = statistics.nearest_rows(values, among, asked, 6)
     for query, found, near in zip(asked, rows, cosines, strict=True):
         others = np.flatnonzero(among & (np.arange(60) != query))
         model = NearestNeighbors(n_neighbors=6, metric="cosine", algorithm="brute").fit(values[others])
@@ -60,7 +60,7 @@ def test_neighbors_are_those_of_scikit_learn(generator, monkeypatch):
 
 def test_where_there_are_too_few_neighbors_there_is_none():
     values = np.eye(4, 5, dtype=np.float32)
-    rows, cosines = neighbors.nearest_rows(values, np.array([True, True, False, True]), np.array([0, 2]), 4)
+    rows, cosines = statistics.nearest_rows(values, np.array([True, True, False, True]), np.array([0, 2]), 4)
     assert sorted(rows[0, :2]) == [1, 3] and rows[0, 2:].tolist() == [-1, -1]
     assert sorted(rows[1, :3]) == [0, 1, 3] and rows[1, 3] == -1
     assert np.isneginf(cosines[rows < 0]).all() and not cosines[rows >= 0].any()
@@ -70,8 +70,8 @@ def test_large_float16_features_have_a_length_of_one(generator):
     values = (generator.normal(size=(5, 300)) * 15_000).clip(-60_000, 60_000).astype(np.float16)
     expected = values.astype(np.float64)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(neighbors.unit_rows(values), expected, atol=1e-6)
-    assert not neighbors.unit_rows(np.zeros((2, 3), dtype=np.float16)).any()
+    np.testing.assert_allclose(statistics.unit_rows(values), expected, atol=1e-6)
+    assert not statistics.unit_rows(np.zeros((2, 3), dtype=np.float16)).any()
 
 
 def test_comparing_all_items_needs_no_matrix_of_all_pairs(generator):

@@ -17,8 +17,13 @@ import pytest
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encoder import encode_rows
 from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
-from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError
-from lirdrec.features.remote.concurrency import RateLimiter
+from lirdrec.features.remote.client import (
+    OpenAIClient,
+    RateLimiter,
+    RequestRejected,
+    RetriesExhausted,
+    TransientError,
+)
 
 from ..helpers import assert_error
 from .misbehaving_server import Server, embed
@@ -232,7 +237,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(endpoint, caplog):
             one.ask("/embeddings", BODY, texts)
     assert [headers["Authorization"] for headers in server.headers] == [f"Bearer {SECRET}"] * 2
     assert "[key]" in str(error.value)
-    for text in (str(error.value), repr(error.value), repr(one), one.name, caplog.text, repr(one.__dict__["_made"])):
+    for text in (str(error.value), repr(error.value), repr(one), one.name, caplog.text, repr(one.__reduce__())):
         assert SECRET not in text
     assert SECRET.encode() not in pickle.dumps(OpenAIClient(server.url))
 

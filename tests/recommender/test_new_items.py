@@ -10,6 +10,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+import lirdrec
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.ids import IdMap
@@ -17,8 +18,12 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, DataError, RunFolderError, UnknownIdError
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
+from lirdrec.models.mf import MFConfig
+from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.new_items import new_table
+from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions
 
@@ -272,3 +277,34 @@ def test_new_ids_that_differ_by_zeros_are_warned_of(caplog):
     new_table(["15"], known, table)
     new_table([112], IdMap([12], "item"), pl.DataFrame({"item": [12]}))
     assert not caplog.records
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Dataset:
+    return make_synthetic_dataset(120, 60, 1500, {"text": 8}, groups=4, noise=0.3, seed=2)
+
+
+def test_each_is_recommended_what_a_stranger_with_the_same_likes_would_be(synthetic):
+    config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5, loss="softmax")
+    training = TrainConfig(epochs=15, batch_size=512, learning_rate=0.02)
+    known = lirdrec.fit(synthetic, config, training, progress=False, cache=False)
+    new = as_new_users(known)
+    for user in known.users.series.to_list()[:10]:
+        stranger = known.recommend_for_history(known.liked(user), k=5)["item"].to_list()
+        assert new.recommend(user, k=5)["item"].to_list() == stranger
+    own = known.scorer.user_vectors.clone()
+    popularity = lirdrec.fit(synthetic, PopularityConfig(), progress=False, cache=False)
+    before, after, popular = (lirdrec.evaluate(fitted, synthetic)["recall@20"] for fitted in (known, new, popularity))
+    assert after > 0.9 * before > popular
+    assert torch.equal(known.scorer.user_vectors, own) and not torch.equal(new.scorer.user_vectors, own)
+
+
+def test_models_without_vectors_know_users_by_their_likes_anyway(synthetic):
+    knn = lirdrec.fit(synthetic, ItemKNNConfig(), progress=False, cache=False)
+    assert as_new_users(knn) is knn
+
+
+def test_a_model_that_cannot_says_so(synthetic):
+    fitted = lirdrec.fit(synthetic, MFConfig(embedding_size=8), TrainConfig(epochs=1), progress=False, cache=False)
+    with assert_error(CapabilityError, mentions=["users"]):
+        as_new_users(fitted)

@@ -10,13 +10,13 @@ from starlette.testclient import TestClient
 
 from lirdrec.recommender.recommender import Recommender
 
+from .runs import trained
 from .servers import Servers
-from .shop import trained
 
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory) -> Path:
-    """A trained run beside its dataset, of the shop in `shop.py`. Nobody changes it."""
+    """A trained run beside its dataset, of the shop in `runs.py`. Nobody changes it."""
     return trained(tmp_path_factory.mktemp("shop"))
 
 

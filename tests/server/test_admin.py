@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import socket
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -25,8 +27,8 @@ from lirdrec.server.store import Store, StoreError
 
 from ..helpers import assert_error
 from ..ports import PATIENCE
+from .runs import asked, vectors
 from .servers import Listening
-from .shop import asked, vectors
 
 
 def figures(client):
@@ -238,3 +240,22 @@ def test_over_a_real_connection(shop, tmp_path, recommender):
             raw.sendall(b"nonsense\r\n\r\n")
             assert b"400" in raw.recv(1000)
         assert client.get("/health").status_code == 200
+
+
+# ---------------------------------------------------------------- the process that serves
+
+
+PROGRAM = """
+import gc, sys
+from lirdrec.server.main import _application
+from lirdrec.server.config import ServerConfig
+
+_application(ServerConfig(sys.argv[1]))
+print(gc.get_freeze_count(), len(gc.get_objects()))
+"""
+
+
+def test_what_was_imported_is_left_out_of_full_collections(shop):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(shop)], capture_output=True, text=True, check=True)
+    frozen, left = map(int, done.stdout.split())
+    assert frozen > 100_000 and left < 10_000

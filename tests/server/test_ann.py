@@ -53,7 +53,7 @@ def made() -> Recommender:
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_nearly_the_exact_answers_and_nothing_that_was_left_out(kind, made):
     snapshot = state(made, gone=tuple(range(7, ITEMS, 50)))
-    wishes = [None, Filter.of({"even": True}), Filter.of({"rare": True})]
+    wishes = [None, Filter.parse({"even": True}), Filter.parse({"rare": True})]
     queries = [Query(user, k=20, where=wishes[user % 3]) for user in range(USERS)]
     exact = Ranker().rank(snapshot, queries)
     found = Ranker(ApproximateIndex(kind, cell_share=1 / 4)).rank(snapshot, queries)

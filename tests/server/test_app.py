@@ -12,8 +12,8 @@ from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.schemas import ProblemBody
 
 from ..helpers import assert_mentions
+from .runs import KINDS, N_USERS, asked
 from .servers import Servers
-from .shop import KINDS, N_USERS, asked
 
 
 @pytest.fixture(scope="module")

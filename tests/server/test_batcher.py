@@ -33,7 +33,7 @@ def state(recommender: Recommender, gone: tuple[int, ...] = (), people: dict | N
     )
     mask = torch.zeros(recommender.n_items, dtype=torch.bool)
     mask[list(gone)] = True
-    return Snapshot(recommender, 0, mask, users, items, PersistentMap(people), Path("run"))
+    return Snapshot(recommender, 0, mask, users, items, PersistentMap(people or {}), Path("run"))
 
 
 def expected(frame: pl.DataFrame, column: str = "user") -> list[tuple[list, list[float]]]:
@@ -83,7 +83,12 @@ def test_every_user_gets_what_the_recommender_says(numbers, k, exclude_seen):
 def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
     """Lengths, filters, histories of training or not, weights: nobody's wishes reach a neighbor."""
     draw = random.Random(5)
-    filters = [None, Filter.of({"price": {"lt": 20}}), Filter.of({"kind": "tent"}), Filter.of({"price": {"lt": -1}})]
+    filters = [
+        None,
+        Filter.parse({"price": {"lt": 20}}),
+        Filter.parse({"kind": "tent"}),
+        Filter.parse({"price": {"lt": -1}}),
+    ]
     queries: list[Query] = []
     for _ in range(60):
         user = draw.choice(["u0", "u1", "u2", "u3", "nobody"])
@@ -115,7 +120,7 @@ def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
 
 def test_filters_and_weights_against_a_list_that_was_sorted_by_hand(numbers):
     snapshot, scorer = state(numbers, gone=(2, 9)), numbers.scorer
-    query = Query("u4", k=25, where=Filter.of({"price": {"lt": 20}}), branch_weights={"image": 3.0, "text": 0.5})
+    query = Query("u4", k=25, where=Filter.parse({"price": {"lt": 20}}), branch_weights={"image": 3.0, "text": 0.5})
     answer = Ranker().rank(snapshot, [query])[0]
     weights = torch.tensor([3.0] * 3 + [0.5] * 3)
     scores = (scorer.user_vectors[4] * weights) @ scorer.item_vectors.T
@@ -145,7 +150,7 @@ def test_unknown_users_get_what_is_popular(numbers):
     asked = [Query(user, k=300, unknown="popular") for user in ("x", "y")]
     answers = Ranker().rank(state(numbers), asked)
     assert plain(answers) == truth and answers[0].fallback == "popular"
-    cheap = Filter.of({"price": {"lt": 5}})
+    cheap = Filter.parse({"price": {"lt": 5}})
     prices = numbers.item_table["price"]
     answer = Ranker().rank(state(numbers, gone=(1,)), [replace(asked[0], where=cheap)])[0]
     wanted = {f"i{row}" for row, price in enumerate(prices) if price is not None and price < 5} - {"i1"}
@@ -218,7 +223,7 @@ def test_an_error_stays_with_its_query(run, tmp_path):
             Query(1),
             Query("1"),  # a text is not the number
             Query(history=[4, 777, 888]),
-            Query(2, where=Filter.of({"colour": 1})),
+            Query(2, where=Filter.parse({"colour": 1})),
             Query(3, branch_weights={"sound": 1.0}),
             Query(4, k=10_000),
         ]

@@ -52,20 +52,20 @@ def live(tmp_path) -> LiveState:
 def test_large_filters_leave_only_their_masks(live):
     ranker, snapshot = Ranker(), live.snapshot
     for number in range(300):
-        where = Filter.of({"group": {"in": [number, *range(1000, 1500)]}})
+        where = Filter.parse({"group": {"in": [number, *range(1000, 1500)]}})
         assert len(where.key) == 16
         ranker.rank(snapshot, [Query(1, where=where)])
     kept = ranker._prepared_for(snapshot).unwanted
     assert len(kept) == 300 and kept.size == 300 * (snapshot.recommender.n_items + ENTRY_BYTES)
-    first = Filter.of({"group": {"in": [0, *range(1000, 1500)]}})
+    first = Filter.parse({"group": {"in": [0, *range(1000, 1500)]}})
     assert torch.equal(kept.get(first.key), ~first.mask(snapshot.recommender.item_table))
 
 
 def test_filters_of_one_meaning_share_a_mask_and_others_do_not():
     one, other = ({"a": {"ge": 1, "lt": 2}, "b": "é"}, {"b": "é", "a": {"lt": 2, "ge": 1}})
-    assert Filter.of(one).key == Filter.of(other).key
+    assert Filter.parse(one).key == Filter.parse(other).key
     different = [{"a": 1}, {"a": "1"}, {"a": 1.5}, {"a": True}, {"b": 1}, {"a": {"in": [1]}}, {"a": "\ud800"}]
-    assert len({Filter.of(conditions).key for conditions in different}) == len(different)
+    assert len({Filter.parse(conditions).key for conditions in different}) == len(different)
 
 
 def test_vectors_of_people_are_bounded_and_come_back_the_same(live):

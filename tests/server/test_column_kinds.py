@@ -93,7 +93,7 @@ def client(run, tmp_path):
 )
 def test_a_filter_gives_the_items_that_fit(client, run, conditions, expected):
     table = Recommender.load(run).item_table
-    assert Filter.of(conditions).mask(table).nonzero().squeeze(1).tolist() == list(expected)
+    assert Filter.parse(conditions).mask(table).nonzero().squeeze(1).tolist() == list(expected)
     answer = client.post("/recommend", json={"history": [0], "exclude_seen": False, "k": N, "filter": conditions})
     assert sorted(one["item"] for one in answer.json()["items"]) == list(expected)
 
@@ -101,7 +101,7 @@ def test_a_filter_gives_the_items_that_fit(client, run, conditions, expected):
 @pytest.mark.parametrize("column", ["bytes", "nested", "hidden"])
 def test_what_cannot_be_compared_is_refused(client, run, column):
     with assert_error(ConfigError, mentions=[column]):
-        Filter.of({column: "x"}).mask(Recommender.load(run).item_table)
+        Filter.parse({column: "x"}).mask(Recommender.load(run).item_table)
     answer = client.post("/recommend", json={"user": 1, "filter": {column: "x"}})
     assert answer.status_code == 422 and column in answer.json()["detail"]
 

@@ -302,7 +302,7 @@ def test_room_is_made_by_address_and_in_all(clock):
     assert not any(one.transport.closing for one in proxied), "an address of many clients"
     for one in (*own, *other, *proxied):
         one.connection_lost(None)
-    assert len(time.all) == 0 and not time.all._by_network and not time.state.connections
+    assert len(time.all) == 0 and not time.all._of_network and not time.state.connections
 
 
 def test_a_peer_with_unread_bytes_is_cut_at_once(clock):

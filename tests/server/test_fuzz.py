@@ -15,8 +15,8 @@ from lirdrec.server.state import LiveState
 
 from ..ports import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault
+from .runs import picture, vectors
 from .servers import Listening
-from .shop import picture, vectors
 
 N = 2000
 PROBE = {"user": 5, "k": 3, "filter": {"kind": "tent"}, "columns": ["title"]}

@@ -16,7 +16,7 @@ from lirdrec.recommender.run_folder import rewrite, write_json
 from lirdrec.server.catalog.item_encoding import Encoders
 
 from ..helpers import assert_mentions
-from .shop import COLORS, asked, picture, vectors
+from .runs import COLORS, asked, picture, vectors
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lirdrec.data.ids import IdMap
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.store import Store, StoreError, StoreFullError
 
-from .shop import asked, vectors
+from .runs import asked, vectors
 
 
 def add(client, recommender, id=900, like=101, **columns):

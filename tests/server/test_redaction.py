@@ -16,8 +16,8 @@ from lirdrec.server.http.middleware import JsonFormatter
 from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.store import ConflictError, StoreError
 
+from .runs import trained, vectors
 from .servers import Servers
-from .shop import trained, vectors
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from lirdrec.server.auth import add_key
 from lirdrec.server.schemas import ProblemBody
 
 from ..ports import PATIENCE
-from .runs import whole_numbers
+from .runs import EACH, KINDS, N_USERS, whole_numbers
 from .servers import Listening
-from .shop import EACH, KINDS, N_USERS
 
 CHECKS = Path(__file__).with_name("schema_checks.py")
 ITEMS = [100 * kind + number for kind in range(1, len(KINDS) + 1) for number in range(EACH)]  # many: some get removed

@@ -393,3 +393,49 @@ def test_a_layered_mapping_is_a_dict_that_forks():
 def test_errors_of_live_are_sentences(live):
     with pytest.raises(LirdrecError):
         live.remove_item("nothing")
+
+
+def test_likes_move_an_item_that_was_added_and_no_other(live, run):
+    snapshot = live.add_items([new_item(100), new_item(101)])
+    before = snapshot.recommender.scorer
+    likers = [3, 8, 21]
+    snapshot = live.add_events([Event(user, 100) for user in likers])
+    now = snapshot.recommender.scorer
+    own = Recommender.load(run).model().fold_in_items(before, torch.tensor([50]), [before.user_vectors[likers]])
+    assert torch.equal(now.item_vectors, own.item_vectors)
+    assert now.moved_items.tolist() == [50] and not torch.equal(now.item_vectors[50], before.item_vectors[50])
+    # a like of an item of the training moves nothing, and one that is known neither
+    snapshot = live.add_events([Event(5, 7), Event(3, 100)])
+    assert snapshot.recommender.scorer is now
+
+
+def test_moved_items_do_not_depend_on_how_likes_came_together(live, run, url):
+    """Users of the training and new ones, whose own vectors follow from all they like, in small steps and at once."""
+    live.add_items([new_item(100), new_item(101)])
+    likes = [(3, 100), (70, 101), (70, 100), (70, 5), (8, 101), (71, 100), (71, 9), (3, 100)]
+    for user, item in likes:
+        live.add_events([Event(user, item)])
+    live.remove_item(101)
+    again = LiveState(run, Store(url))
+    assert content(again.snapshot) == content(live.snapshot)
+    scorer = again.snapshot.recommender.scorer
+    assert scorer.moved_items.tolist() == [50, 51]
+    model, base = again.snapshot.recommender.model(), scorer.vectors_before(torch.arange(52))
+    assert torch.equal(base[:50], Recommender.load(run).scorer.item_vectors)
+    # user 71 counts by item 9, user 70 by the items 5 and 101; their liking 100 says nothing about themselves
+    folded = [model.fold_in(scorer, [torch.tensor(rows)]) for rows in ([5, 51], [9])]
+    expected = model.fold_in_items(scorer, torch.tensor([50]), [torch.cat([scorer.user_vectors[[3]], *folded])])
+    assert torch.equal(expected.item_vectors[50], scorer.item_vectors[50])
+
+
+def test_a_run_with_likes_goes_on_from_them(live, tmp_path, run):
+    saved = Recommender.load(run)
+    item = new_item(100)
+    saved.add_items([100], {name: [row] for name, row in item.features.items()})
+    saved.update([(3, 100)])
+    served = LiveState(saved.save(tmp_path / "liked"), Store(f"sqlite:///{tmp_path / 'other.sqlite'}"))
+    served.add_events([Event(8, 100)])
+    live.add_items([item])
+    live.add_events([Event(3, 100), Event(8, 100)])
+    vectors = [one.snapshot.recommender.scorer.item_vectors for one in (served, live)]
+    assert torch.equal(*vectors)

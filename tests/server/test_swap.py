@@ -16,7 +16,7 @@ from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.run_pointer import RunPointer, allowed_run
 
 from ..helpers import assert_error
-from .shop import asked, vectors
+from .runs import asked, vectors
 
 
 @pytest.fixture(scope="session")

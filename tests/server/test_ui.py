@@ -6,13 +6,17 @@ import io
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.images import initials, placeholder
 
-from .shop import KINDS, N_USERS, asked, picture, vectors
+from .runs import KINDS, N_USERS, asked, picture, vectors, whole_numbers
+from .servers import Servers
 
 HOSTILE = "<script>alert(1)</script>\"'&\x00\u2028"
 
@@ -265,3 +269,25 @@ def test_a_slim_run_shows_what_it_can(start, recommender, tmp_path):
     assert client.get("/items/100/image").status_code == 200
     refused = client.get("/items/203/audience")
     assert refused.status_code == 409 and "slim" in refused.json()["detail"]
+
+
+# ---------------------------------------------------------------- titles that are lists of words
+
+
+def test_titles_of_words_are_found_and_shown(tmp_path):
+    run = whole_numbers(n_items=20)
+    words = [["The", "Glass", f"River{row}"] if row else None for row in range(20)]
+    table = run.item_table.with_columns(pl.Series("title", words, dtype=pl.List(pl.String)))
+    Recommender(run.scorer, run.users, run.items, table, run.train, info={"dataset": "words", "model": "lirdrec"}).save(
+        tmp_path / "run"
+    )
+    servers = Servers(tmp_path / "run", f"sqlite:///{tmp_path / 'live.sqlite'}")
+    client: TestClient = servers()
+    try:
+        found = client.get("/items", params={"query": "glass river3"}).json()
+        assert [one["item"] for one in found["items"]] == ["i3"]
+        assert found["items"][0]["title"] == "The Glass River3"
+        assert client.get("/items/i3").json()["title"] == "The Glass River3"
+        assert client.get("/items/i0").json()["title"] is None
+    finally:
+        servers.stop_all()

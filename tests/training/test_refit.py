@@ -65,6 +65,24 @@ def test_a_closed_form_is_solved_on_all_pairs(dataset, tmp_path):
     assert len(found.train.users) == sum(len(dataset.split(name)) for name in ("train", "valid", "test"))
 
 
+def test_a_cosine_schedule_is_that_of_the_run(dataset, tmp_path):
+    training = TrainConfig(epochs=12, learning_rate=0.01, batch_size=64, patience=2, schedule="cosine", seed=3)
+    config = LightGCNConfig(embedding_size=8)
+    first = fit(dataset, config, training, run=tmp_path / "first", **QUIET)
+    best = first.info["metrics"]["best_epoch"]
+    assert 1 < best < 12
+    found = fit(dataset, refit=first, **QUIET)
+    assert (found.info["training"]["epochs"], found.info["metrics"]["epochs"]) == (12, best)
+    # had the rate fallen to zero within the best epochs, other parameters would be found
+    shrunk = fit(merge_splits(dataset), config, replace(training, epochs=best), **QUIET)
+    assert not torch.equal(shrunk.scorer.user_vectors, found.scorer.user_vectors)
+
+
+def test_a_closed_form_keeps_its_seed(dataset):
+    first = fit(dataset, EASEConfig(), TrainConfig(seed=9), **QUIET)
+    assert fit(dataset, refit=first, **QUIET).info["seed"] == 9
+
+
 def test_settings_of_its_own_are_refused(dataset, tmp_path):
     fit(dataset, EASEConfig(), run=tmp_path / "first", **QUIET)
     with assert_error(ConfigError, mentions=["refit"]):

@@ -11,30 +11,33 @@ from typing import Any
 
 from lirdrec.captions.prompt import NOTHING, plain_name
 
-LONGEST = 20_000  # characters of an answer that are looked at
-JOINERS = "\u200c\u200d"  # spelling needs them in some scripts, and emoji
-SILENT = {plain_name(one) for one in (NOTHING, "", "n/a", "na", "none", "null", "not visible", "not applicable")}
+LONGEST = 20_000  # characters of an answer that are parsed
+JOINERS = "\u200c\u200d"  # needed by some scripts and by emoji
+SILENT = {plain_name(word) for word in (NOTHING, "", "n/a", "na", "none", "null", "not visible", "not applicable")}
+MAX_OBJECTS = 50  # candidates for JSON objects in an answer
 
 
 def read_answer(text: str, names: Sequence[str]) -> dict[str, str]:
-    """The attributes of an answer, in the order of `names`; those that it lacks, or that say nothing, are left out.
+    """The attributes in an answer, in the order of `names`; missing ones and those without information are left out.
 
-    A JSON object is looked for, wherever it stands in the answer; then pairs `"name": "value"` of an object that was
-    cut short; then lines such as `**Color:** red`. What holds the most attributes is taken. Names are compared without
-    regard to case and punctuation; a model's thoughts before `</think>` do not count.
+    The formats are tried in this order, and the one with the most attributes is used: JSON objects anywhere in the
+    answer; pairs `"name": "value"` of a truncated object; lines such as `**Color:** red`. Names are compared without
+    case and punctuation; thoughts before `</think>` are ignored.
 
     Args:
-        text: what the model said: with or without Markdown fences and chatter.
-        names: the attributes that were asked for.
+        text: the raw answer, possibly with Markdown fences and other text.
+        names: the requested attributes.
     """
     text = clean(text.rpartition("</think>")[2][:LONGEST], keep_lines=True)
-    known = {plain_name(name): name for name in names}
+    requested = {plain_name(name): name for name in names}
+    pairs = re.findall(r'"([^"\\]{1,100})"\s*:\s*"((?:[^"\\]|\\.)*)"', text)
+    truncated = {name: value.replace('\\"', '"') for name, value in pairs}
     best: dict[str, str] = {}
-    for pairs in (*_objects(text), _cut_object(text), _lines(text, known)):
-        said = {known[plain]: _words(value) for name, value in pairs.items() if (plain := plain_name(name)) in known}
-        said = {name: words for name, words in said.items() if plain_name(words) not in SILENT}
-        if len(said) > len(best):
-            best = said
+    for candidate in (*_objects(text), truncated, _lines(text, requested)):
+        values = {requested[key]: _words(v) for name, v in candidate.items() if (key := plain_name(name)) in requested}
+        values = {name: words for name, words in values.items() if plain_name(words) not in SILENT}
+        if len(values) > len(best):
+            best = values
     return {name: best[name] for name in names if name in best}
 
 
@@ -44,70 +47,56 @@ def caption_of(attributes: Mapping[str, str]) -> str:
 
 
 def clean(text: str, keep_lines: bool = False) -> str:
-    """The text without what no file or table should hold (control codes, half surrogates), its spaces single."""
-    lines = ("".join(one if one.isprintable() or one in JOINERS else " " for one in line) for line in text.splitlines())
-    joined = ("\n" if keep_lines else " ").join(" ".join(line.split()) for line in lines)
-    return joined.strip()
+    """The text without control codes and half surrogates, with single spaces."""
+    lines = ("".join(c if c.isprintable() or c in JOINERS else " " for c in line) for line in text.splitlines())
+    return ("\n" if keep_lines else " ").join(" ".join(line.split()) for line in lines).strip()
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object (or Python dict, as some models write) of the text that is not inside another one."""
+    """The outermost JSON objects (or Python dicts, as some models write), and the objects directly inside them."""
     decoder, start = json.JSONDecoder(), text.find("{")
-    tried = 0
-    while start >= 0 and tried < 50:
-        tried += 1
+    for _ in range(MAX_OBJECTS):
+        if start < 0:
+            return
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             end = start + 1
             value = _literal(text[start : text.rfind("}") + 1])
         if isinstance(value, dict):
-            yield from _unwrapped(value)
+            for candidate in (value, *value.values()):  # {"product": {…}}
+                if isinstance(candidate, dict):
+                    yield {str(key): inner for key, inner in candidate.items()}
         start = text.find("{", end)
 
 
 def _literal(text: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a model's odd backslashes
+            warnings.simplefilter("ignore")  # invalid escapes
             return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 
 
-def _unwrapped(value: dict[Any, Any]) -> Iterator[dict[str, Any]]:
-    """The object, and the objects right inside it: `{"product": {…}}`."""
-    named = {str(key): one for key, one in value.items()}
-    yield named
-    for one in named.values():
-        if isinstance(one, dict):
-            yield {str(key): inner for key, inner in one.items()}
-
-
-def _cut_object(text: str) -> dict[str, str]:
-    pairs = re.findall(r'"([^"\\]{1,100})"\s*:\s*"((?:[^"\\]|\\.)*)"', text)
-    return {name: value.replace('\\"', '"') for name, value in pairs}
-
-
-def _lines(text: str, known: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _lines(text: str, requested: Mapping[str, str]) -> dict[str, str]:
+    values: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, value = re.sub(r"[*`#|]", "", line).partition(":")
         name = re.sub(r"^\s*(?:[-•·]|\d+[.)])?\s*", "", name)
-        if colon and "{" not in line and plain_name(name) in known:
-            found.setdefault(name, value.strip().strip('",'))
-    return found
+        if colon and "{" not in line and plain_name(name) in requested:
+            values.setdefault(name, value.strip().strip('",'))
+    return values
 
 
 def _words(value: Any, depth: int = 0) -> str:
+    """A JSON value in words: lists and objects joined by commas."""
     if depth > 3 or value is None:
         return ""
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{clean(str(key))} {words}" for key, one in value.items() if (words := _words(one, depth + 1))
-        )
-    if isinstance(value, (list, tuple, set)):
-        return ", ".join(words for one in value if (words := _words(one, depth + 1)))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return clean(str(value))
+        pairs = [(f"{clean(str(key))} ", inner) for key, inner in value.items()]
+    elif isinstance(value, (list, tuple, set)):
+        pairs = [("", inner) for inner in value]
+    else:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else clean(str(value))
+    return ", ".join(name + words for name, inner in pairs if (words := _words(inner, depth + 1)))

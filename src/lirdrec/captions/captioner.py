@@ -14,14 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from lirdrec.data.schema import ITEM
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 
-SIDE = 1024  # pixels: larger images are scaled down for the model
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIDE = 1024  # pixels; larger images are scaled down for the model
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Answer:
         problem: why there is no answer, as one sentence.
         picture: whether the image file is the problem; no model was called then.
         passing: whether a later attempt may succeed (a problem of the server).
-        tokens_in, tokens_out: of prompt with picture, and of the answer; None where unknown.
-        seconds: that the model took for it, its share of a batch included; loading and waiting left out.
+        tokens_in, tokens_out: of the prompt with the image, and of the answer; None if unknown.
+        seconds: computing time, including its share of a batch, without loading and waiting.
     """
 
     text: str | None
@@ -85,36 +88,45 @@ class Captioner(ABC):
         return [answers[index] for index in range(len(pictures))]
 
 
+def open_scaled(path: Path, side: int) -> Image:
+    """Open an image with at most `side` pixels a side.
+
+    Raises:
+        DataError: the file is not a readable image.
+    """
+    from PIL.Image import Resampling
+
+    from lirdrec.features.images import open_image
+
+    image = open_image(path)
+    image.thumbnail((side, side), Resampling.LANCZOS)
+    return image
+
+
 CAPTION, ATTRIBUTES, MACHINE, KEY = COLUMNS = ("caption", "caption_attributes", "caption_machine", "caption_key")
+INFO = "captions"  # entry of the manifest's info
 
 
 def read_columns(rows: ItemRows) -> pl.DataFrame:
     """`item` and the four columns of all items; null where the table has none of them."""
-    there = tuple(name for name in COLUMNS if name in rows.schema)
-    table = rows.read(0, len(rows), (ITEM, *there))
-    return table.select(
-        ITEM,
-        *(pl.col(name).cast(pl.String) if name in there else pl.lit(None, pl.String).alias(name) for name in COLUMNS),
-    )
+    existing = tuple(name for name in COLUMNS if name in rows.schema)
+    missing = [pl.lit(None).alias(name) for name in COLUMNS if name not in existing]
+    table = rows.read(0, len(rows), (ITEM, *existing)).with_columns(missing)
+    return table.select(ITEM, pl.col(COLUMNS).cast(pl.String))
 
 
 def edited(table: pl.DataFrame) -> pl.Series:
     """`(I,)` bool: the captions that a person wrote or changed (emptied ones too)."""
-    return table.select((pl.col(CAPTION).fill_null("") != pl.col(MACHINE).fill_null("")).alias("edited")).to_series()
+    return (table[CAPTION].fill_null("") != table[MACHINE].fill_null("")).alias("edited")
 
 
 def captioned(table: pl.DataFrame) -> pl.Series:
     """`(I,)` bool: the items with a caption."""
-    return table.select((pl.col(CAPTION).fill_null("").str.strip_chars() != "").alias("captioned")).to_series()
+    return (table[CAPTION].fill_null("").str.strip_chars() != "").alias("captioned")
 
 
 def caption_key(picture: bytes, identity: Mapping[str, Any]) -> str:
-    """The hash that a caption of this picture by this captioner has: 32 hexadecimal digits.
-
-    Args:
-        picture: the hash of the picture's content.
-        identity: the captioner's.
-    """
-    hashed = hashlib.blake2b(picture, digest_size=KEY_BYTES)
-    hashed.update(json.dumps(dict(identity), sort_keys=True, ensure_ascii=False).encode())
-    return hashed.hexdigest()
+    """The key of a caption: 32 hexadecimal digits, from the hash of the image content and the captioner's identity."""
+    key = hashlib.blake2b(picture, digest_size=KEY_BYTES)
+    key.update(json.dumps(dict(identity), sort_keys=True, ensure_ascii=False).encode())
+    return key.hexdigest()

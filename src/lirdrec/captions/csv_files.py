@@ -20,7 +20,7 @@ from lirdrec.files.manifest import check_not_inside_folder
 
 
 def export_captions(folder: str | Path, path: str | Path) -> int:
-    """Write `item`, title and picture where there are such, `caption` and `caption_machine`; gives the number of items.
+    """Write `item`, title and image path if any, `caption` and `caption_machine`; returns the number of items.
 
     Raises:
         DataError: the dataset has no captions yet.
@@ -34,36 +34,36 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
             f"{folder}: has no captions of its {pluralize(len(rows), 'item')} yet; make them with lirdrec caption"
         )
     shown = [name for name in ("title", "name", IMAGE) if name in rows.schema]
-    table = rows.read(0, len(rows), (ITEM, *shown))
-    captions = read_columns(rows)
-    table = table.with_columns(captions[CAPTION], captions[MACHINE])
+    table = rows.read(0, len(rows), (ITEM, *shown)).with_columns(read_columns(rows).select(CAPTION, MACHINE))
     with atomic_write(path) as temporary:
         table.write_csv(temporary)
     return table.height
 
 
 def import_captions(folder: str | Path, path: str | Path) -> int:
-    """Take the captions of a CSV, TSV or Parquet file with the columns `item` and `caption`; gives how many changed.
+    """Import a CSV, TSV or Parquet file with the columns `item` and `caption`; returns the number of changed captions.
 
-    The dataset may have none yet: then these are a person's. Items that the file lacks keep theirs. An empty cell
-    empties a caption; the machine does not fill it again.
+    Changed captions count as edited by a person, also if there were none before. Items that the file lacks keep their
+    captions. An empty cell deletes a caption, and the model does not replace it.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; nothing is changed then.
+        DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; nothing is changed.
     """
     recover(folder)
     rows = ItemRows(folder)
     table = read_table(path)
-    table.need([ITEM, CAPTION])
+    table.require_columns([ITEM, CAPTION])
     old = read_columns(rows)
     ids = table.frame[ITEM].cast(old[ITEM].dtype, strict=False)
     if (bad := ids.is_null() | ~ids.is_in(old[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{path}, {table.at(bad)}: no item of {folder} is called {table.frame[ITEM].filter(bad)[0]!r};"
+            f"{path}, {table.first_bad_row(bad)}: no item of {folder} is called {table.frame[ITEM].filter(bad)[0]!r};"
             " nothing was imported"
         )
     if (bad := ids.is_duplicated() & ~ids.is_first_distinct()).any():
-        raise DataError(f"{path}, {table.at(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported")
+        raise DataError(
+            f"{path}, {table.first_bad_row(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported"
+        )
     captions = [clean(text or "", keep_lines=True) for text in table.frame[CAPTION].cast(pl.String)]
     new = pl.DataFrame({ITEM: ids, CAPTION: captions})
     before = new.select(ITEM).join(old, on=ITEM, how="left", maintain_order="left")[CAPTION].fill_null("")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lirdrec.captions.captioner import SIDE, Answer, Captioner
+from lirdrec.captions.captioner import SIDE, Answer, Captioner, open_scaled
 from lirdrec.config import check_minimum
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
@@ -19,14 +19,14 @@ QUALITY = 90  # of the JPEG that is sent
 
 
 class OpenAICaptioner(Captioner):
-    """Asks `/chat/completions` with each picture inside the request, as a JPEG of at most `side` pixels a side.
+    """Sends each image as a JPEG to `/chat/completions` of a server.
 
     Args:
         endpoint: the server.
-        model: its name there.
-        prompt: what is asked.
-        max_tokens: of an answer.
-        side: pixels of the longer side at most.
+        model: its name on the server.
+        prompt: sent with every image.
+        max_tokens: maximum tokens of an answer.
+        side: maximum pixels of an image's longer side.
 
     Raises:
         ConfigError: no model is named, or a number is out of range.
@@ -59,11 +59,13 @@ class OpenAICaptioner(Captioner):
         return self.endpoint.each(pictures, self._answer)
 
     def _answer(self, path: Path) -> Answer:
+        jpeg = io.BytesIO()
         try:
-            picture = as_data_url(path, self.side)
+            open_scaled(path, self.side).save(jpeg, "JPEG", quality=QUALITY)
         except DataError as error:
             return Answer(None, str(error), picture=True)
-        content = [{"type": "text", "text": self.prompt}, {"type": "image_url", "image_url": {"url": picture}}]
+        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
+        content = [{"type": "text", "text": self.prompt}, {"type": "image_url", "image_url": {"url": url}}]
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
@@ -78,34 +80,17 @@ class OpenAICaptioner(Captioner):
             return Answer(None, str(error), passing=True)
 
 
-def as_data_url(path: Path, side: int) -> str:
-    """A picture as a base64 JPEG that may stand in a request.
-
-    Raises:
-        DataError: the file cannot be opened as a picture.
-    """
-    from PIL import Image
-
-    from lirdrec.features.images import open_image
-
-    picture = open_image(path)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-
-
 def _read(answer: Any, started: float) -> Answer:
     try:
         choice = answer["choices"][0]
         content = choice["message"].get("content")
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise TransientError("the server's answer holds no message") from None
+        raise TransientError("the server's answer has no message") from None
     if isinstance(content, list):  # parts, as some servers send them
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
     if refusal or (not content and choice.get("finish_reason") == "content_filter"):
-        return Answer(None, f"the model declines: {' '.join(str(refusal or 'its filter of contents').split())[:200]}")
+        return Answer(None, f"the model refused: {' '.join(str(refusal or 'its content filter').split())[:200]}")
     if not isinstance(content, str) or not content.strip():
         raise TransientError("the server's answer is empty")
     n_in, n_out = tokens_of(answer, "prompt_tokens"), tokens_of(answer, "completion_tokens")

@@ -1,28 +1,49 @@
-"""Captions for a prepared dataset: each answer is saved on arrival; the last step writes item columns."""
+"""Captions for a prepared dataset: each answer is saved when it arrives; the last step writes the item columns."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lirdrec.captions.answer_parser import clean, read_answer
-from lirdrec.captions.captioner import CAPTION, Answer, Captioner, captioned, edited, read_columns
-from lirdrec.captions.item_columns import UNUSABLE, note, results
+import polars as pl
+
+from lirdrec.captions.answer_parser import caption_of, clean, read_answer
+from lirdrec.captions.captioner import (
+    ATTRIBUTES,
+    CAPTION,
+    COLUMNS,
+    INFO,
+    KEY,
+    MACHINE,
+    Answer,
+    Captioner,
+    captioned,
+    edited,
+    read_columns,
+)
 from lirdrec.captions.plan import make_plan
 from lirdrec.captions.prompt import Attributes
 from lirdrec.data.schema import ITEM
-from lirdrec.data.transaction import dataset_lock, recover
+from lirdrec.data.storage import file_entry, read_manifest
+from lirdrec.data.transaction import commit, dataset_lock, recover
 from lirdrec.errors import TrainingError
 from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.sources import IMAGE, ImageSource, ItemRows
+from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import Shards, forget
 
 WORK = Path("work", "caption")
+PROBLEMS = "captions.problems.csv"
 TOO_MANY = 16  # unusable answers in a row after which the run stops
+UNUSABLE = "the answer has none of the attributes"
+
+Problem = tuple[int, str, str, str]  # row, image, sentence, answer
 
 
 @dataclass(frozen=True)
@@ -58,41 +79,43 @@ def captioning(
     restart: bool = False,
     overwrite_edited: bool = False,
 ) -> Iterator[Captioning]:
-    """Open the captioning of a dataset for this process alone. What was sealed is there again the next time.
+    """Start or resume captioning a dataset; no other process can caption it inside the block.
 
     Args:
         folder: a prepared dataset.
-        captioner: who describes the pictures.
-        attributes: what its prompt asks for.
-        column: of the item table, with the path of each item's picture.
-        images: the folder that the paths start from; by default the one that `lirdrec prepare` noted.
-        restart: forget unfinished work, of whatever captioner.
-        overwrite_edited: replace captions that people wrote or changed, too.
+        captioner: the model that describes the images.
+        attributes: the attributes that its prompt requests.
+        column: of the item table, with the path of each item's image.
+        images: the folder that the paths start from; by default the one recorded by `lirdrec prepare`.
+        restart: discard unfinished work, also of another captioner.
+        overwrite_edited: also replace captions that people wrote or changed.
 
     Raises:
-        RunFolderError: no prepared dataset, or another process is at it.
+        RunFolderError: not a prepared dataset, or another process is captioning it.
         ConfigError: there is unfinished work of another captioner, or the captioner cannot be used.
-        DataError: the pictures are not there.
+        DataError: the images are missing.
     """
     folder = Path(folder)
     recover(folder)
     source = ImageSource(folder, column, images)
-    with folder_lock(folder / WORK, lambda who: f"{folder}: is being captioned already{who}; wait for it", tidy=True):
+    with folder_lock(
+        folder / WORK, lambda owner: f"{folder}: another process{owner} is captioning it; wait for it", tidy=True
+    ):
         job = Captioning(folder, captioner, attributes, source, restart, overwrite_edited)
         try:
             yield job
         finally:
-            job.tidy()
-    with contextlib.suppress(OSError):  # other work may lie there
+            job.discard_if_empty()
+    with contextlib.suppress(OSError):  # it may contain other work
         (folder / WORK).parent.rmdir()
 
 
 class Captioning:
-    """The captions of one dataset by one captioner; opened by `captioning`.
+    """The captions of one dataset by one captioner; created by `captioning`.
 
     Attributes:
-        survey: what was to be done at the beginning.
-        captioner: who does it.
+        survey: the plan at the beginning.
+        captioner: the model that describes the images.
     """
 
     def __init__(
@@ -105,78 +128,106 @@ class Captioning:
         overwrite_edited: bool,
     ):
         self.folder, self.captioner = folder, captioner
-        self._attributes, self._names = attributes, list(attributes.attributes)
+        self._attributes = dict(attributes.attributes)
         self._table = read_columns(source.rows)
         identity = captioner.identity
         self.survey = make_plan(source, self._table, identity, overwrite_edited)
         if restart:
             forget(folder / WORK)
-        # one shard an item, so that no answer is ever lost or paid twice
+        # one shard per item, so that no answer is ever lost or paid twice
         self._shards = Shards(folder / WORK, {"captions": dict(identity)}, len(source), shard_rows=1)
-        pending = set(self._shards.pending())
-        facts = ((index, self._shards.facts(index)) for index in range(len(self._shards)) if index not in pending)
-        self._sealed = {str(one.get("key")): index for index, one in facts}
-        self._failed: dict[str, str] = {}
-        self._useless = 0
+        self._sealed = {str(self._shards.facts(index).get("key")): index for index in sorted(self._shards.sealed)}
+        self._failed: dict[str, str] = {}  # key → problem that the next run may not have
+        self._n_unusable = 0  # in a row
 
     def waiting(self) -> list[str]:
         """Keys of the images that have no answer yet."""
-        return self.survey.waiting({**self._sealed, **self._failed})
+        return [key for key in self.survey.wanted if key not in self._sealed and key not in self._failed]
 
     def work(self, limit: int | None = None, on_answer: Callable[[Answer], None] = lambda answer: None) -> None:
-        """Ask the model for the missing captions; each answer is saved when it arrives.
-
-        Args:
-            limit: maximum number of images.
-            on_answer: gets each answer.
+        """Ask the model for the captions of at most `limit` images; each answer goes to `on_answer` and is saved.
 
         Raises:
-            TrainingError: the server cannot be reached, or too many answers in a row were unusable. Saved answers
-                are kept.
+            TrainingError: the server cannot be reached, or too many answers in a row were unusable.
         """
         keys = self.waiting()[:limit]
-        for place, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
+        for index, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
             on_answer(answer)
-            self._keep(keys[place], answer)
+            self._keep(keys[index], answer)
 
     def finish(self) -> Outcome:
-        """Write the captions into the item table and remove the unfinished work.
-
-        Raises:
-            RunFolderError: the folder cannot be written.
-        """
-        made = results(self.survey, self._table, self._facts, self._failed, self._names)
+        """Write the captions into the item table and remove the unfinished work."""
+        columns, problems, tokens_in, tokens_out = self._collect()
         with dataset_lock(self.folder):
             now = read_columns(ItemRows(self.folder))
             # a caption that a person changed while the model was asked stays
             changed = now.filter(now[CAPTION].fill_null("") != self._table[CAPTION].fill_null(""))[ITEM]
-            columns = made.columns.filter(~made.columns[ITEM].is_in(changed.implode()))
+            columns = columns.filter(~columns[ITEM].is_in(changed.implode()))
             if columns.height:
                 set_item_columns(self.folder, columns)
         table = read_columns(ItemRows(self.folder))
-        counts = (int(captioned(table).sum()), int(edited(table).sum()), len(made.problems))
-        entry = {
-            "model": self.captioner.model,
-            **self.captioner.identity,
-            "attributes": dict(self._attributes.attributes),
-            **dict(zip(("captions", "edited", "problems"), counts, strict=True)),
-        }
-        note(self.folder, entry, made.problems, table[ITEM])
-        left = len(self.waiting())
+        n_captions, n_edited = int(captioned(table).sum()), int(edited(table).sum())
+        counts = {"captions": n_captions, "edited": n_edited, "problems": len(problems)}
+        entry = {"model": self.captioner.model, **self.captioner.identity, "attributes": self._attributes, **counts}
+        self._record(entry, problems, table[ITEM])
         self._shards.discard()
-        return Outcome(made.columns.height, *counts, left, made.tokens_in, made.tokens_out)
+        waiting = len(self.waiting())
+        return Outcome(columns.height, n_captions, n_edited, len(problems), waiting, tokens_in, tokens_out)
 
-    def tidy(self) -> None:
-        """Leave no folder behind where nothing is kept in it."""
+    def discard_if_empty(self) -> None:
+        """Remove the work folder if it contains no answer."""
         if not self._sealed:
             self._shards.discard()
 
-    def _facts(self, key: str) -> dict[str, Any] | None:
-        return self._shards.facts(self._sealed[key]) if key in self._sealed else None
+    def _collect(self) -> tuple[pl.DataFrame, list[Problem], int, int]:
+        """`item` and the new caption columns; the problems in item order; input and output tokens of all answers."""
+        plan, table = self.survey, self._table
+        new: list[tuple[int, str, str, str, str]] = []
+        for row in plan.reset:
+            machine, attributes, key = (table[name][row] for name in (MACHINE, ATTRIBUTES, KEY))
+            new.append((row, machine, attributes, machine, key))
+        problems = [(*problem, "") for problem in plan.unreadable]
+        tokens_in = tokens_out = 0
+        for key, image in plan.wanted.items():
+            if key in self._failed:
+                problems += [(row, image.path.name, self._failed[key], "") for row in image.rows]
+            if key not in self._sealed:
+                continue
+            facts = self._shards.facts(self._sealed[key])
+            tokens_in += facts["tokens_in"] or 0
+            tokens_out += facts["tokens_out"] or 0
+            text = facts["text"] or ""
+            if values := read_answer(text, list(self._attributes)):
+                caption = caption_of(values)
+                new += [(row, caption, json.dumps(values, ensure_ascii=False), caption, key) for row in image.rows]
+            else:
+                problems += [(row, image.path.name, facts["problem"] or UNUSABLE, text) for row in image.rows]
+        rows = pl.DataFrame(sorted(new), schema={"row": pl.Int64} | dict.fromkeys(COLUMNS, pl.String), orient="row")
+        columns = rows.select(table[ITEM].gather(rows["row"]), *COLUMNS)
+        return columns, sorted(problems), tokens_in, tokens_out
+
+    def _record(self, entry: Mapping[str, Any], problems: Sequence[Problem], ids: pl.Series) -> None:
+        """Write `entry` into the manifest's info, and the problems as a CSV file; nothing if both are unchanged."""
+        manifest = read_manifest(self.folder)
+        files: dict[str, Path] = {}
+        path = self.folder / f".{PROBLEMS}"
+        try:
+            if problems:
+                with write_errors(self.folder), path.open("w", encoding="utf-8", newline="") as file:
+                    writer = csv.writer(file, lineterminator="\n")
+                    writer.writerow([ITEM, "picture", "problem", "answer"])
+                    writer.writerows((ids[row], *rest) for row, *rest in problems)
+                files[PROBLEMS] = path
+            recorded = manifest["files"].get(PROBLEMS)
+            if manifest["info"].get(INFO) != entry or recorded != (file_entry(path) if files else None):
+                removed = () if files else (PROBLEMS,)
+                commit(self.folder, files, lambda now: {"info": {**now["info"], INFO: dict(entry)}}, gone=removed)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _keep(self, key: str, answer: Answer) -> None:
         text = None if answer.text is None else clean(answer.text, keep_lines=True)
-        if answer.picture or answer.passing:  # to be tried again by the next run
+        if answer.picture or answer.passing:  # the next run tries again
             self._failed[key] = answer.problem or UNUSABLE
         else:
             index = self.survey.wanted[key].rows[0]
@@ -186,10 +237,10 @@ class Captioning:
             self._sealed[key] = index
         if answer.picture:
             return
-        self._useless = 0 if text and read_answer(text, self._names) else self._useless + 1
-        if self._useless >= TOO_MANY:
+        self._n_unusable = 0 if text and read_answer(text, list(self._attributes)) else self._n_unusable + 1
+        if self._n_unusable >= TOO_MANY:
             last = answer.problem or f"{UNUSABLE}: {' '.join((text or '').split())[:120]!r}"
             raise TrainingError(
-                f"{self.captioner.model}: {TOO_MANY} pictures in a row without a caption, the last one because {last};"
+                f"{self.captioner.model}: {TOO_MANY} images in a row without a caption, the last one because {last};"
                 " finished captions are kept: fix the cause, then run the same command again to continue"
             )

@@ -1,11 +1,8 @@
-"""Captioning plan: the images of a dataset that have no caption yet.
-
-What captioning will take, before it starts.
-"""
+"""Plan and cost estimate of captioning: which images of a dataset have no caption yet, and what they will take."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +15,14 @@ from lirdrec.features.remote.cost import LETTERS, Estimate, mean_of_known
 from lirdrec.features.sources import ImageSource
 
 RANGE = 1024  # number of items whose images are checked together
+PROBE = 3  # images that are captioned to measure time and tokens
+PICTURE = 1600  # tokens of an image: between 85 and 6,400, depending on the model
+WORDS = 0.5  # share of the allowed words that answers use
 
 
 @dataclass
 class Wanted:
-    """A picture that needs a caption, and the rows of the items that show it."""
+    """An image that needs a caption, and the rows of the items that have it."""
 
     path: Path
     rows: list[int] = field(default_factory=list)
@@ -30,16 +30,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """What there is to do.
+    """The images to caption, and counts of the others.
 
     Attributes:
         items: of the dataset.
-        missing: items without a picture.
-        edited: items whose caption a person wrote or changed; they are left alone.
-        unchanged: items whose caption is of this picture, by this captioner.
-        unreadable: (row, source, sentence) of the pictures that cannot be read.
-        reset: rows of edited captions that go back to what the machine had written.
-        wanted: key → picture, in the order of the items; equal files count once.
+        missing: items without an image.
+        edited: items whose caption a person wrote or changed; they are kept.
+        unchanged: items with a caption of this image by this captioner.
+        unreadable: (row, source, problem) of the images that cannot be read.
+        reset: rows of edited captions that are reset to the generated caption.
+        wanted: key → image, in item order; equal files count once.
     """
 
     items: int
@@ -50,22 +50,11 @@ class CaptionPlan:
     reset: list[int]
     wanted: dict[str, Wanted]
 
-    def waiting(self, done: Collection[str]) -> list[str]:
-        """The keys of the pictures that are not done."""
-        return [key for key in self.wanted if key not in done]
-
 
 def make_plan(
     source: ImageSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
 ) -> CaptionPlan:
-    """Read all pictures once and compare them with the captions that are there.
-
-    Args:
-        source: the pictures.
-        table: `columns.read_columns` of the same dataset.
-        identity: the captioner's.
-        overwrite_edited: whether captions of people may be replaced.
-    """
+    """Read all images once and compare them with the existing captions in `table`, from `read_columns`."""
     by_person = edited(table).to_list()
     machine, keys = (table[name].to_list() for name in (MACHINE, KEY))
     missing = unchanged = kept = 0
@@ -89,11 +78,6 @@ def make_plan(
     return CaptionPlan(table.height, missing, kept, unchanged, unreadable, reset, wanted)
 
 
-PROBE = 3  # pictures that are measured
-PICTURE = 1600  # tokens of a picture: between 85 and 6,400, as the model has it
-WORDS = 0.5  # share of the words allowed that answers use
-
-
 def estimate(
     captioner: Captioner,
     attributes: Attributes,
@@ -103,9 +87,9 @@ def estimate(
     price_out: float | None = None,
     requests_per_minute: float | None = None,
 ) -> Estimate:
-    """By a probe where there is one, else by rules of thumb."""
-    n_in = mean_of_known(one.tokens_in for one in probe)
-    n_out = mean_of_known(one.tokens_out for one in probe)
+    """Estimate tokens, cost and time of `pictures` images from the answers of a probe, or else by rules of thumb."""
+    n_in = mean_of_known(answer.tokens_in for answer in probe)
+    n_out = mean_of_known(answer.tokens_out for answer in probe)
     measured = len(probe)
     if n_in is None or n_out is None:
         measured = 0
@@ -113,11 +97,11 @@ def estimate(
         words = WORDS * attributes.max_words + 3  # its name, quotes, comma
         n_out = len(attributes.attributes) * words * 1.4
     return Estimate(
-        "picture",
+        "image",
         pictures,
         n_in,
         n_out,
-        mean_of_known(one.seconds for one in probe),
+        mean_of_known(answer.seconds for answer in probe),
         measured,
         captioner.concurrency,
         requests_per_minute=requests_per_minute,

@@ -1,7 +1,8 @@
-"""What a captioning model is asked: one short answer for each of the attributes that a catalog cares for."""
+"""The prompt of captioning models: it asks for one short answer per attribute."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from lirdrec.config import check_minimum, make_config, option, read_toml, validated
 from lirdrec.errors import ConfigError
 
-NOTHING = "unknown"  # what the model is to write where the picture shows nothing of the kind
+NOTHING = "unknown"  # the answer for attributes that the image does not show
 
 DEFAULT = {
     "category": "what kind of product it is, as a shop would file it",
@@ -26,10 +27,10 @@ DEFAULT = {
 @dataclass(frozen=True)
 @validated
 class Attributes:
-    """The attributes asked for, and how they are asked for.
+    """The requested attributes and the other parts of the prompt.
 
     Attributes:
-        attributes: name → what to say of it; the names become keys of the answer, in this order.
+        attributes: name → description; the names become keys of the answer, in this order.
 
     Raises:
         ConfigError: no attribute, an empty or repeated name, or `max_words` below 1.
@@ -40,8 +41,8 @@ class Attributes:
         "the first sentences of the prompt",
     )
     language: str = option("English", "the language of the answers")
-    max_words: int = option(15, "words that each attribute may take")
-    attributes: Mapping[str, str] = option(DEFAULT, "name → what to say of it")
+    max_words: int = option(15, "maximum words per attribute")
+    attributes: Mapping[str, str] = option(DEFAULT, "name → description")
 
     def __post_init__(self) -> None:
         check_minimum(self, 1, "max_words")
@@ -59,7 +60,7 @@ class Attributes:
 
 
 def read_attributes(path: str | Path) -> Attributes:
-    """The attributes of a TOML file: `intro`, `language`, `max_words`, and a table `[attributes]`; all may be missing.
+    """Read `intro`, `language`, `max_words` and the table `[attributes]` of a TOML file; all are optional.
 
     Raises:
         ConfigError: the file is missing, not TOML, or has an unknown key or a value of the wrong type.
@@ -73,7 +74,7 @@ def read_attributes(path: str | Path) -> Attributes:
 
 
 def render(attributes: Attributes) -> str:
-    """The prompt that goes with every picture."""
+    """The prompt sent with every image."""
     listed = "\n".join(f'- "{name}": {meaning}' for name, meaning in attributes.attributes.items())
     words = "one word" if attributes.max_words == 1 else f"at most {attributes.max_words} words"
     return (
@@ -85,18 +86,17 @@ def render(attributes: Attributes) -> str:
 
 
 def to_toml(attributes: Attributes) -> str:
-    """The attributes as a file that `read_attributes` takes, for people to edit."""
-    import json
+    """The attributes as a TOML file for `read_attributes`, to be edited."""
 
-    lines = [f"{key} = {json.dumps(getattr(attributes, key), ensure_ascii=False)}" for key in ("intro", "language")]
+    def quote(text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)
+
+    lines = [f"{key} = {quote(getattr(attributes, key))}" for key in ("intro", "language")]
     lines += [f"max_words = {attributes.max_words}", "", "[attributes]"]
-    lines += [
-        f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(meaning, ensure_ascii=False)}"
-        for name, meaning in attributes.attributes.items()
-    ]
+    lines += [f"{quote(name)} = {quote(meaning)}" for name, meaning in attributes.attributes.items()]
     return "\n".join(lines) + "\n"
 
 
 def plain_name(name: str) -> str:
-    """A name as it is compared: letters and digits in small letters, so that `Printed_On ` is `printed on`."""
-    return " ".join("".join(one if one.isalnum() else " " for one in name.casefold()).split())
+    """A name for comparisons: only letters and digits, case-folded; `Printed_On ` becomes `printed on`."""
+    return " ".join("".join(c if c.isalnum() else " " for c in name.casefold()).split())

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from lirdrec.captions.captioner import ATTRIBUTES, CAPTION, captioned, edited, read_columns
-from lirdrec.captions.item_columns import INFO
+from lirdrec.captions.captioner import ATTRIBUTES, CAPTION, INFO, captioned, edited, read_columns
 from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
 from lirdrec.features.images import thumbnail
-from lirdrec.features.sources import IMAGE, ImageSource, ItemRows, default_texts
+from lirdrec.features.sources import IMAGE, ImageSource, default_texts
 from lirdrec.reporting import Card, Cards, Column, Report, Row, Section, Table
 
-SHOWN, BESIDE = 12, 6  # items without a text, and with one
+SHOWN, COMPARED = 12, 6  # items of a section, and of the second section
 NOT_SETTINGS = ("prompt", "attributes", "captions", "edited", "problems")
 SIZE = 360  # pixels of an image's longer side
 MAX_TITLE = 90  # characters of an item's text
@@ -36,7 +35,7 @@ def write_case_study(
         path: of the page.
         images: the image folder; by default the one recorded by `lirdrec prepare`.
         column: of the item table, with the image path of each item.
-        seed: of the random items.
+        seed: for drawing items.
 
     Raises:
         DataError: there are no captions yet, or the image folder is missing.
@@ -45,22 +44,29 @@ def write_case_study(
     source = ImageSource(folder, column, images)
     rows = source.rows
     table = read_columns(rows)
-    if not captioned(table).any():
+    table = table.with_columns(edited(table), captioned(table)).with_row_index("row")
+    if not table["captioned"].any():
         raise DataError(f"{folder}: has no captions yet; make them with lirdrec caption {folder}")
-    texts = _texts(rows)
-    table = table.with_columns(
-        pl.Series("text", texts, dtype=pl.String), edited(table), captioned(table)
-    ).with_row_index("row")
+    template = default_texts(rows)
+    texts = template.render(rows.read(0, len(rows), tuple(template.columns))) if template else [None] * len(rows)
+    table = table.with_columns(pl.Series("text", texts, dtype=pl.String))
     entry = rows.manifest["info"].get(INFO)
     info: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-    sections = [*_item_sections(table, _thumbnails(source), seed), _attribute_section(table, info)]
+    names = list(info["attributes"]) if isinstance(info.get("attributes"), Mapping) else []
+    captions = [_parse(text) for text in table[ATTRIBUTES].to_list() if text]
+    sections = _item_sections(table, source, seed)
+    sections.append(Section("Contents of the captions", [_attributes(captions, names)]))
     if info.get("prompt"):
-        sections.append(_prompt_section(str(info["prompt"])))
+        lead = (
+            "All images get the same prompt. Change it with `--attributes FILE`; `--show-attributes` prints a file to"
+            " start from."
+        )
+        sections.append(Section("The prompt", [Cards([Card("Prompt of every image", str(info["prompt"]))], lead)]))
     name = str(rows.manifest["name"])
     report = Report(
         title=f"{name}: image captions",
         question="How does a multimodal language model describe items that have only an image?",
-        answer=_answer(table, info),
+        answer=_answer(table, info, captions, names),
         sections=sections,
         settings={key: value for key, value in info.items() if key not in NOT_SETTINGS},
         commands=[f"lirdrec caption {name}", f"lirdrec caption {name} --report {Path(path).name}"],
@@ -69,73 +75,48 @@ def write_case_study(
     return report.write_page(path)
 
 
-def _item_sections(table: pl.DataFrame, image: Callable[[int], bytes | None], seed: int) -> list[Section]:
+def _item_sections(table: pl.DataFrame, source: ImageSource, seed: int) -> list[Section]:
     """Random items with a caption: those without a text first, then some with one for comparison."""
+    table = table.filter("captioned")
     without_text, with_text = table.filter(pl.col("text").is_null()), table.filter(pl.col("text").is_not_null())
     sections = []
-    if without_text["captioned"].any():
-        cards = [_card(row, image) for row in _sample(without_text, SHOWN, seed)]
-        among = f"{without_text['captioned'].sum():,} that have a caption and no text of their own"
+    if without_text.height:
+        cards = _cards(without_text, SHOWN, source, seed)
+        among = f"{without_text.height:,} that have a caption and no text of their own"
         lead = f"{pluralize(len(cards), 'item')} of the {among}, drawn at random."
         sections.append(Section("Items without any text", [Cards(cards, lead)]))
-    if with_text["captioned"].any():
-        cards = [_card(row, image) for row in _sample(with_text, BESIDE if sections else SHOWN, seed)]
+    if with_text.height:
+        cards = _cards(with_text, COMPARED if sections else SHOWN, source, seed)
         lead = "The title is the item's own text. The model saw only the image."
         sections.append(Section("Items with a text, for comparison", [Cards(cards, lead)]))
     return sections
 
 
-def _attribute_section(table: pl.DataFrame, info: Mapping[str, Any]) -> Section:
-    names = info.get("attributes")
-    return Section("Contents of the captions", [_attributes(table, list(names) if isinstance(names, Mapping) else [])])
+def _cards(table: pl.DataFrame, n: int, source: ImageSource, seed: int) -> list[Card]:
+    """Images and captions of up to `n` random items, one attribute per line; edited captions are shown unchanged."""
+    cards = []
+    for row in table[sorted(random.Random(seed).sample(range(table.height), min(n, table.height)))].iter_rows(
+        named=True
+    ):
+        title = " ".join(str(row["text"] or "").split())
+        attributes = {} if row["edited"] else _parse(row[ATTRIBUTES])
+        text = "\n".join(f"{name[:1].upper()}{name[1:]}: {value}" for name, value in attributes.items())
+        badges = [
+            badge for badge, applies in (("no text", not title), ("edited by a person", row["edited"])) if applies
+        ]
+        facts = [("item", str(row[ITEM]))] if title else []
+        title = title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 1] + "…"
+        image = _thumbnail(source, row["row"])
+        cards.append(Card(title or str(row[ITEM]), text or str(row[CAPTION]), image, badges, facts))
+    return cards
 
 
-def _prompt_section(prompt: str) -> Section:
-    lead = (
-        "All images get the same prompt. Change it with `--attributes FILE`; `--show-attributes` prints a file to"
-        " start from."
-    )
-    return Section("The prompt", [Cards([Card("Prompt of every image", prompt)], lead)])
-
-
-def _texts(rows: ItemRows) -> list[str | None]:
-    """The text of each item, without captions; None if it has none."""
-    template = default_texts(rows)
-    if template is None:
-        return [None] * len(rows)
-    return template.render(rows.read(0, len(rows), tuple(template.columns)))
-
-
-def _thumbnails(source: ImageSource) -> Callable[[int], bytes | None]:
-    def image(row: int) -> bytes | None:
-        value = source.read(row, row + 1)[0].value
-        try:
-            return thumbnail(value, SIZE) if isinstance(value, Path) else None
-        except DataError:
-            return None
-
-    return image
-
-
-def _sample(table: pl.DataFrame, n: int, seed: int) -> Iterable[dict[str, Any]]:
-    """Up to `n` random items with a caption, in table order."""
-    has = table.filter("captioned")
-    indices = sorted(random.Random(seed).sample(range(has.height), min(n, has.height)))
-    return has[indices].iter_rows(named=True)
-
-
-def _card(row: Mapping[str, Any], image: Callable[[int], bytes | None]) -> Card:
-    """An item's image and caption, one attribute per line; edited captions are shown unchanged."""
-    title = " ".join(str(row["text"] or "").split())
-    attributes = {} if row["edited"] else _parse(row[ATTRIBUTES])
-    text = "\n".join(f"{name[:1].upper()}{name[1:]}: {value}" for name, value in attributes.items()) or str(
-        row[CAPTION]
-    )
-    badges = [badge for badge, applies in (("no text", not title), ("edited by a person", row["edited"])) if applies]
-    if not title:
-        return Card(str(row[ITEM]), text, image(row["row"]), badges)
-    title = title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 1] + "…"
-    return Card(title, text, image(row["row"]), badges, [("item", str(row[ITEM]))])
+def _thumbnail(source: ImageSource, row: int) -> bytes | None:
+    value = source.read(row, row + 1)[0].value
+    try:
+        return thumbnail(value, SIZE) if isinstance(value, Path) else None
+    except DataError:
+        return None
 
 
 def _parse(text: str | None) -> dict[str, str]:
@@ -146,9 +127,8 @@ def _parse(text: str | None) -> dict[str, str]:
     return {str(name): str(value) for name, value in attributes.items()} if isinstance(attributes, dict) else {}
 
 
-def _attributes(table: pl.DataFrame, names: Sequence[str]) -> Table:
+def _attributes(captions: Sequence[Mapping[str, str]], names: Sequence[str]) -> Table:
     """Number of captions, distinct values and most common values of each attribute."""
-    captions = [_parse(text) for text in table[ATTRIBUTES].to_list() if text]
     rows = []
     for name in dict.fromkeys([*names, *(name for caption in captions for name in caption)]):
         values = Counter(caption[name].casefold() for caption in captions if name in caption)
@@ -164,21 +144,20 @@ def _attributes(table: pl.DataFrame, names: Sequence[str]) -> Table:
     return Table("attributes", columns, rows, title, ["Attributes that the image does not show are left out."])
 
 
-def _answer(table: pl.DataFrame, info: Mapping[str, Any]) -> str:
-    n, without_text = int(table["captioned"].sum()), table.filter(pl.col("text").is_null())
+def _answer(
+    table: pl.DataFrame, info: Mapping[str, Any], captions: Sequence[Mapping[str, str]], names: Sequence[str]
+) -> str:
+    without_text = table.filter(pl.col("text").is_null())
     by = f" by **{info['model']}**" if info.get("model") else ""
-    sentences = [f"{n:,} of {pluralize(table.height, 'item')} have a caption{by}."]
+    sentences = [f"{table['captioned'].sum():,} of {pluralize(table.height, 'item')} have a caption{by}."]
     if without_text.height:
-        helped = int(without_text["captioned"].sum())
-        sentences.append(
-            f"{pluralize(without_text.height, 'item')} without any text: {helped:,} of them have a caption."
-        )
+        n_items = pluralize(without_text.height, "item")
+        sentences.append(f"{n_items} without any text: {without_text['captioned'].sum():,} of them have a caption.")
     else:
         sentences.append("Every item has its own text, which the model did not see.")
-    lengths = [len(_parse(text)) for text in table[ATTRIBUTES].to_list() if text]
-    if lengths and isinstance(info.get("attributes"), Mapping):
-        mean = sum(lengths) / len(lengths)
-        sentences.append(f"A caption has {mean:.1f} of {len(info['attributes'])} attributes on average.")
+    if captions and names:
+        mean = sum(map(len, captions)) / len(captions)
+        sentences.append(f"A caption has {mean:.1f} of {len(names)} attributes on average.")
     if by_person := int(table["edited"].sum()):
         sentences.append(f"People wrote or changed {by_person:,}.")
     if info.get("problems"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from lirdrec.captions.captioner import SIDE, Answer, Captioner
-from lirdrec.config import check_minimum, suggest_name
+from lirdrec.captions.captioner import SIDE, Answer, Captioner, open_scaled
+from lirdrec.config import check_minimum, validated
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError, TrainingError
@@ -26,48 +27,43 @@ MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"  # the paper's
 Precision = Literal["bfloat16", "float16", "float32"]
 
 
+@dataclass(eq=False)
+@validated
 class TransformersCaptioner(Captioner):
     """A model of `AutoModelForImageTextToText` with its processor: Mllama, LLaVA, Qwen-VL, SmolVLM …
 
-    Answers are decoded greedily. A batch that memory cannot hold is halved, and stays so.
+    Answers are decoded greedily. If memory runs out, the batch size is halved permanently.
 
     Args:
-        prompt: what is asked of every picture.
-        model: name on the Hugging Face hub, or a folder.
+        prompt: sent with every image.
+        model: name on the Hugging Face hub, or a folder, whose name it becomes.
         revision: commit, tag or branch; default main.
-        device: "auto", "cpu", "cuda", …; where `device_map` is given it decides.
+        device: "auto", "cpu", "cuda", …; ignored if `device_map` is given.
         precision: of weights and activations.
-        device_map: spreads a large model over several devices ("auto"); needs accelerate.
-        batch_size: pictures at once.
-        max_tokens: of an answer.
-        side: pixels of a picture's longer side at most, before the model's own processor.
+        device_map: distributes a large model over several devices ("auto"); needs accelerate.
+        batch_size: images of a batch.
+        max_tokens: maximum tokens of an answer.
+        side: maximum pixels of an image's longer side, before the model's own processor.
 
     Raises:
         ConfigError: an unknown precision, or a number out of range.
     """
 
-    def __init__(
-        self,
-        prompt: str,
-        model: str = MODEL,
-        revision: str | None = None,
-        device: str = "auto",
-        precision: Precision = "bfloat16",
-        device_map: str | None = None,
-        batch_size: int = 8,
-        max_tokens: int = 400,
-        side: int = SIDE,
-    ):
-        if precision not in get_args(Precision):
-            known = get_args(Precision)
-            raise ConfigError(
-                f"precision '{precision}': {suggest_name(precision, known, 'choose ' + ', '.join(known))}"
-            )
-        self.prompt, self.revision, self.device = prompt, revision, device
-        self.source, self.model = model, Path(model).resolve().name if Path(model).is_dir() else model
-        self.precision, self.device_map, self.side = precision, device_map, side
-        self.batch_size, self.max_tokens = batch_size, max_tokens
+    prompt: str
+    model: str = MODEL
+    revision: str | None = None
+    device: str = "auto"
+    precision: Precision = "bfloat16"
+    device_map: str | None = None
+    batch_size: int = 8
+    max_tokens: int = 400
+    side: int = SIDE
+
+    def __post_init__(self) -> None:
         check_minimum(self, 1, "batch_size", "max_tokens", "side")
+        self.source = self.model
+        if Path(self.model).is_dir():
+            self.model = Path(self.model).resolve().name
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -85,41 +81,41 @@ class TransformersCaptioner(Captioner):
         return "this machine"
 
     def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
-        waiting: list[tuple[int, Image]] = []
-        for place, path in enumerate(pictures):
+        batch: list[tuple[int, Image]] = []
+        for index, path in enumerate(pictures):
             try:
-                waiting.append((place, self._open(path)))
+                batch.append((index, open_scaled(path, self.side)))
             except DataError as error:
-                yield place, Answer(None, str(error), picture=True)
-            if len(waiting) >= self.batch_size:
-                yield from self._batches(waiting)
-                waiting = []
-        yield from self._batches(waiting)
+                yield index, Answer(None, str(error), picture=True)
+            if len(batch) >= self.batch_size:
+                yield from self._answer_batch(batch)
+                batch = []
+        yield from self._answer_batch(batch)
 
-    def _batches(self, waiting: list[tuple[int, Image]]) -> Iterator[tuple[int, Answer]]:
-        """The answers to opened pictures, in smaller batches where memory runs out."""
-        while waiting:
-            batch = waiting[: self.batch_size]
+    def _answer_batch(self, images: list[tuple[int, Image]]) -> Iterator[tuple[int, Answer]]:
+        """The answers to opened images, in smaller batches if memory runs out."""
+        while images:
+            batch = images[: self.batch_size]
             try:
-                answers = self._generate([picture for _, picture in batch])
+                answers = self._generate([image for _, image in batch])
             except Exception as error:
                 if not out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise TrainingError(
-                        "one picture does not fit into memory: take a smaller model, --precision bfloat16,"
+                        "one image does not fit into memory: use a smaller model, --precision bfloat16,"
                         " --device-map auto, or a server (--endpoint)"
                     ) from error
                 self.batch_size = len(batch) // 2
-                logger.warning("out of memory with %d pictures; continuing with %d", len(batch), self.batch_size)
+                logger.warning("out of memory with %d images; continuing with %d", len(batch), self.batch_size)
                 give_memory_back()
                 continue
-            yield from zip((place for place, _ in batch), answers, strict=True)
-            waiting = waiting[len(batch) :]
+            yield from zip((index for index, _ in batch), answers, strict=True)
+            images = images[len(batch) :]
 
     @cached_property
     def _weights(self) -> dict[str, str]:
-        """What the weights are: the content of a folder, or a name and its commit on the hub."""
+        """Identity of the weights: a hash of the folder, or the name and the commit on the hub."""
         folder = model_folder(self.source, self.revision)
         if folder is not None and folder == Path(self.source):
             return {"fingerprint": fingerprint(folder)}
@@ -133,7 +129,7 @@ class TransformersCaptioner(Captioner):
         processor = self._from_hub("AutoProcessor")
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None:
-            raise ConfigError(f"{self.model}: reads no texts, so it cannot be asked for captions; choose another model")
+            raise ConfigError(f"{self.model}: does not accept texts, so it cannot be prompted; choose another model")
         tokenizer.padding_side = "left"  # answers begin where the prompts end
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -143,12 +139,10 @@ class TransformersCaptioner(Captioner):
     def _loaded(self) -> Any:
         import torch
 
-        options: dict[str, Any] = {"dtype": getattr(torch, self.precision)}
-        if self.device_map is not None:
-            model = self._from_hub("AutoModelForImageTextToText", device_map=self.device_map, **options)
-        else:
-            device = resolve_device(self.device)
-            model = self._from_hub("AutoModelForImageTextToText", **options).to(device)
+        options = {"dtype": getattr(torch, self.precision), "device_map": self.device_map}
+        model = self._from_hub("AutoModelForImageTextToText", **options)
+        if self.device_map is None:
+            model = model.to(resolve_device(self.device))
         return model.eval()
 
     def _from_hub(self, kind: str, **options: Any) -> Any:
@@ -162,47 +156,34 @@ class TransformersCaptioner(Captioner):
             return getattr(transformers, kind).from_pretrained(self.source, revision=self.revision, **options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(
-                f"--model {self.source}: cannot be loaded ({first_line(error)}); name a model that takes pictures and"
+                f"--model {self.source}: cannot be loaded ({first_line(error)}); name a model that accepts images and"
                 " texts, with `hf auth login` where its license must be accepted, or a folder"
             ) from error
 
-    def _open(self, path: Path) -> Image:
-        from PIL import Image
-
-        from lirdrec.features.images import open_image
-
-        picture = open_image(path)
-        picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
-        return picture
-
     @cached_property
     def _text(self) -> str:
-        """The prompt as the model knows conversations, with the mark where the picture stands."""
+        """The prompt in the model's chat format, with the placeholder of the image."""
         if getattr(self._processor, "chat_template", None):
-            said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]}]
-            text: str = self._processor.apply_chat_template(said, add_generation_prompt=True)
-            return text
-        mark = getattr(self._processor, "image_token", None)
-        return f"{mark}\n{self.prompt}\n" if mark else self.prompt
+            message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]}
+            return str(self._processor.apply_chat_template([message], add_generation_prompt=True))
+        placeholder = getattr(self._processor, "image_token", None)
+        return f"{placeholder}\n{self.prompt}\n" if placeholder else self.prompt
 
-    def _inputs(self, pictures: Sequence[Image]) -> Any:
-        begin = self._processor.tokenizer.bos_token
-        return self._processor(
-            images=[[one] for one in pictures],
-            text=[self._text] * len(pictures),
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=not (begin and self._text.startswith(begin)),  # chat templates bring theirs
-        )
-
-    def _generate(self, pictures: Sequence[Image]) -> list[Answer]:
+    def _generate(self, images: Sequence[Image]) -> list[Answer]:
         import torch
 
         model, tokenizer = self._loaded, self._processor.tokenizer
         started = time.monotonic()
-        inputs = self._inputs(pictures).to(model.device, dtype=model.dtype)  # integers keep their dtype
+        bos = tokenizer.bos_token
+        inputs = self._processor(
+            images=[[image] for image in images],
+            text=[self._text] * len(images),
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not (bos and self._text.startswith(bos)),  # a chat template has its own
+        ).to(model.device, dtype=model.dtype)  # integers keep their dtype
         with torch.inference_mode():
-            made = model.generate(
+            tokens = model.generate(
                 **inputs,
                 do_sample=False,
                 temperature=None,
@@ -212,12 +193,12 @@ class TransformersCaptioner(Captioner):
                 pad_token_id=tokenizer.pad_token_id,
             )
         if not model.config.is_encoder_decoder:
-            made = made[:, inputs["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(made, skip_special_tokens=True)
-        asked = inputs["attention_mask"].sum(dim=1).tolist()
-        said = (made != tokenizer.pad_token_id).sum(dim=1).tolist()
-        seconds = (time.monotonic() - started) / len(pictures)
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        n_in = inputs["attention_mask"].sum(dim=1).tolist()
+        n_out = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()
+        seconds = (time.monotonic() - started) / len(images)
         return [
-            Answer(text, tokens_in=n_in, tokens_out=n_out, seconds=seconds)
-            for text, n_in, n_out in zip(texts, asked, said, strict=True)
+            Answer(text, tokens_in=read, tokens_out=written, seconds=seconds)
+            for text, read, written in zip(texts, n_in, n_out, strict=True)
         ]

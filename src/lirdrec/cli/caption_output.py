@@ -7,25 +7,16 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lirdrec.captions.captioner import Answer
-from lirdrec.captions.item_columns import PROBLEMS
-from lirdrec.captions.pipeline import Captioning, Outcome
-from lirdrec.cli.output import console, settings, table
+from lirdrec.captions.pipeline import PROBLEMS, Captioning, Outcome
+from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.data.ids import pluralize
 from lirdrec.files.progress_bars import ProgressLines, draws_bars
 
 
 def work(job: Captioning, n: int) -> None:
     """Caption `n` images, with a progress bar, or with lines where the output is not a terminal."""
-    problems = 0
-    if not settings.quiet and not draws_bars():
-        lines = ProgressLines("captions", n, unit="images")
-
-        def log_progress(answer: Answer) -> None:
-            nonlocal problems
-            problems += answer.problem is not None
-            lines.advance(1, note=pluralize(problems, "problem") if problems else "")
-
-        return job.work(n, log_progress)
+    draws_bar, problems = draws_bars(), 0
+    lines = ProgressLines("captions", n, unit="images")
     bar = Progress(
         TextColumn("captions"),
         BarColumn(bar_width=24),
@@ -36,7 +27,7 @@ def work(job: Captioning, n: int) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[problems]}", style="yellow"),
         console=console(errors=True),
-        disable=settings.quiet,
+        disable=settings.quiet or not draws_bar,
     )
     with bar:
         task = bar.add_task("captions", total=n, speed="", problems="")
@@ -44,13 +35,11 @@ def work(job: Captioning, n: int) -> None:
         def advance(answer: Answer) -> None:
             nonlocal problems
             problems += answer.problem is not None
+            note = pluralize(problems, "problem") if problems else ""
             speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                advance=1,
-                speed=f"{speed:.1f} a second" if speed else "",
-                problems=pluralize(problems, "problem") if problems else "",
-            )
+            bar.update(task, advance=1, speed=f"{speed:.1f} a second" if speed else "", problems=note)
+            if not settings.quiet and not draws_bar:
+                lines.advance(1, note=note)
 
         job.work(n, advance)
 
@@ -75,20 +64,14 @@ def show_survey(job: Captioning) -> None:
 
 def show_outcome(dataset: Path, outcome: Outcome) -> None:
     """Print the number of captions and problems, and the next command."""
-    out = console()
     edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
-    out.print(f"{pluralize(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.", soft_wrap=True)
+    print_line(f"{pluralize(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.")
     if outcome.tokens_in or outcome.tokens_out:
-        out.print(f"{outcome.tokens_in:,} input tokens, {outcome.tokens_out:,} output tokens.", soft_wrap=True)
+        print_line(f"{outcome.tokens_in:,} input tokens, {outcome.tokens_out:,} output tokens.")
     if outcome.problems:
-        out.print(
-            f"{pluralize(outcome.problems, 'item')} without a caption: {dataset / PROBLEMS} has the reasons;"
-            " the same command tries again.",
-            style="yellow",
-            soft_wrap=True,
-            markup=False,
-        )
+        reasons = f"{dataset / PROBLEMS} has the reasons; the same command tries again."
+        print_line(f"{pluralize(outcome.problems, 'item')} without a caption: {reasons}", "yellow")
     if outcome.waiting:
-        out.print(f"{pluralize(outcome.waiting, 'image')} left: the same command continues.", soft_wrap=True)
+        print_line(f"{pluralize(outcome.waiting, 'image')} left: the same command continues.")
     if outcome.captions:
-        out.print(f"To inspect them: lirdrec caption {dataset} --report captions.html", markup=False, soft_wrap=True)
+        print_line(f"To inspect them: lirdrec caption {dataset} --report captions.html")

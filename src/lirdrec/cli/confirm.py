@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import typer
 
@@ -16,27 +15,23 @@ from lirdrec.features.remote.cost import Estimate
 P = TypeVar("P")
 
 
-@dataclass(frozen=True)
-class Plan(Generic[P]):
-    """A job that needs confirmation.
+def agreed(
+    estimate: Callable[[P | None], Estimate],
+    target: str,
+    remote: bool,
+    question: str | None,
+    measure: Callable[[], P],
+    yes: bool,
+) -> tuple[bool, P | None]:
+    """Whether to start a job, and the measurement of its probe.
 
-    Attributes:
+    Args:
         estimate: the cost estimate, from the measurement of the probe or, without one (None), by a rule.
-        place: where the model runs, for messages.
+        target: where the model runs, for messages.
         remote: whether inputs are sent to a server and may cost money.
         question: asks whether to measure; None if there is nothing to measure.
         measure: the probe.
-    """
-
-    estimate: Callable[[P | None], Estimate]
-    place: str
-    remote: bool
-    question: str | None
-    measure: Callable[[], P]
-
-
-def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
-    """Whether to start, and the measurement of the probe.
+        yes: start without asking.
 
     Raises:
         ConfigError: inputs would be sent to a server, and there is no terminal to ask.
@@ -44,16 +39,14 @@ def agreed(plan: Plan[P], yes: bool) -> tuple[bool, P | None]:
     from lirdrec.data.ids import pluralize
 
     if not yes and not _is_terminal():
-        if not plan.remote:
+        if not remote:
             return True, None
-        estimate = plan.estimate(None)
-        _show(estimate, plan.remote)
-        raise ConfigError(
-            f"{pluralize(estimate.inputs, estimate.unit)} would be sent to {plan.place}; no terminal to confirm:"
-            " pass --yes"
-        )
-    probe = plan.measure() if plan.question is not None and (yes or _ask(plan.question)) else None
-    _show(plan.estimate(probe), plan.remote)
+        cost = estimate(None)
+        _show(cost, remote)
+        inputs = pluralize(cost.inputs, cost.unit)
+        raise ConfigError(f"{inputs} would be sent to {target}; no terminal to confirm: pass --yes")
+    probe = measure() if question is not None and (yes or _ask(question)) else None
+    _show(estimate(probe), remote)
     return yes or _ask("Continue?"), probe
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from lirdrec.cli.options import SeedOption, SetOption
-from lirdrec.cli.output import console, metrics_table, settings, table
-from lirdrec.cli.train import configuration, evaluate_with_baseline, headline_metrics
+from lirdrec.cli.options import SeedOption, SetOption, option
+from lirdrec.cli.output import HEADLINE, console, metrics_table, print_line, settings, table
+from lirdrec.cli.train import configuration, evaluate_with_baseline
 from lirdrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,18 +25,9 @@ SHOWN_USERS = 6
 FIRST = 50  # users with the highest ranks of the new film, who are compared with random users
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(demo)
-
-
 def demo(
-    run: Annotated[
-        Path, typer.Option("--run", help="The run folder to write; an existing run there is replaced.")
-    ] = Path("runs/demo"),
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A prepared dataset (default: the films of the repository).")
-    ] = None,
+    run: Path = option(Path("runs/demo"), "The run folder to write; an existing run there is replaced."),
+    data: Path | None = option(None, "A prepared dataset (default: the films of the repository)."),
     assignments: SetOption = None,
     seed: SeedOption = None,
 ) -> None:
@@ -57,34 +46,7 @@ def demo(
     films, described, features = hold_out_items(complete, film)
     title = described["title"][0] if "title" in described.columns else str(film)
     recommender = _train(films, configs, run, title)
-    _show_recommendations(recommender, films)
 
-    _heading("4", f"A film that is new: {title}")
-    recommender.add_items(described, features)
-    _show_new(recommender, complete, film, title)
-
-    recommender.save(run, overwrite=True)
-    _show_files(run, films.users.series[0], film)
-    console().print(f"\nAll of this took {time.monotonic() - start:.0f} s.", markup=False)
-
-
-def _train(films: Dataset, configs: tuple[Any, Any], run: Path, title: str) -> Recommender:
-    """Train on the films and evaluate on their test interactions."""
-    from lirdrec.recommender.fit import fit
-
-    _heading("1", "Train")
-    console().print(
-        f"{films.n_users:,} users, {films.n_items:,} films that they rated 4 stars or more; "
-        f"{', '.join(f'{name} vectors for {int(m.present.sum()):,}' for name, m in films.features.items())}.\n"
-        f"[b]{_safe(title)}[/b] is held out completely: it comes back in part 4 as a new film.\n"
-    )
-    recommender = fit(films, *configs, run=run, overwrite=True, progress=not settings.quiet)
-    _heading("2", "Test: ranking the films that were hidden from training")
-    console().print(metrics_table(headline_metrics(_test_metrics(recommender, films))))
-    return recommender
-
-
-def _show_recommendations(recommender: Recommender, films: Dataset) -> None:
     _heading("3", "Recommendations with explanations")
     console().print(
         "The score is the exact sum of the branches' parts. [green]✓[/green]: the user liked the film; "
@@ -93,22 +55,46 @@ def _show_recommendations(recommender: Recommender, films: Dataset) -> None:
     for user in _three_users(films):
         _show_user(recommender, films, user)
 
+    _heading("4", f"A film that is new: {title}")
+    recommender.add_items(described, features)
+    _show_new(recommender, complete, film, title)
+
+    recommender.save(run, overwrite=True)
+    _heading("5", "Files, and how to continue")
+    _show_files(run, films.users.series[0], film)
+    print_line(f"\nAll of this took {time.monotonic() - start:.0f} s.")
+
+
+def _train(films: Dataset, configs: tuple[Any, Any], run: Path, title: str) -> Recommender:
+    """Train on the films and evaluate on their test interactions."""
+    from rich.markup import escape
+
+    from lirdrec.recommender.fit import fit
+
+    _heading("1", "Train")
+    console().print(
+        f"{films.n_users:,} users, {films.n_items:,} films that they rated 4 stars or more; "
+        f"{', '.join(f'{name} vectors for {int(m.present.sum()):,}' for name, m in films.features.items())}.\n"
+        f"[b]{escape(title)}[/b] is held out completely: it comes back in part 4 as a new film.\n"
+    )
+    recommender = fit(films, *configs, run=run, overwrite=True, progress=not settings.quiet)
+    _heading("2", "Test: ranking the films that were hidden from training")
+    results, _ = evaluate_with_baseline(recommender, films)
+    recommender.record_metrics("test", results["lirdrec"])
+    results = {"LIRDRec": results.pop("lirdrec")} | results
+    console().print(metrics_table(results, None, HEADLINE))
+    return recommender
+
 
 def _show_files(run: Path, user: Any, film: Any) -> None:
-    _heading("5", "Files, and how to continue")
-    curves = run / "curves.png"
-    lines = [f"Run folder        {run} (with the new film)"]
-    if curves.is_file():
-        lines.append(f"Training curves   {curves}")
-    lines += [
-        f"Ask it yourself   lirdrec recommend {run} --user {user}",
-        f"                  lirdrec similar {run} --item {film}",
-        f"                  lirdrec explain {run} --user {user} --item {film}",
-        f"Web page          lirdrec serve {run} --ui",
-        "                  and open http://127.0.0.1:8000/ui/ in a browser",
-    ]
-    for line in lines:
-        console().print(line, markup=False)
+    print_line(f"Run folder        {run} (with the new film)")
+    if (run / "curves.png").is_file():
+        print_line(f"Training curves   {run / 'curves.png'}")
+    print_line(f"Ask it yourself   lirdrec recommend {run} --user {user}")
+    print_line(f"                  lirdrec similar {run} --item {film}")
+    print_line(f"                  lirdrec explain {run} --user {user} --item {film}")
+    print_line(f"Web page          lirdrec serve {run} --ui")
+    print_line("                  and open http://127.0.0.1:8000/ui/ in a browser")
 
 
 def _sample() -> Path:
@@ -132,12 +118,6 @@ def _new_film(data: Dataset) -> Any:
     if NEW_FILM in data.items:
         return NEW_FILM
     return data.items.series[int(np.bincount(data.train.items, minlength=data.n_items).argmax())]
-
-
-def _test_metrics(recommender: Recommender, data: Dataset) -> dict[str, dict[str, float]]:
-    results = evaluate_with_baseline(recommender, data)
-    recommender.record_metrics("test", results["lirdrec"])
-    return {{"lirdrec": "LIRDRec"}.get(who, who): values for who, values in results.items()}
 
 
 def _three_users(data: Dataset) -> list[Any]:
@@ -180,10 +160,7 @@ def _show_user(recommender: Recommender, data: Dataset, user: Any) -> None:
 
 def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str) -> None:
     out = console()
-    out.print(
-        "Added by its features alone, without retraining and without interactions.\nThe most similar films:",
-        markup=False,
-    )
+    print_line("Added by its features alone, without retraining and without interactions.\nThe most similar films:")
     near = recommender.similar_items(film, k=5)
     rows = [[r["rank"], _title(recommender, r["neighbor"]), f"{r['score']:.3f}"] for r in near.iter_rows(named=True)]
     out.print(table(None, ["", "film", "similarity"], rows, right=("", "similarity")))
@@ -193,7 +170,7 @@ def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str
         liked = recommender.explain(r["user"], film, n_liked=1).liked
         near_title = _short(str(liked[0].title or liked[0].item), 40) if liked else ""
         rows.append([f"user {r['user']}", r["rank"], "✓" if r["user"] in fans else "", near_title])
-    out.print("The users with the best rank of the film, among all films that they have not seen:", markup=False)
+    print_line("The users with the best rank of the film, among all films that they have not seen:")
     out.print(table(None, ["", "rank", "liked it", "most similar liked film"], rows, right=("rank",)))
     _compare_with_random(ranks, fans, title)
 
@@ -210,10 +187,9 @@ def _compare_with_random(ranks: pl.DataFrame, fans: set[Any], title: str) -> Non
     """Print how many of the first users liked the film, and how many of as many random users are expected to."""
     first = ranks["user"].head(FIRST).to_list()
     hits, expected = sum(user in fans for user in first), len(first) * len(fans) / ranks.height
-    console().print(
+    print_line(
         f"{len(fans)} of the {ranks.height} users actually liked {title};\n"
-        f"{hits} of the first {len(first)} did, against {expected:.0f} expected at random.",
-        markup=False,
+        f"{hits} of the first {len(first)} did, against {expected:.0f} expected at random."
     )
 
 
@@ -255,9 +231,3 @@ def _heading(number: str, text: str) -> None:
 
     console().print()
     console().print(Rule(Text(f"{number}  {text}", style="bold"), align="left"))
-
-
-def _safe(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

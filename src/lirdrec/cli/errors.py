@@ -21,9 +21,8 @@ from lirdrec.errors import WORDS, LirdrecError
 LONGEST_WORD = 300  # characters; file systems take 255 in a name
 LONGEST_MESSAGE = 2_000
 USAGE_ERRORS: tuple[type[Exception], ...] = (typer.BadParameter.__mro__[2],)  # ClickException of typer's own click
-TEMPORARY = re.compile(
-    r"\.(.+)\.(?:[0-9a-f]{8}-)?[0-9]+-[0-9a-f]{8}\.(?:tmp|old)"
-)  # names of temporary files of `lirdrec.files.atomic`
+# names of temporary files of `lirdrec.files.atomic`
+TEMPORARY = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}-)?[0-9]+-[0-9a-f]{8}\.(?:tmp|old)")
 OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 ALLOCATED = re.compile(r"(?:tried to allocate ([0-9]+) bytes|[Uu]nable to allocate ([0-9.,]+ [KMGTPE]?i?B))")
 NO_MEMORY = re.compile(r"not enough memory|can(?:no|')t allocate memory|DefaultCPUAllocator|[Oo]ut of memory|malloc of")
@@ -117,11 +116,8 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     name = type(error).__name__
     if type(error).__module__.partition(".")[0] in WRAPPERS or isinstance(error, EOFError):
         return f"something cannot be read or written ({name}: {_first_line(error)}), in: {command}", REFUSED
-    return (
-        f"this is a bug of lirdrec: {name}: {_first_line(error)}; please report it with what --debug shows:"
-        f" {command.replace('lirdrec', 'lirdrec --debug', 1)}",
-        FAULT,
-    )
+    bug = f"this is a bug of lirdrec: {name}: {_first_line(error)}; please report it with the output of"
+    return f"{bug}: {command.replace('lirdrec', 'lirdrec --debug', 1)}", FAULT
 
 
 def shortened(text: str, longest_word: int = LONGEST_WORD) -> str:
@@ -150,11 +146,14 @@ def _system_error(error: BaseException, command: str) -> str | None:
     words = (None if number is None else WORDS.get(number) or WRITING.get(number)) or _first_line(error)
     if path is None or isinstance(path, int):
         return f"a file, or the output: {words}, in: {command}"
-    target = _target(os.fsdecode(path))
+    folder, name = os.path.split(os.fsdecode(path))
+    if match := TEMPORARY.fullmatch(name):
+        name = match[1]
+    target = os.path.join(folder, name)
     if number in (errno.EACCES, errno.EPERM) and not _is_unreadable(path):
         words = "may not be written by this user; change the rights of its folder, or the user"
-    elif number == errno.ENOENT and not os.path.isdir(os.path.dirname(target) or "."):
-        words = f"the folder {os.path.dirname(target)} does not exist"
+    elif number == errno.ENOENT and not os.path.isdir(folder or "."):
+        words = f"the folder {folder} does not exist"
     return f"{target}: {words}"
 
 
@@ -169,26 +168,17 @@ def _is_unreadable(path: Any) -> bool:
     return not os.access(path, os.R_OK)
 
 
-def _target(path: str) -> str:
-    """The final path of a temporary file."""
-    folder, name = os.path.split(path)
-    match = TEMPORARY.fullmatch(name)
-    return path if match is None else os.path.join(folder, match[1])
-
-
 def _limit_error(error: BaseException, command: str) -> str | None:
     """The sentence for an input that is too large or nested too deeply, or not UTF-8; None for other errors."""
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
-        free, requested = free_memory(), ALLOCATED.search(text)
-        need = (
-            f"{format_bytes(int(requested[1])) if requested[1] else requested[2]} requested at once"
-            if requested
-            else ""
-        )
-        available = "" if free is None else f"{format_bytes(free)} free"
-        sizes = ", ".join(size for size in (need, available) if size)
-        return f"there is not enough memory{f' ({sizes})' if sizes else ''}; ask for less, in: {command}"
+        free, sizes = free_memory(), []
+        if requested := ALLOCATED.search(text):
+            sizes.append(f"{format_bytes(int(requested[1])) if requested[1] else requested[2]} requested at once")
+        if free is not None:
+            sizes.append(f"{format_bytes(free)} free")
+        details = f" ({', '.join(sizes)})" if sizes else ""
+        return f"there is not enough memory{details}; ask for less, in: {command}"
     if isinstance(error, RecursionError):
         return f"something is nested too deeply, in: {command}"
     if isinstance(error, OverflowError) or (isinstance(error, (ValueError, RuntimeError)) and TOO_LARGE.search(text)):

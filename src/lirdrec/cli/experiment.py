@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from lirdrec.cli.options import DeviceOption, GroupedCommand, SetOption, grouped, integer
-from lirdrec.cli.output import console, settings, table
+from lirdrec.cli.options import DeviceOption, SetOption, option
+from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,98 +22,49 @@ if TYPE_CHECKING:
 TRIALS = 6  # of each model, unless --trials or --tuning-minutes is given
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command("experiment", cls=GroupedCommand)(grouped(experiment))
-
-
 @dataclass(frozen=True)
 class TuningOptions:
     """Tuning"""
 
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            "--trials",
-            help=f"Configurations tried for each model (default: {TRIALS}); 0: published defaults.",
-            callback=integer(),
-        ),
-    ] = None
-    minutes: Annotated[
-        float | None, typer.Option("--tuning-minutes", help="Tuning time for each model, instead of --trials.")
-    ] = None
-    metric: Annotated[str, typer.Option("--metric", help="Validation metric to optimize.")] = "recall@20"
-    sampler: Annotated[str, typer.Option("--sampler", help="How trials are proposed: tpe or grid.")] = "tpe"
-    prune: Annotated[
-        bool, typer.Option("--prune/--no-prune", help="Stop trials below the median of earlier trials.")
-    ] = True
-    losses: Annotated[
-        str | None, typer.Option("--losses", metavar="A,B", help="Ranking losses to tune over (bpr,softmax).")
-    ] = None
-    tuned: Annotated[
-        Path | None,
-        typer.Option(
-            "--config-from", metavar="DIR", help="Take the settings from the best trials in the folder of a compare."
-        ),
-    ] = None
+    trials: int | None = option(
+        None, f"Configurations tried for each model (default: {TRIALS}); 0: published defaults."
+    )
+    minutes: float | None = option(None, "Tuning time for each model, instead of --trials.", "--tuning-minutes")
+    metric: str = option("recall@20", "Validation metric to optimize.")
+    sampler: str = option("tpe", "How trials are proposed: tpe or grid.")
+    prune: bool = option(True, "Stop trials below the median of earlier trials.", "--prune/--no-prune")
+    losses: str | None = option(None, "Ranking losses to tune over (bpr,softmax).", metavar="A,B")
+    tuned: Path | None = option(
+        None, "Take the settings from the best trials in the folder of a compare.", "--config-from", metavar="DIR"
+    )
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Models and training"""
 
-    models: Annotated[
-        str | None, typer.Option("--models", metavar="A,B", help="Models (default: those of the experiment).")
-    ] = None
-    seeds: Annotated[
-        int, typer.Option("--seeds", help="Final trainings of each best configuration.", callback=integer())
-    ] = 3
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--features", metavar="LABEL=A,B", help="A set of feature matrices; may be repeated (default: all)."
-        ),
-    ] = None
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", help="Maximum epochs of every training (default: 1000).", callback=integer()),
-    ] = None
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            "--patience",
-            help="Validations without improvement before a training stops (default: 20).",
-            callback=integer(),
-        ),
-    ] = None
-    assignments: SetOption = None
-    jobs: Annotated[
-        int, typer.Option("--jobs", help="Parallel trainings; they share the cores.", callback=integer())
-    ] = 1
-    device: DeviceOption = "auto"
-    save_models: Annotated[bool, typer.Option("--save-models", help="Keep the run folders of the final trainings.")] = (
-        False
+    models: str | None = option(None, "Models (default: those of the experiment).", metavar="A,B")
+    seeds: int = option(3, "Final trainings of each best configuration.")
+    features: list[str] | None = option(
+        None, "A set of feature matrices; may be repeated (default: all).", metavar="LABEL=A,B"
     )
+    epochs: int | None = option(None, "Maximum epochs of every training (default: 1000).")
+    patience: int | None = option(None, "Validations without improvement before a training stops (default: 20).")
+    assignments: SetOption = None
+    jobs: int = option(1, "Parallel trainings; they share the cores.")
+    device: DeviceOption = "auto"
+    save_models: bool = option(False, "Keep the run folders of the final trainings.")
 
 
 def experiment(
     tuning: TuningOptions,
     training: TrainingOptions,
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The experiment; without a name, all are listed.")
-    ] = None,
-    datasets: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder (default: experiments/NAME).")
-    ] = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Only write the report, from the results so far.")
-    ] = False,
+    name: str | None = typer.Argument(None, metavar="[NAME]", help="The experiment; without a name, all are listed."),
+    datasets: list[Path] | None = typer.Argument(
+        None, metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
+    ),
+    output: Path | None = option(None, "Folder (default: experiments/NAME).", "--output", "-o", metavar="DIR"),
+    report_only: bool = option(False, "Only write the report, from the results so far."),
 ) -> None:
     """Compare or ablate models: all tuned with the same budget, tested once, with a report at the end.
 
@@ -131,8 +82,7 @@ def experiment(
 
     if name is None:
         rows = [[key, summary] for key, summary in experiment_names().items()]
-        console().print(table(None, ["experiment", "answers"], rows))
-        return
+        return console().print(table(None, ["experiment", "answers"], rows))
     from lirdrec.experiments.experiment import experiment as experiment_by_name
     from lirdrec.experiments.scheduler import report, run
 
@@ -143,10 +93,10 @@ def experiment(
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
-        message = f"Stopped; finished trainings are saved in {config.output}. To continue: the same command"
-        console(errors=True).print(message, soft_wrap=True)
+        saved = f"finished trainings are saved in {config.output}"
+        print_line(f"Stopped; {saved}. To continue: the same command", errors=True)
         raise
-    console().print(f"Report: {page}", markup=False, soft_wrap=True)
+    print_line(f"Report: {page}")
 
 
 def _config(
@@ -167,23 +117,22 @@ def _config(
     limits = {"epochs": training.epochs, "patience": training.patience}
     train_options |= {key: value for key, value in limits.items() if value is not None}
     sort_assignments(train_options, models or model_names(), {})  # raises for wrong numbers
+    tuning_options = vars(tuning) | {
+        "trials": TRIALS if tuning.trials is None and tuning.minutes is None else tuning.trials,
+        "losses": _listed(tuning.losses, "--losses") if tuning.losses is not None else (),
+        "metric": canonical_metric(tuning.metric),
+    }
     return ExperimentConfig(
+        **tuning_options,
         datasets=tuple(map(str, datasets)),
         output=output if output is not None else Path("experiments") / chosen.name,
-        tuned=tuning.tuned,
         models=models,
         seeds=training.seeds,
-        trials=TRIALS if tuning.trials is None and tuning.minutes is None else tuning.trials,
-        minutes=tuning.minutes,
         jobs=training.jobs,
-        losses=_listed(tuning.losses, "--losses") if tuning.losses is not None else (),
         feature_sets=_feature_sets(training.features or []),
         model_options=model_options,
         training=train_options,
         settings=own_settings,
-        metric=canonical_metric(tuning.metric),
-        prune=tuning.prune,
-        sampler=tuning.sampler,  # type: ignore[arg-type]  # checked by ExperimentConfig
         device=training.device,
         keep=training.save_models,
         quiet=settings.quiet,
@@ -191,15 +140,16 @@ def _config(
     )
 
 
-def _listed(text: str, option: str) -> tuple[str, ...]:
+def _listed(text: str, flag: str) -> tuple[str, ...]:
     """The names of a comma-separated list, each once."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ConfigError(f"{option} is empty; name at least one, separated by commas")
+        raise ConfigError(f"{flag} is empty; name at least one, separated by commas")
     return names
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:
+    """LABEL=A,B of --features as label → names of feature matrices."""
     sets: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         label, equals, names = entry.partition("=")

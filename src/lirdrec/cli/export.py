@@ -7,19 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import OverwriteOption, RunArgument
-from lirdrec.cli.output import console
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command()(export)
+from lirdrec.cli.options import OverwriteOption, RunArgument, option
+from lirdrec.cli.output import print_line
 
 
 def export(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.", show_default=False)],
-    kind: Annotated[str, typer.Option("--format", help="npy, faiss, qdrant, pgvector or onnx.", show_default=False)],
+    kind: str = option(..., "npy, faiss, qdrant, pgvector or onnx.", "--format", show_default=False),
     overwrite: OverwriteOption = False,
 ) -> None:
     """Export vectors to NumPy, faiss, Qdrant or PostgreSQL with pgvector, or the item encoder to ONNX.
@@ -36,6 +31,4 @@ def export(
 
     check_kind(kind)  # before the run is read, which may take long
     write(Recommender.load(run), kind, folder, overwrite=overwrite)
-    console().print(
-        f"{folder} is written; {folder / 'README.txt'} explains how to use it", markup=False, soft_wrap=True
-    )
+    print_line(f"{folder} is written; {folder / 'README.txt'} explains how to use it")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.confirm import Plan, agreed
+from lirdrec.cli.confirm import agreed
 from lirdrec.cli.options import (
     DropOption,
-    GroupedCommand,
     ImagesOption,
     JsonOption,
     NoResumeOption,
@@ -24,10 +23,9 @@ from lirdrec.cli.options import (
     RevisionOption,
     YesOption,
     given,
-    grouped,
-    integer,
+    option,
 )
-from lirdrec.cli.output import console, print_json, settings, table
+from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
@@ -46,59 +44,35 @@ BETTER = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(features))
-
-
 @dataclass(frozen=True)
 class InputOptions:
     """Inputs"""
 
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", metavar="[NAME=]MODEL", help="Encode the items' texts; may be repeated."),
-    ] = None
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", metavar="[NAME=]MODEL", help="Encode the items' images; may be repeated."),
-    ] = None
-    caption: Annotated[
-        list[str] | None,
-        typer.Option("--caption", metavar="[NAME=]MODEL", help="Encode the captions that lirdrec caption wrote."),
-    ] = None
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", metavar="NAME=FILE", help="Import vectors from a file, after the encoding."),
-    ] = None
-    text_template: Annotated[
-        str | None, typer.Option("--text-template", help="Template of an item's text: '{title}. {brand}'.")
-    ] = None
+    text: list[str] | None = option(None, "Encode the items' texts; may be repeated.", metavar="[NAME=]MODEL")
+    image: list[str] | None = option(None, "Encode the items' images; may be repeated.", metavar="[NAME=]MODEL")
+    caption: list[str] | None = option(None, "Encode the captions that lirdrec caption wrote.", metavar="[NAME=]MODEL")
+    imports: list[str] | None = option(
+        None, "Import vectors from a file, after the encoding.", "--import", metavar="NAME=FILE"
+    )
+    text_template: str | None = option(None, "Template of an item's text: '{title}. {brand}'.")
     images: ImagesOption = None
 
     def wanted(self) -> list[tuple[What, str]]:
         """What to encode, and the encoder of each."""
-        named: list[tuple[What, list[str] | None]]
-        named = [("text", self.text), ("image", self.image), ("caption", self.caption)]
-        return [(what, model) for what, models in named for model in models or ()]
+        inputs: list[tuple[What, list[str] | None]]
+        inputs = [("text", self.text), ("image", self.image), ("caption", self.caption)]
+        return [(name, model) for name, models in inputs for model in models or ()]
 
 
 @dataclass(frozen=True)
 class EncoderOptions:
     """Encoders"""
 
-    prompt: Annotated[
-        str | None, typer.Option("--prefix", help="Text put before every input; \\n is a line break.")
-    ] = None
-    pooling: Annotated[
-        str | None, typer.Option("--pooling", help="mean, cls or last (default: as the model was trained).")
-    ] = None
-    max_length: Annotated[
-        int | None,
-        typer.Option("--max-length", help="Maximum tokens of a text; longer texts are cut.", callback=integer()),
-    ] = None
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None
-    precision: Annotated[str | None, typer.Option("--precision", help="float32, bfloat16 or float16.")] = None
+    prompt: str | None = option(None, "Text put before every input; \\n is a line break.", "--prefix")
+    pooling: str | None = option(None, "mean, cls or last (default: as the model was trained).")
+    max_length: int | None = option(None, "Maximum tokens of a text; longer texts are cut.")
+    device: str | None = option(None, "auto, cpu, cuda or mps.")
+    precision: str | None = option(None, "float32, bfloat16 or float16.")
     revision: RevisionOption = None
 
 
@@ -106,13 +80,8 @@ class EncoderOptions:
 class ServerOptions:
     """Encoding by a server (endpoint:URL#MODEL)"""
 
-    concurrency: Annotated[
-        int | None,
-        typer.Option("--concurrency", help="Parallel requests.", show_default="8", callback=integer()),
-    ] = None
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds to wait for a response.", show_default="120")
-    ] = None
+    concurrency: int | None = option(None, "Parallel requests.", show_default="8")
+    timeout: float | None = option(None, "Seconds to wait for a response.", show_default="120")
     requests_per_minute: PerMinuteOption = None
 
 
@@ -121,9 +90,7 @@ class CostOptions:
     """Cost estimate of a server"""
 
     price_input: PriceInputOption = None
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Send one request to measure time and tokens.")] = (
-        True
-    )
+    probe: bool = option(True, "Send one request to measure time and tokens.", "--probe/--no-probe")
     yes: YesOption = False
 
 
@@ -131,19 +98,9 @@ class CostOptions:
 class WorkOptions:
     """Computation"""
 
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", help="Inputs of a batch (halved automatically on out-of-memory).", callback=integer()
-        ),
-    ] = None
-    ray: Annotated[
-        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (or: local).")
-    ] = None
-    reuse: Annotated[
-        Path | None,
-        typer.Option("--reuse-from", metavar="DATASET", help="Copy vectors that this dataset has already."),
-    ] = None
+    batch_size: int | None = option(None, "Inputs of a batch (halved automatically on out-of-memory).")
+    ray: str | None = option(None, "Run on this Ray cluster (or: local).", "--ray-address", metavar="ADDRESS")
+    reuse: Path | None = option(None, "Copy vectors that this dataset has already.", "--reuse-from", metavar="DATASET")
     restart: NoResumeOption = False
     drop: DropOption = False
 
@@ -155,9 +112,7 @@ def features(
     server: ServerOptions,
     cost: CostOptions,
     work: WorkOptions,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a matrix from the source data or from another encoder.")
-    ] = False,
+    overwrite: bool = option(False, "Replace a matrix from the source data or from another encoder."),
     json: JsonOption = False,
 ) -> None:
     """Encode texts and images. If interrupted, the same command resumes; only changed inputs are encoded again.
@@ -175,6 +130,7 @@ def features(
       lirdrec features mydata --text minilm --import image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
+    from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
     from lirdrec.features.registry import parse_jobs
 
     if work.batch_size is not None and work.batch_size < 1:
@@ -184,11 +140,20 @@ def features(
     if "prompt" in options:
         options["prompt"] = options["prompt"].replace("\\n", "\n")  # a shell leaves it as two characters
     if files and not inputs.wanted():
-        _refuse_unused(options | given(work) | {"text_template": inputs.text_template, "images": inputs.images})
+        for name in given(encoders, server, work, inputs):
+            if name != "imports":
+                raise ConfigError(
+                    f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
+                    " --caption), or leave it out"
+                )
         _check_imports(dataset, files, [], overwrite)
         return _import(dataset, files, overwrite, json)
     jobs = parse_jobs(dataset, inputs.wanted(), template=inputs.text_template, images=inputs.images, options=options)
-    _check_server(jobs, cost.price_input, server.requests_per_minute, work.ray)
+    if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
+        raise ConfigError("--price-input: no encoder is a server; leave it out")
+    if server.requests_per_minute is not None and work.ray is not None:
+        per_worker = "it would hold for each worker of --ray-address; leave one of them out"
+        raise ConfigError(f"--requests-per-minute: {per_worker}")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
     if json:
@@ -201,41 +166,35 @@ def features(
 def _encode(
     dataset: Path, jobs: Sequence[FeatureJob], work: WorkOptions, cost: CostOptions, overwrite: bool, progress: bool
 ) -> list[FeatureRun]:
-    from lirdrec.features.pipeline import local, make_features
+    """Encode; if it is interrupted and a shard is finished, print how to resume."""
+    from lirdrec.features.pipeline import WORK, local, make_features
 
-    with ExitStack() as stack:
-        stack.enter_context(_resume_hint(dataset))
-        loop: Loop = local
-        if work.ray is not None:
-            from lirdrec.features.ray_backend import RayLoop
+    context: AbstractContextManager[Loop] = nullcontext(local)
+    if work.ray is not None:
+        from lirdrec.features.ray_backend import RayLoop
 
-            loop = stack.enter_context(RayLoop(work.ray))
-        return make_features(
-            dataset,
-            jobs,
-            batch_size=work.batch_size,
-            restart=work.restart,
-            reuse=work.reuse,
-            drop=work.drop,
-            replace=overwrite,
-            progress=progress,
-            loop=loop,
-            before=partial(_confirm, price=cost.price_input, probe=cost.probe, yes=cost.yes),
-        )
-
-
-def _check_server(jobs: Sequence[FeatureJob], price: float | None, per_minute: float | None, ray: str | None) -> None:
-    from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
-
-    if price is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
-        raise ConfigError("--price-input: no encoder is a server; leave it out")
-    if per_minute is not None and ray is not None:
-        raise ConfigError(
-            "--requests-per-minute: it would hold for each worker of --ray-address; leave one of them out"
-        )
+        context = RayLoop(work.ray)
+    try:
+        with context as loop:
+            return make_features(
+                dataset,
+                jobs,
+                batch_size=work.batch_size,
+                restart=work.restart,
+                reuse=work.reuse,
+                drop=work.drop,
+                replace=overwrite,
+                progress=progress,
+                loop=loop,
+                before=partial(_confirm, cost=cost),
+            )
+    except (KeyboardInterrupt, TrainingError):
+        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
+            print_line("\nFinished work is saved. To continue: the same command.", errors=True)
+        raise
 
 
-def _confirm(works: Sequence[FeatureJobRunner], price: float | None, probe: bool, yes: bool) -> None:
+def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
     """Show the estimated tokens, price and time of each server, and ask whether to start.
 
     Raises:
@@ -243,36 +202,22 @@ def _confirm(works: Sequence[FeatureJobRunner], price: float | None, probe: bool
     """
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
-    for encoder in dict.fromkeys(work.job.encoder for work in works):
+    for encoder in dict.fromkeys(runner.job.encoder for runner in runners):
         if not isinstance(encoder, OpenAIEmbeddings):
             continue
         waiting = Waiting(encoder)
-        for work in works:
-            if work.job.encoder is encoder:
-                for texts in work.waiting():
+        for runner in runners:
+            if runner.job.encoder is encoder:
+                for texts in runner.waiting():
                     waiting.add(texts)
         if not waiting.texts:
             continue
-        question = f"Measure one request of {len(waiting.first)} texts?"
-        plan = Plan[RequestTiming | None](
-            partial(estimate, waiting, price=price),
-            f"{encoder.endpoint.name}, model {encoder.model}",
-            True,
-            question if probe and waiting.texts > len(waiting.first) else None,
-            partial(encoder.measure, waiting.first),
-        )
-        if not agreed(plan, yes)[0]:
+        measure: Callable[[], RequestTiming | None] = partial(encoder.measure, waiting.first)
+        probe = cost.probe and waiting.texts > len(waiting.first)
+        question = f"Measure one request of {len(waiting.first)} texts?" if probe else None
+        target = f"{encoder.endpoint.name}, model {encoder.model}"
+        if not agreed(partial(estimate, waiting, price=cost.price_input), target, True, question, measure, cost.yes)[0]:
             raise typer.Exit
-
-
-def _refuse_unused(options: Mapping[str, Any]) -> None:
-    """Raises a ConfigError for an option of encoding, where vectors are imported and nothing is encoded."""
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(
-                f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
-                " --caption), or leave it out"
-            )
 
 
 def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Sequence[str], overwrite: bool) -> None:
@@ -295,44 +240,35 @@ def _import(dataset: Path, files: Sequence[tuple[str, Path]], overwrite: bool, q
     for name, path in files:
         matrix = add_file(dataset, name, path, overwrite)
         if not quiet:
-            console().print(f"{name}: vectors of {path} for {pluralize(matrix.present, 'item')}.", markup=False)
+            print_line(f"{name}: vectors of {path} for {pluralize(matrix.present, 'item')}.")
 
 
-@contextmanager
-def _resume_hint(dataset: Path) -> Iterator[None]:
-    """Where the work is interrupted and a shard is finished, print how to resume."""
-    from lirdrec.features.pipeline import WORK
-
-    try:
-        yield
-    except (KeyboardInterrupt, TrainingError):
-        if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
-            console(errors=True).print("\nFinished work is saved. To continue: the same command.", markup=False)
-        raise
-
-
-def _plain(made: FeatureRun) -> dict[str, Any]:
-    plain = made.summary()
-    problems = [dict(zip(("item", "source", "problem"), one, strict=True)) for one in made.problems]
-    return plain | {"problems": problems, "seconds": round(made.seconds, 3)}
+def _plain(result: FeatureRun) -> dict[str, Any]:
+    problems = [dict(zip(("item", "source", "problem"), problem, strict=True)) for problem in result.problems]
+    return result.summary() | {"problems": problems, "seconds": round(result.seconds, 3)}
 
 
 def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:
+    from lirdrec.data.ids import pluralize
+
     _show_matrices(dataset, jobs, results)
     _show_problems(dataset, jobs, results)
-    if results and results[0].dropped:
-        _show_dropped(results[0].dropped)
-    out, folder = console(), shlex.quote(str(dataset))
+    if results and (dropped := results[0].dropped):
+        print_line(
+            f"Left out for lack of features: {pluralize(dropped['items'], 'item')}"
+            f" with {pluralize(dropped['pairs'], 'interaction')}."
+            f" {pluralize(dropped['users'], 'user')} without a training interaction now:"
+            f" {pluralize(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
+            "yellow",
+        )
+    folder = shlex.quote(str(dataset))
     for job in jobs:
         default, fault, better = BETTER[job.encoder.kind]
         if _model(job) == default:
-            command = _instead(dataset, job, better, template)
-            out.print(f"{default} {fault}. Better: {EXTRA}, then {command}", markup=False, soft_wrap=True)
+            print_line(f"{default} {fault}. Better: {EXTRA}, then {_instead(dataset, job, better, template)}")
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
-    out.print(
-        f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html", soft_wrap=True, markup=False
-    )
-    out.print(f"To train: lirdrec train {folder} --run runs/first", soft_wrap=True, markup=False)
+    print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
+    print_line(f"To train: lirdrec train {folder} --run runs/first")
 
 
 def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
@@ -346,10 +282,9 @@ def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
     console().print(table(f"Features of {dataset}", columns, rows, right=columns[2:]))
     for result in results:
         if result.copied or result.resumed:
-            console().print(
+            print_line(
                 f"{result.name}: {pluralize(result.encoded, 'input')} encoded now; {pluralize(result.copied, 'item')}"
-                f" with a vector already; {result.resumed:,} encoded by an interrupted call.",
-                markup=False,
+                f" with a vector already; {result.resumed:,} encoded by an interrupted call."
             )
 
 
@@ -362,34 +297,22 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
             if result.n_problems > len(result.problems):
                 title += f", the first {len(result.problems)}"
             console().print(table(title, ["item", "source", "problem"], result.problems))
-            console().print(f"All of them: {dataset}/features/{result.name}.problems.csv\n", markup=False)
+            print_line(f"All of them: {dataset}/features/{result.name}.problems.csv\n")
     for job, result in zip(jobs, results, strict=True):
         if result.missing:
             path = f"{dataset}/features/{result.name}.missing.csv"
             source = "an image" if job.encoder.kind == "image" else "a text"
-            message = f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}"
-            console().print(message, soft_wrap=True, markup=False)
-
-
-def _show_dropped(dropped: Mapping[str, int]) -> None:
-    from lirdrec.data.ids import pluralize
-
-    console().print(
-        f"Left out for lack of features: {pluralize(dropped['items'], 'item')}"
-        f" with {pluralize(dropped['pairs'], 'interaction')}."
-        f" {pluralize(dropped['users'], 'user')} without a training interaction now:"
-        f" {pluralize(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
-        style="yellow",
-    )
+            print_line(f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}")
 
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
     """The command that replaces the matrix of a job by one of another model."""
     from lirdrec.features.registry import CAPTION
 
-    what = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
-    words = ["lirdrec", "features", str(dataset), f"--{what}", model if job.name == what else f"{job.name}={model}"]
-    if template is not None and what == "text":
+    source = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
+    value = model if job.name == source else f"{job.name}={model}"
+    words = ["lirdrec", "features", str(dataset), f"--{source}", value]
+    if template is not None and source == "text":
         words += ["--text-template", template]
     return shlex.join([*words, "--overwrite"])
 

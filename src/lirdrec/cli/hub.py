@@ -9,35 +9,23 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import FolderOption, OverwriteOption
-from lirdrec.cli.output import console, settings
+from lirdrec.cli.options import FolderOption, OverwriteOption, option
+from lirdrec.cli.output import print_line, settings
 from lirdrec.cli.prepare import next_command
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository.", show_default=False)]
-EndpointOption = Annotated[
-    str | None, typer.Option("--endpoint", help="Address of another hub (default: HF_ENDPOINT, or huggingface.co).")
-]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command()(push)
-    app.command()(pull)
+EndpointOption = Annotated[str | None, option(..., "Address of another hub (default: HF_ENDPOINT, or huggingface.co).")]
 
 
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset or a run folder.")],
     repository: RepositoryArgument,
-    license_: Annotated[
-        str | None, typer.Option("--license", help="mit, cc-by-4.0, other …, if the data do not name one.")
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make it visible to everyone (default: private).")] = False,
-    revision: Annotated[str | None, typer.Option("--revision", help="A branch (default: main).")] = None,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Description of this version.")] = None,
-    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="No metrics on the card of a run.")] = False,
-    no_features: Annotated[
-        bool, typer.Option("--no-features", help="Upload a run without features: smaller, but takes no new items.")
-    ] = False,
+    license_: str | None = option(None, "mit, cc-by-4.0, other …, if the data do not name one.", "--license"),
+    public: bool = option(False, "Make it visible to everyone (default: private)."),
+    revision: str | None = option(None, "A branch (default: main)."),
+    message: str | None = option(None, "Description of this version.", "--message", "-m"),
+    no_metrics: bool = option(False, "No metrics on the card of a run."),
+    no_features: bool = option(False, "Upload a run without features: smaller, but takes no new items."),
     endpoint: EndpointOption = None,
 ) -> None:
     """Upload a prepared dataset or a run to the Hugging Face hub, with a card that describes it.
@@ -61,15 +49,15 @@ def push(
         metrics=not no_metrics,
         features=not no_features,
         endpoint=endpoint,
-        progress=_progress(),
+        progress=not settings.quiet and sys.stderr.isatty(),
     )
-    console().print(f"{folder} is at {address}", markup=False, soft_wrap=True)
+    print_line(f"{folder} is at {address}")
 
 
 def pull(
     repository: RepositoryArgument,
     output: FolderOption,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit (default: main).")] = None,
+    revision: str | None = option(None, "Branch, tag or commit (default: main)."),
     overwrite: OverwriteOption = False,
     endpoint: EndpointOption = None,
 ) -> None:
@@ -85,12 +73,7 @@ def pull(
     from lirdrec.hub import pull as download
     from lirdrec.recommender.run_folder import is_run
 
-    folder = download(
-        repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=_progress()
-    )
-    then = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
-    console().print(f"{repository} is in {folder}. Next: {then}", markup=False, soft_wrap=True)
-
-
-def _progress() -> bool:
-    return not settings.quiet and sys.stderr.isatty()
+    progress = not settings.quiet and sys.stderr.isatty()
+    folder = download(repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=progress)
+    command = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
+    print_line(f"{repository} is in {folder}. Next: {command}")

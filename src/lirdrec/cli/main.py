@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from lirdrec.cli import caption, demo, experiment, export, features, hub, prepare, query, serve, train
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
-from lirdrec.cli.output import settings
-from lirdrec.cli.typed_numbers import check_numbers
+from lirdrec.cli.options import GroupedCommand, grouped, option
+from lirdrec.cli.output import settings, show_log
 from lirdrec.option_names import command_line
 
 ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
@@ -27,9 +27,6 @@ class Commands(TyperGroup):
         escape_unencodable()
         with boundary(arguments, "--debug" in arguments):
             check_arguments(arguments)
-            name = next((word for word in arguments if word in self.commands), None)
-            if name is not None:
-                check_numbers(self.commands[name], arguments[arguments.index(name) + 1 :])
             context = super().make_context(info_name, args, parent, **extra)
         context.meta[ARGUMENTS] = arguments
         return context
@@ -63,12 +60,10 @@ def _version(requested: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log messages.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log messages.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    debug: bool = option(False, "Show the full traceback of an error.", "--debug"),
+    quiet: bool = option(False, "No progress bars and no log messages.", "--quiet", "-q"),
+    verbose: bool = option(False, "More log messages.", "--verbose", "-v"),
+    version: bool = option(False, "Show the version.", "--version", callback=_version, is_eager=True),
 ) -> None:
     """Recommend items by their texts and images: new items without retraining, with explanations.
 
@@ -79,23 +74,19 @@ def options(
       lirdrec train mydata --run runs/first     train a model
       lirdrec recommend runs/first --user 15    recommend items
     """
-    from lirdrec.cli.output import show_log
-
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # by torch, once in every process
     show_log(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     settings.quiet = quiet
 
 
-prepare.register(app)
-features.register(app)
-caption.register(app)
-train.register(app)
-query.register(app)
-serve.register(app)
-hub.register(app)
-export.register(app)
-experiment.register(app)
-demo.register(app)
+COMMANDS = (
+    *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train, train.evaluate, train.config),
+    *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
+    *(hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
+)
+for command in COMMANDS:
+    app.command(cls=GroupedCommand)(grouped(command))
+app.add_typer(serve.keys, name="keys")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -11,82 +11,68 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand
+from typer.models import ParameterInfo
 
-LARGEST = 2**63 - 1  # of an integer in a tensor
+from lirdrec.cli.typed_numbers import check_numbers, integer, number_type
 
 
-def integer(least: int = -LARGEST) -> Callable[[Any], Any]:
-    """A check for options that take integers, one or several: from `least` to what a tensor can hold.
+def option(default: Any, help: str, *flags: str, **settings: Any) -> Any:
+    """An option as default of a parameter or of a field of an option group, for `grouped`.
 
-    The check raises typer.BadParameter, which names the option.
+    Args:
+        default: its value when it is not given; `...` if it is required, or in `Annotated`.
+        help: its text in the help.
+        flags: by default the parameter's name, `--time-format` for `time_format`.
+        settings: other arguments of `typer.Option`.
     """
-
-    def check(value: Any) -> Any:
-        for number in value if isinstance(value, (list, tuple)) else [value]:
-            if number is not None and not least <= number <= LARGEST:
-                low = f"{least} or more" if number < least and least > -LARGEST else f"below 2^63 ({LARGEST + 1})"
-                raise typer.BadParameter(f"{number} is out of range; it must be {low}")
-        return value
-
-    return check
+    return typer.Option(default, *flags, help=help, **settings)
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 DatasetArgument = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A prepared dataset, or a folder that prepare can read.")
 ]
-FolderOption = Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of the output folder.")]
-NoResumeOption = Annotated[bool, typer.Option("--no-resume", help="Discard unfinished work and start again.")]
+FolderOption = Annotated[Path, option(..., "The folder to write.", "--output", "-o", show_default=False)]
+OverwriteOption = Annotated[bool, option(..., "Replace the contents of the output folder.")]
+NoResumeOption = Annotated[bool, option(..., "Discard unfinished work and start again.", "--no-resume")]
 DropOption = Annotated[
-    bool, typer.Option("--drop-featureless-items", help="Leave out items without features, and their interactions.")
+    bool, option(..., "Leave out items without features, and their interactions.", "--drop-featureless-items")
 ]
-ImagesOption = Annotated[
-    Path | None, typer.Option("--images", help="Folder of the images (default: the one that prepare recorded).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ImagesOption = Annotated[Path | None, option(..., "Folder of the images (default: the one that prepare recorded).")]
+JsonOption = Annotated[bool, option(..., "Print JSON instead of a table.", "--json")]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to this file (.csv, .tsv, .parquet or .json).")
+    Path | None, option(..., "Write to this file (.csv, .tsv, .parquet or .json).", "--output", "-o")
 ]
 CsvSafeOption = Annotated[
-    bool, typer.Option("--csv-safe", help="In .csv and .tsv: put ' before texts that spreadsheets take for formulas.")
+    bool, option(..., "In .csv and .tsv: put ' before texts that spreadsheets take for formulas.")
 ]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", help="The same seed gives the same result, bit for bit.", callback=integer())
-]
+SeedOption = Annotated[int | None, option(..., "The same seed gives the same result, bit for bit.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option; lirdrec config lists them.")
+    list[str] | None, option(..., "Set an option; lirdrec config lists them.", "--set", metavar="KEY=VALUE")
 ]
-KOption = Annotated[int | None, typer.Option("-k", "--k", help="How many items (default: 10).", callback=integer())]
-UsersOption = Annotated[
-    list[str] | None, typer.Option("--user", "-u", metavar="USER", help="User id; may be repeated.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-SeparatorOption = Annotated[
-    str | None, typer.Option("--separator", help="Between values: ';', tab, '::' … (default: detected).")
-]
+KOption = Annotated[int | None, option(..., "How many items (default: 10).", "-k", "--k")]
+UsersOption = Annotated[list[str] | None, option(..., "User id; may be repeated.", "--user", "-u", metavar="USER")]
+DeviceOption = Annotated[str, option(..., "auto, cpu, cuda or mps.")]
+SeparatorOption = Annotated[str | None, option(..., "Between values: ';', tab, '::' … (default: detected).")]
 EncodingOption = Annotated[
-    str | None,
-    typer.Option("--encoding", help="Encoding of text files that are not UTF-8: cp1252, latin-1, gb18030 …"),
+    str | None, option(..., "Encoding of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
 ]
 FeatureFilesOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--features", metavar="NAME=FILE", help=".npy, .npz, .safetensors, .parquet or .csv; may be repeated."
-    ),
+    option(..., ".npy, .npz, .safetensors, .parquet or .csv; may be repeated.", metavar="NAME=FILE"),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")]
-PriceInputOption = Annotated[
-    float | None, typer.Option("--price-input", metavar="PRICE", min=0, help="Price per million input tokens.")
-]
-PerMinuteOption = Annotated[float | None, typer.Option("--requests-per-minute", help="Maximum number of requests.")]
-RevisionOption = Annotated[
-    str | None, typer.Option("--revision", help="Commit, tag or branch of a model of the Hugging Face hub.")
-]
+YesOption = Annotated[bool, option(..., "Start without asking.", "--yes", "-y")]
+PriceInputOption = Annotated[float | None, option(..., "Price per million input tokens.", metavar="PRICE", min=0)]
+PerMinuteOption = Annotated[float | None, option(..., "Maximum number of requests.")]
+RevisionOption = Annotated[str | None, option(..., "Commit, tag or branch of a model of the Hugging Face hub.")]
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help has a section for each group of options."""
+    """A command that checks its numbers as they were typed; its help has a section for each group of options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        check_numbers(self, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
@@ -104,12 +90,12 @@ class GroupedCommand(TyperCommand):
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """The command as typer takes it: parameters that are option groups are replaced by the groups' fields.
 
-    An option group is a dataclass whose fields are annotated as options; its docstring is the title of its section in
-    the help. Each option has the field's name, which is unique among the parameters of the command.
+    An option group is a dataclass whose fields are options; its docstring is the title of its section in the help.
+    Each option has the field's name, which is unique among the parameters of the command.
 
     Example:
         >>> @grouped
-        ... def serve(run: RunArgument, network: NetworkOptions) -> None: ...
+        ... def serve(run: RunArgument, network: NetworkOptions, name: str = option("", "Name of the server.")): ...
     """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {
@@ -117,8 +103,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     }
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        single = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        parameters += _group_parameters(groups[name]) if name in groups else [single]
+        if name in groups:
+            title = inspect.cleandoc(groups[name].__doc__).rstrip(".")
+            hints = get_type_hints(groups[name], include_extras=True)
+            parameters += [_parameter(f.name, hints[f.name], f.default, title) for f in fields(groups[name])]
+        else:
+            parameters.append(_parameter(name, parameter.annotation, parameter.default))
 
     def call(**values: Any) -> None:
         built = {
@@ -133,20 +123,25 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _parameter(name: str, annotation: Any, default: Any, title: str | None = None) -> inspect.Parameter:
+    """A parameter of a command: switches get one flag, and integers the check that a tensor can hold them."""
+    if annotation is typer.Context:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    if isinstance(default, ParameterInfo):
+        kind, info, default = annotation, copy(default), default.default
+        info.default = ...
+    else:
+        kind, info = map(copy, get_args(annotation))
+    info.rich_help_panel = title
+    if kind is bool and not info.param_decls:
+        info.param_decls = ("--" + name.replace("_", "-"),)
+    if number_type(kind) is int and info.callback is None:
+        info.callback = integer()
+    default = inspect.Parameter.empty if default in (..., MISSING) else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
 def given(*groups: Any) -> dict[str, Any]:
     """The options of groups that have a value, by the names of their fields; switches that are off have none."""
     values = {field.name: getattr(group, field.name) for group in groups for field in fields(group)}
     return {name: value for name, value in values.items() if value is not None and value is not False}
-
-
-def _group_parameters(group: type) -> Iterator[inspect.Parameter]:
-    """The fields of an option group as parameters of a command, in the section that has the group's title."""
-    title = inspect.cleandoc(group.__doc__ or "").partition("\n")[0].rstrip(".")
-    hints = get_type_hints(group, include_extras=True)
-    for field in fields(group):
-        kind, option = get_args(hints[field.name])
-        option = copy(option)
-        option.rich_help_panel = title
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        yield inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[kind, option])

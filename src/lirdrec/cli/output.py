@@ -1,7 +1,4 @@
-"""Output of commands: tables for people; JSON, CSV and Parquet for programs; log messages on the error stream.
-
-Also the exit codes, and the options that come before the command.
-"""
+"""Output of commands: tables, JSON, CSV and Parquet, log messages, exit codes; and the option --quiet."""
 
 from __future__ import annotations
 
@@ -29,6 +26,7 @@ NUMBER = re.compile(r"[+\-−±]?[0-9][0-9.,:%]*")
 GAP = 3  # characters between two columns of a table
 MIN_WIDTH = 4  # characters of a column of texts
 FEW_ROWS = 3  # maximum rows of a table that may be transposed
+HEADLINE = ("recall@", "ndcg@")  # prefixes of the metrics that are shown after a training
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
 
 
@@ -69,8 +67,8 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
     """Check that a file can be written, before any work is done.
 
     Raises:
-        ConfigError: an unknown ending, a folder that does not exist, or `csv_safe` of another format.
-        RunFolderError: it would lie in a prepared dataset, a run or an export.
+        ConfigError: an unknown ending, a missing folder, or `csv_safe` with another format.
+        RunFolderError: the file would be inside a prepared dataset, a run or an export.
     """
     if csv_safe and (output is None or output.suffix.lower() not in (".csv", ".tsv")):
         raise ConfigError("--csv-safe is for an --output that ends in .csv or .tsv")
@@ -86,39 +84,31 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
 
 
 def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> None:
-    """Write a table to a file atomically, in the format of the file's ending.
-
-    Args:
-        frame, output: the table and its file.
-        csv_safe: see `files.table_writer.spreadsheet_safe`.
-    """
+    """Write a table to a file atomically, in the format of the file's ending (`files.table_writer`)."""
     from lirdrec.data.ids import pluralize
     from lirdrec.files.atomic import atomic_write
-    from lirdrec.files.table_writer import spreadsheet_safe
+    from lirdrec.files.table_writer import table_writer
 
-    ending = output.suffix.lower()
-    with atomic_write(output) as temporary:
-        temporary.touch()  # raises OSError, where polars would raise its own error
-        if ending == ".parquet":
-            frame.write_parquet(temporary)
-        elif ending == ".json":
-            temporary.write_text(json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        else:
-            safe = spreadsheet_safe(frame) if csv_safe else frame
-            safe.write_csv(temporary, separator="\t" if ending == ".tsv" else ",")
-    console(errors=True).print(f"{pluralize(frame.height, 'row')} written to {output}", markup=False)
+    with (
+        atomic_write(output) as temporary,
+        table_writer(temporary, output.suffix.lower(), frame.clear(), csv_safe) as write,
+    ):
+        write(frame)
+    print_line(f"{pluralize(frame.height, 'row')} written to {output}", errors=True)
 
 
 def write_json(value: Any, output: Path) -> None:
-    """Write a JSON document to a file atomically.
-
-    Raises:
-        ConfigError: the file's ending names another format.
-    """
+    """Write a JSON document to a file atomically."""
     from lirdrec.files import atomic
 
     atomic.write_json(output, value, indent=2)
-    console(errors=True).print(f"written to {output}", markup=False)
+    print_line(f"written to {output}", errors=True)
+
+
+def print_line(text: str, style: str | None = None, errors: bool = False) -> None:
+    """Print a text as it is, without markup and line breaks, on the output or error stream."""
+    stream = console(errors=True) if errors else console()  # each cached once
+    stream.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -130,7 +120,7 @@ def print_json(value: Any) -> None:
 def table(
     title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()
 ) -> Any:
-    """A table for people; columns in `right` are set to the right.
+    """A table of rich; the columns in `right` are right-aligned.
 
     Numbers are not wrapped if they fit; a table of few rows that does not fit is transposed.
     """
@@ -144,14 +134,14 @@ def table(
     ]
     names = [escape_text(column) for column in columns]
     to_right = [column in right for column in columns]
-    widths = _widths(cells, len(names))
-    if sum(widths) + GAP * len(widths) > console().width and 0 < len(cells) <= FEW_ROWS:
+    widths, fits = _widths(cells, len(names))
+    if not fits and 0 < len(cells) <= FEW_ROWS:
         heads = [row[0].plain for row in cells] if not names[0] or len(cells) > 1 else [""]
         first = 1 if any(heads) else 0
         cells = [[Text(names[index]), *(row[index] for row in cells)] for index in range(first, len(names))]
         names, to_right = [names[0] if first else "", *heads], [False, *(True for _ in heads)]
-        widths = _widths(cells, len(names))
-    drawn = Table(
+        widths, fits = _widths(cells, len(names))
+    grid = Table(
         title=None if title is None else escape_text(title),
         title_justify="left",
         title_style="bold",
@@ -159,39 +149,36 @@ def table(
         pad_edge=False,
         show_header=any(names),
     )
-    fits = sum(widths) + GAP * len(widths) <= console().width
     for name, is_right, width in zip(names, to_right, widths, strict=True):
         justify: Literal["left", "right"] = "right" if is_right else "left"
-        drawn.add_column(name, justify=justify, overflow="fold", min_width=width if fits else None)
+        grid.add_column(name, justify=justify, overflow="fold", min_width=width if fits else None)
     for row in cells:
-        drawn.add_row(*row)
-    return drawn
+        grid.add_row(*row)
+    return grid
 
 
-def _widths(cells: Sequence[Sequence[Any]], n: int) -> list[int]:
-    """Width of each column: of its longest number, or `MIN_WIDTH`."""
-    return [
-        max(
-            (len(word) for row in cells for word in row[index].plain.split() if NUMBER.fullmatch(word)),
-            default=MIN_WIDTH,
-        )
-        for index in range(n)
-    ]
+def _widths(cells: Sequence[Sequence[Any]], n: int) -> tuple[list[int], bool]:
+    """Width of each column, of its longest number or `MIN_WIDTH`, and whether the console has room for all."""
+    widths = []
+    for column in range(n):
+        words = [word for row in cells for word in row[column].plain.split()]
+        widths.append(max((len(word) for word in words if NUMBER.fullmatch(word)), default=MIN_WIDTH))
+    return widths, sum(widths) + GAP * n <= console().width
 
 
-def metrics_table(results: Mapping[str, Mapping[str, float]], title: str | None = None) -> Any:
-    """Table of metrics: a row per recommender, or a row per metric if there are more than 6."""
-    names: list[str] = list(dict.fromkeys(name for values in results.values() for name in values))
+def metrics_table(
+    results: Mapping[str, Mapping[str, float]], title: str | None = None, prefixes: tuple[str, ...] = ("",)
+) -> Any:
+    """Table of the metrics with one of the prefixes: a row per recommender, or per metric if there are more than 6."""
+    metrics = dict.fromkeys(name for values in results.values() for name in values)
+    names = [name for name in metrics if name.startswith(prefixes)]
 
-    def shown(recommender: str, name: str) -> str:
-        return f"{results[recommender][name]:.4f}" if name in results[recommender] else ""
-
-    if len(names) <= 6:
-        rows = [[key, *(shown(key, name) for name in names)] for key in results]
-        return table(title, ["", *names], rows, right=names)
-    return table(
-        title, ["", *results], [[name, *(shown(key, name) for key in results)] for name in names], right=results
-    )
+    rows = [["", *names]]
+    for recommender, values in results.items():
+        rows.append([recommender, *(f"{values[name]:.4f}" if name in values else "" for name in names)])
+    if len(names) > 6:
+        rows = list(map(list, zip(*rows, strict=True)))
+    return table(title, rows[0], rows[1:], right=rows[0][1:])
 
 
 def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:
@@ -203,8 +190,8 @@ def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "ite
     item_titles = titles(recommender.item_table)
     if item_titles is None or "title" in frame.columns:
         return frame
-    table = recommender.item_table.select(pl.col("item").alias(column), item_titles.alias("title"))
-    return frame.join(table, on=column, how="left", maintain_order="left")
+    titled = recommender.item_table.select(pl.col("item").alias(column), item_titles.alias("title"))
+    return frame.join(titled, on=column, how="left", maintain_order="left")
 
 
 FAULT = 1  # exit code: a bug of lirdrec

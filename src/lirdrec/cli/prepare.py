@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.inspect_output import show_dataset, show_differences, show_run, show_undescribed
+from lirdrec.cli.inspect_output import show_dataset, show_differences, show_run
 from lirdrec.cli.options import (
     DropOption,
     EncodingOption,
     FeatureFilesOption,
     FolderOption,
-    GroupedCommand,
     JsonOption,
     OverwriteOption,
     SeparatorOption,
     given,
-    grouped,
     integer,
+    option,
 )
-from lirdrec.cli.output import console, print_json
+from lirdrec.cli.output import console, print_json, print_line
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import flag
 
@@ -36,33 +35,20 @@ FEW_ITEMS = 20_000  # EASE inverts a matrix of all items: 3 GB
 PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(prepare))
-    app.command()(inspect)
-
-
 @dataclass(frozen=True)
 class ColumnOptions:
     """Columns and rows of the interactions"""
 
-    user: Annotated[str | None, typer.Option("--user", help="Column of user ids.")] = None
-    item: Annotated[str | None, typer.Option("--item", help="Column of item ids.")] = None
-    rating: Annotated[str | None, typer.Option("--rating", help="Column of ratings.")] = None
-    min_rating: Annotated[float | None, typer.Option("--min-rating", help="Keep ratings of this value or more.")] = None
-    timestamp: Annotated[str | None, typer.Option("--timestamp", help="Column of times.")] = None
-    time_format: Annotated[
-        str | None, typer.Option("--time-format", metavar="FORMAT", help="Format of times: '%d/%m/%Y %H:%M'.")
-    ] = None
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="COLUMN=VALUE[,VALUE]",
-            help="Keep rows with one of these values: event=transaction; may be repeated.",
-        ),
-    ] = None
-    string_ids: Annotated[bool, typer.Option("--string-ids", help="Keep ids as strings.")] = False
+    user: str | None = option(None, "Column of user ids.")
+    item: str | None = option(None, "Column of item ids.")
+    rating: str | None = option(None, "Column of ratings.")
+    min_rating: float | None = option(None, "Keep ratings of this value or more.")
+    timestamp: str | None = option(None, "Column of times.")
+    time_format: str | None = option(None, "Format of times: '%d/%m/%Y %H:%M'.", metavar="FORMAT")
+    only: list[str] | None = option(
+        None, "Keep rows with one of these values: event=transaction; may be repeated.", metavar="COLUMN=VALUE[,VALUE]"
+    )
+    string_ids: bool = option(False, "Keep ids as strings.")
 
 
 @dataclass(frozen=True)
@@ -70,61 +56,34 @@ class FileOptions:
     """Format of the files"""
 
     separator: SeparatorOption = None
-    no_header: Annotated[
-        bool, typer.Option("--no-header", help="The first line has values, not column names; give --columns.")
-    ] = False
-    columns: Annotated[
-        str | None, typer.Option("--columns", metavar="NAME,…", help="With --no-header: user,item,rating,timestamp …")
-    ] = None
-    items_columns: Annotated[
-        str | None, typer.Option("--items-columns", metavar="NAME,…", help="Column names of --items without a header.")
-    ] = None
+    no_header: bool = option(False, "The first line has values, not column names; give --columns.")
+    columns: str | None = option(None, "With --no-header: user,item,rating,timestamp …", metavar="NAME,…")
+    items_columns: str | None = option(None, "Column names of --items without a header.", metavar="NAME,…")
     encoding: EncodingOption = None
-    bad_rows: Annotated[
-        str | None,
-        typer.Option(
-            "--bad-rows",
-            metavar="error|skip",
-            help="Rows without an id, a rating or a time, or with a wrong number of values: stop, or leave them out.",
-        ),
-    ] = None
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Amazon reviews: leave out lines that are not a record.")
-    ] = False
+    bad_rows: str | None = option(
+        None,
+        "Rows without an id, a rating or a time, or with a wrong number of values: stop, or leave them out.",
+        metavar="error|skip",
+    )
+    skip_bad_lines: bool = option(False, "Amazon reviews: leave out lines that are not a record.")
 
 
 @dataclass(frozen=True)
 class ItemOptions:
     """Items and their features"""
 
-    items: Annotated[Path | None, typer.Option("--items", help="Table with a row per item: title, price, …")] = None
-    items_id: Annotated[
-        str | None,
-        typer.Option("--items-id", metavar="COLUMN", help="Column of item ids in --items (default: --item)."),
-    ] = None
-    title: Annotated[
-        str | None,
-        typer.Option("--title", metavar="COLUMN", help="Column of titles in --items (default: title, name, titel …)."),
-    ] = None
-    unknown_items: Annotated[
-        str | None,
-        typer.Option("--unknown-items", help="Interactions of items that are not in --items: error, drop or keep."),
-    ] = None
+    items: Path | None = option(None, "Table with a row per item: title, price, …")
+    items_id: str | None = option(None, "Column of item ids in --items (default: --item).", metavar="COLUMN")
+    title: str | None = option(None, "Column of titles in --items (default: title, name, titel …).", metavar="COLUMN")
+    unknown_items: str | None = option(None, "Interactions of items that are not in --items: error, drop or keep.")
     features: FeatureFilesOption = None
-    unknown_features: Annotated[
-        str | None, typer.Option("--unknown-features", help="Feature rows with an unknown item id: error or drop.")
-    ] = None
-    vectors: Annotated[
-        list[str] | None,
-        typer.Option("--vectors", metavar="COLUMN", help="RecBole: a float_seq column to use as a feature matrix."),
-    ] = None
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of images: ITEM.jpg, .png, …; see also --image-column.")
-    ] = None
-    image_column: Annotated[
-        str | None, typer.Option("--image-column", help="Column of the item table with the image's path.")
-    ] = None
-    metadata: Annotated[Path | None, typer.Option("--metadata", help="Amazon reviews: file of the products.")] = None
+    unknown_features: str | None = option(None, "Feature rows with an unknown item id: error or drop.")
+    vectors: list[str] | None = option(
+        None, "RecBole: a float_seq column to use as a feature matrix.", metavar="COLUMN"
+    )
+    images: Path | None = option(None, "Folder of images: ITEM.jpg, .png, …; see also --image-column.")
+    image_column: str | None = option(None, "Column of the item table with the image's path.")
+    metadata: Path | None = option(None, "Amazon reviews: file of the products.")
     drop: DropOption = False
 
 
@@ -132,28 +91,15 @@ class ItemOptions:
 class SplitOptions:
     """Filtering and splitting"""
 
-    k_core: Annotated[
-        int | None,
-        typer.Option("--k-core", help="Keep users and items with K interactions or more.", callback=integer()),
-    ] = None
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            help="random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels.",
-        ),
-    ] = None
-    held_out: Annotated[
-        float | None, typer.Option("--held-out", help="Share of validation and test data together.")
-    ] = None
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the split.", callback=integer())] = None
-    train: Annotated[
-        Path | None, typer.Option("--train", metavar="FILE", help="Instead of SOURCE: training data of a given split.")
-    ] = None
-    validation: Annotated[
-        Path | None, typer.Option("--validation", metavar="FILE", help="Validation data, with --train.")
-    ] = None
-    test: Annotated[Path | None, typer.Option("--test", metavar="FILE", help="Test data, with --train.")] = None
+    k_core: int | None = option(None, "Keep users and items with K interactions or more.")
+    split: str | None = option(
+        None, "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels."
+    )
+    held_out: float | None = option(None, "Share of validation and test data together.")
+    seed: int | None = option(None, "Seed of the split.")
+    train: Path | None = option(None, "Instead of SOURCE: training data of a given split.", metavar="FILE")
+    validation: Path | None = option(None, "Validation data, with --train.", metavar="FILE")
+    test: Path | None = option(None, "Test data, with --train.", metavar="FILE")
 
 
 def prepare(
@@ -162,23 +108,16 @@ def prepare(
     files: FileOptions,
     items: ItemOptions,
     split: SplitOptions,
-    source: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A table: a file (CSV, Parquet, JSON lines …), several files, a folder of parts, or a pattern in"
-            " quotes; a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or"
-            " LightGCN.",
-            show_default=False,
-        ),
-    ] = None,
-    benchmark: Annotated[
-        str | None,
-        typer.Option("--benchmark", metavar="NAME", help="Prepare as this published dataset, and check the counts."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the dataset (default: the folder's name).")
-    ] = None,
+    source: list[Path] | None = typer.Argument(
+        None,
+        metavar="SOURCE",
+        help="A table: a file (CSV, Parquet, JSON lines …), several files, a folder of parts, or a pattern in"
+        " quotes; a sparse matrix (.npz); or a folder of MovieLens, MicroLens, Amazon reviews, MMRec, RecBole or"
+        " LightGCN.",
+        show_default=False,
+    ),
+    benchmark: str | None = option(None, "Prepare as this published dataset, and check the counts.", metavar="NAME"),
+    name: str | None = option(None, "Name of the dataset (default: the folder's name)."),
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -212,10 +151,15 @@ def prepare(
     if json:
         return print_json(summary if differences is None else summary | {"differences_from_published": differences})
     show_dataset(summary)
-    show_undescribed(_undescribed(summary))
+    if missing := _undescribed(summary):
+        print_line(
+            f"{missing:,} items are not in the item table, so they have no text: unless an image or a second matrix"
+            " covers them, lirdrec features needs --drop-featureless-items, which leaves them out",
+            "yellow",
+        )
     if differences is not None:
         show_differences(str(benchmark), differences)
-    console().print(f"Written to {output}. Next: {_next(summary, output)}", markup=False, soft_wrap=True)
+    print_line(f"Written to {output}. Next: {next_command(output, summary)}")
 
 
 def _reader_options(*groups: Any) -> dict[str, Any]:
@@ -229,28 +173,24 @@ def _reader_options(*groups: Any) -> dict[str, Any]:
     for name, switch in switches.items():
         if options.pop(name, False):
             options |= switch
-    conversions: dict[str, Callable[[Any], Any]] = {
-        "columns": _names,
-        "items_columns": _names,
-        "only": named_values,
-        "features": _named_files,
-    }
-    return {name: conversions[name](value) if name in conversions else value for name, value in options.items()}
+    for name in {"columns", "items_columns"} & options.keys():
+        options[name] = [column.strip() for column in options[name].split(",")]
+    if "only" in options:
+        options["only"] = _column_values(options["only"])
+    if "features" in options:
+        options["features"] = dict(map(named_file, options["features"]))
+    return options
 
 
 def inspect(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder.")
-    ],
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the checksums of all files.")] = False,
-    modality: Annotated[
-        str | None, typer.Option("--modality", metavar="NAME", help="Look at one feature matrix and its neighbors.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="With --modality: write a page.")] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="With --modality: which items are drawn.", callback=integer(0))
-    ] = 0,
-    device: Annotated[str, typer.Option("--device", help="Of a run: where a step is timed (cpu, cuda, mps).")] = "cpu",
+    dataset: Path = typer.Argument(
+        ..., metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder."
+    ),
+    verify: bool = option(False, "Compare the checksums of all files."),
+    modality: str | None = option(None, "Look at one feature matrix and its neighbors.", metavar="NAME"),
+    html: Path | None = option(None, "With --modality: write a page.", metavar="PAGE"),
+    seed: int = option(0, "With --modality: which items are drawn.", callback=integer(0)),
+    device: str = option("cpu", "Of a run: where a step is timed (cpu, cuda, mps)."),
     json: JsonOption = False,
 ) -> None:
     """What is in a dataset (counts, splits, modalities, degrees, memory to train), or in a run (sizes, cost of a step).
@@ -266,8 +206,8 @@ def inspect(
     if modality is not None:
         from lirdrec.features.inspection.matrix import inspect_matrix, show
 
-        looked = inspect_matrix(dataset, modality, html, seed)
-        return print_json(looked) if json else show(console(), looked)
+        report = inspect_matrix(dataset, modality, html, seed)
+        return print_json(report) if json else show(console(), report)
     if html is not None:
         raise ConfigError("--html: shows one feature matrix; name it with --modality")
     if is_run(dataset):
@@ -276,9 +216,7 @@ def inspect(
         facts = summarize_run(dataset, device, verify)
         return print_json(facts) if json else show_run(dataset, facts)
     summary = _summary(Dataset.load(dataset, verify=True) if verify else _read(dataset, {}))
-    if json:
-        return print_json(summary)
-    show_dataset(summary)
+    return print_json(summary) if json else show_dataset(summary)
 
 
 def _summary(dataset: Dataset) -> dict[str, Any]:
@@ -288,17 +226,12 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
     return summarize(dataset) | described(dataset)
 
 
-def next_command(folder: Path) -> str:
-    """The command that most people want with a prepared dataset."""
+def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
+    """The usual next command for a prepared dataset, which works on it; without its `summary`, it is read."""
     from lirdrec.data.dataset import Dataset
-
-    return _next(_summary(Dataset.load(folder)), folder)
-
-
-def _next(summary: dict[str, Any], folder: Path) -> str:
-    """The command that most people want after `prepare`; it works on this dataset."""
     from lirdrec.features.template import default_template
 
+    summary = summary or _summary(Dataset.load(folder))
     if summary["modalities"]:
         return shlex.join(["lirdrec", "train", str(folder)])
     words = ["lirdrec", "features", str(folder)]
@@ -314,25 +247,15 @@ def _next(summary: dict[str, Any], folder: Path) -> str:
         words += ["--image", "descriptor"]
     if len(words) > 3:
         return shlex.join([*words, "--drop-featureless-items"] if _undescribed(summary) else words)
-    # without anything to learn from but who took what: exact and fast, as long as a matrix of all items is small
+    # interactions alone: EASE is exact and fast, as long as a matrix of all items is small
     model = "ease" if summary["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
 
 
 def _undescribed(summary: Mapping[str, Any]) -> int:
-    """How many items the item table lacks, so that they have no features as long as no matrix is given."""
+    """Number of items that are not in the item table and have no features; 0 if there is a feature matrix."""
     kept = summary["info"].get("preparation", {}).get("unknown_items_kept", 0)
     return 0 if summary["modalities"] else kept
-
-
-def _names(listed: str) -> list[str]:
-    """The names of a comma-separated list."""
-    return [name.strip() for name in listed.split(",")]
-
-
-def _named_files(texts: list[str]) -> dict[str, Path]:
-    """NAME=FILE of --features as name → file."""
-    return dict(named_file(text) for text in texts)
 
 
 def _read(source: str | Path | list[Path] | None, options: dict[str, Any], published: str | None = None) -> Dataset:
@@ -346,12 +269,11 @@ def _read(source: str | Path | list[Path] | None, options: dict[str, Any], publi
 
         recommended = recipe(published).options
     kind = kind_of(source, options)
-    if kind != "prepared":  # of that one no option means anything, and the reader says so
+    if kind != "prepared":  # it takes no options; its reader raises the error
         _check_options(source, kind, options)
-    if kind == "amazon" and "features" in options:  # their form: ids and 4,096 numbers
-        options = {**options, "image_features": options["features"]["image"]}
-        del options["features"]
-    if kind not in ("mmrec", "prepared"):  # those are split already; of them only the counts are checked
+    if kind == "amazon" and "features" in options:  # a file of ids and 4,096 numbers
+        options["image_features"] = options.pop("features")["image"]
+    if kind not in ("mmrec", "prepared"):  # these have a split already; only their counts are checked
         options = {**recommended, **options}
     if options or kind == "table" or isinstance(source, list):
         return read_raw(source, **options)
@@ -368,53 +290,53 @@ def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, An
         raise ConfigError(f"--train: {source} is a source of its own; give one of them")
     if "test" not in options:
         raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
-    for option in ("metadata", "bad_lines", "vectors"):
-        if option in options:
-            raise ConfigError(f"{flag(option)}: says nothing about the files of a split")
+    for name in ("metadata", "bad_lines", "vectors"):
+        if name in options:
+            raise ConfigError(f"{flag(name)}: says nothing about the files of a split")
     if published is not None:
         raise ConfigError("--benchmark: prepares a dataset as published, with a split of its own; leave it out")
     return read_raw(**options)
 
 
 def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping[str, Any]) -> None:
-    """Refuse, by its name on the command line, what the reader of this kind of source does not take."""
+    """Raise a ConfigError for an option that the reader of this kind of source does not take."""
     from lirdrec.data.readers.detect import WORDS, options_of
 
-    known = {*options_of(kind), "images", "image_column"}
+    allowed = {*options_of(kind), "images", "image_column"}
     if kind == "amazon":
-        known = (known | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
-        known -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and pictures are taken by id
+        allowed = (allowed | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
+        allowed -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and images are read by id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
                 f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
                 f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
             )
-    for option in options:
-        if option in known:
+    for name in options:
+        if name in allowed:
             continue
         if kind == "mmrec":
             inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
-                f"{flag(option)}: {source} is an MMRec folder, which keeps its own split and features;"
+                f"{flag(name)}: {source} is an MMRec folder, which keeps its own split and features;"
                 f" to prepare it in another way, name its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
-        takes = ", ".join(sorted(flag(one) for one in known.difference(PYTHON_ONLY)))
-        raise ConfigError(f"{flag(option)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
+        takes = ", ".join(sorted(map(flag, allowed.difference(PYTHON_ONLY))))
+        raise ConfigError(f"{flag(name)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
 
 
-def named_values(texts: list[str]) -> dict[str, list[str]]:
-    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError if one is not written so."""
-    found: dict[str, list[str]] = {}
+def _column_values(texts: list[str]) -> dict[str, list[str]]:
+    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError for another form."""
+    columns: dict[str, list[str]] = {}
     for text in texts:
         column, equals, values = text.partition("=")
         if not equals or not column.strip() or not values:
             raise ConfigError(f"--only {text}: write it as COLUMN=VALUE, for instance --only event=transaction")
-        found.setdefault(column.strip(), []).extend(values.split(","))
-    return found
+        columns.setdefault(column.strip(), []).extend(values.split(","))
+    return columns
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:
-    """NAME=FILE as a pair; raises a ConfigError if it is not one."""
+    """Name and file of NAME=FILE; raises a ConfigError for another form."""
     name, equals, file = text.partition("=")
     if not equals or not name or not file:
         raise ConfigError(f"{option} {text}: write it as NAME=FILE, for instance {option} image=image.npy")

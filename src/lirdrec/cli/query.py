@@ -6,9 +6,7 @@ import json as json_module
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from lirdrec.cli.options import (
     CsvSafeOption,
@@ -16,21 +14,20 @@ from lirdrec.cli.options import (
     EncodingOption,
     FeatureFilesOption,
     FolderOption,
-    GroupedCommand,
     JsonOption,
     KOption,
     OutputOption,
     RunArgument,
     SeparatorOption,
     UsersOption,
-    grouped,
-    integer,
+    option,
 )
 from lirdrec.cli.output import (
     add_titles,
     check_output,
     console,
     print_json,
+    print_line,
     settings,
     table,
     write_frame,
@@ -52,32 +49,17 @@ INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadshee
 UNKNOWN_USERS = {"error": "raise", "skip": "skip", "popular": "popular"}  # option → argument of `recommend`
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(recommend))
-    app.command()(similar)
-    app.command()(explain)
-    app.command("add-items")(add_items)
-    app.command()(strip)
-
-
 @dataclass(frozen=True)
 class ForOptions:
     """Whom to recommend to"""
 
     user: UsersOption = None
-    all_users: Annotated[bool, typer.Option("--all", help="Every user.")] = False
-    history: Annotated[
-        list[str] | None,
-        typer.Option("--history", metavar="IDS", help="Items of a new user: ID,ID,… or @FILE; may be repeated."),
-    ] = None
-    unknown_users: Annotated[
-        str | None,
-        typer.Option("--unknown-users", metavar="error|skip|popular", help="What unknown users get (default: error)."),
-    ] = None
+    all_users: bool = option(False, "Every user.", "--all")
+    history: list[str] | None = option(None, "Items of a new user: ID,ID,… or @FILE; may be repeated.", metavar="IDS")
+    unknown_users: str | None = option(None, "What unknown users get (default: error).", metavar="error|skip|popular")
 
     def check(self) -> None:
-        """Raises a ConfigError where the options do not name whom to recommend to."""
+        """Raise a ConfigError if the options do not name exactly one kind of users."""
         if sum((bool(self.user), self.all_users, bool(self.history))) != 1:
             raise ConfigError("say for whom: one of --user ID, --all and --history ITEM,ITEM,…")
         if self.unknown_users not in (None, *UNKNOWN_USERS):
@@ -89,15 +71,11 @@ class CandidateOptions:
     """Which items to recommend"""
 
     k: KOption = None
-    candidates: Annotated[
-        list[str] | None,
-        typer.Option("--candidates", metavar="IDS", help="Recommend these items only; written as for --history."),
-    ] = None
-    where: Annotated[
-        str | None,
-        typer.Option("--filter", metavar="JSON", help='Recommend items with such columns: \'{"price": {"lt": 30}}\'.'),
-    ] = None
-    include_seen: Annotated[bool, typer.Option("--include-seen", help="Recommend items of the user, too.")] = False
+    candidates: list[str] | None = option(None, "Recommend these items only; written as for --history.", metavar="IDS")
+    where: str | None = option(
+        None, 'Recommend items with such columns: \'{"price": {"lt": 30}}\'.', "--filter", metavar="JSON"
+    )
+    include_seen: bool = option(False, "Recommend items of the user, too.")
 
 
 def recommend(
@@ -105,9 +83,7 @@ def recommend(
     users: ForOptions,
     items: CandidateOptions,
     device: DeviceOption = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="--all into a file: continue unfinished work, or discard it.")
-    ] = True,
+    resume: bool = option(True, "--all into a file: continue unfinished work, or discard it.", "--resume/--no-resume"),
     json: JsonOption = False,
     output: OutputOption = None,
     csv_safe: CsvSafeOption = False,
@@ -123,12 +99,16 @@ def recommend(
     An id with commas is read as one id if the run knows it; @FILE has one id per line.
     --all with --output writes the file in parts; if it is interrupted, the same command resumes.
     """
+    from lirdrec.recommender.query_arguments import check_k
+
     check_output(output, csv_safe)
     users.check()
-    _check_k(items.k)
+    check_k(10 if items.k is None else items.k)
     conditions = None if items.where is None else _conditions(items.where)
     recommender = _load(run, device)
-    options = _ranking_options(recommender, items, conditions)
+    options: dict[str, Any] = {"exclude_seen": not items.include_seen} | ({} if items.k is None else {"k": items.k})
+    if items.candidates or conditions is not None:
+        options["candidates"] = _candidates(recommender, items, conditions)
     if users.all_users and output is not None:
         return _recommend_all(recommender, output, resume, options | {"csv_safe": csv_safe})
     history = _named(users.history or [], recommender.items)
@@ -137,8 +117,7 @@ def recommend(
     else:
         if users.unknown_users is not None:
             options["unknown"] = UNKNOWN_USERS[users.unknown_users]
-        asked = None if users.all_users else ids(users.user or [], recommender.users)
-        frame = recommender.recommend(asked, **options)
+        frame = recommender.recommend(None if users.all_users else ids(users.user or [], recommender.users), **options)
     if output is not None:
         return write_frame(frame, output, csv_safe)
     frame = add_titles(frame, recommender)
@@ -149,20 +128,9 @@ def recommend(
         console().print(_ranking(ranking, title))
 
 
-def _ranking_options(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> dict[str, Any]:
-    """The arguments of `recommend` about items."""
-    options: dict[str, Any] = {} if items.k is None else {"k": items.k}
-    options["exclude_seen"] = not items.include_seen
-    if items.candidates or conditions is not None:
-        options["candidates"] = _candidates(recommender, items, conditions)
-    return options
-
-
 def similar(
     run: RunArgument,
-    item: Annotated[
-        list[str] | None, typer.Option("--item", "-i", metavar="ITEM", help="Item id; may be repeated.")
-    ] = None,
+    item: list[str] | None = option(None, "Item id; may be repeated.", "--item", "-i", metavar="ITEM"),
     user: UsersOption = None,
     k: KOption = None,
     device: DeviceOption = "cpu",
@@ -175,23 +143,22 @@ def similar(
     \b
       lirdrec similar runs/demo --item 260
     """
+    from lirdrec.recommender.query_arguments import check_k
+
     check_output(output, csv_safe)
     if bool(item) == bool(user):
         raise ConfigError("give either --item ID, for similar items, or --user ID, for similar users")
-    _check_k(k)
+    check_k(10 if k is None else k)
     recommender = _load(run, device)
-    options: dict[str, Any] = {} if k is None else {"k": k}
-    if item:
-        frame = recommender.similar_items(ids(item, recommender.items), **options)
-    else:
-        frame = recommender.similar_users(ids(user or [], recommender.users), **options)
+    entity, id_map = ("item", recommender.items) if item else ("user", recommender.users)
+    most_similar = recommender.similar_items if item else recommender.similar_users
+    frame = most_similar(ids(item or user or [], id_map), **({} if k is None else {"k": k}))
     if output is not None:
         return write_frame(frame, output, csv_safe)
     if item:
         frame = add_titles(frame, recommender, "neighbor")
     if json:
         return print_json(frame.to_dicts())
-    entity = "item" if item else "user"
     for (query,), ranking in frame.group_by(entity, maintain_order=True):
         title = recommender.title(int(recommender.items.rows([query])[0])) if item else None
         console().print(_ranking(ranking, f"Similar to {entity} {query}" + (f", {title}" if title else "")))
@@ -199,12 +166,9 @@ def similar(
 
 def explain(
     run: RunArgument,
-    user: Annotated[str, typer.Option("--user", "-u", help="User id.", show_default=False)],
-    item: Annotated[str, typer.Option("--item", "-i", help="Item id.", show_default=False)],
-    history_size: Annotated[
-        int | None,
-        typer.Option("--history-size", help="How many items of the user to show (default: 5).", callback=integer()),
-    ] = None,
+    user: str = option(..., "User id.", "--user", "-u", show_default=False),
+    item: str = option(..., "Item id.", "--item", "-i", show_default=False),
+    history_size: int | None = option(None, "How many items of the user to show (default: 5)."),
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -233,36 +197,32 @@ def _show_reason(reason: Explanation) -> None:
     titled = any(liked.title for liked in reason.liked)
     names = ["item", *(["title"] if titled else [])]
     items = [[liked.item, *([liked.title] if titled else [])] for liked in reason.liked]
-    blank = [""] * (len(names) - 1)
-    if reason.liked and reason.liked[0].part is not None:
-        parts = [liked.part or 0.0 for liked in reason.liked]
+    parts = [liked.part for liked in reason.liked if liked.part is not None]
+    if parts:
+        blank = [""] * (len(names) - 1)
         rows = [[*item, f"{part:+.4f}"] for item, part in zip(items, parts, strict=True)]
         rows += [["all others", *blank, f"{reason.score - sum(parts):+.4f}"], ["score", *blank, score]]
         return console().print(table(title, ["liked item", *names[1:], "adds"], rows, right=["adds"]))
-    weights = reason.weights or {}
-    rows = [
-        [name, f"{weights[name]:.3f}" if name in weights else "", f"{part:+.4f}"] for name, part in reason.parts.items()
-    ]
-    if len(rows) == 1:
-        console().print(f"{title}: score {score}", markup=False)
+    if len(reason.parts) == 1:
+        print_line(f"{title}: score {score}")
     else:
+        weights = {name: f"{weight:.3f}" for name, weight in (reason.weights or {}).items()}
+        rows = [[name, weights.get(name, ""), f"{part:+.4f}"] for name, part in reason.parts.items()]
         rows.append(["score", "", score])
         console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
     if reason.liked:
-        near = [[*item, f"{liked.similarity:.3f}"] for item, liked in zip(items, reason.liked, strict=True)]
-        console().print(table("Most similar liked items", [*names, "similarity"], near, right=["similarity"]))
+        rows = [[*item, f"{liked.similarity:.3f}"] for item, liked in zip(items, reason.liked, strict=True)]
+        console().print(table("Most similar liked items", [*names, "similarity"], rows, right=["similarity"]))
 
 
 def add_items(
     run: RunArgument,
-    items: Annotated[Path, typer.Option("--items", help="Table of the new items (CSV, Parquet, JSON …).")],
+    items: Path = option(..., "Table of the new items (CSV, Parquet, JSON …)."),
     features: FeatureFilesOption = None,
-    item: Annotated[str, typer.Option("--item", help="Column of the item ids.")] = "item",
+    item: str = option("item", "Column of the item ids."),
     separator: SeparatorOption = None,
     encoding: EncodingOption = None,
-    save_as: Annotated[
-        Path | None, typer.Option("--save-as", help="Write a new run folder (default: update RUN).")
-    ] = None,
+    save_as: Path | None = option(None, "Write a new run folder (default: update RUN)."),
 ) -> None:
     """Add items to a trained run, without retraining.
 
@@ -281,24 +241,20 @@ def add_items(
         recommender = _load(run, "cpu")
         layout = {"separator": separator, "encoding": encoding}
         frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
-        recommender.add_items(frame, dict(named_file(one) for one in features or []))
+        recommender.add_items(frame, dict(map(named_file, features or [])))
         target = recommender.save(save_as or run, overwrite=save_as is None)
-    console().print(f"{pluralize(frame.height, 'item')} added; {target} now has {recommender.n_items:,}", markup=False)
+    print_line(f"{pluralize(frame.height, 'item')} added; {target} now has {recommender.n_items:,}")
 
 
-def strip(
-    run: RunArgument,
-    output: FolderOption,
-) -> None:
+def strip(run: RunArgument, output: FolderOption) -> None:
     """Write a small run of vectors and ids only, which can recommend and find similar items, and nothing else.
 
     \b
       lirdrec strip runs/demo --output runs/demo-small
     """
     _load(run, "cpu").slim(output)
-    console().print(
-        f"{output} holds vectors and ids only: it cannot leave out seen items, add items, serve new users or explain",
-        markup=False,
+    print_line(
+        f"{output} has vectors and ids only: it cannot leave out seen items, add items, serve new users or explain"
     )
 
 
@@ -310,12 +266,10 @@ def ids(texts: list[str], id_map: IdMap) -> list[Any]:
     """
     if not id_map.is_integer:
         return list(texts)
-    numbers = []
+    numbers, entity = [], id_map.entity
     for text in texts:
         if (match := INTEGER.fullmatch(text)) is None:
-            raise UnknownIdError(
-                f"no {id_map.entity} has the id {text!r}: the {id_map.entity} ids are integers below 2^63"
-            )
+            raise UnknownIdError(f"no {entity} has the id {text!r}: the {entity} ids are integers below 2^63")
         numbers.append(int(match[1]))
     return numbers
 
@@ -326,14 +280,6 @@ def _load(run: Path, device: str) -> Recommender:
     recommender = Recommender.load(run, device=device)
     recommender.frames = "polars"
     return recommender
-
-
-def _check_k(k: int | None) -> None:
-    """Raise an error for a k that no run can serve, before one is read."""
-    from lirdrec.recommender.query_arguments import check_k
-
-    if k is not None:
-        check_k(k)
 
 
 def _conditions(where: str) -> Filter:
@@ -348,35 +294,34 @@ def _conditions(where: str) -> Filter:
         raise ConfigError(f'--filter: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
     if not isinstance(conditions, dict):
         raise ConfigError('--filter: give columns and conditions, like \'{"price": {"lt": 30}}\'')
-    return Filter.of(conditions)
+    return Filter.parse(conditions)
 
 
 def _candidates(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> list[Any]:
     """Ids of the items to rank: those of --candidates that match --filter."""
     id_map = recommender.items
-    chosen = ids(_named(items.candidates, id_map), id_map) if items.candidates else id_map.series.to_list()
+    candidates = ids(_named(items.candidates, id_map), id_map) if items.candidates else id_map.series.to_list()
     if conditions is None:
-        return chosen
+        return candidates
     matches = conditions.mask(recommender.item_table).tolist()
-    rows = id_map.rows(chosen).tolist()
+    rows = id_map.rows(candidates).tolist()
     # unknown ids stay: `recommend` names them in its error
-    left = [item for item, row in zip(chosen, rows, strict=True) if row < 0 or matches[row]]
-    if not left:
-        raise ConfigError(f"--filter {items.where}: there is no such item")
-    return left
+    matching = [item for item, row in zip(candidates, rows, strict=True) if row < 0 or matches[row]]
+    if not matching:
+        raise ConfigError(f"--filter {items.where}: no item has such values")
+    return matching
 
 
 def _recommend_all(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
     from lirdrec.data.ids import pluralize
     from lirdrec.recommender.batch import recommend_all
 
-    show = not settings.quiet
     try:
-        done = recommend_all(recommender, output, restart=not resume, progress=show, **options)
+        done = recommend_all(recommender, output, restart=not resume, progress=not settings.quiet, **options)
     except KeyboardInterrupt:
-        console(errors=True).print("The users ranked so far are saved. To continue: the same command", markup=False)
+        print_line("The users ranked so far are saved. To continue: the same command", errors=True)
         raise
-    console(errors=True).print(f"{pluralize(done.rows, 'row')} written to {output}", markup=False)
+    print_line(f"{pluralize(done.rows, 'row')} written to {output}", errors=True)
 
 
 def _named(texts: list[str], id_map: IdMap) -> list[str]:
@@ -399,13 +344,14 @@ def _named(texts: list[str], id_map: IdMap) -> list[str]:
 
 def _ranking(frame: pl.DataFrame, title: str) -> Any:
     columns = ["rank", frame.columns[1], *(["title"] if "title" in frame.columns else []), "score"]
-    rows = [[row[c] if c != "score" else f"{row[c]:.4f}" for c in columns] for row in frame.iter_rows(named=True)]
+    rows = [[*values, f"{score:.4f}"] for *values, score in frame.select(columns).iter_rows()]
     return table(title, columns, rows, right=("rank", "score"))
 
 
 def _read_items(
     path: Path, column: str, id_map: IdMap, table: pl.DataFrame, layout: dict[str, str | None]
 ) -> pl.DataFrame:
+    """The table of new items, with ids and columns of the types that the run has."""
     import polars as pl
 
     from lirdrec.data.alignment import same_type
@@ -415,11 +361,11 @@ def _read_items(
 
     layout = {key: value for key, value in layout.items() if value is not None}
     read = read_table(path, **layout)  # a text file gives strings; the run's item table decides about their types
-    read.need([column])
+    read.require_columns([column])
     location = f"{path}, column '{column}'"
-    item_ids = read_ids(read.frame[column], location, "item", read.place)
+    item_ids = read_ids(read.frame[column], location, "item", read.row_location)
     kind = pl.Int64() if id_map.is_integer else pl.String()
-    rest = read.frame.drop(column, *(["item"] if "item" in read.frame.columns else []))
+    rest = read.frame.drop(*{column, "item"}, strict=False)
     if read.decimal_comma:
         numbers = [name for name in rest.columns if name in table.columns and table.schema[name].is_float()]
         rest = rest.with_columns(pl.col(numbers).str.replace(",", ".", literal=True))

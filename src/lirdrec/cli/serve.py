@@ -9,106 +9,68 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import GroupedCommand, ImagesOption, JsonOption, given, grouped
-from lirdrec.cli.output import console, print_json, settings, table
+from lirdrec.cli.options import ImagesOption, JsonOption, given, option
+from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.errors import ConfigError
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys.", show_default=False)]
-NameOption = Annotated[str, typer.Option("--name", "-n", help="Name of the key.", show_default=False)]
+NameOption = Annotated[str, option(..., "Name of the key.", "--name", "-n", show_default=False)]
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command(cls=GroupedCommand)(grouped(serve))
-    app.add_typer(keys, name="keys")
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
     """Network"""
 
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option("--port", "-p", help="Port to listen on.")] = 8000
-    cors: Annotated[
-        list[str] | None,
-        typer.Option("--cors", metavar="ORIGIN", help="Origin of a web page that may call; may be repeated."),
-    ] = None
-    hosts: Annotated[
-        list[str] | None,
-        typer.Option("--allow-host", metavar="HOST", help="Another name of this machine, for servers without keys."),
-    ] = None
-    trusted_proxies: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--trusted-proxy",
-            metavar="ADDRESS",
-            help="Address or network of a proxy whose X-Forwarded-For is used; may be repeated.",
-        ),
-    ] = None
-    keys: Annotated[
-        Path | None, typer.Option("--keys", help="File of API keys; without it, only this machine may connect.")
-    ] = None
-    insecure: Annotated[
-        bool, typer.Option("--allow-unauthenticated", help="Let other machines connect without keys.")
-    ] = False
+    host: str = option("127.0.0.1", "Address to listen on.")
+    port: int = option(8000, "Port to listen on.", "--port", "-p")
+    cors: list[str] | None = option(None, "Origin of a web page that may call; may be repeated.", metavar="ORIGIN")
+    hosts: list[str] | None = option(
+        None, "Another name of this machine, for servers without keys.", "--allow-host", metavar="HOST"
+    )
+    trusted_proxies: list[str] | None = option(
+        None,
+        "Address or network of a proxy whose X-Forwarded-For is used; may be repeated.",
+        "--trusted-proxy",
+        metavar="ADDRESS",
+    )
+    keys: Path | None = option(None, "File of API keys; without it, only this machine may connect.")
+    insecure: bool = option(False, "Let other machines connect without keys.", "--allow-unauthenticated")
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Run and items"""
 
-    store: Annotated[
-        str | None,
-        typer.Option("--store", envvar="LIRDREC_STORE", help="Database of live changes (default: RUN.live.sqlite)."),
-    ] = None
-    watch: Annotated[bool, typer.Option("--watch", help="Load the new run when RUN points to another one.")] = False
-    runs: Annotated[Path | None, typer.Option("--runs-dir", help="Folder of runs that POST /model may switch to.")] = (
-        None
+    store: str | None = option(None, "Database of live changes (default: RUN.live.sqlite).", envvar="LIRDREC_STORE")
+    watch: bool = option(False, "Load the new run when RUN points to another one.")
+    runs: Path | None = option(None, "Folder of runs that POST /model may switch to.", "--runs-dir")
+    index: str = option(
+        "exact", "exact; or hnsw, ivf: approximate, faster from about 250,000 items (need lirdrec[ann]).", "--ann-index"
     )
-    index: Annotated[
-        str,
-        typer.Option(
-            "--ann-index", help="exact; or hnsw, ivf: approximate, faster from about 250,000 items (need lirdrec[ann])."
-        ),
-    ] = "exact"
-    encoders: Annotated[
-        bool, typer.Option("--encoders", help="Encode titles and images of new items with the dataset's encoders.")
-    ] = False
-    device: Annotated[str, typer.Option("--device", help="Device of the encoders: cpu, cuda or mps.")] = "cpu"
+    encoders: bool = option(False, "Encode titles and images of new items with the dataset's encoders.")
+    device: str = option("cpu", "Device of the encoders: cpu, cuda or mps.")
     images: ImagesOption = None
-    ui: Annotated[bool, typer.Option("--ui", help="Serve the web page at /ui.")] = False
+    ui: bool = option(False, "Serve the web page at /ui.")
 
 
 @dataclass(frozen=True)
 class LimitOptions:
     """Processes and limits"""
 
-    workers: Annotated[int, typer.Option("--workers", "-w", help="Worker processes.")] = 1
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of each worker (default: the cores, shared).")
-    ] = None
-    rate_limit: Annotated[
-        float | None, typer.Option("--rate-limit", help="Requests per second and key; 0: no limit (default: 200).")
-    ] = None
-    max_connections: Annotated[
-        int | None, typer.Option("--max-connections", help="Connections of each worker (default: 1024).")
-    ] = None
-    address_connections: Annotated[
-        int | None, typer.Option("--address-connections", help="Connections from one address (default: 256).")
-    ] = None
-    head_seconds: Annotated[
-        float | None, typer.Option("--head-timeout", help="Seconds to receive the headers of a request (default: 10).")
-    ] = None
-    max_body: Annotated[float | None, typer.Option("--max-body", help="Largest request body, in MB (default: 8).")] = (
-        None
+    workers: int = option(1, "Worker processes.", "--workers", "-w")
+    threads: int | None = option(None, "Threads of each worker (default: the cores, shared).")
+    rate_limit: float | None = option(None, "Requests per second and key; 0: no limit (default: 200).")
+    max_connections: int | None = option(None, "Connections of each worker (default: 1024).")
+    address_connections: int | None = option(None, "Connections from one address (default: 256).")
+    head_seconds: float | None = option(
+        None, "Seconds to receive the headers of a request (default: 10).", "--head-timeout"
     )
-    max_batch: Annotated[
-        int | None, typer.Option("--max-batch", help="Recommendations in a batch request (default: 256).")
-    ] = None
-    timeout_seconds: Annotated[float | None, typer.Option("--timeout", help="Seconds to respond (default: 30).")] = None
-    no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Do not log each request.")] = False
+    max_body: float | None = option(None, "Largest request body, in MB (default: 8).")
+    max_batch: int | None = option(None, "Recommendations in a batch request (default: 256).")
+    timeout_seconds: float | None = option(None, "Seconds to respond (default: 30).", "--timeout")
+    no_access_log: bool = option(False, "Do not log each request.")
 
 
 def serve(
@@ -142,8 +104,10 @@ def serve(
         raise ConfigError(f'{error.name} is not installed; get it with: pip install "lirdrec[serve]"') from None
 
     values = given(network, model, limits)
-    if limits.max_body is not None:
-        values["max_body_bytes"] = _bytes(values.pop("max_body"))
+    if (megabytes := values.pop("max_body", None)) is not None:
+        if not math.isfinite(megabytes):
+            raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
+        values["max_body_bytes"] = round(megabytes * 2**20)
     values["access_log"] = not values.pop("no_access_log", False) and not settings.quiet
     values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     config = make_config(ServerConfig, {"run": str(run), **values}, "serve")
@@ -168,7 +132,7 @@ def keys_group() -> None:
 def add(
     file: FileArgument,
     name: NameOption,
-    role: Annotated[str, typer.Option("--role", "-r", help="read; or write: may also change the model.")] = "read",
+    role: str = option("read", "read; or write: may also change the model.", "--role", "-r"),
 ) -> None:
     """Create a key and print it, once.
 
@@ -180,9 +144,7 @@ def add(
     from lirdrec.server.auth import Role, add_key
 
     print(add_key(file, name, cast(Role, role)))
-    console(errors=True).print(
-        f"This is the only time that the key of '{name}' is shown; {file} holds its hash.", markup=False
-    )
+    print_line(f"This is the only time that the key of '{name}' is shown; {file} holds its hash.", errors=True)
 
 
 @keys.command("list")
@@ -196,9 +158,8 @@ def list_keys(file: FileArgument, json: JsonOption = False) -> None:
 
     rows = [{"name": key.name, "role": key.role, "created": key.created} for key in read_keys(file)]
     if json:
-        print_json(rows)
-    else:
-        console().print(table(None, ["name", "role", "created"], [list(row.values()) for row in rows]))
+        return print_json(rows)
+    console().print(table(None, ["name", "role", "created"], [list(row.values()) for row in rows]))
 
 
 @keys.command("revoke")
@@ -211,18 +172,11 @@ def revoke(file: FileArgument, name: NameOption) -> None:
     from lirdrec.server.auth import revoke_key
 
     revoke_key(file, name)
-    console(errors=True).print(f"The key of '{name}' is revoked.", markup=False)
-
-
-def _bytes(megabytes: float) -> int:
-    if not math.isfinite(megabytes):
-        raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
-    return round(megabytes * 2**20)
+    print_line(f"The key of '{name}' is revoked.", errors=True)
 
 
 def _show_address(host: str, port: int, ui: bool, keyed: bool) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"; the page is at {address}/ui" if ui else ""
     warning = "" if keyed else "; no API keys: everybody who can connect may do everything"
-    message = f"lirdrec listens at {address}{page}{warning}. Ctrl-C stops it."
-    console(errors=True).print(message, markup=False, soft_wrap=True)
+    print_line(f"lirdrec listens at {address}{page}{warning}. Ctrl-C stops it.", errors=True)

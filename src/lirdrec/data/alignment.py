@@ -15,7 +15,7 @@ from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.frames import to_polars
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.raw_ids import read_ids, whole_texts
-from lirdrec.data.tables import Table
+from lirdrec.data.table import Table
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 
@@ -27,27 +27,23 @@ class Aligned:
     """A validated feature matrix and the row of each item in it (-1: the item has no row)."""
 
     values: np.ndarray
-    source: np.ndarray
+    rows: np.ndarray
     present: np.ndarray
 
     def take(self, items: np.ndarray) -> FeatureMatrix:
-        """The matrix of the items in `keep` `(I,)` bool; the source itself (also a memory map) if no row moves."""
-        source, present = self.source[items], self.present[items]
-        if np.array_equal(source, np.arange(len(self.values))):
+        """The matrix of the items in the mask `items` `(I,)`; the values themselves (also a memory map) if equal."""
+        rows, present = self.rows[items], self.present[items]
+        if np.array_equal(rows, np.arange(len(self.values))):
             return FeatureMatrix.known_good(self.values, present)
-        values = np.zeros((len(source), self.values.shape[1]), dtype=self.values.dtype)
-        for start in range(0, len(source), 4096):  # a memory map is read in pieces
-            some = slice(start, start + 4096)
-            values[some][present[some]] = self.values[source[some][present[some]]]
+        values = np.zeros((len(rows), self.values.shape[1]), dtype=self.values.dtype)
+        for start in range(0, len(rows), 4096):  # a memory map is read in pieces
+            block = slice(start, start + 4096)
+            values[block][present[block]] = self.values[rows[block][present[block]]]
         return FeatureMatrix.known_good(values, present)
 
 
 def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
-    """Convert features in any form that `from_frames` accepts to a matrix with or without ids.
-
-    Raises:
-        DataError: the form is not supported, or a file is damaged.
-    """
+    """Convert features in any form that `from_frames` accepts to a matrix; raises a DataError for other forms."""
     if isinstance(source, (str, Path)):
         return read_features(source, item_column=item_column)
     if isinstance(source, FeatureFile):
@@ -62,8 +58,7 @@ def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
             raise DataError(f"{where}: {pluralize(len(ids), 'id')} for {pluralize(len(values), 'row')} of features")
         return FeatureFile(values, ids, where)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)) or hasattr(source, "columns") or hasattr(source, "schema"):
-        table = Table(to_polars(source)[0], where)
-        return vectors_of_frame(table, item_column=item_column)
+        return vectors_of_frame(Table(to_polars(source)[0], where), item_column=item_column)
     return FeatureFile(as_floats(source, where), None, where)
 
 
@@ -75,20 +70,19 @@ def align(
     order: str = "the item table",
     listed: int | None = None,
 ) -> Aligned:
-    """Find the feature row of each item. Rows with an unknown item id raise an error unless `drop_unknown`.
+    """Find the feature row of each item; without ids, row i belongs to the item in row i.
 
     Args:
-        file: the features; without ids, row i belongs to the item in row i.
-        items: the catalog.
+        file, items: the features and the catalog.
         where: prefix of messages.
-        drop_unknown: drop rows with an unknown item id and log their number.
+        drop_unknown: drop rows with an unknown item id and log their number, instead of raising an error.
         order: the source of the row order of features without ids, for the log message.
         listed: the number of items in `order`, which are the first of the catalog; by default all.
 
     Raises:
         DataError: NaN or infinite values, repeated or unknown ids, or, without ids, a wrong number of rows.
     """
-    where = file.where if file.where == where else f"{where} ({file.where})"
+    where = file.source if file.source == where else f"{where} ({file.source})"
     nonzero = check_rows(file.values, where, file.ids)
     if file.ids is None:
         return _in_order(file.values, nonzero, items, where, order, len(items) if listed is None else listed)
@@ -106,12 +100,7 @@ def align(
                 f"{problem}; add them to the item table, or leave them out ({option_text('unknown_features', 'drop')})"
             )
         logger.warning("%s; their features are left out", problem)
-    source = np.full(len(items), -1, dtype=np.int64)
-    known = np.flatnonzero(rows >= 0)
-    source[rows[known]] = known
-    present = np.zeros(len(items), dtype=bool)
-    present[rows[known]] = nonzero[known]
-    return Aligned(file.values, source, present)
+    return _aligned(file.values, nonzero, np.flatnonzero(rows >= 0), rows[rows >= 0], len(items))
 
 
 def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str, order: str, listed: int) -> Aligned:
@@ -123,9 +112,15 @@ def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str,
         )
     ends = f": the first is {items.series[0]}, the last {items.series[listed - 1]}" if listed else ""
     logger.warning("%s: no ids, so its rows are taken in the order of %s%s", where, order, ends)
-    source, present = np.full(len(items), -1, dtype=np.int64), np.zeros(len(items), dtype=bool)
-    source[:listed], present[:listed] = np.arange(listed), nonzero
-    return Aligned(values, source, present)
+    rows = np.arange(listed)
+    return _aligned(values, nonzero, rows, rows, len(items))
+
+
+def _aligned(values: np.ndarray, nonzero: np.ndarray, rows: np.ndarray, items: np.ndarray, n_items: int) -> Aligned:
+    """Assign the feature rows `rows` to the items `items`."""
+    sources, present = np.full(n_items, -1, dtype=np.int64), np.zeros(n_items, dtype=bool)
+    sources[items], present[items] = rows, nonzero[rows]
+    return Aligned(values, sources, present)
 
 
 def same_type(ids: pl.Series, dtype: pl.DataType, where: str = "") -> pl.Series:
@@ -137,5 +132,5 @@ def same_type(ids: pl.Series, dtype: pl.DataType, where: str = "") -> pl.Series:
         return ids
     if dtype == pl.String:
         return ids.cast(pl.String)
-    whole = whole_texts(ids, where) if ids.dtype == pl.String else None
-    return ids if whole is None else whole
+    integers = whole_texts(ids, where) if ids.dtype == pl.String else None
+    return ids if integers is None else integers

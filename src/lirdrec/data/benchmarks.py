@@ -25,10 +25,8 @@ class BenchmarkDataset:
     """The recipe of a benchmark dataset, with its expected counts.
 
     Attributes:
-        name: identifier of the recipe.
-        title: display name.
-        source: the format of the source: "amazon" or "microlens".
-        files: names of the published files.
+        name, title: identifier and display name.
+        source, files: the format of the source ("amazon" or "microlens") and the names of the published files.
         users, items, interactions: exact counts after preparation, over all splits.
         options: of the reader (fields of `lirdrec.data.preprocessing_config.PreprocessingConfig`).
         remark: further notes.
@@ -52,116 +50,98 @@ def _amazon(name: str, category: str, users: int, items: int, interactions: int)
     return BenchmarkDataset(name, title, "amazon", files, users, items, interactions, remark=remark)
 
 
+_MICROLENS = BenchmarkDataset(
+    name="microlens",
+    title="MicroLens-100k, 5-core",
+    source="microlens",
+    files=("MicroLens-100k_pairs.csv", "MicroLens-100k_title_en.csv", "MicroLens-100k_covers"),
+    users=98_129,
+    items=17_228,
+    interactions=705_174,
+    remark="we assume that the counts are those of the 5-core of MicroLens-100k; the paper does not say so",
+)
 PUBLISHED = {
-    one.name: one
-    for one in (
-        _amazon("baby", "Baby", 19_445, 7_050, 160_792),
-        _amazon("sports", "Sports_and_Outdoors", 35_598, 18_357, 296_337),
-        _amazon("clothing", "Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
-        _amazon("electronics", "Electronics", 192_403, 63_001, 1_689_188),
-        BenchmarkDataset(
-            "microlens",
-            "MicroLens-100k, 5-core",
-            "microlens",
-            ("MicroLens-100k_pairs.csv", "MicroLens-100k_title_en.csv", "MicroLens-100k_covers"),
-            98_129,
-            17_228,
-            705_174,
-            remark="we assume that the counts are those of the 5-core of MicroLens-100k; the paper does not say so",
-        ),
-    )
+    "baby": _amazon("baby", "Baby", 19_445, 7_050, 160_792),
+    "sports": _amazon("sports", "Sports_and_Outdoors", 35_598, 18_357, 296_337),
+    "clothing": _amazon("clothing", "Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
+    "electronics": _amazon("electronics", "Electronics", 192_403, 63_001, 1_689_188),
+    "microlens": _MICROLENS,
 }
 
 
 def recipe(name: str) -> BenchmarkDataset:
-    """The recipe of a published dataset.
+    """The recipe of a published dataset: baby, sports, clothing, electronics or microlens, in any case.
 
     The split follows the paper's rule (per user, 8:1:1, at random), but with another seed: the seed of the public
-    split is unknown. Metrics therefore differ slightly from the published ones.
-
-    Args:
-        name: baby, sports, clothing, electronics or microlens, in any case.
-
-    Raises:
-        ConfigError: there is no such recipe; the message suggests the most similar name.
+    split is unknown. Metrics therefore differ slightly from the published ones. Raises a ConfigError for other names.
     """
-    if (known := PUBLISHED.get(name.lower())) is None:
+    if name.lower() not in PUBLISHED:
         hint = suggest_name(name.lower(), PUBLISHED, f"there are {', '.join(PUBLISHED)}")
         raise ConfigError(f"there is no published dataset '{name}'; {hint}")
-    return known
+    return PUBLISHED[name.lower()]
 
 
 def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
-    """Compare the counts of a dataset with the published ones; log differences as a warning, or raise.
+    """Compare the counts of a dataset with the published ones; log differences as a warning, or raise if `strict`.
 
-    Only counts are compared: datasets with equal counts may still differ in their pairs and in their split.
-
-    Args:
-        dataset: with all its splits.
-        name: of the recipe.
-        strict: raise instead of warning.
-
-    Returns:
-        one sentence per differing count, then the likely reason; empty if all counts match.
+    Only counts are compared: datasets with equal counts may still differ in their pairs and in their split. Returns one
+    sentence per differing count, then the likely reason; empty if all counts match.
 
     Raises:
         ConfigError: there is no such recipe.
         DataError: `strict`, and a count differs.
     """
     expected = recipe(name)
-    found = {
+    counts = {
         "users": dataset.n_users,
         "items": dataset.n_items,
         "interactions": sum(len(dataset.split(split)) for split in SPLITS),
     }
-    differences = [
-        f"{what}: {found[what]:,} instead of {getattr(expected, what):,} ({found[what] - getattr(expected, what):+,})"
-        for what in found
-        if found[what] != getattr(expected, what)
-    ]
-    if not differences:
-        logger.info("%s: as published (%s)", dataset.name, ", ".join(f"{n:,} {what}" for what, n in found.items()))
+    published = {entity: getattr(expected, entity) for entity in counts}
+    if counts == published:
+        listed = ", ".join(f"{count:,} {entity}" for entity, count in counts.items())
+        logger.info("%s: as published (%s)", dataset.name, listed)
         return []
-    differences.append(f"likely reason: {_reason(dataset, expected, found)}")
-    sentence = f"{dataset.name}: not the published {expected.title}: {'; '.join(differences)}"
+    differences = [
+        f"{entity}: {count:,} instead of {published[entity]:,} ({count - published[entity]:+,})"
+        for entity, count in counts.items()
+        if count != published[entity]
+    ]
+    differences.append(f"likely reason: {_likely_reason(dataset, expected, counts)}")
+    message = f"{dataset.name}: not the published {expected.title}: {'; '.join(differences)}"
     if strict:
-        raise DataError(sentence)
-    logger.warning("%s", sentence)
+        raise DataError(message)
+    logger.warning("%s", message)
     return differences
 
 
-def _reason(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, int]) -> str:
+def _likely_reason(dataset: Dataset, expected: BenchmarkDataset, counts: Mapping[str, int]) -> str:
     """The likely reason of a difference, from the preprocessing counts in `info` and the dataset's counts."""
-    preparation = dataset.info.get("preparation") or {}
-    source = dataset.info.get("source") or {}
+    preparation, source = (dataset.info.get(key) or {} for key in ("preparation", "source"))
     if not isinstance(preparation, Mapping) or not isinstance(source, Mapping):
         preparation, source = {}, {}
-    noted = []
+    reasons = []
     if below := preparation.get("below_min_rating"):
-        noted.append(
-            f"{pluralize(below, 'row')} rated below {preparation.get('min_rating')} left out, and here all count"
-        )
+        rows = pluralize(below, "row")
+        reasons.append(f"{rows} rated below {preparation.get('min_rating')} left out, and here all count")
     if dropped := preparation.get("items_without_features_dropped"):
-        noted.append(f"{pluralize(dropped, 'item')} without features dropped, and the published data keep them")
+        reasons.append(f"{pluralize(dropped, 'item')} without features dropped, and the published data keep them")
     if skipped := source.get("bad_lines"):
-        noted.append(f"{pluralize(skipped, 'bad line')} of the source left out")
-    share = found["interactions"] / expected.interactions
-    if not noted or not 0.5 < share < 2:  # the recorded counts cannot explain the difference
-        noted.append(_by_counts(dataset, expected, found))
-    return "; ".join(noted)
+        reasons.append(f"{pluralize(skipped, 'bad line')} of the source left out")
+    if not reasons or not 0.5 < counts["interactions"] / expected.interactions < 2:  # the records cannot explain it
+        reasons.append(_reason_by_counts(dataset, expected, counts))
+    return "; ".join(reasons)
 
 
-def _by_counts(dataset: Dataset, expected: BenchmarkDataset, found: Mapping[str, int]) -> str:
-    parts = [dataset.split(split) for split in SPLITS]
-    users, items = (np.concatenate([getattr(part, what) for part in parts]) for what in ("users", "items"))
-    smallest = min(
-        np.bincount(users, minlength=dataset.n_users).min(), np.bincount(items, minlength=dataset.n_items).min()
-    )
+def _reason_by_counts(dataset: Dataset, expected: BenchmarkDataset, counts: Mapping[str, int]) -> str:
+    pairs = dataset.all_interactions()
+    degrees = (np.bincount(pairs.users, minlength=dataset.n_users), np.bincount(pairs.items, minlength=dataset.n_items))
+    smallest = int(min(degree.min() for degree in degrees))
     if smallest < CORE:
         return (
-            f"some users or items have only {pluralize(int(smallest), 'interaction')}, so this is not the {CORE}-core:"
+            f"some users or items have only {pluralize(smallest, 'interaction')}, so this is not the {CORE}-core:"
             f" prepare it with k_core={CORE}, from {expected.files[0]}"
         )
-    if all(found[what] < getattr(expected, what) for what in found):
+    if all(count < getattr(expected, entity) for entity, count in counts.items()):
         return f"the file of interactions is cut short or a part of it; expected is {expected.files[0]}"
     return f"another file or another year of the collection; expected is {expected.files[0]}"

@@ -28,13 +28,12 @@ OTHER_NAMES = {  # names used in practice and in public data sets, in lower case
 def likely_column(requested: str, columns: Sequence[str]) -> str | None:
     """The most likely column for `requested`: equal up to case and underscores, a common synonym, or a similar name."""
     plain = {column: _normalize(column) for column in columns}
-    for column, name in plain.items():
-        if name == _normalize(requested):
-            return column
-    usual = next((names for text in OTHER_NAMES.values() if _normalize(requested) in (names := text.split())), [])
-    candidates = [column for column, name in plain.items() if name in usual]
-    if candidates:
-        return min(candidates, key=lambda column: usual.index(plain[column]))
+    wanted = _normalize(requested)
+    synonyms = next((names for text in OTHER_NAMES.values() if wanted in (names := text.split())), [])
+    for name in (wanted, *synonyms):
+        for column in columns:
+            if plain[column] == name:
+                return column
     similar = difflib.get_close_matches(requested, columns, n=1, cutoff=0.75)
     return similar[0] if similar else None
 
@@ -42,14 +41,13 @@ def likely_column(requested: str, columns: Sequence[str]) -> str | None:
 def column_of_ids(frame: pl.DataFrame, ids: pl.Series) -> tuple[str, int] | None:
     """The column that contains most of the distinct ids, and their number; None if no column contains half of them."""
     wanted = ids.cast(pl.String).unique()
-    best: tuple[str, int] | None = None
-    for column in frame.columns:
-        if not (frame[column].dtype == pl.String or frame[column].dtype.is_integer()):
-            continue
-        n_contained = int(wanted.is_in(frame[column].cast(pl.String).unique().implode()).sum())
-        if n_contained * 2 >= len(wanted) and (best is None or n_contained > best[1]):
-            best = column, n_contained
-    return best
+    counts = {
+        column.name: int(wanted.is_in(column.cast(pl.String).unique().implode()).sum())
+        for column in frame.get_columns()
+        if column.dtype == pl.String or column.dtype.is_integer()
+    }
+    best = max(counts, key=counts.__getitem__, default=None)
+    return None if best is None or counts[best] * 2 < len(wanted) else (best, counts[best])
 
 
 def _normalize(name: str) -> str:

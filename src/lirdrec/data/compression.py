@@ -7,6 +7,7 @@ import errno
 import gzip
 import io
 import lzma
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,17 +29,15 @@ SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # added t
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, decompressed if necessary; read errors inside the block become a DataError.
+    """Open a file for reading, decompressed if necessary: gzip, bzip2, xz, zstd, lz4, or a zip archive of one file.
 
-    Supports gzip, bzip2, xz, zstd, lz4 and zip archives of one file.
-
-    Raises:
-        DataError: the file is missing, empty, a folder, cut short or damaged; an archive of several files or with a
-            password; a 7z or RAR archive.
+    Read errors inside the block become a DataError, as do files that are missing, empty, a folder, cut short or
+    damaged, archives of several files or with a password, and 7z or RAR archives.
     """
     exists(path)
-    kind = detect_compression(first_bytes(path))
-    check_not_archive(path, first_bytes(path))
+    head = first_bytes(path)
+    kind = detect_compression(head)
+    check_not_archive(path, head)
     try:
         with contextlib.ExitStack() as stack:
             yield _opened(path, kind, stack)
@@ -46,16 +45,17 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         raise DataError(
             f"{path}: the {kind} file is cut short (it ends before its end mark); copy or download it again"
         ) from None
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pyarrow.ArrowException) as error:
-        raise _damaged(path, kind, error) from None
     except (RuntimeError, NotImplementedError) as error:
         if kind != ZIP:
             raise
         raise DataError(f"{path}: the zip archive cannot be unpacked here ({first_line(error)}); unpack it") from None
-    except OSError as error:
-        if kind is not None and error.errno in (None, errno.EINVAL):  # of pyarrow, and of zip archives
-            raise _damaged(path, kind, error) from None
-        raise DataError(f"{path}: {describe_read_error(error)}") from None
+    except (zlib.error, lzma.LZMAError, zipfile.BadZipFile, pyarrow.ArrowException, OSError) as error:
+        # OSErrors without a reason are those of gzip, pyarrow and zip archives
+        if isinstance(error, OSError) and (kind is None or error.errno not in (None, errno.EINVAL)):
+            raise DataError(f"{path}: {describe_read_error(error)}") from None
+        raise DataError(
+            f"{path}: the {kind} file is damaged ({first_line(error)}); copy or download it again"
+        ) from None
 
 
 def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> BinaryIO:
@@ -64,10 +64,8 @@ def _opened(path: Path, kind: str | None, stack: contextlib.ExitStack) -> Binary
     if kind == ZIP:
         archive = stack.enter_context(zipfile.ZipFile(path))
         return cast(BinaryIO, stack.enter_context(archive.open(_only_member(path, archive))))
-    if kind == GZIP:
-        return cast(BinaryIO, stack.enter_context(gzip.open(path)))
-    if kind == XZ:
-        return cast(BinaryIO, stack.enter_context(lzma.open(path)))
+    if kind in (GZIP, XZ):
+        return cast(BinaryIO, stack.enter_context(gzip.open(path) if kind == GZIP else lzma.open(path)))
     # not Python's bz2, which treats a damaged second stream as the end of the file
     source = stack.enter_context(pyarrow.OSFile(str(path)))
     stream = pyarrow.CompressedInputStream(source, {BZIP2: "bz2"}.get(kind, kind))
@@ -89,33 +87,25 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     )
 
 
-def _damaged(path: Path, kind: str | None, error: Exception) -> DataError:
-    return DataError(f"{path}: the {kind} file is damaged ({first_line(error)}); copy or download it again")
-
-
 def read_bytes(path: Path) -> bytes:
     """Read the complete content of a file that will be parsed as a table, decompressed if necessary.
 
-    A compressed file can expand to a thousand times its size; the memory limit is checked during decompression.
-
-    Raises:
-        DataError: the file is missing, empty, a folder, cut short or damaged, or its content does not fit into memory.
+    A compressed file can expand to a thousand times its size; the memory limit is checked during decompression. Raises
+    a DataError as `open_bytes`, or if the content does not fit into memory.
     """
     free = free_memory()
-    most = None if free is None else free // MEMORY_FACTOR
+    limit = sys.maxsize if free is None else free // MEMORY_FACTOR
     with open_bytes(path) as file:
         if is_compressed(path):
-            pieces: list[bytes] = []
-            size = 0
-            while most is None or size <= most:
-                if not (piece := file.read(CHUNK_BYTES)):
-                    return b"".join(pieces)
-                pieces.append(piece)
-                size += len(piece)
-            problem = f"unpacks to more than {format_bytes(most)}"
+            chunks: list[bytes] = []
+            while sum(map(len, chunks)) <= limit:
+                if not (chunk := file.read(CHUNK_BYTES)):
+                    return b"".join(chunks)
+                chunks.append(chunk)
+            problem = f"unpacks to more than {format_bytes(limit)}"
         else:
             size = path.stat().st_size
-            if most is None or size <= most:
+            if size <= limit:
                 return file.read()
             problem = f"has {format_bytes(size)}"
     raise DataError(

@@ -50,6 +50,15 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, chosen: np.ndarray) -> Interactions:
+        """Select interactions by a mask or by positions."""
+        times = None if self.timestamps is None else self.timestamps[chosen]
+        return Interactions(self.users[chosen], self.items[chosen], times)
+
+    def by_label(self, labels: np.ndarray) -> tuple[Interactions, Interactions, Interactions]:
+        """The interactions with the labels 0 (train), 1 (validation) and 2 (test), given as `(E,)` integers."""
+        return self.take(labels == 0), self.take(labels == 1), self.take(labels == 2)
+
 
 @dataclass(frozen=True, eq=False)
 class DatasetParts:
@@ -89,9 +98,7 @@ class DatasetParts:
         if not len(self.train):
             raise DataError(f"dataset '{self.name}': there is no training interaction")
         self._check_table()
-        for name in SPLITS:
-            self._check_range(name)
-        self._check_repeats()
+        self._check_pairs()
         self._check_features()
         self._check_users()
 
@@ -106,34 +113,40 @@ class DatasetParts:
         return len(self.items)
 
     def split(self, name: str) -> Interactions:
-        """The interactions of "train", "valid" or "test".
-
-        Raises:
-            DataError: another name.
-        """
+        """The interactions of "train", "valid" or "test"; raises a DataError for another name."""
         if name not in SPLITS:
             raise DataError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}")
         return getattr(self, name)
+
+    def all_interactions(self) -> Interactions:
+        """The interactions of all splits, in the order of `SPLITS`; with timestamps if every split has them."""
+        parts = [self.split(name) for name in SPLITS]
+        times = [part.timestamps for part in parts if part.timestamps is not None]
+        return Interactions(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate(times) if len(times) == len(parts) else None,
+        )
 
     def _check_table(self) -> None:
         table, _ = to_polars(self.item_table)
         object.__setattr__(self, "item_table", table)
         if table.height != self.n_items:
-            raise DataError(
-                f"the item table has {pluralize(table.height, 'row')} for {pluralize(self.n_items, 'item')}"
-            )
+            rows = pluralize(table.height, "row")
+            raise DataError(f"the item table has {rows} for {pluralize(self.n_items, 'item')}")
         if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
             raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
 
-    def _check_range(self, name: str) -> None:
-        pairs = self.split(name)
-        for what, rows, size in (("user", pairs.users, self.n_users), ("item", pairs.items, self.n_items)):
-            if len(rows) and (rows.min() < 0 or rows.max() >= size):
-                at = int(np.flatnonzero((rows < 0) | (rows >= size))[0])
-                raise DataError(f"{name} pair {at} has {what} row {rows[at]}; there are {size} {what}s")
-
-    def _check_repeats(self) -> None:
-        keys = np.concatenate([self.split(name).users * self.n_items + self.split(name).items for name in SPLITS])
+    def _check_pairs(self) -> None:
+        for name in SPLITS:
+            split = self.split(name)
+            for entity, rows, size in (("user", split.users, self.n_users), ("item", split.items, self.n_items)):
+                for position in np.flatnonzero((rows < 0) | (rows >= size))[:1]:
+                    raise DataError(
+                        f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s"
+                    )
+        pairs = self.all_interactions()
+        keys = pairs.users * self.n_items + pairs.items
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         if len(same):
@@ -163,26 +176,17 @@ class DatasetParts:
                 )
 
     def _check_users(self) -> None:
-        trained = np.zeros(self.n_users, dtype=bool)
-        trained[self.train.users] = True
-        held = np.zeros(self.n_users, dtype=bool)
-        held[self.valid.users] = True
-        held[self.test.users] = True
-        lacking = held & ~trained
-        number = int(lacking.sum())
+        untrained = np.setdiff1d(np.concatenate([self.valid.users, self.test.users]), self.train.users)
+        if not len(untrained):
+            return
         split = self.info.get("split")
         method = split.get("method") if isinstance(split, Mapping) else None
-        if not number:
-            return
         if method not in USERS_MAY_LACK_TRAINING:
-            listed = describe_ids(self.users.ids[lacking], 10)
+            listed = describe_ids(self.users.ids[untrained], 10)
             raise DataError(
-                f"no training item for {pluralize(number, 'user')} of valid or test: {listed};"
+                f"no training item for {pluralize(len(untrained), 'user')} of valid or test: {listed};"
                 " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
                 " that the split was given so"
             )
-        logger.warning(
-            "%s: no training item for %s of valid or test; evaluation leaves them out",
-            self.name,
-            pluralize(number, "user"),
-        )
+        message = "%s: no training item for %s of valid or test; evaluation leaves them out"
+        logger.warning(message, self.name, pluralize(len(untrained), "user"))

@@ -19,7 +19,8 @@ import polars as pl
 
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import pluralize
+from lirdrec.data.ids import INTEGER, pluralize
+from lirdrec.data.table import NO_HEADER, NUMERIC, Table
 from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 HEAD_BYTES = 1 << 16  # bytes used to detect the separator
-INTEGER = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 SCAN_BYTES = 1 << 18  # bytes scanned at once, small enough for the processor's cache
 INFERENCE_ROWS = 10_000  # rows used to detect column types
@@ -43,8 +43,7 @@ UNNAMED = re.compile(r"column_[0-9]+")
 COMMA_NUMBER = r"^[+-]?[0-9]+(,[0-9]+)?$"
 
 QUOTED = re.compile(rb'"(?:[^"]|"")*"')
-NUMERIC = re.compile(r"-?[0-9]+(\.[0-9]*)?")
-NO_HEADER = "--no-header --columns user,item,… (in Python header=False, columns=[…])"
+UNPARSABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 BadRows = Literal["error", "skip"]
 
@@ -56,12 +55,11 @@ class TextFormat:
     Attributes:
         separator: between values; None: detected from the first lines.
         encoding: of the text; None: UTF-8, or UTF-16 if the file begins with its byte order mark.
-        header: whether the first line holds the names of the columns.
-        columns: the names of the columns of a file without a header.
+        header, columns: whether the first line holds the names of the columns; else these names.
         bad_rows: "error", or "skip": leave out lines with a wrong number of values.
 
     Raises:
-        ConfigError: an unknown encoding or policy, an invalid separator, or column names for a file with a header.
+        ConfigError: an unknown encoding, an invalid separator, or column names for a file with a header.
     """
 
     separator: str | None = None
@@ -95,73 +93,45 @@ class TextFormat:
             raise ConfigError(
                 "a file without a header needs names for its columns (--columns user,item,rating, in Python columns)"
             )
-        if self.bad_rows not in ("error", "skip"):
-            raise ConfigError(f"bad_rows is {self.bad_rows!r}; choose one of 'error', 'skip'")
 
 
-@dataclass(frozen=True)
-class DelimitedTable:
-    """A text file as a frame.
-
-    Attributes:
-        frame: the columns.
-        separator: the given or detected separator.
-        numbers: `(N,)` line number of each row, from 1; None: a row is a line, and the first one is `first`.
-        first: line number of the first row, if `numbers` is None.
-        skipped: lines with a wrong number of values that were left out.
-    """
-
-    frame: pl.DataFrame
-    separator: str
-    numbers: np.ndarray | None
-    first: int
-    skipped: int = 0
-
-
-def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> DelimitedTable:
-    """Read a text file of separated values.
+def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> Table:
+    """Read a text file of separated values, perhaps compressed.
 
     Args:
-        path: the file, perhaps compressed.
-        layout: its format options.
+        path, layout: the file and its format options.
         default: the separator if the first lines are ambiguous.
         text: None: all columns stay strings; a name: the others get the type that all of their values have; "": all
             columns get it, and where no value begins with 0 they are parsed at once, which takes little memory.
 
-    Raises:
-        DataError: the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too few
-            values.
+    Raises a DataError if the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too
+    few values.
     """
     content = to_utf8(path, read_bytes(path), layout.encoding).rstrip(b"\r\n")
     if not content.strip():
         raise DataError(f"{path}: the file is empty")
-    before = len(content) - len(content.lstrip(b"\r\n"))
-    skipped_lines = content.count(b"\n", 0, before)
-    content = content[before:]
+    start = len(content) - len(content.lstrip(b"\r\n"))
+    n_lines_before = content.count(b"\n", 0, start)
+    content = content[start:]
     separator = layout.separator or find_separator(content[:HEAD_BYTES], default, layout.header)
-    if len(separator) > 1:
-        content = content.replace(separator.encode(), UNIT_SEPARATOR.encode())
-    body = _Body(
-        path,
-        content,
-        UNIT_SEPARATOR if len(separator) > 1 else separator,
-        separator not in UNQUOTED,
-        layout.header,
-        skipped_lines,
-        None if layout.columns is None else len(layout.columns),
-    )
+    mark = separator if len(separator) == 1 else UNIT_SEPARATOR
+    if mark != separator:
+        content = content.replace(separator.encode(), mark.encode())
+    n_columns = None if layout.columns is None else len(layout.columns)
+    body = _Body(path, content, mark, separator not in UNQUOTED, layout.header, n_lines_before, n_columns)
     at_once = text == "" and not has_leading_zeros(content)
     del content
     try:
-        body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=at_once)
+        body, frame, skipped, numbers = _read(body, layout.bad_rows, typed=at_once)
     except DataError:
         if not at_once:
             raise
         at_once = False  # the first rows may have shown other types than the rest
-        body, (frame, skipped, numbers) = _read(body, layout.bad_rows, typed=False)
+        body, frame, skipped, numbers = _read(body, layout.bad_rows, typed=False)
     frame.columns = _names(body, layout, frame.width)
-    first = 1 + layout.header + skipped_lines
-    if numbers is None and body.rows_span_lines(frame.height):
+    first = 1 + layout.header + n_lines_before
+    # line ends within quotes, or blank lines
+    if numbers is None and body.content.count(b"\n") + 1 != frame.height + layout.header:
         numbers = np.array([record.line for record in body.records()][layout.header :], dtype=np.int64)
     blank = _is_blank(frame.to_series(0))
     for name in frame.columns[1:]:
@@ -174,23 +144,30 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
     frame = frame.drop(unnamed if layout.header else [])
     if text is not None and not at_once:
         frame = frame.with_columns(typed(frame[name], separator) for name in frame.columns if name != text)
-    return DelimitedTable(frame, separator, numbers, first, skipped)
+    return Table(
+        frame,
+        str(path),
+        text=True,
+        skipped=skipped,
+        decimal_comma=separator == ";",
+        row_location=lambda row: f"line {row + first if numbers is None else numbers[row]}",
+    )
 
 
-def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, tuple[pl.DataFrame, int, np.ndarray | None]]:
+def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, pl.DataFrame, int, np.ndarray | None]:
     """The body that could be read, and its frame, number of skipped rows, and line numbers.
 
     Quotes have no meaning if no value begins with one. If the rows do not fit otherwise, a backslash escapes a quote.
     """
-    if body.quoted and not body.begins_with_quotes():
-        body = dataclasses.replace(body, quoted=False)  # no value begins with a quote, so no value is quoted
+    value_start = rb'"(?<=[\r\n%b]")' % re.escape(body.separator.encode())
+    if body.quoted and not body.content.startswith(b'"') and not re.search(value_start, body.content):
+        body = dataclasses.replace(body, quoted=False)
     if body.quoted and b'\\"' in body.content:
-        with contextlib.suppress(DataError):
-            return body, body.read("error", typed)
         escaped = dataclasses.replace(body, content=body.content.replace(b'\\"', b'""'))
-        with contextlib.suppress(DataError):
-            return escaped, escaped.read(bad_rows, typed)
-    return body, body.read(bad_rows, typed)
+        for variant, policy in ((body, "error"), (escaped, bad_rows)):
+            with contextlib.suppress(DataError):
+                return variant, *variant.read(policy, typed)  # type: ignore[arg-type]  # literals
+    return body, *body.read(bad_rows, typed)
 
 
 def _is_blank(values: pl.Series) -> pl.Series:
@@ -198,18 +175,14 @@ def _is_blank(values: pl.Series) -> pl.Series:
 
 
 def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
-    """The content as UTF-8 without a byte order mark, with line feeds as line ends.
-
-    Raises:
-        DataError: bytes that are invalid in the encoding; the message names the line.
-    """
-    mark = next((entry for entry in BYTE_ORDER_MARKS if content.startswith(entry[0])), None)
-    if mark is not None and mark[1] == "utf-8" and encoding is None:
-        content = content[len(mark[0]) :]
-    chosen = encoding or (mark[1] if mark else "utf-8")
+    """The content as UTF-8 without byte order mark, with line feeds; raises a DataError that names an invalid line."""
+    mark, marked = next((entry for entry in BYTE_ORDER_MARKS if content.startswith(entry[0])), (b"", "utf-8"))
+    if marked == "utf-8" and encoding is None:
+        content = content.removeprefix(mark)
+    chosen = encoding or marked
     if not (chosen == "utf-8" and content.isascii()):
         try:
-            words = content.decode(chosen)
+            decoded = content.decode(chosen)
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             name = "UTF-8" if chosen == "utf-8" else chosen
@@ -218,7 +191,7 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
                 " its encoding, such as cp1252 or latin-1 (--encoding NAME, in Python encoding)"
             ) from None
         if chosen != "utf-8":
-            content = words.removeprefix("\ufeff").encode()
+            content = decoded.removeprefix("\ufeff").encode()
     if b"\0" in content[:4096]:
         raise DataError(
             f"{path}: is not text (there is a zero byte in line {content.count(10, 0, content.index(0)) + 1}); if it is"
@@ -231,32 +204,31 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
 
 def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
     """The separator that splits the first lines into an equal number of values, more than one."""
-    whole = beginning[: beginning.rfind(b"\n")] if len(beginning) == HEAD_BYTES and b"\n" in beginning else beginning
-    best, found = (0.0, 0, 0), default
+    lines = beginning[: beginning.rfind(b"\n")] if len(beginning) == HEAD_BYTES and b"\n" in beginning else beginning
+    best, best_score = default, (0.0, 0, 0)
     for separator in dict.fromkeys((default, *SEPARATORS)):
         mark, quoted = separator.encode(), separator not in UNQUOTED
-        counts = [record.values(mark, quoted) for record in _records(whole, quoted) if record.content.strip()][:200]
-        if not counts:
-            continue
-        usual = counts[0] if header else max(set(counts), key=counts.count)
+        counts = [record.n_values(mark, quoted) for record in _records(lines, quoted) if record.content.strip()][:200]
+        usual = 0 if not counts else counts[0] if header else max(set(counts), key=counts.count)
         if usual > 1:
-            agree = counts.count(usual) / len(counts)
-            score = (agree, usual if agree == 1 else 0, int(separator == default))
-            if score > best:
-                best, found = score, separator
-    return found
+            share = counts.count(usual) / len(counts)
+            score = (share, usual if share == 1 else 0, int(separator == default))
+            if score > best_score:
+                best, best_score = separator, score
+    return best
 
 
 def has_leading_zeros(content: bytes) -> bool:
     """Whether a value of a text may consist of digits with a leading zero, such as `007`."""
-    letters = np.frombuffer(content, dtype=np.uint8)
+    characters = np.frombuffer(content, dtype=np.uint8)
     if content[:1] == b"0" and content[1:2].isdigit():
         return True
-    for start in range(0, len(letters), SCAN_BYTES):
-        piece = letters[start : start + SCAN_BYTES + 2]
+    for start in range(0, len(characters), SCAN_BYTES):
+        piece = characters[start : start + SCAN_BYTES + 2]
         before, zero, after = piece[:-2], piece[1:-1] == ord("0"), piece[2:]
-        at = np.flatnonzero(zero & (before - np.uint8(ord("0")) > 9))
-        if len(at) and ((before[at] != ord(".")) & (after[at] - np.uint8(ord("0")) <= 9)).any():
+        positions = np.flatnonzero(zero & (before - np.uint8(ord("0")) > 9))
+        digit_follows = after[positions] - np.uint8(ord("0")) <= 9
+        if ((before[positions] != ord(".")) & digit_follows).any():
             return True
     return False
 
@@ -267,35 +239,33 @@ def typed(values: pl.Series, separator: str = ",") -> pl.Series:
     Codes that begin with 0 stay texts, as do integers beyond 64 bits. In files separated by semicolons numbers may
     have decimal commas.
     """
-    known = values.drop_nulls()
-    if len(known) == 0:
+    present = values.drop_nulls()
+    if len(present) == 0:
         return values
-    if known.str.contains(INTEGER).all():
-        for kind in (pl.Int64, pl.UInt64):
-            whole = values.cast(kind, strict=False)
-            if whole.null_count() == values.null_count():
-                return whole
+    if present.str.contains(INTEGER).all():
+        for dtype in (pl.Int64, pl.UInt64):
+            integers = values.cast(dtype, strict=False)
+            if integers.null_count() == values.null_count():
+                return integers
         return values
-    if known.str.contains(r"^[+-]?0[0-9]").any():
+    if present.str.contains(r"^[+-]?0[0-9]").any():
         return values
-    if known.str.contains(NUMBER).all():
+    if present.str.contains(NUMBER).all():
         return values.cast(pl.Float64)
-    if separator == ";" and known.str.contains(COMMA_NUMBER).all():
+    if separator == ";" and present.str.contains(COMMA_NUMBER).all():
         logger.warning("column '%s': its decimal commas are read as decimal points", values.name)
         return values.str.replace(",", ".", literal=True).cast(pl.Float64)
-    if known.is_in(["true", "false"]).all():
-        return values == "true"
-    return values
+    return values == "true" if present.is_in(["true", "false"]).all() else values
 
 
 def check_names(names: list[str], where: str, error: type[DataError] | type[ConfigError] = DataError) -> None:
     """Raise an error if two columns have the same name."""
-    for at, name in enumerate(names):
-        if name and name in names[:at]:
+    for position, name in enumerate(names):
+        if name and name in names[:position]:
             hint = "; give each a name of its own"
             if NUMERIC.fullmatch(name):
                 hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
-            raise error(f"{where}: columns {names.index(name) + 1} and {at + 1} are both called '{name}'{hint}")
+            raise error(f"{where}: columns {names.index(name) + 1} and {position + 1} are both called '{name}'{hint}")
 
 
 @dataclass(frozen=True)
@@ -313,29 +283,25 @@ class _Record:
         value = rb'(?:"(?:[^"]|"")*"|[^"%b][^%b]*|)' % (mark, mark)
         return re.fullmatch(value + rb"(?:%b%b)*" % (mark, value), self.content) is not None
 
-    def values(self, separator: bytes, quoted: bool) -> int:
+    def n_values(self, separator: bytes, quoted: bool) -> int:
         """Number of values."""
-        content = self.content
-        if quoted and b'"' in content:
-            content = QUOTED.sub(b"", content)
+        content = QUOTED.sub(b"", self.content) if quoted and b'"' in self.content else self.content
         return content.count(separator) + 1
 
 
 def _records(content: bytes, quoted: bool, first: int = 1) -> Iterator[_Record]:
     """Split a text, whose first line has the number `first`, into rows; line ends within quotes do not end a row."""
-    held: list[bytes] = []
+    lines: list[bytes] = []
     start, opened = first, False
     for number, line in enumerate(io.BytesIO(content), first):
-        if not held:
-            start = number
-        held.append(line)
-        if quoted and line.count(b'"') % 2:
-            opened = not opened
+        start = start if lines else number
+        lines.append(line)
+        opened ^= quoted and line.count(b'"') % 2 == 1
         if not opened:
-            yield _Record(b"".join(held).rstrip(b"\r\n"), start)
-            held = []
-    if held:
-        yield _Record(b"".join(held).rstrip(b"\r\n"), start)
+            yield _Record(b"".join(lines).rstrip(b"\r\n"), start)
+            lines = []
+    if lines:
+        yield _Record(b"".join(lines).rstrip(b"\r\n"), start)
 
 
 @dataclass
@@ -347,85 +313,72 @@ class _Body:
     separator: str
     quoted: bool
     header: bool
-    before: int = 0  # lines before the content
-    given: int | None = None  # names of columns if there is no header
+    n_lines_before: int = 0
+    n_columns: int | None = None  # number of given column names
 
     def records(self) -> Iterator[_Record]:
         """The rows, including the header."""
-        return _records(self.content, self.quoted, self.before + 1)
+        return _records(self.content, self.quoted, self.n_lines_before + 1)
 
-    def first(self) -> list[str]:
+    def first_values(self) -> list[str]:
         """The values of the first row."""
-        first = next(self.records()).content.decode()
+        row = next(self.records()).content.decode()
         if not self.quoted:
-            return first.split(self.separator)
-        return next(csv.reader(io.StringIO(first, newline=""), delimiter=self.separator), [])
+            return row.split(self.separator)
+        return next(csv.reader(io.StringIO(row, newline=""), delimiter=self.separator), [])
 
     def read(self, bad_rows: BadRows, typed: bool) -> tuple[pl.DataFrame, int, np.ndarray | None]:
         """The frame, the number of dropped bad rows, and, if there are any, the line numbers of the other rows."""
+        fault = None
         try:
             frame = self._parse(self.content, typed)
-            if self._complete(frame):
+            if self._is_complete(frame):
                 return frame, 0, None
-            fault = None
         except pl.exceptions.NoDataError:
             raise DataError(f"{self.path}: the file is empty") from None
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        except UNPARSABLE as error:
             fault = first_line(error)
-        good, bad = self._sorted()
+        good, bad = self._good_and_bad_rows()
         last = max((*good[-1:], *bad[-1:]), key=lambda record: record.line)
         if self.quoted and last.content.count(b'"') % 2:  # the row may span any number of lines
-            raise self._unreadable(
+            fault = (
                 f"a quote is opened in line {last.line} and never closed, so the end of its row is unknown, and no"
                 " option leaves it out; write the closing quote, or remove the opening one"
             )
-        if bad and bad_rows == "skip":
+        elif bad and bad_rows == "skip":
             try:
                 frame = self._parse(b"\n".join(record.content for record in good), typed)
-            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-                raise self._unreadable(first_line(error)) from None
-            return frame, len(bad), np.array([record.line for record in good][self.header :], dtype=np.int64)
-        if bad:
-            mark = self.separator.encode()
-            if self.quoted and not bad[0].well_quoted(mark):
-                raise self._unreadable(
-                    f'line {bad[0].line} has a quote within a value in quotes; write it twice (""), or leave such lines'
-                    " out: --bad-rows skip (in Python bad_rows)"
-                )
-            values = bad[0].values(mark, self.quoted)
-            expected = len(self.first()) if self.header else self._width()
-            hint = " (a separator inside a value must stand in quotes)" if values > expected else ""
-            raise DataError(
-                f"{self.path}: cannot be read as a table: line {bad[0].line} has {pluralize(values, 'value')} for"
-                f" {pluralize(expected, 'column')}{hint}; to leave such lines out: --bad-rows skip (in Python"
-                " bad_rows='skip')"
-            )
+                return frame, len(bad), np.array([record.line for record in good][self.header :], dtype=np.int64)
+            except UNPARSABLE as error:
+                fault = first_line(error)
+        elif bad:
+            fault = self._describe_bad_row(bad[0])
         if fault is not None:
-            raise self._unreadable(fault)
+            raise DataError(f"{self.path}: cannot be read as a table: {fault}")
         return frame, 0, None
 
-    def rows_span_lines(self, rows: int) -> bool:
-        """Whether row numbers differ from line numbers: line ends within quotes, or lines before the header."""
-        return self.content.count(b"\n") + 1 != rows + self.header
-
-    def begins_with_quotes(self) -> bool:
-        """Whether a value begins with a quote."""
-        before = rb'"(?<=[\r\n%b]")' % re.escape(self.separator.encode())
-        return self.content.startswith(b'"') or re.search(before, self.content) is not None
-
-    def has_quotes_within(self) -> bool:
-        """Whether a quote has other characters on both sides."""
-        other = rb'[^\r\n"%b]' % re.escape(self.separator.encode())
-        return re.search(rb'"(?<=%b")(?=%b)' % (other, other), self.content) is not None
+    def _describe_bad_row(self, record: _Record) -> str:
+        mark = self.separator.encode()
+        if self.quoted and not record.well_quoted(mark):
+            return (
+                f'line {record.line} has a quote within a value in quotes; write it twice (""), or leave such lines'
+                " out: --bad-rows skip (in Python bad_rows)"
+            )
+        n_values, n_expected = record.n_values(mark, self.quoted), self._n_expected()
+        hint = " (a separator inside a value must stand in quotes)" if n_values > n_expected else ""
+        return (
+            f"line {record.line} has {pluralize(n_values, 'value')} for {pluralize(n_expected, 'column')}{hint};"
+            " to leave such lines out: --bad-rows skip (in Python bad_rows='skip')"
+        )
 
     def _parse(self, content: bytes, typed: bool) -> pl.DataFrame:
-        def read(looked_at: int | None) -> pl.DataFrame:
+        def read(n_rows: int | None) -> pl.DataFrame:
             return pl.read_csv(
                 io.BytesIO(content),
                 separator=self.separator,
                 has_header=self.header,
                 infer_schema=typed,
-                infer_schema_length=looked_at,
+                infer_schema_length=n_rows,
                 glob=False,
                 quote_char='"' if self.quoted else None,
             )
@@ -435,11 +388,12 @@ class _Body:
                 return read(INFERENCE_ROWS)
         return read(None)
 
-    def _complete(self, frame: pl.DataFrame) -> bool:
+    def _is_complete(self, frame: pl.DataFrame) -> bool:
         """Whether every row has as many values as there are columns (polars silently pads short rows)."""
-        if self.quoted and self.has_quotes_within():
+        other = rb'[^\r\n"%b]' % re.escape(self.separator.encode())
+        if self.quoted and re.search(rb'"(?<=%b")(?=%b)' % (other, other), self.content):
             return False  # polars silently drops some quotes within values
-        if self.given not in (None, frame.width):
+        if self.n_columns not in (None, frame.width):
             return False
         if frame.width == 1:
             return True
@@ -450,32 +404,31 @@ class _Body:
             counts = [pl.col(name).str.count_matches(self.separator, literal=True).sum() for name in texts]
             within = sum(sum(row) for row in frame.select(counts).rows()) if texts and frame.height else 0
             if self.header:
-                within += sum(name.count(self.separator) for name in self.first())
-        if self.header and len(self.first()) != frame.width:
+                within += sum(name.count(self.separator) for name in self.first_values())
+        if self.header and len(self.first_values()) != frame.width:
             return False
         return self.content.count(self.separator.encode()) - within == rows * (frame.width - 1)
 
-    def _sorted(self) -> tuple[list[_Record], list[_Record]]:
+    def _good_and_bad_rows(self) -> tuple[list[_Record], list[_Record]]:
         """Partition rows into those with the right number of values (or empty ones) and the others."""
         good: list[_Record] = []
         bad: list[_Record] = []
-        mark = self.separator.encode()
-        expected = len(self.first()) if self.header else self._width()
+        mark, n_expected = self.separator.encode(), self._n_expected()
         for record in self.records():
-            values = record.values(mark, self.quoted)
-            right = values == expected and (not self.quoted or record.well_quoted(mark))
-            (good if right or not record.content.strip() else bad).append(record)
+            fits = record.n_values(mark, self.quoted) == n_expected
+            fits = fits and (not self.quoted or record.well_quoted(mark))
+            (good if fits or not record.content.strip() else bad).append(record)
         return good, bad
 
-    def _width(self) -> int:
-        """Expected number of values per row without a header: the number of names, unless no row has that many."""
+    def _n_expected(self) -> int:
+        """Expected number of values per row; without a header that of the given names, unless no row has that many."""
+        if self.header:
+            return len(self.first_values())
         mark = self.separator.encode()
-        counts = (record.values(mark, self.quoted) for record in self.records() if record.content.strip())
+        counts = (record.n_values(mark, self.quoted) for record in self.records() if record.content.strip())
         first = next(counts, 1)
-        return self.given if self.given is not None and (first == self.given or self.given in counts) else first
-
-    def _unreadable(self, fault: str) -> DataError:
-        return DataError(f"{self.path}: cannot be read as a table: {fault}")
+        n_columns = self.n_columns or first
+        return n_columns if n_columns == first or n_columns in counts else first
 
 
 def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
@@ -487,12 +440,12 @@ def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
                 f" {pluralize(len(layout.columns), 'column')}"
             )
         return list(layout.columns)
-    raw = body.first()
+    raw = body.first_values()
     names = [name.strip() for name in raw]
     if len(names) != width:
         raise DataError(f"{body.path}: the header has {pluralize(len(names), 'name')} for {pluralize(width, 'column')}")
     if names != raw:
         logger.warning("%s: blanks around names of columns are left out: %s", body.path, ", ".join(names))
-    names = [name or f"column_{at}" for at, name in enumerate(names, 1)]
+    names = [name or f"column_{position}" for position, name in enumerate(names, 1)]
     check_names(names, str(body.path))
     return names

@@ -28,21 +28,8 @@ COUNTED = re.compile(r"^(.*?)[0-9]+$")  # v0, v1, … or 0, 1, …: a vector wit
 
 # All exceptions of NumPy and zipfile on damaged files; found by damaging each byte of a file in turn.
 UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    SyntaxError,
-    EOFError,
-    OSError,
-    OverflowError,
-    MemoryError,
-    SyntaxError,
-    RuntimeError,  # NotImplementedError included
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError, EOFError, OSError, OverflowError),
+    *(MemoryError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -52,7 +39,7 @@ class FeatureFile:
 
     values: np.ndarray
     ids: pl.Series | None
-    where: str
+    source: str
 
 
 def read_features(
@@ -103,15 +90,10 @@ def vectors_of_frame(
 ) -> FeatureFile:
     """Ids and vectors of a frame: one column of vectors, or one per dimension. Drops rows without a vector.
 
-    Args:
-        table: the features.
-        id_column, vector_column: if they cannot be detected.
-        item_column: name of the id column in the other tables.
-
-    Raises:
-        DataError: no such columns, vectors of different lengths, missing numbers in a vector.
+    `id_column` and `vector_column` are detected by default; `item_column` is the id column of the other tables. Raises
+    a DataError if there are no such columns, or for vectors of different lengths or with missing numbers.
     """
-    frame, where = table.frame, table.where
+    frame, where = table.frame, table.source
     vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]
     if vector_column is None and not vectors:
         return _wide(table, id_column, item_column)
@@ -125,16 +107,17 @@ def vectors_of_frame(
         if not named or (len(others) > 1 and named is others):
             raise DataError(f"{where}: cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
         id_column = named[0]
-    table.need([id_column, vector_column])
+    table.require_columns([id_column, vector_column])
+    place = f"{where}: column '{vector_column}'"
     if vector_column not in vectors:
-        raise DataError(f"{where}: column '{vector_column}' holds {frame[vector_column].dtype}, not vectors")
+        raise DataError(f"{place} holds {frame[vector_column].dtype}, not vectors")
     frame = frame.filter(pl.col(vector_column).is_not_null())
     column = frame[vector_column]
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     lengths = column.list.len()
     if not len(lengths) or lengths[0] == 0:
-        raise DataError(f"{where}: column '{vector_column}' has no numbers in its vectors")
+        raise DataError(f"{place} has no numbers in its vectors")
     if (wrong := lengths != lengths[0]).any():
         row = wrong.arg_true()[0]
         raise DataError(
@@ -144,15 +127,14 @@ def vectors_of_frame(
     flat = column.explode()
     if not flat.dtype.is_numeric() or flat.null_count():
         fault = "missing numbers" if flat.dtype.is_numeric() else f"values of type {flat.dtype}"
-        raise DataError(f"{where}: column '{vector_column}' has {fault} in its vectors")
-    values = flat.to_numpy().reshape(len(column), -1)
+        raise DataError(f"{place} has {fault} in its vectors")
     ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item")
-    return FeatureFile(as_floats(values, where), ids, where)
+    return FeatureFile(as_floats(flat.to_numpy().reshape(len(column), -1), where), ids, where)
 
 
 def _wide(table: Table, id_column: str | None, item_column: str | None) -> FeatureFile:
     """Read ids and vectors of a table with an id column and one column per dimension."""
-    frame, where = table.frame, table.where
+    frame, where = table.frame, table.source
     shown = ", ".join(frame.columns[:8]) + (f" and {frame.width - 8} more" if frame.width > 8 else "")
     if id_column is None:
         named = [name for name in (item_column, *ID_NAMES) if name in frame.columns]
@@ -162,28 +144,29 @@ def _wide(table: Table, id_column: str | None, item_column: str | None) -> Featu
         if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
             raise DataError(f"{where}: cannot tell which of {shown} holds the item ids; name that column 'item'")
         id_column = named[0] if named else first
-    table.need([id_column])
+    table.require_columns([id_column])
     numbers = frame.drop(id_column)
     if not numbers.width:
         raise DataError(f"{where}: has ids in '{id_column}' and no column of numbers")
-    read = {}
+    columns = {}
     for name in numbers.columns:
         values = numbers[name]
         if not (values.dtype.is_numeric() or values.dtype == pl.String):
             raise DataError(f"{where}: column '{name}' holds {values.dtype}, not numbers or vectors")
-        read[name] = values.cast(pl.Float64, strict=False)
-        if (bad := read[name].is_null() & values.is_not_null()).any():
+        columns[name] = values.cast(pl.Float64, strict=False)
+        if (bad := columns[name].is_null() & values.is_not_null()).any():
             raise DataError(
-                f"{where}: column '{name}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number; beside"
-                f" the ids in '{id_column}' a table of features holds numbers alone, a column for each of the vector"
+                f"{where}: column '{name}' has {values[bad.arg_true()[0]]!r} in {table.first_bad_row(bad)}, not a"
+                f" number; a table of features holds only the ids in '{id_column}' and numbers, a column for each of"
+                " the vector"
             )
-    matrix = pl.DataFrame(read)
-    there = matrix.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+    matrix = pl.DataFrame(columns)
+    present = matrix.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
     for name in matrix.columns:
-        if (bad := matrix[name].is_null() & there).any():
-            raise DataError(f"{where}: column '{name}' has no number in {table.at(bad)}")
-    ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item", table.place)
-    return FeatureFile(as_floats(matrix.filter(there).to_numpy(), where), ids.filter(there), where)
+        if (bad := matrix[name].is_null() & present).any():
+            raise DataError(f"{where}: column '{name}' has no number in {table.first_bad_row(bad)}")
+    ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item", table.row_location)
+    return FeatureFile(as_floats(matrix.filter(present).to_numpy(), where), ids.filter(present), where)
 
 
 def _choose(
@@ -223,31 +206,29 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: not an npz archive; name it .npy")
             if archive.zip is not None:
-                size = sum(one.file_size for one in archive.zip.infolist())
+                size = sum(member.file_size for member in archive.zip.infolist())
                 check_memory(size, f"{path}: unpacked", DataError)
-            return {name: _member(archive, name, path) for name in archive.files}
+            arrays = {}
+            for name in archive.files:
+                try:
+                    arrays[name] = archive[name]
+                except ValueError as error:
+                    if not _is_pickled(error):
+                        raise
+                    raise DataError(
+                        f"{path}: the array '{name}' holds pickled Python objects, which are never loaded (they could"
+                        " run code); if these are the ids, save them as texts: numpy.savez(FILE,"
+                        f" {name}=numpy.asarray(ids, dtype=str), …)"
+                    ) from None
+            return arrays
     except DataError:
         raise
     except UNREADABLE as error:
         raise _npy_error(path, error) from None
 
 
-def _member(archive: Any, name: str, path: Path) -> np.ndarray:
-    """An array of an npz archive."""
-    try:
-        return archive[name]
-    except ValueError as error:
-        if not _is_pickled(error):
-            raise
-        raise DataError(
-            f"{path}: the array '{name}' holds pickled Python objects, which are never loaded (they could run code);"
-            f" if these are the ids, save them as texts: numpy.savez(FILE, {name}=numpy.asarray(ids, dtype=str), …)"
-        ) from None
-
-
 def _is_pickled(error: Exception) -> bool:
-    text = str(error).lower()
-    return "pickle" in text or "object array" in text or "python objects" in text
+    return any(text in str(error).lower() for text in ("pickle", "object array", "python objects"))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -78,10 +78,7 @@ class FeatureMatrix:
 def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
     """Load an npy file, memory-mapped unless `mapped` is false; pickled objects are never loaded.
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged, or not an array of numbers.
-        MemoryError: it is larger than memory.
+    Raises OSError if it cannot be read, ValueError if it is damaged, MemoryError if it is larger than memory.
     """
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
@@ -102,8 +99,7 @@ def check_name(name: str, error: type[LirdrecError] = DataError) -> None:
 def as_floats(values: Any, where: str) -> np.ndarray:
     """Convert to a matrix `(n, d)` of float32 or float16; copies only if the type changes.
 
-    Raises:
-        DataError: it is not two-dimensional, has no columns, or does not hold numbers.
+    Raises a DataError if it is not two-dimensional, has no columns, or does not hold numbers.
     """
     try:
         matrix = values if isinstance(values, np.ndarray) else np.asarray(values)
@@ -120,11 +116,7 @@ def as_floats(values: Any, where: str) -> np.ndarray:
 
 
 def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> np.ndarray:
-    """Check the values and return `(n,)` bool: which rows are not all zero.
-
-    Raises:
-        DataError: NaN or infinite values; the message names the rows, by `ids` if they are given.
-    """
+    """`(n,)` bool: which rows are not all zero. Raises a DataError that names rows with NaN or infinite values."""
     nonzero = np.empty(len(values), dtype=bool)
     bad: list[int] = []
     for start, block in row_blocks(values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,12 +21,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a table.
-
-    Attributes:
-        path: the file.
-        values: column → value for all of its rows, from folders called `column=value`.
-    """
+    """One file of a table, and column → value for all of its rows, from folders called `column=value`."""
 
     path: Path
     values: dict[str, str | None] = field(default_factory=dict)
@@ -38,22 +33,17 @@ def table_suffix(path: Path) -> str:
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
-    """Find the files of a table, in order: given by name, by a pattern or by their folder.
+    """Find the files of a table, in order: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.
 
-    Args:
-        source: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.
-
-    Raises:
-        DataError: no file matches a pattern, or a folder contains no table or files of different formats.
+    Raises a DataError if no file matches a pattern, or a folder contains no table or files of different formats.
     """
     if not isinstance(source, (str, Path)):
         parts = [part for file in source for part in find_parts(file)]
         if not parts:
             raise DataError("no file is named")
         paths = [part.path for part in parts]
-        for i, path in enumerate(paths):
-            if path in paths[:i]:
-                raise DataError(f"{path}: is named twice; its rows would count twice")
+        if repeated := next((path for i, path in enumerate(paths) if path in paths[:i]), None):
+            raise DataError(f"{repeated}: is named twice; its rows would count twice")
         return parts
     path = Path(source)
     if is_pattern(source):
@@ -79,40 +69,34 @@ def is_pattern(source: str | Path) -> bool:
     return glob.has_magic(str(source)) and stat_path(source) is None
 
 
-def parts_of_folder(folder: Path) -> list[Part]:
+def parts_of_folder(folder: Path, values: Mapping[str, str | None] | None = None) -> list[Part]:
     """The table files in a folder and in its subfolders called `column=value`, sorted by name.
 
-    Ignores empty files, and names that begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`).
+    Ignores empty files, and names that begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`). `values` are those of all
+    rows of the folder.
     """
-    return list(_within(folder, {}))
+    parts = []
+    for path in sorted(folder.iterdir()):
+        name, equals, value = path.name.partition("=")
+        if path.name.startswith(("_", ".")):
+            continue
+        if path.is_dir() and name and equals:
+            column = {name: None if value == NO_VALUE else unquote(value)}
+            parts += parts_of_folder(path, {**(values or {}), **column})
+        elif not path.is_dir() and table_suffix(path) in TABLE_SUFFIXES and path.stat().st_size:
+            parts.append(Part(path, dict(values or {})))
+    return parts
 
 
 def is_parts_folder(folder: Path) -> bool:
     """Whether a folder contains only parts of one table: files of one format, text files with the same first line."""
     parts = parts_of_folder(folder)
     files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(("_", "."))]
-    if (
-        not parts
-        or any(table_suffix(file) not in TABLE_SUFFIXES for file in files)
-        or len({table_suffix(p.path) for p in parts}) > 1
-    ):
+    suffixes = {table_suffix(part.path) for part in parts}
+    if len(suffixes) != 1 or any(table_suffix(file) not in TABLE_SUFFIXES for file in files):
         return False
-    if table_suffix(parts[0].path) not in TEXT_SUFFIXES:
-        return True
     headers = set()
-    for part in parts:
+    for part in parts if suffixes <= set(TEXT_SUFFIXES) else []:
         with open_bytes(part.path) as file:
             headers.add(file.readline(MAX_HEADER_BYTES).strip())
-    return len(headers) == 1
-
-
-def _within(folder: Path, values: dict[str, str | None]) -> Iterable[Part]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(("_", ".")):
-            continue
-        name, equals, value = path.name.partition("=")
-        if path.is_dir():
-            if name and equals:
-                yield from _within(path, {**values, name: None if value == NO_VALUE else unquote(value)})
-        elif table_suffix(path) in TABLE_SUFFIXES and path.stat().st_size:
-            yield Part(path, values)
+    return len(headers) <= 1

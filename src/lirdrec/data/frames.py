@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
@@ -15,12 +15,8 @@ FrameKind = Literal["polars", "pandas", "arrow"]
 def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
     """Convert a frame to polars; also returns its original kind.
 
-    Args:
-        frame: a polars DataFrame or LazyFrame, a pandas DataFrame (its index is ignored), an Arrow Table or
-            RecordBatch, or a mapping of column name to values (which counts as polars).
-
-    Raises:
-        DataError: it is none of these, or a column has values of an unsupported type.
+    Accepts a polars DataFrame or LazyFrame, a pandas DataFrame (its index is ignored), an Arrow Table or RecordBatch,
+    or a mapping of column name to values (which counts as polars). Raises a DataError for other objects or types.
     """
     if isinstance(frame, pl.DataFrame):
         return frame, "polars"
@@ -36,12 +32,11 @@ def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
             return converted, "arrow"
         if isinstance(frame, Mapping):
             return pl.DataFrame(dict(frame)), "polars"
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
     except Exception as error:
-        if type(error).__module__.startswith("pyarrow"):
-            raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
-        raise
+        is_known = isinstance(error, (TypeError, ValueError, pl.exceptions.PolarsError))
+        if not is_known and not type(error).__module__.startswith("pyarrow"):
+            raise
+        raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
     raise DataError(f"a frame of type {type(frame).__name__} is not known: give a pandas, polars or Arrow frame")
 
 
@@ -50,29 +45,25 @@ def _from_pandas(frame: Any) -> pl.DataFrame:
     try:
         return pl.from_pandas(frame)
     except Exception as error:
-        mixed = {}
+        columns, is_mixed = [], False
         for name in frame.columns if frame.columns.is_unique else []:
             try:
-                pl.from_pandas(frame[[name]])
+                columns.append(pl.from_pandas(frame[[name]]).to_series())
             except Exception:
                 if frame[name].dtype != object:
                     raise error from None
-                mixed[str(name)] = pl.Series(str(name), frame[name].tolist(), dtype=pl.Object)
-        if not mixed:
+                columns.append(pl.Series(str(name), frame[name].tolist(), dtype=pl.Object))
+                is_mixed = True
+        if not is_mixed:
             raise
-    rest = pl.from_pandas(frame.drop(columns=list(mixed))) if len(mixed) < frame.shape[1] else pl.DataFrame()
-    return pl.DataFrame([mixed[str(name)] if str(name) in mixed else rest[str(name)] for name in frame.columns])
+    return pl.DataFrame(columns)
 
 
 def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
     """Convert a frame to `kind`: "polars" unchanged, "pandas" a DataFrame with a plain index, "arrow" a Table."""
-    if kind == "polars":
-        return frame
-    if kind == "pandas":
-        return frame.to_pandas()
-    if kind == "arrow":
-        return frame.to_arrow()
-    raise ValueError(f"unknown kind of frame {kind!r}")
+    if kind not in get_args(FrameKind):
+        raise ValueError(f"unknown kind of frame {kind!r}")
+    return frame if kind == "polars" else frame.to_pandas() if kind == "pandas" else frame.to_arrow()
 
 
 def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -83,12 +74,12 @@ def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """
     if frame.height == 0 or set(frame.columns) != set(rows.columns):
         return pl.concat([frame, rows], how="diagonal").rechunk()
-    lengths = [len(piece) for piece in frame.to_series(0).get_chunks()]
-    joined = rows.height
-    while lengths and lengths[-1] < 2 * joined:
-        joined += lengths.pop()
-    kept = sum(lengths)
-    return frame.slice(0, kept).vstack(pl.concat([frame.slice(kept), rows.select(frame.columns)]).rechunk())
+    chunk_sizes = [len(chunk) for chunk in frame.to_series(0).get_chunks()]
+    n_merged = rows.height
+    while chunk_sizes and chunk_sizes[-1] < 2 * n_merged:
+        n_merged += chunk_sizes.pop()
+    n_kept = sum(chunk_sizes)
+    return frame.slice(0, n_kept).vstack(pl.concat([frame.slice(n_kept), rows.select(frame.columns)]).rechunk())
 
 
 def first_line(error: BaseException) -> str:

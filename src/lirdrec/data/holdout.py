@@ -1,8 +1,9 @@
-"""Remove items from a dataset, to demonstrate `add_items` with them later."""
+"""Change what a dataset holds out: items that are added or launched later, and interactions of an earlier training."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,9 @@ import polars as pl
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap, as_list, known_rows
+from lirdrec.data.schema import ITEM, SPLITS
+from lirdrec.data.splits import split_labels
+from lirdrec.errors import DataError
 
 
 def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame, dict[str, FeatureMatrix]]:
@@ -28,28 +32,200 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
         DataError: the remaining data are no valid dataset (for instance, a user without a training pair).
     """
     rows = known_rows(as_list(items), dataset.items)
-    stays = np.ones(dataset.n_items, dtype=bool)
-    stays[rows] = False
-    new_row = np.cumsum(stays) - 1
+    keep = np.ones(dataset.n_items, dtype=bool)
+    keep[rows] = False
+    new_rows = np.cumsum(keep) - 1
 
-    def kept(pairs: Interactions) -> Interactions:
-        keep = stays[pairs.items]
-        times = None if pairs.timestamps is None else pairs.timestamps[keep]
-        return Interactions(pairs.users[keep], new_row[pairs.items[keep]], times)
+    def remaining(pairs: Interactions) -> Interactions:
+        kept = pairs.take(keep[pairs.items])
+        return Interactions(kept.users, new_rows[kept.items], kept.timestamps)
 
-    def taken(at: np.ndarray) -> dict[str, FeatureMatrix]:
-        return {name: FeatureMatrix(np.array(m.values[at]), m.present[at]) for name, m in dataset.features.items()}
+    def features(rows: np.ndarray) -> dict[str, FeatureMatrix]:
+        matrices = dataset.features.items()
+        return {name: FeatureMatrix(np.array(matrix.values[rows]), matrix.present[rows]) for name, matrix in matrices}
 
     rest = Dataset(
         dataset.name,
         dataset.users,
-        IdMap(dataset.items.series.filter(pl.Series(stays)), dataset.items.entity),
-        kept(dataset.train),
-        kept(dataset.valid),
-        kept(dataset.test),
-        features=taken(np.flatnonzero(stays)),
-        item_table=dataset.item_table.filter(pl.Series(stays)),
+        IdMap(dataset.items.series.filter(pl.Series(keep)), dataset.items.entity),
+        remaining(dataset.train),
+        remaining(dataset.valid),
+        remaining(dataset.test),
+        features=features(np.flatnonzero(keep)),
+        item_table=dataset.item_table.filter(pl.Series(keep)),
         info={**dataset.info, "left_out_items": dataset.items.series.gather(rows).to_list()},
         frame_kind=dataset.frame_kind,
     )
-    return rest, dataset.item_table[rows], taken(rows)
+    return rest, dataset.item_table[rows], features(rows)
+
+
+def move_to_train(
+    dataset: Dataset, users: IdMap, items: IdMap, trained: Interactions
+) -> tuple[Dataset, dict[str, int]]:
+    """Move the held-out interactions that an earlier run was trained on to train.
+
+    They cannot tell how well that run, or a training that started from it, does on interactions that it has not seen.
+
+    Args:
+        dataset: is not changed.
+        users, items: the ids of the run's rows; trained: its training interactions, as rows.
+
+    Returns:
+        The dataset, and the number of interactions moved from "valid" and from "test".
+    """
+    user_rows, item_rows = users.rows(dataset.users.series), items.rows(dataset.items.series)
+    known = np.unique(trained.users * len(items) + trained.items)
+    parts: dict[str, Interactions] = {}
+    moved, numbers = [dataset.train], {}
+    for name in ("valid", "test"):
+        pairs = dataset.split(name)
+        rows, columns = user_rows[pairs.users], item_rows[pairs.items]
+        leaked = (rows >= 0) & (columns >= 0) & np.isin(rows * len(items) + columns, known)
+        numbers[name], parts[name] = int(leaked.sum()), pairs.take(~leaked)
+        moved.append(pairs.take(leaked))
+    if not any(numbers.values()):
+        return dataset, numbers
+    times = [part.timestamps for part in moved if part.timestamps is not None]
+    train = Interactions(
+        np.concatenate([part.users for part in moved]),
+        np.concatenate([part.items for part in moved]),
+        np.concatenate(times) if len(times) == len(moved) else None,
+    )
+    return replace(dataset, train=train, valid=parts["valid"], test=parts["test"]), numbers
+
+
+@dataclass(frozen=True)
+class LaunchedItems:
+    """Items that are launched after the training, and what users take of them.
+
+    Attributes:
+        table, features: arguments for `Recommender.add_items`.
+        users: `(n,)` int64 rows of the users, in the dataset of the launch.
+        items: `(n,)` int64 rows of the items, in `table`.
+    """
+
+    table: pl.DataFrame
+    features: dict[str, FeatureMatrix]
+    users: np.ndarray
+    items: np.ndarray
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A dataset without some of its items, and these items: one part to choose settings by, one for the test.
+
+    Attributes:
+        dataset: the known items with their interactions, split 8:1:1.
+        valid, test: the launched items.
+    """
+
+    dataset: Dataset
+    valid: LaunchedItems
+    test: LaunchedItems
+
+
+def draw_launch(
+    dataset: Dataset, seed: int = 0, share: float = 0.1, by: Literal["random", "time"] = "random"
+) -> Launch:
+    """Remove two shares of the items with their interactions: items of the validation launch and of the test launch.
+
+    Args:
+        dataset: is not changed; its own split is ignored.
+        seed: of the random choice of items and of the random split of the other interactions.
+        share: share of the items of each of the two launches.
+        by: "random": random items, and the interactions of the others split at random per user; "time": the items
+            whose first interactions are the latest, and each user's latest interactions held out.
+
+    Raises:
+        DataError: "time" without timestamps, or a share that leaves no items.
+    """
+    if not 0 < share < 0.5 or round(share * dataset.n_items) < 1:
+        raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and give an item")
+    users, items = (np.concatenate([getattr(dataset.split(s), side) for s in SPLITS]) for side in ("users", "items"))
+    all_times = [dataset.split(name).timestamps for name in SPLITS if len(dataset.split(name).users)]
+    times = None if any(t is None for t in all_times) else np.concatenate([t for t in all_times if t is not None])
+    n = round(share * dataset.n_items)
+    if by == "time":
+        if times is None:
+            raise DataError(f"{dataset.name}: a launch by time needs timestamps of the interactions")
+        first = np.full(dataset.n_items, np.iinfo(np.int64).max)
+        np.minimum.at(first, items, times)
+        order = np.argsort(-first, kind="stable")
+    else:
+        order = np.random.default_rng(seed).permutation(dataset.n_items)
+    launched = np.zeros(dataset.n_items, np.int8)  # 1: validation, 2: test
+    launched[order[:n]], launched[order[n : 2 * n]] = 2, 1
+    known = launched[items] == 0
+    labels = np.full(len(users), -1, np.int8)
+    known_times = None if times is None else times[known]
+    method = "temporal" if by == "time" else "random"
+    labels[known] = split_labels(method, users[known], items[known], known_times, seed=seed)
+    return _launch(dataset, launched, users, items, times, labels)
+
+
+def _launch(
+    dataset: Dataset,
+    launched: np.ndarray,
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None,
+    labels: np.ndarray,
+) -> Launch:
+    """The launch of given items; users without a training interaction are left out."""
+    trained = np.bincount(users[labels == 0], minlength=dataset.n_users) > 0
+    new_user, position = np.cumsum(trained) - 1, np.zeros(dataset.n_items, np.int64)
+    for part in range(3):
+        position[launched == part] = np.arange((launched == part).sum())
+
+    def features(part: int) -> dict[str, FeatureMatrix]:
+        at = np.flatnonzero(launched == part)
+        return {name: FeatureMatrix(np.array(m.values[at]), m.present[at]) for name, m in dataset.features.items()}
+
+    def pairs(chosen: np.ndarray) -> Interactions:
+        chosen = chosen & trained[users]
+        kept_times = None if times is None else times[chosen]
+        return Interactions(new_user[users[chosen]], position[items[chosen]], kept_times)
+
+    def launched_items(number: int) -> LaunchedItems:
+        taken = pairs(launched[items] == number)
+        table = dataset.item_table.filter(pl.Series(launched == number))
+        return LaunchedItems(table, features(number), taken.users, taken.items)
+
+    rest = Dataset(
+        dataset.name,
+        IdMap(dataset.users.series.filter(pl.Series(trained)), dataset.users.entity),
+        IdMap(dataset.items.series.filter(pl.Series(launched == 0)), dataset.items.entity),
+        pairs(labels == 0),
+        pairs(labels == 1),
+        pairs(labels == 2),
+        features=features(0),
+        item_table=dataset.item_table.filter(pl.Series(launched == 0)),
+        info=dict(dataset.info),
+        frame_kind=dataset.frame_kind,
+    )
+    return Launch(rest, launched_items(1), launched_items(2))
+
+
+def with_launched_items(dataset: Dataset, items: LaunchedItems) -> Dataset:
+    """The dataset with launched items after its own items, and their interactions in train.
+
+    Args:
+        dataset: that of the launch; is not changed.
+        items: the launched items, with the interactions to train on.
+    """
+    n = dataset.n_items
+    features = {}
+    for name, matrix in dataset.features.items():
+        new = items.features[name]
+        values = np.concatenate([np.asarray(matrix.values), new.values])
+        features[name] = FeatureMatrix(values, np.concatenate([matrix.present, new.present]))
+    train = dataset.train
+    return replace(
+        dataset,
+        items=dataset.items.extended(items.table[ITEM]),
+        item_table=pl.concat([dataset.item_table, items.table], how="vertical_relaxed"),
+        features=features,
+        train=Interactions(np.concatenate([train.users, items.users]), np.concatenate([train.items, items.items + n])),
+        valid=replace(dataset.valid, timestamps=None),
+        test=replace(dataset.test, timestamps=None),
+    )

@@ -26,7 +26,7 @@ class IdMap:
 
     Args:
         ids: the ids in row order.
-        what: "user" or "item", for messages.
+        entity: "user" or "item", for messages.
 
     Attributes:
         ids: `(n,)` array, int64 or of Python strings (object dtype).
@@ -35,14 +35,14 @@ class IdMap:
         DataError: ids that are missing, negative, too large, repeated, or neither integers nor strings.
     """
 
-    def __init__(self, ids: Any, what: str = "id"):
-        self.entity = what
-        self.series = clean_ids(ids, f"the {what} ids" if what != "id" else "the ids", what)
+    def __init__(self, ids: Any, entity: str = "id"):
+        self.entity = entity
+        self.series = clean_ids(ids, f"the {entity} ids" if entity != "id" else "the ids", entity)
         repeated = self.series.is_duplicated()
         if repeated.any():
             row = repeated.arg_true()[0]
             raise DataError(
-                f"{self.entity} id {self.series[row]!r} occurs more than once (first in row {row}, counted from 0)"
+                f"{entity} id {self.series[row]!r} occurs more than once (first in row {row}, counted from 0)"
             )
         self.ids: np.ndarray = self.series.to_numpy()
         self._table: pl.DataFrame | None = None
@@ -53,50 +53,50 @@ class IdMap:
         """Whether the ids are integers (else strings)."""
         return self.series.dtype == pl.Int64
 
+    @property
+    def kind(self) -> str:
+        """The type of the ids for messages, "integers" or "strings"."""
+        return "integers" if self.is_integer else "strings"
+
     def rows(self, ids: Any) -> np.ndarray:
         """Rows `(B,)` int64 of the ids; -1 for unknown ids, including ids of the other type."""
         asked = as_series(ids)
+        unknown = np.full(len(asked), -1, dtype=np.int64)
         if asked.dtype == pl.Null or len(asked) == 0:
-            return np.full(len(asked), -1, dtype=np.int64)
+            return unknown
         if asked.dtype == pl.Object:  # a mix of types: look up one at a time
-            return np.array([self._row_or_none(one) for one in asked], dtype=np.int64)
+            return np.array([self._row_or_none(id) for id in asked], dtype=np.int64)
         if asked.dtype in (pl.Categorical, pl.Enum):
             asked = asked.cast(pl.String)
-        if (asked.dtype == pl.String) is self.is_integer or not (asked.dtype == pl.String or asked.dtype.is_numeric()):
-            return np.full(len(asked), -1, dtype=np.int64)
+        if not (asked.dtype.is_numeric() if self.is_integer else asked.dtype == pl.String):
+            return unknown
         if self.is_integer:
-            whole = asked.cast(pl.Int64, strict=False)
+            integers = asked.cast(pl.Int64, strict=False)
             if asked.dtype.is_float():
-                whole = pl.select(pl.when(whole.cast(asked.dtype) == asked).then(whole)).to_series()
+                integers = pl.select(pl.when(integers.cast(asked.dtype) == asked).then(integers)).to_series()
+            asked = integers
             if self._dense:
-                rows = whole.fill_null(-1).to_numpy()
+                rows = asked.fill_null(-1).to_numpy()
                 return np.where((rows >= 0) & (rows < len(self)), rows, -1)
-            asked = whole
         if self._table is None and len(asked) <= FEW:
-            found_at = ((self.series == one).arg_true() if one is not None else pl.Series([]) for one in asked)
-            return np.array([int(at[0]) if len(at) else -1 for at in found_at], dtype=np.int64)
+            positions = [[] if id is None else (self.series == id).arg_true() for id in asked]
+            return np.array([int(rows[0]) if len(rows) else -1 for rows in positions], dtype=np.int64)
         if self._table is None:
             self._table = pl.DataFrame({"id": self.series, "row": np.arange(len(self), dtype=np.int64)})
-        found = pl.DataFrame({"id": asked}).join(self._table, on="id", how="left", maintain_order="left")
-        return found["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
+        joined = pl.DataFrame({"id": asked}).join(self._table, on="id", how="left", maintain_order="left")
+        return joined["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
 
     def extended(self, ids: Any) -> IdMap:
-        """Append ids; the cost depends on the number of new ids only.
-
-        Raises:
-            DataError: as for a new map.
-        """
+        """Append ids; the cost depends on the number of new ids only. Raises a DataError as for a new map."""
         more = IdMap(ids, self.entity)
         if more.is_integer is not self.is_integer:
-            kind = "integers" if self.is_integer else "strings"
-            raise DataError(f"the {self.entity} ids are {kind}, and {more.series[0]!r} is not")
+            raise DataError(f"the {self.entity} ids are {self.kind}, and {more.series[0]!r} is not")
         if (self.rows(more.series) >= 0).any():
             return IdMap(pl.concat([self.series, more.series]), self.entity)  # its message names the repeated id
         grown = object.__new__(IdMap)
         grown.entity, grown._table = self.entity, None
-        grown.series = append_frame(self.series.to_frame("id"), more.series.to_frame("id"))["id"].rename(
-            self.series.name
-        )
+        series = append_frame(self.series.to_frame("id"), more.series.to_frame("id"))["id"]
+        grown.series = series.rename(self.series.name)
         grown.ids = append_rows(self.ids, more.ids)
         grown._dense = self._dense and bool(np.array_equal(more.ids, np.arange(len(self), len(grown))))
         return grown
@@ -106,29 +106,19 @@ class IdMap:
         if isinstance(id, (bool, np.bool_)) or not isinstance(id, (str, int, np.integer)) or not len(self):
             return None
         text = str(id).strip().removesuffix(".0")
-        for one in (id, text):
-            if (other := _as_kind(one, self.is_integer)) is not None and other in self:
+        for written in (str(id), text):
+            is_number = written.isascii() and written.isdigit() and len(written) <= 40
+            other = written if not self.is_integer else int(written) if is_number else None
+            if other is not None and other in self:
                 return other
         if self.is_integer or not text.isascii() or not text.isdigit():
             return None
-        found = self.series.filter(self.series.str.strip_chars_start("0") == text.lstrip("0"))
-        return found[0] if len(found) else None
+        equal = self.series.filter(self.series.str.strip_chars_start("0") == text.lstrip("0"))
+        return equal[0] if len(equal) else None
 
     def row(self, id: Any) -> int:
-        """The row of one id.
-
-        Raises:
-            UnknownIdError: the id is unknown.
-        """
-        row = self._row_or_none(id)
-        if row < 0:
-            kind = "integers" if self.is_integer else "strings"
-            alike = self.alike(id)
-            hint = (
-                f"; did you mean {alike!r}?" if alike is not None else f" ({len(self)} are known; their ids are {kind})"
-            )
-            raise UnknownIdError(f"no {self.entity} has the id {id!r}{hint}")
-        return row
+        """The row of one id; raises an UnknownIdError for an unknown id."""
+        return int(known_rows([id], self)[0])
 
     def _row_or_none(self, id: Any) -> int:
         if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer, str)):
@@ -149,97 +139,84 @@ class IdMap:
     __hash__ = None  # type: ignore[assignment]  # not hashable
 
     def __repr__(self) -> str:
-        return f"IdMap({len(self)} {'integer' if self.is_integer else 'string'} ids)"
+        return f"IdMap({len(self)} {self.kind[:-1]} ids)"
 
 
-def _as_kind(id: str | int | np.integer, integer: bool) -> str | int | None:
-    """Convert an id to an integer or to a text; None if it is not an integer."""
-    if not integer:
-        return str(id)
-    text = str(id)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 40 else None
+def id_error(
+    ids: pl.Series, bad: pl.Series, where: str, entity: str, place: Callable[[int], str], problem: str
+) -> DataError:
+    """The error that names the first id of a mask: "ratings.csv, column 'userId': user id -1 in line 7 is negative"."""
+    row = int(bad.arg_true()[0])
+    value = ids[row]
+    shown = repr(value) if isinstance(value, (str, bytes)) else value
+    return DataError(f"{where}: {entity} id {shown} in {place(row)} {problem}")
 
 
-def clean_ids(ids: Any, where: str, what: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:
+def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:
     """Validate ids and return them as an Int64 or String series.
 
     Args:
         ids: anything one-dimensional. Floats are accepted if all are integers below 2**53.
-        where: prefix of messages ("ratings.csv, column 'userId'").
-        what: "user", "item" or "id".
+        where, entity: prefix of messages ("ratings.csv, column 'userId'"), and "user", "item" or "id".
         place: describes the position of a row for messages ("line 7").
 
-    Raises:
-        DataError: an id is missing, negative, too large, empty, or of an unsupported type.
+    Raises a DataError if an id is missing, negative, too large, empty, or of an unsupported type.
     """
     series = as_series(ids, where)
-
-    def at(bad: pl.Series) -> str:
-        return place(int(bad.arg_true()[0]))
-
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
     if len(series) == 0:
         return series if series.dtype == pl.String else pl.Series(series.name, [], dtype=pl.Int64)
-    if series.null_count():
-        raise DataError(f"{where}: no {what} id in {at(series.is_null())}; leave such rows out or give them an id")
+    if (missing := series.is_null()).any():
+        location = place(int(missing.arg_true()[0]))
+        raise DataError(f"{where}: no {entity} id in {location}; leave such rows out or give them an id")
     if series.dtype == pl.String:
         if (empty := series.str.len_bytes() == 0).any():
-            raise DataError(f"{where}: the {what} id is empty in {at(empty)}; leave such rows out or give them an id")
+            location = place(int(empty.arg_true()[0]))
+            raise DataError(f"{where}: the {entity} id is empty in {location}; leave such rows out or give them an id")
         return series
-    if series.dtype.is_integer() or series.dtype.is_decimal():
-        if (negative := series < 0).any():
-            raise DataError(
-                f"{where}: negative {what} id {series[negative.arg_true()[0]]} in {at(negative)};"
-                f" integer ids must be 0 or more (or turn them into strings: {option_text('string_ids', True)})"
-            )
-        whole = series.cast(pl.Int64, strict=False)
-        if (large := whole.is_null()).any():
-            raise DataError(
-                f"{where}: {what} id {series[large.arg_true()[0]]} in {at(large)} is too large:"
-                f" integer ids go up to {LARGEST} (turn them into strings: {option_text('string_ids', True)})"
-            )
-        return whole
+    if series.dtype == pl.Object and all(isinstance(id, int) and not isinstance(id, bool) for id in series):
+        return big_integers(series, where, entity, place)
     if series.dtype.is_float():
         fraction = (series != series.floor()) | ~series.is_finite() | (series.abs() >= 2.0**53)
         if fraction.any():
-            raise DataError(
-                f"{where}: {what} id {series[fraction.arg_true()[0]]} in {at(fraction)} is not an integer;"
-                " ids must be integers or strings"
-            )
-        return clean_ids(series.cast(pl.Int64), where, what, place)
-    kind = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
-    if series.dtype == pl.Object and all(isinstance(one, int) and not isinstance(one, bool) for one in series):
-        return clean_ids(big_integers(series, where, what, at), where, what, place)
-    raise DataError(f"{where}: {what} ids of type {kind}; they must be all integers or all strings")
+            problem = "is not an integer; ids must be integers or strings"
+            raise id_error(series, fraction, where, entity, place, problem)
+        series = series.cast(pl.Int64)
+    if series.dtype.is_integer() or series.dtype.is_decimal():
+        strings = f"turn them into strings: {option_text('string_ids', True)}"
+        if (negative := series < 0).any():
+            problem = f"is negative; integer ids must be 0 or more (or {strings})"
+            raise id_error(series, negative, where, entity, place, problem)
+        integers = series.cast(pl.Int64, strict=False)
+        if (large := integers.is_null()).any():
+            problem = f"is too large: integer ids go up to {LARGEST} ({strings})"
+            raise id_error(series, large, where, entity, place, problem)
+        return integers
+    types = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
+    raise DataError(f"{where}: {entity} ids of type {types}; they must be all integers or all strings")
 
 
-def text_ids(texts: pl.Series, where: str, what: str, place: Callable[[int], str]) -> pl.Series:
-    """Ids from a text file: integers if all are written as integers (no leading zeros), else strings.
-
-    Raises:
-        DataError: as `clean_ids`.
-    """
+def text_ids(texts: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+    """Ids from a text file: integers if all are written as integers (no leading zeros), else as `clean_ids`."""
     if len(texts) == 0 or texts.null_count() or not texts.str.contains(INTEGER).all():
-        return clean_ids(texts, where, what, place)
-    whole = texts.cast(pl.Int64, strict=False)
-    bad = whole.is_null() | (whole < 0)
+        return clean_ids(texts, where, entity, place)
+    integers = texts.cast(pl.Int64, strict=False)
+    bad = integers.is_null() | (integers < 0)
     if bad.any():
         row = int(bad.arg_true()[0])
-        value = texts[row]
-        fault = "negative" if value.startswith("-") else "too large"
+        fault = "negative" if texts[row].startswith("-") else "too large"
         raise DataError(
-            f"{where}: {what} id {value} in {place(row)} is {fault}: integer ids go"
-            f" from 0 to {LARGEST}; read the ids as strings ({option_text('string_ids', True)}) if they are only labels"
+            f"{where}: {entity} id {texts[row]} in {place(row)} is {fault}: integer ids go from 0 to {LARGEST}; read"
+            f" the ids as strings ({option_text('string_ids', True)}) if they are only labels"
         )
-    return whole
+    return integers
 
 
 def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
     """The first ids, for a message."""
-    listed = list(ids)
-    shown = ", ".join(str(one) for one in listed[:limit])
-    return shown + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+    listed = [str(id) for id in ids]
+    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
 def pluralize(number: int, noun: str) -> str:
@@ -248,21 +225,17 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def as_series(ids: Any, where: str = "the ids") -> pl.Series:
-    """Convert one-dimensional data to a series; mixed types give dtype Object.
-
-    Raises:
-        DataError: it has more dimensions, or cannot be read.
-    """
+    """Convert one-dimensional data to a series, mixed types with dtype Object; raises a DataError for other data."""
     if isinstance(ids, pl.Series):
         return ids
     if isinstance(ids, np.ndarray):
         if ids.ndim != 1:
             raise DataError(f"ids must be one-dimensional, not of shape {ids.shape}")
         if ids.dtype.kind == "S":
-            try:
-                ids = np.char.decode(ids, "utf-8")
-            except UnicodeDecodeError:
-                raise DataError(f"{where}: {_not_utf8(ids)!r} is not UTF-8 text; write the ids as texts") from None
+            for id in ids:
+                if not is_utf8(bytes(id)):
+                    raise DataError(f"{where}: {bytes(id)!r} is not UTF-8 text; write the ids as texts")
+            ids = np.char.decode(ids, "utf-8")
     elif type(ids).__module__.startswith(("pandas", "pyarrow")):
         try:
             return pl.Series(ids if hasattr(ids, "name") or hasattr(ids, "type") else ids.tolist())
@@ -276,36 +249,34 @@ def as_series(ids: Any, where: str = "the ids") -> pl.Series:
         return pl.Series(values=list(ids), dtype=pl.Object)
 
 
-def _not_utf8(ids: np.ndarray) -> bytes:
-    """The first id that is not valid UTF-8."""
-    for one in ids.tolist():
-        try:
-            one.decode("utf-8")
-        except UnicodeDecodeError:
-            return bytes(one)
-    return b""
+def is_utf8(content: bytes) -> bool:
+    """Whether bytes are UTF-8 text."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def big_integers(series: pl.Series, where: str, what: str, at: Any) -> pl.Series:
-    """The error for Python integers of which at least one exceeds 64 bits; names it."""
-    bad = pl.Series([not 0 <= one <= LARGEST for one in series])
-    if not bad.any():
-        return pl.Series([int(one) for one in series], dtype=pl.Int64)
-    value = series[bad.arg_true()[0]]
-    raise DataError(
-        f"{where}: {what} id {value} in {at(bad)}: integer ids go from 0 to {LARGEST}"
-        f" (turn them into strings: {option_text('string_ids', True)})"
-    )
+def big_integers(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+    """Convert Python integers to Int64; raises a DataError if one is negative or exceeds 63 bits."""
+    bad = pl.Series([not 0 <= id <= LARGEST for id in series])
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise DataError(
+            f"{where}: {entity} id {series[row]} in {place(row)}: integer ids go from 0 to {LARGEST}"
+            f" (turn them into strings: {option_text('string_ids', True)})"
+        )
+    return pl.Series([int(id) for id in series], dtype=pl.Int64)
 
 
 def as_list(ids: Any) -> list[Any]:
     """Convert one id or several to a list."""
     if isinstance(ids, (str, int, np.integer)):
         return [ids]
-    if hasattr(ids, "to_list"):  # polars and pandas series
-        return list(ids.to_list())
-    if hasattr(ids, "to_pylist"):  # Arrow arrays
-        return list(ids.to_pylist())
+    for convert in ("to_list", "to_pylist"):  # polars and pandas series; Arrow arrays
+        if hasattr(ids, convert):
+            return list(getattr(ids, convert)())
     if hasattr(ids, "detach"):  # torch tensors
         ids = ids.numpy(force=True)
     if isinstance(ids, np.ndarray):
@@ -320,45 +291,38 @@ def as_list(ids: Any) -> list[Any]:
 
 
 def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
-    """Rows of the ids.
-
-    Raises:
-        UnknownIdError: some are unknown; the message names similar known ids, or the number of known ids.
-    """
+    """Rows of the ids; raises an UnknownIdError that names similar known ids, or the number of known ids."""
     rows = known.rows(ids)
     if (rows < 0).any():
-        raise UnknownIdError(unknown_ids_message([one for one, row in zip(ids, rows, strict=True) if row < 0], known))
+        unknown = [id for id, row in zip(ids, rows, strict=True) if row < 0]
+        raise UnknownIdError(_unknown_ids_message(unknown, known))
     return rows
 
 
-def unknown_ids_message(unknown: list[Any], known: IdMap) -> str:
+def _unknown_ids_message(unknown: list[Any], known: IdMap) -> str:
     """The error message for unknown ids, with similar known ids."""
-    kind = "integers" if known.is_integer else "strings"
     if len(unknown) > 1:
         problem = f"{len(unknown)} of the {known.entity} ids are unknown: {describe_ids(unknown)}"
-        alike = [one for one in map(known.alike, unknown[:N_NAMED]) if one is not None]
-        return f"{problem}; did you mean {', '.join(map(repr, alike))}?" if alike else problem
-    one = unknown[0]
-    twin = known.alike(one)
-    if isinstance(one, str) is known.is_integer:
-        hint = f"for instance {_first(known)}" if twin is None else f"did you mean {twin!r}?"
-        return f"no {known.entity} has the id {one!r}: the {known.entity} ids are {kind}, {hint}"
-    if twin is not None:
-        return f"no {known.entity} has the id {one!r}; did you mean {twin!r}?"
-    near = _nearest(one, known)
-    if near:
-        return f"no {known.entity} has the id {one!r}; the nearest are {', '.join(near)}"
-    return f"no {known.entity} has the id {one!r}; {len(known):,} are known, for instance {_first(known)}"
+        alike = [repr(id) for id in map(known.alike, unknown[:N_NAMED]) if id is not None]
+        return f"{problem}; did you mean {', '.join(alike)}?" if alike else problem
+    id = unknown[0]
+    problem = f"no {known.entity} has the id {id!r}"
+    examples = f"for instance {', '.join(map(repr, known.series.head(3))) or 'none'}"
+    alike_id = known.alike(id)
+    suggestion = f"did you mean {alike_id!r}?"
+    if isinstance(id, str) is known.is_integer:
+        hint = examples if alike_id is None else suggestion
+        return f"{problem}: the {known.entity} ids are {known.kind}, {hint}"
+    if alike_id is not None:
+        return f"{problem}; {suggestion}"
+    if nearest := _nearest(id, known):
+        return f"{problem}; the nearest are {', '.join(nearest)}"
+    return f"{problem}; {len(known):,} {known.kind} are known, {examples}"
 
 
-def _nearest(one: Any, known: IdMap) -> list[str]:
-    if isinstance(one, str):
-        if len(known) > NEAREST_AMONG:
-            return []
-        return [repr(near) for near in difflib.get_close_matches(one, known.series.to_list(), n=3)]
-    ids = known.ids.astype(np.float64)
-    return [str(known.ids[row]) for row in np.argsort(np.abs(ids - float(one)), kind="stable")[:3]]
-
-
-def _first(known: IdMap) -> str:
-    return ", ".join(repr(one) for one in known.series.head(3).to_list()) or "none"
+def _nearest(id: Any, known: IdMap) -> list[str]:
+    if isinstance(id, (int, float, np.number)):
+        distances = np.abs(known.ids.astype(np.float64) - float(id))
+        return [str(known.ids[row]) for row in np.argsort(distances, kind="stable")[:3]]
+    candidates = known.series.to_list() if isinstance(id, str) and len(known) <= NEAREST_AMONG else []
+    return [repr(similar) for similar in difflib.get_close_matches(id, candidates, n=3)]

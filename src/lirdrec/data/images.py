@@ -34,8 +34,7 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
         column: of the item table, with a path or file name per item; by default `image` if it holds such paths, else
             the images are found by item id.
 
-    Raises:
-        DataError: see `image_column`; or the item table has no such column.
+    Raises a DataError as `image_column`, or if the item table has no such column.
     """
     table = dataset.item_table
     if column is not None and column not in table.columns:
@@ -43,9 +42,9 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
     if column is None and IMAGE in table.columns and has_paths(table[IMAGE]):
         column = IMAGE
     folder = Path(folder)
-    found = image_column(dataset.items, folder, None if column is None else table[column])
+    paths = image_column(dataset.items, folder, None if column is None else table[column])
     info = {**dataset.info, IMAGES: str(folder.resolve())}
-    return dataclasses.replace(dataset, item_table=table.with_columns(found), info=info, folder=None)
+    return dataclasses.replace(dataset, item_table=table.with_columns(paths), info=info, folder=None)
 
 
 def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
@@ -72,9 +71,8 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
         folder: contains the images.
         column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
             name may lack its suffix, and the file may be in a direct subfolder. The path of a missing file is kept, so
-            that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` (.jpg, .png,
-            .webp, .avif, .heic …) are searched in the folder and its direct subfolders; of several the first by path
-            is used.
+            that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` are searched
+            in the folder and its direct subfolders; of several the first by path is used.
 
     Returns:
         Series `image` `(I,)` of strings.
@@ -85,11 +83,10 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
     ids = items.series if isinstance(items, IdMap) else IdMap(items, ITEM).series
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images")
-    found = _by_id(ids, folder) if column is None else _by_path(ids, folder, column)
-    logger.info(
-        "%s: an image for %s of %s", folder, f"{len(found) - found.null_count():,}", pluralize(len(ids), "item")
-    )
-    return found
+    paths = _by_id(ids, folder) if column is None else _by_path(ids, folder, column)
+    n_images = f"{len(paths) - paths.null_count():,}"
+    logger.info("%s: an image for %s of %s", folder, n_images, pluralize(len(ids), "item"))
+    return paths
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
@@ -99,13 +96,16 @@ def described(dataset: Dataset) -> dict[str, Any]:
     texts do not count.
     """
     table = dataset.item_table
-    known = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
-    n_images = table.height - table[IMAGE].null_count() if known else 0
-    named = {name: kind for name, kind in table.schema.items() if name not in (ITEM, IMAGE)}
-    # a title may be a list of words; other lists are not texts
-    names = [name for name, kind in named.items() if kind == pl.String or (kind == pl.List and is_title(name))]
-    texts = {name: int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum()) for name in names}
-    return {"pictures": n_images, "texts": {name: number for name, number in texts.items() if number}}
+    has_images = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
+    texts = {}
+    for name, dtype in table.schema.items():
+        # a title may be a list of words; other lists are not texts
+        if name not in (ITEM, IMAGE) and (dtype == pl.String or (dtype == pl.List and is_title(name))):
+            texts[name] = int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum())
+    return {
+        "pictures": table.height - table[IMAGE].null_count() if has_images else 0,
+        "texts": {name: number for name, number in texts.items() if number},
+    }
 
 
 def has_paths(column: pl.Series) -> bool:
@@ -117,8 +117,7 @@ def has_paths(column: pl.Series) -> bool:
 
 
 def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
-    paths = sorted(_listing(folder, deep=True))
-    images = [path for path in paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    images = [path for path in sorted(_listing(folder, deep=True)) if PurePosixPath(path).suffix.lower() in SUFFIXES]
     if not images:
         raise DataError(f"{folder}: no image in it or in its subfolders ({', '.join(SUFFIXES)})")
     stems = pl.Series("id", [PurePosixPath(path).stem for path in images], dtype=pl.String)
@@ -126,97 +125,86 @@ def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
     wanted = pl.DataFrame({"id": ids.cast(pl.String)})
     several = table.filter(pl.col("id").is_duplicated()).join(wanted, on="id", how="semi", maintain_order="left")
     if several.height:
-        one, other = several.filter(pl.col("id") == several["id"][0])[IMAGE].head(2)
-        logger.warning(
-            "%s: several images for %s; the first by name is used (%s, not %s)",
-            folder,
-            pluralize(several["id"].n_unique(), "item"),
-            one,
-            other,
-        )
-    found = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[IMAGE]
-    if found.null_count() == len(found):
+        used, other = several.filter(pl.col("id") == several["id"][0])[IMAGE].head(2)
+        n_items = pluralize(several["id"].n_unique(), "item")
+        message = "%s: several images for %s; the first by name is used (%s, not %s)"
+        logger.warning(message, folder, n_items, used, other)
+    paths = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[IMAGE]
+    if paths.null_count() == len(paths):
         raise DataError(
             f"{folder}: none of {pluralize(len(images), 'image')} is named after an item: the first is {images[0]},"
             f" the first item {ids[0]}; rename them to ITEM.jpg, or name a column of the item table with their paths"
         )
-    return found
+    return paths
 
 
 def _by_path(ids: pl.Series, folder: Path, column: pl.Series) -> pl.Series:
     if column.dtype != pl.String and not (column.dtype.is_integer() or column.dtype == pl.Null):
         raise DataError(f"column '{column.name}' of the item table holds {column.dtype}, not paths of images")
-    root = folder.resolve()
-    requested = [
-        None if one is None or not one.strip() else _inside(one.strip(), folder, root, f"item {id}")
-        for id, one in zip(ids, column.cast(pl.String), strict=True)
-    ]
-    named = sorted({str(PurePosixPath(one).parent) for one in requested if one is not None})
-    known = {path for parent in named for path in _listing(folder, parent)}
-    below: dict[str, str] = {}
-    if any(one is not None and "/" not in one and one not in known for one in requested):
-        paths = [PurePosixPath(path) for path in sorted(_listing(folder, deep=True), reverse=True)]
-        below = {path.stem: str(path) for path in paths if path.suffix.lower() in SUFFIXES}
-        below |= {path.name: str(path) for path in paths}
-    missing = [one for one in requested if one is not None and one not in known and one not in below]
-    if missing and len(missing) == sum(one is not None for one in requested):
+    texts = column.cast(pl.String).str.strip_chars().replace("", None)
+    requested = [text and _inside(text, folder, f"item {id}") for id, text in zip(ids, texts, strict=True)]
+    paths = {path for path in requested if path is not None}
+    parents = {str(PurePosixPath(path).parent) for path in paths}
+    existing = {path for parent in sorted(parents) for path in _listing(folder, parent)}
+    by_name: dict[str, str] = {}
+    if any("/" not in path for path in paths - existing):
+        files = [PurePosixPath(path) for path in sorted(_listing(folder, deep=True), reverse=True)]
+        by_name = {path.stem: str(path) for path in files if path.suffix.lower() in SUFFIXES}
+        by_name |= {path.name: str(path) for path in files}
+    missing = [path for path in requested if path is not None and path not in existing and path not in by_name]
+    if missing and len(missing) == len(requested) - requested.count(None):
         raise DataError(
             f"{folder}: none of the images in column '{column.name}' exists: {describe_ids(missing)};"
             " name the folder that the paths are relative to"
         )
     if missing:
-        logger.warning(
-            "%s: %s of column '%s' missing: %s",
-            folder,
-            pluralize(len(missing), "image"),
-            column.name,
-            describe_ids(missing),
-        )
-    found = [one if one is None or one in known else below.get(one, one) for one in requested]
-    return pl.Series(IMAGE, found, dtype=pl.String)
+        n_missing = pluralize(len(missing), "image")
+        logger.warning("%s: %s of column '%s' missing: %s", folder, n_missing, column.name, describe_ids(missing))
+    result = [path if path is None or path in existing else by_name.get(path, path) for path in requested]
+    return pl.Series(IMAGE, result, dtype=pl.String)
 
 
-def _inside(text: str, folder: Path, root: Path, who: str) -> str:
+def _inside(text: str, folder: Path, owner: str) -> str:
     """Convert a path given by the user to one relative to the folder; raises a DataError if it is outside."""
     if "://" in text:
-        raise DataError(f"the image of {who} is a URL ({text}); download the images into a folder first")
+        raise DataError(f"the image of {owner} is a URL ({text}); download the images into a folder first")
     if "\0" in text:
-        raise DataError(f"the image of {who} has a zero byte in its path")
+        raise DataError(f"the image of {owner} has a zero byte in its path")
     path = PurePosixPath(text.replace("\\", "/"))
     if Path(text).is_absolute() or path.is_absolute():
-        for start in (folder.absolute(), root):
-            if path.is_relative_to(start.as_posix()):
-                path = path.relative_to(start.as_posix())
-                break
-        else:
-            raise DataError(f"the image of {who}, {text}, is outside of {folder}; name a folder that contains all")
+        roots = [root.as_posix() for root in (folder.absolute(), folder.resolve())]
+        root = next((root for root in roots if path.is_relative_to(root)), None)
+        if root is None:
+            raise DataError(f"the image of {owner}, {text}, is outside of {folder}; name a folder that contains all")
+        path = path.relative_to(root)
     if ".." in path.parts:
-        raise DataError(f"the image of {who}, {text}, leaves the folder {folder}; paths must not contain '..'")
+        raise DataError(f"the image of {owner}, {text}, leaves the folder {folder}; paths must not contain '..'")
     return str(path)
 
 
 def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
     """Relative paths of the files in the subfolder `below`; `deep` includes its direct subfolders."""
-    found, unreadable = [], 0
+    paths, n_unreadable = [], 0
     try:
         with os.scandir(folder / below) as entries:
             for entry in entries:
                 path = entry.name if below == "." else f"{below}/{entry.name}"
                 if entry.name.startswith("."):
                     continue
-                if not _is_text(entry.name):
-                    unreadable += 1
+                if not _is_utf8(entry.name):
+                    n_unreadable += 1
                 elif not _is_folder(entry):
-                    found.append(path)
+                    paths.append(path)
                 elif deep:
-                    found += _listing(folder, path)
+                    paths += _listing(folder, path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return []
         raise DataError(f"{folder / below}: cannot be listed ({error.strerror})") from None
-    if unreadable:
-        logger.warning("%s: %s with a name that is not UTF-8 left out", folder / below, pluralize(unreadable, "file"))
-    return found
+    if n_unreadable:
+        n_files = pluralize(n_unreadable, "file")
+        logger.warning("%s: %s with a name that is not UTF-8 left out", folder / below, n_files)
+    return paths
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -226,9 +214,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8; Python represents them by surrogates
-        return False
-    return True
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # Python's replacements of other bytes

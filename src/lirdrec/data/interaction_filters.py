@@ -7,37 +7,29 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.ids import describe_ids, pluralize
-from lirdrec.data.tables import Table, select_rows
+from lirdrec.data.ids import describe_ids
+from lirdrec.data.table import Table, select_rows
 from lirdrec.errors import DataError
 
 
 def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
-    """Keep the rows that have one of the given values in each of the columns.
+    """Keep the rows that have one of the given values in each of the columns (column → a value, or several).
 
     Values are compared as texts: `1` equals the number 1 of a Parquet file, and `true` its boolean; `007` is not `7`.
-
-    Args:
-        table: has the columns.
-        only: column → a value, or several.
-
-    Raises:
-        DataError: there is no such column, or no row has one of the values; lists the existing values.
+    Raises a DataError if there is no such column, or no row has one of the values; lists the existing values.
     """
-    table.need(list(only))
-    keep = pl.Series([True]).new_from_index(0, table.frame.height)
+    table.require_columns(list(only))
+    keep = pl.repeat(True, table.frame.height, eager=True)
     for column, wanted in only.items():
-        texts = {_value_text(value) for value in as_values(wanted)}
-        written = _column_texts(table.frame[column])
-        holds = written.is_in(list(texts)).fill_null(False)
-        for text in sorted(texts):
-            if not (written == text).any():
-                counts = written.drop_nulls().value_counts(sort=True)
-                there = describe_ids(counts[written.name].to_list(), 8) or "nothing"
-                raise DataError(f"{table.where}: no row has {text!r} in column '{column}'; it holds {there}")
-        keep &= holds
+        texts = sorted({_value_text(value) for value in as_values(wanted)})
+        existing = _column_texts(table.frame[column])
+        if absent := next((text for text in texts if not (existing == text).any()), None):
+            counts = existing.drop_nulls().value_counts(sort=True)
+            listed = describe_ids(counts[existing.name].to_list(), 8) or "nothing"
+            raise DataError(f"{table.source}: no row has {absent!r} in column '{column}'; it holds {listed}")
+        keep &= existing.is_in(texts).fill_null(False)
     if not keep.any():
-        raise DataError(f"{table.where}: no row has {in_words(only)}")
+        raise DataError(f"{table.source}: no row has {in_words(only)}")
     return select_rows(table, keep)
 
 
@@ -52,11 +44,6 @@ def in_words(only: Mapping[str, Any]) -> str:
     return "; ".join(f"{column}={', '.join(map(_value_text, as_values(wanted)))}" for column, wanted in only.items())
 
 
-def left_out(before: Table, after: Table, only: Mapping[str, Any]) -> str:
-    """The message with the number of rows that were kept."""
-    return f"{before.where}: {pluralize(after.frame.height, 'row')} of {before.frame.height:,} with {in_words(only)}"
-
-
 def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -65,11 +52,10 @@ def _value_text(value: Any) -> str:
 
 def _column_texts(column: pl.Series) -> pl.Series:
     """Values as texts; floats that are integers lose `.0`."""
-    if column.dtype.is_float():
-        integers = pl.when(pl.col(column.name) == pl.col(column.name).floor()).then(
-            pl.col(column.name).cast(pl.Int64, strict=False).cast(pl.String)
-        )
-        return column.to_frame().select(integers.otherwise(pl.col(column.name).cast(pl.String)))[column.name]
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")
-    return column.cast(pl.String)
+    texts = column.cast(pl.String)
+    if not column.dtype.is_float():
+        return texts
+    integers = column.cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.select(pl.when(column == column.floor()).then(integers).otherwise(texts).alias(column.name)).to_series()

@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 64 << 20
 MAX_LITERAL = 1 << 20  # Python's parser needs 100 times its input in memory
 LITERAL = re.compile(r"\{\s*u?'")
 
-Policy = Literal["raise", "skip"]
+Policy = Literal["raise", "error", "skip"]
 T = TypeVar("T")
 
 
@@ -34,13 +34,9 @@ class BadLines:
 
     Attributes:
         path: the file of the lines.
-        policy: "raise" or "skip".
+        policy: "skip"; or "raise", which "error" is another name of; raises a ConfigError for others.
         option: the option that skips such lines, for messages.
-        count: number of lines skipped so far.
-        example: a message about the first of them.
-
-    Raises:
-        ConfigError: another policy.
+        count, example: the number of lines skipped so far, and a message about the first.
     """
 
     path: Path
@@ -54,12 +50,8 @@ class BadLines:
             raise ConfigError(f"bad_lines is {self.policy!r}; choose one of 'raise', 'skip'")
 
     def add(self, line: int, reason: str) -> None:
-        """Report a bad line, counted from 1.
-
-        Raises:
-            DataError: the policy is "raise".
-        """
-        if self.policy == "raise":
+        """Report a bad line, counted from 1; raises a DataError unless the policy is "skip"."""
+        if self.policy != "skip":
             remedy = f"leave such lines out ({option_text(self.option, 'skip')})"
             raise DataError(f"{self.path}: line {line}: {reason}; correct the line, or {remedy}")
         self.count += 1
@@ -74,12 +66,8 @@ class BadLines:
 def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """The file as `(number of the first line, complete lines)`, in order; only the last block may lack its line end.
 
-    Args:
-        path: plain or compressed.
-        size: bytes to read at a time; about the length of a block, unless a line is longer.
-
-    Raises:
-        DataError: the file is missing, empty, cut short or damaged, or a line exceeds the maximum length.
+    `size` is about the length of a block in bytes, unless a line is longer. Raises a DataError if the file is missing,
+    empty, cut short or damaged, or a line exceeds the maximum length.
     """
     number, rest = 1, b""
     with open_bytes(path) as file:
@@ -90,10 +78,8 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
             if not end:
                 rest += piece
                 if len(rest) > MAX_LINE_BYTES:
-                    raise DataError(
-                        f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MB: not a file of one record per"
-                        " line"
-                    )
+                    limit = f"{MAX_LINE_BYTES >> 20} MB"
+                    raise DataError(f"{path}: line {number} is longer than {limit}: not a file of one record per line")
                 continue
             block, rest = rest + piece[:end], piece[end:]
             block = block.replace(b"\r\n", b"\n") if b"\r" in block else block
@@ -106,14 +92,10 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
 def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes], T | None]) -> Iterator[T]:
     """The results of `parse` for each line of a block, in order, without blank lines and results that are None.
 
-    Args:
-        number: of the block's first line.
-        block: complete lines.
-        bad: handles lines for which `parse` raises ValueError.
-        parse: called with a line without its line end.
+    `number` is that of the block's first line; `bad` handles lines for which `parse` raises ValueError.
     """
     lines = block.split(b"\n")
-    for at, line in enumerate(lines):
+    for position, line in enumerate(lines):
         if not line.strip():
             continue
         try:
@@ -121,19 +103,15 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
         except DataError:  # an error of the file, not of the line
             raise
         except ValueError as error:
-            cut = at == len(lines) - 1  # a block that ends with a line end has an empty last piece
-            bad.add(number + at, f"{error}" + (", and the file ends in the middle of it" if cut else ""))
+            is_cut = position == len(lines) - 1  # a block that ends with a line end has an empty last piece
+            bad.add(number + position, f"{error}" + (", and the file ends in the middle of it" if is_cut else ""))
         else:
             if result is not None:
                 yield result
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
-    """A line as a record: JSON, or a Python literal of a dict with quoted keys (never run as code).
-
-    Raises:
-        ValueError: it is neither; the message gives the reason.
-    """
+    """A line as a record: JSON, or a Python literal of a dict (never run as code); raises ValueError otherwise."""
     text = decode_line(line)
     try:
         record = json.loads(text)
@@ -162,11 +140,7 @@ def finite_float(value: Any) -> float | None:
 
 
 def decode_line(line: bytes) -> str:
-    """A line as text.
-
-    Raises:
-        ValueError: it is not UTF-8.
-    """
+    """A line as text; raises a ValueError if it is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from lirdrec.config import suggest_name
 from lirdrec.data.compression import open_bytes, read_bytes
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines, parse_lines, parse_record, read_blocks
+from lirdrec.data.table import Table
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -30,25 +30,16 @@ TABLE_NAME = re.compile(r"\.(csv|tsv|parquet|pq|inter|item)(\.\w+)?$", re.IGNORE
 JSON_START = re.compile(rb"""\s*(\[\s*)?\{\s*(u?["']|\})""")
 CHUNK_RECORDS = 100_000  # number of records kept as Python values at once
 MAX_KEYS = 200  # maximum of a nested record; a record with more is assumed to be keyed by ids
+MAX_DEPTH = 8  # of nested records
 MAX_EXACT_INT = 2**53  # up to this value every integer is exact as a float
 PLAIN = (str, int, float, type(None))  # in Python, True and False are integers
 
-Place = Callable[[int], str]
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, eq=False)
-class JsonRows:
-    """The table of a JSON file.
-
-    Attributes:
-        frame: a row per record, or per element of the list that contains the columns.
-        numbers: `(N,)` line number, or position in the list, of each row's record; counted from 1.
-        word: "line" or "record".
-    """
-
-    frame: pl.DataFrame
-    numbers: np.ndarray
-    word: str
+def _head(path: Path, size: int) -> bytes:
+    with open_bytes(path) as file:
+        return file.read(size).removeprefix(BYTE_ORDER_MARK).lstrip()
 
 
 def is_json(path: Path) -> bool:
@@ -59,78 +50,60 @@ def is_json(path: Path) -> bool:
     if JSON_NAME.search(path.name) or TABLE_NAME.search(path.name):
         return JSON_NAME.search(path.name) is not None
     try:
-        with open_bytes(path) as file:
-            return JSON_START.match(file.read(1 << 10).removeprefix(b"\xef\xbb\xbf")) is not None
+        return JSON_START.match(_head(path, 1 << 10)) is not None
     except DataError:
         return False
 
 
 def is_list(path: Path) -> bool:
-    """Whether a JSON file begins with `[`: one list of all records.
-
-    Raises:
-        DataError: the file is missing, empty or damaged.
-    """
-    with open_bytes(path) as file:
-        return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    """Whether a JSON file begins with `[`: one list of all records. Raises a DataError if it cannot be read."""
+    return _head(path, 1 << 16)[:1] == b"["
 
 
-def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | None = None) -> JsonRows:
+def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | None = None) -> Table:
     """Read JSON lines (or lines of Python literals), or one list of records.
 
     Args:
-        path: plain or gzipped.
+        path: plain or compressed.
         columns: keys to read, `a.b` for a key of a nested record; None reads everything: nested records become columns
             `a.b`, lists of plain values stay lists, and lists of records are left out, which is logged.
         bad: handles lines that are not records; by default the first one raises.
 
-    Raises:
-        DataError: the file is missing, damaged or not JSON, or a column occurs in no record.
+    Raises a DataError if the file is missing, damaged or not JSON, or a column occurs in no record.
     """
-    listed = is_list(path)
-    records = _read_list(path) if listed else _read_lines(path, bad or BadLines(path))
-    word = "record" if listed else "line"
-    chunks = _Chunks(path, word)
+    bad = bad or BadLines(path)
+    unit, records = ("record", _read_list(path)) if is_list(path) else ("line", _read_lines(path, bad))
+    chunks = _Chunks(path, unit)
     plan: _ColumnPlan | _FlattenPlan = _FlattenPlan() if columns is None else _ColumnPlan(columns)
     for number, record in records:
         try:
             rows = plan.rows(record)
         except ValueError as error:
-            raise DataError(f"{path}: {word} {number}: {error}") from None
+            raise DataError(f"{path}: {unit} {number}: {error}") from None
         for row in rows:
             chunks.add(number, row)
-    frame = chunks.frame(columns)
-    if isinstance(plan, _ColumnPlan):
-        plan.check(path, frame)
-    else:
-        plan.report(path)
-    return JsonRows(frame, chunks.numbers(), word)
+    frame, numbers = chunks.frame(columns)
+    plan.check(path, frame)
+    return Table(frame, str(path), skipped=bad.count, row_location=lambda row: f"{unit} {numbers[row]}")
 
 
 def first_record(path: Path) -> dict[str, Any] | None:
     """The first record of a file that is a JSON list or JSON lines; None if it is not readable."""
-    with open_bytes(path) as file:
-        head = file.read(1 << 20).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if head[:1] == b"[":
-        try:
-            record, _ = json.JSONDecoder().raw_decode(head[1:].lstrip().decode("utf-8", errors="ignore"))
-        except (ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) else None
-    for line in head.splitlines()[:1]:
-        try:
-            return parse_record(line)
-        except ValueError:
-            return None
-    return None
+    head = _head(path, 1 << 20)
+    try:
+        if head[:1] != b"[":
+            return parse_record(head.splitlines()[0]) if head else None
+        record, _ = json.JSONDecoder().raw_decode(head[1:].lstrip().decode("utf-8", errors="ignore"))
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _read_lines(path: Path, bad: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, block in read_blocks(path):
-        lines = enumerate(block.split(b"\n"), number)
-        for at, line in lines:
-            for record in parse_lines(at, line, bad, parse_record):
-                yield at, record
+        for line_number, line in enumerate(block.split(b"\n"), number):
+            for record in parse_lines(line_number, line, bad, parse_record):
+                yield line_number, record
     bad.report()
 
 
@@ -145,9 +118,8 @@ def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     del content
     decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
 
-    def skip(at: int) -> int:
-        found = blank.match(text, at)
-        return found.end() if found else at
+    def skip(position: int) -> int:
+        return blank.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty text
 
     at, number = skip(text.index("[") + 1), 0
     while text[at : at + 1] != "]":
@@ -211,13 +183,10 @@ def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
     """The keys of a record and of its nested records, `a.b`."""
     for key, value in record.items():
         yield before + key
-        inner = (
-            next((element for element in value if isinstance(element, dict)), None)
-            if isinstance(value, list)
-            else value
-        )
-        if isinstance(inner, dict) and before.count(".") < 8:
-            yield from _key_paths(inner, f"{before}{key}.")
+        if isinstance(value, list):
+            value = next((element for element in value if isinstance(element, dict)), None)
+        if isinstance(value, dict) and before.count(".") < MAX_DEPTH:
+            yield from _key_paths(value, f"{before}{key}.")
 
 
 def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,15 +194,15 @@ def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str,
     tree: dict[str, Any] = {}
     for column in columns:
         keys = [column] if column in record else column.split(".")
-        place = tree
+        node = tree
         for depth, key in enumerate(keys[:-1]):
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                whole = ".".join(keys[: depth + 1])
-                raise ValueError(f"'{column}' and '{whole}' are both columns, and one holds the other")
-        if keys[-1] in place:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                outer = ".".join(keys[: depth + 1])
+                raise ValueError(f"'{column}' and '{outer}' are both columns, and one holds the other")
+        if keys[-1] in node:
             raise ValueError(f"'{column}' is a column, and another one lies in it")
-        place[keys[-1]] = column
+        node[keys[-1]] = column
     return tree
 
 
@@ -245,19 +214,19 @@ def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
             raise ValueError(f"'{tree}' holds a record; name one of its keys: {tree}.{next(iter(value), 'key')}")
         return [{tree: value}]
     rows: list[dict[str, Any]] = [{}]
-    several: str | None = None
+    list_path: str | None = None
     for key, branch in tree.items():
         inner = value.get(key) if isinstance(value, dict) else None
-        whole = f"{name}.{key}" if name else key
-        found = _rows(inner, branch, whole)
+        path = f"{name}.{key}" if name else key
+        inner_rows = _rows(inner, branch, path)
         if isinstance(inner, list):
-            if several is not None:
+            if list_path is not None:
                 raise ValueError(
-                    f"'{several}' and '{whole}' are two lists, and it is unknown which elements belong together;"
+                    f"'{list_path}' and '{path}' are two lists, and it is unknown which elements belong together;"
                     " name columns of one of them"
                 )
-            several = whole
-        rows = [{**row, **more} for row in rows for more in found]
+            list_path = path
+        rows = [{**row, **more} for row in rows for more in inner_rows]
     return rows
 
 
@@ -276,7 +245,7 @@ class _FlattenPlan:
         for key, value in record.items():
             name = before + key
             if isinstance(value, dict):
-                if len(value) > MAX_KEYS or before.count(".") >= 8:
+                if len(value) > MAX_KEYS or before.count(".") >= MAX_DEPTH:
                     self._left_out[name] = "a record of very many keys"
                 else:
                     self._flatten(value, f"{name}.", row)
@@ -285,7 +254,8 @@ class _FlattenPlan:
             else:
                 row[name] = value
 
-    def report(self, path: Path) -> None:
+    def check(self, path: Path, frame: pl.DataFrame) -> None:
+        """Log the values that were left out."""
         for name, why in self._left_out.items():
             logger.warning("%s: '%s' is left out: it holds %s, which no table column can hold", path, name, why)
 
@@ -295,92 +265,78 @@ class _Chunks:
     """Collects rows and converts them to typed columns, 100,000 rows at a time."""
 
     path: Path
-    word: str
+    unit: str
     rows: list[dict[str, Any]] = field(default_factory=list)
-    held: list[int] = field(default_factory=list)
-    frames: list[dict[str, pl.Series]] = field(default_factory=list)
-    places: list[np.ndarray] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    frame_numbers: list[pl.Series] = field(default_factory=list)
 
     def add(self, number: int, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        self.held.append(number)
+        self.numbers.append(number)
         if len(self.rows) >= CHUNK_RECORDS:
             self._close()
 
-    def numbers(self) -> np.ndarray:
-        return np.concatenate(self.places) if self.places else np.zeros(0, dtype=np.int64)
-
-    def frame(self, columns: Sequence[str] | None) -> pl.DataFrame:
-        """All rows. If no columns were requested, they have the order of their first occurrence."""
+    def frame(self, columns: Sequence[str] | None) -> tuple[pl.DataFrame, pl.Series]:
+        """All rows and their numbers. If no columns were requested, they have the order of their first occurrence."""
         self._close()
-        names = list(dict.fromkeys(columns or [name for chunk in self.frames for name in chunk]))
-        lengths = [len(place) for place in self.places]
-        made = []
+        names = dict.fromkeys(columns or [name for chunk in self.frames for name in chunk.columns])
+        joined = []
         for name in names:
-            parts = [
-                chunk[name] if name in chunk else pl.Series(name, [None] * length, dtype=pl.Null)
-                for chunk, length in zip(self.frames, lengths, strict=True)
-            ]
-            made.append(self._joined(name, parts))
-        return pl.DataFrame(made)
+            nulls = (pl.Series(name, [None] * chunk.height, dtype=pl.Null) for chunk in self.frames)
+            parts = [chunk.get_column(name, default=null) for chunk, null in zip(self.frames, nulls, strict=True)]
+            joined.append(self._joined(name, parts))
+        return pl.DataFrame(joined), pl.concat(self.frame_numbers) if self.frames else pl.Series([])
 
     def _close(self) -> None:
         if self.rows:
             names = dict.fromkeys(name for row in self.rows for name in row)
-            self.frames.append({name: self._column(name) for name in names})
-            self.places.append(np.array(self.held, dtype=np.int64))
-            self.rows, self.held = [], []
+            self.frames.append(pl.DataFrame([self._column(name) for name in names], height=len(self.rows)))
+            self.frame_numbers.append(pl.Series(self.numbers))
+            self.rows, self.numbers = [], []
 
     def _column(self, name: str) -> pl.Series:
         values = [row.get(name) for row in self.rows]
         try:
             return _column(name, values)
         except UnicodeEncodeError:
-            at = next(at for at, value in enumerate(values) if not _is_text(value))
+            number = next(number for number, value in zip(self.numbers, values, strict=True) if not _is_text(value))
             raise DataError(
-                f"{self.path}: {self.word} {self.held[at]}: '{name}' has half of a surrogate pair (an escape such as"
+                f"{self.path}: {self.unit} {number}: '{name}' has half of a surrogate pair (an escape such as"
                 " \\ud83d alone), which is not a character; fix it"
             ) from None
 
     def _joined(self, name: str, parts: list[pl.Series]) -> pl.Series:
         if not parts:
             return pl.Series(name, [], dtype=pl.String)
-        kinds = {part.dtype for part in parts} - {pl.Null}
-        kind = _common_type(kinds)
-        if kind == pl.Float64 and any((part.abs() > MAX_EXACT_INT).any() for part in parts if part.dtype == pl.Int64):
-            kind = pl.String
-        if pl.String in (kind, getattr(kind, "inner", None)) and len(kinds) > 1:
+        types = {part.dtype for part in parts} - {pl.Null}
+        dtype = _common_type(types)
+        if dtype == pl.Float64 and any((part.abs() > MAX_EXACT_INT).any() for part in parts if part.dtype == pl.Int64):
+            dtype = pl.String
+        if pl.String in (dtype, getattr(dtype, "inner", None)) and len(types) > 1:
             logger.warning("%s: '%s' holds values of several types; all are read as texts", self.path, name)
-        return pl.concat([_cast(part, kind) for part in parts])
+        return pl.concat([_cast(part, dtype) for part in parts])
 
 
 def _column(name: str, values: list[Any]) -> pl.Series:
     """Convert JSON values to a column of one type; values that no number type represents exactly become texts."""
-    if any(isinstance(element, list) for element in values):
-        flat = [element for value in values if isinstance(value, list) for element in value]
-        inner = _column(name, flat).dtype
-        lists = [
-            None
-            if value is None
-            else [_convert_value(inner, element) for element in (value if isinstance(value, list) else [value])]
-            for value in values
-        ]
+    present = [value for value in values if value is not None]
+    if any(isinstance(value, list) for value in present):
+        inner = _column(name, [element for value in present if isinstance(value, list) for element in value]).dtype
+        lists: list[Any] = [value if value is None or isinstance(value, list) else [value] for value in values]
+        lists = [value and [_convert_value(inner, element) for element in value] for value in lists]
         return pl.Series(name, lists, dtype=pl.List(pl.String if inner == pl.Null else inner))
-    kinds = {type(element) for element in values} - {type(None)}
-    kind: Any
-    if not kinds:
-        kind = pl.Null
-    elif kinds == {bool}:
-        kind = pl.Boolean
-    elif kinds == {int} and all(element is None or -LARGEST <= element <= LARGEST for element in values):
-        kind = pl.Int64
-    elif kinds <= {int, float} and all(
-        not isinstance(element, int) or abs(element) <= MAX_EXACT_INT for element in values
-    ):
-        kind = pl.Float64
-    else:
-        kind = pl.String
-    return pl.Series(name, [_convert_value(kind, element) for element in values], dtype=kind)
+    types = {type(value) for value in present}
+    dtype: Any = pl.String
+    if not types:
+        dtype = pl.Null
+    elif types == {bool}:
+        dtype = pl.Boolean
+    elif types == {int} and all(-LARGEST <= value <= LARGEST for value in present):
+        dtype = pl.Int64
+    elif types <= {int, float} and all(isinstance(value, float) or abs(value) <= MAX_EXACT_INT for value in present):
+        dtype = pl.Float64
+    return pl.Series(name, [_convert_value(dtype, value) for value in values], dtype=dtype)
 
 
 def _is_text(value: Any) -> bool:
@@ -399,23 +355,16 @@ def _convert_value(kind: Any, value: Any) -> Any:
     return float(value) if kind == pl.Float64 else value
 
 
-def _common_type(kinds: set[Any]) -> Any:
-    """The common type of several types."""
-    lists = {kind for kind in kinds if isinstance(kind, pl.List)}
-    if lists:
-        inner = {kind.inner if isinstance(kind, pl.List) else kind for kind in kinds}
-        return pl.List(_common_type(inner))
-    if len(kinds) <= 1:
-        return next(iter(kinds), pl.String)
-    return pl.Float64 if kinds == {pl.Int64, pl.Float64} else pl.String
+def _common_type(types: set[Any]) -> Any:
+    if any(isinstance(dtype, pl.List) for dtype in types):
+        return pl.List(_common_type({dtype.inner if isinstance(dtype, pl.List) else dtype for dtype in types}))
+    if len(types) <= 1:
+        return next(iter(types), pl.String)
+    return pl.Float64 if types == {pl.Int64, pl.Float64} else pl.String
 
 
-def _cast(part: pl.Series, kind: Any) -> pl.Series:
-    if part.dtype == kind:
-        return part
-    if isinstance(kind, pl.List) and not isinstance(part.dtype, pl.List):
-        cast = part.cast(kind.inner)
-        return pl.DataFrame({part.name: cast}).select(
-            pl.when(pl.col(part.name).is_not_null()).then(pl.concat_list(part.name)).alias(part.name)
-        )[part.name]
-    return part.cast(kind)
+def _cast(part: pl.Series, dtype: Any) -> pl.Series:
+    if isinstance(dtype, pl.List) and not isinstance(part.dtype, pl.List):
+        part = part.cast(dtype.inner)
+        return pl.select(pl.when(part.is_not_null()).then(pl.concat_list(part)).alias(part.name)).to_series()
+    return part.cast(dtype)

@@ -78,7 +78,6 @@ class PreprocessingConfig:
 def make_preprocessing_config(options: Mapping[str, Any], where: str) -> PreprocessingConfig:
     """Build the configuration; messages begin with the function `where`, or with the flag on the command line.
 
-    Raises:
-        ConfigError: an option is unknown, or its value is of a wrong type or out of range.
+    Raises a ConfigError if an option is unknown, or its value is of a wrong type or out of range.
     """
     return make_config(PreprocessingConfig, options, where, label=lambda key: name_of(key, where))

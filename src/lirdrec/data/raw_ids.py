@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.frames import row_place
-from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, pluralize, text_ids
+from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, id_error, is_utf8, pluralize, text_ids
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 
@@ -26,53 +26,45 @@ MISSING_VALUES = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>")
 def read_ids(
     ids: Any,
     where: str,
-    what: str = "id",
+    entity: str = "id",
     place: Callable[[int], str] = row_place,
     *,
     text: bool = False,
     string_ids: bool = False,
 ) -> pl.Series:
-    """Convert ids of any type to an Int64 or String series.
+    """Convert one-dimensional ids of any type to an Int64 or String series.
 
     Surrounding blanks are removed, bytes are decoded as UTF-8, and decimal numbers without a fraction become integers;
     a warning counts the changed ids.
 
     Args:
-        ids: anything one-dimensional.
-        where, what, place: for messages, as in `clean_ids`.
+        ids, where, entity, place: as of `clean_ids`.
         text: the ids come from a text file: convert them to integers if all are written as integers.
         string_ids: always return strings.
 
-    Raises:
-        DataError: as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
+    Raises a DataError as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
     """
     series = as_series(ids, where)
-
-    def at(bad: pl.Series) -> str:
-        return place(int(bad.arg_true()[0]))
-
+    context = (where, entity, place)
     if series.dtype == pl.Object:
-        series = _from_objects(series, where, what, string_ids, at)
+        series = _from_objects(series, string_ids, *context)
     if series.dtype in (pl.Categorical, pl.Enum):
         series = series.cast(pl.String)
     if series.dtype == pl.Binary:
-        series = _decoded(series, where, what, at)
+        series = _decoded(series, *context)
     if series.dtype.is_float() or series.dtype.is_decimal():
-        series = _without_fraction(series, where, what, at)
+        series = _without_fraction(series, *context)
     if series.dtype == pl.String:
-        series = _trimmed(series, where, what, at)
+        series = _trimmed(series, *context)
         if (bad := has_control_characters(series)).any():
-            raise DataError(
-                f"{where}: {what} id {series[bad.arg_true()[0]]!r} in {at(bad)} has a control character; write the id"
-                " without it"
-            )
+            raise id_error(series, bad, *context, "has a control character; write the id without it")
     elif string_ids and series.dtype.is_integer():
         series = series.cast(pl.String)
     if text and not string_ids and series.dtype == pl.String:
-        series = _integers_of_texts(series, where, what, at)
+        series = _integers_of_texts(series, *context)
         if series.dtype == pl.String:
-            return text_ids(series, where, what, place)
-    return clean_ids(series, where, what, place)
+            return text_ids(series, *context)
+    return clean_ids(series, *context)
 
 
 def has_control_characters(ids: pl.Series) -> pl.Series:
@@ -86,8 +78,8 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
     """Texts as Int64 if all are 64-bit integers, optionally with ".0"; else None."""
     if texts.null_count() or not texts.str.contains(INTEGER_TEXT).all():
         return None
-    whole = texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
-    if whole.null_count():
+    integers = texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
+    if integers.null_count():
         return None
     dotted = texts.str.contains(".", literal=True)
     if where and dotted.any():
@@ -95,68 +87,51 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
             "%s: %s written with a decimal point, such as %s, read as integers",
             *(where, pluralize(int(dotted.sum()), "id"), texts[dotted.arg_true()[0]]),
         )
-    return whole
+    return integers
 
 
-def _integers_of_texts(texts: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
-    """Convert texts to integers if all are decimal numbers without a fraction; else return them unchanged.
-
-    Raises:
-        DataError: all are numbers, but some have a fraction or denote a missing value.
-    """
+def _integers_of_texts(texts: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+    """Convert decimal numbers to integers; returns other texts unchanged, raises a DataError for fractions."""
     if len(texts) == 0 or texts.null_count() or texts.str.contains(INTEGER).all():
         return texts
     gap = texts.is_in(MISSING_VALUES)
     if gap.any() and not gap.all() and texts.filter(~gap).str.contains(DECIMAL).all():
+        row = int(gap.arg_true()[0])
         raise DataError(
-            f"{where}: no {what} id in {at(gap)} ({texts[gap.arg_true()[0]]!r}, and all others are numbers);"
+            f"{where}: no {entity} id in {place(row)} ({texts[row]!r}, and all others are numbers);"
             " leave such rows out or give them an id"
         )
     if not (texts.str.contains(".", literal=True).any() and texts.str.contains(DECIMAL).all()):
         return texts
-    if (whole := whole_texts(texts, where)) is not None:
-        return whole
+    if (integers := whole_texts(texts, where)) is not None:
+        return integers
     wrong = ~texts.str.contains(INTEGER_TEXT)
     wrong = wrong if wrong.any() else texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False).is_null()
-    raise DataError(
-        f"{where}: {what} id {texts[wrong.arg_true()[0]]} in {at(wrong)} is a decimal number; ids are integers or"
-        f" texts ({option_text('string_ids', True)} takes them as texts)"
-    )
+    problem = f"is a decimal number; ids are integers or texts ({option_text('string_ids', True)} takes them as texts)"
+    raise id_error(texts, wrong, where, entity, place, problem)
 
 
-def _trimmed(series: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
+def _trimmed(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
     """Strip surrounding blanks; a warning counts the changed texts."""
     around = series.str.contains(r"^\s|\s$").fill_null(False)
     if not around.any():
         return series
-    logger.warning(
-        "%s: blanks around %s removed, for instance %r in %s",
-        *(where, pluralize(int(around.sum()), f"{what} id"), series[around.arg_true()[0]], at(around)),
-    )
+    row = int(around.arg_true()[0])
+    n_changed = pluralize(int(around.sum()), f"{entity} id")
+    logger.warning("%s: blanks around %s removed, for instance %r in %s", where, n_changed, series[row], place(row))
     return series.str.strip_chars()
 
 
-def _decoded(series: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
+def _decoded(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
     """Decode bytes as UTF-8."""
-    try:
-        return series.cast(pl.String)
-    except pl.exceptions.PolarsError:
-        bad = pl.Series([value is not None and not _is_utf8(value) for value in series])
-        raise DataError(
-            f"{where}: {what} id {series[bad.arg_true()[0]]!r} in {at(bad)} is not UTF-8 text; write the ids as texts,"
-            " for instance in hexadecimal"
-        ) from None
+    bad = pl.Series([value is not None and not is_utf8(value) for value in series], dtype=pl.Boolean)
+    if bad.any():
+        problem = "is not UTF-8 text; write the ids as texts, for instance in hexadecimal"
+        raise id_error(series, bad, where, entity, place, problem)
+    return series.cast(pl.String)
 
 
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl.Series], str]) -> pl.Series:
+def _without_fraction(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
     """Convert decimal numbers to integers; a warning counts them."""
     if series.dtype.is_float():
         series = series.fill_nan(None)  # missing values of pandas and NumPy
@@ -165,48 +140,49 @@ def _without_fraction(series: pl.Series, where: str, what: str, at: Callable[[pl
         bad = (series != series.floor()) | (series.cast(pl.Int64, strict=False).is_null() & series.is_not_null())
     bad = bad.fill_null(False)
     if bad.any():
-        raise DataError(
-            f"{where}: {what} id {series[bad.arg_true()[0]]} in {at(bad)} is not an integer below 2^53; ids are"
-            " integers or texts, so write the column as one of these"
-        )
+        problem = "is not an integer below 2^53; ids are integers or texts, so write the column as one of these"
+        raise id_error(series, bad, where, entity, place, problem)
     if len(series) and not series.null_count():  # the caller rejects missing ids
-        logger.warning("%s: %s are decimal numbers, read as integers", where, pluralize(len(series), f"{what} id"))
+        _warn_decimals(len(series), where, entity)
     return series.cast(pl.Int64)
 
 
+def _warn_decimals(number: int, where: str, entity: str) -> None:
+    logger.warning("%s: %s are decimal numbers, read as integers", where, pluralize(number, f"{entity} id"))
+
+
 def _from_objects(
-    series: pl.Series, where: str, what: str, string_ids: bool, at: Callable[[pl.Series], str]
+    series: pl.Series, string_ids: bool, where: str, entity: str, place: Callable[[int], str]
 ) -> pl.Series:
     """Convert Python objects to a column of one type."""
     values = [None if value is None or value != value else value for value in series]  # NaN is not equal to itself
     kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values if value is not None}
-    texts = (str, bytes)
-    if kinds and all(issubclass(kind, texts) for kind in kinds) and bytes in kinds:
-        return _decoded(
-            pl.Series([value.encode() if isinstance(value, str) else value for value in values]), where, what, at
-        )
-    numbers = (int, float, Decimal, np.integer, np.floating)
-    if kinds and all(issubclass(kind, numbers) for kind in kinds) and not any(kind is bool for kind in kinds):
-        if any(not issubclass(kind, (int, np.integer)) for kind in kinds):
+
+    def all_are(*types: type) -> bool:
+        return bool(kinds) and bool not in kinds and all(issubclass(kind, types) for kind in kinds)
+
+    if all_are(str, bytes) and bytes in kinds:
+        encoded = [value.encode() if isinstance(value, str) else value for value in values]
+        return _decoded(pl.Series(encoded), where, entity, place)
+    if all_are(int, float, Decimal, np.integer, np.floating):
+        if not all_are(int, np.integer):
             bad = pl.Series(
                 [value is not None and (not np.isfinite(float(value)) or value != int(value)) for value in values]
             )
             if bad.any():
-                raise DataError(
-                    f"{where}: {what} id {values[bad.arg_true()[0]]} in {at(bad)} is not an integer; ids are"
-                    " integers or texts"
-                )
-            logger.warning("%s: %s are decimal numbers, read as integers", where, pluralize(len(values), f"{what} id"))
-        whole = [None if value is None else int(value) for value in values]
+                problem = "is not an integer; ids are integers or texts"
+                raise id_error(pl.Series(values, dtype=pl.Object), bad, where, entity, place, problem)
+            _warn_decimals(len(values), where, entity)
+        integers = [None if value is None else int(value) for value in values]
         if string_ids:
-            return pl.Series([None if value is None else str(value) for value in whole], dtype=pl.String)
-        if any(value is None for value in whole):  # the caller rejects missing ids
-            return pl.Series([None if value is None else 0 for value in whole], dtype=pl.Int64)
-        return big_integers(pl.Series(values=whole, dtype=pl.Object), where, what, at)
-    if string_ids and kinds and all(issubclass(kind, (str, int, np.integer)) and kind is not bool for kind in kinds):
+            return pl.Series([None if value is None else str(value) for value in integers], dtype=pl.String)
+        if None in integers:  # the caller rejects missing ids
+            return pl.Series([None if value is None else 0 for value in integers], dtype=pl.Int64)
+        return big_integers(pl.Series(integers, dtype=pl.Object), where, entity, place)
+    if string_ids and all_are(str, int, np.integer):
         return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
     remedy = f" (integers and texts together: {option_text('string_ids', True)})" if kinds & {str, int} == kinds else ""
     raise DataError(
-        f"{where}: {what} ids of type a mix of types ({names}); they must be all integers or all strings{remedy}"
+        f"{where}: {entity} ids of type a mix of types ({names}); they must be all integers or all strings{remedy}"
     )

@@ -1,7 +1,7 @@
 """Split methods: each maps interactions to labels 0 (train), 1 (validation) or 2 (test).
 
-Pairs come sorted by user and item (`preprocessing.distinct_pairs`), so a split depends on the set of interactions and
-on the seed, never on the order of lines in a file.
+Pairs come sorted by user and item (see `distinct_pairs`), so a split depends on the set of interactions and on the
+seed, never on the order of lines in a file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 
 METHODS = ("random", "cold_items", "temporal", "global_time", "leave_last_out", "none")
+TIMED = ("temporal", "global_time", "leave_last_out")
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
 
 
@@ -38,8 +39,8 @@ def split_labels(
             "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
             "none": everything is train.
         users, items: `(E,)` int64.
-        timestamps: `(E,)` int64, needed by the three methods that use time. Ties are broken by item row, except
-            in "global_time", where pairs with equal timestamps stay in one split.
+        timestamps: `(E,)` int64. Ties are broken by item row, except in "global_time", where pairs with equal
+            timestamps stay in one split.
         seed: of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
@@ -48,36 +49,28 @@ def split_labels(
     """
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
-    if method in ("temporal", "global_time", "leave_last_out") and timestamps is None:
+    if method in TIMED and timestamps is None:
         raise DataError(f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})")
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)
     if method == "random":
         return _hold_last(users, rng.random(len(users)), held_out)
-    if method == "temporal":
-        assert timestamps is not None
-        return _hold_last(users, timestamps, held_out)
-    if method == "leave_last_out":
-        assert timestamps is not None
-        return _hold_last(users, timestamps, None)
-    if method == "global_time":
-        assert timestamps is not None
-        return _global_time(timestamps, held_out)
     if method == "cold_items":
         return _cold_items(items, rng, held_out)
+    if timestamps is not None and method in TIMED:
+        if method == "global_time":
+            return _global_time(timestamps, held_out)
+        return _hold_last(users, timestamps, None if method == "leave_last_out" else held_out)
     raise DataError(f"there is no split '{method}'; choose one of {', '.join(METHODS)}, or name a column of labels")
 
 
 def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of validation and test pairs of users with `n` pairs.
+    """Numbers of validation and test pairs of users with `n` `(U,)` pairs.
 
     `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this equals the public Baby and
     Sports splits for every user. Users with one or two pairs keep them in train, so every user has a training item.
-
-    Args:
-        n: `(U,)` numbers of pairs.
-        held_out: the share, or None for two, independent of n (leave-last-out).
+    Without `held_out`, two pairs are held, independent of n (leave-last-out).
     """
     share = np.zeros_like(n) if held_out is None else np.floor(held_out * n + 1e-9).astype(np.int64)
     held = np.where(n < 3, 0, np.minimum(np.maximum(2, share), n - 1))
@@ -87,8 +80,7 @@ def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.n
 def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = row_place) -> np.ndarray:
     """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
 
-    Raises:
-        DataError: a value is missing or not a label; names the row.
+    Raises a DataError that names the first row with another value.
     """
     labels = label_values(column)
     if labels.null_count():
@@ -131,12 +123,12 @@ def _global_time(timestamps: np.ndarray, held_out: float) -> np.ndarray:
 
 
 def _cold_items(items: np.ndarray, rng: np.random.Generator, held_out: float) -> np.ndarray:
-    known = np.unique(items)
-    held = max(2, int(np.floor(held_out * len(known) + 1e-9)))
-    if held >= len(known):
-        raise DataError(f"split 'cold_items' holds out {held} of {len(known)} items: none is left for training")
-    label = np.zeros(int(items.max()) + 1, dtype=np.int8)
-    drawn = rng.permutation(known)[:held]
-    label[drawn[: held // 2]] = 1
-    label[drawn[held // 2 :]] = 2
-    return label[items]
+    distinct = np.unique(items)
+    n_held = max(2, int(np.floor(held_out * len(distinct) + 1e-9)))
+    if n_held >= len(distinct):
+        raise DataError(f"split 'cold_items' holds out {n_held} of {len(distinct)} items: none is left for training")
+    labels = np.zeros(int(items.max()) + 1, dtype=np.int8)
+    held = rng.permutation(distinct)[:n_held]
+    labels[held[: n_held // 2]] = 1
+    labels[held[n_held // 2 :]] = 2
+    return labels[items]

@@ -29,11 +29,8 @@ __all__ = ["MANIFEST", "file_entry", "read", "read_manifest", "resolve_path", "w
 FORMAT = "lirdrec-dataset"
 FORMAT_VERSION = 1
 USERS, ITEMS, INTERACTIONS = "users.parquet", "items.parquet", "interactions.parquet"
-EXTRA = (
-    "work/features",
-    "work/caption",
-    "captions.problems.csv",
-)  # names allowed in a prepared folder besides the files of its manifest
+# names allowed in a prepared folder besides the files of its manifest
+EXTRA = ("work/features", "work/caption", "captions.problems.csv")
 REMEDY = "copy the folder again, or prepare the dataset again"
 # exceptions of Parquet and npy readers on damaged files; npy headers are parsed as Python
 DAMAGE = (
@@ -44,11 +41,11 @@ ITEM_ROWS = 8192  # rows per row group of the item table; readers of a range loa
 
 
 def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write a prepared folder atomically.
+    """Write a prepared folder atomically; its parents are created.
 
     Args:
         dataset: a `Dataset` or its parts.
-        folder: target; parents are created.
+        folder: target.
         overwrite: replace a folder, but only if it contains a prepared dataset and nothing else.
 
     Raises:
@@ -63,13 +60,8 @@ def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) ->
 def read(folder: str | Path, verify: bool = False) -> DatasetParts:
     """Read a prepared folder; the features stay on disk, memory-mapped.
 
-    Args:
-        folder: written by `write`.
-        verify: also check the checksums of the feature matrices (reads all their bytes); the checksums of other files
-            and all sizes are always checked.
-
-    Raises:
-        RunFolderError: a file is missing, damaged, or from a newer version of the format.
+    `verify` also checks the checksums of the feature matrices (reads all their bytes); the checksums of other files and
+    all sizes are always checked. Raises a RunFolderError if a file is missing, damaged, or from a newer version.
     """
     folder = Path(folder)
     return read_stable(folder, lambda: _read(folder, verify))
@@ -78,10 +70,12 @@ def read(folder: str | Path, verify: bool = False) -> DatasetParts:
 def _read(folder: Path, verify: bool) -> DatasetParts:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify)
+
+    def parquet(name: str) -> pl.DataFrame:
+        return pl.read_parquet(resolve_path(folder, manifest, name), glob=False)
+
     try:
-        users = IdMap(pl.read_parquet(resolve_path(folder, manifest, USERS), glob=False)[USER], USER)
-        table = pl.read_parquet(resolve_path(folder, manifest, ITEMS), glob=False)
-        pairs = pl.read_parquet(resolve_path(folder, manifest, INTERACTIONS), glob=False)
+        users, table, pairs = IdMap(parquet(USERS)[USER], USER), parquet(ITEMS), parquet(INTERACTIONS)
         features = {}
         for name in manifest["features"]:
             values = open_array(resolve_path(folder, manifest, f"features/{name}.npy"))
@@ -114,10 +108,8 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a prepared folder: `format_version`, `name`, `counts`, `features`, `info`, `files`.
 
-    `files` maps relative names to `{"bytes": …, "sha256": …}`.
-
-    Raises:
-        RunFolderError: there is none, it is damaged, or it is from a newer version.
+    `files` maps relative names to `{"bytes": …, "sha256": …}`. Raises a RunFolderError if there is none, it is damaged,
+    or from a newer version.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -142,49 +134,41 @@ def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
     for key, kind in (("name", str), ("info", dict), ("features", dict), ("counts", dict)):
         if not isinstance(manifest.get(key), kind):
             return key
-    if not all(isinstance(one, int) and not isinstance(one, bool) for one in manifest["counts"].values()):
+    if not all(isinstance(count, int) and not isinstance(count, bool) for count in manifest["counts"].values()):
         return "counts"
     for name, described in manifest["features"].items():
-        numbers = [described.get(key) for key in ("dims", "present")] if isinstance(described, dict) else [None]
-        if not all(isinstance(one, int) for one in numbers):
-            return f"features.{name}"
-        if not {f"features/{name}.npy", f"features/{name}.mask.npy"} <= set(manifest["files"]):
+        sizes = [described.get(key) for key in ("dims", "present")] if isinstance(described, dict) else [None]
+        is_listed = {f"features/{name}.npy", f"features/{name}.mask.npy"} <= set(manifest["files"])
+        if not is_listed or not all(isinstance(size, int) for size in sizes):
             return f"features.{name}"
     encoders = manifest["info"].get("encoders", {})
-    if not isinstance(encoders, dict) or not all(isinstance(one, dict) for one in encoders.values()):
+    if not isinstance(encoders, dict) or not all(isinstance(encoder, dict) for encoder in encoders.values()):
         return "info.encoders"
-    needed = {USERS, ITEMS, INTERACTIONS} - set(manifest["files"])
-    return f"files.{min(needed)}" if needed else None
+    lacking = {USERS, ITEMS, INTERACTIONS} - set(manifest["files"])
+    return f"files.{min(lacking)}" if lacking else None
 
 
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
     """Raise a RunFolderError if a file of the manifest is missing or was changed."""
     for name, expected in manifest["files"].items():
         path = resolve_path(folder, manifest, name)
+        is_big = name.startswith("features/") and not name.endswith(".mask.npy")
         try:
-            found = path.is_file()
+            if not path.is_file():
+                raise RunFolderError(f"{folder}: {name} is missing; copy the whole folder again, or prepare it again")
+            size = path.stat().st_size
+            digest = sha256(path) if size == expected["bytes"] and (verify or not is_big) else expected["sha256"]
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
-        if not found:
-            raise RunFolderError(f"{folder}: {name} is missing; copy the whole folder again, or prepare it again")
-        if path.stat().st_size != expected["bytes"]:
+        if size != expected["bytes"]:
             raise RunFolderError(
-                f"{path}: {path.stat().st_size} bytes instead of {expected['bytes']}: damaged or cut short;"
-                " copy it again, or prepare the dataset again"
+                f"{path}: {size} bytes instead of {expected['bytes']}: damaged or cut short; copy it again, or prepare"
+                " the dataset again"
             )
-        if (verify or not _is_big(name)) and _digest(path) != expected["sha256"]:
+        if digest != expected["sha256"]:
             raise RunFolderError(f"{path}: its checksum is wrong: damaged or changed; prepare the dataset again")
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256(path)
-    except PermissionError as error:
-        raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
-
-
-def _is_big(name: str) -> bool:
-    return name.startswith("features/") and not name.endswith(".mask.npy")
 
 
 def _write(dataset: DatasetParts, folder: Path) -> None:
@@ -197,12 +181,13 @@ def _write(dataset: DatasetParts, folder: Path) -> None:
         write_matrix(matrix.values, folder / "features" / f"{name}.npy")
         np.save(folder / "features" / f"{name}.mask.npy", matrix.present)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    counts = {"users": dataset.n_users, "items": dataset.n_items}
+    counts |= {name: len(dataset.split(name)) for name in SPLITS}
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
-        "counts": {"users": dataset.n_users, "items": dataset.n_items}
-        | {name: len(dataset.split(name)) for name in SPLITS},
+        "counts": counts,
         "features": {
             name: {"dims": m.dims, "dtype": str(m.values.dtype), "present": int(m.present.sum())}
             for name, m in dataset.features.items()
@@ -217,11 +202,7 @@ def _write(dataset: DatasetParts, folder: Path) -> None:
 
 
 def write_item_table(table: pl.DataFrame, path: Path) -> None:
-    """Write the item table in row groups, which can be read separately.
-
-    Raises:
-        DataError: a column of a type that Parquet cannot hold.
-    """
+    """Write the item table in row groups that can be read separately; DataError for types that Parquet cannot hold."""
     try:
         table.write_parquet(path, row_group_size=ITEM_ROWS)
     except pl.exceptions.PolarsError as error:
@@ -246,9 +227,8 @@ def interactions(dataset: DatasetParts) -> pl.DataFrame:
 def matrix_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
     """The header of an npy file, for matrices written in blocks."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    )
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
     return header.getvalue()
 
 
@@ -258,8 +238,8 @@ def write_matrix(values: np.ndarray, path: Path, keep: np.ndarray | None = None)
     with path.open("wb") as file:
         file.write(matrix_header(values.dtype, (n_rows, *values.shape[1:])))
         for start, block in row_blocks(values):
-            some = block if keep is None else block[keep[start : start + len(block)]]
-            file.write(np.ascontiguousarray(some).data)
+            rows = block if keep is None else block[keep[start : start + len(block)]]
+            file.write(np.ascontiguousarray(rows).data)
 
 
 _verified: set[tuple[object, ...]] = set()  # states of the files that this process has verified
@@ -268,14 +248,8 @@ _verified: set[tuple[object, ...]] = set()  # states of the files that this proc
 def verify_features(dataset: DatasetParts, names: Collection[str] | None = None) -> None:
     """Compare the feature files of a dataset that was loaded from a prepared folder with their checksums.
 
-    Each file is read once in a process, unless it has changed since. Features in memory are not checked.
-
-    Args:
-        dataset: any dataset.
-        names: names of matrices; None: all.
-
-    Raises:
-        RunFolderError: a file is missing, or is not what was written; it names the file.
+    Each file is read once in a process, unless it has changed since. Features in memory are not checked. `names` are
+    those of matrices; None: all. Raises a RunFolderError that names a missing or changed file.
     """
     mapped = [name for name, matrix in dataset.features.items() if isinstance(matrix.values, np.memmap)]
     wanted = [name for name in mapped if names is None or name in names]

@@ -10,6 +10,9 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.titles import title_column
 
+EMBEDDING_SIZE, N_LAYERS, N_NEIGHBORS = 64, 3, 10  # defaults of LIRDRec
+HIDDEN = 4 * EMBEDDING_SIZE
+
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
     """Statistics of a dataset, JSON-able.
@@ -65,12 +68,9 @@ def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
     largest = int(degrees.max(initial=0))
     edges = [0, *(2**power for power in range(largest.bit_length() + 1))]
     counts = np.histogram(degrees, bins=edges)[0] if largest else np.array([len(degrees)])
-    bins = [
-        {"from": low, "to": high - 1, "count": int(count)}
-        for low, high, count in zip(edges, edges[1:], counts, strict=False)
-    ]
+    bins = zip(edges, edges[1:], counts, strict=False)
     return {
-        "bins": bins,
+        "bins": [{"from": low, "to": high - 1, "count": int(count)} for low, high, count in bins],
         "min": int(degrees.min(initial=largest)),
         "median": float(np.median(degrees)) if len(degrees) else 0.0,
         "mean": float(degrees.mean()) if len(degrees) else 0.0,
@@ -78,19 +78,10 @@ def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
     }
 
 
-def training_memory(
-    n_users: int,
-    n_items: int,
-    n_pairs: int,
-    dims: list[int],
-    *,
-    embedding_size: int = 64,
-    n_layers: int = 3,
-    k: int = 10,
-) -> int:
+def training_memory(n_users: int, n_items: int, n_pairs: int, dims: list[int]) -> int:
     """Estimate the memory in bytes for training LIRDRec in float32.
 
-    With `M` modalities, `K = M+1` branches, `e` the embedding size, `h = 4e`, `N = U+I`, `D = Σ d_m`, the sum of
+    With `M` modalities, `K = M+1` branches, `e = 64`, `h = 4e`, `L = 3`, `k = 10`, `N = U+I`, `D = Σ d_m`, the sum of
 
     - features and their DCT: `2·I·D`
     - parameters with gradient and Adam's two moments: `4·(K·U·e + 2·D·h + K·h·e)`
@@ -100,13 +91,13 @@ def training_memory(
 
     numbers of four bytes, plus 300 MB for the Python process with torch.
     """
-    branches, hidden, total, nodes = len(dims) + 1, 4 * embedding_size, sum(dims), n_users + n_items
+    branches, total, nodes = len(dims) + 1, sum(dims), n_users + n_items
     numbers = (
         2 * n_items * total
-        + 4 * (branches * n_users * embedding_size + 2 * total * hidden + branches * hidden * embedding_size)
-        + 2 * branches * n_items * hidden
-        + 2 * (n_layers + 2) * nodes * branches * embedding_size
+        + 4 * (branches * n_users * EMBEDDING_SIZE + 2 * total * HIDDEN + branches * HIDDEN * EMBEDDING_SIZE)
+        + 2 * branches * n_items * HIDDEN
+        + 2 * (N_LAYERS + 2) * nodes * branches * EMBEDDING_SIZE
         + 2 * (3 * n_pairs + nodes)
-        + 2 * (3 * len(dims) * k * n_items + n_items)
+        + 2 * (3 * len(dims) * N_NEIGHBORS * n_items + n_items)
     )
     return 4 * numbers + 300 * 2**20

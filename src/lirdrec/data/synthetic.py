@@ -59,74 +59,48 @@ def make_synthetic_dataset(
     Raises:
         DataError: sizes that contradict each other.
     """
-    _check_sizes(n_users, n_items, n_pairs, groups)
-    # one random stream per purpose: features of a seed do not depend on the number of pairs
-    seeds = np.random.SeedSequence(seed).spawn(3 + len(dims))
-    rng = np.random.default_rng(seeds[0])
-    group = rng.permutation(np.arange(n_items) % groups)
-    tastes = rng.integers(0, groups, (n_users, LIKED))
-    users, items = _draw_pairs(n_users, n_items, n_pairs, group, tastes, off_taste, np.random.default_rng(seeds[1]))
-    present = _presence(n_items, dims, missing or {}, np.random.default_rng(seeds[2]))
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    features = {
-        key: _features(group, groups, width, noise, present[key], feature_seed, dtype, folder, key)
-        for (key, width), feature_seed in zip(dims.items(), seeds[3:], strict=True)
-    }
-    source = {"format": "planted", "groups": groups, "noise": noise, "seed": seed, "off_taste": off_taste}
-    return _assemble(name, n_users, users, items, group, features, source, split, seed)
-
-
-def _check_sizes(n_users: int, n_items: int, n_pairs: int, groups: int) -> None:
     if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
         raise DataError(
             f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups are not possible;"
             " there must be a pair per user, at most half of all possible pairs, and at most as many groups as items"
         )
-
-
-def _assemble(
-    name: str,
-    n_users: int,
-    users: np.ndarray,
-    items: np.ndarray,
-    group: np.ndarray,
-    features: Mapping[str, FeatureMatrix],
-    source: Mapping[str, Any],
-    split: str,
-    seed: int,
-) -> Dataset:
-    """The dataset of the drawn pairs, split."""
-    labels = split_labels(split, users, items, None, seed)
-    train, valid, test = (Interactions(users[labels == code], items[labels == code]) for code in range(3))
+    # one random stream per purpose: features of a seed do not depend on the number of pairs
+    streams = np.random.SeedSequence(seed).spawn(3 + len(dims))
+    taste_rng, pair_rng, presence_rng, *feature_rngs = map(np.random.default_rng, streams)
+    group = taste_rng.permutation(np.arange(n_items) % groups)
+    tastes = taste_rng.integers(0, groups, (n_users, LIKED))
+    pairs = _draw_pairs(n_users, n_pairs, group, tastes, off_taste, pair_rng)
+    present = _presence(n_items, dims, missing or {}, presence_rng)
+    features = {}
+    for (key, width), rng in zip(dims.items(), feature_rngs, strict=True):
+        values = np.empty((n_items, width), dtype)
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            path = Path(folder) / f"{key}.npy"
+            values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n_items, width))
+        _fill_features(values, group, noise, present[key], rng)
+        features[key] = FeatureMatrix.known_good(values, present[key])
+    source = {"format": "planted", "groups": groups, "noise": noise, "seed": seed, "off_taste": off_taste}
     return Dataset(
         name,
         IdMap(np.arange(n_users), USER),
-        IdMap(np.arange(len(group)), ITEM),
-        train,
-        valid,
-        test,
+        IdMap(np.arange(n_items), ITEM),
+        *pairs.by_label(split_labels(split, pairs.users, pairs.items, None, seed)),
         features=features,
-        item_table=pl.DataFrame({ITEM: np.arange(len(group)), "group": group}),
-        info={"source": dict(source), "split": {"method": split, "seed": seed, "held_out": 0.2}},
+        item_table=pl.DataFrame({ITEM: np.arange(n_items), "group": group}),
+        info={"source": source, "split": {"method": split, "seed": seed, "held_out": 0.2}},
     )
 
 
 def _draw_pairs(
-    n_users: int,
-    n_items: int,
-    n_pairs: int,
-    group: np.ndarray,
-    tastes: np.ndarray,
-    off_taste: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+    n_users: int, n_pairs: int, group: np.ndarray, tastes: np.ndarray, off_taste: float, rng: np.random.Generator
+) -> Interactions:
     """Distinct pairs sorted by user and item. Repeats are redrawn for the same user, finally from all items."""
+    n_items = len(group)
     sizes = np.bincount(group)
     starts = np.cumsum(sizes) - sizes
     members = np.argsort(group, kind="stable")  # items of group g: members[starts[g] : starts[g] + sizes[g]]
-    target = _degrees(n_users, n_items, n_pairs, rng)
-    remaining = target
+    target = remaining = _degrees(n_users, n_items, n_pairs, rng)
     keys = np.empty(0, dtype=np.int64)
     attempt = 0
     while remaining.any():
@@ -141,7 +115,7 @@ def _draw_pairs(
         keys = np.unique(np.concatenate([keys, users * n_items + items]))
         remaining = target - np.bincount(keys // n_items, minlength=n_users)
         attempt += 1
-    return keys // n_items, keys % n_items
+    return Interactions(keys // n_items, keys % n_items)
 
 
 def _degrees(n_users: int, n_items: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
@@ -168,33 +142,17 @@ def _presence(
     return present
 
 
-def _features(
-    group: np.ndarray,
-    groups: int,
-    width: int,
-    noise: float,
-    present: np.ndarray,
-    seed: np.random.SeedSequence,
-    dtype: Any,
-    folder: str | Path | None,
-    name: str,
-) -> FeatureMatrix:
+def _fill_features(
+    values: np.ndarray, group: np.ndarray, noise: float, present: np.ndarray, rng: np.random.Generator
+) -> None:
     """Group center plus noise, a block of rows at a time."""
-    rng = np.random.default_rng(seed)
-    centers = rng.standard_normal((groups, width), dtype=np.float32)
-    shape = (len(group), width)
-    values: np.ndarray
-    if folder is None:
-        values = np.empty(shape, dtype)
-    else:
-        values = np.lib.format.open_memmap(Path(folder) / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    centers = rng.standard_normal((int(group.max()) + 1, values.shape[1]), dtype=np.float32)
     for start in range(0, len(group), BLOCK_ROWS):
-        some = slice(start, start + BLOCK_ROWS)
-        block = rng.standard_normal((len(group[some]), width), dtype=np.float32)
+        rows = slice(start, start + BLOCK_ROWS)
+        block = rng.standard_normal(values[rows].shape, dtype=np.float32)
         block *= noise
-        block += centers[group[some]]
-        block[~present[some]] = 0
-        values[some] = block
+        block += centers[group[rows]]
+        block[~present[rows]] = 0
+        values[rows] = block
     if isinstance(values, np.memmap):
         values.flush()
-    return FeatureMatrix.known_good(values, present)

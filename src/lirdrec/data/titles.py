@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import polars as pl
 
 # Names of title columns, in any case, with blanks or hyphens for underscores; the first match is used.
 TITLES = (
-    "title",
-    "name",
-    "item_name",
-    "product_name",
-    "product_title",
-    "movie_title",
-    "book_title",
-    "titel",
-    "prod_name",
-    "app_name",
+    *("title", "name", "item_name", "product_name", "product_title", "movie_title", "book_title", "titel"),
+    *("prod_name", "app_name"),
 )
 
 
@@ -33,9 +26,9 @@ def named_title(columns: Iterable[str]) -> str | None:
     A nested key `product.name` counts as `product_name`; otherwise a single `a.title` is accepted.
     """
     listed = list(columns)
-    found = {_plain(name): name for name in reversed(listed)}
-    if (whole := next((found[name] for name in TITLES if name in found), None)) is not None:
-        return whole
+    plain = {_plain(name): name for name in reversed(listed)}
+    if (title := next((plain[name] for name in TITLES if name in plain), None)) is not None:
+        return title
     nested = [name for name in listed if "." in name and _plain(name.rpartition(".")[2]) in ("title", "titel")]
     return nested[0] if len(nested) == 1 else None
 
@@ -57,17 +50,16 @@ def titles(table: pl.DataFrame) -> pl.Series | None:
 
 def as_title(column: pl.Series) -> pl.Series:
     """Convert a column to strings. Words of a list are joined by blanks; records and bytes become null."""
-    kind = column.dtype
-    if isinstance(kind, pl.Array):
-        column, kind = column.arr.to_list(), pl.List(kind.inner)
-    if isinstance(kind, pl.List):
-        if kind.inner.is_nested() or kind.inner in (pl.Binary, pl.Object):
-            return pl.Series(column.name, [None] * len(column), dtype=pl.String)
-        words = column.list.eval(pl.element().cast(pl.String, strict=False))
-        return words.list.join(" ", ignore_nulls=True).replace("", None)
-    if kind.is_nested() or kind in (pl.Binary, pl.Object):
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    dtype = column.dtype
+    element = dtype.inner if isinstance(dtype, pl.List) else dtype
+    if element.is_nested() or element in (pl.Binary, pl.Object):
         return pl.Series(column.name, [None] * len(column), dtype=pl.String)
-    return column.cast(pl.String, strict=False)
+    if element is dtype:
+        return column.cast(pl.String, strict=False)
+    words = column.list.eval(pl.element().cast(pl.String, strict=False))
+    return words.list.join(" ", ignore_nulls=True).replace("", None)
 
 
 def as_texts(column: pl.Series) -> pl.Series:
@@ -76,29 +68,27 @@ def as_texts(column: pl.Series) -> pl.Series:
     Words of a list are joined by blanks (RecBole's `token_seq`), categories, numbers and times are formatted, and
     bytes that are not UTF-8 become null.
     """
-    kind = column.dtype
-    if isinstance(kind, pl.Array):
+    if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
-        kind = column.dtype
-    if kind == pl.Binary:
-        texts = [_decoded(one) for one in column]
-    elif isinstance(kind, pl.List):
-        texts = [None if words is None else _joined(as_texts(words)) for words in column]
-    elif kind == pl.Duration:
+    if column.dtype == pl.Duration:
         return column.dt.to_string("iso")
-    elif isinstance(kind, pl.Struct) or kind == pl.Object:
-        texts = [None if one is None else str(one) for one in column]
-    else:
+    convert: Callable[[Any], str | None] = str
+    if column.dtype == pl.Binary:
+        convert = _decoded
+    elif isinstance(column.dtype, pl.List):
+        convert = _joined
+    elif not isinstance(column.dtype, pl.Struct) and column.dtype != pl.Object:
         return column.cast(pl.String, strict=False)
+    texts = [None if value is None else convert(value) for value in column]
     return pl.Series(column.name, texts, dtype=pl.String)
 
 
 def _joined(words: pl.Series) -> str:
-    return " ".join(words.drop_nulls())
+    return " ".join(as_texts(words).drop_nulls())
 
 
-def _decoded(content: bytes | None) -> str | None:
+def _decoded(content: bytes) -> str | None:
     try:
-        return None if content is None else content.decode()
+        return content.decode()
     except UnicodeDecodeError:
         return None

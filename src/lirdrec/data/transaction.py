@@ -38,8 +38,8 @@ def commit(
     with dataset_lock(folder):
         transaction.recover_folder(folder)
         old = read_manifest(folder)
-        gone = set(gone) & set(old["files"])
-        listed = {name: entry for name, entry in old["files"].items() if name not in gone}
+        removed = set(gone) & set(old["files"])
+        listed = {name: entry for name, entry in old["files"].items() if name not in removed}
         listed |= {name: file_entry(path) for name, path in files.items()}
         manifest = {**old, **entries(old), "files": dict(sorted(listed.items()))}
         try:
@@ -50,15 +50,11 @@ def commit(
             for name, path in files.items():
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, stage / name)
-            commit_stage(folder, stage, manifest, gone)
+            commit_stage(folder, stage, manifest, removed)
 
 
 def recover(folder: str | Path) -> None:
-    """Finish an interrupted change; does nothing if there is none.
-
-    Raises:
-        RunFolderError: no prepared folder, or it cannot be written.
-    """
+    """Finish an interrupted change, if there is one; raises a RunFolderError if the folder cannot be written."""
     folder = Path(folder)
     read_manifest(folder)
     with dataset_lock(folder):
@@ -67,11 +63,7 @@ def recover(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def dataset_lock(folder: Path) -> Iterator[None]:
-    """Lock a prepared folder while it is changed.
-
-    Raises:
-        RunFolderError: another process is changing it, or it cannot be written.
-    """
+    """Lock a prepared folder while it is changed; raises a RunFolderError if another process is changing it."""
     lock = folder_lock(
         folder / SWITCHING,
         lambda owner: f"{folder}: another process{owner} is changing this dataset at the moment; try again",

@@ -9,18 +9,17 @@ import numpy as np
 import polars as pl
 
 from lirdrec.config import option_named
+from lirdrec.data.delimited import COMMA_NUMBER, NUMBER
 from lirdrec.data.ids import pluralize
 from lirdrec.data.preprocessing_config import PreprocessingConfig
-from lirdrec.data.raw_ids import has_control_characters
+from lirdrec.data.raw_ids import has_control_characters, read_ids
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.tables import Table, select_rows
+from lirdrec.data.table import Table, select_rows
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 INTEGER = r"^[+-]?[0-9]{1,18}$"
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-COMMA_NUMBER = r"^[+-]?[0-9]+,[0-9]+$"
 OFFSET = r"([+-])([0-9]{2}):?([0-9]{2})$"
 YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})"
 DAY_OR_MONTH_FIRST = r"^[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{4}|[0-9]{2})([^0-9]|$)"
@@ -28,12 +27,14 @@ CLOCKS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction below this limit is in this unit
 
 
-def parse_numbers(table: Table, column: str) -> np.ndarray:
-    """Parse a column of numbers to `(N,)` float64.
+def parse_ids(table: Table, column: str, entity: str, string_ids: bool = False) -> pl.Series:
+    """Parse a column of ids to Int64 or String; see `read_ids`. Raises a DataError that names the first bad row."""
+    where = f"{table.source}, column '{column}'"
+    return read_ids(table.frame[column], where, entity, table.row_location, text=table.text, string_ids=string_ids)
 
-    Raises:
-        DataError: a value is missing or not a number; names the first row.
-    """
+
+def parse_numbers(table: Table, column: str) -> np.ndarray:
+    """Parse a column of numbers to `(N,)` float64; raises a DataError that names the first bad row."""
     values = parse_number_values(table, column)
     if values.null_count():
         raise _value_error(table, column, values.is_null(), ", not a number")
@@ -41,22 +42,15 @@ def parse_numbers(table: Table, column: str) -> np.ndarray:
 
 
 def parse_number_values(table: Table, column: str) -> pl.Series:
-    """Parse a column of numbers to Float64; null where a value is missing or not a number.
-
-    Raises:
-        DataError: the column does not contain numbers.
-    """
+    """Parse a column of numbers to Float64, null where a value is none; raises a DataError for other types."""
     series = table.frame[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
-        raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not numbers")
+        raise DataError(f"{table.source}: column '{column}' holds {series.dtype}, not numbers")
     if series.dtype == pl.String:
         series = series.str.strip_chars()
         if table.decimal_comma:
-            series = pl.select(
-                pl.when(series.str.contains(COMMA_NUMBER))
-                .then(series.str.replace(",", ".", literal=True))
-                .otherwise(series)
-            ).to_series()
+            points = series.str.replace(",", ".", literal=True)
+            series = pl.select(pl.when(series.str.contains(COMMA_NUMBER)).then(points).otherwise(series)).to_series()
         series = pl.select(pl.when(series.str.contains(NUMBER)).then(series)).to_series()
     return series.cast(pl.Float64, strict=False).fill_nan(None)
 
@@ -73,32 +67,26 @@ def _candidate_formats(text: str) -> tuple[str, str]:
 
 
 def parse_times(table: Table, column: str, time_format: str | None = None) -> np.ndarray:
-    """Parse a column of times to `(N,)` int64; see `parse_time_values`.
-
-    Raises:
-        DataError: a value is missing or not a time; names the first row.
-    """
+    """Parse times to `(N,)` int64, see `parse_time_values`; raises a DataError that names the first bad row."""
     values = parse_time_values(table, column, time_format)
     if not values.null_count():
         return values.to_numpy()
     bad = values.is_null()
-    series = table.frame[column]
-    first = series[int(bad.arg_true()[0])]
+    first = table.frame[column][int(bad.arg_true()[0])]
     if time_format is not None:
-        raise _value_error(table, column, bad, f"; times must be written as {time_format!r}")
-    if isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
-        forms = option_named("time_format", *_candidate_formats(first.strip()))
+        expected = f"; times must be written as {time_format!r}"
+    elif isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
+        formats = option_named("time_format", *_candidate_formats(first.strip()))
         raise DataError(
-            f"{table.where}: column '{column}' has {first!r} in {table.at(bad)}, with day and month in unclear order;"
-            f" name the format: {forms}"
+            f"{table.source}: column '{column}' has {first!r} in {table.first_bad_row(bad)}, with day and month in"
+            f" unclear order; name the format: {formats}"
         )
-    raise _value_error(
-        table,
-        column,
-        bad,
-        "; times must be integers or dates like 2024-05-31T12:00:00, or of the form that you name:"
-        f" {option_named('time_format', 'FORMAT')}",
-    )
+    else:
+        expected = (
+            "; times must be integers or dates like 2024-05-31T12:00:00, or of the form that you name:"
+            f" {option_named('time_format', 'FORMAT')}"
+        )
+    raise _value_error(table, column, bad, expected)
 
 
 def parse_time_values(table: Table, column: str, time_format: str | None = None) -> pl.Series:
@@ -106,39 +94,31 @@ def parse_time_values(table: Table, column: str, time_format: str | None = None)
 
     Integers are kept. Numbers with fractions are seconds or, if they are large, milliseconds; they and dates become
     microseconds since 1970 (UTC unless the text has a time zone). Texts are dates with the year first, optionally with
-    a time of day; dates with the day or the month first need a `time_format`.
-
-    Args:
-        table: contains the column.
-        column: its name.
-        time_format: format of the texts, as in `datetime.strptime` ("%d/%m/%Y %H:%M").
-
-    Raises:
-        DataError: the column does not contain times.
+    a time of day; dates with the day or the month first need a `time_format` of `datetime.strptime`, such as
+    "%d/%m/%Y %H:%M". Raises a DataError if the column does not contain times.
     """
     series = table.frame[column]
     if time_format is not None and (series.dtype == pl.String or series.dtype.is_integer()):
         return _times_in_format(series.cast(pl.String).str.strip_chars(), time_format)
-    if series.dtype in (pl.Date, pl.Datetime):
-        return _microseconds(series.cast(pl.Datetime("us")) if series.dtype == pl.Date else series)
+    if series.dtype == pl.Date:
+        series = series.cast(pl.Datetime("us"))
+    if series.dtype == pl.Datetime:
+        return series.dt.cast_time_unit("us").cast(pl.Int64)
     if series.dtype == pl.String:
         return _text_times(series.str.strip_chars())
     if series.dtype.is_float() or series.dtype.is_decimal():
         return _fractional_times(series.cast(pl.Float64))
     if series.dtype.is_integer() or series.dtype == pl.Null:
         return series.cast(pl.Int64, strict=False)
-    raise DataError(f"{table.where}: column '{column}' holds {series.dtype}, not times")
+    raise DataError(f"{table.source}: column '{column}' holds {series.dtype}, not times")
 
 
 def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
     """Drop rows without a user, an item or, if the config reads them, a rating or a time; also return their number.
 
-    Raises:
-        DataError: no row is left; or a row lacks a value and the config does not skip such rows; names the row.
+    Raises a DataError if no row is left, or if the config does not skip bad rows; names the row.
     """
-    problems: dict[str, pl.Series] = {}
-    for column, what in ((config.user, USER), (config.item, ITEM)):
-        problems |= _bad_ids(table, column, what, config.bad_rows == "error")
+    problems = _bad_ids(table, config.user, USER, config) | _bad_ids(table, config.item, ITEM, config)
     if config.bad_rows == "error":
         return table, 0
     if config.min_rating is not None and config.rating is not None:
@@ -149,32 +129,21 @@ def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int
 
 
 def drop_bad_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows of an item table without an id; also return their number.
-
-    Raises:
-        DataError: as `drop_bad_rows`.
-    """
-    return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config.bad_rows == "error"))
+    """Drop rows of an item table without an id; also return their number. Raises a DataError as `drop_bad_rows`."""
+    return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config))
 
 
-def _bad_ids(table: Table, column: str, what: str, refuse: bool) -> dict[str, pl.Series]:
-    """Find problems in a column of ids: problem → rows.
-
-    Raises:
-        DataError: there is a problem and `refuse` is set; names the first row.
-    """
+def _bad_ids(table: Table, column: str, entity: str, config: PreprocessingConfig) -> dict[str, pl.Series]:
+    """Problems in a column of ids → rows; raises a DataError unless the config skips bad rows."""
     ids = table.frame[column]
-    problems = {
-        f"no {what} id": is_missing_id(ids),
-        f"a control character in the {what} id": has_control_characters(ids),
-    }
-    remedies = ("give it one", "write the id without it")
-    for (problem, bad), remedy in zip(problems.items(), remedies, strict=True):
-        if refuse and bad.any():
-            shown = "" if bad is problems[f"no {what} id"] else f" ({ids[int(bad.arg_true()[0])]!r})"
+    missing, control = is_missing_id(ids), has_control_characters(ids)
+    problems = {f"no {entity} id": missing, f"a control character in the {entity} id": control}
+    for (problem, bad), remedy in zip(problems.items(), ("give it one", "write the id without it"), strict=True):
+        if config.bad_rows == "error" and bad.any():
+            value = "" if bad is missing else f" ({ids[int(bad.arg_true()[0])]!r})"
             raise DataError(
-                f"{table.where}, column '{column}': {problem} in {table.at(bad)}{shown}; {remedy}, or leave such rows"
-                f" out: {option_named('bad_rows', 'skip')}"
+                f"{table.source}, column '{column}': {problem} in {table.first_bad_row(bad)}{value}; {remedy}, or leave"
+                f" such rows out: {option_named('bad_rows', 'skip')}"
             )
     return problems
 
@@ -192,25 +161,22 @@ def _drop_bad_rows(table: Table, problems: dict[str, pl.Series]) -> tuple[Table,
     if not skipped:
         return table, 0
     row = int(bad.arg_true()[0])
-    first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.place(row)}"
+    first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.row_location(row)}"
     if skipped == table.frame.height:
-        raise DataError(f"{table.where}: there is no good row among {pluralize(skipped, 'row')}; the first: {first}")
-    logger.warning("%s: %s left out; the first: %s", table.where, pluralize(skipped, "bad row"), first)
+        raise DataError(f"{table.source}: there is no good row among {pluralize(skipped, 'row')}; the first: {first}")
+    logger.warning("%s: %s left out; the first: %s", table.source, pluralize(skipped, "bad row"), first)
     return select_rows(table, ~bad), skipped
 
 
-def _value_error(table: Table, column: str, bad: pl.Series, wanted: str) -> DataError:
+def _value_error(table: Table, column: str, bad: pl.Series, expected: str) -> DataError:
     """The error for the first bad value of a column."""
     value = table.frame[column][int(bad.arg_true()[0])]
-    empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
-    found = f"is empty in {table.at(bad)}" if empty else f"has {value!r} in {table.at(bad)}{wanted}"
+    is_empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
+    location = table.first_bad_row(bad)
+    problem = f"is empty in {location}" if is_empty else f"has {value!r} in {location}{expected}"
     return DataError(
-        f"{table.where}: column '{column}' {found}; to leave such rows out: {option_named('bad_rows', 'skip')}"
+        f"{table.source}: column '{column}' {problem}; to leave such rows out: {option_named('bad_rows', 'skip')}"
     )
-
-
-def _microseconds(times: pl.Series) -> pl.Series:
-    return times.dt.cast_time_unit("us").cast(pl.Int64)
 
 
 def _fractional_times(values: pl.Series) -> pl.Series:
@@ -224,43 +190,38 @@ def _fractional_times(values: pl.Series) -> pl.Series:
 
 
 def _text_times(texts: pl.Series) -> pl.Series:
-    whole = pl.select(pl.when(texts.str.contains(INTEGER)).then(texts)).to_series()
-    fractions = pl.select(pl.when(texts.str.contains(NUMBER)).then(texts)).to_series()
+    integers, fractions = (
+        pl.select(pl.when(texts.str.contains(pattern)).then(texts)).to_series() for pattern in (INTEGER, NUMBER)
+    )
     dates = _date_times(texts)
     fewest = min(fractions.null_count(), dates.null_count())
-    if whole.null_count() == fewest:
-        return whole.cast(pl.Int64)
+    if integers.null_count() == fewest:
+        return integers.cast(pl.Int64)
     return _fractional_times(fractions.cast(pl.Float64)) if fractions.null_count() == fewest else dates
 
 
 def _date_times(texts: pl.Series) -> pl.Series:
     """Parse dates with the year first to microseconds since 1970; null for other texts."""
-    frame = pl.DataFrame({"text": texts}).with_columns(
-        pl.col("text")
+    text = (
+        pl.lit(texts)
         .str.replace(r"(?i)\s*(Z|UTC|GMT)$", "")
         .str.replace(YEAR_FIRST, "${1}-${2}-${3}")
         .str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[T ]\s*", "${1} ")
     )
-    clocked = pl.col("text").str.contains(":")
-    sign = pl.when(pl.col("text").str.extract(OFFSET, 1) == "-").then(-1).otherwise(1)
-    minutes = pl.col("text").str.extract(OFFSET, 2).cast(pl.Int64) * 60 + pl.col("text").str.extract(OFFSET, 3).cast(
-        pl.Int64
-    )
-    frame = frame.with_columns(offset=pl.when(clocked).then(sign * minutes).fill_null(0)).with_columns(
-        text=pl.when(clocked & (pl.col("text").str.contains(OFFSET)))
-        .then(pl.col("text").str.replace(r"\s*" + OFFSET, ""))
-        .otherwise(pl.col("text"))
-    )
-    forms = [pl.col("text").str.to_datetime(form, strict=False, time_unit="us") for form in CLOCKS]
-    return frame.select(pl.coalesce(forms).cast(pl.Int64) - pl.col("offset").cast(pl.Int64) * 60_000_000).to_series()
+    has_offset = text.str.contains(":") & text.str.contains(OFFSET)
+    sign, hours, minutes = (text.str.extract(OFFSET, group) for group in (1, 2, 3))
+    offset = pl.when(sign == "-").then(-1).otherwise(1) * (hours.cast(pl.Int64) * 60 + minutes.cast(pl.Int64))
+    text = pl.when(has_offset).then(text.str.replace(r"\s*" + OFFSET, "")).otherwise(text)
+    times = [text.str.to_datetime(form, strict=False, time_unit="us") for form in CLOCKS]
+    microseconds = pl.when(has_offset).then(offset).fill_null(0).cast(pl.Int64) * 60_000_000
+    return pl.select(pl.coalesce(times).cast(pl.Int64) - microseconds).to_series()
 
 
 def _times_in_format(texts: pl.Series, time_format: str) -> pl.Series:
     try:
-        times = texts.str.to_datetime(time_format, strict=False, time_unit="us")
+        return texts.str.to_datetime(time_format, strict=False, time_unit="us").cast(pl.Int64)
     except pl.exceptions.PolarsError:
         raise DataError(
             f"{option_named('time_format', time_format)}: is not a time format; for instance"
             " '%d/%m/%Y %H:%M:%S' (day, month, year, hour, minute, second)"
         ) from None
-    return _microseconds(times)

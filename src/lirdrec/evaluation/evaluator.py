@@ -1,4 +1,4 @@
-"""All-ranking evaluation: rank every item for every user who has held-out items, and average metrics over users.
+"""All-ranking evaluation: rank all items for every user with held-out items, and average the metrics over the users.
 
 The user's training items are masked; validation items are not, not even in the test (ALGORITHM: the released code's
 protocol). Users without a training pair are left out.
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.holdout import move_to_train
 from lirdrec.data.ids import IdMap, pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.metrics import (
@@ -60,7 +61,7 @@ class GroundTruth:
     masked: bool = True
 
     @classmethod
-    def of(
+    def from_pairs(
         cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
     ) -> GroundTruth:
         """From `(users, items)` pairs; users without a training pair are left out."""
@@ -249,7 +250,7 @@ def evaluate(
             added after training are ranked only if the dataset has them, so that metrics stay comparable.
         dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
         split: which pairs are held out.
-        k: cut-offs; None: 10 and 20, or, where fewer items are ranked, one that fits.
+        k: cut-offs; None: 10 and 20, or a smaller one if fewer items are ranked.
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, …
         candidates: "cold" ranks only the items without a training pair.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
@@ -266,7 +267,13 @@ def evaluate(
     names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
     check_metrics(names)
     if getattr(recommender, "info", {}).get("refit"):
-        log.warning("the run was trained on all interactions, %s included: its metrics there mean nothing", split)
+        log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
+    dataset, n_moved = unseen_part(recommender, dataset)
+    if n_moved.get(split):
+        log.warning(
+            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
+            *(n_moved[split], split),
+        )
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
@@ -282,6 +289,21 @@ def evaluate(
         groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
         groups["activity"] = by_activity(truth, result.per_user)
     return Metrics(result.values, len(truth.users), frame, groups)
+
+
+def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
+    """The dataset with the held-out interactions that a continued run was trained on moved to train.
+
+    A run that continued an earlier one (`fit(..., warm_start=...)`) may have been trained on interactions that are held
+    out now. For other runs the dataset is returned as it is.
+
+    Returns:
+        The dataset, and the number of interactions moved from "valid" and from "test".
+    """
+    train, info = getattr(recommender, "train", None), getattr(recommender, "info", {})
+    if train is None or not info.get("warm_start") or info.get("refit"):
+        return dataset, {}
+    return move_to_train(dataset, recommender.users, recommender.items, train)
 
 
 def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidates: str) -> GroundTruth:
@@ -309,14 +331,14 @@ def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidat
         if not len(ranked):
             raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
     ranked = None if ranked is None else ranked.to(device)
-    truth = GroundTruth.of(pairs("train"), pairs(split), len(recommender.users), candidates=ranked)
+    truth = GroundTruth.from_pairs(pairs("train"), pairs(split), len(recommender.users), candidates=ranked)
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
-    return replace(truth, masked=split != "train")  # training items must stay in the ranking to be found there
+    return replace(truth, masked=split != "train")  # for split="train", training items are the relevant ones
 
 
 def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarray) -> Tensor | None:
-    """Rows of all items but those added after training that the dataset does not have; None where that is all."""
+    """Rows of all items but those added after training that the dataset does not have; None: all items."""
     n_items = len(recommender.items)
     n_trained = getattr(recommender, "n_trained_items", n_items)
     added = np.setdiff1d(np.arange(n_trained, n_items), item_rows)

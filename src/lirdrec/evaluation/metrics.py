@@ -22,7 +22,7 @@ def canonical_metric(name: str) -> str:
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Raises ConfigError where a name is not a known metric."""
+    """Raise a ConfigError for a name that is not a metric."""
     for name in names:
         if name not in PER_USER + PER_LIST:
             raise ConfigError(f"unknown metric '{name}'; known: {', '.join(PER_USER + PER_LIST)}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lirdrec.config import make_config
+from lirdrec.config import make_config, suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.training.config import TrainConfig
@@ -75,10 +74,9 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", tuple(map(os.fspath, self.datasets)))
-        object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "tuned", None if self.tuned is None else Path(self.tuned))
-        for name in ("models", "losses", "formats"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, kind in {"output": Path, "tuned": Path, "models": tuple, "losses": tuple, "formats": tuple}.items():
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else kind(value))
         if not self.datasets:
             raise ConfigError("name at least one dataset")
         for name, least in (("seeds", 1), ("jobs", 1), ("trials", 0)):
@@ -115,13 +113,18 @@ class ExperimentConfig:
 
     def options_of(self, model: str) -> dict[str, Any]:
         """The entries of `model_options` that are options of the model."""
-        from lirdrec.models.registry import config_type
-
-        names = {entry.name for entry in fields(config_type(model))}
+        names = option_names(model)
         return {name: value for name, value in self.model_options.items() if name in names}
 
 
-def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
+def option_names(model: str) -> set[str]:
+    """Names of the options of a model."""
+    from lirdrec.models.registry import config_type
+
+    return {entry.name for entry in fields(config_type(model))}
+
+
+def resolve_options(trial: TrialSpec) -> tuple[Any, TrainConfig]:
     """The model config and the `TrainConfig` of a trial, including its `modalities` and seed.
 
     Raises:
@@ -129,14 +132,11 @@ def resolve_options(cell: TrialSpec) -> tuple[Any, TrainConfig]:
     """
     from lirdrec.models.registry import config_type
 
-    kind = config_type(cell.model)
-    options = dict(cell.model_options)
-    if cell.modalities is not None and "modalities" in {entry.name for entry in fields(kind)}:
-        options["modalities"] = list(cell.modalities)
-    training = {**cell.training, "seed": cell.seed}
-    return make_config(kind, options, f"options of {cell.model}"), make_config(
-        TrainConfig, training, "training options"
-    )
+    options, training = dict(trial.model_options), {**trial.training, "seed": trial.seed}
+    if trial.modalities is not None and "modalities" in option_names(trial.model):
+        options["modalities"] = list(trial.modalities)
+    config: Any = make_config(config_type(trial.model), options, f"options of {trial.model}")
+    return config, make_config(TrainConfig, training, "training options")
 
 
 def sort_assignments(
@@ -155,16 +155,14 @@ def sort_assignments(
     from lirdrec.models.registry import config_type
 
     training = {entry.name for entry in fields(TrainConfig)} - {"seed", "metric"}
-    by_model = {model: {entry.name for entry in fields(config_type(model))} for model in models}
-    known = {*settings, *training, *(name for names in by_model.values() for name in names)}
+    by_model = {model: option_names(model) for model in models}
+    accepted = {*settings, *training}.union(*by_model.values())
     sorted_values: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     for name, value in values.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in accepted:
+            hint = suggest_name(name, accepted, f"known keys: {', '.join(sorted(accepted))}")
             if name in ("seed", "metric"):
                 hint = f"use --{'seeds' if name == 'seed' else name}"
-            else:
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
             raise ConfigError(f"--set {name}: no model of this experiment has such an option; {hint}")
         kind = 2 if name in settings else 1 if name in training else 0
         sorted_values[kind][name] = value

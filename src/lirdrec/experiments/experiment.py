@@ -1,19 +1,6 @@
 """Registry of experiments by name; each is a module of `studies`, imported on first use.
 
-A module of an experiment has two functions:
-
-    def plan(config: ExperimentConfig, results: Results) -> Iterable[TrialSpec]
-        # All trials that can be planned now; called again after trials have ended, until there are no new ones.
-        # `results` are the results (including failures) of the trials planned so far. The plan must be deterministic,
-        # whatever the order in which trials end.
-    def report(config: ExperimentConfig, results: Results) -> Path
-        # Writes tables and figures into config.output, and returns the path of the HTML page.
-
-and optionally:
-
-    MODELS: tuple[str, ...]             # default models
-    SETTINGS: Mapping[str, tuple]       # name → (default, "one line") of the experiment's own settings, for --set
-    def expected(config) -> Mapping[tuple[str, str], int]   # (dataset, model) → number of trials, to estimate the time
+A module of an experiment has the functions of `Experiment` and, optionally, MODELS and SETTINGS.
 """
 
 from __future__ import annotations
@@ -36,6 +23,7 @@ _EXPERIMENTS = {
     "ablation": "What does each part of LIRDRec contribute? One changed at a time.",
     "modality": "What does each modality contribute? Each left out, each alone.",
     "cold": "How well are items recommended that are not in the training data?",
+    "launch": "How are items recommended that are added later, and what does it cost?",
     "startup": "Which model leads in the first epochs, and after equal time?",
     "sensitivity": "How much do two settings matter? A grid, on validation.",
     "layers": "Which number of layers over the user-item graph is best?",
@@ -47,7 +35,16 @@ _EXPERIMENTS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: name, functions and settings of its module."""
+    """An experiment.
+
+    Attributes:
+        plan: all trials that can be planned now, given the results (including failures) so far; called again after
+            trials have ended, until there are no new ones. Deterministic, whatever the order in which trials end.
+        report: writes tables and figures into `config.output`; returns the HTML page.
+        models: default models.
+        settings: name → (default, help line) of the experiment's own settings.
+        expected: (dataset, model) → number of trials, to estimate the time; None: unknown.
+    """
 
     name: str
     summary: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
 from lirdrec.experiments.trial import TrialResult, TrialSpec
@@ -30,20 +31,13 @@ class Progress:
         if quiet:
             return
         from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
 
         self.console = Console(stderr=True, highlight=False)
         if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bar
-
-            self.bar = Bar(
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[left]}"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[now]}"),
-                console=self.console,
-            )
+            texts = TextColumn("{task.fields[left]}"), TimeElapsedColumn(), TextColumn("{task.fields[now]}")
+            self.bar = Bar(BarColumn(bar_width=24), MofNCompleteColumn(), *texts, console=self.console)
             self.task = self.bar.add_task("trials", total=None, left="", now="")
             self.bar.start()
 
@@ -58,8 +52,7 @@ class Progress:
             return
         done = list(done)
         total, left = self.estimate(done, [*waiting, *running])
-        names = "  ".join(name_of(cell) for cell in running)
-        self.bar.update(self.task, total=total, completed=len(done), left=left, now=names)
+        self.bar.update(self.task, total=total, completed=len(done), left=left, now="  ".join(map(name_of, running)))
 
     def ended(self, result: TrialResult, done: Iterable[TrialResult], waiting: Iterable[TrialSpec]) -> None:
         """Print the line of a finished trial."""
@@ -68,16 +61,16 @@ class Progress:
         done = list(done)
         total, left = self.estimate(done, list(waiting))
         width = len(str(total))
-        parts = [f"[{len(done):{width}}/{total}]", f"{name_of(result.cell):{NAME_WIDTH}}"]
+        trial = result.cell
+        parts = [f"[{len(done):{width}}/{total}]", f"{name_of(trial):{NAME_WIDTH}}"]
         if result.done:
             parts += [metric_text(result, self.metric), f"{duration(result.seconds):>8}"]
-            if result.epochs:
-                parts.append(f"best of {result.epochs} epochs: {result.best_epoch}")
+            parts += [f"best of {result.epochs} epochs: {result.best_epoch}"] if result.epochs else []
         else:
-            parts += [result.status if result.status != "failed" else f"failed: {result.error}"]
-        parts += [left]
-        if result.cell.work == "trial":
-            options = {**result.cell.model_options, **result.cell.training}
+            parts.append(f"failed: {result.error}" if result.status == "failed" else result.status)
+        parts.append(left)
+        if trial.work == "trial":
+            options = {**trial.model_options, **trial.training}
             parts.append(" ".join(f"{k}={v}" for k, v in options.items() if k not in HIDDEN and v is not None))
         self.say("  ".join(filter(None, parts)))
 
@@ -89,17 +82,14 @@ class Progress:
         seconds: dict[tuple[str, str], list[float]] = {}
         for result in done:
             seconds.setdefault((result.cell.dataset, result.cell.model), []).append(result.seconds)
-        remaining = Counter((cell.dataset, cell.model) for cell in waiting)
+        remaining = Counter((trial.dataset, trial.model) for trial in waiting)
         for key, number in self.expected.items():
             remaining[key] = max(remaining[key], number - len(seconds.get(key, ())))
         total = len(done) + sum(remaining.values())
         if not done or total == len(done):
             return total, ""
-        mean = sum(result.seconds for result in done) / len(done)
-        left = 0.0
-        for key, number in remaining.items():
-            known = seconds.get(key)
-            left += number * (sum(known) / len(known) if known else mean)
+        mean = fmean(result.seconds for result in done)
+        left = sum(number * (fmean(seconds[key]) if key in seconds else mean) for key, number in remaining.items())
         return total, f"about {duration(left / self.jobs)} left"
 
     def stop(self) -> None:
@@ -108,12 +98,12 @@ class Progress:
             self.bar.stop()
 
 
-def name_of(cell: TrialSpec) -> str:
+def name_of(trial: TrialSpec) -> str:
     """Short description of a trial."""
-    work = "" if cell.work in ("train", "trial") else cell.work.partition(":")[2]
-    split = str((cell.split or {}).get("split", ""))
-    seed = "" if cell.work == "trial" else f"seed {cell.seed}"
-    parts = (cell.dataset_name, split, cell.model, cell.feature_set, cell.variant, work, seed)
+    work = "" if trial.work in ("train", "trial") else trial.work.partition(":")[2]
+    split = str((trial.split or {}).get("split", ""))
+    seed = "" if trial.work == "trial" else f"seed {trial.seed}"
+    parts = (trial.dataset_name, split, trial.model, trial.feature_set, trial.variant, work, seed)
     return "  ".join(filter(None, parts))
 
 

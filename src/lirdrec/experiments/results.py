@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
+from lirdrec.reporting.statistics import over_seeds
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,9 +45,17 @@ class Results:
     def __len__(self) -> int:
         return len(self._results)
 
-    def get(self, cell: TrialSpec) -> TrialResult | None:
+    def get(self, trial: TrialSpec) -> TrialResult | None:
         """The result of a trial, or None if there is none yet."""
-        return self._by_cell.get(cell)
+        return self._by_cell.get(trial)
+
+    def of(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
+        """The results of trials, including failures; trials without a result are skipped."""
+        return [result for result in map(self.get, cells) if result is not None]
+
+    def done(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
+        """The results of trials that succeeded."""
+        return [result for result in self.of(cells) if result.done]
 
     def where(self, condition: Callable[[TrialResult], bool] | None = None, **values: Any) -> Results:
         """Filter results by the values of fields: `where(model="mf", work="train")`.
@@ -59,8 +68,8 @@ class Results:
 
         def matches(result: TrialResult) -> bool:
             for name, wanted in values.items():
-                value = _value(result, name)
-                if value not in wanted if isinstance(wanted, (tuple, set, list)) else value != wanted:
+                accepted = wanted if isinstance(wanted, (tuple, set, list)) else (wanted,)
+                if _value(result, name) not in accepted:
                     return False
             return condition is None or condition(result)
 
@@ -69,7 +78,7 @@ class Results:
     def frame(self) -> pl.DataFrame:
         """One row per metric: the columns of `IDENTITY`, then stage (valid, test), metric, value."""
         rows = [
-            {**self._identity(result), "stage": stage, "metric": metric, "value": value}
+            (*self._identity(result), stage, metric, value)
             for result in self._results
             for stage, figures in result.figures.items()
             for metric, value in figures.items()
@@ -79,35 +88,21 @@ class Results:
     def runs(self) -> pl.DataFrame:
         """One row per trial: the columns of `IDENTITY`, then final, status, error, seconds, peak_memory_mb,
         peak_gpu_memory_mb, epochs, best_epoch, options (JSON of the non-default options)."""
-        rows = [
-            {
-                **self._identity(result),
-                "final": result.cell.final,
-                "status": result.status,
-                "error": result.error,
-                "seconds": result.seconds,
-                "peak_memory_mb": result.peak_memory / 2**20,
-                "peak_gpu_memory_mb": None if result.peak_gpu_memory is None else result.peak_gpu_memory / 2**20,
-                "epochs": result.epochs,
-                "best_epoch": result.best_epoch,
-                "options": json.dumps({**result.cell.model_options, **result.cell.training}, sort_keys=True),
-            }
-            for result in self._results
-        ]
-        numbers = {"seconds": float, "peak_memory_mb": float, "peak_gpu_memory_mb": float}
+        rows = []
+        for result in self._results:
+            trial, gpu = result.cell, result.peak_gpu_memory
+            memory = (result.peak_memory / 2**20, None if gpu is None else gpu / 2**20)
+            options = json.dumps({**trial.model_options, **trial.training}, sort_keys=True)
+            outcome = (trial.final, result.status, result.error, result.seconds)
+            rows.append((*self._identity(result), *outcome, *memory, result.epochs, result.best_epoch, options))
         texts = {"final": bool, "status": str, "error": str}
+        numbers = {"seconds": float, "peak_memory_mb": float, "peak_gpu_memory_mb": float}
         return _frame(rows, {**texts, **numbers, "epochs": int, "best_epoch": int, "options": str})
 
     def histories(self) -> pl.DataFrame:
         """One row per epoch and metric (with "loss"): the columns of `IDENTITY`, then epoch, seconds, metric, value."""
         rows = [
-            {
-                **self._identity(result),
-                "epoch": line["epoch"],
-                "seconds": line["seconds"],
-                "metric": name,
-                "value": value,
-            }
+            (*self._identity(result), line["epoch"], line["seconds"], name, value)
             for result in self._results
             for line in result.history
             for name, value in line.items()
@@ -124,30 +119,39 @@ class Results:
 
         parts = []
         for result in self._results:
-            if result.per_user is None or self.folder is None:
-                continue
-            values = pl.read_parquet(self.folder / result.per_user, glob=False).with_columns(pl.col("user").cast(str))
-            labels = [pl.lit(value).alias(name) for name, value in self._identity(result).items()]
-            parts.append(values.select(*labels, pl.all()))
+            if result.per_user is not None and self.folder is not None:
+                frame = pl.read_parquet(self.folder / result.per_user, glob=False)
+                identity = zip(IDENTITY, self._identity(result), strict=True)
+                labels = [pl.lit(value).alias(name) for name, value in identity]
+                parts.append(frame.select(*labels, pl.col("user").cast(str), pl.exclude("user")))
         return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
+
+    def mean_per_user(self, results: Sequence[TrialResult]) -> pl.DataFrame | None:
+        """Per-user test values averaged over trials of this experiment, sorted by user; None if a trial has none."""
+        import polars as pl
+
+        paths = [result.per_user for result in results]
+        if self.folder is None or not paths or None in paths:
+            return None
+        return over_seeds([pl.read_parquet(self.folder / str(path), glob=False) for path in paths])
 
     def remarks(self) -> list[str]:
         """Warnings for the reader of the metrics: trainings that were cut off by the maximum number of epochs."""
         trained = [result for result in self._results if result.done and result.epochs]
-        capped = [result for result in trained if result.was_still_improving]
+        capped = sum(result.was_still_improving for result in trained)
         if not capped:
             return []
         return [
-            f"**{len(capped)} of {len(trained)} trainings were still improving when --epochs ended them**: "
+            f"**{capped} of {len(trained)} trainings were still improving when --epochs ended them**: "
             "their metrics are too low; increase --epochs before you compare models."
         ]
 
-    def _identity(self, result: TrialResult) -> dict[str, Any]:
-        identity = {"experiment": self.experiment, "key": result.cell.key}
-        return identity | {name: _value(result, name) for name in IDENTITY if name not in identity}
+    def _identity(self, result: TrialResult) -> list[Any]:
+        return [self.experiment, *(_value(result, name) for name in IDENTITY[1:])]
 
 
 def _value(result: TrialResult, name: str) -> Any:
+    """Value of a field of a result: see `Results.where`."""
     if name == "dataset":
         return result.cell.dataset_name
     if name == "loss":
@@ -161,9 +165,8 @@ def loss_of(result: TrialResult) -> str:
     return str(options.get("loss") or "")
 
 
-def _frame(rows: list[dict[str, Any]], types: dict[str, type]) -> pl.DataFrame:
+def _frame(rows: list[tuple[Any, ...]], types: dict[str, type]) -> pl.DataFrame:
     import polars as pl
 
-    kinds = {str: pl.String, float: pl.Float64, int: pl.Int64, bool: pl.Boolean}
-    schema = {name: pl.Int64 if name == "seed" else pl.String for name in IDENTITY}
-    return pl.DataFrame(rows, schema={**schema, **{name: kinds[kind] for name, kind in types.items()}})
+    identity = {name: int if name == "seed" else str for name in IDENTITY}
+    return pl.DataFrame(rows, schema={**identity, **types}, orient="row")

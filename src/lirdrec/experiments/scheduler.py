@@ -32,101 +32,86 @@ SETTINGS = "experiment.json"
 TRIES = 2  # a failed trial is tried once more at the next start
 
 
-def run(experiment: Experiment, context: ExperimentConfig) -> Path:
-    """Compute all trials of an experiment and write its report.
+def run(experiment: Experiment, config: ExperimentConfig) -> Path:
+    """Compute all trials of an experiment and write its report; returns the HTML page.
 
     Args:
         experiment: the experiment.
-        context: its configuration. `context.output` may have results of the same experiment, interrupted or with other
+        config: its configuration. `config.output` may have results of the same experiment, interrupted or with other
             settings; matching results are used, nothing is computed twice.
-
-    Returns:
-        Path of the HTML page.
 
     Raises:
         ConfigError, DataError: unknown dataset or model; options that differ from a scored declaration.
         KeyboardInterrupt: stopped by Ctrl-C; the same call resumes.
     """
-    return _reported(experiment, context, compute(experiment, context))
+    return _write_report(experiment, config, compute(experiment, config))
 
 
-def report(experiment: Experiment, context: ExperimentConfig) -> Path:
+def report(experiment: Experiment, config: ExperimentConfig) -> Path:
     """Write the report of the results so far, without computing any trial."""
-    _check(experiment, context)
-    started = (context.output / "cells").is_dir()  # otherwise planning would write tuning proposals
-    results = _Run(experiment, replace(context, quiet=True)).known() if started else Results()
+    _check(experiment, config)
+    started = (config.output / "cells").is_dir()  # otherwise planning would write tuning proposals
+    results = _Run(experiment, replace(config, quiet=True)).known() if started else Results()
     if not len(results):
-        raise ConfigError(f"{context.output}: there is no result of '{experiment.name}' with these settings yet")
-    return _reported(experiment, context, results)
+        raise ConfigError(f"{config.output}: there is no result of '{experiment.name}' with these settings yet")
+    return _write_report(experiment, config, results)
 
 
-def _reported(experiment: Experiment, context: ExperimentConfig, results: Results) -> Path:
+def _write_report(experiment: Experiment, config: ExperimentConfig, results: Results) -> Path:
     """Write the report, and data files with all trials and epochs."""
     for name, frame in (("runs", results.runs()), ("histories", results.histories())):
-        with atomic_write(context.output / f"{name}.parquet") as temporary:
+        with atomic_write(config.output / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
-    return experiment.report(context, results)
+    return experiment.report(config, results)
 
 
-def compute(experiment: Experiment, context: ExperimentConfig) -> Results:
+def compute(experiment: Experiment, config: ExperimentConfig) -> Results:
     """Compute all trials of an experiment; returns their results in the order of the plan."""
-    _check(experiment, context)
-    make_folder(context.output)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(context).items()}
-    write_json(context.output / SETTINGS, {"experiment": experiment.name, **settings})
-    return _Run(experiment, context).until_done()
+    _check(experiment, config)
+    make_folder(config.output)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    write_json(config.output / SETTINGS, {"experiment": experiment.name, **settings})
+    return _Run(experiment, config).until_done()
 
 
-def _check(experiment: Experiment, context: ExperimentConfig) -> None:
+def _check(experiment: Experiment, config: ExperimentConfig) -> None:
     """Raise for unknown datasets, features and models, and for the folder of another experiment."""
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
 
-    name = _name_of(context.output)
+    name = _name_of(config.output)
     if name not in (None, experiment.name):
+        tuned = f", and take the settings from it: --config-from {config.output}" if name == "compare" else ""
         raise ConfigError(
-            f"{context.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
-            "--output"
-            + (f", and take the settings from it: --config-from {context.output}" if name == "compare" else "")
+            f"{config.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
+            f"--output{tuned}"
         )
-    for dataset in context.datasets:
+    for dataset in config.datasets:
         fingerprint(dataset)  # raises where there is none
-        for label, names in context.feature_sets.items():
-            known = feature_names(dataset)
+        for label, names in config.feature_sets.items():
+            available = feature_names(dataset)
             for name in names:
-                if name not in known:
-                    listed = ", ".join(known) or "none"
+                if name not in available:
+                    listed = ", ".join(available) or "none"
                     raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
-    for model in context.models:
+    for model in config.models:
         model_type(model)
-    if context.tuned is not None and not (context.tuned / "cells").is_dir():
-        raise ConfigError(f"{context.tuned}: no results of an experiment; name the folder of a 'compare'")
+    if config.tuned is not None and not (config.tuned / "cells").is_dir():
+        raise ConfigError(f"{config.tuned}: no results of an experiment; name the folder of a 'compare'")
 
 
 def _name_of(folder: Path) -> str | None:
     """The experiment whose folder it is, or None."""
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return str(found["experiment"])
+        return str(json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["experiment"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to go on") from None
-
-
-@dataclass
-class _Running:
-    """A cell that a worker computes."""
-
-    cell: TrialSpec
-    process: subprocess.Popen[bytes]
-    claim: ExitStack
-    files: _Files
-    attempt: int
+        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to continue") from None
 
 
 class _Files:
-    """Where a worker finds its job and leaves its result and its log."""
+    """Job, result, log and run folder of a worker."""
 
     def __init__(self, folder: Path, key: str):
         jobs = folder / "jobs"
@@ -135,37 +120,48 @@ class _Files:
         self.runs = folder / "runs" / key
 
 
+@dataclass
+class _Worker:
+    """A process that computes a trial."""
+
+    cell: TrialSpec
+    process: subprocess.Popen[bytes]
+    claim: ExitStack
+    files: _Files
+    attempt: int
+
+
 class _Run:
-    def __init__(self, experiment: Experiment, context: ExperimentConfig):
-        self.experiment, self.context = experiment, context
-        self.store = TrialStore(context.output)
+    def __init__(self, experiment: Experiment, config: ExperimentConfig):
+        self.experiment, self.config = experiment, config
+        self.store = TrialStore(config.output)
         self.planned: dict[str, TrialSpec] = {}
-        self.again: dict[str, int] = {}  # key → attempts so far of cells that failed at an earlier start
-        self.running: dict[str, _Running] = {}
-        expected = experiment.expected(context) if experiment.expected is not None else {}
-        self.progress = Progress(expected, context.jobs, context.metric, context.quiet)
+        self.again: dict[str, int] = {}  # key → attempts so far of trials that failed at an earlier start
+        self.running: dict[str, _Worker] = {}
+        expected = experiment.expected(config) if experiment.expected is not None else {}
+        self.progress = Progress(expected, config.jobs, config.metric, config.quiet)
 
     def until_done(self) -> Results:
-        """Compute all cells."""
-        seen: set[str] | None = None
+        """Compute all trials."""
+        ended: set[str] | None = None
         announced = False
         try:
             while True:
                 done = self._done()
-                if done.keys() != seen:  # something has ended, here or in another process
-                    seen = set(done)
+                if done.keys() != ended:  # a trial has ended, here or in another process
+                    ended = set(done)
                     if self._plan(done):
                         continue
                 if not announced and done:
                     self.progress.say(f"{len(done)} trials were done before")
                 announced = True
-                waiting = [cell for key, cell in self.planned.items() if key not in done and key not in self.running]
+                waiting = [trial for key, trial in self.planned.items() if key not in done and key not in self.running]
                 if not waiting and not self.running:
                     self._tidy(done)
                     return self._results(done)
                 self._start(waiting)
-                waiting = [cell for cell in waiting if cell.key not in self.running]
-                self.progress.show(done.values(), waiting, [one.cell for one in self.running.values()])
+                waiting = [trial for trial in waiting if trial.key not in self.running]
+                self.progress.show(done.values(), waiting, [worker.cell for worker in self.running.values()])
                 time.sleep(POLL if self.running else POLL_OTHERS)
                 self._collect()
         finally:
@@ -180,66 +176,62 @@ class _Run:
 
     def _done(self) -> dict[str, TrialResult]:
         """Results of the planned trials in the order of the plan, without those to be tried again."""
-        done = {}
-        for key, cell in self.planned.items():
-            result = self.store.result(cell)
-            if result is not None and (result.done or result.attempts > self.again.get(key, 0)):
-                done[key] = result
-        return done
+        results = {key: self.store.result(trial) for key, trial in self.planned.items()}
+        return {key: result for key, result in results.items() if result is not None and self._is_settled(result)}
+
+    def _is_settled(self, result: TrialResult) -> bool:
+        """Whether a result is not one of an earlier start that is to be tried again."""
+        return result.done or result.attempts > self.again.get(result.cell.key, 0)
 
     def _results(self, done: dict[str, TrialResult]) -> Results:
-        return Results(done.values(), self.experiment.name, self.context.output)
+        return Results(done.values(), self.experiment.name, self.config.output)
 
     def _plan(self, done: dict[str, TrialResult]) -> bool:
         """Update the planned trials; returns whether there are new ones."""
         before = self.planned
-        planned: dict[str, TrialSpec] = {}
-        for cell in self.experiment.plan(self.context, self._results(done)):
-            key = cell.key
-            planned.setdefault(key, cell)
-            if key not in before:
-                result = self.store.result(cell)
-                if result is not None and not result.done and result.attempts < TRIES:
-                    self.again[key] = result.attempts
+        planned = {trial.key: trial for trial in self.experiment.plan(self.config, self._results(done))}
+        for key in planned.keys() - before.keys():
+            result = self.store.result(planned[key])
+            if result is not None and not result.done and result.attempts < TRIES:
+                self.again[key] = result.attempts
         # in the order of the last plan: the final trainings of a model come before the tuning of the next
-        self.planned = planned | {key: cell for key, cell in before.items() if key not in planned}
+        self.planned = planned | {key: trial for key, trial in before.items() if key not in planned}
         return len(self.planned) > len(before)
 
     def _start(self, waiting: list[TrialSpec]) -> None:
         """Start waiting trials up to the number of jobs, except those claimed by other processes."""
-        for cell in waiting:
-            if len(self.running) >= self.context.jobs:
+        for trial in waiting:
+            if len(self.running) >= self.config.jobs:
                 return
             with ExitStack() as stack:
-                if not stack.enter_context(self.store.claim(cell)):
+                if not stack.enter_context(self.store.claim(trial)):
                     continue
-                earlier = self.store.result(cell)
-                if earlier is not None and (earlier.done or earlier.attempts > self.again.get(cell.key, 0)):
+                earlier = self.store.result(trial)
+                if earlier is not None and self._is_settled(earlier):
                     continue  # another process has just computed it
                 attempt = 1 if earlier is None else earlier.attempts + 1
-                files = _Files(self.context.output, cell.key)
+                files = _Files(self.config.output, trial.key)
                 if files.result.is_file():  # computed, but the scheduler was killed before it recorded the result
-                    self._record(cell, files, attempt, 0)
+                    self._record(trial, files, attempt, 0)
                     continue
                 try:
-                    process = self._begin(cell, files)
+                    process = self._begin(trial, files)
                 except DataError as error:  # for instance a split that the dataset does not allow
-                    self._ended(TrialResult(cell, "failed", str(error), attempts=attempt))
+                    self._ended(TrialResult(trial, "failed", str(error), attempts=attempt))
                     continue
-                self.running[cell.key] = _Running(cell, process, stack.pop_all(), files, attempt)
+                self.running[trial.key] = _Worker(trial, process, stack.pop_all(), files, attempt)
 
-    def _begin(self, cell: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
-        context = self.context
-        sealed = seal(cell.dataset, context.output, cell.split)
-        if cell.final:
-            Preregistration(sealed.vault).declare(cell)
+    def _begin(self, trial: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
+        sealed = seal(trial.dataset, self.config.output, trial.split)
+        if trial.final:
+            Preregistration(sealed.vault).declare(trial)
         job = {
-            "cell": cell.with_(dataset=os.path.abspath(sealed.development)).to_json(),
-            "folder": os.path.abspath(context.output),
+            "cell": trial.with_(dataset=os.path.abspath(sealed.development)).to_json(),
+            "folder": os.path.abspath(self.config.output),
             "runs": os.path.abspath(files.runs),
-            "vault": os.path.abspath(sealed.vault) if cell.final else None,
-            "device": context.device,
-            "cache": context.cache,
+            "vault": os.path.abspath(sealed.vault) if trial.final else None,
+            "device": self.config.device,
+            "cache": self.config.cache,
         }
         write_json(files.job, job)
         with files.log.open("wb") as output:
@@ -248,7 +240,7 @@ class _Run:
                 stdin=subprocess.PIPE,  # closes when this process ends, however it ends
                 stdout=output,
                 stderr=output,
-                env=_environment(context.jobs),
+                env=_environment(self.config.jobs),
             )
 
     def _collect(self) -> None:
@@ -262,20 +254,20 @@ class _Run:
                 if worker.process.stdin is not None:
                     worker.process.stdin.close()
 
-    def _record(self, cell: TrialSpec, files: _Files, attempt: int, code: int) -> None:
+    def _record(self, trial: TrialSpec, files: _Files, attempt: int, code: int) -> None:
         try:
             values = json.loads(files.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
             killed = hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
             # a worker killed by SIGKILL while its parent runs: the system was out of memory
             values = {"status": "out of memory"} if killed else {"status": "failed", "error": _last_line(files.log)}
-        result = TrialResult.from_json({"cell": cell.to_json(), "attempts": attempt, **values})
+        result = TrialResult.from_json({"cell": trial.to_json(), "attempts": attempt, **values})
         self._ended(result)
         files.result.unlink(missing_ok=True)
         files.job.unlink(missing_ok=True)
         if result.done:
             files.log.unlink(missing_ok=True)
-        if result.done and cell.extra.get("keep"):
+        if result.done and trial.extra.get("keep"):
             for checkpoint in files.runs.glob("checkpoint*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
         elif result.status != "out of memory":  # it may resume on a machine with more memory
@@ -284,7 +276,7 @@ class _Run:
     def _tidy(self, done: dict[str, TrialResult]) -> None:
         """Remove files of finished trials that remained after a kill."""
         for key, result in done.items():
-            files = _Files(self.context.output, key)
+            files = _Files(self.config.output, key)
             for file in (files.job, files.result, *([files.log] if result.done else [])):
                 file.unlink(missing_ok=True)
             if result.done and not result.cell.extra.get("keep"):
@@ -293,7 +285,7 @@ class _Run:
     def _ended(self, result: TrialResult) -> None:
         self.store.record(result)
         done = self._done()
-        waiting = [cell for key, cell in self.planned.items() if key not in done]
+        waiting = [trial for key, trial in self.planned.items() if key not in done]
         self.progress.ended(result, done.values(), waiting)
 
     def _stop(self) -> None:
@@ -311,11 +303,10 @@ def _environment(jobs: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // jobs))
     home = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-    defaults = {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads}
-    if jobs > 1:
-        defaults["OMP_WAIT_POLICY"] = "passive"  # active waiting would slow down the other workers
-    return {**defaults, **os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    # active waiting would slow down other workers
+    waiting = {"OMP_WAIT_POLICY": "passive"} if jobs > 1 else {}
+    return {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads, **waiting, **os.environ, "PYTHONPATH": path}
 
 
 def _last_line(log_file: Path) -> str:

@@ -16,16 +16,17 @@ from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES
 from lirdrec.training.config import AUTO_BATCH, TrainConfig
 
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
+_BPR = {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)}
 # training options searched in addition to the grid, by ranking loss; "": gradient models with a fixed loss
 STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "bpr": {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
+    "bpr": _BPR,
     "softmax": {
         "temperature": TEMPERATURES,
         "scoring": ("product", "cosine"),
         "batch_size": (4096, 8192),
         "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3),
     },
-    "": {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
+    "": _BPR,
 }
 # start of the search, by ranking loss: the published setting (LIRDRec's, or that of common public code), then softmax
 FIRST: Mapping[str, Mapping[str, Any]] = {
@@ -97,8 +98,8 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
     shared = {name: _with(values, defaults[name]) for name, values in kind.grid.items() if name not in fixed}
     shared.pop("loss", None)
     if len(modalities) == 2 and "modality_weights" in defaults and "modality_weights" not in fixed:
-        one, other = modalities
-        weights = tuple({one: weight, other: round(1 - weight, 6)} for weight in WEIGHTS)
+        first_name, second_name = modalities
+        weights = tuple({first_name: weight, second_name: round(1 - weight, 6)} for weight in WEIGHTS)
         shared["modality_weights"] = (defaults["modality_weights"], *weights)
     start = {name: defaults[name] for name in shared}
     if kind.capabilities.training == "closed_form":
@@ -137,6 +138,9 @@ def parts(choice: Choice) -> tuple[Choice, Choice]:
 def _with(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
     """The values with the default added if missing; numbers are sorted."""
     complete = [*values] if canonical(default) in map(canonical, values) else [*values, default]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in complete):
-        complete.sort()
-    return tuple(complete)
+    return tuple(sorted(complete) if all_numbers(complete) else complete)
+
+
+def all_numbers(values: Sequence[Any]) -> bool:
+    """Whether all values are numbers; booleans are not."""
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -36,12 +37,9 @@ class TrialSpec:
         model: name of a model; "" for work without a model.
         model_options: fields of the model's config that differ from the defaults.
         training: fields of `TrainConfig` that differ from the defaults, without the seed.
-        seed: training seed.
-        variant: label of the report's row or column, for instance "w/o PWC".
-        feature_set: label of the features, for instance "mllm".
+        variant, feature_set: labels of the report's row, for instance "w/o PWC" and "mllm".
         modalities: names of the feature matrices to use; None: all.
-        split: another split of all interactions, as arguments of `Dataset.resplit`:
-            {"split": "cold_items", "seed": 0}.
+        split: another split of all interactions, as arguments of `Dataset.resplit`.
         extra: further arguments of the work. For "train": "final" (true: score the sealed test),
             "candidates" ("cold": rank unseen items only), "keep" (true: save the run folder in runs/KEY/model).
     """
@@ -76,8 +74,7 @@ class TrialSpec:
     @cached_property
     def key(self) -> str:
         """Hash of the content (16 hexadecimal digits), with the dataset's fingerprint instead of its path."""
-        content = self.to_json() | {"dataset": fingerprint(self.dataset), "version": RESULTS_VERSION}
-        return short_hash(content)
+        return short_hash(self.to_json() | {"dataset": fingerprint(self.dataset), "version": RESULTS_VERSION})
 
     @property
     def dataset_name(self) -> str:
@@ -110,11 +107,10 @@ class TrialResult:
 
     Attributes:
         cell: the trial's specification.
-        status: "done", "failed" or "out of memory".
         error: last line of the error, or None.
         figures: "valid" and "test" → metric → value, where scored.
         seconds: wall-clock time, including earlier attempts that were interrupted and resumed.
-        peak_memory: peak main memory in bytes; peak_gpu_memory: peak GPU memory in bytes, or None.
+        peak_memory, peak_gpu_memory: peak main and GPU memory in bytes; None without a GPU.
         epochs, best_epoch: of gradient training, else 0.
         history: one entry per epoch: "epoch", "seconds" (since the start, without validation), "loss" and, after
             validation, its metrics by name.
@@ -148,9 +144,9 @@ class TrialResult:
     @property
     def was_still_improving(self) -> bool:
         """Whether training reached the maximum number of epochs while validation was still improving."""
-        ended = self.data.get("stopped") if isinstance(self.data, Mapping) else None
-        early = self.data.get("stopped_early") if isinstance(self.data, Mapping) else False
-        return ended == "epochs" and not early and still_improving(self.best_epoch, self.epochs)
+        data = self.data if isinstance(self.data, Mapping) else {}
+        ended = data.get("stopped") == "epochs" and not data.get("stopped_early")
+        return ended and still_improving(self.best_epoch, self.epochs)
 
     def figure(self, metric: str, stage: str = "valid") -> float | None:
         """Value of a metric at a stage ("valid" or "test"), or None."""
@@ -158,42 +154,37 @@ class TrialResult:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return values | {"cell": self.cell.to_json(), "history": list(self.history)}
+        return {**vars(self), "cell": self.cell.to_json(), "history": list(self.history)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
         """The inverse of `to_json`."""
-        given = {**values, "cell": TrialSpec.from_json(values["cell"]), "history": tuple(values.get("history", ()))}
-        return cls(**given)
+        trial, history = TrialSpec.from_json(values["cell"]), tuple(values.get("history", ()))
+        return cls(**{**values, "cell": trial, "history": history})
 
 
 class TrialStore:
-    """Trial results stored in an experiment's folder as `cells/KEY.json`, written atomically.
-
-    Args:
-        folder: the experiment's folder; created by the first write.
-    """
+    """Trial results stored in an experiment's folder as `cells/KEY.json`, written atomically."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._cache: dict[str, tuple[int, TrialResult]] = {}  # key → modification time, result
 
-    def result(self, cell: TrialSpec) -> TrialResult | None:
+    def result(self, trial: TrialSpec) -> TrialResult | None:
         """The result of a trial, or None if there is none yet.
 
         Raises:
             RunFolderError: the file is damaged.
         """
-        path = self._path(cell)
+        path = self._path(trial)
         try:
             stamp = path.stat().st_mtime_ns
-            if self._cache.get(cell.key, (None,))[0] == stamp:
-                return self._cache[cell.key][1]
-            result = replace(_read_result(path), cell=cell)  # with the dataset's current path
+            if self._cache.get(trial.key, (None,))[0] == stamp:
+                return self._cache[trial.key][1]
+            result = replace(_read_result(path), cell=trial)  # with the dataset's current path
         except FileNotFoundError:
             return None
-        self._cache[cell.key] = (stamp, result)
+        self._cache[trial.key] = (stamp, result)
         return result
 
     def __iter__(self) -> Iterator[TrialResult]:
@@ -210,17 +201,12 @@ class TrialStore:
         make_folder(path.parent)
         write_checked(path, result.to_json())
 
-    @contextlib.contextmanager
-    def claim(self, cell: TrialSpec) -> Iterator[bool]:
-        """Context manager: reserve a trial for this process; gives False if another process has reserved it.
+    def claim(self, trial: TrialSpec) -> AbstractContextManager[bool]:
+        """Context manager: an operating system lock on the trial; gives False if another process holds it."""
+        return locked(self.folder / "locks" / trial.key, wait=False)
 
-        An operating system lock on `locks/KEY`: it is released when the process dies.
-        """
-        with locked(self.folder / "locks" / cell.key, wait=False) as acquired:
-            yield acquired
-
-    def _path(self, cell: TrialSpec) -> Path:
-        return self.folder / "cells" / f"{cell.key}.json"
+    def _path(self, trial: TrialSpec) -> Path:
+        return self.folder / "cells" / f"{trial.key}.json"
 
 
 def _read_result(path: Path) -> TrialResult:
@@ -237,7 +223,7 @@ def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
     make_folder(path.parent)
     with write_errors(path):
         handle = path.open("a+b")
-    try:
+    with handle:
         acquired = lock_file(handle, wait)
         if acquired:
             handle.truncate(0)
@@ -248,8 +234,6 @@ def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
         finally:
             if acquired:
                 unlock_file(handle)
-    finally:
-        handle.close()
 
 
 def canonical(value: Any) -> str:
@@ -292,26 +276,25 @@ def fingerprint(dataset: str | Path) -> str:
     Raises:
         DataError: the folder does not exist.
     """
-    return _fingerprint(os.path.abspath(dataset))
+    return _fingerprint(Path(os.path.abspath(dataset)))
 
 
 @lru_cache
-def _fingerprint(folder: str) -> str:
-    path = Path(folder)
-    if not path.is_dir():
+def _fingerprint(folder: Path) -> str:
+    if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    manifest = path / "manifest.json"
+    manifest = folder / "manifest.json"
     # the manifest of a prepared dataset holds the checksums of all its files
-    files = [manifest] if manifest.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".inter", ".npy"))
+    files = [manifest] if manifest.is_file() else sorted(p for p in folder.iterdir() if p.suffix in (".inter", ".npy"))
     digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as opened:
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
             if size <= SAMPLED_BYTES:
-                digest.update(opened.read())
-            else:
-                for offset in range(0, size, size // 64):
-                    opened.seek(offset)
-                    digest.update(opened.read(1 << 16))
+                digest.update(file.read())
+                continue
+            for offset in range(0, size, size // 64):
+                file.seek(offset)
+                digest.update(file.read(1 << 16))
     return digest.hexdigest()[:16]

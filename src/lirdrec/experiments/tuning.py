@@ -2,24 +2,22 @@
 
 A search is a list of proposals in `tuning/NAME.json`, each a trial. `suggest` reads the results so far and returns the
 trials to compute next, so a search can be interrupted and resumed, and run by several processes. Proposals are made in
-pairs, from the results of all earlier pairs, so they do not depend on the number of parallel trials or on the order in
-which trials end.
+pairs, from the results of all earlier pairs, so they do not depend on the order in which trials end.
 
 The first proposals are the published defaults with each loss; the next pair is random; then Optuna's TPE proposes, with
 one seed per number. Trials are pruned by the median rule: from epoch `WARM_UP` on, a trial stops if its best value so
 far is below the median of the earlier trials at that epoch. The thresholds are part of the proposal, so an interrupted
-trial stops at the same epoch.
-
-Only validation metrics are used; trials get the development copy of the dataset (`vault`).
+trial stops at the same epoch. Only validation metrics are used (`vault`).
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from typing import Any
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.search_spaces import Choice, Space, parts, space_of, with_loss
+from lirdrec.experiments.search_spaces import Choice, Space, all_numbers, parts, space_of, with_loss
 from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash
 from lirdrec.files.atomic import write_json
 
@@ -55,16 +53,6 @@ class TuningState:
     base: TrialSpec
 
     @property
-    def best(self) -> TrialResult | None:
-        """The result of the best trial, or None."""
-        return next((result for result in self.trials if result.cell == self.chosen), None)
-
-    @property
-    def seconds(self) -> float:
-        """Total time of the trials."""
-        return sum(result.seconds for result in self.trials)
-
-    @property
     def status(self) -> str:
         """ "running", "done" or, if nothing is chosen, "out of memory" or "failed"."""
         if self.chosen is not None or not self.finished:
@@ -89,44 +77,38 @@ class TuningState:
 
 
 def base_cell(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     dataset: str,
     model: str,
     feature_set: str = "",
     *,
-    split: Mapping[str, Any] | None = None,
-    variant: str = "",
     model_options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
     """A "train" trial with the options of the configuration and of the experiment, the base of other trials.
 
     Args:
-        context: gives the fixed model and training options, the metric, and the feature sets.
-        dataset, model, split, variant, extra: fields of the trial.
-        feature_set: a label of `context.sets`; any other label means all features.
+        config: gives the fixed model and training options, the metric, and the feature sets.
+        dataset, model: fields of the trial.
+        feature_set: a label of `config.sets`; any other label means all features.
         model_options, training: options of the experiment; they override those of the configuration.
     """
     return TrialSpec(
         "train",
         dataset,
         model,
-        {**context.options_of(model), **(model_options or {})},
-        {"metric": context.metric, **context.training, **(training or {})},
-        variant=variant,
+        {**config.options_of(model), **(model_options or {})},
+        {"metric": config.metric, **config.training, **(training or {})},
         feature_set=feature_set,
-        modalities=context.sets.get(feature_set),
-        split=split,
-        extra=extra or {},
+        modalities=config.sets.get(feature_set),
     )
 
 
-def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
+def suggest(config: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
     """Continue the search for the best configuration of `base.model`; called by every `plan`.
 
     Args:
-        context: gives the budget, losses, sampler and output folder.
+        config: gives the budget, losses, sampler and output folder.
         results: the results so far.
         base: a "train" trial (see `base_cell`): its options are fixed, other options of the search space are tuned. Its
             seed is that of the trials and of the proposals.
@@ -135,57 +117,70 @@ def suggest(context: ExperimentConfig, results: Results, base: TrialSpec) -> Tun
         ConfigError: Optuna is needed, but not installed.
         RunFolderError: the file of proposals is damaged.
     """
-    space = _space(context, base)
-    if context.trials == 0:
-        return TuningState((), True, _cell(base, 0, {"options": space.first[0]}), (), base)
-    content: dict[str, Any] = {"space": _described(space), "sampler": context.sampler, "prune": context.prune}
-    content["base"] = base.to_json() | {"dataset": fingerprint(base.dataset)}
-    by_time = context.minutes is not None
-    content["by"] = "time" if by_time else "trials"
+    space = _space(config, base)
+    if config.trials == 0:
+        return TuningState((), True, _trials(base, [{"options": space.first[0]}])[0], (), base)
+    content = {
+        "space": json.loads(json.dumps(asdict(space))),
+        "sampler": config.sampler,
+        "prune": config.prune,
+        "base": base.to_json() | {"dataset": fingerprint(base.dataset)},
+        "by": "trials" if config.minutes is None else "time",
+    }
     name = "-".join(filter(None, (base.dataset_name, base.model, base.feature_set, base.variant)))
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    path = context.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
-    budget = [context.trials, context.minutes]
-    limit = n_trials(context, base)
+    name = re.sub(r"[^\w.-]", "_", name)
+    path = config.output / "tuning" / f"{name}-{short_hash(content)[:8]}.json"
+    budget = [config.trials, config.minutes]
+    limit = n_trials(config, base)
     proposals, choices = _read(path)
-    found = _results(base, proposals, results)
-    if not _complete(context, found, limit) or not _is_chosen(choices, budget):
+    trials = _trials(base, proposals[:limit])
+    if not _is_complete(config, trials, results, limit) or _chosen(choices, budget) is None:
         with locked(path.with_suffix(".lock")):
             proposals, choices = _read(path)  # another process may have added proposals
             before = len(proposals), len(choices)
-            while len(proposals) < limit:
-                found = _results(base, proposals, results)
-                known = len(proposals) if by_time else len(proposals) // PAIR * PAIR
-                past = [one for one in found[:known] if one is not None]
-                left = _left(context, past)
-                if len(past) < known or (left is not None and left <= 0):
-                    break
-                stop = _threshold(past, context.metric) if context.prune else []
-                options = _propose(context, space, proposals, past, base.seed)
-                proposals.append({"options": options, "stop_below": stop, "seconds": left})
-            found = _results(base, proposals[:limit], results)
-            number = _best(found, context.metric)
-            if _complete(context, found, limit) and number is not None and not _is_chosen(choices, budget):
-                choices.append({"budget": budget, "number": number})
+            _add_proposals(config, space, base, results, proposals, limit)
+            trials = _trials(base, proposals[:limit])
+            if _is_complete(config, trials, results, limit) and _chosen(choices, budget) is None:
+                best = _best(results.of(trials), config.metric)
+                choices += [] if best is None else [{"budget": budget, "number": best}]
             if before != (len(proposals), len(choices)):
                 write_json(path, {"search": content, "trials": proposals, "chosen": choices})
-    proposals = proposals[:limit]
-    found = _results(base, proposals, results)
-    cells = tuple(_cell(base, number, proposal) for number, proposal in enumerate(proposals))
-    chosen = next((cells[one["number"]] for one in choices if one["budget"] == budget), None)
-    finished = chosen is not None or _complete(context, found, limit)
-    return TuningState(cells, finished, chosen, tuple(one for one in found if one is not None), base)
+    number = _chosen(choices, budget)
+    finished = number is not None or _is_complete(config, trials, results, limit)
+    return TuningState(
+        tuple(trials), finished, None if number is None else trials[number], tuple(results.of(trials)), base
+    )
 
 
-def n_trials(context: ExperimentConfig, base: TrialSpec) -> int:
+def _add_proposals(
+    config: ExperimentConfig,
+    space: Space,
+    base: TrialSpec,
+    results: Results,
+    proposals: list[dict[str, Any]],
+    limit: int,
+) -> None:
+    """Add proposals up to the limit, as far as the results that they are made from are known and time is left."""
+    while len(proposals) < limit:
+        n = len(proposals) if config.minutes is not None else len(proposals) // PAIR * PAIR
+        past = results.of(_trials(base, proposals[:n]))
+        left = _left(config, past)
+        if len(past) < n or (left is not None and left <= 0):
+            return
+        stop = _threshold(past, config.metric) if config.prune else []
+        options = _propose(config, space, proposals, past, base.seed)
+        proposals.append({"options": options, "stop_below": stop, "seconds": left})
+
+
+def n_trials(config: ExperimentConfig, base: TrialSpec) -> int:
     """Maximum number of trials of the search: at most the size of the search space."""
-    size = _space(context, base).size
-    return size if context.trials is None else min(size, context.trials)
+    size = _space(config, base).size
+    return size if config.trials is None else min(size, config.trials)
 
 
-def _space(context: ExperimentConfig, base: TrialSpec) -> Space:
+def _space(config: ExperimentConfig, base: TrialSpec) -> Space:
     modalities = base.modalities if base.modalities is not None else feature_names(base.dataset)
-    return space_of(base.model, {**base.model_options, **base.training}, context.losses, modalities)
+    return space_of(base.model, {**base.model_options, **base.training}, config.losses, modalities)
 
 
 @lru_cache
@@ -199,53 +194,52 @@ def feature_names(dataset: str) -> tuple[str, ...]:
     return tuple(sorted(read_any(dataset).features))
 
 
-def _is_chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> bool:
-    return any(one["budget"] == budget for one in choices)
+def _chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> int | None:
+    """Number of the trial chosen with this budget, or None."""
+    return next((choice["number"] for choice in choices if choice["budget"] == budget), None)
 
 
-def _best(found: Sequence[TrialResult | None], metric: str) -> int | None:
+def _best(results: Sequence[TrialResult], metric: str) -> int | None:
     """Number of the best trial, the first of tied ones."""
-    best: tuple[float, int] | None = None
-    for number, result in enumerate(found):
-        value = result.figure(metric) if result is not None and result.done else None
-        if value is not None and (best is None or value > best[0]):
-            best = value, number
-    return None if best is None else best[1]
+    values = {n: result.figure(metric) for n, result in enumerate(results) if result.done}
+    known = {n: value for n, value in values.items() if value is not None}
+    return max(known, key=known.__getitem__, default=None)
 
 
-def _cell(base: TrialSpec, number: int, proposal: Mapping[str, Any]) -> TrialSpec:
-    of_model, of_training = parts(proposal["options"])
-    limits = {name: proposal[name] for name in ("stop_below", "seconds") if proposal.get(name)}
-    return base.with_(
-        work="trial",
-        model_options={**base.model_options, **of_model},
-        training={**base.training, **of_training},
-        variant=" ".join(one for one in (base.variant, f"trial {number + 1}") if one),
-        extra={**{name: value for name, value in base.extra.items() if name != "final"}, **limits},
-    )
+def _trials(base: TrialSpec, proposals: Sequence[Mapping[str, Any]]) -> list[TrialSpec]:
+    """The trials of proposals."""
+    trials = []
+    for number, proposal in enumerate(proposals, 1):
+        model_options, training = parts(proposal["options"])
+        limits = {name: proposal[name] for name in ("stop_below", "seconds") if proposal.get(name)}
+        trial = base.with_(
+            work="trial",
+            model_options={**base.model_options, **model_options},
+            training={**base.training, **training},
+            variant=f"{base.variant} trial {number}".strip(),
+            extra={**{name: value for name, value in base.extra.items() if name != "final"}, **limits},
+        )
+        trials.append(trial)
+    return trials
 
 
-def _results(base: TrialSpec, proposals: Sequence[Mapping[str, Any]], results: Results) -> list[TrialResult | None]:
-    return [results.get(_cell(base, number, proposal)) for number, proposal in enumerate(proposals)]
+def _is_complete(config: ExperimentConfig, trials: Sequence[TrialSpec], results: Results, limit: int) -> bool:
+    """Whether all trials have results, and the budget is spent."""
+    past = results.of(trials)
+    left = _left(config, past)
+    spent = len(trials) >= limit or (left is not None and left <= 0)
+    return bool(past) and len(past) == len(trials) and spent
 
 
-def _complete(context: ExperimentConfig, found: Sequence[TrialResult | None], limit: int) -> bool:
-    past = [one for one in found if one is not None]
-    if not past or len(past) < len(found):
-        return False
-    left = _left(context, past)
-    return len(found) >= limit or (left is not None and left <= 0)
-
-
-def _left(context: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
+def _left(config: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
     """Remaining seconds of tuning; None without a time budget."""
-    if context.minutes is None:
+    if config.minutes is None:
         return None
-    return round(context.minutes * 60 - sum(one.seconds for one in past), 1)
+    return round(config.minutes * 60 - sum(result.seconds for result in past), 1)
 
 
 def _propose(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     space: Space,
     proposals: Sequence[Mapping[str, Any]],
     past: Sequence[TrialResult],
@@ -257,71 +251,63 @@ def _propose(
     if number < len(space.first):
         return space.first[number]
     generator = random.Random(f"{seed}:{number}")
-    if context.sampler == "tpe" and number >= AT_RANDOM:
-        for attempt in range(10):
-            choice = _by_tpe(space, proposals, past, context.metric, generator.randrange(2**31) + attempt)
-            if canonical(choice) not in proposed:
-                return choice
-    for _ in range(100):
-        choice = space.draw(generator)
-        if canonical(choice) not in proposed:
-            return choice
-    return next(choice for choice in space.all() if canonical(choice) not in proposed)
+
+    def candidates() -> Iterator[Choice]:
+        if config.sampler == "tpe" and number >= AT_RANDOM:
+            for attempt in range(10):
+                yield _by_tpe(space, proposals, past, config.metric, generator.randrange(2**31) + attempt)
+        for _ in range(100):
+            yield space.draw(generator)
+        yield from space.all()
+
+    return next(choice for choice in candidates() if canonical(choice) not in proposed)
 
 
 def _by_tpe(
     space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[TrialResult], metric: str, seed: int
 ) -> Choice:
+    """The next configuration by Optuna's TPE, over the indices of the values; "loss" is a dimension of its own."""
     optuna = _optuna()
-    sampler = optuna.samplers.TPESampler(n_startup_trials=0, seed=seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    kinds = {name: _distribution(optuna, values) for name, values in space.shared.items()}
-    if len(space.branches) > 1:
-        kinds["loss"] = optuna.distributions.CategoricalDistribution(list(space.branches))
-    for loss, branch in space.branches.items():
-        kinds |= {f"{loss}.{name}": _distribution(optuna, values) for name, values in branch.items()}
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=0, seed=seed))
+    losses = list(space.branches)
+
+    def dimensions(loss: str) -> dict[str, tuple[str, tuple[Any, ...]]]:
+        """Name of a dimension → option, values."""
+        shared = {name: (name, values) for name, values in space.shared.items()}
+        return shared | {f"{loss}.{name}": (name, values) for name, values in space.branches[loss].items()}
+
+    def distribution(values: Sequence[Any]) -> Any:
+        """Ordered for numbers, else categorical."""
+        if all_numbers(values):
+            return optuna.distributions.IntDistribution(0, len(values) - 1)
+        return optuna.distributions.CategoricalDistribution(list(range(len(values))))
+
     for proposal, result in zip(proposals, past, strict=False):
-        value = result.figure(metric)
+        value, options = result.figure(metric), proposal["options"]
         if not result.done or value is None:
             continue
-        loss = proposal["options"].get("loss", "") if len(space.branches) > 1 else next(iter(space.branches))
-        indices: dict[str, Any] = {"loss": loss} if len(space.branches) > 1 else {}
-        indices |= {name: _index(values, proposal["options"][name]) for name, values in space.shared.items()}
-        indices |= {
-            f"{loss}.{name}": _index(values, proposal["options"][name]) for name, values in space.branches[loss].items()
-        }
-        distributions = {name: kinds[name] for name in indices}
+        indices: dict[str, Any] = {}
+        distributions = {}
+        loss = losses[0]
+        if len(losses) > 1:
+            indices["loss"] = loss = options.get("loss", "")
+            distributions["loss"] = optuna.distributions.CategoricalDistribution(losses)
+        for key, (name, values) in dimensions(loss).items():
+            indices[key] = [canonical(known) for known in values].index(canonical(options[name]))
+            distributions[key] = distribution(values)
         study.add_trial(optuna.trial.create_trial(params=indices, distributions=distributions, value=value))
     trial = study.ask()
-
-    def ask(name: str, values: tuple[Any, ...]) -> Any:
+    loss = trial.suggest_categorical("loss", losses) if len(losses) > 1 else losses[0]
+    choice = {}
+    for key, (name, values) in dimensions(loss).items():
         if len(values) == 1:
-            return values[0]
-        if _ordered(values):
-            return values[trial.suggest_int(name, 0, len(values) - 1)]
-        return values[trial.suggest_categorical(name, list(range(len(values))))]
-
-    loss = next(iter(space.branches))
-    if len(space.branches) > 1:
-        loss = trial.suggest_categorical("loss", list(space.branches))
-    choice = {name: ask(name, values) for name, values in space.shared.items()}
-    choice |= {name: ask(f"{loss}.{name}", values) for name, values in space.branches[loss].items()}
+            index = 0
+        elif all_numbers(values):
+            index = trial.suggest_int(key, 0, len(values) - 1)
+        else:
+            index = trial.suggest_categorical(key, list(range(len(values))))
+        choice[name] = values[index]
     return with_loss(loss, choice)
-
-
-def _ordered(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-
-
-def _distribution(optuna: Any, values: Sequence[Any]) -> Any:
-    """Distribution over the indices of the values: ordered for numbers, else categorical."""
-    if _ordered(values):
-        return optuna.distributions.IntDistribution(0, len(values) - 1)
-    return optuna.distributions.CategoricalDistribution(list(range(len(values))))
-
-
-def _index(values: Sequence[Any], value: Any) -> int:
-    return [canonical(one) for one in values].index(canonical(value))
 
 
 def _optuna() -> Any:
@@ -337,10 +323,10 @@ def _optuna() -> Any:
 
 
 def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
-    """`[epoch, value]`: from the epoch on, a trial whose best value so far is below is stopped; steps of a rising line.
+    """Pruning thresholds as `[epoch, value]`: from the epoch on, a trial stops if its best value so far is below.
 
-    The median (the lower one of an even number) of the best values so far of the earlier trials that were not cut off
-    themselves before that epoch; a trial that ended by itself counts on with its best.
+    The value is the median (the lower one of an even number) of the best values so far of the earlier trials, except
+    those that were pruned before that epoch; a trial that ended by itself counts with its best value.
     """
     curves = []
     for result in past:
@@ -361,12 +347,6 @@ def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
         if value > float("-inf") and (not steps or value != steps[-1][1]):
             steps.append([epoch, value])
     return steps
-
-
-def _described(space: Space) -> dict[str, Any]:
-    described = {"shared": space.shared, "branches": space.branches, "first": space.first}
-    plain: dict[str, Any] = json.loads(json.dumps(described))
-    return plain
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

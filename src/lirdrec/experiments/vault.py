@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,6 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -55,6 +54,10 @@ class Sealed:
     development: Path
     vault: Path
 
+    def is_complete(self) -> bool:
+        """Whether both folders have been written."""
+        return (self.development / "manifest.json").is_file() and (self.vault / SEALED).is_file()
+
 
 def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
     """Split a dataset into its development copy and the sealed test set, unless that was done before.
@@ -68,36 +71,34 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
         DataError: the dataset does not exist, or does not allow the split.
         RunFolderError: the folder cannot be written.
     """
-    sealed = sealed_paths(dataset, folder, split)
-    if _is_complete(sealed):
-        return sealed
-    with locked(Path(folder) / "locks" / f"seal-{sealed.vault.name}"):
-        if not _is_complete(sealed):  # another process may have sealed it in the meantime
-            from lirdrec.data.readers import read_any
-            from lirdrec.data.storage import verify_features
-
-            data = read_any(dataset)
-            verify_features(data)
-            if split:
-                data = data.resplit(**split)
-            with write_errors(sealed.vault):
-                sealed.vault.mkdir(parents=True, exist_ok=True)
-            with atomic_write(sealed.vault / SEALED) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack([data.test.users, data.test.items]))
-            counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
-            counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
-            counts["test_sha256"] = sha256(sealed.vault / SEALED)
-            write_json(sealed.vault / "counts.json", counts)
-            without_test(data).save(sealed.development, overwrite=True)
-    return sealed
-
-
-def sealed_paths(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
-    """The folders of `seal`; creates nothing."""
     name = f"{Path(os.path.abspath(dataset)).name}-{fingerprint(dataset)[:8]}"
     if split:
         name += f"-{split.get('split', 'split')}-{short_hash(dict(split))[:8]}"
-    return Sealed(Path(folder) / "data" / name, Path(folder) / "sealed" / name)
+    sealed = Sealed(Path(folder) / "data" / name, Path(folder) / "sealed" / name)
+    if not sealed.is_complete():
+        with locked(Path(folder) / "locks" / f"seal-{name}"):
+            if not sealed.is_complete():  # another process may have sealed it in the meantime
+                _seal(dataset, split, sealed)
+    return sealed
+
+
+def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) -> None:
+    from lirdrec.data.readers import read_any
+    from lirdrec.data.storage import verify_features
+
+    data = read_any(dataset)
+    verify_features(data)
+    if split:
+        data = data.resplit(**split)
+    test = sealed.vault / SEALED
+    with write_errors(sealed.vault):
+        sealed.vault.mkdir(parents=True, exist_ok=True)
+    with atomic_write(test) as temporary, temporary.open("wb") as file:
+        np.save(file, np.stack([data.test.users, data.test.items]))
+    counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
+    counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
+    write_json(sealed.vault / "counts.json", counts | {"test_sha256": sha256(test)})
+    without_test(data).save(sealed.development, overwrite=True)
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -115,23 +116,19 @@ def without_test(dataset: Dataset) -> Dataset:
     )
 
 
-def declaration_name(cell: TrialSpec) -> str:
+def declaration_name(trial: TrialSpec) -> str:
     """Name of the declaration of a final trial, the same for all seeds."""
-    return " | ".join(str(getattr(cell, label)) for label in LABELS)
+    return " | ".join(str(getattr(trial, label)) for label in LABELS)
 
 
-def declared_options(cell: TrialSpec) -> dict[str, Any]:
+def declared_options(trial: TrialSpec) -> dict[str, Any]:
     """Options that the declaration of a final trial fixes."""
-    values = cell.to_json()
+    values = trial.to_json()
     return {name: values[name] for name in OPTIONS}
 
 
 class Preregistration:
-    """Declarations of one sealed test set.
-
-    Args:
-        vault: the vault folder of `seal`.
-    """
+    """Declarations in the vault folder of `seal`."""
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
@@ -144,48 +141,43 @@ class Preregistration:
             RunFolderError: the file is damaged.
         """
         try:
-            declarations: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise RunFolderError(f"{self.path}: damaged ({error}); restore it, or start in another folder") from None
-        return declarations
 
-    def declare(self, cell: TrialSpec) -> None:
+    def declare(self, trial: TrialSpec) -> None:
         """Record the options of a final trial, for all its seeds; an equal declaration is kept.
 
         Raises:
             ConfigError: it is declared with other options, and its test has been scored.
         """
-        name, options = declaration_name(cell), declared_options(cell)
-        if self.declarations().get(name) == options:
+        name, options = declaration_name(trial), declared_options(trial)
+        if self.declared(trial) == options:
             return
         with locked(self.vault / "lock"):
-            declared = self.declarations()
-            if name in declared and declared[name] != options and self.scored(cell):
-                different = _difference(declared[name], options)
+            declarations = self.declarations()
+            declared = declarations.get(name, options)
+            if declared != options and self.scored(trial):
                 raise ConfigError(
-                    f"{name}: its test has been scored with other options ({different}), which cannot be changed "
-                    "afterwards; use the same settings, or another --output"
+                    f"{name}: its test has been scored with other options ({_difference(declared, options)}), which "
+                    "cannot be changed afterwards; use the same settings, or another --output"
                 )
-            write_json(self.path, {**declared, name: options})
+            write_json(self.path, {**declarations, name: options})
 
-    def declared(self, cell: TrialSpec) -> dict[str, Any] | None:
+    def declared(self, trial: TrialSpec) -> dict[str, Any] | None:
         """The options of the trial's declaration, or None."""
-        return self.declarations().get(declaration_name(cell))
+        return self.declarations().get(declaration_name(trial))
 
-    def scored(self, cell: TrialSpec) -> list[int]:
+    def scored(self, trial: TrialSpec) -> list[int]:
         """The seeds of the trial's declaration whose test has been scored."""
-        paths = (self.vault / "scores").glob(f"{short_hash(declaration_name(cell))}-*.json")
+        paths = (self.vault / "scores").glob(f"{short_hash(declaration_name(trial))}-*.json")
         return sorted({int(path.stem.split("-")[1]) for path in paths})
 
 
 class Vault:
-    """Test interactions of one sealed dataset; read only when a declared model is scored for the first time.
-
-    Args:
-        vault: the vault folder of `seal`.
-    """
+    """Test interactions in the vault folder of `seal`; read only when a declared model is scored for the first time."""
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
@@ -193,7 +185,7 @@ class Vault:
 
     def score(
         self,
-        cell: TrialSpec,
+        trial: TrialSpec,
         recommender: Recommender,
         development: Dataset,
         *,
@@ -204,9 +196,8 @@ class Vault:
         """Test metrics of a declared model: computed once; later calls return the recorded values.
 
         Args:
-            cell: the final trial; its options must be those declared.
-            recommender: trained with these options and the trial's seed.
-            development: the development copy that it was trained on.
+            trial: the final trial; its options must be those declared.
+            recommender: trained with these options and the trial's seed, on `development`.
             candidates: "cold": rank only items without training interactions.
             cutoffs: cut-offs of recall and NDCG.
             per_user: Parquet file for the values of each user.
@@ -215,61 +206,50 @@ class Vault:
             ConfigError: not declared, or the options of the trial or of the recommender differ from the declaration.
             RunFolderError: the test interactions or the recorded scores are damaged.
         """
-        self._check_declared(cell, recommender, development)
-        name = declaration_name(cell)
-        stem = f"{short_hash(name)}-{cell.seed}" + ("" if candidates == "all" else f"-{candidates}")
-        path = self.vault / "scores" / f"{stem}.json"
-        with locked(self.vault / "locks" / stem):
-            if path.is_file():
-                values = _recorded(path)
-                users = path.with_suffix(".parquet")
-                if per_user is not None and users.is_file() and not per_user.is_file():
-                    _copy(users, per_user)
-                return values
-            result = self._evaluate(recommender, development, candidates, cutoffs)
-            assert result.per_user is not None
-            path.parent.mkdir(exist_ok=True)
-            for file in (path.with_suffix(".parquet"), per_user):
-                if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_write(file) as temporary:
-                        result.per_user.write_parquet(temporary)
-            content = {"declaration": name, "seed": cell.seed, "options": declared_options(cell)}
-            write_checked(path, content | {"figures": result.values})
-        return dict(result.values)
-
-    def _check_declared(self, cell: TrialSpec, recommender: Recommender, development: Dataset) -> None:
-        """Raise unless the trial is declared with its options, and the recommender was trained with them."""
-        name, options = declaration_name(cell), self.preregistration.declared(cell)
-        if options is None:
-            raise ConfigError(f"{name}: not declared, so its test cannot be scored; declare its options first")
-        if options != declared_options(cell):
-            different = _difference(options, declared_options(cell))
-            raise ConfigError(f"{name}: declared with other options ({different}), so its test cannot be scored")
-        _check_trained(cell, recommender)
-        if len(development.test):
-            raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
-
-    def _evaluate(
-        self, recommender: Recommender, development: Dataset, candidates: Literal["all", "cold"], cutoffs: Sequence[int]
-    ) -> Metrics:
         from lirdrec.data.dataset import Interactions
         from lirdrec.evaluation.evaluator import evaluate
 
-        users, items = _test_interactions(self.vault)
-        complete = dataclasses.replace(development, test=Interactions(users, items), folder=None)
-        return evaluate(
-            recommender, complete, "test", k=cutoffs, metrics=FINAL_METRICS, candidates=candidates, per_user=True
-        )
+        self._check_declared(trial, recommender, development)
+        name = declaration_name(trial)
+        stem = f"{short_hash(name)}-{trial.seed}" + ("" if candidates == "all" else f"-{candidates}")
+        path = self.vault / "scores" / f"{stem}.json"
+        with locked(self.vault / "locks" / stem):
+            users = path.with_suffix(".parquet")
+            if path.is_file():
+                if per_user is not None and users.is_file() and not per_user.is_file():
+                    _write(per_user, lambda temporary: temporary.write_bytes(users.read_bytes()))
+                return _recorded(path)
+            test = Interactions(*_test_interactions(self.vault))
+            complete = dataclasses.replace(development, test=test, folder=None)
+            options: dict[str, Any] = {"metrics": FINAL_METRICS, "candidates": candidates, "per_user": True}
+            result = evaluate(recommender, complete, "test", k=cutoffs, **options)
+            assert result.per_user is not None
+            for file in (users, per_user):
+                if file is not None:
+                    _write(file, result.per_user.write_parquet)
+            content = {"declaration": name, "seed": trial.seed, "options": declared_options(trial)}
+            write_checked(path, content | {"figures": result.values})
+        return dict(result.values)
+
+    def _check_declared(self, trial: TrialSpec, recommender: Recommender, development: Dataset) -> None:
+        """Raise unless the trial is declared with its options, and the recommender was trained with them."""
+        name, options = declaration_name(trial), self.preregistration.declared(trial)
+        if options is None:
+            raise ConfigError(f"{name}: not declared, so its test cannot be scored; declare its options first")
+        if options != declared_options(trial):
+            different = _difference(options, declared_options(trial))
+            raise ConfigError(f"{name}: declared with other options ({different}), so its test cannot be scored")
+        _check_trained(trial, recommender)
+        if len(development.test):
+            raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
 
 def _recorded(path: Path) -> dict[str, float]:
     """The metrics of an earlier test score."""
     try:
-        metrics: dict[str, float] = read_checked(path)["figures"]
+        return dict(read_checked(path)["figures"])
     except (ValueError, KeyError) as error:
         raise RunFolderError(f"{path}: damaged ({error}); restore it, or start in another folder") from None
-    return metrics
 
 
 def _test_interactions(vault: Path) -> np.ndarray:
@@ -286,38 +266,37 @@ def _test_interactions(vault: Path) -> np.ndarray:
         raise RunFolderError(f"{path}: damaged ({error}); start in another folder") from None
 
 
-def _is_complete(sealed: Sealed) -> bool:
-    return (sealed.development / "manifest.json").is_file() and (sealed.vault / SEALED).is_file()
-
-
-def _check_trained(cell: TrialSpec, recommender: Recommender) -> None:
+def _check_trained(trial: TrialSpec, recommender: Recommender) -> None:
     """Raise unless the recommender has the trial's model, model options, training options and seed."""
     from lirdrec.config import to_dict
     from lirdrec.experiments.config import resolve_options
 
-    model, training = resolve_options(cell)
+    model, training = resolve_options(trial)
     info = recommender.info
-    expected = {"model": cell.model, **to_dict(model), "seed": cell.seed}
+    expected = {"model": trial.model, **to_dict(model), "seed": trial.seed}
     actual = {"model": info.get("model"), **info.get("model_config", {}), "seed": info.get("seed")}
     if "training" in info:
         expected |= {f"training.{key}": value for key, value in to_dict(training).items()}
         actual |= {f"training.{key}": value for key, value in info["training"].items()}
     if actual != expected:
-        raise ConfigError(f"{declaration_name(cell)}: the recommender was trained with {_difference(actual, expected)}")
+        raise ConfigError(
+            f"{declaration_name(trial)}: the recommender was trained with {_difference(actual, expected)}"
+        )
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first option with two values in two mappings of options, as text: `key = 3, not 4`."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        one, other = old.get(key), new.get(key)
-        if one != other:
-            if isinstance(one, Mapping) and isinstance(other, Mapping):
-                return f"{key}: {_difference(one, other)}"
-            return f"{key} = {one!r}, not {other!r}"
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if before != after:
+            if isinstance(before, Mapping) and isinstance(after, Mapping):
+                return f"{key}: {_difference(before, after)}"
+            return f"{key} = {before!r}, not {after!r}"
     return "nothing else"
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(source.read_bytes())
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically, creating its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        write(temporary)

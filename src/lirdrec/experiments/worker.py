@@ -9,22 +9,33 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, resolve_options
+from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, option_names, resolve_options
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.files.atomic import write_json
 from lirdrec.training.loop import Callback, StopTraining
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluator import GroundTruth
+    from lirdrec.recommender.recommender import Recommender
+
+Candidates = Literal["all", "cold"]
+STARTED = time.perf_counter()
 
 
 class TrialCallback(Callback):
@@ -40,47 +51,35 @@ class TrialCallback(Callback):
     def __init__(self, metric: str, stop_below: Sequence[Sequence[float]] = (), seconds: float | None = None):
         self.metric, self.stop_below, self.seconds = metric, stop_below, seconds
         self.lines: list[dict[str, Any]] = []
-        self.earlier = 0.0  # seconds of the epochs that the checkpoint held
+        self.earlier = 0.0  # seconds of the epochs before the checkpoint
         self.spent = 0.0
         self.best = float("-inf")
         self.stopped_early = False
 
     def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
         for line in history:
-            self._read(line)
+            self._record(line)
         self.earlier = self.spent
         if history:
-            self._judge(history[-1]["epoch"])
+            self._enforce(history[-1]["epoch"])
 
     def on_epoch_end(self, line: dict[str, Any]) -> None:
-        self._read(line)
-        self._judge(line["epoch"])
+        self._record(line)
+        self._enforce(line["epoch"])
 
-    def _read(self, line: dict[str, Any]) -> None:
+    def _record(self, line: dict[str, Any]) -> None:
         before = self.lines[-1]["seconds"] if self.lines else 0.0
-        seconds = round(before + line["seconds"], 4)
-        figures = line.get("valid", {})
-        self.lines.append({"epoch": line["epoch"], "seconds": seconds, "loss": line["loss"], **figures})
+        seconds, metrics = round(before + line["seconds"], 4), line.get("valid", {})
+        self.lines.append({"epoch": line["epoch"], "seconds": seconds, "loss": line["loss"], **metrics})
         self.spent += line.get("seconds_with_validation", line["seconds"])
-        self.best = max(self.best, figures.get(self.metric, float("-inf")))
+        self.best = max(self.best, metrics.get(self.metric, float("-inf")))
 
-    def _judge(self, epoch: int) -> None:
-        if self.seconds is not None and self.spent >= self.seconds:
+    def _enforce(self, epoch: int) -> None:
+        needed = [value for start, value in self.stop_below if start <= epoch]
+        out_of_time = self.seconds is not None and self.spent >= self.seconds
+        self.stopped_early = not out_of_time and bool(needed) and self.best < needed[-1]
+        if out_of_time or self.stopped_early:
             raise StopTraining
-        needed = [value for at, value in self.stop_below if at <= epoch]
-        if needed and self.best < needed[-1]:
-            self.stopped_early = True
-            raise StopTraining
-
-
-STARTED = time.perf_counter()
-
-
-if TYPE_CHECKING:
-    from lirdrec.data.dataset import Dataset
-    from lirdrec.recommender.recommender import Recommender
-
-Candidates = Literal["all", "cold"]
 
 
 @dataclass
@@ -95,9 +94,8 @@ class Job:
         device, cache: as in `fit`.
         figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
         per_user: path of per-user test values, relative to `folder`.
-        callback: recorder of the last `fit`.
+        callback, best_epoch: recorder and best epoch of the last `fit`.
         checkpoint_seconds: time between checkpoints.
-        best_epoch: best epoch of the last `fit`.
         earlier: seconds of training before the worker was interrupted.
     """
 
@@ -123,20 +121,24 @@ class Job:
         """
         from lirdrec.data.dataset import Dataset
 
-        data = Dataset.load(self.cell.dataset)
-        modalities = self.cell.modalities
+        data, modalities = Dataset.load(self.cell.dataset), self.cell.modalities
         if modalities is None:
             return data
         for name in modalities:
             if name not in data.features:
                 listed = ", ".join(data.features) or "none"
                 raise DataError(f"{data.name}: there are no features '{name}'; it has {listed}")
-        if "modalities" in {entry.name for entry in fields(resolve_options(self.cell)[0])}:
+        if "modalities" in option_names(self.cell.model):
             return data  # the model selects modalities itself, and keeps items without them
         return replace(data, features={name: data.features[name] for name in modalities})
 
     def fit(
-        self, dataset: Dataset | None = None, *, callbacks: tuple[Callback, ...] = (), part: str = ""
+        self,
+        dataset: Dataset | None = None,
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        part: str = "",
+        calibrate_new_items: bool = False,
     ) -> Recommender:
         """Train the trial's model with its options, resuming from the checkpoint of a killed worker.
 
@@ -144,6 +146,7 @@ class Job:
             dataset: training data; None: the trial's dataset.
             callbacks: further training callbacks.
             part: name of the training, for trials with several: each has its own checkpoint.
+            calibrate_new_items: as of `lirdrec.fit`.
         """
         from lirdrec.recommender.fit import fit
 
@@ -160,6 +163,7 @@ class Job:
             checkpoint=self.runs / f"checkpoint{part}",
             checkpoint_seconds=self.checkpoint_seconds,
             callbacks=(self.callback, *callbacks),
+            calibrate_new_items=calibrate_new_items,
         )
         self.earlier += self.callback.earlier
         if recommender.info.get("stopped") == "interrupted":
@@ -167,21 +171,32 @@ class Job:
         self.best_epoch = int(recommender.info.get("metrics", {}).get("best_epoch", 0))
         return recommender
 
-    def score_valid(self, recommender: Recommender, dataset: Dataset | None = None) -> dict[str, float]:
-        """Validation metrics: recall and NDCG at 10 and 20, and the training metric; stored as stage "valid"."""
+    def validation_truth(self) -> GroundTruth:
+        """The validation interactions of the trial's dataset, with training items masked."""
+        import numpy as np
+        import torch
+
+        from lirdrec.evaluation.evaluator import GroundTruth
+
+        data = self.dataset
+        train, valid = (
+            (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
+            for part in (data.train, data.valid)
+        )
+        return GroundTruth.from_pairs(train, valid, data.n_users)
+
+    def score_valid(self, recommender: Recommender) -> None:
+        """Store the validation metrics as stage "valid": recall and NDCG at 10 and 20, and the training metric."""
         from lirdrec.evaluation.evaluator import evaluate
         from lirdrec.evaluation.metrics import split_name
 
-        data = self.dataset if dataset is None else dataset
-        if not len(data.valid):
-            return {}
+        if not len(self.dataset.valid):
+            return
         candidates = self._candidates()
         name, k = split_name(resolve_options(self.cell)[1].metric)
-        names = tuple(dict.fromkeys((*FINAL_METRICS, name)))
-        cutoffs = self._cutoffs(candidates, (*CUTOFFS, k))
-        values = evaluate(recommender, data, "valid", k=cutoffs, metrics=names, candidates=candidates).values
-        self.figures["valid"] = dict(values)
-        return self.figures["valid"]
+        names, cutoffs = tuple(dict.fromkeys((*FINAL_METRICS, name))), self._cutoffs(candidates, (*CUTOFFS, k))
+        metrics = evaluate(recommender, self.dataset, "valid", k=cutoffs, metrics=names, candidates=candidates)
+        self.figures["valid"] = dict(metrics.values)
 
     def score_test(
         self, recommender: Recommender, *, candidates: Candidates | None = None, stage: str = "test"
@@ -202,13 +217,12 @@ class Job:
             raise ConfigError(f"{self.cell.model}: only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
-        values = Vault(self.vault).score(
+        self.figures[stage] = metrics = Vault(self.vault).score(
             self.cell, recommender, self.dataset, candidates=chosen, cutoffs=self._cutoffs(chosen), per_user=file
         )
-        self.figures[stage] = values
         if file is not None:
             self.per_user = file.relative_to(self.folder).as_posix()
-        return values
+        return metrics
 
     def _candidates(self) -> Candidates:
         return cast(Candidates, self.cell.extra.get("candidates", "all"))
@@ -261,11 +275,11 @@ def compute(job: Job) -> dict[str, Any]:
             values["options"] = {"model": to_dict(config), "training": to_dict(training)}
         values["data"] = find_work(job.cell.work)(job)
     except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
         if not isinstance(error, LirdrecError):
-            import traceback
-
             traceback.print_exc()
-        values |= {"status": "out of memory" if _is_memory(error) else "failed", "error": _error_text(error)}
+            text = f"{type(error).__name__}: {text}".removesuffix(": ")
+        values |= {"status": "out of memory" if _is_memory(error) else "failed", "error": text}
     lines = job.callback.lines if job.callback is not None else []
     return values | {
         "figures": job.figures,
@@ -300,17 +314,9 @@ def _peak_gpu_memory() -> int | None:
 
 
 def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
     # torch's allocator on the CPU raises a plain RuntimeError
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _error_text(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, LirdrecError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def job_of(spec: Mapping[str, Any]) -> Job:
@@ -335,9 +341,6 @@ def _end_with_parent() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Compute the trial of a job file and write its result file."""
-    import logging
-    import warnings
-
     job_file, result_file = map(Path, arguments)
     _end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -10,27 +10,33 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.export.onnx_export import write_onnx
 from lirdrec.export.pgvector import write_pgvector
 from lirdrec.export.qdrant import write_qdrant
-from lirdrec.export.vector_files import write_faiss, write_npy
+from lirdrec.export.vectors import Vectors, vectors_of, write_faiss, write_npy
 from lirdrec.files.manifest import MANIFEST, file_entry, manifest_format
 from lirdrec.files.transaction import atomic_folder, manifest_text
 from lirdrec.recommender.recommender import Recommender
 
 FORMAT = "lirdrec-export"
 FORMAT_VERSION = 1
-KINDS: Mapping[str, Callable[[Recommender, Path], None]] = {
+# kind → function that writes its files into an empty folder and returns its part of README.txt
+KINDS: Mapping[str, Callable[[Recommender, Vectors, Path], str]] = {
     "npy": write_npy,
     "faiss": write_faiss,
     "qdrant": write_qdrant,
     "pgvector": write_pgvector,
     "onnx": write_onnx,
 }
-
-ENDINGS = ("npy", "parquet", "csv", "jsonl", "faiss")
 WRITTEN = (
-    *(f"{what}.{ending}" for what in ("users", "items") for ending in ENDINGS),
+    *(f"{name}.{ending}" for name in ("users", "items") for ending in ("npy", "parquet", "csv", "jsonl", "faiss")),
     *("README.txt", "load.py", "load.sql", "index.sql", "seen.csv"),
     *("item_branches.onnx", "item_vector.onnx", "item_vector.bin"),
 )
+README = """\
+{n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
+The score of an item for a user is the inner product of their vectors; larger is better. It is not a cosine: do not
+normalize the vectors. The best items include those that the user has seen: request more items and remove these.
+Items of equal score may have another order than in lirdrec.
+
+"""
 
 
 def check_kind(kind: str) -> None:
@@ -60,7 +66,16 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
     if earlier and any(folder.iterdir()) and overwrite and not (folder / "README.txt").is_file():
         raise RunFolderError(f"{folder}: is not an export, so it is not replaced; choose another name")
     with atomic_folder(folder, overwrite, (FORMAT,), WRITTEN if earlier else ()) as temporary:
-        KINDS[kind](recommender, temporary)
+        vectors = vectors_of(recommender)
+        readme = README.format(
+            n_users=recommender.n_users,
+            n_items=recommender.n_items,
+            model=recommender.info.get("model", "a model"),
+            dataset=recommender.info.get("dataset", "unnamed data"),
+            width=vectors.width,
+        )
+        readme += KINDS[kind](recommender, vectors, temporary)
+        (temporary / "README.txt").write_text(readme, encoding="utf-8")
         files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.rglob("*"))}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind, "files": files}
         (temporary / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")

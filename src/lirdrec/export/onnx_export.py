@@ -1,18 +1,14 @@
 """Export LIRDRec's item encoder as ONNX: it maps raw features of new items to vectors, without Python and PyTorch.
 
-Two graphs, in the symbols of `models/lirdrec.py`; every input is one modality, `(n, d_m)` float32; items
-without the modality have a row of zeros:
+Two graphs, in the symbols of `models/lirdrec.py`; each input is a modality, `(n, d_m)` float32, zeros if missing:
 
 - `item_branches.onnx` contains only the network: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
   shared branch, whose DCT is inside its weights.
-- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: besides the network, it contains
-  the catalog's features and smoothed vectors (`item_smoothed_l`), finds the nearest items of each new item, and returns
-  `vector` `(n, K·e)`, which scores by inner products with the users' vectors, and `branches`. Unlike in `add_items`,
-  items of the same call are not neighbors of each other.
+- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: it also contains the features and
+  smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each new item, and
+  returns `vector` `(n, K·e)` and `branches`. Items of the same call are not neighbors of each other.
 
-Neither contains the encoders of texts or images that created the features. The catalog is that at export time.
-
-The ONNX graph is built operator by operator; large tables are written block by block to a file beside it.
+The graph is built operator by operator; large tables are written block by block to a file beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ from torch import Tensor
 
 from lirdrec.data.features import FeatureMatrix, row_blocks
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.export.vectors import vectors_of, write_readme
+from lirdrec.export.vectors import Vectors
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.models.reduction import PCA
 from lirdrec.nn.dct import idct
@@ -67,12 +63,11 @@ class Graph:
 
     def constant(self, value: Any) -> str:
         """Add an array to the .onnx file; floats become float32, integers int64."""
-        array = np.ascontiguousarray(value)
+        array = np.array(value, order="C")
         if array.dtype.kind == "f":
             array = array.astype(np.float32)
         name = f"constant_{len(self._constants)}"
-        # ascontiguousarray turns a scalar into one row
-        self._constants.append(self._onnx.numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        self._constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
     def table(self, shape: Sequence[int], blocks: Iterable[np.ndarray]) -> str:
@@ -126,8 +121,8 @@ Vectors of existing items do not change.
 """
 
 
-def write_onnx(recommender: Recommender, folder: Path) -> None:
-    """Write item_branches.onnx, item_vector.onnx, item_vector.bin and README.txt into an empty folder.
+def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write item_branches.onnx, item_vector.onnx and item_vector.bin; returns the text for README.txt.
 
     Raises:
         CapabilityError: the model is not LIRDRec, cannot add items, or the run is stripped.
@@ -135,7 +130,6 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
         RunFolderError: the features that the run was trained with are missing.
     """
     name = recommender.info.get("model", "this model")
-    vectors = vectors_of(recommender)
     model = recommender.model("export its item encoder")
     if not isinstance(model, LIRDRec):
         raise CapabilityError(f"the item encoder of {name} cannot be exported; that of lirdrec can")
@@ -148,7 +142,7 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
     encoder.vector(recommender)
     outputs: dict[str, Any] = {"vector": ["n", vectors.width], "branches": encoder.shape}
     encoder.save(outputs, "LIRDRec: from raw features to the vectors of items that are added one by one")
-    text = README.format(
+    return README.format(
         k=len(model.branches),
         e=model.config.embedding_size,
         branches=", ".join(model.branches),
@@ -157,7 +151,6 @@ def write_onnx(recommender: Recommender, folder: Path) -> None:
         inputs=", ".join(f"{m} (n, {width})" for m, width in encoder.widths.items()),
         example=", ".join(f'"{m}": …' for m in model.modalities),
     )
-    write_readme(folder, recommender, vectors, text)
 
 
 class _Encoder:
@@ -199,10 +192,10 @@ class _Encoder:
     def vector(self, recommender: Recommender) -> None:
         """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17)."""
         model, add = self.model, self.graph.add
-        own, first = self.branches(), model.layer_weights.numbers()[0]
+        branches, first = self.branches(), model.layer_weights.numbers()[0]
         if first != 1:  # the weight of layer 0, the only one of a node without edges
-            own = add("Mul", own, self.graph.constant(first))
-        smoothed, neighbors = own, self._neighbors(recommender)
+            branches = add("Mul", branches, self.graph.constant(first))
+        smoothed, neighbors = branches, self._neighbors(recommender)
         memory = recommender.scorer.tensors()
         for layer in range(model.config.n_item_layers):
             states = memory[f"memory.item_smoothed_{layer}"].cpu().numpy()
@@ -212,12 +205,13 @@ class _Encoder:
                 terms.append(add("Mul", smoothed, share))
                 if items is not None:
                     near = add("Gather", level, items, axis=0)  # (n, k-1, D)
-                    terms.append(self._squeezed(add("MatMul", self._unsqueezed(weights), near)))
+                    product = add("MatMul", self._along_columns("Unsqueeze", weights), near)
+                    terms.append(self._along_columns("Squeeze", product))
             smoothed = add("Sum", *terms)
         if model.config.scoring == "cosine":
-            self._normalized(add("Add", own, smoothed), "vector")
+            self._normalized(add("Add", branches, smoothed), "vector")
         else:
-            add("Add", own, smoothed, name="vector")
+            add("Add", branches, smoothed, name="vector")
 
     def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
         """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbors
@@ -229,20 +223,20 @@ class _Encoder:
         counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others have weight zero
         there = add("Sum", *(add("Mul", self.present[m], graph.constant(weighing[m])) for m in counted))
         there = add("Max", there, graph.constant(EPSILON))
-        found: list[tuple[str, str | None, str]] = []
+        parts: list[tuple[str, str | None, str]] = []
         for m in counted:
-            whole = graph.constant(weighing[m] * sum(weighing.values()))
-            share = add("Div", add("Mul", self.present[m], whole), there)
+            total = graph.constant(weighing[m] * sum(weighing.values()))
+            share = add("Div", add("Mul", self.present[m], total), there)
             if n_near == 0:
-                found.append((share, None, share))
+                parts.append((share, None, share))
                 continue
             cosine = self._cosine(m, [block[m] for block in catalog])
             values, items = add("TopK", cosine, graph.constant([n_near]), outputs=2)
-            real = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
-            count = add("Add", self._sum(real), graph.constant(1.0))  # including itself
+            exists = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
+            count = add("Add", self._along_columns("ReduceSum", exists), graph.constant(1.0))  # including itself
             share = add("Div", share, count)
-            found.append((share, items, add("Mul", real, share)))
-        return found
+            parts.append((share, items, add("Mul", exists, share)))
+        return parts
 
     def _cosine(self, modality: str, blocks: list[FeatureMatrix]) -> str:
         """Cosines `(n, I)` times the new item's norm, which does not change their order; -inf for absent items."""
@@ -256,9 +250,8 @@ class _Encoder:
         return str(self.graph.add("Add", scaled, self.graph.constant(absent)))
 
     def _presence(self, modality: str) -> str:
-        add, constant = self.graph.add, self.graph.constant
-        largest = add("ReduceMax", add("Abs", modality), constant([1]), keepdims=1)
-        return str(add("Cast", add("Greater", largest, constant(0.0)), to=1))
+        largest = self._along_columns("ReduceMax", self.graph.add("Abs", modality))
+        return str(self.graph.add("Cast", self.graph.add("Greater", largest, self.graph.constant(0.0)), to=1))
 
     def _linear(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
         inputs = [x, self._weights(weight)] + ([] if bias is None else [self._weights(bias)])
@@ -268,17 +261,13 @@ class _Encoder:
         return self.graph.constant(tensor.detach().cpu().numpy())
 
     def _normalized(self, x: str, name: str | None = None) -> str:
-        norm = self.graph.add("ReduceL2", x, self.graph.constant([1]), keepdims=1)
-        return str(self.graph.add("Div", x, self.graph.add("Max", norm, self.graph.constant(EPSILON)), name=name))
+        norm = self.graph.add("Max", self._along_columns("ReduceL2", x), self.graph.constant(EPSILON))
+        return str(self.graph.add("Div", x, norm, name=name))
 
-    def _sum(self, x: str) -> str:
-        return str(self.graph.add("ReduceSum", x, self.graph.constant([1]), keepdims=1))
-
-    def _unsqueezed(self, x: str) -> str:
-        return str(self.graph.add("Unsqueeze", x, self.graph.constant([1])))
-
-    def _squeezed(self, x: str) -> str:
-        return str(self.graph.add("Squeeze", x, self.graph.constant([1])))
+    def _along_columns(self, operator: str, x: str) -> str:
+        """Apply an operator to axis 1; reductions keep the axis."""
+        attributes: dict[str, Any] = {"keepdims": 1} if operator.startswith("Reduce") else {}
+        return str(self.graph.add(operator, x, self.graph.constant([1]), **attributes))
 
 
 def _rows(matrix: FeatureMatrix) -> Iterator[np.ndarray]:

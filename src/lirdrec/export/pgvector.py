@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.export.vectors import item_columns, user_column, vectors_of, with_vectors, write_readme
+from lirdrec.export.vectors import Vectors, item_columns, with_vectors
 from lirdrec.recommender.recommender import Recommender
 
 EMBEDDING = "embedding"
@@ -70,37 +70,30 @@ INDEX = "CREATE INDEX items_by_vector ON lirdrec.items USING hnsw ({embedding} v
 NO_INDEX = "-- pgvector's indexes support at most {most:,} columns; these vectors have {width:,}: searches stay exact\n"
 
 
-def write_pgvector(recommender: Recommender, folder: Path) -> None:
-    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql, index.sql and README.txt."""
-    vectors = vectors_of(recommender)
-    items, users = item_columns(recommender), user_column(recommender)
+def write_pgvector(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql and index.sql; returns its README."""
+    items, users, train = item_columns(recommender), recommender.users.series.to_frame(USER), recommender.train
     embedding = EMBEDDING
     while embedding in items.columns:  # a catalog column has this name
         embedding = f"item_{embedding}"
     _write_csv(folder / "items.csv", items, vectors.items, embedding)
     _write_csv(folder / "users.csv", users, vectors.users, EMBEDDING)
-    id_types = {"item": _type(items.schema[ITEM]), "user": _type(users.schema[USER])}
-    train = recommender.train
+    seen = seen_file = unseen = ""
     if train is not None:
-        pairs = {USER: recommender.users.series.gather(train.users), ITEM: recommender.items.series.gather(train.items)}
+        pairs = {USER: users[USER].gather(train.users), ITEM: recommender.items.series.gather(train.items)}
         pl.DataFrame(pairs).unique(maintain_order=True).write_csv(folder / "seen.csv")
+        seen = SEEN.format(item=_type(items.schema[ITEM]), user=_type(users.schema[USER]))
+        seen_file, unseen = "\nseen.csv               the items that each user has seen", UNSEEN
     load = LOAD.format(
-        items=_columns(items, embedding, vectors.width),
-        users=_columns(users, EMBEDDING, vectors.width),
-        seen="" if train is None else SEEN.format(**id_types),
+        items=_columns(items, embedding, vectors.width), users=_columns(users, EMBEDDING, vectors.width), seen=seen
     )
     (folder / "load.sql").write_text(load, encoding="utf-8")
     index = INDEX if vectors.width <= MOST_INDEXED else NO_INDEX
-    filled = index.format(embedding=_quoted(embedding), most=MOST_INDEXED, width=vectors.width)
-    (folder / "index.sql").write_text(filled, encoding="utf-8")
-    example = recommender.users.series[0]
-    text = README.format(
-        embedding=_quoted(embedding),
-        user=example if isinstance(example, int) else "'" + example.replace("'", "''") + "'",
-        seen_file="" if train is None else "\nseen.csv               the items that each user has seen",
-        unseen="" if train is None else UNSEEN,
-    )
-    write_readme(folder, recommender, vectors, text)
+    index = index.format(embedding=_quoted(embedding), most=MOST_INDEXED, width=vectors.width)
+    (folder / "index.sql").write_text(index, encoding="utf-8")
+    user = users[USER][0]
+    user = user if isinstance(user, int) else "'" + user.replace("'", "''") + "'"
+    return README.format(embedding=_quoted(embedding), user=user, seen_file=seen_file, unseen=unseen)
 
 
 def _write_csv(path: Path, frame: pl.DataFrame, vectors: np.ndarray, embedding: str) -> None:
@@ -115,20 +108,20 @@ def _text(column: pl.Series) -> pl.Series:
     if column.dtype == pl.String:
         return column.str.replace_all("\0", "", literal=True)  # PostgreSQL does not support this character
     if column.dtype.is_nested():
-        return pl.Series(column.name, [None if one is None else _json(one) for one in column.to_list()], pl.String)
+        texts = [
+            None if value is None else json.dumps(_finite(value), ensure_ascii=False, default=str)
+            for value in column.to_list()
+        ]
+        return pl.Series(column.name, texts, pl.String).str.replace_all("\\u0000", "", literal=True)
     return column
-
-
-def _json(value: Any) -> str:
-    return json.dumps(_finite(value), ensure_ascii=False, default=str).replace("\\u0000", "")
 
 
 def _finite(value: Any) -> Any:
     """Replace numbers that are not finite by null, since JSON has none."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

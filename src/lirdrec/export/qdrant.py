@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.export.vectors import item_columns, user_column, vectors_of, with_vectors, write_readme
+from lirdrec.data.schema import USER
+from lirdrec.export.vectors import Vectors, item_columns, with_vectors
 from lirdrec.recommender.recommender import Recommender
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lirdrec")
@@ -73,27 +74,21 @@ client.close()
 '''
 
 
-def point_ids(ids: pl.Series) -> pl.Series:
-    """Ids of points: integers unchanged, texts as UUIDs that are equal in every export."""
-    if ids.dtype == pl.Int64:
-        return ids
-    return pl.Series([str(uuid.uuid5(NAMESPACE, one)) for one in ids], dtype=pl.String)
-
-
-def write_qdrant(recommender: Recommender, folder: Path) -> None:
-    """Write items.jsonl, users.jsonl, load.py and README.txt into an empty folder."""
-    vectors = vectors_of(recommender)
+def write_qdrant(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write items.jsonl, users.jsonl and load.py; returns the text for README.txt."""
+    users = recommender.users.series
     _write_points(folder / "items.jsonl", item_columns(recommender), recommender.items.series, vectors.items)
-    _write_points(folder / "users.jsonl", user_column(recommender), recommender.users.series, vectors.users)
+    _write_points(folder / "users.jsonl", users.to_frame(USER), users, vectors.users)
     loader = LOADER.replace("{width}", str(vectors.width))
     (folder / "load.py").write_text(loader, encoding="utf-8")
     integers = recommender.items.is_integer and recommender.users.is_integer
-    ids = INTEGER_IDS if integers else STRING_IDS.format(namespace=NAMESPACE)
-    write_readme(folder, recommender, vectors, README.replace("{ids}", ids))
+    return README.replace("{ids}", INTEGER_IDS if integers else STRING_IDS.format(namespace=NAMESPACE))
 
 
 def _write_points(path: Path, payload: pl.DataFrame, ids: pl.Series, vectors: np.ndarray) -> None:
-    points = pl.DataFrame({"id": point_ids(ids), "payload": payload.to_struct()})
+    if ids.dtype != pl.Int64:  # texts become UUIDs, which are equal in every export
+        ids = pl.Series([str(uuid.uuid5(NAMESPACE, text)) for text in ids], dtype=pl.String)
+    points = pl.DataFrame({"id": ids, "payload": payload.to_struct()})
     with path.open("wb") as file:
         for block in with_vectors(points, vectors, "vector"):
             block.select("id", "vector", "payload").write_ndjson(file)

@@ -1,4 +1,4 @@
-"""Vectors and item columns of a recommender, converted for other search engines."""
+"""Vectors and item columns of a recommender for other search engines, and their export as NumPy arrays or for faiss."""
 
 from __future__ import annotations
 
@@ -12,18 +12,42 @@ import polars as pl
 
 from lirdrec.data.schema import USER
 from lirdrec.data.titles import as_texts
-from lirdrec.errors import CapabilityError, DataError
+from lirdrec.errors import CapabilityError, ConfigError, DataError
 from lirdrec.ranking.scorers import VectorScorer, all_finite
 from lirdrec.recommender.recommender import Recommender
 
 BLOCK_ROWS = 8192
 
-WHAT = """\
-{n_users:,} users and {n_items:,} items of a run of lirdrec ({model} on {dataset}); vectors of {width} numbers.
-The score of an item for a user is the inner product of their vectors; larger is better. It is not a cosine: do not
-normalize the vectors. The best items include those that the user has seen: request more items and remove these.
-Items of equal score may have another order than in lirdrec.
+NPY_README = """\
+users.npy, items.npy          float32, a row per user and per item
+users.parquet, items.parquet  their ids and the items' columns, in the same order
 
+    import numpy as np
+    import polars as pl
+
+    users, items = np.load("users.npy", mmap_mode="r"), np.load("items.npy", mmap_mode="r")
+    row = pl.read_parquet("users.parquet")["user"].index_of(user)
+    scores = items @ users[row]
+    best = np.argsort(-scores, kind="stable")[:10]
+    print(pl.read_parquet("items.parquet")[best], scores[best])
+"""
+
+FAISS_README = """\
+items.faiss                   exact index (IndexFlatIP); its ids are row numbers of items.parquet
+users.npy                     float32, a row per user
+users.parquet, items.parquet  ids and the items' columns, in the same order
+
+    import faiss
+    import numpy as np
+    import polars as pl
+
+    index, users = faiss.read_index("items.faiss"), np.load("users.npy", mmap_mode="r")
+    row = pl.read_parquet("users.parquet")["user"].index_of(user)
+    scores, best = index.search(users[row : row + 1], 10)
+    print(pl.read_parquet("items.parquet")[best[0]], scores[0])
+
+For an approximate index, add index.reconstruct_n(0, index.ntotal) to
+faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT).
 """
 
 
@@ -54,11 +78,12 @@ def vectors_of(recommender: Recommender) -> Vectors:
             f"{model} scores by an item-item matrix, so it has no vectors to export;"
             " lirdrec recommend --all writes its lists"
         )
-    for what, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
+    arrays = []
+    for name, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
         if not all_finite(tensor):
-            raise DataError(f"the vectors of the {what} hold numbers that are not finite; train again")
-    users, items = (one.detach().float().cpu().numpy() for one in (scorer.user_vectors, scorer.item_vectors))
-    return Vectors(np.ascontiguousarray(users), np.ascontiguousarray(items))
+            raise DataError(f"the vectors of the {name} contain numbers that are not finite; train again")
+        arrays.append(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+    return Vectors(*arrays)
 
 
 def item_columns(recommender: Recommender) -> pl.DataFrame:
@@ -86,11 +111,6 @@ def _holds_bytes(kind: Any) -> bool:
     return kind in (pl.Binary, pl.Object)
 
 
-def user_column(recommender: Recommender) -> pl.DataFrame:
-    """The users' ids as a table."""
-    return pl.DataFrame({USER: recommender.users.series})
-
-
 def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterator[pl.DataFrame]:
     """The rows in blocks, with their vectors as the last column, a list of float32."""
     for start in range(0, frame.height, BLOCK_ROWS):
@@ -98,13 +118,31 @@ def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterato
         yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))
 
 
-def write_readme(folder: Path, recommender: Recommender, vectors: Vectors, text: str) -> None:
-    """Write README.txt: the text common to all exports, then `text`."""
-    what = WHAT.format(
-        n_users=recommender.n_users,
-        n_items=recommender.n_items,
-        model=recommender.info.get("model", "a model"),
-        dataset=recommender.info.get("dataset", "unnamed data"),
-        width=vectors.width,
-    )
-    (folder / "README.txt").write_text(what + text, encoding="utf-8")
+def write_npy(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write users.npy, items.npy, users.parquet and items.parquet; returns the text for README.txt."""
+    np.save(folder / "items.npy", vectors.items, allow_pickle=False)
+    _write_users_and_tables(recommender, vectors, folder)
+    return NPY_README
+
+
+def write_faiss(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
+    """Write items.faiss, an exact index, and users.npy, users.parquet, items.parquet; returns the text for README.txt.
+
+    Raises:
+        ConfigError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError('an index of faiss needs faiss: pip install "lirdrec[ann]"') from None
+    index = faiss.IndexFlatIP(vectors.width)
+    index.add(vectors.items)
+    faiss.write_index(index, str(folder / "items.faiss"))
+    _write_users_and_tables(recommender, vectors, folder)
+    return FAISS_README
+
+
+def _write_users_and_tables(recommender: Recommender, vectors: Vectors, folder: Path) -> None:
+    np.save(folder / "users.npy", vectors.users, allow_pickle=False)
+    recommender.users.series.to_frame(USER).write_parquet(folder / "users.parquet")
+    item_columns(recommender).write_parquet(folder / "items.parquet")

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import polars as pl
@@ -37,17 +37,19 @@ from lirdrec.files.atomic import share, write_errors
 from lirdrec.files.checks import check_file
 from lirdrec.files.shards import Shard, Shards
 
+# Possible files of a matrix NAME: features/NAME plus one of these endings.
+VALUES, MASK, KEYS, CUT = ".npy", ".mask.npy", ".keys.npy", ".cut.npy"
+PROBLEMS, MISSING, STATE = ".problems.csv", ".missing.csv", ".encoder.safetensors"
+ENDINGS = (VALUES, MASK, KEYS, CUT, PROBLEMS, MISSING, STATE)
+SHOWN = 10  # problems kept in memory to report
+
 
 @dataclass(frozen=True)
 class Dropped:
-    """The changes that removing items makes to a dataset.
+    """Changes of a dataset without some items: `files` by name in the manifest, `counts` and `info` of the manifest.
 
-    Attributes:
-        files: name in the manifest → the replacement file.
-        counts: of the manifest.
-        info: entries of `info` that change.
-        removed: counts of removed `items` and `pairs`, of `users` left without a training pair, and of the removed
-            `held_out_pairs` of these users.
+    `removed` counts `items`, `pairs` (interactions), `users` left without a training interaction, and their removed
+    `held_out_pairs`.
     """
 
     files: dict[str, Path]
@@ -64,19 +66,13 @@ def drop_items(
     to: Path,
     without: Collection[str] = (),
 ) -> Dropped:
-    """Write the files of a dataset without some items into another folder.
+    """Write the files of a dataset with the items of `keep` `(I,)` bool only to the folder `to`.
 
-    All users stay, even those without a pair, so that user rows keep their meaning.
-
-    Args:
-        folder, manifest: the prepared folder.
-        table: the new item table, before items are removed.
-        keep: `(I,)` bool.
-        to: where to write.
-        without: matrices to leave out, since they are replaced.
+    All users stay, even those without an interaction, so that user rows keep their meaning. `table` is the new item
+    table, before items are removed; the matrices `without` are left out, since they are replaced.
 
     Raises:
-        DataError: no training pair would be left.
+        DataError: no training interaction would be left.
         RunFolderError: a file cannot be written.
     """
     pairs = read_frame(folder, manifest, INTERACTIONS)
@@ -84,18 +80,16 @@ def drop_items(
     left = pairs.with_columns(pl.Series(ITEM, rows[pairs[ITEM].to_numpy()])).filter(pl.col(ITEM) >= 0)
     trained = left.filter(pl.col(SPLIT) == "train")[USER].unique()
     if trained.is_empty():
-        raise DataError(f"{folder}: without the items that have no features there would be no training pair left")
-    had = pairs.filter(pl.col(SPLIT) == "train")[USER].unique()
-    lost = had.filter(~had.is_in(trained.implode()))
-    removed = {
-        "items": int((~keep).sum()),
-        "pairs": pairs.height - left.height,
-        "users": len(lost),
-        "held_out_pairs": 0,
-    }
-    if _method(manifest) not in USERS_MAY_LACK_TRAINING:
-        kept = left.filter(~pl.col(USER).is_in(lost.implode()))
-        removed["held_out_pairs"], left = left.height - kept.height, kept
+        raise DataError(f"{folder}: without the items that lack features, no training interaction would be left")
+    trained_before = pairs.filter(pl.col(SPLIT) == "train")[USER].unique()
+    lost = trained_before.filter(~trained_before.is_in(trained.implode()))
+    removed = {"items": int((~keep).sum()), "pairs": pairs.height - left.height, "users": len(lost)}
+    split = manifest["info"].get("split")
+    method = split.get("method") if isinstance(split, Mapping) else None
+    n_left = left.height
+    if method not in USERS_MAY_LACK_TRAINING:
+        left = left.filter(~pl.col(USER).is_in(lost.implode()))
+    removed["held_out_pairs"] = n_left - left.height
     files = {ITEMS: to / ITEMS, INTERACTIONS: to / INTERACTIONS}
     with write_errors(to):
         to.mkdir(parents=True, exist_ok=True)
@@ -108,24 +102,12 @@ def drop_items(
                     files[name] = to / f"{matrix}{ending}"
                     # verify first: the copy gets a new checksum, which would hide damage
                     check_files(folder, {**manifest, "files": {name: manifest["files"][name]}}, verify=True)
-                    values = open_array(resolve_path(folder, manifest, name))
-                    write_matrix(values, files[name], keep)
+                    write_matrix(open_array(resolve_path(folder, manifest, name)), files[name], keep)
     counts = manifest["counts"] | {"items": int(keep.sum())}
     counts |= {name: left.filter(pl.col(SPLIT) == name).height for name in SPLITS}
-    before = manifest["info"].get("dropped_without_features", {})
+    before = manifest["info"].get("dropped_without_features", {})  # by earlier calls
     total = {key: number + before.get(key, 0) for key, number in removed.items()}
     return Dropped(files, counts, {"dropped_without_features": total}, removed)
-
-
-def _method(manifest: Mapping[str, Any]) -> str | None:
-    split = manifest["info"].get("split")
-    return split.get("method") if isinstance(split, Mapping) else None
-
-
-# Possible files of a matrix NAME: features/NAME plus one of these endings.
-VALUES, MASK, KEYS, CUT = ".npy", ".mask.npy", ".keys.npy", ".cut.npy"
-PROBLEMS, MISSING, STATE = ".problems.csv", ".missing.csv", ".encoder.safetensors"
-ENDINGS = (VALUES, MASK, KEYS, CUT, PROBLEMS, MISSING, STATE)
 
 
 @dataclass(frozen=True)
@@ -134,17 +116,14 @@ class FeatureResult:
 
     Attributes:
         files: file ending (`VALUES`, `MASK` and optional others) → file, on the disk of the prepared folder.
-        dims: columns.
-        dtype: of the values, such as "float32".
+        dims, dtype: columns and type of the values.
         mask: `(I,)` bool, the items with a vector.
         missing: items without an input (listed in `features/NAME.missing.csv`).
         cut: items whose input was longer than the encoder's limit.
         n_problems: items whose input cannot be used.
         problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
-        name: of the matrix.
-        encoded: inputs encoded in this call; `copied`: items whose vector was cached; `resumed`: items finished by an
-            earlier, interrupted call.
-        seconds: spent on encoding in this call.
+        encoded: inputs encoded in this call, in `seconds`; `copied`: items whose vector was cached; `resumed`: items
+            finished by an earlier, interrupted call.
         entry: the manifest entry `info["encoders"][NAME]`.
         dropped: counts of what was removed from the dataset because it had no features; None if nothing was.
     """
@@ -167,10 +146,8 @@ class FeatureResult:
 
     def summary(self) -> dict[str, Any]:
         """All fields but `files`, `dtype` and `mask`, with `items` and `present`."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        for name in ("files", "dtype", "mask"):
-            del values[name]
-        return values | {"items": self.items, "present": self.present}
+        names = [entry.name for entry in fields(self) if entry.name not in ("files", "dtype", "mask")]
+        return {name: getattr(self, name) for name in (*names, "items", "present")}
 
     @property
     def items(self) -> int:
@@ -189,11 +166,7 @@ def file_name(matrix: str, ending: str) -> str:
 
 
 def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataFrame:
-    """Read a Parquet table of a prepared folder.
-
-    Raises:
-        RunFolderError: the file is missing, may not be read, or is damaged.
-    """
+    """Read a Parquet table of a prepared folder; raises a RunFolderError if it is missing, unreadable or damaged."""
     path = resolve_path(folder, manifest, name)
     check_file(path, RunFolderError)
     try:
@@ -215,12 +188,10 @@ def add_features(
     """Add matrices to a prepared folder, or replace those of the same name; a kill at any moment leaves it loadable.
 
     Args:
-        folder: the prepared folder.
         matrices: name → the finished files; they are moved.
         encoders: name → entry of `info["encoders"]`; a matrix without one here loses its old entry.
-        info: other entries of `info` that change.
+        info, counts: other entries of the manifest that change.
         files: name in the manifest → other files of the dataset to replace in the same step.
-        counts: of the dataset, if they change.
 
     Raises:
         RunFolderError: not a prepared folder, or it cannot be written.
@@ -230,21 +201,19 @@ def add_features(
     features = {name: {"dims": m.dims, "dtype": m.dtype, "present": m.present} for name, m in matrices.items()}
 
     def entries(manifest: Mapping[str, Any]) -> dict[str, Any]:
-        noted = {**manifest["info"], **(info or {})}
-        others = {name: entry for name, entry in noted.get("encoders", {}).items() if name not in matrices}
-        noted["encoders"] = {**others, **encoders}
-        changed = {"features": {**manifest["features"], **features}, "info": noted}
+        new_info = {**manifest["info"], **(info or {})}
+        others = {name: entry for name, entry in new_info.get("encoders", {}).items() if name not in matrices}
+        new_info["encoders"] = {**others, **encoders}
+        changed = {"features": {**manifest["features"], **features}, "info": new_info}
         return changed if counts is None else changed | {"counts": counts}
 
     commit(folder, {**new, **(files or {})}, entries, gone=possible - set(new))
 
 
 def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
-    """Add columns to the item table of a prepared folder, or replace those of the same name.
+    """Add the columns of `frame` to the item table of a prepared folder, or replace those of the same name.
 
-    Args:
-        folder: the prepared folder.
-        frame: `item` and the columns; other items get null in new columns and keep their values in existing ones.
+    `frame` has the column `item`; items without a row get null in new columns and keep existing values.
 
     Raises:
         DataError: an id that is no item, or that occurs twice.
@@ -287,104 +256,77 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
     return table
 
 
-SHOWN = 10  # problems kept in memory to report
-
-
-class _MatrixWriter:
-    """Writes the files of one matrix shard by shard; a context manager that closes them.
-
-    Args:
-        folder: where to write; existing files are replaced.
-        rows: the item table, for item ids.
-        keep: `(I,)` bool, the items to write.
-    """
-
-    def __init__(self, folder: Path, rows: ItemRows, keep: np.ndarray):
-        self.folder, self._rows, self._keep = folder, rows, keep
-        self.mask, self.cut = np.zeros(len(keep), dtype=bool), np.zeros(len(keep), dtype=bool)
-        self.dims = self.missing = self.n_problems = 0
-        self.problems: list[tuple[str, str, str]] = []
-        with ExitStack() as stack:
-            self._values, self._keys = (stack.enter_context(self.path(end).open("wb")) for end in (VALUES, KEYS))
-            lists = (
-                stack.enter_context(self.path(end).open("w", encoding="utf-8", newline=""))
-                for end in (PROBLEMS, MISSING)
-            )
-            self._problem_list, self._missing_list = (csv.writer(file, lineterminator="\n") for file in lists)
-            self._files = stack.pop_all()
-
-    def path(self, ending: str) -> Path:
-        return self.folder / f"matrix{ending}"
-
-    def __enter__(self) -> _MatrixWriter:
-        self._problem_list.writerow((ITEM, "source", "problem"))
-        self._missing_list.writerow((ITEM,))
-        self._keys.write(matrix_header(np.dtype(np.uint8), (int(self._keep.sum()), KEY_BYTES)))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
-
-    def write_shard(self, at: range, shard: Shard) -> None:
-        """Append a shard; shards must come in order. `at` is its range of item rows."""
-        rows, arrays, facts = slice(at.start, at.stop), shard.arrays, shard.facts
-        keep = self._keep[rows]
-        if at.start == 0:
-            self.dims = arrays["vectors"].shape[1]
-            self._values.write(matrix_header(arrays["vectors"].dtype, (int(self._keep.sum()), self.dims)))
-        self._values.write(np.ascontiguousarray(arrays["vectors"][keep]).data)
-        self._keys.write(np.ascontiguousarray(arrays["keys"][keep]).data)
-        self.mask[rows], self.cut[rows] = arrays["present"], arrays["cut"]
-        self.missing += facts["missing"]
-        self.n_problems += len(facts["problems"])
-        if facts["problems"] or facts["missing"]:
-            self._list_items(self._rows.read(at.start, at.stop)[ITEM], arrays["keys"], facts["problems"])
-
-    def _list_items(self, ids: pl.Series, keys: np.ndarray, problems: Sequence[tuple[int, str, str]]) -> None:
-        lines = [(str(ids[index]), source, problem) for index, source, problem in problems]
-        self._problem_list.writerows(lines)
-        self.problems += lines[: SHOWN - len(self.problems)]
-        without_input = np.asarray(~keys.any(axis=1))
-        without_input[[index for index, *_ in problems]] = False  # an unusable input may have no key either
-        self._missing_list.writerows((str(ids[index]),) for index in np.flatnonzero(without_input).tolist())
-
-
 def join(
     shards: Shards, folder: Path, rows: ItemRows, state: Mapping[str, np.ndarray], keep: np.ndarray | None = None
 ) -> FeatureResult:
-    """Concatenate finished shards into the files of a matrix.
+    """Concatenate sealed shards into the files of a matrix in `folder`, for the items of `keep` `(I,)` bool.
 
-    Args:
-        shards: all of them sealed.
-        folder: where to write; existing files are replaced.
-        rows: the item table, for the ids of items with problems.
-        state: the fitted state of the encoder; may be empty.
-        keep: `(I,)` bool, the items that stay; by default all.
-
-    Raises:
-        RunFolderError: a file cannot be written (a full disk included).
+    `rows` gives the ids of items with problems, `state` is the fitted state of the encoder or empty. Raises a
+    RunFolderError if a file cannot be written.
     """
     keep = np.ones(shards.n_rows, dtype=bool) if keep is None else keep
+    n, dims, missing = int(keep.sum()), 0, 0
+    mask, cut = np.zeros(len(keep), dtype=bool), np.zeros(len(keep), dtype=bool)
+    paths = {ending: folder / f"matrix{ending}" for ending in ENDINGS}
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _MatrixWriter(folder, rows, keep) as writer:
+        with ExitStack() as stack:
+            values, keys = (stack.enter_context(paths[ending].open("wb")) for ending in (VALUES, KEYS))
+            texts = [paths[ending].open("w", encoding="utf-8", newline="") for ending in (PROBLEMS, MISSING)]
+            lists = _ProblemLists(rows, *map(stack.enter_context, texts))
+            keys.write(matrix_header(np.dtype(np.uint8), (n, KEY_BYTES)))
             for index in range(len(shards)):
-                writer.write_shard(shards.rows(index), shards.read(index))
-        np.save(writer.path(MASK), writer.mask[keep])
-        if writer.cut.any():
-            np.save(writer.path(CUT), writer.cut[keep])
+                at, shard = shards.rows(index), shards.read(index)
+                block = slice(at.start, at.stop)
+                vectors, kept = shard.arrays["vectors"], keep[block]
+                if index == 0:
+                    dims = vectors.shape[1]
+                    values.write(matrix_header(vectors.dtype, (n, dims)))
+                values.write(np.ascontiguousarray(vectors[kept]).data)
+                keys.write(np.ascontiguousarray(shard.arrays["keys"][kept]).data)
+                mask[block], cut[block] = shard.arrays["present"], shard.arrays["cut"]
+                missing += shard.facts["missing"]
+                lists.add(at, shard)
+        np.save(paths[MASK], mask[keep])
+        if cut.any():
+            np.save(paths[CUT], cut[keep])
         if state:
-            save_file(dict(sorted(state.items())), writer.path(STATE))
-            share(writer.path(STATE))
-    written = {VALUES: True, MASK: True, KEYS: True, CUT: writer.cut.any(), PROBLEMS: writer.n_problems}
-    written |= {MISSING: writer.missing, STATE: state}
+            save_file(dict(sorted(state.items())), paths[STATE])
+            share(paths[STATE])
+    optional = {CUT: cut.any(), PROBLEMS: lists.n_problems, MISSING: missing, STATE: state}
     return FeatureResult(
-        files={ending: writer.path(ending) for ending, exists in written.items() if exists},
-        dims=writer.dims,
+        files={ending: path for ending, path in paths.items() if optional.get(ending, True)},
+        dims=dims,
         dtype="float32",
-        mask=writer.mask,
-        missing=writer.missing,
-        cut=int(writer.cut.sum()),
-        n_problems=writer.n_problems,
-        problems=writer.problems,
+        mask=mask,
+        missing=missing,
+        cut=int(cut.sum()),
+        n_problems=lists.n_problems,
+        problems=lists.first,
     )
+
+
+class _ProblemLists:
+    """Writes the lists of unusable and of missing inputs, shard by shard."""
+
+    def __init__(self, rows: ItemRows, problems: TextIO, missing: TextIO):
+        self._rows = rows
+        self._problems, self._missing = (csv.writer(file, lineterminator="\n") for file in (problems, missing))
+        self._problems.writerow((ITEM, "source", "problem"))
+        self._missing.writerow((ITEM,))
+        self.n_problems = 0
+        self.first: list[tuple[str, str, str]] = []
+
+    def add(self, at: range, shard: Shard) -> None:
+        """Append the items of a shard, which has the item rows `at`."""
+        problems = shard.facts["problems"]
+        if not problems and not shard.facts["missing"]:
+            return
+        ids = self._rows.read(at.start, at.stop)[ITEM]
+        lines = [(str(ids[index]), source, problem) for index, source, problem in problems]
+        self._problems.writerows(lines)
+        self.n_problems += len(lines)
+        self.first += lines[: SHOWN - len(self.first)]
+        without_input = np.asarray(~shard.arrays["keys"].any(axis=1))
+        without_input[[index for index, *_ in problems]] = False  # an unusable input may have no key either
+        self._missing.writerows((str(ids[index]),) for index in np.flatnonzero(without_input).tolist())

@@ -1,19 +1,18 @@
 """Encode one shard, and the contract of a loop over shards.
 
-**The loop.** `make_features(…, loop=…)` takes a callable that runs `encode_shard` over the shards: `local` in this
-process, or one that distributes them over machines. A loop is called once for each matrix as
+`make_features(…, loop=…)` takes a callable that runs `encode_shard` over the shards: `local` in this process, or one
+that distributes them over machines. It is called once for each matrix as
 
     loop(encoder, tasks, batch_size, advance) -> iterator of (index, arrays, facts)
 
-- `encoder`: an `Encoder` that has loaded no weights; a fitted one holds its state already. It can be pickled.
-- `tasks`: an iterator of `(index, items)`: the number of a shard, and the inputs (`list[Item]`) that it needs encoded.
-  It reads the sources lazily, so a loop should take only as many tasks ahead as it can work on. It is not thread-safe.
-- `batch_size`: inputs of a batch to begin with.
-- `advance(n)`: called, from the thread that iterates, when `n` more items are finished; `advance(n, idle=True)` for
-  those that need no encoding.
-- It yields, for each task and in any order, `index` and what `encode_shard(encoder, items, …)` returned for it.
+- `encoder`: has loaded no weights; a fitted one has its state. It can be pickled.
+- `tasks`: an iterator of `(index, items)`: a shard, and its inputs to encode (`list[Item]`). It reads the sources
+  lazily, so take only as many tasks ahead as can be worked on. It is not thread-safe.
+- `advance(n)`: call it, from the thread that iterates, when `n` more items are finished; with `idle=True` for those
+  that need no encoding.
+- It yields, in any order, `index` and the result of `encode_shard(encoder, items, …)` of each task.
 
-Whatever the loop, the same shards hold the same items, so the vectors are the same.
+The same shards hold the same items in every loop, so the vectors are the same.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
 Task = tuple[int, list[Item]]
 Done = tuple[int, Arrays, Facts]
-
-
 Loop = Callable[[Encoder, Iterable[Task], int, ProgressCallback], Iterator[Done]]
 SHOWN = 80  # characters of a text in the list of problems
 
@@ -44,7 +41,7 @@ def encode_shard(
 
     Returns:
         Arrays: `vectors` (n, d) float32, `present` (n,) bool, `keys` (n, 16) uint8 (zero without an input), `cut` (n,)
-        bool. Facts, JSON-able: `problems`, a list of [index, source, sentence]; `missing`, items without an input;
+        bool. JSON-able facts: `problems`, a list of [index, source, sentence]; `missing`, items without an input;
         `encoded`, inputs that were encoded; `batch_size`, the largest that fitted into memory.
 
     Raises:
@@ -56,14 +53,13 @@ def encode_shard(
     inputs = []
     problems: list[tuple[int, str, str]] = []
     for index, item in enumerate(items):
-        if item.value is None or item.key is None:
-            if item.problem is not None:
-                problems.append((index, item.source, item.problem))
-            continue
-        keys[index] = np.frombuffer(item.key, dtype=np.uint8)
-        if item.key not in indices_of:
-            inputs.append(item.value)
-        indices_of.setdefault(item.key, []).append(index)
+        if item.value is not None and item.key is not None:
+            keys[index] = np.frombuffer(item.key, dtype=np.uint8)
+            if item.key not in indices_of:
+                inputs.append(item.value)
+            indices_of.setdefault(item.key, []).append(index)
+        elif item.problem is not None:
+            problems.append((index, item.source, item.problem))
     missing = n - len(problems) - sum(len(same) for same in indices_of.values())
     advance(n - len(inputs), idle=True)
     vectors = np.zeros((n, encoder.dims), dtype=np.float32)
@@ -71,12 +67,11 @@ def encode_shard(
     if inputs:
         rows = encode_rows(encoder, inputs, batch_size, advance)
         batch_size = rows.batch_size
-        faults = {at: fault for at, row in enumerate(rows.vectors) if (fault := _fault(row))} | rows.problems
         was_cut = set(rows.cut)
         for at, same in enumerate(indices_of.values()):
             cut[same] = at in was_cut
-            if at in faults:
-                problems += [(index, _source(items[index]), faults[at]) for index in same]
+            if problem := rows.problems.get(at) or _problem(rows.vectors[at]):
+                problems += [(index, _source(items[index]), problem) for index in same]
             else:
                 vectors[same] = rows.vectors[at]
     return {"vectors": vectors, "present": np.asarray(vectors.any(axis=1)), "keys": keys, "cut": cut}, {
@@ -95,7 +90,7 @@ def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Pro
         yield index, arrays, facts
 
 
-def _fault(vector: np.ndarray) -> str | None:
+def _problem(vector: np.ndarray) -> str | None:
     if not np.isfinite(vector).all():
         return "the encoder gave values that are not numbers"
     if not vector.any():

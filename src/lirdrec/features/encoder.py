@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +14,17 @@ import numpy as np
 
 from lirdrec.errors import TrainingError
 
+logger = logging.getLogger(__name__)
+
 Kind = Literal["text", "image"]
 Input = str | Path | bytes  # a text; or an image: its file, or the content of one
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An input preprocessed on the CPU, before batches are formed.
+    """An input of `encode`, preprocessed on the CPU: token ids, a path …
 
-    Attributes:
-        value: input of `encode`: token ids, a path …
-        length: inputs of similar length share a batch.
-        cut: whether it was truncated to the encoder's limit.
+    Inputs of similar `length` share a batch; `cut` tells if it was truncated to the encoder's limit.
     """
 
     value: Any
@@ -34,12 +34,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The vectors of a batch.
-
-    Attributes:
-        vectors: `(n, d)` float32; the rows that `problems` names are zero.
-        problems: index in the batch → a sentence on why this input gets no vector.
-    """
+    """Vectors `(n, d)` float32 of a batch, and `problems`: index of a row of zeros → why it has no vector."""
 
     vectors: np.ndarray
     problems: Mapping[int, str] = field(default_factory=dict)
@@ -48,14 +43,14 @@ class Encoded:
 class Encoder(ABC):
     """Base class of encoders, which turn inputs of one kind into vectors.
 
-    An encoder is cheap to construct and loads its weights at the first use. The same
-    identity, state and inputs in the same batches give the same bits on the same machine.
+    An encoder is cheap to construct and loads its weights at the first use. The same identity, state and inputs in the
+    same batches give the same bits on the same machine.
 
     Attributes:
         kind: of its inputs, "text" or "image".
         shard_rows: items of a shard, the unit of work that is written at once: some seconds.
-        batch_size: inputs of a batch unless the user says otherwise; halved when memory runs out.
-        needs_fit: whether `fit` must have seen a sample of the inputs first.
+        batch_size: default number of inputs of a batch; halved when memory runs out.
+        needs_fit: whether `fit` must be called first, with a sample of the inputs.
     """
 
     kind: ClassVar[Kind]
@@ -68,8 +63,7 @@ class Encoder(ABC):
     def identity(self) -> Mapping[str, Any]:
         """Settings that determine the vectors, JSON-able: encoder, model, revision, pooling, prompt, precision …
 
-        Vectors of equal identity are interchangeable; after a change all items are encoded again. It contains no local
-        path: a model in a folder is identified by its content.
+        After a change all items are encoded again. A model in a folder is identified by its content, not its path.
         """
 
     @property
@@ -106,18 +100,11 @@ class Encoder(ABC):
         """Free large memory, such as weights; the next use loads them again."""
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Rows:
-    """Vectors of some inputs, in their order.
+    """Vectors `(n, d)` float32 of some inputs, zero where there is a problem (index → one sentence).
 
-    Attributes:
-        vectors: `(n, d)` float32, zero where there is a problem.
-        problems: index → one sentence.
-        cut: indices of inputs longer than the encoder's limit.
-        batch_size: the largest that fitted into memory; the next call may start from it.
+    `cut` are indices of truncated inputs; `batch_size` is the largest that fitted into memory.
     """
 
     vectors: np.ndarray
@@ -129,16 +116,10 @@ class Rows:
 def encode_rows(
     encoder: Encoder, inputs: Sequence[Input], batch_size: int, advance: Callable[[int], None] = lambda n: None
 ) -> Rows:
-    """Encode inputs, longest first, so that a batch that is too large fails at once.
+    """Encode inputs in batches, longest first, so that a batch that is too large fails at once.
 
-    Args:
-        encoder: whose `encode` makes the vectors.
-        inputs: texts or files.
-        batch_size: inputs of a batch at most.
-        advance: called with the number of inputs of each finished batch.
-
-    Raises:
-        TrainingError: not even one input fits into memory.
+    `advance` is called with the number of inputs of each finished batch. Raises a TrainingError if not even one input
+    fits into memory.
     """
     prepared = encoder.prepare(inputs)
     order = sorted(range(len(inputs)), key=lambda index: -prepared[index].length)  # stable: ties keep their order
@@ -175,18 +156,14 @@ def out_of_memory(error: Exception) -> bool:
     """Whether an error means that the machine or a device is out of memory."""
     import torch
 
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
     # the CPU allocator and some CUDA libraries raise plain RuntimeErrors
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
-    )
+    signs = ("can't allocate memory", "out of memory") if isinstance(error, RuntimeError) else ()
+    message = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in message for sign in signs)
 
 
 def give_memory_back() -> None:
     """Free memory after a failed batch."""
-    import gc
-
     import torch
 
     gc.collect()

@@ -16,43 +16,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from lirdrec.errors import DataError
+from lirdrec.errors import DataError, describe_error
 from lirdrec.features.encoder import Encoded, Prepared
-
-
-class _Quiet:
-    """Suppress Pillow warnings, which users cannot act on, while any thread is inside.
-
-    The filters of `warnings` belong to the process, so only the first thread sets and the last one restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._found = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._found = warnings.catch_warnings()
-                self._found.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._found.__exit__(None, None, None)
-
-
-quiet = _Quiet()
-
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,44 +30,72 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
-ENOUGH = 1024
-"""Pixels of the shorter side beyond which no encoder looks closer."""
+ENOUGH = 1024  # pixels of the shorter side beyond which no encoder needs more
 _MAX_SCANS = 500  # a progressive JPEG has about ten; thousands of empty ones would take hours
-_LARGE = 8_000_000
+_LARGE = 8_000_000  # pixels
 
-# How a file begins → Pillow's module that reads it. Names of files say nothing: shops name WebP files .jpg.
-_SIGNATURES = {
-    b"\xff\xd8\xff": "Jpeg",
-    b"\x89PNG\r\n\x1a\n": "Png",
-    b"GIF87a": "Gif",
-    b"GIF89a": "Gif",
-    b"BM": "Bmp",
-    b"II*\0": "Tiff",
-    b"MM\0*": "Tiff",
-    b"II+\0": "Tiff",
-    b"MM\0+": "Tiff",
-    b"\0\0\1\0": "Ico",
+# Pillow's module → the first bytes of its files. File names are ignored: shops name WebP files .jpg.
+_SIGNATURES: dict[str, bytes | tuple[bytes, ...]] = {
+    "Jpeg": b"\xff\xd8\xff",
+    "Png": b"\x89PNG\r\n\x1a\n",
+    "Gif": (b"GIF87a", b"GIF89a"),
+    "Bmp": b"BM",
+    "Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "Ico": b"\0\0\1\0",
 }
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-_OTHERS = {
-    b"<!doctype html": "a web page",
-    b"<html": "a web page",
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an XML text",
-    b"%pdf": "a PDF document",
-    b"%!ps": "a PostScript document",
-    b"8bps": "a Photoshop document",
-    b"pk\3\4": "a ZIP archive",
-    b"\x1f\x8b": "gzipped data",
+_OTHERS: dict[str, bytes | tuple[bytes, ...]] = {
+    "a web page": (b"<!doctype html", b"<html"),
+    "an SVG drawing": b"<svg",
+    "an XML text": b"<?xml",
+    "a PDF document": b"%pdf",
+    "a PostScript document": b"%!ps",
+    "a Photoshop document": b"8bps",
+    "a ZIP archive": b"pk\3\4",
+    "gzipped data": b"\x1f\x8b",
 }
-_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation → Pillow's Transpose that undoes it
+_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation in EXIF → Pillow's Transpose that undoes it
 
-_one_large = threading.Lock()  # large pictures one after the other: threads must not multiply the memory
+_OPEN_ERRORS = {
+    errno.ENOENT: "there is no such file",
+    errno.ENOTDIR: "there is no such file",
+    errno.ELOOP: "its symbolic links lead in a circle",
+}
+
+_one_large = threading.Lock()  # large images one after the other: threads must not multiply the memory
 
 
 class ImageError(DataError):
     """A file that cannot be used as an image."""
+
+
+class _PillowWarningsOff:
+    """Context that suppresses warnings of Pillow, which users cannot act on, while any thread is inside.
+
+    The filters of `warnings` belong to the process: the first thread sets them, the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._threads = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._threads == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_warnings_off = _PillowWarningsOff()
 
 
 def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
@@ -108,35 +106,38 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int =
     `enough` pixels. Safe to call from several threads.
 
     Args:
-        source: the file, or its content.
-        max_pixels: of the decoded picture; about four bytes each.
-        enough: pixels that either side keeps where it has them.
+        max_pixels: of the decoded image; about four bytes each.
+        enough: pixels that either side keeps if it has them.
 
     Raises:
-        ImageError: missing, no picture, damaged, cut off, or too large; one sentence that names the file.
+        ImageError: missing, no image, damaged, cut off, or too large; one sentence that names the file.
     """
-    where = str(source) if isinstance(source, Path) else "this picture"
-    with _content(source, where) as file, quiet:
-        with _faults(where, "its header cannot be read"):
-            image = _read_header(file, where, max_pixels)
-            claimed = image.size
-            if image.format == "JPEG" and not _has_many_passes(image, file, where):
-                image.draft(None, (enough, enough))
-            _check_size(claimed, where, max_pixels, decoded=image.size)
-        with _faults(where, "it cannot be decoded"):
-            with _one_large if claimed[0] * claimed[1] > _LARGE else contextlib.nullcontext():
-                image.load()
-                _check_size(image.size, where, max_pixels)
-                small = _shrink(image, max(1, min(image.size) // enough))
-            return _upright(small, _orientation(image))
+    try:
+        with _open_content(source) as file, _warnings_off:
+            return _decode(file, max_pixels, enough)
+    except ImageError as error:
+        where = str(source) if isinstance(source, Path) else "this image"
+        raise ImageError(f"{where if where.isprintable() else repr(where)}: {error}") from error.__cause__
+
+
+def _decode(file: BinaryIO, max_pixels: int, enough: int) -> Image:
+    """As `open_image`; the messages do not name the file."""
+    with _image_errors("its header cannot be read"):
+        image = _read_header(file, max_pixels)
+        claimed = image.size
+        if image.format == "JPEG" and not _has_many_passes(image, file):
+            image.draft(None, (enough, enough))
+        _check_size(claimed, max_pixels, decoded=image.size)
+    with _image_errors("it cannot be decoded"):
+        with _one_large if claimed[0] * claimed[1] > _LARGE else contextlib.nullcontext():
+            image.load()
+            _check_size(image.size, max_pixels)
+            small = _shrink(image, max(1, min(image.size) // enough))
+        return _upright(small, image)
 
 
 def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
-    """A small JPEG of an image: at most `size` pixels a side.
-
-    Raises:
-        ImageError: as `open_image`.
-    """
+    """A small JPEG of an image, at most `size` pixels a side; errors as of `open_image`."""
     image = open_image(source, enough=size)
     image.thumbnail((size, size))
     content = io.BytesIO()
@@ -144,31 +145,23 @@ def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
     return content.getvalue()
 
 
-@contextlib.contextmanager
-def _content(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
-    """The content as an open file."""
-    try:
-        if isinstance(source, bytes):
-            _check_bytes(len(source))
-            file: io.BytesIO | io.BufferedReader = io.BytesIO(source)
-        else:
-            file = open_file(source)
-    except ImageError as error:
-        raise ImageError(f"{where if where.isprintable() else repr(where)}: {error}") from None
-    with file:
-        yield file
+def _open_content(source: Path | bytes) -> BinaryIO:
+    if isinstance(source, Path):
+        return open_file(source)
+    _check_bytes(len(source))
+    return io.BytesIO(source)
 
 
 def open_file(path: Path) -> io.BufferedReader:
     """The file, open for reading; other than regular files are rejected before opening, since pipes block forever.
 
     Raises:
-        ImageError: missing, empty, too large, or not a regular file; the sentence does not name the file.
+        ImageError: missing, empty, too large, or not a regular file; the message does not name the file.
     """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("is a folder, not a picture")
+            raise ImageError("is a folder, not an image")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is not a regular file")
         _check_bytes(status.st_size)
@@ -176,37 +169,30 @@ def open_file(path: Path) -> io.BufferedReader:
     except ImageError:
         raise
     except OSError as error:
-        raise ImageError(_refusal(error)) from None
+        unreadable = f"cannot be read ({error.strerror or error})"
+        raise ImageError(_OPEN_ERRORS.get(error.errno or 0, unreadable)) from None
     except ValueError:  # a NUL in the name
         raise ImageError("is no name of a file") from None
-
-
-def _refusal(error: OSError) -> str:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return "there is no such file"
-    if error.errno == errno.ELOOP:
-        return "its symbolic links lead in a circle"
-    return f"cannot be read ({error.strerror or error})"
 
 
 def _check_bytes(size: int) -> None:
     if size == 0:
         raise ImageError("the file is empty")
     if size > MAX_BYTES:
-        raise ImageError(f"{size / 2**20:,.0f} MB are too much for a picture (the limit is 256 MB)")
+        raise ImageError(f"{size / 2**20:,.0f} MB are too much for an image (the limit is 256 MB)")
 
 
-def _check_size(claimed: tuple[int, int], where: str, max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
+def _check_size(claimed: tuple[int, int], max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
     width, height = decoded or claimed
     if width < 1 or height < 1:
-        raise ImageError(f"{where}: the picture has no pixels ({width} × {height})")
+        raise ImageError(f"the image has no pixels ({width} × {height})")
     if width * height > max_pixels:
-        raise ImageError(f"{where}: {claimed[0]:,} × {claimed[1]:,} pixels are too many (the limit is {max_pixels:,})")
+        raise ImageError(f"{claimed[0]:,} × {claimed[1]:,} pixels are too many (the limit is {max_pixels:,})")
 
 
 @contextlib.contextmanager
-def _faults(where: str, what: str) -> Iterator[None]:
-    """Convert exceptions into a `ImageError`. Pillow raises nearly any exception on damaged files."""
+def _image_errors(problem: str) -> Iterator[None]:
+    """Convert exceptions to an `ImageError`. Pillow raises nearly any exception on damaged files."""
     from PIL.Image import DecompressionBombError
 
     try:
@@ -214,92 +200,76 @@ def _faults(where: str, what: str) -> Iterator[None]:
     except ImageError:
         raise
     except MemoryError:
-        raise ImageError(f"{where}: takes more memory than there is") from None
+        raise ImageError("takes more memory than there is") from None
     except DecompressionBombError:  # by a part of the file that is larger than its header says
-        raise ImageError(f"{where}: claims more pixels than any picture has") from None
+        raise ImageError("claims more pixels than any image has") from None
     except Exception as error:
-        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        if "truncated" in said.lower():
-            raise ImageError(f"{where}: the picture is cut off") from None
-        detail = "" if isinstance(error, (struct.error, SyntaxError, IndexError)) else f" ({said})"
-        raise ImageError(f"{where}: {what}{detail}; it is damaged") from error
+        reason = describe_error(error).rstrip(".")
+        if "truncated" in reason.lower():
+            raise ImageError("the image is cut off") from None
+        detail = "" if isinstance(error, (struct.error, SyntaxError, IndexError)) else f" ({reason})"
+        raise ImageError(f"{problem}{detail}; it is damaged") from error
 
 
-def _read_header(file: BinaryIO, where: str, max_pixels: int) -> ImageFile:
+def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
     """Read the header with the Pillow plugin that fits the first bytes; nothing is decoded yet."""
     start = file.read(64)
-    name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
+    name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         name = "WebP"
-    elif start[4:8] == b"ftyp":
-        name = _family(start)
+    elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
+        length = min(int.from_bytes(start[:4], "big"), len(start))
+        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+        name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
     if name is None:
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        other = next((what for signature, what in _OTHERS.items() if text.startswith(signature)), "something else")
-        raise ImageError(f"{where}: holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO picture")
+        other = next((kind for kind, signature in _OTHERS.items() if text.startswith(signature)), "something else")
+        raise ImageError(f"holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO image")
     from PIL import features
 
     file.seek(0)
-    if name == "Ico" and (inside := _largest_icon(file, where, max_pixels)) is not None:
-        return _read_header(io.BytesIO(inside), where, max_pixels)
-    if name == "Heif":
-        return _heif(file, where)
+    if name == "Ico" and (inside := _largest_icon(file, max_pixels)) is not None:
+        return _read_header(io.BytesIO(inside), max_pixels)
     if name == "Avif" and not features.check("avif"):
-        raise ImageError(f"{where}: is an AVIF picture, and this Pillow was built without AVIF; install Pillow's wheel")
+        raise ImageError("is an AVIF image, and this Pillow was built without AVIF; install Pillow's wheel")
     # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
-    module = importlib.import_module(f"PIL.{name}ImagePlugin")
-    image: ImageFile = getattr(module, f"{name}ImageFile")(file, where)
-    return image
-
-
-def _family(start: bytes) -> str | None:
-    """The image format of an ISO base media file, by the brands in its first box; None if it is no image."""
-    length = min(int.from_bytes(start[:4], "big"), len(start))
-    brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
-    if brands & _AVIF:
-        return "Avif"
-    return "Heif" if brands & _HEIF else None
-
-
-def _heif(file: BinaryIO, where: str) -> ImageFile:
-    """The header of a HEIC picture, read by pillow-heif where it is installed."""
     try:
-        from pillow_heif.as_plugin import HeifImageFile
+        module = importlib.import_module("pillow_heif.as_plugin" if name == "Heif" else f"PIL.{name}ImagePlugin")
     except ImportError:
         raise ImageError(
-            f"{where}: is a HEIC picture, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
+            "is a HEIC image, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
         ) from None
-    image: ImageFile = HeifImageFile(file, where)
+    image: ImageFile = getattr(module, f"{name}ImageFile")(file)
     return image
 
 
-def _largest_icon(file: BinaryIO, where: str, max_pixels: int) -> bytes | None:
+def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
     """The PNG inside an ICO file, or None where it is a bitmap; the size in the icon's own header is checked."""
     content = file.read()
     file.seek(0)
     (n,) = struct.unpack_from("<H", content, 4)
     if n == 0:
-        raise ImageError(f"{where}: holds no icon")
+        raise ImageError("holds no icon")
     entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * at) for at in range(n)]
     *_, size, offset = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[5]))
     icon = content[offset : offset + size]
     if icon.startswith(b"\x89PNG"):
         return icon
     width, height = struct.unpack_from("<ii", icon, 4)
-    _check_size((abs(width), abs(height) // 2), where, max_pixels)
+    _check_size((abs(width), abs(height) // 2), max_pixels)
     return None
 
 
-def _has_many_passes(image: ImageFile, file: BinaryIO, where: str) -> bool:
-    """Whether a JPEG is progressive: it is held whole at its full size, so that a smaller decoding saves nothing."""
+def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
+    """Whether a JPEG is progressive: it is decoded at its full size, so that a smaller decoding saves nothing."""
     if not image.info.get("progressive"):
         return False
-    place = file.tell()
+    position = file.tell()
     file.seek(0)
     n_scans = file.read().count(b"\xff\xda")
-    file.seek(place)
+    file.seek(position)
     if n_scans > _MAX_SCANS:
-        raise ImageError(f"{where}: {n_scans:,} scans are too many for a progressive JPEG")
+        raise ImageError(f"{n_scans:,} scans are too many for a progressive JPEG")
     return True
 
 
@@ -342,73 +312,42 @@ def _highest(image: Image) -> float:
     return next((end for end in (1.0, 255.0, 65535.0) if highest <= end), highest)
 
 
-def _orientation(image: Image) -> int:
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF does not damage the picture
-        return 1
-
-
-def _upright(image: Image, orientation: int) -> Image:
+def _upright(small: Image, image: Image) -> Image:
+    """`small` turned by the orientation in the EXIF data of `image`."""
     from PIL.Image import Transpose
 
-    return image.transpose(Transpose(_UPRIGHT[orientation])) if orientation in _UPRIGHT else image
+    try:
+        orientation = int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF does not damage the image
+        return small
+    return small.transpose(Transpose(_UPRIGHT[orientation])) if orientation in _UPRIGHT else small
 
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+def encode_images(
+    batch: Sequence[Prepared],
+    convert: Callable[[Image], np.ndarray],
+    encode: Callable[[list[np.ndarray]], np.ndarray],
+    dims: int,
+    enough: int = ENOUGH,
+) -> Encoded:
+    """Open, convert and encode images (paths or contents of files); those that cannot be opened are problems.
 
-
-@dataclass(frozen=True)
-class OpenedImages:
-    """The opened images of a batch.
-
-    Attributes:
-        arrays: of the images that could be opened, in their order.
-        places: their indices in the batch.
-        problems: index of each other image → one sentence.
-        n: images of the batch.
+    `convert` turns an upright RGB image into an array, in the thread that opens it, so that few images are in memory at
+    full size; `enough` are the pixels of the shorter side that it needs. `encode` turns the arrays into vectors
+    `(n, dims)`.
     """
 
-    arrays: list[np.ndarray]
-    places: list[int]
-    problems: dict[int, str]
-    n: int
-
-    def encoded(self, vectors: np.ndarray, dims: int) -> Encoded:
-        """Scatter vectors `(len(arrays), dims)` to their rows of the batch; other rows are zero."""
-        rows = np.zeros((self.n, dims), dtype=np.float32)
-        if self.places:
-            rows[self.places] = vectors
-        return Encoded(rows, self.problems)
-
-
-def open_batch(
-    batch: Sequence[Prepared], make: Callable[[Image], np.ndarray], enough: int = ENOUGH, threads: int | None = None
-) -> OpenedImages:
-    """Open images and convert each to an array in the same thread, so that few are in memory at full size.
-
-    Args:
-        batch: its values are paths or contents of image files.
-        make: converts an upright RGB image to an array; called by several threads.
-        enough: pixels of the shorter side that `make` needs, see `open_image`.
-        threads: at most; by default four, or as many as there are cores.
-    """
-
-    def open_one(prepared: Prepared) -> np.ndarray | str:
+    def open_converted(prepared: Prepared) -> np.ndarray | str:
         try:
             source = prepared.value if isinstance(prepared.value, bytes) else Path(prepared.value)
-            return make(open_image(source, enough=enough))
+            return convert(open_image(source, enough=enough))
         except ImageError as error:
             return str(error)
 
-    with ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(open_one, batch))
-    arrays, places, problems = [], [], {}
-    for place, result in enumerate(results):
-        if isinstance(result, str):
-            problems[place] = result
-        else:
-            arrays.append(result)
-            places.append(place)
-    return OpenedImages(arrays, places, problems, len(batch))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        results = list(pool.map(open_converted, batch))
+    arrays = {at: result for at, result in enumerate(results) if not isinstance(result, str)}
+    vectors = np.zeros((len(batch), dims), dtype=np.float32)
+    if arrays:
+        vectors[list(arrays)] = encode(list(arrays.values()))
+    return Encoded(vectors, {at: result for at, result in enumerate(results) if isinstance(result, str)})

@@ -27,17 +27,13 @@ def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = 
 
 
 def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> FeatureResult:
-    """Add the vectors of a file as one more matrix; rows whose id is no item are left out.
+    """Add the vectors of a file to a prepared dataset as the matrix `name`; rows whose id is no item are left out.
 
-    Args:
-        folder: the prepared dataset.
-        name: of the matrix.
-        path: .npy (rows in the order of the dataset's item table), .npz, .safetensors, .parquet or .csv with ids, or
-            Amazon's .b.
-        replace: replace a matrix of this name.
+    The file is .npy (rows in the order of the dataset's item table), .npz, .safetensors, .parquet or .csv with ids, or
+    Amazon's .b.
 
     Raises:
-        ConfigError: an impossible name, or there is a matrix of this name, and `replace` is off.
+        ConfigError: an invalid name, or there is a matrix of this name, and `replace` is False.
         DataError: the file is damaged or fits no item, or an item would have no features in any matrix.
         RunFolderError: not a prepared dataset, or it cannot be written.
     """
@@ -58,10 +54,10 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
             np.save(files[MASK], matrix.present)
             result = FeatureResult(files, matrix.dims, str(matrix.values.dtype), np.asarray(matrix.present), name=name)
             add_features(folder, {name: result}, {})
+            return result
         finally:
             for file in files.values():
                 file.unlink(missing_ok=True)
-    return result
 
 
 def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:

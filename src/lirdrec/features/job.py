@@ -7,83 +7,52 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from lirdrec._version import __version__
-from lirdrec.data.features import check_name
-from lirdrec.data.storage import read_manifest
+from lirdrec.data.features import check_name, open_array
+from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.cache import VectorCache, fitted_state
-from lirdrec.features.dataset_writer import PROBLEMS, FeatureResult, join
+from lirdrec.features.dataset_writer import CUT, KEYS, MASK, STATE, VALUES, FeatureResult, file_name, join
 from lirdrec.features.encode import Arrays, Facts, Loop, Task, encode_shard
 from lirdrec.features.encoder import Encoder, Input
 from lirdrec.features.sources import KEY_BYTES, Item, Source
+from lirdrec.files.atomic import sha256
 from lirdrec.files.progress_bars import ProgressCallback, progress_bar
 from lirdrec.files.shards import JOINING, Shards, has_partial_work
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 50_000  # maximum number of inputs for fitting
 SEED = 0
 FITTED = "fitted"  # entry of an identity: hash of the fitted state
+PLACE = "place"  # key of a shard's facts: location of its inputs
 
-State = dict[str, np.ndarray]
-
-
-def fit(
-    encoder: Encoder,
-    source: Source,
-    folder: Path,
-    plan: Mapping[str, Any],
-    before: Callable[[], State | None],
-    keep_existing: bool = True,
-) -> None:
-    """Load the encoder's state from `folder`, else from `before`, else fit the encoder to a sample.
-
-    Args:
-        encoder: with `needs_fit`.
-        source: of its inputs.
-        folder: where the state is stored before anything is encoded with it.
-        plan: settings that determine the state.
-        before: returns the state of an existing matrix, or None.
-        keep_existing: if True, raise if a state of another plan exists; if False, discard it.
-
-    Raises:
-        ConfigError: the folder has a state of another plan, and `keep_existing` is set.
-        DataError: no item of the sample has an input.
-    """
-    sealed = Shards(folder, {**plan, "sample": SAMPLE, "seed": SEED}, 1, 1, keep_existing)
-    if sealed.pending():
-        state = before()
-        if state is None:
-            inputs = sample(source)
-            if not inputs:
-                raise DataError(f"{folder.parent}: no item has a {source.kind} to fit the encoder to")
-            encoder.fit(inputs)
-            state = encoder.state()
-        sealed.seal(0, state, {})
-    encoder.load_state(sealed.read(0).arrays)  # read back, so that a resumed run has the same bits
+Merge = Callable[[Arrays, Facts], tuple[Arrays, Facts]]
 
 
 def sample(source: Source, step: int = 4096) -> list[Input]:
     """Inputs of at most `SAMPLE` items, drawn with a fixed seed, in the order of the items."""
     n = len(source)
-    rows = np.arange(n)
+    chosen = np.full(n, n <= SAMPLE)
     if n > SAMPLE:
-        rows = np.sort(np.random.default_rng(SEED).choice(n, SAMPLE, replace=False))
+        chosen[np.random.default_rng(SEED).choice(n, SAMPLE, replace=False)] = True
     inputs = []
     for start in range(0, n, step):
-        chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + step)] - start
-        if len(chosen):
-            items = source.read(start, min(n, start + step))
-            inputs += [value for at in chosen if (value := items[at].value) is not None]
+        if chosen[start : start + step].any():
+            items = compress(source.read(start, min(n, start + step)), chosen[start : start + step])
+            inputs += [item.value for item in items if item.value is not None]
     return inputs
 
 
@@ -105,18 +74,11 @@ def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if key != FITTED}
 
 
-PLACE = "place"  # key of a shard's facts: location of its inputs
-
-
 @dataclass(frozen=True)
 class FeatureJob:
-    """Specification of one feature matrix.
+    """Specification of one feature matrix: its name, its encoder, and the source of its inputs.
 
-    Attributes:
-        name: of the matrix in the dataset.
-        encoder: makes the vectors.
-        source: of the inputs, of the encoder's kind.
-        origin: `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
+    `origin` is `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
 
     Raises:
         ConfigError: an invalid name, or an encoder and inputs of different kinds.
@@ -136,41 +98,25 @@ class FeatureJob:
             )
 
 
-@dataclass
-class _PartialShard:
-    """A shard with cached vectors of some inputs; the others are being encoded."""
-
-    todo: np.ndarray
-    keys: np.ndarray
-    found: np.ndarray
-    vectors: np.ndarray | None
-    cut: np.ndarray
-
-    def merged(self, arrays: Arrays, facts: Facts) -> tuple[Arrays, Facts]:
-        if self.vectors is None:
-            return arrays, facts | {"copied": 0}
-        n = len(self.found)
-        merged = {name: np.zeros((n, *array.shape[1:]), dtype=array.dtype) for name, array in arrays.items()}
-        for name, array in arrays.items():
-            merged[name][self.todo] = array
-        merged["vectors"][self.found], merged["cut"][self.found] = self.vectors, self.cut
-        merged["present"][self.found], merged["keys"][self.found] = True, self.keys[self.found]
-        problems = [[int(self.todo[index]), source, fault] for index, source, fault in facts["problems"]]
-        return merged, facts | {"problems": problems, "copied": len(self.vectors)}
+def _merge(cached: Cached, keys: np.ndarray, arrays: Arrays, facts: Facts) -> tuple[Arrays, Facts]:
+    """The content of a shard from its cached vectors and the encoded other ones."""
+    if cached.vectors is None:
+        return arrays, facts | {"copied": 0}
+    found, todo = cached.found, np.flatnonzero(~cached.found)
+    merged = {name: np.zeros((len(found), *array.shape[1:]), dtype=array.dtype) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        merged[name][todo] = array
+    merged["vectors"][found], merged["cut"][found] = cached.vectors, cached.cut
+    merged["present"][found], merged["keys"][found] = True, keys[found]
+    problems = [[int(todo[index]), source, problem] for index, source, problem in facts["problems"]]
+    return merged, facts | {"problems": problems, "copied": len(cached.vectors)}
 
 
 class FeatureJobRunner:
-    """Makes one matrix in a work folder; unfinished work is resumed.
+    """Makes one matrix of a prepared folder; unfinished work in a subfolder of `place` is resumed.
 
-    Args:
-        folder: the prepared dataset.
-        place: folder of unfinished work; this job uses a subfolder of its name.
-        job: the matrix to make.
-        restart: discard unfinished work.
-        reuse: another prepared folder whose vectors may be copied.
-
-    Attributes:
-        encoded, copied, resumed, seconds: see `lirdrec.features.dataset_writer.FeatureResult`.
+    With `restart` unfinished work is discarded. `reuse` is another prepared folder whose vectors may be copied. The
+    attributes `encoded`, `copied`, `resumed`, `seconds` are those of `FeatureResult`.
 
     Raises:
         ConfigError: unfinished work has other settings.
@@ -185,121 +131,87 @@ class FeatureJobRunner:
             shutil.rmtree(self.place, ignore_errors=True)
         plan = {"source": job.source.description, "inputs": job.source.digest()}
         if job.encoder.needs_fit:
-            fitting = {**plan, "identity": json_like(job.encoder.identity)}
-            fit(
-                job.encoder,
-                job.source,
-                self.place / "fit",
-                fitting,
-                self._state_before,
-                keep_existing=has_partial_work(self.place),
-            )
+            self._fit({**plan, "identity": json_like(job.encoder.identity), "sample": SAMPLE, "seed": SEED})
         self.identity = identity(job.encoder)
         self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
         (self.place / JOINING).unlink(missing_ok=True)
         self.encoded = self.copied = self.resumed = 0
         self.seconds = 0.0
 
+    def _fit(self, plan: Mapping[str, Any]) -> None:
+        """Load the state of unfinished work, else of an existing matrix, else fit the encoder to a sample.
+
+        The state is stored before anything is encoded with it, and read back, so that a resumed run has the same bits.
+        """
+        encoder, source = self.job.encoder, self.job.source
+        shards = Shards(self.place / "fit", plan, 1, 1, keep_existing=has_partial_work(self.place))
+        if shards.pending():
+            state = None if self.restart else self._existing_state()
+            if state is None:
+                inputs = sample(source)
+                if not inputs:
+                    raise DataError(f"{self.place}: no item has a {source.kind} to fit the encoder to")
+                encoder.fit(inputs)
+                state = encoder.state()
+            shards.seal(0, state, {})
+        encoder.load_state(shards.read(0).arrays)
+
+    def _existing_state(self) -> dict[str, np.ndarray] | None:
+        """The fitted state of an existing matrix of this encoder and source, or of a matrix in `reuse`."""
+        wanted = json_like(self.job.encoder.identity)
+        for folder in self.folders:
+            for name, entry in read_manifest(folder)["info"].get("encoders", {}).items():
+                # others of this dataset were fitted to other texts
+                same = folder != self.folder or (name, entry["source"]) == (self.job.name, self.job.source.description)
+                if same and bare(entry["identity"]) == wanted and (state := fitted_state(folder, name)) is not None:
+                    return state
+        return None
+
     def run(self, batch_size: int | None, progress: bool, loop: Loop) -> None:
         """Encode all unfinished shards, and finished ones whose inputs have changed."""
         started = time.perf_counter()
-        requested = self.job.encoder.batch_size if batch_size is None else batch_size
-        pending = self._pending
-        todo = sum(len(self.shards.rows(index)) for index in pending)
-        self.resumed = self.shards.n_rows - todo
-        if not pending:
+        self._requested = self.job.encoder.batch_size if batch_size is None else batch_size
+        self.resumed = self.shards.n_rows - sum(len(self.shards.rows(index)) for index in self._pending)
+        if not self._pending:
             return
-        self._batch_size, self._requested = self._resumed_batch_size(pending[0], requested), requested
-        partials: dict[int, _PartialShard] = {}
+        self._batch_size = self._resumed_batch_size()
+        merges: dict[int, Merge] = {}
         with progress_bar(self.job.name, self.shards.n_rows, self.resumed, progress) as advance:
-            tasks = self._tasks(pending, partials, advance)
+            tasks = self._tasks(merges, advance)
             for index, arrays, facts in loop(self.job.encoder, tasks, self._batch_size, advance):
                 self._batch_size = min(self._batch_size, facts["batch_size"])
-                self._seal(index, *partials.pop(index).merged(arrays, facts))
-        self.__dict__.pop("_known", None)  # closes its memory maps
+                self._seal(index, *merges.pop(index)(arrays, facts))
+        self.__dict__.pop("_cache", None)  # closes its memory maps
         self.seconds = time.perf_counter() - started
 
     def join(self, keep: np.ndarray | None = None) -> FeatureResult:
-        """The files of the matrix, for the items of `keep` `(I,)` bool (by default all)."""
-        state = self.job.encoder.state() if self.job.encoder.needs_fit else {}
-        return join(self.shards, self.place / "joined", self.job.source.rows, state, keep)
-
-    @property
-    def problems_file(self) -> Path:
-        """The list of problems, until the matrix is added to the dataset."""
-        return self.place / "joined" / f"matrix{PROBLEMS}"
-
-    def manifest_entry(self, joined: FeatureResult) -> dict[str, Any]:
-        """The entry of the matrix in `info["encoders"]` of the manifest."""
-        return {
+        """The finished matrix, for the items of `keep` `(I,)` bool (by default all)."""
+        job = self.job
+        state = job.encoder.state() if job.encoder.needs_fit else {}
+        result = join(self.shards, self.place / "joined", job.source.rows, state, keep)
+        entry = {
             "identity": self.identity,
-            "source": self.job.source.description,
-            "origin": None if self.job.origin is None else dict(self.job.origin),
-            "dims": joined.dims,
-            "present": joined.present,
-            "missing": joined.missing,
-            "problems": joined.n_problems,
-            "cut": joined.cut,
+            "source": job.source.description,
+            "origin": None if job.origin is None else dict(job.origin),
+            "dims": result.dims,
+            "present": result.present,
+            "missing": result.missing,
+            "problems": result.n_problems,
+            "cut": result.cut,
             "lirdrec": __version__,
         }
+        counts = {name: getattr(self, name) for name in ("encoded", "copied", "resumed", "seconds")}
+        return replace(result, name=job.name, entry=entry, **counts)
 
     def waiting(self) -> Iterator[list[Input]]:
         """The distinct inputs that `run` will encode, shard by shard; inputs with a cached vector are left out."""
         for index in self._pending:
-            rows = self.shards.rows(index)
-            items = self.job.source.read(rows.start, rows.stop)
-            found, *_ = self._look_up(index, _keys(items))
-            wanted = [item for item, has in zip(items, found, strict=True) if not has]
+            items, _, cached = self._look_up(index)
+            wanted = compress(items, ~cached.found)
             yield list({item.key: item.value for item in wanted if item.value is not None}.values())
 
     @cached_property
     def _outdated(self) -> list[int]:
-        return self._sealed_with_changed_inputs()
-
-    @cached_property
-    def _pending(self) -> list[int]:
-        return sorted([*self.shards.pending(), *self._outdated])
-
-    @cached_property
-    def _known(self) -> VectorCache:
-        return VectorCache(self.folders, self.identity)
-
-    def _look_up(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Cached vectors of a shard, as `VectorCache.look_up` returns them."""
-        return self._sealed(index, keys) if index in self._outdated else self._known.look_up(keys)
-
-    def _tasks(
-        self, pending: Iterable[int], partials: dict[int, _PartialShard], advance: ProgressCallback
-    ) -> Iterator[Task]:
-        for index in pending:
-            rows = self.shards.rows(index)
-            items = self.job.source.read(rows.start, rows.stop)
-            keys = _keys(items)
-            found, vectors, cut = self._look_up(index, keys)
-            todo = np.flatnonzero(~found)
-            wanted = [items[place] for place in todo]
-            partial = _PartialShard(todo, keys, found, vectors, cut)
-            advance(int(found.sum()), idle=True)
-            if any(item.value is not None for item in wanted):
-                partials[index] = partial
-                yield index, wanted
-            else:
-                arrays, facts = encode_shard(self.job.encoder, wanted, self._batch_size, advance)
-                self._seal(index, *partial.merged(arrays, facts))
-
-    def _seal(self, index: int, arrays: Arrays, facts: Facts) -> None:
-        self.shards.seal(index, arrays, {**facts, "asked": self._requested, PLACE: self.job.source.place})
-        self.encoded += facts["encoded"]
-        self.copied += facts["copied"]
-
-    def _resumed_batch_size(self, first: int, requested: int) -> int:
-        """The batch size at the interruption, so that the batches equal those of an uninterrupted run."""
-        if first == 0:
-            return requested
-        facts = self.shards.facts(first - 1)
-        return facts["batch_size"] if facts["asked"] == requested else requested
-
-    def _sealed_with_changed_inputs(self) -> list[int]:
         """Finished shards with a changed input: images that were missing, broken or in another folder.
 
         Values of the item table cannot have changed: their hash is in the plan. Images that had a vector are checked
@@ -312,41 +224,156 @@ class FeatureJobRunner:
 
     def _has_changed_inputs(self, index: int) -> bool:
         facts, rows = self.shards.facts(index), self.shards.rows(index)
-        places = [place for place, *_ in facts["problems"]]
-        if facts.get(PLACE) != self.job.source.place:
-            places = list(range(len(rows)))
-        if not places:
+        same_place = facts.get(PLACE) == self.job.source.place
+        checked = [at for at, *_ in facts["problems"]] if same_place else list(range(len(rows)))
+        if not checked:
             return False
         keys = self.shards.read(index).arrays["keys"]
-        items = (self.job.source.read(rows[place], rows[place] + 1) for place in places)
-        return any((_keys(item) != keys[place]).any() for place, item in zip(places, items, strict=True))
+        items = (self.job.source.read(rows[at], rows[at] + 1) for at in checked)
+        return any((_keys(item) != keys[at]).any() for at, item in zip(checked, items, strict=True))
 
-    def _sealed(self, index: int, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Vectors of a finished shard with unchanged inputs, as `VectorCache.look_up` returns them."""
+    @cached_property
+    def _pending(self) -> list[int]:
+        return sorted([*self.shards.pending(), *self._outdated])
+
+    @cached_property
+    def _cache(self) -> VectorCache:
+        return VectorCache(self.folders, self.identity)
+
+    def _look_up(self, index: int) -> tuple[list[Item], np.ndarray, Cached]:
+        """The items of a shard, their keys `(n, 16)`, and their cached vectors (of an outdated shard: its own)."""
+        rows = self.shards.rows(index)
+        items = self.job.source.read(rows.start, rows.stop)
+        keys = _keys(items)
+        if index not in self._outdated:
+            return items, keys, self._cache.look_up(keys)
         before = self.shards.read(index).arrays
         found = before["present"] & (before["keys"] == keys).all(axis=1)
-        return found, before["vectors"][found] if found.any() else None, before["cut"][found]
+        return items, keys, Cached(found, before["vectors"][found] if found.any() else None, before["cut"][found])
 
-    def _state_before(self) -> State | None:
-        """The fitted state of an existing matrix of this encoder and source, or of a matrix in `reuse`."""
-        if self.restart:
-            return None
-        wanted = json_like(self.job.encoder.identity)
-        for folder in self.folders:
-            for name, entry in read_manifest(folder)["info"].get("encoders", {}).items():
-                if bare(entry["identity"]) != wanted:
-                    continue
-                expected = (self.job.name, self.job.source.description)
-                if folder == self.folder and (name, entry["source"]) != expected:
-                    continue  # fitted to other texts of this dataset
-                if (state := fitted_state(folder, name)) is not None:
-                    return state
-        return None
+    def _tasks(self, merges: dict[int, Merge], advance: ProgressCallback) -> Iterator[Task]:
+        for index in self._pending:
+            items, keys, cached = self._look_up(index)
+            wanted = list(compress(items, ~cached.found))
+            merge = partial(_merge, cached, keys)
+            advance(int(cached.found.sum()), idle=True)
+            if any(item.value is not None for item in wanted):
+                merges[index] = merge
+                yield index, wanted
+            else:
+                self._seal(index, *merge(*encode_shard(self.job.encoder, wanted, self._batch_size, advance)))
+
+    def _seal(self, index: int, arrays: Arrays, facts: Facts) -> None:
+        self.shards.seal(index, arrays, {**facts, "asked": self._requested, PLACE: self.job.source.place})
+        self.encoded += facts["encoded"]
+        self.copied += facts["copied"]
+
+    def _resumed_batch_size(self) -> int:
+        """The batch size at the interruption, so that the batches equal those of an uninterrupted run."""
+        if self._pending[0] == 0:
+            return self._requested
+        facts = self.shards.facts(self._pending[0] - 1)
+        return facts["batch_size"] if facts["asked"] == self._requested else self._requested
 
 
 def _keys(items: list[Item]) -> np.ndarray:
     keys = np.zeros((len(items), KEY_BYTES), dtype=np.uint8)
-    for place, item in enumerate(items):
+    for at, item in enumerate(items):
         if item.key is not None:
-            keys[place] = np.frombuffer(item.key, dtype=np.uint8)
+            keys[at] = np.frombuffer(item.key, dtype=np.uint8)
     return keys
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Cached vectors of some inputs: `found` (n,) bool, `vectors` (f, d) of these or None, their `cut` (f,) bool."""
+
+    found: np.ndarray
+    vectors: np.ndarray | None
+    cut: np.ndarray
+
+
+class VectorCache:
+    """The vectors of an encoder, by its identity, in prepared folders (in order of priority).
+
+    Memory holds 16 bytes per vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
+    skipped: its items are encoded again.
+    """
+
+    def __init__(self, folders: list[Path], identity: Mapping[str, Any]):
+        self._matrices = [
+            _Matrix(folder, name, manifest)
+            for folder in folders
+            for manifest in (read_manifest(folder),)
+            for name, entry in manifest["info"].get("encoders", {}).items()
+            if entry.get("identity") == identity and _is_complete(folder, name, manifest)
+        ]
+
+    def look_up(self, keys: np.ndarray) -> Cached:
+        """Look up inputs by their keys `(n, 16)` uint8; a key is all zero where there is no input."""
+        found = np.zeros(len(keys), dtype=bool)
+        cut = np.zeros(len(keys), dtype=bool)
+        vectors: np.ndarray | None = None
+        for matrix in self._matrices:
+            rows = np.where(found, -1, matrix.rows(keys))
+            new = np.flatnonzero(rows >= 0)
+            if len(new):
+                copied = matrix.vectors(rows[new])
+                if vectors is None:
+                    vectors = np.zeros((len(keys), copied.shape[1]), dtype=np.float32)
+                vectors[new], cut[new], found[new] = copied, matrix.cut[rows[new]], True
+        return Cached(found, None if vectors is None else vectors[found], cut[found])
+
+
+class _Matrix:
+    """An existing feature matrix whose vectors are reused: an index from the key of an input (its hash) to a row."""
+
+    def __init__(self, folder: Path, name: str, manifest: Mapping[str, Any]):
+        def load(ending: str) -> np.ndarray:
+            return open_array(resolve_path(folder, manifest, file_name(name, ending)))
+
+        self._values, self.keys = resolve_path(folder, manifest, file_name(name, VALUES)), load(KEYS)
+        has_cut = file_name(name, CUT) in manifest["files"]
+        self.cut = load(CUT) if has_cut else np.zeros(len(self.keys), dtype=bool)
+        rows = np.flatnonzero(load(MASK))
+        heads = _heads(self.keys[rows])
+        order = np.argsort(heads, kind="stable")
+        self._heads, self._rows = heads[order], rows[order]
+
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """The row of each key, -1 where there is none."""
+        if not len(self._rows):
+            return np.full(len(keys), -1)
+        rows = self._rows[np.minimum(np.searchsorted(self._heads, _heads(keys)), len(self._rows) - 1)]
+        return np.where((self.keys[rows] == keys).all(axis=1) & keys.any(axis=1), rows, -1)
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of some rows. The memory map is opened for each call, since pages of an open map accumulate."""
+        return open_array(self._values)[rows]
+
+
+def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
+    """The fitted state of a matrix's encoder; None if it was not stored, or is damaged."""
+    manifest = read_manifest(folder)
+    if not _is_intact(folder, manifest, file_name(name, STATE)):
+        return None
+    return load_file(resolve_path(folder, manifest, file_name(name, STATE)))
+
+
+def _is_complete(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
+    needed = [file_name(name, ending) for ending in (VALUES, MASK, KEYS)]
+    complete = all(file in manifest["files"] for file in needed)
+    intact = complete and all(_is_intact(folder, manifest, file) for file in needed)
+    if complete and not intact:
+        logger.warning("%s: a file of features '%s' is damaged; its items are encoded again", folder, name)
+    return intact
+
+
+def _is_intact(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
+    entry, path = manifest["files"].get(name), resolve_path(folder, manifest, name)
+    return entry is not None and path.is_file() and sha256(path) == entry["sha256"]
+
+
+def _heads(keys: np.ndarray) -> np.ndarray:
+    """The first half of each key as one number; equal ones are compared in full afterwards."""
+    return np.ascontiguousarray(keys[:, :8]).view(np.uint64)[:, 0]

@@ -1,4 +1,4 @@
-"""Make feature matrices of a prepared dataset: encode shard by shard, then add the joined matrices.
+"""Make feature matrices of a prepared dataset: encode shard by shard, check, then add the joined matrices.
 
 The contract of a `loop` that runs shards elsewhere than in this process is in `encode.py`.
 """
@@ -6,23 +6,33 @@ The contract of a `loop` that runs shards elsewhere than in this process is in `
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace as with_values
 from pathlib import Path
-from typing import Any
 
-import polars as pl
+import numpy as np
 
+from lirdrec.data.features import open_array
+from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.data.images import IMAGES
-from lirdrec.data.storage import ITEMS, read_manifest, write_item_table
+from lirdrec.data.schema import ITEM
+from lirdrec.data.storage import ITEMS, read_manifest, resolve_path, write_item_table
 from lirdrec.data.transaction import dataset_lock, recover
-from lirdrec.errors import ConfigError
-from lirdrec.features.dataset_writer import FeatureResult, add_features, drop_items, read_frame
+from lirdrec.errors import ConfigError, DataError, RunFolderError, describe_error
+from lirdrec.features.dataset_writer import (
+    MASK,
+    PROBLEMS,
+    SHOWN,
+    FeatureResult,
+    add_features,
+    drop_items,
+    file_name,
+    read_frame,
+)
 from lirdrec.features.encode import Loop, encode_shard, local
-from lirdrec.features.job import FeatureJob, FeatureJobRunner
-from lirdrec.features.sources import ImageSource
-from lirdrec.features.write_checks import check_items_covered, check_not_empty, check_overwrite, covered
+from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
+from lirdrec.features.sources import ImageSource, ItemRows, default_texts, names_pictures
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work
@@ -32,8 +42,8 @@ __all__ = ["FeatureJob", "FeatureResult", "FeatureRun", "encode_shard", "feature
 WORK = "work/features"  # unfinished work, in the prepared folder
 CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
 
-
 FeatureRun = FeatureResult
+Joined = Mapping[str, FeatureResult]  # by the names of the matrices
 
 
 @contextmanager
@@ -43,17 +53,17 @@ def features_lock(folder: str | Path) -> Iterator[Path]:
     Raises:
         RunFolderError: another process holds the lock, or the folder cannot be written.
     """
-    folder = Path(folder)
+    work_folder = Path(folder) / WORK
     try:
         with folder_lock(
-            folder / WORK,
+            work_folder,
             lambda owner: f"{folder}: another process{owner} is making features of this dataset; wait until it ends",
             tidy=True,
         ) as work:
             yield work
     finally:
         with suppress(OSError):  # not empty: captions or unfinished work
-            (folder / WORK).parent.rmdir()
+            work_folder.parent.rmdir()
 
 
 def make_features(
@@ -75,14 +85,12 @@ def make_features(
     vector of the same encoder, in the dataset or in `reuse`, are not encoded again.
 
     Args:
-        folder: the prepared dataset.
         jobs: the matrices; an existing one of the same name is replaced if the same encoder made it.
-        batch_size: inputs of a batch; by default the encoder's own. It may change when resuming.
+        batch_size: by default the encoder's own; it may change when resuming.
         restart: discard unfinished work, and fit encoders again.
         reuse: another prepared folder whose vectors may be copied.
         drop: remove items without features in any matrix from the dataset, with their interactions.
         replace: replace a matrix of the same name even if it is from the source data or another encoder.
-        progress: show a progress bar on stderr.
         loop: what runs the shards; see `encode.py`.
         before: called with the runners before anything is encoded; an exception it raises ends the call.
 
@@ -91,7 +99,7 @@ def make_features(
         DataError: a matrix would be empty, or an item has no features in any matrix; finished work is kept.
         RunFolderError: not a prepared dataset, locked by another process, or not writable.
     """
-    folder = Path(folder)
+    folder, reuse = Path(folder), None if reuse is None else Path(reuse)
     for prepared in (folder, reuse):
         if prepared is not None:
             read_manifest(prepared)  # raises before anything is created in another kind of folder
@@ -102,8 +110,7 @@ def make_features(
         recover(folder)
         if not replace:
             for job in jobs:
-                check_overwrite(folder, job)
-        reuse = None if reuse is None else Path(reuse)
+                _check_overwrite(folder, job)
         works = [FeatureJobRunner(folder, work_folder, job, restart, reuse) for job in jobs]
         before(works)
         for index, work in enumerate(works):
@@ -122,42 +129,37 @@ def _add_to_dataset(
 ) -> list[FeatureResult]:
     """Join the shards of each matrix and add all matrices to the dataset in one step; see `make_features`.
 
-    Args:
-        changed_folder: where other changed files of the dataset are written first.
+    Other changed files of the dataset are first written to `changed_folder`.
     """
     joined = {work.job.name: work.join() for work in works}
-    entries = {work.job.name: work.manifest_entry(joined[work.job.name]) for work in works}
-    check_not_empty(works, joined)
-    info, dropped, matrices = _image_folder(works), None, joined
+    _check_not_empty(works, joined)
+    images = [work.job.source for work in works if isinstance(work.job.source, ImageSource)]
+    info = {IMAGES: str(images[0].root.absolute())} if images else {}
+    columns = {source.column: source.found for source in images if source.found is not None}
+    files, counts, dropped, matrices = {}, None, None, joined
     with dataset_lock(folder):  # from reading the item table to writing it: captions may change it, too
         recover(folder)
-        keep = covered(folder, joined)
-        if keep.all():
-            files, counts = _changed_table(folder, changed_folder, works), None
-        else:
-            if not drop:
-                check_items_covered(folder, keep, works, joined)
-            table = _item_table(folder, works)
-            changed = drop_items(folder, read_manifest(folder), table, keep, changed_folder, without=list(joined))
+        manifest = read_manifest(folder)
+        keep = _covered(folder, joined)
+        if not keep.all() and not drop:
+            _check_items_covered(folder, keep, works, joined)
+        if columns or not keep.all():
+            table = read_frame(folder, manifest, ITEMS).with_columns(**columns)
+        if not keep.all():
+            changed = drop_items(folder, manifest, table, keep, changed_folder, without=list(joined))
             files, counts, dropped = changed.files, changed.counts, changed.removed
             info = changed.info | info
             matrices = {work.job.name: work.join(keep) for work in works}
             matrices = {name: with_values(result, mask=result.mask[keep]) for name, result in matrices.items()}
+        elif columns:
+            files = {ITEMS: changed_folder / ITEMS}
+            with write_errors(changed_folder):
+                changed_folder.mkdir(parents=True, exist_ok=True)
+                write_item_table(table, files[ITEMS])
         with _joining(works):
+            entries = {name: result.entry for name, result in joined.items()}
             add_features(folder, matrices, entries, info, files, counts)
-    return [
-        with_values(
-            joined[work.job.name],
-            name=work.job.name,
-            encoded=work.encoded,
-            copied=work.copied,
-            resumed=work.resumed,
-            seconds=work.seconds,
-            entry=entries[work.job.name],
-            dropped=dropped,
-        )
-        for work in works
-    ]
+    return [with_values(result, dropped=dropped) for result in joined.values()]
 
 
 @contextmanager
@@ -188,27 +190,72 @@ def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
         raise
 
 
-def _image_folder(works: Sequence[FeatureJobRunner]) -> dict[str, Any]:
-    """The manifest entry of the image folder, if images were encoded."""
-    roots = [work.job.source.root for work in works if isinstance(work.job.source, ImageSource)]
-    return {IMAGES: str(roots[0].absolute())} if roots else {}
+def _check_overwrite(folder: Path, job: FeatureJob) -> None:
+    """Raise a ConfigError if the job would replace a matrix of the source data or of another encoder."""
+    manifest = read_manifest(folder)
+    entry = manifest["info"].get("encoders", {}).get(job.name)
+    same = entry is not None and bare(entry["identity"]) == json_like(job.encoder.identity)
+    if job.name in manifest["features"] and not same:
+        origin = "of another encoder, or of the same with other settings" if entry else "that came with the data"
+        raise ConfigError(
+            f"{folder}: has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
+            " or replace them (--overwrite)"
+        )
 
 
-def _image_columns(works: Sequence[FeatureJobRunner]) -> dict[str, pl.Series]:
-    """New columns of image paths, for item tables without one."""
-    sources = [work.job.source for work in works if isinstance(work.job.source, ImageSource)]
-    return {source.column: source.found for source in sources if source.found is not None}
+def _check_not_empty(works: Sequence[FeatureJobRunner], joined: Joined) -> None:
+    """Raise a DataError if a matrix has no vector at all; its shards are removed."""
+    empty = [work for work in works if not joined[work.job.name].present]
+    if not empty:
+        return
+    for work in empty:
+        work.shards.discard()
+    job, result = empty[0].job, joined[empty[0].job.name]
+    problem = f"; the first problem: {result.problems[0][1]}: {result.problems[0][2]}" if result.problems else ""
+    searched = f"; images were searched in {job.source.root} (--images)" if isinstance(job.source, ImageSource) else ""
+    raise DataError(
+        f"{empty[0].folder}: no item got a vector for '{job.name}': of {pluralize(result.items, 'item')}"
+        f" {result.missing:,} have no {job.source.kind} and {pluralize(result.n_problems, 'input')} cannot be used"
+        f"{problem}{searched}"
+    )
 
 
-def _item_table(folder: Path, works: Sequence[FeatureJobRunner]) -> pl.DataFrame:
-    return read_frame(folder, read_manifest(folder), ITEMS).with_columns(**_image_columns(works))
+def _covered(folder: Path, joined: Joined) -> np.ndarray:
+    """`(I,)` bool: the items that will have features in some matrix."""
+    manifest = read_manifest(folder)
+    masks = [result.mask for result in joined.values()]
+    for name in set(manifest["features"]) - set(joined):
+        path = resolve_path(folder, manifest, file_name(name, MASK))
+        try:
+            masks.append(open_array(path, mapped=False))
+        except (OSError, ValueError, MemoryError) as error:
+            raise RunFolderError(f"{path}: is damaged ({describe_error(error)}); prepare the dataset again") from None
+    return np.any(masks, axis=0)
 
 
-def _changed_table(folder: Path, to: Path, works: Sequence[FeatureJobRunner]) -> dict[str, Path]:
-    """The item table, written if it changes: name in the manifest → file."""
-    if not _image_columns(works):
-        return {}
-    with write_errors(to):
-        to.mkdir(parents=True, exist_ok=True)
-        write_item_table(_item_table(folder, works), to / ITEMS)
-    return {ITEMS: to / ITEMS}
+def _check_items_covered(folder: Path, keep: np.ndarray, works: Sequence[FeatureJobRunner], joined: Joined) -> None:
+    """Raise a DataError that names the items without features in any matrix: those not in `keep` `(I,)` bool."""
+    without = np.flatnonzero(~keep)
+    rows = ItemRows(folder)
+    shown = [rows.read(row, row + 1)[ITEM][0] for row in without[:SHOWN]]
+    more = f" and {len(without) - SHOWN:,} more" if len(without) > SHOWN else ""
+    lists = [str(result.files[PROBLEMS]) for result in joined.values() if result.n_problems]
+    listed = f" (inputs that cannot be used: {', '.join(lists)})" if lists else ""
+    option = _second_matrix(rows, works)
+    second = f"give them some with a second matrix (for instance {option}), or " if option else ""
+    raise DataError(
+        f"{folder}: no features in any matrix for {len(without):,} of {pluralize(len(keep), 'item')}:"
+        f" {describe_ids(shown, SHOWN)}{more}; {second}leave these items out (--drop-featureless-items);"
+        f" what was encoded is kept{listed}"
+    )
+
+
+def _second_matrix(rows: ItemRows, works: Sequence[FeatureJobRunner]) -> str | None:
+    """The option that encodes another kind of input the dataset has; None if there is none."""
+    sources = [work.job.source for work in works]
+    texts = default_texts(rows)
+    if texts is not None and {"template": texts.text} not in [source.description for source in sources]:
+        return "--text hashed"
+    if names_pictures(rows) and not any(source.kind == "image" for source in sources):
+        return "--image descriptor"
+    return None

@@ -1,6 +1,6 @@
-"""Registry of encoders by name; the command line, Python and the dataset manifest use the same names.
+"""Registry of encoders by name, and jobs from options such as `--text MODEL --image NAME=MODEL`.
 
-What a person asked for, `--text MODEL --image NAME=MODEL`, as jobs of the run.
+The command line, Python and the dataset manifest use the same names.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from lirdrec.data.images import IMAGE, IMAGES, image_column
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.cache import fitted_state
 from lirdrec.features.encoder import Encoder, Kind
-from lirdrec.features.job import FeatureJob, identity
+from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
+from lirdrec.features.encoders.efficientnet import EfficientNetLite0
+from lirdrec.features.encoders.model_loading import minilm_folder
+from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
+from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.features.encoders.tfidf import TfidfEncoder
+from lirdrec.features.encoders.transformers_vision import VisionEncoder
+from lirdrec.features.job import FeatureJob, fitted_state, identity
+from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.sources import ImageSource, ItemRows, Source, TextSource, names_pictures
 from lirdrec.option_names import flag
 
@@ -41,34 +48,39 @@ def parse_jobs(
     """Jobs for `make_features`.
 
     Args:
-        folder: a prepared dataset.
-        wanted: what to encode, and "MODEL" or "NAME=MODEL"; the name of a matrix is by default what it encodes. Nothing
-            wanted: texts and pictures, as far as the dataset has them, with the encoders that need no download.
-        template: of the texts.
-        images: the folder of the pictures. Where the item table has no column of paths, the pictures are files named
-            after items; the table gets that column together with the matrix.
-        options: of the encoders; each gets those that it takes. None stands for the default.
+        wanted: what to encode, and "MODEL" or "NAME=MODEL"; the default NAME of a matrix is what it encodes. If empty:
+            the texts and images of the dataset, with the encoders that need no download.
+        images: the image folder. If the item table has no column of paths, the images are files named after items; the
+            table gets that column together with the matrix.
+        options: of the encoders; each gets those that it takes. None is the default.
 
     Raises:
         ConfigError: an option that no requested encoder takes, a name used twice, or nothing to encode.
-        DataError: the dataset lacks the column, or the folder of pictures is not there.
+        DataError: the dataset lacks the column, or the image folder is missing.
     """
     wanted = list(wanted) or _defaults(folder, template, images)
-    _refuse_unused(wanted, template, images)
+    kinds = {what for what, _ in wanted}
+    if template is not None and "text" not in kinds:
+        raise ConfigError("--text-template: no text of a template is encoded; add --text MODEL, or leave it out")
+    if images is not None and "image" not in kinds:
+        raise ConfigError(f"--images {images}: no images are encoded; add --image MODEL, or leave it out")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, images))
-    encoders: list[tuple[EncoderSpec, Encoder]] = []
+    encoders: list[tuple[EncoderSpec, Encoder]] = []  # equal ones are shared: their weights are in memory once
     jobs: list[FeatureJob] = []
-    used: set[str] = set()
     for what, text in wanted:
         name, model = named(text, what)
         kind: Kind = "image" if what == "image" else "text"
         takes = EncoderSpec(kind, model).takes
-        choice = EncoderSpec(kind, model, {key: value for key, value in given.items() if key in takes})
-        used |= set(choice.options)
-        jobs.append(FeatureJob(name, _shared(choice, encoders), sources(what), choice.origin))
+        spec = EncoderSpec(kind, model, {key: value for key, value in given.items() if key in takes})
+        # a fitted state belongs to one matrix
+        encoder = next((encoder for other, encoder in encoders if other == spec and not encoder.needs_fit), None)
+        if encoder is None:
+            encoder = spec.encoder()
+            encoders.append((spec, encoder))
+        jobs.append(FeatureJob(name, encoder, sources(what), spec.origin))
     for name in given:
-        if name not in used:
+        if not any(name in spec.options for spec, _ in encoders):
             models = ", ".join(named(text, what)[1] for what, text in wanted)
             raise ConfigError(f"{flag(name)}: none of the chosen encoders ({models}) takes it")
     return jobs
@@ -76,59 +88,35 @@ def parse_jobs(
 
 def named(text: str, what: str) -> tuple[str, str]:
     """`NAME=MODEL` as a pair; the name is `what` if there is none."""
-    found = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
-    return (found[1], found[2]) if found else (what, text)
-
-
-def _refuse_unused(wanted: Sequence[tuple[What, str]], template: str | None, images: str | Path | None) -> None:
-    asked = {what for what, _ in wanted}
-    if template is not None and "text" not in asked:
-        raise ConfigError("--text-template: no text of a template is encoded; add --text MODEL, or leave it out")
-    if images is not None and "image" not in asked:
-        raise ConfigError(f"--images {images}: no pictures are encoded; add --image MODEL, or leave it out")
-
-
-def _shared(choice: EncoderSpec, made: list[tuple[EncoderSpec, Encoder]]) -> Encoder:
-    """The encoder that an equal choice got before, so that its weights are in memory once; or else a new one."""
-    encoder = next((one for other, one in made if other == choice), None)
-    if encoder is None or encoder.needs_fit:  # what is learned belongs to one matrix
-        encoder = choice.encoder()
-        made.append((choice, encoder))
-    return encoder
+    match = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
+    return (match[1], match[2]) if match else (what, text)
 
 
 def _source(folder: str | Path, template: str | None, images: str | Path | None, what: What) -> Source:
-    if what == "image":
-        return _pictures(folder, images)
-    return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
-
-
-def _pictures(folder: str | Path, images: str | Path | None) -> ImageSource:
-    """The pictures that the item table names; where it names none, those of the folder that are named after items."""
-    rows = ItemRows(folder)
-    if images is None or names_pictures(rows):
-        return ImageSource(folder, root=images)
-    return ImageSource(folder, root=images, found=image_column(rows.read(0, len(rows))[ITEM], Path(images)))
+    if what != "image":
+        return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
+    rows, paths = ItemRows(folder), None
+    if images is not None and not names_pictures(rows):  # files named after items
+        paths = image_column(rows.read(0, len(rows))[ITEM], Path(images))
+    return ImageSource(folder, root=images, found=paths)
 
 
 def _defaults(folder: str | Path, template: str | None, images: str | Path | None) -> list[tuple[What, str]]:
-    found: list[tuple[What, str]] = []
     rows = ItemRows(folder)
-    named = names_pictures(rows)
-    pictures = images is not None or (named and IMAGES in rows.manifest["info"])
-    if named and not pictures:
-        logger.warning("%s: the pictures of column '%s' are left out; give their folder with --images", folder, IMAGE)
+    has_paths = names_pictures(rows)
+    has_images = images is not None or (has_paths and IMAGES in rows.manifest["info"])
+    if has_paths and not has_images:
+        logger.warning("%s: the images of column '%s' are left out; give their folder with --images", folder, IMAGE)
+    defaults: list[tuple[What, str]] = [("image", DEFAULTS["image"])] if has_images else []
     try:
         TextSource(folder, template)
-        found.append(("text", DEFAULTS["text"]))
     except ConfigError as error:
         if template is not None:
             raise
-        if not pictures:
-            raise ConfigError(f"{folder}: there is nothing to encode: no column of pictures and {error}") from None
-    if pictures:
-        found.append(("image", DEFAULTS["image"]))
-    return found
+        if not has_images:
+            raise ConfigError(f"{folder}: there is nothing to encode: no column of images and {error}") from None
+        return defaults
+    return [("text", DEFAULTS["text"]), *defaults]
 
 
 HASHED, MINILM, ENDPOINT = "hashed", "minilm", "endpoint:"
@@ -145,16 +133,18 @@ _OF_MACHINE = ("device", *_SERVER)  # does not change the vectors
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The chosen encoder: its kind, model and options.
+    """An encoder by its kind, model and options.
 
     Attributes:
         kind: "text" or "image".
-        model: `hashed`, `minilm`, `endpoint:URL#MODEL`, `descriptor`, `efficientnet-lite0`, or a model of Hugging Face
-            by its name or folder.
-        options: of the encoder; None stands for the default.
+        model: for texts `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by
+            its name or folder; for images `descriptor`, `efficientnet-lite0`, or a Hugging Face vision model.
+        options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of other text
+            models: pooling, prompt, max_length, device, precision, revision; of `efficientnet-lite0`: device; of other
+            vision models: device, precision, revision. None is the default.
 
     Raises:
-        ConfigError: an option that this encoder does not take, or a name that is nearly one of ours.
+        ConfigError: an option that this encoder does not take, or a misspelled name.
     """
 
     kind: Kind
@@ -170,9 +160,7 @@ class EncoderSpec:
         if near and self.model not in NAMES[self.kind] and not Path(self.model).is_dir():
             raise ConfigError(f"no {self.kind} encoder is called '{self.model}'; did you mean '{near[0]}'?")
         if self.kind == "image" and self.model.startswith(ENDPOINT):
-            raise ConfigError(
-                "a server cannot encode pictures; caption them (lirdrec caption), then encode the captions"
-            )
+            raise ConfigError("a server cannot encode images; caption them (lirdrec caption), then encode the captions")
         for name in given:
             if name not in self.takes:
                 can = f"it takes {', '.join(self.takes)}" if self.takes else "it takes no options"
@@ -180,7 +168,7 @@ class EncoderSpec:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """The options that this encoder knows."""
+        """The options of this encoder."""
         if self.model == HASHED:
             return ("dims",)
         if self.model.startswith(ENDPOINT):
@@ -191,61 +179,51 @@ class EncoderSpec:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """JSON-able, for `info["encoders"]`: how to make the encoder again. A model's folder is named in full."""
+        """JSON-able, for `info["encoders"]`: how to make the encoder again, with the full path of a model's folder."""
         folder = Path(self.model)
         options = {name: value for name, value in self.options.items() if name not in _OF_MACHINE}
         named = str(folder.absolute()) if self.model not in NAMES[self.kind] and folder.is_dir() else self.model
         return {"kind": self.kind, "model": named, "options": options}
 
     def encoder(self) -> Encoder:
-        """The encoder; its weights are loaded when it is first used.
-
-        Raises:
-            ConfigError: the package that it needs is not installed, or an option is out of range.
-        """
-        return (_text if self.kind == "text" else _image)(self.model, dict(self.options))
+        """The encoder, without its weights; raises a ConfigError if a package is missing or an option out of range."""
+        options = dict(self.options)
+        if self.kind == "image":
+            if self.model == DESCRIPTOR:
+                return ColorEdgeEncoder()
+            return EfficientNetLite0(**options) if self.model == EFFICIENTNET else VisionEncoder(self.model, **options)
+        if self.model == HASHED:
+            return TfidfEncoder(**options)
+        if self.model.startswith(ENDPOINT):
+            url, _, served = self.model.removeprefix(ENDPOINT).partition("#")
+            if not url or not served:
+                raise ConfigError(
+                    f"{self.model}: name the server and its model as endpoint:URL#MODEL,"
+                    " for instance endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct"
+                )
+            server_options = {name: options.pop(name) for name in _SERVER if name in options}
+            return OpenAIEmbeddings(OpenAIClient(url, **server_options), served, **options)
+        return SentenceEncoder(minilm_folder() if self.model == MINILM else self.model, **options)
 
 
 def text_encoder(name: str, **options: Any) -> Encoder:
-    """An encoder of texts.
-
-    Args:
-        name: `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by its name or
-            folder.
-        options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of the
-            others: pooling, prompt, max_length, device, precision, revision.
-
-    Raises:
-        ConfigError: an option that it does not take, or a package that is not installed.
-    """
+    """An encoder of texts; name, options and errors as of `EncoderSpec`."""
     return EncoderSpec("text", name, options).encoder()
 
 
 def image_encoder(name: str, **options: Any) -> Encoder:
-    """An encoder of pictures.
-
-    Args:
-        name: `descriptor`, `efficientnet-lite0`, or a vision model of Hugging Face by its name or folder.
-        options: of `efficientnet-lite0`: device; of a vision model: device, precision, revision.
-
-    Raises:
-        ConfigError: an option that it does not take, or a package that is not installed.
-    """
+    """An encoder of images; name, options and errors as of `EncoderSpec`."""
     return EncoderSpec("image", name, options).encoder()
 
 
 def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None, device: str | None = None) -> Encoder:
-    """The encoder that made a matrix of a prepared dataset, ready for new items.
+    """The encoder that made the matrix `name` of a prepared dataset, ready for new items.
 
-    Args:
-        dataset_folder: the prepared dataset.
-        name: of the matrix.
-        model: the path of the encoder's model, if it was moved.
-        device: what to run on.
+    `model` is the path of the encoder's model, if it was moved; `device` is where it runs.
 
     Raises:
-        DataError: the matrix was not made by `lirdrec features`, or what the encoder had learned was not kept.
-        ConfigError: the model is not the one that made the matrix, or cannot be had.
+        DataError: the matrix was not made by `lirdrec features`, or the encoder's fitted state is missing.
+        ConfigError: the model is not the one that made the matrix, or cannot be loaded.
     """
     folder = Path(dataset_folder)
     manifest = read_manifest(folder)
@@ -255,60 +233,19 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
             f"{folder}: the dataset does not record how the features '{name}' were made; give vectors instead"
         )
     origin = entry["origin"]
-    choice = EncoderSpec(origin["kind"], model or origin["model"], origin["options"])
-    if device is not None and "device" in choice.takes:
-        choice = EncoderSpec(choice.kind, choice.model, {**choice.options, "device": device})
-    encoder = choice.encoder()
+    spec = EncoderSpec(origin["kind"], model or origin["model"], origin["options"])
+    if device is not None and "device" in spec.takes:
+        spec = EncoderSpec(spec.kind, spec.model, {**spec.options, "device": device})
+    encoder = spec.encoder()
     if encoder.needs_fit:
-        state = fitted_state(folder, name)
-        if state is None:
+        if (state := fitted_state(folder, name)) is None:
             raise DataError(
                 f"{folder}: the fitted state of the encoder of '{name}' is missing; make it again: lirdrec features"
             )
         encoder.load_state(state)
     if identity(encoder) != entry["identity"]:
         raise ConfigError(
-            f"{folder}: the features '{name}' were made by another model than {choice.model} is now; give its"
+            f"{folder}: the features '{name}' were made by another model than {spec.model} is now; give its"
             " path, or make the features again (lirdrec features)"
         )
     return encoder
-
-
-def _text(model: str, options: dict[str, Any]) -> Encoder:
-    if model == HASHED:
-        from lirdrec.features.encoders.tfidf import TfidfEncoder
-
-        return TfidfEncoder(**options)
-    if model.startswith(ENDPOINT):
-        from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
-        from lirdrec.features.remote.client import OpenAIClient
-
-        url, _, served = model.removeprefix(ENDPOINT).partition("#")
-        if not url or not served:
-            raise ConfigError(
-                f"{model}: name the server and its model as endpoint:URL#MODEL,"
-                " for instance endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct"
-            )
-        of_server = {name: options.pop(name) for name in _SERVER if name in options}
-        return OpenAIEmbeddings(OpenAIClient(url, **of_server), served, **options)
-    from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
-
-    if model == MINILM:
-        from lirdrec.features.encoders.model_loading import minilm_folder
-
-        return SentenceEncoder(minilm_folder(), **options)
-    return SentenceEncoder(model, **options)
-
-
-def _image(model: str, options: dict[str, Any]) -> Encoder:
-    if model == DESCRIPTOR:
-        from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
-
-        return ColorEdgeEncoder()
-    if model == EFFICIENTNET:
-        from lirdrec.features.encoders.efficientnet import EfficientNetLite0
-
-        return EfficientNetLite0(**options)
-    from lirdrec.features.encoders.transformers_vision import VisionEncoder
-
-    return VisionEncoder(model, **options)

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
@@ -21,18 +22,17 @@ from lirdrec.features.encoder import Input, Kind
 from lirdrec.features.images import ImageError, open_file
 from lirdrec.features.template import Template, default_template
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Item:
-    """The input of one item.
+    """The input of one item: a `value`, or a `problem` (one sentence) and its `source` (the path), or neither.
 
-    Attributes:
-        value: a text, or an image as a file or its content; None if the item has none, or it cannot be read.
-        key: 16 bytes, the hash of the content (of the text in UTF-8, or of the file's bytes); None without a value.
-        problem: why an input cannot be read, as one sentence.
-        source: of `problem`: the path as in the item table.
+    `key` is the hash of the value in 16 bytes (of the text in UTF-8, or of the file's bytes).
     """
 
     value: Input | None = None
@@ -42,11 +42,7 @@ class Item:
 
 
 class ItemRows:
-    """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory.
-
-    Raises:
-        RunFolderError: `folder` is not a prepared dataset.
-    """
+    """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory."""
 
     def __init__(self, folder: str | Path):
         import pyarrow.parquet
@@ -68,21 +64,19 @@ class ItemRows:
     @cached_property
     def schema(self) -> dict[str, pl.DataType]:
         """Column → type."""
-        empty = pl.from_arrow(self._file.schema_arrow.empty_table())
-        assert isinstance(empty, pl.DataFrame)
-        return dict(empty.schema)
+        return dict(_frame(self._file.schema_arrow.empty_table()).schema)
 
     def need(self, column: str, hint: str = "") -> None:
         """Raise a DataError if the table has no such column."""
         if column not in self.schema:
-            has = ", ".join(self.schema)
-            raise DataError(f"{self.folder}: the item table has no column '{column}'; it has {has}{hint}")
+            raise DataError(
+                f"{self.folder}: the item table has no column '{column}'; it has {', '.join(self.schema)}{hint}"
+            )
 
     def read(self, start: int, stop: int, columns: tuple[str, ...] = (ITEM,)) -> pl.DataFrame:
         """Rows `start` to `stop` (not included) of some columns."""
         frames = []
-        for group, first in enumerate(self._starts[:-1]):
-            last = self._starts[group + 1]
+        for group, (first, last) in enumerate(pairwise(self._starts)):
             if first < stop and start < last:
                 rows = self._group(group, columns)
                 frames.append(rows.slice(max(start - first, 0), min(stop, last) - max(start, first)))
@@ -95,10 +89,15 @@ class ItemRows:
     def _group(self, group: int, columns: tuple[str, ...]) -> pl.DataFrame:
         if self._held is None or self._held[:2] != (group, columns):
             self._held = None  # never two in memory
-            frame = pl.from_arrow(self._file.read_row_group(group, list(columns), use_threads=False))
-            assert isinstance(frame, pl.DataFrame)
-            self._held = (group, columns, frame)
+            table = self._file.read_row_group(group, list(columns), use_threads=False)
+            self._held = (group, columns, _frame(table))
         return self._held[2]
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def names_pictures(rows: ItemRows, column: str = IMAGE) -> bool:
@@ -119,24 +118,12 @@ class Source(ABC):
 
     kind: ClassVar[Kind]
     rows: ItemRows
-
-    @property
-    def place(self) -> str | None:
-        """Location of inputs that the table only references; None if the table contains them."""
-        return None
+    description: dict[str, Any]  # JSON-able: the column or the template; stored in `info["encoders"]`
+    columns: tuple[str, ...]  # of the item table
+    place: str | None = None  # location of inputs that the table only references
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    @abstractmethod
-    def description(self) -> dict[str, Any]:
-        """JSON-able: which columns, how; goes into `info["encoders"]`."""
-
-    @property
-    @abstractmethod
-    def columns(self) -> tuple[str, ...]:
-        """The columns of the item table that this source uses."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> list[Item]:
@@ -148,12 +135,9 @@ class Source(ABC):
 
 
 class TextSource(Source):
-    """Texts of the item table.
+    """Texts of the item table of a prepared dataset: a template, or one unchanged column.
 
-    Args:
-        folder: a prepared dataset.
-        template: such as "{title}. {brand}"; by default one of all columns that hold texts.
-        column: take this column as it is, instead of a template.
+    The template is such as "{title}. {brand}", by default of all columns with texts.
 
     Raises:
         DataError: the column is missing.
@@ -164,35 +148,26 @@ class TextSource(Source):
 
     def __init__(self, folder: str | Path, template: str | None = None, column: str | None = None):
         self.rows = ItemRows(folder)
-        self.column = column
+        self._template: Template | None = None
         if column is not None:
-            hint = "; lirdrec caption makes it from pictures" if column == "caption" else ""
-            self.rows.need(column, hint)
+            self.rows.need(column, "; lirdrec caption makes it from images" if column == "caption" else "")
+            self.columns, self.description = (column,), {"column": column}
             return
         self._template = default_template(self.rows.schema) if template is None else Template(template)
         self._template.check(self.rows.schema)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return {"template": self._template.text} if self.column is None else {"column": self.column}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(self._template.columns) if self.column is None else (self.column,)
+        self.columns, self.description = tuple(self._template.columns), {"template": self._template.text}
 
     def read(self, start: int, stop: int) -> list[Item]:
         frame = self.rows.read(start, stop, self.columns)
-        column = self.column
-        texts = self._template.render(frame) if column is None else frame[column].cast(pl.String).to_list()
-        return [text_item(text) for text in texts]
+        if self._template is not None:
+            return [text_item(text) for text in self._template.render(frame)]
+        return [text_item(text) for text in frame[self.columns[0]].cast(pl.String).to_list()]
 
 
 class ImageSource(Source):
-    """Image files whose paths are in a column of the item table.
+    """Image files whose paths (or nulls) are in a column of the item table.
 
     Args:
-        folder: a prepared dataset.
-        column: holds a path, or null.
         root: base folder of the paths; by default the one recorded by `lirdrec prepare`.
         found: `(I,)` paths to use instead of the column; they are stored in it when the matrix is added.
 
@@ -203,36 +178,23 @@ class ImageSource(Source):
     kind = "image"
 
     def __init__(
-        self,
-        folder: str | Path,
-        column: str = IMAGE,
-        root: str | Path | None = None,
-        found: pl.Series | None = None,
+        self, folder: str | Path, column: str = IMAGE, root: str | Path | None = None, found: pl.Series | None = None
     ):
         self.rows = ItemRows(folder)
         self.column, self.found = column, None if found is None else found.alias(column)
         if found is None:
             self.rows.need(column, "; prepare the dataset with --images, so that it knows the image of each item")
-        noted = self.rows.manifest["info"].get(IMAGES)
-        self.root = Path(root) if root is not None else self.rows.folder / (noted if isinstance(noted, str) else "")
+        self.columns, self.description = (column,), {"column": column}
+        recorded = self.rows.manifest["info"].get(IMAGES)
+        default = self.rows.folder / (recorded if isinstance(recorded, str) else "")
+        self.root = default if root is None else Path(root)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: the image folder is missing; give its path with --images")
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return {"column": self.column}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    @property
-    def place(self) -> str:
-        return str(self.root.resolve())
+        self.place = str(self.root.resolve())
 
     def read(self, start: int, stop: int) -> list[Item]:
-        named = self.rows.read(start, stop, self.columns)[self.column] if self.found is None else self.found[start:stop]
-        return [self._item(name) for name in named.cast(pl.String).to_list()]
+        paths = self.rows.read(start, stop, self.columns)[self.column] if self.found is None else self.found[start:stop]
+        return [self._item(path) for path in paths.cast(pl.String).to_list()]
 
     def digest(self) -> str:
         return super().digest() if self.found is None else digest([self.found.to_frame()])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -12,7 +11,7 @@ from lirdrec.config import suggest_name
 from lirdrec.data.titles import is_title, named_title
 from lirdrec.errors import ConfigError, DataError
 
-# Columns that are taken after the title when nobody says which; of each line the first that the table has.
+# Columns of the default template after the title; of each line the first that the table has.
 KNOWN = (
     ("brand", "store", "manufacturer", "author", "artist"),
     ("category", "categories", "main_category"),
@@ -22,47 +21,34 @@ KNOWN = (
     ("description", "summary", "overview", "plot", "abstract"),
     ("text",),
 )
-# What goes with the field on the left: a unit or a closing quote right behind it, then punctuation and spaces. What
-# begins with a word, an opening bracket, a quote or a sign of currency introduces the field on the right.
+# The text that belongs to the field on its left: a unit or a closing quote, then punctuation and spaces. A word, an
+# opening bracket, a quote or a currency sign starts the text of the field on the right.
 _CLOSING = re.compile(r"""\w*["'”’»]?[^\w(\[{<"'“‘„«#$€£¥@]*""")
-_JOINING = " \t\r\n,;:/|\\-–—&+·•"  # says that something follows
-_STOPS = ".,;:!?"
-
-
-@dataclass(frozen=True)
-class _Field:
-    """A column, with the literal text that appears and disappears with it."""
-
-    column: str
-    opening: str
-    closing: str
-    last: bool
+_JOINING = " \t\r\n,;:/|\\-–—&+·•"  # dropped at the end of a text
+_STOPS = (".", ",", ";", ":", "!", "?")
 
 
 class Template:
     """A text with columns in braces; `{{` and `}}` are braces. A name in braces is a column and nothing else.
 
-    Where an item lacks a field, the literal text around it goes too, so that no punctuation is left over:
+    If an item lacks a field, the literal text around it is left out, too:
 
-    - The text between two fields is parted. A unit, a closing quote, punctuation and spaces right behind a field belong
-      to it; words, an opening bracket or quote belong to the field that they introduce. In `"{title} ({year}), by
-      {brand}"` the year brings its brackets and its comma, the brand its "by".
+    - The text between two fields is divided. A unit, a closing quote, punctuation and spaces right behind a field
+      belong to it; words, an opening bracket or quote belong to the next field. In `"{title} ({year}), by {brand}"`
+      the year brings its brackets and its comma, the brand its "by".
     - The text before the first field belongs to that field, the text behind the last to the last.
-    - Where nothing follows any more, a comma, dash or slash that joins is dropped; a full stop stays.
+    - A comma, dash or slash at the end is dropped; a full stop stays.
     - A stop is not doubled: "Acme Inc." followed by ". " is "Acme Inc. ".
 
-    A field is missing when it is null, NaN, infinite, blank, or a list without anything in it. Lists are joined with
-    ", " (lists of lists too), whole floats lose their ".0", runs of white space become one space.
-
-    Args:
-        text: the template.
+    A field is missing if it is null, NaN, infinite, blank, or an empty list. Lists (also nested) are joined with ", ",
+    whole floats lose their ".0", runs of white space become one space.
 
     Attributes:
-        text: the same.
+        text: the template.
         columns: the columns that it names, each once, in their order.
 
     Raises:
-        ConfigError: a brace without its partner, an empty name, or no field at all; with the position.
+        ConfigError: an unmatched brace, an empty name, or no field at all; with the position.
     """
 
     def __init__(self, text: str):
@@ -70,114 +56,95 @@ class Template:
         literals, names = _parse(text)
         self.columns: list[str] = list(dict.fromkeys(names))
         opening = literals[0]
-        self._fields: list[_Field] = []
-        for at, name in enumerate(names):
-            literal, last = literals[at + 1], at + 1 == len(names)
-            parted = len(literal) if last else _length_of_closing(literal)
-            self._fields.append(_Field(name, opening, literal[:parted], last))
-            opening = literal[parted:]
+        self._fields: list[tuple[str, str, str]] = []  # text before, column, text behind
+        for name, literal in zip(names, literals[1:], strict=True):
+            last = len(self._fields) + 1 == len(names)
+            match = _CLOSING.match(literal)
+            closing = literal if last or match is None else match[0]
+            self._fields.append((opening, name, closing))
+            opening = literal[len(closing) :]
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
 
     def check(self, columns: Iterable[str]) -> None:
-        """Whether a table with these columns can be rendered.
-
-        Raises:
-            ConfigError: the template names a column that is not there; the nearest is offered.
-        """
-        known = list(columns)
+        """Raise a ConfigError if the template names a column that is not among `columns`."""
+        present = list(columns)
         for name in self.columns:
-            if name not in known:
-                hint = suggest_name(name, known, f"the table has {', '.join(known) or 'no column'}")
+            if name not in present:
+                hint = suggest_name(name, present, f"the table has {', '.join(present) or 'no column'}")
                 raise ConfigError(f"template {self.text!r}: the item table has no column '{name}'; {hint}")
 
     def render(self, frame: pl.DataFrame) -> list[str | None]:
-        """The text of each row; None where all fields are missing.
+        """The text of each row; None if all fields are missing.
 
         Raises:
             ConfigError: a column is not in the frame.
-            DataError: a column holds something that is no text: records, bytes, objects.
+            DataError: a column has values that are no text: records, bytes, objects.
         """
         self.check(frame.columns)
         values = frame.select(_as_text(frame[name]).alias(name) for name in self.columns)
         pieces: list[pl.Expr] = []
-        follows = pl.lit(False)  # whether a field further on is present
-        for one in reversed(self._fields):
-            value = pl.col(one.column)
-            closing = pl.lit(one.closing)
-            if not one.last and (ending := one.closing.rstrip(_JOINING)) != one.closing:
-                closing = pl.when(follows).then(closing).otherwise(pl.lit(ending))
-            if one.closing[:1] and one.closing[0] in _STOPS:
-                doubled = value.str.ends_with(one.closing[0])
-                value = pl.when(doubled).then(value.str.head(-1)).otherwise(value)
-            piece = pl.concat_str(pl.lit(one.opening), value, closing)
+        follows = pl.lit(False)  # whether a later field is present
+        for opening, column, closing in reversed(self._fields):
+            value, ending = pl.col(column), pl.lit(closing)
+            if pieces:  # not the last field
+                ending = pl.when(follows).then(ending).otherwise(pl.lit(closing.rstrip(_JOINING)))
+            if closing.startswith(_STOPS):
+                value = pl.when(value.str.ends_with(closing[0])).then(value.str.head(-1)).otherwise(value)
+            piece = pl.concat_str(pl.lit(opening), value, ending)
             pieces.append(pl.when(value.is_not_null()).then(piece).otherwise(pl.lit("")))
-            follows = follows | pl.col(one.column).is_not_null()
-        whole = pl.concat_str(reversed(pieces)).str.replace_all(r"\s+", " ").str.strip_chars()
-        texts = values.select(pl.when(follows).then(whole).otherwise(None).alias("text"))["text"]
-        return texts.to_list()
+            follows = follows | pl.col(column).is_not_null()
+        joined = pl.concat_str(reversed(pieces)).str.replace_all(r"\s+", " ").str.strip_chars()
+        return values.select(pl.when(follows).then(joined).alias("text"))["text"].to_list()
 
 
 def default_template(columns: Iterable[str]) -> Template:
-    """A template of the columns whose names tell that they describe an item: title, brand, category, description …
-
-    Raises:
-        ConfigError: none of the columns has such a name.
-    """
-    found = {name.lower(): name for name in reversed(list(columns)) if not re.search("[{}]", name)}
-    names = [named_title(found[name] for name in reversed(found))]
-    names += [next((found[one] for one in group if one in found), None) for group in KNOWN]
+    """A template of the columns named title, brand, category, description …; raises a ConfigError if there are none."""
+    by_name = {name.lower(): name for name in reversed(list(columns)) if not re.search("[{}]", name)}
+    names = [named_title(by_name[name] for name in reversed(by_name))]
+    names += [next((by_name[name] for name in group if name in by_name), None) for group in KNOWN]
     text = ". ".join(f"{{{name}}}" for name in names if name is not None)
     if not text:
-        known = ", ".join(sorted(found.values())) or "none"
+        present = ", ".join(sorted(by_name.values())) or "none"
         raise ConfigError(
-            "no column of the item table has a name that tells of texts (title, brand, category, description …; there"
-            f" are: {known}); say which to take with a template such as '{{title}}. {{brand}}'"
+            "no column of the item table has the name of a text (title, brand, category, description …; there"
+            f" are: {present}); say which to take with a template such as '{{title}}. {{brand}}'"
         )
     return Template(text)
 
 
 def _parse(text: str) -> tuple[list[str], list[str]]:
-    """Literals and names in turn: one literal more than names."""
+    """Literals and column names, which alternate: one literal more than names."""
 
-    def wrong(at: int, what: str) -> ConfigError:
-        return ConfigError(f"template {text!r}, character {at + 1}: {what}; write columns as {{name}}")
+    def wrong(at: int, problem: str) -> ConfigError:
+        return ConfigError(f"template {text!r}, character {at + 1}: {problem}; write columns as {{name}}")
 
-    literals, names, at = [""], [], 0
-    while at < len(text):
-        if text[at : at + 2] in ("{{", "}}"):
-            literals[-1] += text[at]
-            at += 2
-        elif text[at] == "}":
+    literals, names = [""], []
+    for match in re.finditer(r"\{\{|\}\}|\{([^}]*)\}|[^{}]+|[{}]", text):
+        token, at = match[0], match.start()
+        if token in ("{{", "}}"):
+            literals[-1] += token[0]
+        elif token == "}":
             raise wrong(at, "a '}' that nothing opened (a brace itself is '}}')")
-        elif text[at] == "{":
-            end = text.find("}", at)
-            if end < 0:
-                raise wrong(at, "a '{' that is never closed (a brace itself is '{{')")
-            name = text[at + 1 : end].strip()
-            if not name:
-                raise wrong(at, "braces without a name")
-            if "{" in name:
-                raise wrong(at, "a '{' within braces")
-            names.append(name)
-            literals.append("")
-            at = end + 1
+        elif token == "{":
+            raise wrong(at, "a '{' that is never closed (a brace itself is '{{')")
+        elif match[1] is None:
+            literals[-1] += token
+        elif not match[1].strip():
+            raise wrong(at, "braces without a name")
+        elif "{" in match[1]:
+            raise wrong(at, "a '{' within braces")
         else:
-            literals[-1] += text[at]
-            at += 1
+            names.append(match[1].strip())
+            literals.append("")
     if not names:
         raise ConfigError(f"template {text!r}: names no column; write one as {{name}}, for instance '{{title}}'")
     return literals, names
 
 
-def _length_of_closing(literal: str) -> int:
-    match = _CLOSING.match(literal)
-    return match.end() if match else 0
-
-
 def _as_text(values: pl.Series) -> pl.Series:
-    """A column as strings, null where there is nothing to say."""
+    """A column as strings, null where a value is missing."""
     dtype = values.dtype
     if dtype.is_nested() and not isinstance(dtype, pl.Struct):
         if isinstance(dtype, pl.Array):
@@ -195,8 +162,7 @@ def _as_text(values: pl.Series) -> pl.Series:
         )
     if dtype.is_float():
         values = values.set(~values.is_finite().fill_null(False), None)
-        texts = values.cast(pl.String).str.strip_suffix(".0")
-    else:
-        texts = values.cast(pl.String)
-    texts = texts.str.strip_chars()
+    texts = values.cast(pl.String).str.strip_chars()
+    if dtype.is_float():
+        texts = texts.str.strip_suffix(".0")
     return texts.set(texts == "", None)

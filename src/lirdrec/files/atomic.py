@@ -37,9 +37,7 @@ _DAY = 86_400
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; the file written there replaces `path` if the block succeeds.
-
-    On return, both the file and its directory entry are flushed to the disk.
+    """Yield a temporary path beside `path`; if the block succeeds, its file replaces `path` and is flushed to the disk.
 
     Raises:
         RunFolderError: the file cannot be written (a full disk included).
@@ -67,19 +65,14 @@ def write_errors(path: str | Path) -> Iterator[None]:
     except LirdrecError:
         raise
     except Exception as error:
-        number = _error_number(error)
+        number = error.errno if isinstance(error, OSError) else 0
+        if not number:  # polars and safetensors have it in their message only
+            match = _OS_ERROR.search(str(error))
+            full = errno.ENOSPC if "no space left" in str(error).lower() else 0
+            number = full if match is None else int(match[1])
         if number in DISK_FULL + NOT_ALLOWED + NAME_TAKEN:
             raise _write_error(path, number, getattr(error, "strerror", None) or os.strerror(number)) from error
         raise
-
-
-def _error_number(error: Exception) -> int:
-    """The errno of an exception, or 0. Polars and safetensors give it in their message only."""
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    if (match := _OS_ERROR.search(str(error))) is not None:
-        return int(match[1])
-    return errno.ENOSPC if "no space left" in str(error).lower() else 0
 
 
 def make_folder(path: str | Path) -> None:
@@ -109,15 +102,15 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: str | Path, value: Any, indent: int = 1, default: Callable[[Any], Any] | None = None) -> None:
-    """Write a JSON document as UTF-8 with a newline at its end, atomically; see `json.dumps` for the other arguments.
-
-    Raises:
-        RunFolderError: the file cannot be written.
-    """
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8, atomically."""
     with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, indent: int = 1, default: Callable[[Any], Any] | None = None) -> None:
+    """Write a JSON document as UTF-8 with a newline at its end, atomically; for the arguments see `json.dumps`."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=default) + "\n")
 
 
 def flush(path: Path) -> None:
@@ -154,13 +147,14 @@ def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that killed processes left in a folder; once per process and folder.
+    """Remove temporary files and folders of killed processes of this machine in a folder; once per process and folder.
 
-    Files of other machines and of running processes are kept, as are replaced folders (`.old`): see `recover`.
+    Replaced folders (`.old`) are kept: see `recover`.
     """
-    if (os.getpid(), str(folder)) in _tidied:
+    key = os.getpid(), str(folder)
+    if key in _tidied:
         return
-    _tidied.add((os.getpid(), str(folder)))
+    _tidied.add(key)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for name in [entry.name for entry in entries if entry.name.endswith(".tmp")]:
             if is_leftover(folder / name):
@@ -181,10 +175,10 @@ def is_leftover(path: Path) -> bool:
         return False
     try:
         os.kill(pid, 0)
+    except PermissionError:
+        return False
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:
-        pass
     return False
 
 
@@ -209,12 +203,11 @@ def remove_moved_away(target: Path) -> None:
 
 
 def _moved_away(target: Path) -> list[Path]:
-    prefix = _prefix(target)
     try:
-        names = [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
+        paths = [path for path in target.parent.iterdir() if path.name.startswith(_prefix(target))]
     except OSError:
         return []
-    return sorted(path for path in names if path.name.endswith(".old") and is_leftover(path))
+    return sorted(path for path in paths if path.name.endswith(".old") and is_leftover(path))
 
 
 def remove(path: Path) -> None:

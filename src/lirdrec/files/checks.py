@@ -18,16 +18,7 @@ KIND_NAMES = {
 
 
 def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
-    """Raise unless a path is a regular file that this user may read. Never opens a FIFO, which would block.
-
-    Args:
-        path: of the file.
-        error: the type to raise.
-
-    Raises:
-        LirdrecError: of the given type: there is no such file, or it is a folder, a FIFO, a socket or a device, or it
-            may not be read.
-    """
+    """Raise `error` unless a path is a regular file that this user may read. Never opens a FIFO, which would block."""
     status = stat_path(path, error)
     if status is None:
         raise error(f"{path}: no such file")
@@ -40,11 +31,10 @@ def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
 
 
 def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
-    """The `stat` of a path, following symbolic links; None if nothing is there.
+    """The `stat` of a path, following symbolic links; None if it does not exist.
 
     Raises:
-        LirdrecError: of the given type: the folder may not be read, or the name is too long or has an invalid
-            character.
+        LirdrecError: of the type `error`: the folder may not be read, or the name is too long or invalid.
     """
     try:
         return os.stat(path)
@@ -57,10 +47,10 @@ def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.sta
 
 
 def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
-    """Whether a path is a folder (else a regular file, or nothing).
+    """Whether a path is a folder; False for a regular file, or if it does not exist.
 
     Raises:
-        LirdrecError: of the given type: it is a FIFO, a socket or a device, an unreadable folder, or `stat_path` fails.
+        LirdrecError: of the type `error`: it is neither a file nor a readable folder, or `stat_path` fails.
     """
     status = stat_path(path, error)
     if status is None or stat.S_ISREG(status.st_mode):
@@ -73,19 +63,13 @@ def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
 
 
 def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: int = 64 << 20) -> str:
-    """The text of a small UTF-8 file.
-
-    Args:
-        path: of the file.
-        error: the type to raise.
-        limit: maximal size in bytes.
+    """The text of a UTF-8 file of at most `limit` bytes.
 
     Raises:
-        LirdrecError: of the given type: it is not a readable file, larger than `limit`, or not UTF-8.
+        LirdrecError: of the type `error`: it is not a readable file, larger than `limit`, or not UTF-8.
     """
     check_file(path, error)
-    size = os.stat(path).st_size
-    if size > limit:
+    if (size := os.stat(path).st_size) > limit:
         raise error(f"{path}: has {size:,} bytes, but the limit is {limit:,}; is it the right file?")
     try:
         return Path(path).read_text(encoding="utf-8")

@@ -23,10 +23,10 @@ _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) → how
 def folder_lock(
     folder: str | Path, taken: Callable[[str], str], tidy: bool = False, nested: bool = False
 ) -> Iterator[Path]:
-    """Lock a folder for this process and thread; the folder is created if it is missing.
+    """Lock a folder for this process and thread by its file `.lock`; a missing folder is created.
 
     Args:
-        folder: contains the file `.lock`. A folder that was created here and is still empty at the end is removed.
+        folder: removed at the end if it was created here and is empty.
         taken: builds the error message from " (process 17)", or from "" if the holder is unknown.
         tidy: at the end also remove an empty folder that existed before.
         nested: the thread that holds the lock may acquire it again (a reentrant lock).
@@ -70,12 +70,13 @@ def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
             owner = _owner(handle)
             handle.close()
             raise RunFolderError(taken(owner))
-        if _has_its_name(handle, folder / LOCK):
-            handle.seek(0)
-            handle.truncate()
-            handle.write(str(os.getpid()).encode())
-            handle.flush()
-            return handle
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), (folder / LOCK).stat()):
+                handle.seek(0)
+                handle.truncate()
+                handle.write(str(os.getpid()).encode())
+                handle.flush()
+                return handle
         handle.close()  # the last holder removed it while we opened it
 
 
@@ -95,7 +96,7 @@ def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> IO[bytes]:
-    """Open a lock file, created if it is missing. Links are never followed: their target would be overwritten."""
+    """Open or create a lock file. Links are never followed: their target would be overwritten."""
     with write_errors(path.parent):
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -113,14 +114,6 @@ def _owner(handle: IO[bytes]) -> str:
     handle.seek(0)
     owner = handle.read().decode(errors="replace").strip()
     return f" (process {owner})" if owner else ""
-
-
-def _has_its_name(handle: IO[bytes], path: Path) -> bool:
-    """Whether the locked file is still the one at this path."""
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def lock_file(handle: IO[bytes], wait: bool = False) -> bool:

@@ -39,41 +39,30 @@ def file_entry(path: Path) -> dict[str, Any]:
 def manifest_format(folder: str | Path) -> str | None:
     """The format in the manifest of a folder, such as "lirdrec-run"; None if there is no readable manifest."""
     try:
-        value = json.loads(_text(Path(folder) / MANIFEST))
-    except (OSError, ValueError, RecursionError):
+        name = json.loads(_text(Path(folder) / MANIFEST))["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    name = value.get("format") if isinstance(value, dict) else None
     return name if isinstance(name, str) else None
 
 
-def folder_around(path: str | Path) -> Path | None:
-    """The prepared dataset, run or export that contains a path, up to two folders deep; None if there is none."""
-    parents = list(Path(os.path.abspath(path)).parents)[:3]
-    return next((folder for folder in parents if (manifest_format(folder) or "").startswith("lirdrec-")), None)
-
-
 def check_not_inside_folder(path: str | Path, option: str = "") -> None:
-    """Raise if a file would be written into a prepared dataset, a run or an export.
+    """Raise a RunFolderError if a file would be written into a prepared dataset, a run or an export.
 
-    Args:
-        path: of the file.
-        option: of the command line that names it, such as "--output "; comes before the path in the message.
-
-    Raises:
-        RunFolderError: names the folder.
+    Its message begins with `option`, such as "--output ".
     """
-    if (around := folder_around(path)) is not None:
-        raise RunFolderError(
-            f"{option}{path}: is inside {around}, which contains files of lirdrec; choose another folder"
-        )
+    for folder in list(Path(os.path.abspath(path)).parents)[:3]:  # features/added-0/text.npy
+        if (manifest_format(folder) or "").startswith("lirdrec-"):
+            raise RunFolderError(
+                f"{option}{path}: is inside {folder}, which contains files of lirdrec; choose another folder"
+            )
 
 
 def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
     """Read a manifest and check its `format` and `format_version`; for the rest see `check_manifest`.
 
     Args:
-        folder: the folder; its manifest must exist.
-        remedy: what to do about a damaged one, such as "restore it or train again".
+        folder: its manifest must exist.
+        remedy: end of the message about a damaged manifest, such as "restore it or train again".
 
     Raises:
         RunFolderError: it may not be read, or is not a JSON object with a format and a version.
@@ -133,7 +122,7 @@ def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
 
 def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
     """A value that changes whenever the manifest of a folder is written; None if there is none."""
-    path = Path(folder) / MANIFEST
+    path = Path(folder, MANIFEST)
     try:
         status = os.stat(path)
         return status.st_ino, status.st_mtime_ns, status.st_size, _text(path)
@@ -144,7 +133,7 @@ def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
 def manifest_checksum(folder: str | Path) -> str | None:
     """A checksum of all files of a folder by its manifest; None if there is no readable manifest.
 
-    Unlike `stamp`, it does not change when the files get their final names.
+    Unlike `manifest_stamp`, it does not change when the files get their final names.
     """
     try:
         files = json.loads(_text(Path(folder) / MANIFEST))["files"]

@@ -28,9 +28,9 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
     Args:
         name: of the matrix or file.
         total: number of items.
-        done: how many of them an earlier call finished.
+        done: items finished by an earlier call.
         show: False shows nothing.
-        unit: what is counted, in the plural.
+        unit: name of the items, in the plural.
     """
     if not show:
         yield no_progress
@@ -38,53 +38,41 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
     if not draws_bars():
         yield ProgressLines(name, total, done, unit).advance
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
 
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = bar.tasks[worked].speed or 0.0
-            return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s" if speed >= 0.1 else "")
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Speed(),
-        TimeRemainingColumn(),
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         refresh_per_second=4,
         speed_estimate_period=60,
     )
     with bar:
-        worked = bar.add_task(name, total=None, visible=False)  # measures the speed
-        task = bar.add_task(name, total=total, completed=done)
+        timed = bar.add_task(name, total=None, visible=False)  # measures the speed
+        task = bar.add_task(name, total=total, completed=done, speed="")
 
         def advance(n: int, /, idle: bool = False) -> None:
             if not idle:
-                bar.advance(worked, n)
-            bar.advance(task, n)
+                bar.advance(timed, n)
+            speed = bar.tasks[timed].speed or 0.0
+            shown = f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s" if speed >= 0.1 else ""
+            bar.update(task, advance=n, speed=shown)
 
         yield advance
 
 
 class ProgressLines:
-    """Prints a line to the error stream after each tenth of a task, except the last.
+    """Prints a line to the error stream after each tenth of a task, except the last, which the caller reports.
 
     Args:
         name: of the task.
         total: number of items; None if unknown: then no lines are printed.
-        done: how many of them were finished before.
-        unit: what is counted, in the plural.
+        done: items finished before.
+        unit: name of the items, in the plural.
         clock: returns seconds since a fixed moment.
     """
 
@@ -100,31 +88,17 @@ class ProgressLines:
         self._before, self._started, self._idle = done, clock(), 0
 
     def advance(self, n: int, /, idle: bool = False, note: str = "") -> None:
-        """Add `n` finished items.
-
-        Args:
-            n: how many.
-            idle: they took no time and do not count for the speed.
-            note: text at the end of the line.
-        """
-        before = self._tenth()
+        """Add `n` finished items; `idle`: they took no time; `note`: text at the end of the line."""
+        before = self.done
         self.done += n
         self._idle += n if idle else 0
-        if self.total and before < self._tenth() < N_LINES:  # the caller reports the end
-            left = self._seconds_left()
-            ends = f", about {duration(left)} left" if left else ""
-            note = f", {note}" if note else ""
-            share = f"{self.done:,} of {self.total:,} {self.unit} ({100 * self.done // self.total} %)"
-            print(f"{self.name}: {share}{ends}{note}", file=sys.stderr, flush=True)
-
-    def _tenth(self) -> int:
-        return N_LINES * self.done // self.total if self.total else 0
-
-    def _seconds_left(self) -> float | None:
-        worked = self.done - self._before - self._idle
-        if worked <= 0 or self.total is None or self.done >= self.total:
-            return None
-        return (self.clock() - self._started) / worked * (self.total - self.done)
+        if self.total and N_LINES * before // self.total < N_LINES * self.done // self.total < N_LINES:
+            parts = [f"{self.done:,} of {self.total:,} {self.unit} ({100 * self.done // self.total} %)"]
+            n_timed = self.done - self._before - self._idle
+            if n_timed > 0 and (left := (self.clock() - self._started) / n_timed * (self.total - self.done)):
+                parts.append(f"about {duration(left)} left")
+            parts += [note] if note else []
+            print(f"{self.name}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
 def draws_bars() -> bool:
@@ -137,10 +111,8 @@ def draws_bars() -> bool:
 
 def duration(seconds: float) -> str:
     """`41 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 120:
         return f"{minutes} min"

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from lirdrec.errors import ConfigError
-from lirdrec.files.atomic import atomic_write, remove, sha256, write_errors
+from lirdrec.files.atomic import atomic_write, remove, sha256, write_errors, write_text
 from lirdrec.files.locks import LOCK
 from lirdrec.option_names import option_text
 
@@ -55,8 +55,11 @@ class Shards:
         plan: JSON-serializable; everything that determines the content.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        keep_existing: if True, raise if the folder has another plan; if False, discard its shards. By default raise if
-            it has finished shards.
+        keep_existing: on a folder with another plan: True raises, False discards its shards, None raises if any shard
+            is finished.
+
+    Attributes:
+        sealed: the indices of the finished shards.
 
     Raises:
         ConfigError: the folder contains shards of another plan.
@@ -85,9 +88,8 @@ class Shards:
         if not path.is_file():
             with write_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        self._sealed = {index for index in range(len(self)) if self._is_sealed(index)}
+            write_text(path, text)
+        self.sealed = {index for index in range(len(self)) if self._is_sealed(index)}
 
     def __len__(self) -> int:
         return -(-self.n_rows // self.shard_rows)
@@ -98,23 +100,18 @@ class Shards:
 
     def pending(self) -> list[int]:
         """The indices of the unfinished shards, in order."""
-        return [index for index in range(len(self)) if index not in self._sealed]
+        return [index for index in range(len(self)) if index not in self.sealed]
 
     def seal(self, index: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Write a shard: first its arrays, then its seal. Equal content gives equal bytes.
-
-        Raises:
-            RunFolderError: it cannot be written (a full disk included).
-        """
+        """Write a shard: first its arrays, then its seal. Equal content gives equal bytes."""
         seal: dict[str, Any] = {"facts": dict(facts), "sha256": None}
         if arrays:
             content = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
             with atomic_write(self._arrays(index)) as temporary:
                 temporary.write_bytes(content)
             seal["sha256"] = hashlib.sha256(content).hexdigest()
-        with atomic_write(self._seal(index)) as temporary:
-            temporary.write_text(json.dumps(seal, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-        self._sealed.add(index)
+        write_text(self._seal(index), json.dumps(seal, ensure_ascii=False, sort_keys=True) + "\n")
+        self.sealed.add(index)
 
     def read(self, index: int) -> Shard:
         """A finished shard."""

@@ -33,7 +33,7 @@ def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
 
 @contextlib.contextmanager
 def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[WriteFrame]:
-    """Context manager that yields a function that appends a frame to the file.
+    """Open a table file; yields the function that appends a frame.
 
     Args:
         path: the file to write.
@@ -45,43 +45,30 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
         ConfigError: the suffix of an unknown format.
     """
     if ending == ".parquet":
-        with _parquet(path, empty) as write:
-            yield write
+        from pyarrow.parquet import ParquetWriter
+
+        with ParquetWriter(path, empty.to_arrow().schema, compression="zstd") as writer:
+            yield lambda frame: writer.write_table(frame.to_arrow(), row_group_size=max(1, frame.height))
     elif ending in (".csv", ".tsv"):
-        separator = "\t" if ending == ".tsv" else ","
-
-        def convert(frame: pl.DataFrame) -> pl.DataFrame:
-            return spreadsheet_safe(frame) if csv_safe else frame
-
         with path.open("wb") as file:
-            convert(empty).write_csv(file, separator=separator)
-            yield lambda frame: convert(frame).write_csv(file, separator=separator, include_header=False)
+
+            def write_csv(frame: pl.DataFrame, include_header: bool = False) -> None:
+                frame = spreadsheet_safe(frame) if csv_safe else frame
+                frame.write_csv(file, separator="\t" if ending == ".tsv" else ",", include_header=include_header)
+
+            write_csv(empty, include_header=True)
+            yield write_csv
     elif ending == ".json":
-        with _json(path) as write:
-            yield write
+        with path.open("w", encoding="utf-8", newline="\n") as stream:  # the same bytes as if written in one piece
+            before = "["
+
+            def write_json(frame: pl.DataFrame) -> None:
+                nonlocal before
+                if frame.height:
+                    stream.write(before + json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1)[1:-2])
+                    before = ","
+
+            yield write_json
+            stream.write("[]\n" if before == "[" else "\n]\n")
     else:
         raise ConfigError(f"'{ending}' is not a known format; choose {', '.join(ENDINGS)}")
-
-
-@contextlib.contextmanager
-def _parquet(path: Path, empty: pl.DataFrame) -> Iterator[WriteFrame]:
-    from pyarrow.parquet import ParquetWriter
-
-    with ParquetWriter(path, empty.to_arrow().schema, compression="zstd") as writer:
-        yield lambda frame: writer.write_table(frame.to_arrow(), row_group_size=max(1, frame.height))
-
-
-@contextlib.contextmanager
-def _json(path: Path) -> Iterator[WriteFrame]:
-    """One list of objects, with the same bytes as if it were written in one piece."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        before = "["
-
-        def write(frame: pl.DataFrame) -> None:
-            nonlocal before
-            if frame.height:
-                file.write(before + json.dumps(frame.to_dicts(), ensure_ascii=False, indent=1)[1:-2])
-                before = ","
-
-        yield write
-        file.write("[]\n" if before == "[" else "\n]\n")

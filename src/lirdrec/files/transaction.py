@@ -26,7 +26,6 @@ from typing import Any, TypeVar
 from lirdrec.errors import LirdrecError, RunFolderError
 from lirdrec.files import atomic
 from lirdrec.files.atomic import (
-    atomic_write,
     flush,
     flush_tree,
     is_leftover,
@@ -36,6 +35,7 @@ from lirdrec.files.atomic import (
     remove_leftovers,
     temporary_name,
     write_errors,
+    write_text,
 )
 from lirdrec.files.locks import LOCK, no_locks_below
 from lirdrec.files.manifest import (
@@ -70,15 +70,14 @@ def atomic_folder(
     """Yield an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
 
     Args:
-        path: the folder to create. Parents are created.
-        overwrite: replace a folder that is not empty. Its manifest must have one of `formats`, and it must contain
-            only the files of its manifest and `extra`, since all other files would be lost.
+        path: the folder to create, with its parents.
+        overwrite: replace a folder that is not empty, if its manifest has one of `formats` and it contains only files
+            of the manifest and `extra`.
         formats: formats of manifests that may be replaced, such as "lirdrec-dataset".
-        extra: names of files and folders that such a folder may contain besides those of its manifest.
+        extra: names of files and folders that may exist besides those of the manifest.
 
     Raises:
-        RunFolderError: `path` is a file, or a folder that may not be replaced; another process is writing to it; it
-            cannot be written (a full disk included).
+        RunFolderError: `path` may not be replaced, another process is writing to it, or it cannot be written.
     """
     target = Path(os.path.abspath(path))
     if target.is_symlink() and target.is_dir():
@@ -128,10 +127,12 @@ def foreign_names(folder: Path, extra: Collection[str]) -> list[str]:
 
     Args:
         folder: with or without a manifest.
-        extra: names, such as "checkpoint" or "work/features", of files and of folders with all their content, that
-            lirdrec created.
+        extra: names of files and complete folders created by lirdrec, such as "checkpoint" or "work/features".
     """
-    listed = _manifest_names(folder)
+    try:
+        listed = {MANIFEST, *json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        listed = set()
     parents = {parent.as_posix() for name in (*listed, *extra) for parent in Path(name).parents} - {"."}
     foreign: list[str] = []
     folders = [folder]
@@ -156,15 +157,6 @@ def _is_working_file(path: Path, name: str, listed: Collection[str]) -> bool:
         or name.startswith(EARLIER_STAGE)
         or is_leftover(path)
     )
-
-
-def _manifest_names(folder: Path) -> set[str]:
-    """The names in the folder's manifest, with its own; empty if there is none."""
-    try:
-        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return {MANIFEST, *names}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
@@ -199,7 +191,11 @@ def new_stage(folder: Path) -> Iterator[Path]:
     try:
         yield stage
     finally:
-        if _named_stage(folder) != stage.name:
+        try:
+            named = _read(folder).get("stage")
+        except LirdrecError:
+            named = None
+        if named != stage.name:
             remove(stage)
 
 
@@ -213,7 +209,7 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
         removed: names of files that the next version does not have.
 
     Raises:
-        RunFolderError: it cannot be written; the folder is then as it was.
+        RunFolderError: it cannot be written; the folder is unchanged then.
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
     for name in (*moved, *removed):
@@ -221,7 +217,8 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
     with write_errors(folder):
         flush_tree(stage)
         flush(folder)
-        _write_manifest(folder, {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)})
+        manifest = {**manifest, "stage": stage.name, "moved": moved, "removed": sorted(removed)}
+        write_text(folder / MANIFEST, manifest_text(manifest))
     try:
         recover_folder(folder)
     except OSError as error:  # the new version is published and is read from its stage
@@ -247,7 +244,8 @@ def recover_folder(folder: Path) -> None:
             with contextlib.suppress(OSError):  # only empty folders are removed
                 (folder / parent).rmdir()
     if "moved" in manifest:
-        _write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("stage", "moved", "removed")})
+        manifest = {key: value for key, value in manifest.items() if key not in ("stage", "moved", "removed")}
+        write_text(folder / MANIFEST, manifest_text(manifest))
     for parent in sorted({(folder / name).parent for name in manifest.get("files", ())} | {folder}):
         remove_leftovers(parent)
     for path in folder.iterdir():
@@ -271,13 +269,6 @@ def _check_no_links(folder: Path, name: str) -> None:
         )
 
 
-def _named_stage(folder: Path) -> str | None:
-    try:
-        return _read(folder).get("stage")
-    except LirdrecError:
-        return None
-
-
 def _read(folder: Path) -> dict[str, Any]:
     return read_manifest(folder, REMEDY) if (folder / MANIFEST).exists() else {}
 
@@ -299,17 +290,8 @@ def _link_as(path: Path, name: Path) -> None:
     flush(name.parent)
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    with atomic_write(folder / MANIFEST) as temporary:
-        temporary.write_text(manifest_text(manifest), encoding="utf-8")
-
-
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """A manifest as JSON text.
-
-    Raises:
-        TypeError, ValueError: a value cannot be represented in JSON.
-    """
+    """A manifest as JSON text; raises TypeError or ValueError if a value cannot be represented in JSON."""
     return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -317,12 +299,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def read_stable(folder: Path, read: Callable[[], T]) -> T:
-    """The result of `read` on one version of a folder, even if another process replaces the folder meanwhile.
-
-    Args:
-        folder: with a manifest.
-        read: reads manifest and files; it is called again if the manifest changed while it ran.
-    """
+    """The result of `read` on one version of a folder; it is called again if the manifest changes while it runs."""
     for _ in range(MAX_READS):
         if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
             time.sleep(0.01)
@@ -341,7 +318,6 @@ def read_stable(folder: Path, read: Callable[[], T]) -> T:
 
 def _is_being_replaced(folder: Path) -> bool:
     """Whether a process is between the two renames that replace a folder where `exchange_folders` is not possible."""
-    if not folder.parent.is_dir():
-        return False
     start = f".{folder.name[:50]}"
-    return any(path.name.startswith(start) and path.name.endswith(".old") for path in folder.parent.iterdir())
+    paths = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    return any(path.name.startswith(start) and path.name.endswith(".old") for path in paths)

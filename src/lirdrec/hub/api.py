@@ -11,7 +11,7 @@ from lirdrec.data import storage
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
 from lirdrec.hub.client import HubError, repository
-from lirdrec.hub.pull import Snapshot, fetch
+from lirdrec.hub.pull import fetch
 from lirdrec.hub.push import push
 
 if TYPE_CHECKING:
@@ -27,13 +27,10 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
         what: an object, which is first written to a temporary folder; or a folder.
         repo: "OWNER/NAME"; created if missing.
         **options: private, token, revision, message, license, metrics, features, endpoint, progress: see
-            `lirdrec.hub.push`.
+            `lirdrec.hub.push`, also for the errors raised.
 
     Returns:
         The address of the repository.
-
-    Raises:
-        LirdrecError: see `lirdrec.hub.push`.
     """
     if isinstance(what, str | Path):
         return push(what, repo, **options)
@@ -42,7 +39,11 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
         if isinstance(what, Dataset):
             what.save(folder)
         else:
-            _save(what, folder)
+            original = what.folder
+            try:
+                (what.slim if what.is_slim else what.save)(folder)
+            finally:
+                what.folder = original
         return push(folder, repo, **options)
 
 
@@ -57,7 +58,7 @@ def from_hub(
 ) -> Recommender | Dataset:
     """Load the recommender or the dataset in a repository of the Hugging Face hub.
 
-    It is read from the hub's cache, after all checks of `lirdrec.hub.pull`, so a second call downloads nothing.
+    It is read from the hub's cache, after all checks of `lirdrec.hub.pull`; a second call downloads nothing.
 
     Args:
         repo: "OWNER/NAME"; if both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
@@ -71,8 +72,15 @@ def from_hub(
         HubError: the repository cannot be read, is damaged, or was not made by lirdrec.
         ConfigError: a name or an option is invalid; or the hub's client is not installed.
     """
-    snapshot = fetch(repository(repo, revision, endpoint, token), progress)
-    return _dataset(snapshot) if snapshot.format == storage.FORMAT else _recommender(snapshot, device)
+    folder, manifest = fetch(repository(repo, revision, endpoint, token), progress)
+    # without its folder: the cache must not be changed
+    if manifest["format"] == storage.FORMAT:
+        return dataclasses.replace(Dataset.load(folder), folder=None)
+    from lirdrec.recommender.recommender import Recommender
+
+    recommender = Recommender.load(folder, device=device)
+    recommender.folder = None
+    return recommender
 
 
 def recommender_from_hub(repo: str, **options: Any) -> Recommender:
@@ -83,7 +91,7 @@ def recommender_from_hub(repo: str, **options: Any) -> Recommender:
     """
     result = from_hub(repo, **options)
     if isinstance(result, Dataset):
-        raise HubError(f"{repo} holds a dataset, not a run: dataset_from_hub")
+        raise HubError(f"{repo} contains a dataset, not a run: use dataset_from_hub")
     return result
 
 
@@ -97,26 +105,5 @@ def dataset_from_hub(repo: str, **options: Any) -> Dataset:
         raise ConfigError("a dataset has no device: leave device out")
     result = from_hub(repo if repo.startswith("datasets/") else f"datasets/{repo}", **options)
     if not isinstance(result, Dataset):
-        raise HubError(f"{repo} holds a run, not a dataset: recommender_from_hub")
+        raise HubError(f"{repo} contains a run, not a dataset: use recommender_from_hub")
     return result
-
-
-def _dataset(snapshot: Snapshot) -> Dataset:
-    # the folder is omitted: it is in the cache and must not be changed
-    return dataclasses.replace(Dataset.load(snapshot.folder), folder=None)
-
-
-def _recommender(snapshot: Snapshot, device: torch.device | str) -> Recommender:
-    from lirdrec.recommender.recommender import Recommender
-
-    recommender = Recommender.load(snapshot.folder, device=device)
-    recommender.folder = None
-    return recommender
-
-
-def _save(recommender: Recommender, folder: Path) -> None:
-    folder_before = recommender.folder
-    try:
-        (recommender.slim if recommender.is_slim else recommender.save)(folder)
-    finally:
-        recommender.folder = folder_before  # not the temporary folder

@@ -50,16 +50,11 @@ class Repository:
         return f"{DATASETS if self.type == 'dataset' else ''}{self.name}"
 
     def api(self) -> Any:
-        """The hub's client for this repository.
-
-        Raises:
-            ConfigError: the client is not installed.
-        """
+        """The hub's client for this repository; a ConfigError if it is not installed."""
         try:
             from huggingface_hub import HfApi
         except ImportError:
             raise ConfigError(MISSING) from None
-
         return HfApi(endpoint=self.endpoint, token=self.token, library_name="lirdrec", library_version=__version__)
 
 
@@ -79,10 +74,10 @@ def repository(name: str, revision: str | None, endpoint: str | None, token: str
         raise ConfigError("endpoint: write the address of a hub, such as https://huggingface.co")
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise ConfigError("the token is empty or has invalid characters (a blank, a line end); copy it again")
-    made = Repository(plain, "dataset" if plain != text else None, revision, endpoint, token)
-    with hub_errors(made):
-        made.api()
-    return made
+    repo = Repository(plain, "dataset" if plain != text else None, revision, endpoint, token)
+    with hub_errors(repo):
+        repo.api()
+    return repo
 
 
 @contextlib.contextmanager
@@ -102,11 +97,7 @@ def bars(shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hub_errors(repo: Repository) -> Iterator[None]:
-    """Convert the client's exceptions inside the block to a one-sentence HubError.
-
-    Raises:
-        HubError: the request failed; says why and what to do.
-    """
+    """Convert the client's exceptions inside the block to a HubError of one sentence: why, and what to do."""
     try:
         yield
     except LirdrecError:
@@ -126,7 +117,7 @@ def is_absent(error: BaseException) -> bool:
         status = error.response.status_code
         return status == 404 or (status == 401 and not _had_token(error))
     return isinstance(error, LocalEntryNotFoundError) and not any(
-        isinstance(one, HfHubHTTPError) for one in _chain(error)
+        isinstance(cause, HfHubHTTPError) for cause in _chain(error)
     )
 
 
@@ -134,56 +125,57 @@ def _sentence(error: BaseException, repo: Repository) -> str:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     hub = repo.endpoint or "the hub"
-    for one in _chain(error):
-        if isinstance(one, HfHubHTTPError):
-            return _refusal(one, repo, hub)
-        if isinstance(one, OfflineModeIsEnabled):
+    for cause in _chain(error):
+        name = type(cause).__name__
+        if isinstance(cause, HfHubHTTPError):
+            return _refusal(cause, repo, hub)
+        if isinstance(cause, OfflineModeIsEnabled):
             return f"{repo}: the client is set to work offline (HF_HUB_OFFLINE), and this is not in its cache"
-        if isinstance(one, OSError) and one.errno in DISK_FULL:
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return f"{repo}: the disk is full; free some space, or move the hub's cache with the variable HF_HOME"
-        if type(one).__module__.split(".")[0] in CLIENTS:
-            if type(one).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "ConnectionError"):
+        if type(cause).__module__.split(".")[0] in CLIENTS:
+            if name in ("ConnectError", "ConnectTimeout", "ProxyError", "ConnectionError"):
                 return f"{hub} cannot be reached; check the connection and the address, and try again"
-            return (
-                f"the connection to {hub} was cut or answered too slowly; try again: complete files are not sent again"
-            )
-    words = without_secrets(str(error).strip().splitlines()[0] if str(error).strip() else "")
+            return f"the connection to {hub} was cut or too slow; try again: complete files are not sent again"
+    reason = without_secrets((str(error).strip().splitlines() or [""])[0])
     if repo.token:
-        words = words.replace(repo.token, "")
-    words = re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", words)
-    return f"{repo}: {hub} sent an unexpected response ({type(error).__name__}: {words[:200]})"
+        reason = reason.replace(repo.token, "")
+    reason = re.sub(r"(https?://[^\s?]+)\?\S+", r"\1", reason)
+    return f"{repo}: {hub} sent an unexpected response ({type(error).__name__}: {reason[:200]})"
 
 
 def _refusal(error: Any, repo: Repository, hub: str) -> str:
     """The message for a response with a status of 400 or more."""
     from huggingface_hub.errors import DisabledRepoError, EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
-    status = error.response.status_code
-    if isinstance(error, GatedRepoError):
-        return f"{repo} is gated: ask for access on its page, then {LOG_IN}"
-    if isinstance(error, RevisionNotFoundError):
-        return f"{repo} has no revision {repo.revision or 'main'!r}"
-    if isinstance(error, EntryNotFoundError):
-        return f"{repo} lacks a file that it should have; it was not made by lirdrec push, or was changed since"
-    if isinstance(error, DisabledRepoError):
-        return f"{repo} was disabled by {hub}"
-    if status == 401:
-        if _had_token(error):
-            return f"{hub} does not accept the token; {LOG_IN}"
-        return f"{repo}: there is no such repository, or it is private; {LOG_IN}"
-    if status == 403:
-        return f"{repo}: the token does not allow this; use a token with write access, or another name"
-    if status == 404:
-        return f"{repo}: there is no such repository, or the token has no access to it"
-    if status in (409, 412):
-        return f"{repo} was changed by someone else in the meantime; try again"
-    if status == 429:
-        wait = error.response.headers.get("Retry-After", "")
-        return f"{hub} limits requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}"
+    kinds = {
+        GatedRepoError: f"{repo} is gated: ask for access on its page, then {LOG_IN}",
+        RevisionNotFoundError: f"{repo} has no revision {repo.revision or 'main'!r}",
+        EntryNotFoundError: f"{repo} lacks a file; it was not made by lirdrec push, or was changed since",
+        DisabledRepoError: f"{repo} was disabled by {hub}",
+    }
+    for kind, message in kinds.items():
+        if isinstance(error, kind):
+            return message
+    status, headers = error.response.status_code, error.response.headers
+    wait = headers.get("Retry-After", "")
+    changed = f"{repo} was changed by someone else in the meantime; try again"
+    messages = {
+        401: f"{hub} does not accept the token; {LOG_IN}"
+        if _had_token(error)
+        else f"{repo}: there is no such repository, or it is private; {LOG_IN}",
+        403: f"{repo}: the token does not allow this; use a token with write access, or another name",
+        404: f"{repo}: there is no such repository, or the token has no access to it",
+        409: changed,
+        412: changed,
+        429: f"{hub} limits requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}",
+    }
+    if status in messages:
+        return messages[status]
     if status >= 500:
         return f"{hub} has a problem (status {status}); try again later"
-    words = without_secrets(str(error.response.headers.get("X-Error-Message", "")))[:200]
-    return f"{repo}: {hub} refused this (status {status}{f': {words}' if words else ''})"
+    reason = without_secrets(str(headers.get("X-Error-Message", "")))[:200]
+    return f"{repo}: {hub} refused this (status {status}{f': {reason}' if reason else ''})"
 
 
 def _had_token(error: Any) -> bool:
@@ -191,11 +183,11 @@ def _had_token(error: Any) -> bool:
     return request is not None and "authorization" in request.headers
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException) -> list[BaseException]:
     """The error and its causes."""
-    seen: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in seen:
-        yield one
-        seen.append(one)
-        one = one.__cause__ or one.__context__
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain

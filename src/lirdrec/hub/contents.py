@@ -10,22 +10,21 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lirdrec.data.storage import FORMAT as DATASET
 from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError
-from lirdrec.files.atomic import sha256
-from lirdrec.hub.licenses import License, find_license
+from lirdrec.files.manifest import MANIFEST, file_entry
+from lirdrec.hub.licenses import UNKNOWN, License, find_license
 from lirdrec.hub.metadata_redaction import as_bytes, check_table, folders_in, scrub, scrub_file
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.run_folder import is_run, open_run, read_json
 
-MANIFEST = "manifest.json"
 CARD = "README.md"
-DOCUMENTS = re.compile(r"\.gitattributes|\.gitignore|[^/]+\.md|(LICENSE|LICENSE|NOTICE|COPYING)(\.txt)?")
+DOCUMENTS = re.compile(r"\.gitattributes|\.gitignore|[^/]+\.md|(LICENSE|NOTICE|COPYING)(\.txt)?")
 PARTS = 3  # features/added-0/text.npy
 BLOCK_BYTES = 1 << 20
 
@@ -74,10 +73,6 @@ def check_content(path: Path, name: str) -> None:
         raise RunFolderError(f"{name} does not match its suffix (a table, an array or a text without pickles)")
 
 
-def _begins(start: bytes) -> Callable[[BinaryIO], bool]:
-    return lambda file: file.read(len(start)) == start
-
-
 def _is_text(file: BinaryIO) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     while block := file.read(BLOCK_BYTES):
@@ -106,13 +101,13 @@ def _is_safetensors(file: BinaryIO) -> bool:
 
 
 _CHECKS: dict[str, Callable[[BinaryIO], bool]] = {
-    ".parquet": _begins(b"PAR1"),
+    ".parquet": lambda file: file.read(4) == b"PAR1",
     ".npy": _is_array,
     ".safetensors": _is_safetensors,
     ".json": _is_text,
     ".jsonl": _is_text,
     ".csv": _is_text,
-    ".png": _begins(b"\x89PNG\r\n\x1a\n"),
+    ".png": lambda file: file.read(8) == b"\x89PNG\r\n\x1a\n",
 }
 
 
@@ -124,13 +119,11 @@ ITEMS = "items.parquet"
 Content = Path | bytes
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shared:
     """A prepared dataset or a run, ready to be uploaded.
 
     Attributes:
-        folder: the local folder.
-        format: "lirdrec-dataset" or "lirdrec-run".
         manifest: the manifest to upload.
         contents: name → path of the file, or its bytes if they differ from those on disk; includes the manifest.
         info: metadata on how it was made, scrubbed.
@@ -138,34 +131,16 @@ class Shared:
         license: the license it is shared under.
     """
 
-    folder: Path
-    format: str
     manifest: dict[str, Any]
     contents: dict[str, Content]
     info: dict[str, Any]
-    license: License
     data_info: dict[str, Any] = field(default_factory=dict)
+    license: License = UNKNOWN
 
     @property
     def type(self) -> str:
-        """The hub's repository type."""
-        return "dataset" if self.format == DATASET else "model"
-
-    @property
-    def bytes(self) -> int:
-        """Size of all files together."""
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
-
-    def open(self, name: str) -> Path:
-        """The path of a file that is sent unchanged.
-
-        Raises:
-            KeyError: there is none.
-        """
-        content = self.contents[name]
-        if not isinstance(content, Path):
-            raise KeyError(name)
-        return content
+        """The hub's repository type: "dataset", or "model" for a run."""
+        return "dataset" if self.manifest["format"] == DATASET else "model"
 
     def json(self, name: str) -> Any:
         """The content of a JSON file to upload, or None."""
@@ -173,16 +148,6 @@ class Shared:
         if content is None:
             return None
         return json.loads(content if isinstance(content, bytes) else content.read_bytes())
-
-
-@dataclass
-class _Folder:
-    """A verified folder on disk."""
-
-    manifest: dict[str, Any]
-    contents: dict[str, Content]
-    info: dict[str, Any]
-    data_info: dict[str, Any] = field(default_factory=dict)
 
 
 def gather(folder: str | Path, license: str | None = None, features: bool = True) -> Shared:
@@ -201,70 +166,70 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; name a prepared dataset or a run")
-    local = _run(folder, features) if is_run(folder) else _dataset(folder)
+    local = _read_run(folder, features) if is_run(folder) else _read_dataset(folder)
     terms = find_license(license, {**local.data_info, **local.info}, str(folder))
     folders = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)]
-    known = folders + folders_in(local.info) + folders_in(local.data_info)
-    info = scrub(local.info, known) | {"licence": terms.text}
-    contents = {name: _clean(folder, name, content, known) for name, content in local.contents.items()}
+    folders += folders_in(local.info) + folders_in(local.data_info)
+    info = scrub(local.info, folders) | {"licence": terms.text}
+    contents = {name: _clean(folder, name, content, folders) for name, content in local.contents.items()}
     if ITEMS in contents:
         check_table(folder / ITEMS)
     manifest = local.manifest
-    if manifest["format"] == DATASET:
-        manifest = scrub(manifest, known) | {"info": info}
+    if local.type == "dataset":
+        manifest = scrub(manifest, folders) | {"info": info}
     else:
-        contents[CONFIG] = as_bytes(json.loads(_read(contents[CONFIG])) | {"info": info})
+        contents[CONFIG] = as_bytes(replace(local, contents=contents).json(CONFIG) | {"info": info})
     recorded = local.manifest["files"]
-    manifest = manifest | {"files": {name: _entry(content, recorded.get(name)) for name, content in contents.items()}}
+    files = {name: _entry(content, recorded.get(name)) for name, content in contents.items()}
+    manifest = manifest | {"files": files}
     contents[MANIFEST] = as_bytes(manifest)
-    return Shared(folder, manifest["format"], manifest, contents, info, terms, scrub(local.data_info, known))
+    return Shared(manifest, contents, info, scrub(local.data_info, folders), terms)
 
 
-def _dataset(folder: Path) -> _Folder:
+def _read_dataset(folder: Path) -> Shared:
     manifest = read_manifest(folder)
     check_files(folder, manifest, verify=True)
-    contents: dict[str, Content] = {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
-    return _Folder(manifest, contents, dict(manifest["info"]))
+    return Shared(manifest, _paths(folder, manifest), dict(manifest["info"]))
 
 
-def _run(folder: Path, features: bool) -> _Folder:
+def _read_run(folder: Path, features: bool) -> Shared:
+    """A run; its reference to the features of a dataset is replaced by the features, or by the dataset's name."""
     manifest = open_run(folder, verify=True)
-    contents: dict[str, Content] = {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
+    contents = _paths(folder, manifest)
     if CONFIG not in contents:
         raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {CONFIG}; train again")
-    local = _Folder(manifest, contents, read_json(folder / CONFIG).get("info", {}))
+    data_info: dict[str, Any] = {}
     description = read_json(folder / FEATURES) if FEATURES in contents else {}
     if "dataset" in description:
-        _settle_reference(folder, local, description, features)
-    return local
+        store = FeatureStore.read(folder, verify=True)
+        if store.folder is not None and (store.folder / MANIFEST).is_file():
+            data_info = dict(read_manifest(store.folder)["info"])
+        if features:
+            if store.folder is None or store.trained is None:
+                raise RunFolderError(f"{store.missing}; or share the run without them (--no-features)")
+            for name in store.names():
+                for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
+                    contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
+            del description["dataset"]
+        else:
+            dataset_name = Path(description["dataset"]["folder"]).name
+            description["dataset"] |= {"folder": dataset_name, "relative": dataset_name}
+        contents[FEATURES] = as_bytes(description)
+    return Shared(manifest, contents, read_json(folder / CONFIG).get("info", {}), data_info)
 
 
-def _settle_reference(folder: Path, local: _Folder, description: dict[str, Any], features: bool) -> None:
-    """Replace a run's reference to the features of a dataset by the features, or only by the dataset's name."""
-    store = FeatureStore.read(folder, verify=True)
-    if store.folder is not None and (store.folder / MANIFEST).is_file():
-        local.data_info = dict(read_manifest(store.folder)["info"])
-    if features:
-        if store.folder is None or store.trained is None:
-            raise RunFolderError(f"{store.missing}; or share the run without them (--no-features)")
-        for name in store.names():
-            for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
-                local.contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
-        del description["dataset"]
-    else:
-        dataset_name = Path(description["dataset"]["folder"]).name
-        description["dataset"] |= {"folder": dataset_name, "relative": dataset_name}
-    local.contents[FEATURES] = as_bytes(description)
+def _paths(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
+    return {name: resolve_path(folder, manifest, name) for name in manifest["files"]}
 
 
-def _clean(folder: Path, name: str, content: Content, known: list[str]) -> Content:
+def _clean(folder: Path, name: str, content: Content, folders: list[str]) -> Content:
     """The file to upload, after checks of its name and content."""
     try:
         check_name(name)
         if isinstance(content, bytes):
             return content
         check_content(content, name)
-        scrubbed = scrub_file(content, known) if content.suffix in TEXTS else None
+        scrubbed = scrub_file(content, folders) if content.suffix in TEXTS else None
     except (RunFolderError, DataError) as error:
         raise RunFolderError(f"{folder}: {error}; it is not shared") from None
     except (ValueError, RecursionError) as error:
@@ -275,10 +240,6 @@ def _clean(folder: Path, name: str, content: Content, known: list[str]) -> Conte
 def _entry(content: Content, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
     if isinstance(content, bytes):
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    if recorded is not None:  # verified a moment ago
-        return {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}
-    return {"bytes": content.stat().st_size, "sha256": sha256(content)}
-
-
-def _read(content: Content) -> bytes:
-    return content if isinstance(content, bytes) else content.read_bytes()
+    if recorded is None:
+        return file_entry(content)
+    return {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}  # verified a moment ago

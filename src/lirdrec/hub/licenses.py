@@ -27,12 +27,7 @@ KNOWN = frozenset(_KNOWN.split())
 
 @dataclass(frozen=True)
 class License:
-    """A license as written on a card.
-
-    Attributes:
-        identifier: the hub's identifier; "other" for a license that the hub does not list.
-        text: the license text of the metadata or of the user; else the identifier.
-    """
+    """A license on a card: the hub's identifier ("other" if it has none), and the text of the metadata or the user."""
 
     identifier: str
     text: str
@@ -41,9 +36,14 @@ class License:
         """The entries of a card's header."""
         if self.identifier != OTHER or self.text == OTHER:
             return {"license": self.identifier}
-        entries = {"license": OTHER, "license_name": _slug(self.text)}
+        first = re.split(r"[,;:.]\s", self.text, maxsplit=1)[0]
+        name = re.sub(r"[^a-z0-9]+", "-", first.lower())[:NAME_LENGTH].strip("-")
+        entries = {"license": OTHER, "license_name": name or OTHER}
         link = re.search(r"https?://[^\s)>\"']+", self.text)
         return entries | ({"license_link": link[0]} if link else {})
+
+
+UNKNOWN = License(OTHER, OTHER)
 
 
 def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> License:
@@ -52,22 +52,22 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
     Args:
         named: license given by the user: an identifier such as "mit", a sentence, or None.
         info: of the dataset or the run; its "licence" (or "license") is the license of the data.
-        folder: the folder, for messages.
+        folder: for messages.
 
     Raises:
         ConfigError: no license is given or recorded, the name is unknown, or the two contradict each other.
     """
-    known = info.get("licence") or info.get("license")
-    given = None if named is None else _license(named.strip())
-    if not known:
+    text = str(info.get("licence") or info.get("license") or "")
+    given = None if named is None else _parse_license(named.strip())
+    if not text:
         if given is None:
             raise ConfigError(
                 f"{folder}: its license is unknown; name one that its data allow, for instance "
                 'license="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
             )
         return given
-    recorded = License(str(known), str(known)) if str(known) in KNOWN else License(OTHER, str(known))
-    if given is None or given == recorded or given == License(OTHER, OTHER):
+    recorded = License(text if text in KNOWN else OTHER, text)
+    if given in (None, recorded, UNKNOWN):
         return recorded
     raise ConfigError(
         f"{folder}: its data are under {_short(recorded.text)!r}, so it cannot be shared as {_short(given.text)!r}; "
@@ -75,19 +75,13 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
     )
 
 
-def _license(named: str) -> License:
-    if named.lower() in KNOWN:
-        return License(named.lower(), named.lower())
-    if not named or " " not in named:
-        hint = suggest_name(named.lower(), KNOWN, "a custom license is a sentence in quotes, or 'other'")
+def _parse_license(named: str) -> License:
+    if (identifier := named.lower()) in KNOWN:
+        return License(identifier, identifier)
+    if " " not in named:
+        hint = suggest_name(identifier, KNOWN, "a custom license is a sentence in quotes, or 'other'")
         raise ConfigError(f"license {named!r} is not known; {hint}")
     return License(OTHER, named)
-
-
-def _slug(text: str) -> str:
-    """Convert the first words to a name: lower-case letters, digits and hyphens."""
-    first = re.split(r"[,;:.]\s", text, maxsplit=1)[0]
-    return re.sub(r"[^a-z0-9]+", "-", first.lower())[:NAME_LENGTH].strip("-") or OTHER
 
 
 def _short(text: str) -> str:

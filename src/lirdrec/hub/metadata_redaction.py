@@ -29,19 +29,19 @@ def without_secrets(text: str) -> str:
     return _SECRETS.sub("", text)
 
 
-def scrub(value: Any, known: Sequence[str] = ()) -> Any:
+def scrub(value: Any, folders: Sequence[str] = ()) -> Any:
     """A JSON value with each absolute path reduced to its last part, and without keys and passwords.
 
     Args:
         value: any JSON value; is not changed.
-        known: folders to remove from the start of paths, also of paths with spaces (see `folders_in`).
+        folders: folders to remove from the start of paths, also of paths with spaces (see `folders_in`).
     """
     if isinstance(value, str):
-        return _text(value, known)
+        return _text(value, folders)
     if isinstance(value, dict):
-        return {_text(str(key), known): scrub(one, known) for key, one in value.items()}
+        return {_text(str(key), folders): scrub(inner, folders) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [scrub(one, known) for one in value]
+        return [scrub(inner, folders) for inner in value]
     return value
 
 
@@ -49,24 +49,19 @@ def folders_in(value: Any) -> list[str]:
     """The strings of a JSON value that are absolute paths."""
     if isinstance(value, str):
         return [value] if _ABSOLUTE_PATH.match(value) and len(value) > 1 else []
-    if isinstance(value, dict):
-        return [path for one in value.values() for path in folders_in(one)]
-    if isinstance(value, list | tuple):
-        return [path for one in value for path in folders_in(one)]
-    return []
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [path for element in inner for path in folders_in(element)]
 
 
 def scrub_environment(facts: Any) -> dict[str, Any]:
     """The environment needed to repeat a run (versions, revision, seed, time, system name), without the host name."""
-    if not isinstance(facts, dict):
-        return {}
-    kept = {key: facts[key] for key in ENVIRONMENT if key in facts}
+    kept = {key: facts[key] for key in ENVIRONMENT if key in facts} if isinstance(facts, dict) else {}
     if isinstance(kept.get("platform"), str):
         kept["platform"] = kept["platform"].split("-")[0]
     return scrub(kept)
 
 
-def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
+def scrub_file(path: Path, folders: Sequence[str]) -> bytes | None:
     """The scrubbed content of a text file (.json, .jsonl, .csv), or None if it is unchanged.
 
     Raises:
@@ -75,20 +70,20 @@ def scrub_file(path: Path, known: Sequence[str]) -> bytes | None:
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
-        clean = [[_text(cell, known) for cell in row] for row in rows]
-        if clean == rows:
+        if (clean := scrub(rows, folders)) == rows:
             return None
-        written = io.StringIO(newline="")
-        csv.writer(written, lineterminator="\n").writerows(clean)
-        return written.getvalue().encode()
-    text = path.read_text(encoding="utf-8")
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(clean)
+        return text.getvalue().encode()
+    content = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
-        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-        clean_lines = [scrub(line, known) for line in lines]
-        return None if clean_lines == lines else "".join(f"{dumps(one, None)}\n" for one in clean_lines).encode()
-    value = json.loads(text)
-    cleaned = scrub_environment(value) if path.name == "environment.json" else scrub(value, known)
-    return None if cleaned == value else as_bytes(cleaned)
+        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
+        if (clean := scrub(lines, folders)) == lines:
+            return None
+        return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in clean).encode()
+    value = json.loads(content)
+    clean = scrub_environment(value) if path.name == "environment.json" else scrub(value, folders)
+    return None if clean == value else as_bytes(clean)
 
 
 def check_table(path: Path) -> None:
@@ -108,30 +103,25 @@ def check_table(path: Path) -> None:
         if absolute.any() if name == IMAGE else absolute.all():
             row = int(absolute.arg_true()[0])
             raise DataError(
-                f"{path}: column '{name}' holds paths of this machine (row {row + 1}: {column[row]}); make them "
+                f"{path}: column '{name}' contains paths of this machine (row {row + 1}: {column[row]}); make them "
                 "relative to the folder of the images, or leave the column out, and prepare the dataset again"
             )
 
 
 def as_bytes(value: Any) -> bytes:
     """A JSON document as bytes, formatted as in prepared folders and runs."""
-    return f"{dumps(value, 2)}\n".encode()
+    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode()
 
 
-def dumps(value: Any, indent: int | None) -> str:
-    """JSON text, not escaped to ASCII."""
-    return json.dumps(value, indent=indent, ensure_ascii=False)
-
-
-def _text(text: str, known: Iterable[str]) -> str:
+def _text(text: str, folders: Iterable[str]) -> str:
     text = without_secrets(text)
     if _ABSOLUTE_PATH.match(text) and "\n" not in text:
         return _last(text)
-    for folder in sorted(known, key=len, reverse=True):
+    for folder in sorted(folders, key=len, reverse=True):
         base = folder.rstrip("/\\")
         if len(base) > 1:
             text = re.sub(rf"{_BEFORE}{re.escape(base)}[/\\]", "", text)
-    return _INSIDE.sub(lambda found: _last(found[0]), text)
+    return _INSIDE.sub(lambda match: _last(match[0]), text)
 
 
 def _last(path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +68,20 @@ def push(
     shared = gather(folder, license, features)
     if target.type == "dataset" and shared.type != "dataset":
         raise ConfigError(f"{folder} is a run, which the hub calls a model: write {target.name} without datasets/")
-    target = Repository(target.name, shared.type, revision, endpoint, token)
-    return send(shared, target, card(shared, target, metrics), private, message, progress)
+    target = replace(target, type=shared.type)
+    return _send(shared, target, card(shared, target, metrics), private, message, progress)
 
 
-def send(shared: Shared, repo: Repository, text: str, private: bool, message: str | None, progress: bool) -> str:
+def _send(shared: Shared, repo: Repository, text: str, private: bool, message: str | None, progress: bool) -> str:
     """Create the repository if missing, commit the files and the card, and return the address."""
-    log.info("%s: %s, %.1f MB", repo, pluralize(len(shared.contents), "file"), shared.bytes / 1e6)
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    size = sum(entry["bytes"] for entry in shared.manifest["files"].values())
+    log.info("%s: %s, %.1f MB", repo, pluralize(len(shared.contents), "file"), size / 1e6)
     api = repo.api()
-    with hub_errors(repo), bars(progress):
+    with hub_errors(repo), bars(progress), warnings.catch_warnings():
+        # the client warns about the tables of a run
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
         address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
         existing = api.repo_info(repo.name, repo_type=repo.type)
         if private and existing.private is False:
@@ -86,7 +91,17 @@ def send(shared: Shared, repo: Repository, text: str, private: bool, message: st
             existing = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
             address += f"/tree/{repo.revision}"
         removed = _superseded(repo, [file.rfilename for file in existing.siblings or []], shared)
-        _commit(api, repo, shared, text, removed, message, existing.sha)
+        operations: list[Any] = [CommitOperationDelete(name) for name in removed]
+        operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
+        operations.append(CommitOperationAdd(CARD, text.encode()))
+        api.create_commit(
+            repo.name,
+            operations,
+            commit_message=message or f"{'Dataset' if shared.type == 'dataset' else 'Run'} pushed by lirdrec",
+            repo_type=repo.type,
+            revision=repo.revision,
+            parent_commit=existing.sha,
+        )
     return address
 
 
@@ -96,39 +111,12 @@ def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[s
     Raises:
         HubError: the repository was not made by a push.
     """
-    left = [name for name in existing if not is_document(name) and name not in shared.contents]
-    for name in left:
+    superseded = [name for name in existing if not is_document(name) and name not in shared.contents]
+    for name in superseded:
         try:
             foreign = MANIFEST not in existing or not check_name(name)
         except RunFolderError:
             foreign = True
         if foreign:
             raise HubError(f"{repo} contains another file already ({name}); choose another name, or empty it first")
-    return left
-
-
-def _commit(
-    api: Any,
-    repo: Repository,
-    shared: Shared,
-    text: str,
-    removed: Iterable[str],
-    message: str | None,
-    parent: str | None,
-) -> None:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    operations: list[Any] = [CommitOperationDelete(name) for name in removed]
-    operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
-    operations.append(CommitOperationAdd(CARD, text.encode()))
-    with warnings.catch_warnings():
-        # the client warns about the tables of a run
-        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-        api.create_commit(
-            repo.name,
-            operations,
-            commit_message=message or f"{'Dataset' if shared.type == 'dataset' else 'Run'} pushed by lirdrec",
-            repo_type=repo.type,
-            revision=repo.revision,
-            parent_commit=parent,
-        )
+    return superseded

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ class Model(nn.Module):
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # training options (fields of TrainConfig) of the paper or its released code, for preset="paper"
     published: ClassVar[Mapping[str, Any]] = {}
+    # parameters and buffers with one row per user or item, by name; a `ParameterList` of such tables by its own name.
+    # A training that continues an earlier run matches their rows by id (recommender/warm_start.py)
+    user_rows: ClassVar[tuple[str, ...]] = ("user_embedding",)
+    item_rows: ClassVar[tuple[str, ...]] = ("item_embedding",)
+    # strength, and the likes after which half of it is reached, of `fold_in_items` (benchmarks/warm_up.py)
+    warm_up: ClassVar[tuple[float, float]] = (4.0, 1.0)
 
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()
@@ -89,6 +95,9 @@ class Model(nn.Module):
         # the only source of randomness in training, on the CPU so that all devices agree; start_epoch replaces it, so
         # that a resumed training uses the same random numbers as an uninterrupted one
         self.generator = epoch_generator(inputs.seed, 0)
+
+    def start_again(self) -> None:
+        """Called once when the parameters of an earlier run have been loaded and training goes on with newer data."""
 
     def scorer(self) -> Scorer:
         """The scorer of the current parameters, without gradients; changes no state."""
@@ -117,6 +126,46 @@ class Model(nn.Module):
             new: the features of the `n` new items, one entry per modality of the model.
         """
         raise CapabilityError(f"{self.name} cannot score items that it was not trained with")
+
+    def fold_in_items(self, scorer: Scorer, items: Tensor, likers: Sequence[Tensor]) -> Scorer:
+        r"""The scorer with the vectors of new items moved by their likes; all other rows stay.
+
+        An item turns from the vector of its features, `v_0`, towards the `n` users who liked it, as far as they differ
+        from the mean user `c`; its length stays: `v ∝ v_0 / ‖v_0‖ + s · n / (n + h) · (mean_{u∈L} u - c) / ‖u‖`, where
+        `‖u‖` is the mean length of user vectors and `(s, h)` is `warm_up`. The result depends on who likes the item,
+        not on the order of the likes.
+
+        Args:
+            scorer: a scorer of this model.
+            items: `(n,)` int64, distinct rows of items that were added after training.
+            likers: for each item the queries `(n_i, D)` of the users who liked it, at least one.
+
+        Raises:
+            CapabilityError: the model takes no new items, or does not train vectors of users and items together.
+        """
+        if not isinstance(scorer, VectorScorer) or not self.can_warm_up:
+            raise CapabilityError(f"{self.name} cannot move the vectors of new items by likes")
+        strength, half = self.warm_up
+        memory = dict(scorer.memory)
+        if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
+            memory["mean_user"] = scorer.user_vectors.mean(0, dtype=torch.float64)
+            memory["user_length"] = torch.linalg.vector_norm(scorer.user_vectors, dim=1).mean(dtype=torch.float64)
+        center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)
+        start = scorer.vectors_before(items).double()
+        length = start.norm(dim=1, keepdim=True)
+        turned = start / length.clamp(min=1e-12)
+        for row, queries in enumerate(likers):
+            share = strength * len(queries) / (len(queries) + half)
+            turned[row] += share * (queries.mean(0, dtype=torch.float64) - center) / user_length
+        turned *= length / turned.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        vectors, names = (scorer.user_vectors, scorer.item_vectors), scorer.branch_names
+        known = VectorScorer(*vectors, names, scorer.weights, memory, scorer.offsets)
+        return known.with_moved_items(items, turned)
+
+    @property
+    def can_warm_up(self) -> bool:
+        """Whether `fold_in_items` works: for models that take new items and train users and items together."""
+        return self.capabilities.cold_items and self.capabilities.training == "gradient"
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """Queries `(B, D)` of new users, given the rows of the items that they liked."""

@@ -27,7 +27,6 @@ from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
-from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class ContentKNN(Model):
         """New items by their nearest liked items, as in training; new items are no item's neighbors."""
         items = fused_features(new, self.weights)
         if isinstance(scorer, VectorScorer):
-            return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, items), scorer.part_names)
+            return scorer.with_items(items)
         assert isinstance(scorer, ItemWeightScorer) and self.config.n_neighbors is not None
         existing = torch.cat([fused_features(block, self.weights) for block in catalog])
         liked = torch.bincount(scorer.history.col_indices().long(), minlength=len(existing)) > 0

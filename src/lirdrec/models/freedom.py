@@ -194,8 +194,7 @@ class FREEDOM(Model):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(smoothed))
-        return VectorScorer(scorer.user_vectors, items, memory=memory)
+        return scorer.with_items(self.ranking.transform_for_scoring(smoothed), memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

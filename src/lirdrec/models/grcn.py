@@ -77,6 +77,8 @@ class GRCN(Model):
     name = GRCNConfig.model
     Config = GRCNConfig
     capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    user_rows = ("user_embedding", "preference", "user_confidence")
+    item_rows = ("item_embedding", "item_confidence")
     grid: ClassVar = {"regularization": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "n_routings": (0, 3)}
     published: ClassVar = {"learning_rate": 1e-4, "batch_size": 1024, "epochs": 1000, "patience": 21}
 
@@ -209,8 +211,7 @@ class GRCN(Model):
         confidence = memory["item_confidence"]
         memory["item_confidence"] = append_rows(confidence, confidence.new_zeros(len(zeros), confidence.shape[1]))
         new_vectors = self.ranking.transform_for_scoring(torch.cat([zeros, *contents], 1))
-        item_vectors = append_rows(scorer.item_vectors, new_vectors)
-        return VectorScorer(scorer.user_vectors, item_vectors, scorer.part_names, None, memory)
+        return scorer.with_items(new_vectors, memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

@@ -253,8 +253,7 @@ class LatentGraphModel(Model):
                 x = rows.matmul(level)
             smoothed.append(x)
         items = normalize(self.fused(smoothed, new_features))
-        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(items))
-        return VectorScorer(scorer.user_vectors, items, memory=memory)
+        return scorer.with_items(self.ranking.transform_for_scoring(items), memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

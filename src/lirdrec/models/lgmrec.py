@@ -304,8 +304,7 @@ class LGMRec(Model):
         vectors = _sum([c.global_weight * normalize(_sum(parts)), *local])
         memory["item_states"] = append_rows(memory["item_states"], torch.zeros_like(vectors))
         memory["item_degrees"] = append_rows(memory["item_degrees"], vectors.new_zeros(len(vectors)))
-        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(vectors))
-        return VectorScorer(scorer.user_vectors, items, memory=memory)
+        return scorer.with_items(self.ranking.transform_for_scoring(vectors), memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

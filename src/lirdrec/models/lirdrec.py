@@ -50,6 +50,8 @@ from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
+SHORTENED = 0.3  # length of a user's parameters when training goes on; chosen on validation (docs/updating.md)
+
 
 @dataclass(frozen=True)
 @validated
@@ -123,6 +125,9 @@ class LIRDRec(Model):
         "pwc_weight": (0.9, 0.95, 0.99),
         "pwc": ("released", "uniform"),  # the control, which the paper does not search
     }
+
+    user_rows = ("user_embedding", "theta", "copied")
+    item_rows = ()  # item vectors come from features
 
     copied: Tensor
     schedule: Tensor
@@ -315,6 +320,11 @@ class LIRDRec(Model):
 
     # Training
 
+    @torch.no_grad()
+    def start_again(self) -> None:
+        """Shorten the rows of P. Only their directions count, and short rows turn faster: trained ones hardly move."""
+        self.user_embedding.mul_(SHORTENED)
+
     def start_epoch(self, epoch: int) -> None:
         """Copy the weights into θ, take one step of the schedule (Eq. 19), sample the epoch's edges."""
         super().start_epoch(epoch)
@@ -408,8 +418,7 @@ class LIRDRec(Model):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        items = append_rows(scorer.item_vectors, self.ranking.transform_for_scoring(own + smoothed))
-        return VectorScorer(scorer.user_vectors, items, scorer.part_names, scorer.weights, memory)
+        return scorer.with_items(self.ranking.transform_for_scoring(own + smoothed), memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

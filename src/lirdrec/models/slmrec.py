@@ -299,9 +299,7 @@ class SLMRec(Model):
             for table, rows in additions.items():
                 memory[f"item_{table}_{name}"] = append_rows(memory[f"item_{table}_{name}"], rows)
         vectors = self.fused_items([own / (self.config.n_layers + 1) for own in [nothing, *ego]])
-        return VectorScorer(
-            scorer.user_vectors, append_rows(scorer.item_vectors, self._transform_for_scoring(vectors)), memory=memory
-        )
+        return scorer.with_items(self._transform_for_scoring(vectors), memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:

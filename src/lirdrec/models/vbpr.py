@@ -32,7 +32,6 @@ from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
@@ -130,4 +129,4 @@ class VBPR(Model):
         assert isinstance(scorer, VectorScorer)
         own = self.projected([new[m].values for m in self.modalities])
         vectors = self.ranking.transform_for_scoring(torch.cat([torch.zeros_like(own), own], dim=1))
-        return VectorScorer(scorer.user_vectors, append_rows(scorer.item_vectors, vectors), scorer.part_names)
+        return scorer.with_items(vectors)

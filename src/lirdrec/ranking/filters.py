@@ -69,7 +69,7 @@ class Filter:
     key: bytes
 
     @classmethod
-    def of(cls, conditions: Mapping[str, Any]) -> Filter:
+    def parse(cls, conditions: Mapping[str, Any]) -> Filter:
         """Conditions from JSON.
 
         Raises:

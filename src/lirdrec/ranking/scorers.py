@@ -22,6 +22,7 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 LARGEST = 1e12  # largest number in the vector of a new item: products with weights and user vectors stay finite
 LARGEST_QUERY = 1e18
+NEW_ITEM = "new item"  # name of the part of a score that is the item's offset
 
 
 class Scorer(abc.ABC):
@@ -34,7 +35,7 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def queries(self, users: Tensor) -> Tensor:
-        """Rows `(B, D)` that represent the known users `users` (`(B,)`, int64)."""
+        """Rows `(B, D)` that represent the trained users `users` (`(B,)`, int64)."""
 
     @abc.abstractmethod
     def scores(self, queries: Tensor) -> Tensor:
@@ -57,8 +58,13 @@ class Scorer(abc.ABC):
         """Similarity `(B, U)` of all users to the users `(B,)`."""
 
     def user_weights(self, users: Tensor) -> Tensor | None:
-        """Weights `(B, n_parts)` that each user gives to the parts, or None where the model has none."""
+        """Weights `(B, n_branches)` that each user gives to the branches, or None where the model has none."""
         return None
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Names of the parts that come from the model: all but the offset of new items."""
+        return self.part_names
 
     @abc.abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -88,49 +94,73 @@ class Scorer(abc.ABC):
         """
         for name, tensor in tensors.items():
             if not all_finite(tensor):
-                raise DataError(f"'{name}' holds numbers that are not finite")
+                raise DataError(f"'{name}' has numbers that are not finite")
         kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
         kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
         return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
 
 
 class VectorScorer(Scorer):
-    """Score = inner product of a user vector and an item vector, split into equal-width named parts.
+    """Score = inner product of a user vector and an item vector, split into equal-width named parts, plus an offset.
 
     Args:
         users: `(U, D)` float.
         items: `(I, D)` float.
-        part_names: names of the `len(part_names)` equal chunks of the `D` columns.
-        weights: `(U, n_parts)` weights that each user gives to the parts, if the model has them.
+        branch_names: names of the `len(branch_names)` equal chunks of the `D` columns.
+        weights: `(U, n_branches)` weights that each user gives to the branches, if the model has them.
         memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
+        offsets: `(I,)` float, added to the scores of all users: 0 for trained items, the calibrated offset for items
+            that were added later (`NewItemEncoder`). None: no offsets.
     """
 
     kind = "vectors"
+    MOVED = "moved_rows", "moved_from"  # in `memory`: item rows that likes moved, and their vectors before
 
     def __init__(
         self,
         users: Tensor,
         items: Tensor,
-        part_names: tuple[str, ...] = ("score",),
+        branch_names: tuple[str, ...] = ("score",),
         weights: Tensor | None = None,
         memory: Mapping[str, Tensor] | None = None,
+        offsets: Tensor | None = None,
     ):
         self.user_vectors, self.item_vectors = users, items
-        self.part_names = tuple(part_names)
+        self._branch_names = tuple(branch_names)
+        self.part_names = self._branch_names if offsets is None else (*self._branch_names, NEW_ITEM)
         self.weights = weights
         self.memory = dict(memory or {})
+        self.offsets = offsets
         self.n_users, self.n_items = users.shape[0], items.shape[0]
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        return self._branch_names
+
+    def with_items(self, vectors: Tensor, memory: Mapping[str, Tensor] | None = None) -> VectorScorer:
+        """A scorer with more items; existing rows are the same.
+
+        Args:
+            vectors: `(n, D)` vectors of the new items; their offset is 0.
+            memory: the model's tensors with rows for the new items; None: as before.
+        """
+        offsets = None if self.offsets is None else append_rows(self.offsets, self.offsets.new_zeros(len(vectors)))
+        items = append_rows(self.item_vectors, vectors)
+        memory = self.memory if memory is None else memory
+        return VectorScorer(self.user_vectors, items, self.branch_names, self.weights, memory, offsets)
 
     def queries(self, users: Tensor) -> Tensor:
         return self.user_vectors[users]
 
     def scores(self, queries: Tensor) -> Tensor:
-        return queries @ self.item_vectors.T
+        scores = queries @ self.item_vectors.T
+        return scores if self.offsets is None else scores.add_(self.offsets)
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
         products = queries * self.item_vectors[items]  # (B, D)
-        return products.unflatten(1, (len(self.part_names), -1)).sum(-1)
+        parts = products.unflatten(1, (len(self.branch_names), -1)).sum(-1)
+        return parts if self.offsets is None else torch.cat([parts, self.offsets[items, None].to(parts)], dim=1)
 
     def similar_items(self, items: Tensor) -> Tensor:
         return _cosine(self.item_vectors[items], self.item_vectors)
@@ -151,11 +181,36 @@ class VectorScorer(Scorer):
                 is_sound &= sound_rows(table[first:], LARGEST)
         return is_sound
 
+    @property
+    def moved_items(self) -> Tensor:
+        """Rows `(m,)` int64, in order, of the items whose vectors `with_moved_items` has replaced."""
+        return self.memory.get(self.MOVED[0], torch.empty(0, dtype=torch.int64, device=self.item_vectors.device))
+
+    def vectors_before(self, items: Tensor) -> Tensor:
+        """Vectors `(n, D)` of the items `(n,)` as they were before `with_moved_items`; a copy."""
+        vectors, moved = self.item_vectors[items], self.moved_items
+        if len(moved):
+            at = torch.searchsorted(moved, items).clamp(max=len(moved) - 1)
+            was_moved = moved[at] == items
+            vectors[was_moved] = self.memory[self.MOVED[1]][at[was_moved]]
+        return vectors
+
+    def with_moved_items(self, items: Tensor, vectors: Tensor) -> VectorScorer:
+        """A scorer with other vectors `(n, D)` of the items `(n,)`; it keeps those before, for later moves."""
+        rows = torch.unique(torch.cat([self.moved_items, items]))
+        memory = self.memory | dict(zip(self.MOVED, (rows, self.vectors_before(rows)), strict=True))
+        table = self.item_vectors.clone()
+        table[items] = vectors.to(table.dtype)
+        return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, self.offsets)
+
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
-        if self.weights is not None:
-            named["weights"] = self.weights
+        named |= {} if self.weights is None else {"weights": self.weights}
+        named |= {} if self.offsets is None else {"offsets": self.offsets}
         return named | {f"memory.{name}": tensor for name, tensor in self.memory.items()}
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": self.kind, "part_names": list(self.branch_names)}
 
     def to(self, device: torch.device | str) -> VectorScorer:
         return self._rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
@@ -164,7 +219,9 @@ class VectorScorer(Scorer):
     def _rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> VectorScorer:
         memory = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
         names = tuple(settings["part_names"])
-        return cls(tensors["users"], tensors["items"], names, tensors.get("weights"), memory)
+        users, items, weights, offsets = (tensors.get(name) for name in ("users", "items", "weights", "offsets"))
+        assert users is not None and items is not None
+        return cls(users, items, names, weights, memory, offsets)
 
 
 class ItemWeightScorer(Scorer):
@@ -199,7 +256,7 @@ class ItemWeightScorer(Scorer):
 
         Args:
             history: CSR `(U, I)`.
-            neighbors: `(I, k)` int64, the liked items that count for each scored item; -1 where there is none.
+            neighbors: `(I, k)` int64, the liked items that count for each scored item; -1: no item.
             similarity: `(I, k)` float, their weights.
         """
         indices, values = _nearest_entries(neighbors, similarity)

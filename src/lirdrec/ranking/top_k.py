@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,19 @@ from lirdrec.ranking.scorers import Scorer
 MEMORY_LIMIT = 64 * 2**20
 
 
+@dataclass(frozen=True)
+class Quota:
+    """Number of places of each list that new items get, no more and no fewer.
+
+    Attributes:
+        first: row of the first new item; all later rows are new items.
+        places: their places in each list. Fewer where fewer new items, or fewer others, remain.
+    """
+
+    first: int
+    places: int
+
+
 def top_k(
     scorer: Scorer,
     queries: Tensor,
@@ -20,6 +34,7 @@ def top_k(
     *,
     seen: tuple[Tensor, Tensor] | None = None,
     candidates: Tensor | None = None,
+    quota: Quota | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[Tensor, Tensor]:
     """The `k` best items of each query, best first; equal scores in order of item row.
@@ -30,6 +45,7 @@ def top_k(
         k: number of items; padded if there are fewer candidates.
         seen: (query position, item row) pairs to leave out, `(n,)` int64 each.
         candidates: `(c,)` int64 item rows to choose from; None: all.
+        quota: places of new items; None: all items compete by their scores.
         memory_limit: bytes for one block of scores.
 
     Returns:
@@ -46,7 +62,7 @@ def top_k(
         if seen is not None:
             first, last = torch.searchsorted(seen[0], torch.tensor([start, start + step], device=queries.device))
             block[seen[0][first:last] - start, seen[1][first:last]] = -torch.inf
-        scores[start : start + step], items[start : start + step] = top_k_dense(block, k, candidates)
+        scores[start : start + step], items[start : start + step] = ranked(block, k, candidates, quota)
     return scores, items
 
 
@@ -57,13 +73,34 @@ def rank_users(
     *,
     seen: Histories | None = None,
     candidates: Tensor | None = None,
+    quota: Quota | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block."""
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         pairs = seen.pairs(block) if seen is not None else None
         queries = scorer.queries(block)
-        yield block, *top_k(scorer, queries, k, seen=pairs, candidates=candidates, memory_limit=memory_limit)
+        limits = {"candidates": candidates, "quota": quota, "memory_limit": memory_limit}
+        yield block, *top_k(scorer, queries, k, seen=pairs, **limits)  # type: ignore[arg-type]  # values of three types
+
+
+def ranked(
+    scores: Tensor, k: int, candidates: Tensor | None = None, quota: Quota | None = None
+) -> tuple[Tensor, Tensor]:
+    """`top_k` of a block of scores `(b, I)`, with a quota of new items or without."""
+    if quota is None:
+        return top_k_dense(scores, k, candidates)
+    rows = torch.arange(scores.shape[1], device=scores.device) if candidates is None else candidates
+    values, items = top_k_dense(scores, k, rows[rows < quota.first])
+    new_values, new_items = top_k_dense(scores, min(k, quota.places), rows[rows >= quota.first])
+    # known items take the places that new ones cannot fill
+    n_new = (new_items >= 0).sum(1, keepdim=True)
+    rank = torch.arange(k, device=scores.device)
+    surplus = rank >= k - n_new
+    values, items = values.masked_fill(surplus, -torch.inf), items.masked_fill(surplus, -1)
+    values, items = torch.cat([values, new_values], dim=1), torch.cat([items, new_items], dim=1)
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    return values[:, :k], items.gather(1, order)[:, :k]
 
 
 def top_k_dense(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:

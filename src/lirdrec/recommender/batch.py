@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
+from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
 from lirdrec.recommender.recommender import Recommender
 
@@ -33,7 +34,7 @@ SHARD_USERS = 4096
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What `recommend_all` wrote.
+    """The result of `recommend_all`.
 
     Attributes:
         rows: number of rows in the file.
@@ -55,6 +56,7 @@ def recommend_all(
     *,
     exclude_seen: bool = True,
     candidates: Any = None,
+    new_items: Any = "calibrated",
     restart: bool = False,
     progress: bool = False,
     shard_users: int = SHARD_USERS,
@@ -67,13 +69,13 @@ def recommend_all(
     and the file is byte-identical to that of an uninterrupted call with the same number of threads.
 
     Args:
-        recommender: a run, slim only where `exclude_seen` is off.
+        recommender: a run; a slim run only with `exclude_seen=False`.
         output: .parquet, .csv, .tsv or .json; an existing file is replaced when the new one is complete.
-        k, exclude_seen, candidates: as in `Recommender.recommend`.
+        k, exclude_seen, candidates, new_items: as in `Recommender.recommend`.
         restart: discard unfinished work.
         progress: show a bar on the error stream.
         shard_users: users of a shard.
-        csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would take for formulas.
+        csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would read as formulas.
 
     Raises:
         ConfigError: an unknown file ending, a bad k, unfinished work of other settings or of another run.
@@ -86,9 +88,10 @@ def recommend_all(
         raise ConfigError(f"{output}: choose a name that ends in {', '.join(ENDINGS)}")
     check_not_inside_folder(output)
     # one user first: all errors are raised before anything is written
-    recommender.recommend(recommender.users.series[:1], k, exclude_seen=exclude_seen, candidates=candidates)
+    policy, options = NewItemPolicy.parse(new_items), {"exclude_seen": exclude_seen, "candidates": candidates}
+    recommender.recommend(recommender.users.series[:1], k, new_items=policy, **options)
     rows = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))
-    request = _Request(k, exclude_seen, rows)
+    request = _Request(k, exclude_seen, rows, policy)
     with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output}: is being written{who}") as parts:
         _check_own_folder(parts)
         if restart:
@@ -109,16 +112,18 @@ class _Request:
     k: int
     exclude_seen: bool
     candidates: np.ndarray | None
+    policy: NewItemPolicy
 
 
 def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
-    """What must be the same for finished shards to be used again."""
+    """The settings of the finished shards; they are used again only if these are the same."""
     chosen = request.candidates
     return {
         "run": _identity(recommender, request.exclude_seen),
         "k": request.k,
         "exclude_seen": request.exclude_seen,
         "candidates": None if chosen is None else hashlib.sha256(chosen.tobytes()).hexdigest(),
+        "new_items": asdict(request.policy),
     }
 
 
@@ -147,7 +152,9 @@ def _ranked(recommender: Recommender, user_rows: range, request: _Request) -> It
         seen = Histories(*pairs, recommender.n_users).to(device)
     candidates = None if request.candidates is None else torch.tensor(request.candidates, device=device)
     users = torch.arange(user_rows.start, user_rows.stop, device=device)
-    for _, scores, items in rank_users(recommender.scorer, users, request.k, seen=seen, candidates=candidates):
+    quota = request.policy.quota(request.k, recommender.n_trained_items)
+    scorer = recommender.policy_scorer(request.policy)
+    for _, scores, items in rank_users(scorer, users, request.k, seen=seen, candidates=candidates, quota=quota):
         yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
 
@@ -159,7 +166,7 @@ def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool
         return long_frame(USER, users[rows.start : rows.stop], items, scores, recommender.items)
 
     empty = frame(range(0), np.empty((0, 1), np.int32), np.empty((0, 1)))
-    merged = shards.folder / "whole"  # not beside the output, where a kill would leave it for ever
+    merged = shards.folder / "whole"  # in this folder, so that it is removed after a kill
     try:
         with write_errors(output):
             with table_writer(merged, output.suffix.lower(), empty, csv_safe) as write:
@@ -192,7 +199,7 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
 
 
 def _check_own_folder(parts: Path) -> None:
-    """Refuse a folder that was not made by `recommend_all`: it would be removed with all its files at the end."""
+    """Raise a ConfigError for a folder of another program, since all its files would be removed at the end."""
     if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
         raise ConfigError(f"{parts}: is not a folder of unfinished work of this file; choose another name")
 

@@ -22,7 +22,7 @@ class LikedItem:
     Attributes:
         item, title: its id and title.
         similarity: to the recommended item (`Recommender.similar_items`).
-        part: its contribution to the score, where the score is a sum over liked items (EASE, item-kNN …); else None.
+        part: its contribution to the score, if the score is a sum over liked items (EASE, item-kNN …); else None.
     """
 
     item: Any
@@ -37,11 +37,11 @@ class Explanation:
 
     Attributes:
         user, item: their ids.
-        title: the item's title, where the item table has one.
+        title: the item's title, if the item table has one.
         score: the score that `recommend` ranks by.
         parts: branch → its part; `sum(parts.values()) == score` exactly.
-        weights: branch → the weight α that this user gives it, or None where the model has no such weights.
-        liked: the user's training items most similar to the item; where the score is a sum over liked items, those with
+        weights: branch → the weight α that this user gives it, or None if the model has no such weights.
+        liked: the user's training items most similar to the item; if the score is a sum over liked items, those with
             the largest contributions.
     """
 
@@ -76,9 +76,9 @@ class Explanation:
 
 
 def explain(state: RunState, user: Any, item: Any, n_liked: int = 5) -> Explanation:
-    """Explain the score of a known user and item; see `Recommender.explain`."""
+    """Explain the score of a user and an item of the run; see `Recommender.explain`."""
     if state.histories is None:
-        raise CapabilityError("a slim run cannot explain: it keeps no liked items; explain with the full run")
+        raise CapabilityError("a slim run cannot explain: it has no liked items; explain with the full run")
     if n_liked < 0:
         raise ConfigError(f"n_liked is {n_liked}; it must be 0 or more")
     user_row, item_row = int(known_rows([user], state.users)[0]), int(known_rows([item], state.items)[0])
@@ -121,7 +121,7 @@ def explained(
         title=state.title(item_row),
         score=sum(parts.values()),
         parts=parts,
-        weights=None if weights is None else dict(zip(names, weights[0].double().tolist(), strict=True)),
+        weights=None if weights is None else dict(zip(scorer.branch_names, weights[0].double().tolist(), strict=True)),
         liked=tuple(
             LikedItem(
                 ids[row],

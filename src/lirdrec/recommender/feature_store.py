@@ -74,11 +74,14 @@ class FeatureStore:
         """Names of the modalities, in the order of the model's branches."""
         return list(self.blocks()[0])
 
+    def known_names(self) -> list[str]:
+        """Names of the modalities, also where their files are missing."""
+        return list(self.trained) if self.trained is not None else sorted({k.rsplit(".", 1)[0] for k in self.files})
+
     def writers(self, run: Path) -> dict[str, Writer]:
         """The files that keep these features in the run folder `run`."""
         files: dict[str, Writer] = {}
-        names = list(self.trained) if self.trained is not None else sorted({k.rsplit(".", 1)[0] for k in self.files})
-        description: dict[str, Any] = {"names": names, "added_blocks": []}
+        description: dict[str, Any] = {"names": self.known_names(), "added_blocks": []}
         if self.folder is not None:
             description["dataset"] = {
                 "folder": str(self.folder.resolve()),

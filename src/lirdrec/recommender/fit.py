@@ -16,17 +16,37 @@ from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
-from lirdrec.errors import ConfigError
+from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.inputs import check_size, make_model_inputs
+from lirdrec.recommender.launch_simulation import fit_new_item_encoder
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import merge_splits, settings_of
+from lirdrec.recommender.refit import (
+    StopAfter,
+    continued_training,
+    full_epochs,
+    merge_splits,
+    refit_settings,
+    settings_of,
+)
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.recommender.state import RunState
+from lirdrec.recommender.warm_start import (
+    check_features,
+    check_parameters,
+    read_earlier,
+    run_name,
+    start_from,
+    weights_digest,
+    without_trained,
+)
 from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
@@ -38,15 +58,19 @@ WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
 
 @dataclass(frozen=True)
 class _Job:
-    """What one call of `fit` trains, and with which settings.
+    """The dataset and settings of one call of `fit`.
 
     Attributes:
         dataset, config, training: data, model config and training options, the batch size as a number.
         automatic: whether batch size and learning rate were computed from the number of pairs.
         validate: validation metrics of a scorer; None: no validation.
         refit: the earlier run whose settings are used, or None.
+        start: the earlier run whose parameters the training starts from, or None.
+        full_epochs: epochs that the training from scratch took, where `refit` or `start` is given.
         progress: whether to show it.
         callbacks: those of the caller.
+        calibrate: whether simulated launches calibrate the encoder of new items.
+        encoder: that of the earlier run, for a training without validation.
     """
 
     dataset: Dataset
@@ -54,9 +78,13 @@ class _Job:
     training: TrainConfig
     automatic: bool
     validate: Callable[[Scorer], dict[str, float]] | None
-    refit: str | Path | None
+    refit: str | None
+    start: RunState | None
+    full_epochs: int | None
     progress: bool
     callbacks: tuple[Callback, ...]
+    calibrate: bool = True
+    encoder: NewItemEncoder | None = None
 
 
 def fit(
@@ -69,18 +97,20 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    refit: str | Path | None = None,
+    refit: str | Path | Recommender | None = None,
+    warm_start: str | Path | Recommender | None = None,
     device: str = "auto",
     progress: bool = True,
     cache: str | Path | Literal[False] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     callbacks: tuple[Callback, ...] = (),
+    calibrate_new_items: bool = True,
 ) -> Recommender:
     """Train a model on a dataset. Validation chooses the best epoch; test is not used.
 
     Args:
-        dataset: what to learn from.
+        dataset: the training and validation data.
         config: the model's config, for instance `LIRDRecConfig(n_layers=2)`, or a model's name. None: LIRDRec.
         training: options of the training loop; None: the preset's for the model and its loss.
         model: the model's name, where `config` is not given: `fit(dataset, model="ease")`.
@@ -89,24 +119,43 @@ def fit(
         resume: continue a training that was stopped in `run`.
         overwrite: replace a finished run in `run`.
         refit: an earlier run: train with its settings and best number of epochs on all interactions, validation and
-            test included. Nothing is left to measure: it is for serving.
+            test included. Nothing is left to measure: it is for serving. A run that was itself continued from another
+            (`warm_start`) starts from that one again.
+        warm_start: an earlier run of the same model, on older data: train on from its parameters, with its settings,
+            for a quarter of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
+            matched by id; new users and items start from the mean of those nearest to them. Held-out interactions that
+            the run was trained on count as training interactions. A closed form is computed again.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
-        progress: show a progress bar on stderr, or a line per epoch where stderr is not a terminal.
+        progress: show a progress bar on stderr, or a line per epoch if stderr is not a terminal.
         cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
         checkpoint: without `run`: folder for checkpoints, written at most every `checkpoint_seconds`, from which the
             same call resumes.
         callbacks: called after every step and epoch; they may stop the training.
+        calibrate_new_items: after the training, choose by simulated launches how the vectors and scores of items that
+            are added later are computed (docs/new_items.md). It takes about as long as a few validations.
 
     Raises:
-        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
-        RunFolderError: `refit` or `run` cannot be used, or a feature file of the dataset has changed.
+        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` or `warm_start`
+            with `config`.
+        DataError: the features are not those of `warm_start`, or it was trained on all validation interactions.
+        RunFolderError: `refit`, `warm_start` or `run` cannot be used, or a feature file of the dataset has changed.
         TrainingError: the loss is not finite.
 
     >>> recommender = fit(dataset, "ease", progress=False)
     >>> recommender.n_users == dataset.n_users
     True
     """
-    job = _make_job(dataset, config, training, model, preset, refit, progress, callbacks)
+    if refit is not None or warm_start is not None:
+        if config is not None or model is not None or None not in (refit, warm_start):
+            raise ConfigError("refit and warm_start take the model of the earlier run; give one of them, and no model")
+        if refit is not None:
+            job = _refit_job(dataset, refit, training, progress, callbacks)
+        else:
+            job = _warm_job(dataset, warm_start, training, progress, callbacks)
+    else:
+        config, training = _resolve_configs(config, model, training, preset)
+        job = _make_job(dataset, config, training, progress, callbacks)
+    job = replace(job, calibrate=calibrate_new_items)
     torch_device, may_exist = resolve_device(device), overwrite or resume
     if run is not None:
         check_new(run, may_exist)
@@ -120,27 +169,60 @@ def fit(
 def _make_job(
     dataset: Dataset,
     config: Any,
-    training: Any,
-    model: str | None,
-    preset: str,
-    refit: str | Path | None,
+    training: TrainConfig,
     progress: bool,
     callbacks: tuple[Callback, ...],
+    start: RunState | None = None,
 ) -> _Job:
-    if refit is not None:
-        if config is not None or training is not None or model is not None:
-            raise ConfigError("refit takes the settings of the earlier run; leave out config, model and training")
-        config, training = settings_of(refit)
-        dataset = merge_splits(dataset)
-    config, training = _resolve_configs(config, model, training, preset)
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
         log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
     automatic = training.batch_size == "auto"
     training = training.resolved(len(dataset.train.users))
-    validate = None if refit is not None else _validation(dataset, metric)
-    return _Job(dataset, config, training, automatic, validate, refit, progress, callbacks)
+    validate = _validation(dataset, metric)
+    epochs, encoder = (None, None) if start is None else (full_epochs(start), _earlier_encoder(start))
+    settings = (dataset, config, training, automatic, validate)
+    return _Job(*settings, None, start, epochs, progress, callbacks, encoder=encoder)
+
+
+def _earlier_encoder(state: RunState) -> NewItemEncoder | None:
+    return NewItemEncoder.from_info(state.info.get(NEW_ITEMS))
+
+
+def _refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
+    if training is not None:
+        raise ConfigError("refit takes the training options of the earlier run; leave out training")
+    state = read_earlier(run)
+    found, start = refit_settings(state)
+    options = found.training
+    if found.best_epoch is not None and options.schedule == "cosine":
+        callbacks = (*callbacks, StopAfter(found.best_epoch))
+    elif found.best_epoch is not None:
+        options = replace(options, epochs=found.best_epoch)
+    if start is not None:
+        check_features(dataset, start, found.config)
+    whole = merge_splits(dataset)
+    name, epochs = run_name(state), None if found.best_epoch is None else full_epochs(state)
+    settings = (whole, found.config, options.resolved(len(whole.train.users)), False, None)
+    return _Job(*settings, name, start, epochs, progress, callbacks, encoder=_earlier_encoder(state))
+
+
+def _warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
+    state = read_earlier(run)
+    found = settings_of(state)
+    if found.best_epoch is None and state.info.get("training") is None:
+        log.info("%s is computed in closed form: it is computed again", state.info.get("model"))
+        return _make_job(dataset, found.config, training or found.training, progress, callbacks)
+    check_parameters(state)
+    check_features(dataset, state, found.config)
+    if not len(dataset.valid) and training is None:
+        raise ConfigError(
+            f"{dataset.name} has no validation interactions, which choose the number of epochs; hold some out"
+            " (lirdrec prepare --split temporal), or give the number: epochs"
+        )
+    options = continued_training(state) if training is None else training
+    return _make_job(without_trained(dataset, state), found.config, options, progress, callbacks, state)
 
 
 def _resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
@@ -167,9 +249,12 @@ def _resolve_configs(config: Any, model: str | None, training: Any, preset: str)
 def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
     check_size(job.dataset, job.config, device)
     model = model_for_config(job.config)
-    if model.capabilities.needs_features:  # the model reads them completely in any case
+    if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))
-    return model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    if job.start is not None:
+        start_from(built, job.dataset, job.start)
+    return built
 
 
 def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
@@ -191,7 +276,11 @@ def _train(
     training, validate = job.training, job.validate
     info: dict[str, Any] = {"seed": training.seed}
     if job.refit is not None:
-        info["refit"] = str(job.refit)
+        info["refit"] = job.refit
+    if job.start is not None:
+        info["warm_start"] = _started_from(job.start)
+    if job.full_epochs is not None:
+        info["full_epochs"] = job.full_epochs
     if model.capabilities.training == "closed_form":
         model.solve()
         if validate is not None:
@@ -215,19 +304,51 @@ def _train(
             training.epochs,
             result.best_epoch,
         )
+    scorer = model.scorer()
+    encoder = _new_item_encoder(job, model, scorer)
+    if encoder is not None:
+        info[NEW_ITEMS] = encoder.to_info()
     best = next((line for line in result.history if line["epoch"] == result.best_epoch), {})
     metrics = {"best_epoch": result.best_epoch, "epochs": n_epochs, "valid": best.get("valid", {})}
     info |= {"training": to_dict(training), "stopped": result.stopped, "metrics": metrics}
     if job.automatic:
         info["automatic"] = {"batch_size": training.batch_size, "learning_rate": training.learning_rate}
-    return Recommender.from_training(model, job.dataset, info=info)
+    return Recommender.from_training(model, job.dataset, scorer=scorer, info=info)
+
+
+def _new_item_encoder(job: _Job, model: Model, scorer: Scorer) -> NewItemEncoder | None:
+    """The encoder of items that are added later: from the earlier run in a refit, else from simulated launches."""
+    if not isinstance(scorer, VectorScorer) or not model.capabilities.cold_items:
+        return None
+    if not job.calibrate or job.validate is None:
+        return job.encoder
+    inputs, valid = model.inputs, job.dataset.valid
+    names = getattr(model, "modalities", tuple(inputs.features))
+    users, items = (torch.tensor(rows, device=inputs.device) for rows in (valid.users, valid.items))
+    try:
+        return fit_new_item_encoder(
+            model,
+            scorer,
+            {name: inputs.features[name] for name in names},
+            Histories(inputs.users, inputs.items, inputs.n_users),
+            Histories(users, items, inputs.n_users),
+            seed=job.training.seed,
+        )
+    except CapabilityError:  # an option of this model excludes new items
+        return None
+
+
+def _started_from(state: RunState) -> dict[str, str | None]:
+    """What a run keeps about the run that it continued."""
+    folder = None if state.folder is None else str(state.folder.resolve())
+    return {"run": folder, "weights": weights_digest(state)}
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:
-    """The metric; where its cut-off exceeds the number of ranked items, the same metric at half of these items.
+    """The metric; if its cut-off exceeds the number of ranked items, the same metric at half of this number.
 
     Raises:
-        ConfigError: not a known metric with a cut-off.
+        ConfigError: not a metric with a cut-off.
     """
     name, k = split_name(metric)
     n_ranked = dataset.n_items
@@ -238,7 +359,7 @@ def fitting_metric(dataset: Dataset, metric: str) -> str:
 
 
 def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
-    """A function from a scorer to its validation metrics; None (and a warning) where there is nothing to validate."""
+    """A function from a scorer to its validation metrics; None (and a warning) without validation interactions."""
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
         (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
@@ -249,10 +370,10 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
     if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
         # a cold-start split: only items without training are held out, so only they are ranked
         candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
-    truth = GroundTruth.of(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
+    truth = GroundTruth.from_pairs(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
         log.warning(
-            "%s has no validation pairs: training cannot stop early, the last epoch is taken; "
+            "%s has no validation pairs: training cannot stop early, and the last epoch is saved; "
             "to train on everything, refit a run that had validation (--refit RUN)",
             dataset.name,
         )
@@ -270,7 +391,7 @@ def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, f
 
 
 def _fingerprint(job: _Job) -> dict[str, Any]:
-    """What must be the same to resume from a checkpoint; epochs and patience may change."""
+    """The settings that must be the same to resume from a checkpoint; epochs and patience may change."""
     dataset, training = job.dataset, job.training
     digest = hashlib.sha256()
     for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):
@@ -286,4 +407,5 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
     if training.schedule != "exponential":  # then they have no effect
         del options["training.decay"], options["training.decay_epochs"]
     model = {f"model.{key}": value for key, value in to_dict(job.config).items()}
-    return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16]}
+    start = {} if job.start is None else {"warm_start": weights_digest(job.start)}
+    return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16], **start}

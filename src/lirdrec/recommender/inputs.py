@@ -1,4 +1,4 @@
-"""Make `ModelInputs`, the tensors that models are built from, of a dataset; check their size against the memory."""
+"""Build `ModelInputs`, the input tensors of models, from a dataset; check that they fit into the memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lirdrec.models.base import Features, ModelInputs
 
 
 def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
-    """Refuse vectors that the machine's memory cannot hold, before anything is allocated.
+    """Check that the machine's memory is enough for the vectors of a model, before they are allocated.
 
     A lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of all users
     and items with their gradient; for LIRDRec also the weights of its hidden layers.
 
     Raises:
-        ConfigError: they need more than there is; names the option and both sizes.
+        ConfigError: they need more memory; names the option and both sizes.
     """
     size = getattr(config, "embedding_size", None)
     if size is None or device.type != "cpu":

@@ -34,7 +34,7 @@ def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
         catalog: ids of the existing items; table: their item table.
 
     Raises:
-        DataError: no ids, an id that is repeated or known already, a column of another type.
+        DataError: no ids, an id that is repeated or already in the run, a column of another type.
     """
     rows = _frame(items)
     if ITEM not in rows.columns:
@@ -95,9 +95,9 @@ def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
     where = f"the new items' column {name!r} does not fit the item table"
     if kind.is_numeric() and values.dtype == pl.String and (codes := values.str.contains(CODE)).any():
         code = values.filter(codes.fill_null(False))[0]
-        raise DataError(f"{where}: {code!r} begins with 0, and the catalog holds numbers, without such zeros")
+        raise DataError(f"{where}: {code!r} begins with 0, but the ids of the catalog are numbers, without such zeros")
     if kind.is_integer() and values.dtype.is_float() and ((values != values.floor()) & values.is_finite()).any():
-        raise DataError(f"{where}: it has fractions, and the catalog holds integers")
+        raise DataError(f"{where}: it has fractions, but the ids of the catalog are integers")
     if kind == pl.Boolean and values.dtype == pl.String and values.is_in(["true", "false"]).all():
         return values == "true"
     try:

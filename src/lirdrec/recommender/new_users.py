@@ -37,5 +37,7 @@ def as_new_users(recommender: Recommender) -> Recommender:
         check_queries(folded_in)
         vectors[users] = folded_in
     folded = copy.copy(recommender)
-    folded.scorer = VectorScorer(vectors, scorer.item_vectors, scorer.part_names, memory=scorer.memory)
+    folded.scorer = VectorScorer(
+        vectors, scorer.item_vectors, scorer.branch_names, memory=scorer.memory, offsets=scorer.offsets
+    )
     return folded

@@ -14,7 +14,7 @@ from lirdrec.training.config import TrainConfig
 PRESETS = ("fast", "paper")
 # learning rates at batches of 2,048, from which those of the fast preset and of the first tuning trial are derived
 PUBLISHED_RATES = {"lirdrec": 1e-4}
-COMMON_RATE = 1e-3  # of all other models in MMRec, where it is not searched
+COMMON_RATE = 1e-3  # of all other models in MMRec, unless it is searched
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
 # with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)

@@ -50,7 +50,7 @@ def popular(
 def long_frame(
     column: str, ids: pl.Series, rows: np.ndarray, scores: np.ndarray, id_map: IdMap, result_column: str = ITEM
 ) -> pl.DataFrame:
-    """Top rows `(B, k)` of `id_map`, -1 where there is none, as a frame `column`, `result_column`, rank, score."""
+    """Top rows `(B, k)` of `id_map`, -1: no item, as a frame `column`, `result_column`, rank, score."""
     exists = rows >= 0
     query, rank = np.nonzero(exists)
     return pl.DataFrame(

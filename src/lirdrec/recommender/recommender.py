@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,14 @@ from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
+from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import (
     SimilarityScorer,
@@ -41,7 +44,7 @@ from lirdrec.recommender.query_arguments import (
     popular,
 )
 from lirdrec.recommender.serialization import read_run, rebuild, write_metrics, write_run
-from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
+from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories, with_pairs
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +62,12 @@ class Recommender:
         scorer: the scores of the current parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training interactions as rows, or None in a slim run.
+        train: training interactions as rows, followed by the likes of `update`; None in a slim run.
         features: the items' feature matrices, or None.
         info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
         frames: kind of the frames that are returned.
-        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        n_trained_items: number of trained items; later rows were added by `add_items`.
+        n_trained_pairs: number of interactions of the training, the first of `train`; None: all of them.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
     """
@@ -82,6 +86,7 @@ class Recommender:
         frames: FrameKind = "polars",
         info: Mapping[str, Any] | None = None,
         n_trained_items: int | None = None,
+        n_trained_pairs: int | None = None,
         device: torch.device | str = "cpu",
         histories: Histories | None = None,
     ):
@@ -92,6 +97,7 @@ class Recommender:
         self.frames: FrameKind = frames
         self.info = dict(info or {})
         self.n_trained_items = len(items) if n_trained_items is None else n_trained_items
+        self.n_trained_pairs = n_trained_pairs
         self.folder: Path | None = None
         self.saved: Stamp | None = None  # of the folder's manifest, as it was loaded or saved
         self.device = torch.device(device)
@@ -102,42 +108,19 @@ class Recommender:
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
         """The recommender of a run."""
-        recommender = cls(
-            state.scorer,
-            state.users,
-            state.items,
-            state.item_table,
-            state.train,
-            weights=state.weights,
-            features=state.features,
-            frames=state.frames,
-            info=state.info,
-            n_trained_items=state.n_trained_items,
-            device=state.device,
-            histories=state.histories,
-        )
-        recommender.folder, recommender.saved = state.folder, state.saved
+        arguments = dict(vars(state))
+        folder, saved = arguments.pop("folder"), arguments.pop("saved")
+        recommender = cls(**arguments)
+        recommender.folder, recommender.saved = folder, saved
         return recommender
 
     @property
     def state(self) -> RunState:
         """The run as it is now."""
-        return RunState(
-            scorer=self.scorer,
-            users=self.users,
-            items=self.items,
-            item_table=self.item_table,
-            train=self.train,
-            histories=self._histories,
-            features=self.features,
-            weights=self._weights if self._model is None else self._model.state_dict(),
-            frames=self.frames,
-            info=self.info,
-            n_trained_items=self.n_trained_items,
-            device=self.device,
-            folder=self.folder,
-            saved=self.saved,
-        )
+        weights = self._weights if self._model is None else self._model.state_dict()
+        private: dict[str, Any] = {"histories": self._histories, "weights": weights}
+        names = {field.name for field in fields(RunState)} - private.keys()
+        return RunState(**{name: getattr(self, name) for name in names}, **private)
 
     @classmethod
     def from_training(
@@ -146,9 +129,9 @@ class Recommender:
         """The recommender of a trained model.
 
         Args:
-            model: holds the best parameters.
-            dataset: what it was trained on.
-            scorer: `model.scorer()` where the caller has it already.
+            model: with the best parameters.
+            dataset: the training data.
+            scorer: `model.scorer()`, if the caller has computed it.
             info: JSON-able facts of the training ("training", "seed", "metrics" …).
         """
         facts = {"dataset": dataset.name, "model": model.name, "model_config": to_dict(model.config)}
@@ -173,7 +156,7 @@ class Recommender:
 
     @property
     def n_users(self) -> int:
-        """Number of users known from training."""
+        """Number of trained users."""
         return len(self.users)
 
     @property
@@ -232,6 +215,7 @@ class Recommender:
         exclude_seen: bool = True,
         candidates: Any = None,
         unknown: Literal["raise", "skip", "popular"] = "raise",
+        new_items: Any = "calibrated",
     ) -> Any:
         """The k best items for each user.
 
@@ -239,9 +223,11 @@ class Recommender:
             users: one id, many ids, or None for all users.
             k: items per user; fewer rows come where fewer candidates remain.
             exclude_seen: leave out the user's training items.
-            candidates: item ids to choose from; None for the whole catalog.
+            candidates: item ids to choose from; None for the complete catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
                 training users, with that number as the score.
+            new_items: how items that were added after the training compete: "calibrated", "none", "boost=0.05" or
+                "share=0.2" (`NewItemPolicy`).
 
         Returns:
             A frame user, item, rank, score: users in the order given, best item first.
@@ -273,8 +259,9 @@ class Recommender:
         scores = np.full((len(rows), k), -np.inf)
         items = np.full((len(rows), k), -1)
         if not is_unknown.all():
-            known = rows[~is_unknown]
-            scores[~is_unknown], items[~is_unknown] = self._rank_users(known, k, exclude_seen, candidate_rows)
+            known, policy = rows[~is_unknown], NewItemPolicy.parse(new_items)
+            ranked = self._rank_users(known, k, exclude_seen, candidate_rows, policy)
+            scores[~is_unknown], items[~is_unknown] = ranked
         if is_unknown.any():
             histories = self._full_histories("tell what is popular")
             scores[is_unknown], items[is_unknown] = popular(histories, self.n_items, k, candidate_rows)
@@ -282,14 +269,20 @@ class Recommender:
         return self._frame(long_frame(USER, series, items, scores, self.items))
 
     def recommend_for_history(
-        self, items_or_lists: Any, k: int = 10, *, exclude_seen: bool = True, candidates: Any = None
+        self,
+        items_or_lists: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        new_items: Any = "calibrated",
     ) -> Any:
         """The k best items for new users, given the items that they liked.
 
         Args:
             items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
                 in each row.
-            k, candidates: as in `recommend`.
+            k, candidates, new_items: as in `recommend`.
             exclude_seen: leave out the items of the history.
 
         Returns:
@@ -308,7 +301,8 @@ class Recommender:
         bounds = np.cumsum([0, *map(len, lists)])
         histories = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
         candidate_rows = self._candidates(candidates)
-        model = self.model("serve new users")
+        model, policy = self.model("serve new users"), NewItemPolicy.parse(new_items)
+        scorer, quota = self.policy_scorer(policy), policy.quota(k, self.n_trained_items)
         results = []
         for block in blocks(len(histories), self._query_width()):
             rows = histories[block]
@@ -316,7 +310,7 @@ class Recommender:
             check_queries(queries, block.start)
             owner = np.repeat(np.arange(len(rows)), [len(history) for history in rows])
             seen = (self._rows(owner), self._rows(np.concatenate(rows))) if exclude_seen else None
-            results.append(top_k(self.scorer, queries, k, seen=seen, candidates=candidate_rows))
+            results.append(top_k(scorer, queries, k, seen=seen, candidates=candidate_rows, quota=quota))
         scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*results, strict=True))
         numbers = pl.Series(HISTORY, range(len(histories)), dtype=pl.Int64)
         return self._frame(long_frame(HISTORY, numbers, items, scores, self.items))
@@ -372,6 +366,15 @@ class Recommender:
 
     # ------------------------------------------------------------ new items
 
+    @property
+    def new_item_encoder(self) -> NewItemEncoder | None:
+        """How vectors and scores of added items are computed; None where the run has no simulated launches."""
+        return NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
+
+    def policy_scorer(self, policy: NewItemPolicy) -> Scorer:
+        """The scorer with the offsets of new items that a policy asks for."""
+        return policy.scorer(self.scorer, self.new_item_encoder, self.n_trained_items)
+
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
         """Add items that were not in the training data; changes this recommender.
 
@@ -388,8 +391,8 @@ class Recommender:
 
         Raises:
             CapabilityError: the model cannot take new items, or the run is slim.
-            DataError: ids that are known already or repeated; features of the wrong shape, with NaN, or missing in all
-                modalities; features that give no finite vector.
+            DataError: ids that are repeated or already in the run; features of the wrong shape, with NaN, missing in
+                all modalities, or without a finite vector.
         """
         model = self.model("take new items")
         if not model.capabilities.cold_items:
@@ -400,7 +403,12 @@ class Recommender:
         new = new_features(IdMap(table[ITEM], self.items.entity), features, blocks[0])
         catalog = [self._trained_features(model, blocks[0])]
         catalog += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
-        scorer = model.add_items(self.scorer, catalog, {name: self._features(m) for name, m in new.items()})
+        arriving = {name: self._features(matrix) for name, matrix in new.items()}
+        scorer = model.add_items(self.scorer, catalog, arriving)
+        encoder = self.new_item_encoder
+        if encoder is not None and isinstance(scorer, VectorScorer):
+            used = {name: catalog[0][name] for name in getattr(model, "modalities", arriving)}
+            scorer = encoder.apply(scorer, self.n_items, used, {name: arriving[name] for name in used})
         check_added_items(scorer, self.n_items, table[ITEM])
         ids = self.items.extended(table[ITEM])
         merged, store = append_frame(self.item_table, table), self.features.with_added(new)
@@ -408,13 +416,51 @@ class Recommender:
         self.scorer, self.items, self.item_table, self.features = scorer, ids, merged, store
         log.info("added %s; the catalog has %d now", pluralize(table.height, "item"), len(ids))
 
+    def update(self, likes: Any) -> None:
+        """Take in likes since the training, without training; changes this recommender.
+
+        The histories of the users grow: `recommend` leaves the items out from then on, and `liked` names them. Items
+        that were added after training move towards the users who like them (`Model.fold_in_items`, with its metrics in
+        docs/new_items.md). The vectors of users and of the items of the training stay as they are; lists that follow
+        the new likes of a user come from `recommend_for_history(recommender.liked(user))`. Likes that are known already
+        change nothing; the order of likes, and of calls, does not matter.
+
+        Args:
+            likes: a frame with columns user and item, a list of (user, item), or one such pair.
+
+        Raises:
+            UnknownIdError: a user or an item is unknown.
+            DataError: the columns are missing, or something is not a pair.
+            CapabilityError: the run is slim.
+
+        >>> recommender.update([(user, item)])
+        >>> item in recommender.liked(user)
+        True
+        """
+        check_full(self.train, "take in likes")
+        assert self.train is not None
+        _, users, items = pair_rows(likes, self.users, self.items)
+        keys = np.unique(users * self.n_items + items)
+        keys = keys[~np.isin(keys, self.train.users * self.n_items + self.train.items)]
+        if not len(keys):
+            return
+        new_users, new_items = keys // self.n_items, keys % self.n_items
+        train = with_pairs(self.train, new_users, new_items)
+        histories = make_histories(train, self.n_users, self.device)
+        scorer, added = self.scorer, np.unique(new_items[new_items >= self.n_trained_items])
+        if len(added) and self.has_model and self.model().can_warm_up:
+            scorer = self.model().fold_in_items(scorer, self._rows(added), self._likers(train, added))
+        # nothing can fail from here on
+        self.n_trained_pairs = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
+        self.train, self._histories, self.scorer = train, histories, scorer
+
     # ------------------------------------------------------------ saving
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the run folder, completely or not at all.
 
         Raises:
-            RunFolderError: the folder is not a run folder, or holds a finished run while `overwrite` is false, or the
+            RunFolderError: the folder is not a run folder, or has a finished run while `overwrite` is false, or the
                 disk is full.
 
         >>> recommender.save(folder / "run").name
@@ -474,7 +520,7 @@ class Recommender:
         """
         check_full(self.train, purpose)
         if not self.has_model:
-            raise CapabilityError(f"this recommender holds no model, so it cannot {purpose}")
+            raise CapabilityError(f"this recommender has no model, so it cannot {purpose}")
         if self._model is None:
             self._model = rebuild(self.state)
         return self._model
@@ -495,6 +541,10 @@ class Recommender:
         assert self._histories is not None
         return self._histories
 
+    def _likers(self, train: Interactions, items: np.ndarray) -> list[Tensor]:
+        """Queries of the users who like each item, in the order of their rows."""
+        return [self.scorer.queries(self._rows(np.unique(train.users[train.items == item]))) for item in items]
+
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
 
@@ -502,7 +552,7 @@ class Recommender:
         return Features(as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))).to(self.device)
 
     def _trained_features(self, model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
-        """The features of the trained items; those that the model holds are not copied, since they may be large."""
+        """The features of the trained items; those of the model are not copied, since they may be large."""
         held = model.inputs.features
         return {name: held[name] if name in held else self._features(matrix) for name, matrix in trained.items()}
 
@@ -511,7 +561,7 @@ class Recommender:
             return None
         ids = as_list(candidates)
         if not ids:
-            raise ConfigError("candidates is empty: name at least one item, or leave it out for the whole catalog")
+            raise ConfigError("candidates is empty: name at least one item, or leave it out for the complete catalog")
         return self._rows(np.unique(known_rows(ids, self.items)))
 
     def _query_width(self) -> int:
@@ -520,10 +570,11 @@ class Recommender:
         return int(self.scorer.queries(self._rows(np.zeros(1, dtype=np.int64))).shape[1])
 
     def _rank_users(
-        self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None
+        self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None, policy: NewItemPolicy
     ) -> tuple[np.ndarray, np.ndarray]:
-        seen = self._histories if exclude_seen else None
-        blocks = rank_users(self.scorer, self._rows(rows), k, seen=seen, candidates=candidates)
+        seen, quota = self._histories if exclude_seen else None, policy.quota(k, self.n_trained_items)
+        scorer = self.policy_scorer(policy)
+        blocks = rank_users(scorer, self._rows(rows), k, seen=seen, candidates=candidates, quota=quota)
         _, scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*blocks, strict=True))
         return scores, items
 

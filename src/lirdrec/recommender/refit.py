@@ -1,9 +1,9 @@
-"""Settings and data to refit a run: train on all interactions for the number of epochs that validation chose before."""
+"""Settings of an earlier run; settings and data to refit it: all interactions, the epochs that validation chose."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,106 @@ from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
 from lirdrec.models.registry import config_type
 from lirdrec.recommender.presets import preset
-from lirdrec.recommender.serialization import read_run
+from lirdrec.recommender.state import RunState
+from lirdrec.recommender.warm_start import check_parameters, read_earlier, run_name, weights_digest
 from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Callback, StopTraining
 
 
-def settings_of(run: str | Path) -> tuple[Any, TrainConfig]:
-    """The model config and the training config of an earlier run, with its best epoch as the number of epochs.
+@dataclass(frozen=True)
+class EarlierSettings:
+    """How an earlier run was trained.
+
+    Attributes:
+        config: the model config.
+        training: the training config.
+        best_epoch: the epoch that validation chose; None for a closed form.
+        started_from: the run that it continued, if any: {"run": folder, "weights": digest}.
+    """
+
+    config: Any
+    training: TrainConfig
+    best_epoch: int | None
+    started_from: Mapping[str, str] | None = None
+
+
+def settings_of(state: RunState) -> EarlierSettings:
+    """How a run was trained.
 
     Raises:
-        RunFolderError: there is no such run, or it was trained without validation.
+        RunFolderError: the run says of no model.
     """
-    info = read_run(run).info
-    kind = config_type(str(info.get("model")))
-    config: Any = make_config(kind, dict(info.get("model_config") or {}), f"{run}")
+    info, name = state.info, run_name(state)
+    if info.get("model") is None:
+        raise RunFolderError(f"{name}: does not say which model it is; train from scratch")
+    kind = config_type(str(info["model"]))
+    config: Any = make_config(kind, dict(info.get("model_config") or {}), name)
     if info.get("training") is None:  # a closed form has no epochs
-        return config, preset(str(info.get("model")))[1]
+        seed = info.get("seed")
+        training = preset(str(info["model"]))[1]
+        return EarlierSettings(config, training if seed is None else replace(training, seed=int(seed)), None)
+    training = make_config(TrainConfig, dict(info["training"]), name)
     metrics = info.get("metrics", {})
-    if not metrics.get("valid") or not metrics.get("best_epoch"):
+    best = int(metrics["best_epoch"]) if metrics.get("valid") and metrics.get("best_epoch") else None
+    return EarlierSettings(config, training, best, info.get("warm_start"))
+
+
+def continued_training(state: RunState) -> TrainConfig:
+    """The training options with which a run is continued on newer data: those of the run, in a quarter of the time.
+
+    The number of epochs is a quarter of those from scratch, and the learning rate falls to zero over them, which takes
+    the place of patience (benchmarks/train_on.py).
+    """
+    training = settings_of(state).training
+    epochs = max(1, full_epochs(state) // 4)
+    return replace(training, schedule="cosine", warmup_epochs=0, epochs=epochs, patience=epochs)
+
+
+def full_epochs(state: RunState) -> int:
+    """The epochs that a training from scratch took until it stopped, kept through refits and continued trainings."""
+    info = state.info
+    return int(info.get("full_epochs") or info.get("metrics", {}).get("epochs") or settings_of(state).training.epochs)
+
+
+def refit_settings(state: RunState) -> tuple[EarlierSettings, RunState | None]:
+    """The settings to refit a run with, and the run that it continued, from which the refit has to start too.
+
+    Raises:
+        RunFolderError: it was trained without validation, or the run that it continued is gone.
+    """
+    found, name = settings_of(state), run_name(state)
+    if found.best_epoch is None and state.info.get("training") is not None:
         raise RunFolderError(
-            f"{run}: was trained without validation, so no number of epochs was chosen; name a run that had one"
+            f"{name}: was trained without validation, so no number of epochs was chosen; name a run that had one"
         )
-    training = make_config(TrainConfig, dict(info["training"]), f"{run}")
-    return config, replace(training, epochs=int(metrics["best_epoch"]))
+    if found.started_from is None:
+        return found, None
+    before = found.started_from.get("run")
+    if before is None:
+        raise RunFolderError(
+            f"{name}: continued a recommender that was in no folder, so it cannot be refitted; save that one, and train"
+            " on from its folder"
+        )
+    first = read_earlier(before)
+    check_parameters(first)
+    if weights_digest(first) != found.started_from.get("weights"):
+        raise RunFolderError(f"{name}: continued {before}, which has changed since; train on from it again")
+    return found, first
+
+
+class StopAfter(Callback):
+    """Ends a training after an epoch, where `epochs` itself has to stay: the cosine schedule depends on it."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
+        if len(history) >= self.epoch:
+            raise StopTraining
+
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
+        if line["epoch"] >= self.epoch:
+            raise StopTraining
 
 
 def merge_splits(dataset: Dataset) -> Dataset:

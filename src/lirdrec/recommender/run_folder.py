@@ -48,7 +48,7 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
     process is lost. The operating system releases the lock of a killed process.
 
     Raises:
-        RunFolderError: another process holds the folder, or it cannot be made.
+        RunFolderError: another process uses the folder, or it cannot be made.
     """
     with folder_lock(
         folder,
@@ -70,7 +70,7 @@ def write_files(folder: str | Path, writers: Mapping[str, Writer]) -> None:
     An existing run stays complete until the new one is on disk and replaces it in one step.
 
     Raises:
-        RunFolderError: another process holds the folder, the disk is full, or the folder cannot be written.
+        RunFolderError: another process uses the folder, the disk is full, or the folder cannot be written.
     """
     _write(Path(folder), writers, keep=False)
 
@@ -79,7 +79,7 @@ def rewrite(folder: str | Path, writers: Mapping[str, Writer]) -> None:
     """Replace or add single files of a finished run; the others stay listed as they are.
 
     Raises:
-        RunFolderError: there is no finished run, another process holds the folder, or it cannot be written.
+        RunFolderError: there is no finished run, another process uses the folder, or it cannot be written.
     """
     _write(Path(folder), writers, keep=True)
 
@@ -120,7 +120,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_new(folder: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that is not a run folder, or holds a finished or stopped run unless `overwrite`.
+    """Check that a run may be written: to a new folder, or over a run if `overwrite`.
 
     Raises:
         RunFolderError: writing there would destroy other files.
@@ -132,15 +132,15 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
         return
     kind = manifest_format(folder)
     if kind is not None and kind != FORMAT:
-        raise RunFolderError(f"{folder}: holds a {NAMES.get(kind, kind)}, not a run; choose another folder")
+        raise RunFolderError(f"{folder}: is a {NAMES.get(kind, kind)}, not a run; choose another folder")
     if not overwrite and (folder / MANIFEST).is_file():
-        raise RunFolderError(f"{folder}: already holds a finished run; choose another folder or overwrite it")
+        raise RunFolderError(f"{folder}: already has a finished run; choose another folder or overwrite it")
     extra = set(TRAINING_FILES) | (set(WRITTEN) if (folder / "checkpoint").is_dir() else set())
     if foreign := foreign_names(folder, extra):
-        raise RunFolderError(f"{folder}: is not a run folder (it holds {foreign[0]}); choose another folder")
+        raise RunFolderError(f"{folder}: is not a run folder (it has {foreign[0]}); choose another folder")
     if not overwrite and any((folder / "checkpoint").glob("*")):
         raise RunFolderError(
-            f"{folder}: holds a training that was stopped; resume it (--resume), choose another folder or overwrite it"
+            f"{folder}: has a stopped training; resume it (--resume), choose another folder or overwrite it"
         )
 
 
@@ -148,7 +148,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether `folder` holds a run: finished, unfinished or damaged."""
+    """Whether `folder` is a run: finished, unfinished or damaged."""
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         return manifest_format(folder) == FORMAT
@@ -172,9 +172,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
         raise RunFolderError(f"{folder}: is not a run folder ({MANIFEST} is missing)")
     manifest = _manifest(folder)
     if manifest.get("format") != FORMAT:
-        raise RunFolderError(
-            f"{folder}: holds a prepared dataset, not a run; train on it first: lirdrec train {folder}"
-        )
+        raise RunFolderError(f"{folder}: is a prepared dataset, not a run; train on it first: lirdrec train {folder}")
     for name, entry in manifest["files"].items():
         check_file(resolve_path(folder, manifest, name), entry, verify)
     return manifest

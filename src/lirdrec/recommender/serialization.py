@@ -46,7 +46,7 @@ from lirdrec.recommender.run_folder import (
 )
 from lirdrec.recommender.state import RunState, Stamp, make_histories
 
-# raised by the readers of our files where these are damaged
+# raised by the readers of damaged files
 DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError),
     *(DataError, pl.exceptions.PolarsError),
@@ -67,7 +67,7 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
         overwrite: replace a finished run.
 
     Raises:
-        RunFolderError: the folder is not a run folder, holds a finished run while `overwrite` is false, was changed by
+        RunFolderError: the folder is not a run folder, has a finished run while `overwrite` is false, was changed by
             another process since `state` was loaded from it, or the disk is full.
     """
     folder = Path(folder)
@@ -81,7 +81,7 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
 
 
 def _check_unchanged(state: RunState, folder: Path) -> None:
-    """Refuse to overwrite what another process has changed in the run since it was loaded."""
+    """Raise an error if another process has changed the run since it was loaded."""
     if state.saved is not None and manifest_stamp(folder) not in (state.saved, None):
         raise RunFolderError(
             f"{folder}: another process has changed this run since it was loaded; load it again and repeat the change,"
@@ -149,6 +149,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
             frames=config["frames"],
             info=config["info"],
             n_trained_items=config["n_trained_items"],
+            n_trained_pairs=config.get("n_trained_pairs"),
             device=torch.device(device),
         )
     except RunFolderError:
@@ -185,6 +186,8 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
         "frames": state.frames,
         "info": state.info,
     }
+    if state.n_trained_pairs is not None and not slim:
+        config["n_trained_pairs"] = state.n_trained_pairs
     table = state.item_table.select(ITEM) if slim else state.item_table
     files: dict[str, Writer] = {
         CONFIG: lambda path: write_json(path, config),
@@ -203,7 +206,7 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
 
 
 def _companions(state: RunState, folder: Path) -> dict[str, Writer]:
-    """Files about the training: copied from the run's former folder, or made from what is known."""
+    """Files about the training: copied from the run's former folder, or built from the run's facts."""
     files: dict[str, Writer] = {}
     source = state.folder
     for name in COMPANIONS:
@@ -270,13 +273,14 @@ _NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
 
 def rebuild(state: RunState) -> Model:
     """The trained model of a run, on the run's device, in evaluation mode."""
-    assert state.train is not None and state.features is not None and state.weights is not None
+    train = state.trained
+    assert train is not None and state.features is not None and state.weights is not None
     n, name = state.n_trained_items, state.info["model"]
     dataset = Dataset(
         name=state.info.get("dataset", "run"),
         users=state.users,
         items=IdMap(state.items.series.head(n), state.items.entity),
-        train=state.train,
+        train=train,
         valid=_NO_PAIRS,
         test=_NO_PAIRS,
         features=state.features.blocks()[0] if model_type(name).capabilities.needs_features else {},

@@ -1,4 +1,4 @@
-"""`RunState`: everything that a trained run consists of, as one immutable value."""
+"""`RunState`: a trained run as one immutable value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -31,16 +32,17 @@ class RunState:
         scorer: the scores of the trained parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training interactions as rows, or None in a slim run.
+        train: training interactions as rows, then the likes since; None in a slim run.
         histories: `train` as the items of each user, on `device`; None in a slim run.
         features: feature matrices of the items, or None in a slim run.
-        weights: the model's parameters by name, from which `rebuild` builds it again; None where there is no model.
-        frames: kind of the frames that users get.
+        weights: the model's parameters by name, from which `rebuild` builds it again; None without a model.
+        frames: kind of the returned frames.
         info: JSON-able facts: "dataset", "model", "model_config", "training", "metrics" …
-        n_trained_items: number of items known in training; later rows were added by `add_items`.
+        n_trained_items: number of trained items; later rows were added by `add_items`.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
         saved: the folder's stamp at that time.
+        n_trained_pairs: number of interactions of the training, the first of `train`; None: all of them.
     """
 
     scorer: Scorer
@@ -57,26 +59,47 @@ class RunState:
     device: torch.device
     folder: Path | None = None
     saved: Stamp | None = None
+    n_trained_pairs: int | None = None
+
+    @property
+    def trained(self) -> Interactions | None:
+        """The training interactions without the likes since; None in a slim run."""
+        return self.train if self.train is None else first_pairs(self.train, self.n_trained_pairs)
 
     def title(self, item_row: int) -> str | None:
         """See `item_title`."""
         return item_title(self.item_table, item_row)
 
 
+def first_pairs(pairs: Interactions, n: int | None) -> Interactions:
+    """The first `n` of the pairs; None: all."""
+    if n is None or n >= len(pairs):
+        return pairs
+    return Interactions(pairs.users[:n], pairs.items[:n], None if pairs.timestamps is None else pairs.timestamps[:n])
+
+
+def with_pairs(pairs: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
+    """The pairs, followed by more of them; where pairs have times, those of the new ones are the latest known."""
+    times = pairs.timestamps
+    if times is not None:
+        times = np.concatenate([times, np.full(len(users), times.max() if len(times) else 0)])
+    return Interactions(np.concatenate([pairs.users, users]), np.concatenate([pairs.items, items]), times)
+
+
 def item_title(table: pl.DataFrame, row: int) -> str | None:
-    """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
+    """The item's title, or None if the item table has no titles."""
     column = title_column(table)
     return None if column is None else as_title(table[column].slice(row, 1)).item()
 
 
 def check_full(train: Interactions | None, purpose: str) -> None:
-    """Refuse `purpose` in a slim run, which has no training interactions.
+    """Raise an error for `purpose` in a slim run, which has no training interactions.
 
     Raises:
         CapabilityError: the run is slim.
     """
     if train is None:
-        raise CapabilityError(f"a slim run holds vectors and ids only, so it cannot {purpose}; use the full run")
+        raise CapabilityError(f"a slim run has vectors and ids only, so it cannot {purpose}; use the full run")
 
 
 def make_histories(train: Interactions | None, n_users: int, device: torch.device | str) -> Histories | None:

@@ -11,8 +11,14 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure as Drawing
+
+STYLE = Path(__file__).with_name("charts.mplstyle")
 ACCENT = "lirdrec"
 INK, GRAY, RULE, GROUND = "#1c2530", "#5d6875", "#d9dee4", "#ffffff"
 RED = "#c8401a"
@@ -40,7 +46,7 @@ def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
     """A style for each name: red for `accent`, fixed styles for known models, the remaining ones for other names."""
     palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLORS]
     known = dict(zip(PLACES, palette, strict=False))
-    chosen = {name: Style(RED) if name == accent else known[name] for name in names if name == accent or name in known}
+    chosen = {name: known[name] for name in names if name in known} | ({accent: Style(RED)} if accent in names else {})
     free = [candidate for candidate in palette if candidate not in chosen.values()]
     for name in names:
         if name not in chosen:
@@ -53,48 +59,10 @@ def style() -> Iterator[None]:
     """Context manager: the style of all figures, for code that draws with matplotlib directly."""
     import matplotlib
 
-    settings: dict[str, Any] = {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9,
-        "text.color": INK,
-        "axes.labelcolor": GRAY,
-        "axes.labelsize": 8.5,
-        "axes.titlesize": 9.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlecolor": INK,
-        "axes.edgecolor": GRAY,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.unicode_minus": True,
-        "axes.facecolor": "none",
-        "axes.formatter.useoffset": False,
-        "figure.facecolor": GROUND,
-        "grid.color": RULE,
-        "grid.linewidth": 0.6,
-        "xtick.color": GRAY,
-        "ytick.color": GRAY,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "xtick.major.size": 3,
-        "ytick.major.size": 0,
-        "legend.fontsize": 8.5,
-        "svg.fonttype": "none",  # keep text as text: searchable, in the colors of the page
-        "svg.hashsalt": "lirdrec",
-        "pdf.fonttype": 42,
-    }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # ignore the user's own style
-        matplotlib.rcParams.update(settings)  # type: ignore[arg-type]  # the stubs accept literal names only
+        matplotlib.rcParams.update(matplotlib.rc_params_from_file(STYLE, use_default_template=False))
         yield
-
-
-if TYPE_CHECKING:
-    import polars as pl
-    from matplotlib.figure import Figure as Drawing
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lirdrec.escaping import escape_text
@@ -40,12 +42,10 @@ class Column:
 
 def printed(value: Value, column: Column) -> tuple[str, str, str]:
     """Text of a cell: the value, its standard deviation ("" without one), its marks."""
-    if isinstance(value, Measure):
-        spread = ""
-        if value.sd is not None and column.format in ("number", "percent"):
-            spread = f"{value.sd:.{column.digits}f}"
-        return text_of(value.mean, column), spread, value.marks
-    return (MISSING if value is None else text_of(value, column)), "", ""
+    if not isinstance(value, Measure):
+        return (MISSING if value is None else text_of(value, column)), "", ""
+    has_spread = value.sd is not None and column.format in ("number", "percent")
+    return text_of(value.mean, column), f"{value.sd:.{column.digits}f}" if has_spread else "", value.marks
 
 
 def duration(seconds: float) -> str:
@@ -68,74 +68,33 @@ def text_of(value: Measure | float | int | str, column: Column) -> str:
         return escape_text(value, line=False)
     if math.isnan(value):
         return MISSING
-    if column.format == "duration":
-        return duration(value).replace(" ", NARROW)
-    if column.format == "memory":
-        return memory(value).replace(" ", NARROW)
-    if column.format == "count":
-        return f"{value:,.0f}".replace(",", NARROW)
-    if column.format == "p":
-        return f"{value:.4f}" if value >= 1e-4 else f"<{NARROW}0.0001"
-    if column.format == "percent":
-        return f"{value:+.{column.digits}f}".replace("-", "−") + f"{NARROW}%"
-    if column.format == "text":
-        return f"{value:g}" if isinstance(value, float) else str(value)
+    match column.format:
+        case "duration":
+            return duration(value).replace(" ", NARROW)
+        case "memory":
+            return memory(value).replace(" ", NARROW)
+        case "count":
+            return f"{value:,.0f}".replace(",", NARROW)
+        case "p":
+            return f"{value:.4f}" if value >= 1e-4 else f"<{NARROW}0.0001"
+        case "percent":
+            return f"{value:+.{column.digits}f}".replace("-", "−") + f"{NARROW}%"
+        case "text":
+            return f"{value:g}" if isinstance(value, float) else str(value)
     return f"{value:.{column.digits}f}".replace("-", "−")
 
 
-# display names in the order of tables: no training, closed form, trained by gradients from old to new
-MODELS = {
-    "random": "Random",
-    "popularity": "Popularity",
-    "item_knn": "Item kNN",
-    "content_knn": "Content kNN",
-    "ease": "EASE",
-    "cease": "CEASE",
-    "add_ease": "Add-EASE",
-    "mf": "MF",
-    "lightgcn": "LightGCN",
-    "vbpr": "VBPR",
-    "mmgcn": "MMGCN",
-    "grcn": "GRCN",
-    "lattice": "LATTICE",
-    "slmrec": "SLMRec",
-    "micro": "MICRO",
-    "bm3": "BM3",
-    "freedom": "FREEDOM",
-    "lgmrec": "LGMRec",
-    "diffmm": "DiffMM",
-    "lirdrec": "LIRDRec",
-}
-DATASETS = {
-    "baby": "Baby",
-    "sports": "Sports",
-    "clothing": "Clothing",
-    "elec": "Elec",
-    "electronics": "Elec",
-    "microlens": "MicroLens",
-    "tiktok": "TikTok",
-    "movielens": "MovieLens",
-    "movielens-small": "MovieLens small",
-}
-METRICS = {"recall": "R", "ndcg": "N", "precision": "P", "map": "MAP", "mrr": "MRR", "hit_rate": "HR"}
-COLUMNS = {
-    "model": "Model",
-    "dataset": "Data",
-    "variant": "Variant",
-    "feature_set": "Features",
-    "loss": "Loss",
-    "metric": "Metric",
-    "seed": "Seed",
-    "epoch": "Epoch",
-}
+_NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
+MODELS: dict[str, str] = _NAMES["models"]  # in the order of tables
+METRICS: dict[str, str] = _NAMES["metrics"]
 
 
 def label(name: object) -> str:
     """Display name of a model, dataset, metric or column; other names are returned unchanged."""
     text = str(name)
-    for names in (MODELS, DATASETS, COLUMNS):
+    for names in (MODELS, _NAMES["datasets"], _NAMES["columns"]):
         if text in names:
-            return names[text]
+            return str(names[text])
     kind, at, k = text.partition("@")
     return f"{METRICS[kind]}@{k}" if at and kind in METRICS else text
 

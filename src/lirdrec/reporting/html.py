@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
+PAGE = "report.html.j2"
 LONG = 160  # characters: with longer texts, the image is beside the text
 
 
@@ -72,55 +73,44 @@ class Cards:
 
     def has_long_texts(self) -> bool:
         """Whether any card has a text longer than `LONG`."""
-        return any(len(card.text) > LONG for card in self._all())
+        return any(len(card.text) > LONG for card in (*self.cards, self.lead) if card)
 
     def has_images(self) -> bool:
         """Whether any card has an image."""
-        return any(card.picture is not None for card in self._all())
-
-    def _all(self) -> list[Card]:
-        return [*self.cards, *([self.lead] if self.lead else [])]
+        return any(card.picture is not None for card in (*self.cards, self.lead) if card)
 
 
 def _image_format(content: bytes) -> str:
     """`jpeg`, `png` or `webp` by the first bytes; "" for other formats."""
-    if content.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    return "webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else ""
+    starts = {"jpeg": rb"\xff\xd8\xff", "png": rb"\x89PNG\r\n\x1a\n", "webp": rb"RIFF....WEBP"}
+    return next((kind for kind, start in starts.items() if re.match(start, content, re.DOTALL)), "")
 
 
 # colors of drawings → CSS variables of the page, which has a light and a dark set of values
 _VARIABLES = {INK: "ink", GRAY: "gray", RULE: "rule", RED: "accent", **{c: f"c{n}" for n, c in enumerate(COLORS)}}
-_DARK_COLORS = ("#5fb0ea", "#35c79c", "#dd8fc6", "#e0aa3e", "#8fd0f5", "#aa9df0", "#a9b4be")
-_DARK = {
-    **{INK: "#e6eaee", GRAY: "#9aa6b2", RULE: "#333d48", RED: "#ff8055"},
-    **dict(zip(COLORS, _DARK_COLORS, strict=True)),
-}
+_DARK_VALUES = "#e6eaee #9aa6b2 #333d48 #ff8055 #5fb0ea #35c79c #dd8fc6 #e0aa3e #8fd0f5 #aa9df0 #a9b4be"
+_DARK = dict(zip(_VARIABLES, _DARK_VALUES.split(), strict=True))
 
 
 def render(**variables: Any) -> str:
-    """The page of a report.
-
-    Args:
-        variables: `report`, `environment` (names and values), `version`, and `alone`: whether no other files are
-            written.
-    """
+    """The page of a report: the template with `report`, `environment`, `version` and `alone` (no other files)."""
     light = "".join(f"--{name}:{color};" for color, name in _VARIABLES.items())
     dark = "".join(f"--{_VARIABLES[color]}:{value};" for color, value in _DARK.items())
     light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;--shade:#0c18242e;"
     dark += "--ground:#14191f;--soft:#1c232b;--tint:#2b201c;--shade:#000000b0;"
-    return _template().render(light=light, dark=dark, **variables)
+    return template(PAGE).render(light=light, dark=dark, **variables)
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this package."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("lirdrec.reporting"), autoescape=True, keep_trailing_newline=True)
+    environment = Environment(loader=PackageLoader("lirdrec.reporting"), autoescape=True)
+    environment.keep_trailing_newline = name == PAGE
+    environment.trim_blocks = environment.lstrip_blocks = name != PAGE
     environment.filters.update(inline=inline, prose=prose, drawing=drawing, plain=_plain)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def drawing(figure: Figure) -> Markup:

@@ -53,7 +53,7 @@ class Report:
         settings: name → value of the experiment's settings.
         commands: command lines that reproduce the results.
         environment: versions and machine; default: those of this process, without the time, so that equal reports have
-            equal bytes and can be compared with diff.
+            equal bytes.
         name: name of the report in messages.
 
     Raises:
@@ -112,18 +112,19 @@ class Report:
         folder = Path(folder)
         remarks = results.remarks() if results is not None and hasattr(results, "remarks") else []
         remarked = replace(self, answer="\n\n".join([self.answer, *remarks]))
-        for inner in (folder / "figures", folder / "tables"):
-            make_folder(inner)
+        figures, tables = folder / "figures", folder / "tables"
+        make_folder(figures)
+        make_folder(tables)
         for block in self.blocks():
             if isinstance(block, Figure):
                 for kind in formats:
-                    _write(folder / "figures" / f"{block.name}.{kind}", block.image(kind))
+                    _write(figures / f"{block.name}.{kind}", block.image(kind))
                 if block.data is not None:
-                    _write(folder / "figures" / f"{block.name}.csv", block.data.write_csv().encode())
+                    _write(figures / f"{block.name}.csv", block.data.write_csv().encode())
             elif isinstance(block, Table):
-                _write(folder / "tables" / f"{block.name}.tex", block.to_latex().encode())
-                _write(folder / "tables" / f"{block.name}.csv", block.to_csv().encode())
-                _save(folder / "tables" / f"{block.name}.parquet", block.to_frame())
+                _write(tables / f"{block.name}.tex", block.to_latex().encode())
+                _write(tables / f"{block.name}.csv", block.to_csv().encode())
+                _save(tables / f"{block.name}.parquet", block.to_frame())
         if results is not None:
             _save(folder / RESULTS, results.frame() if hasattr(results, "frame") else results)
         _write(folder / TEXT, remarked.to_markdown("svg" if "svg" in formats else "png").encode())
@@ -163,13 +164,10 @@ class Report:
         from rich.console import Group
         from rich.text import Text
 
-        parts: list[RenderableType] = [Text(self.title, style="bold"), Text(_plain(self.answer)), Text()]
+        plain = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", self.answer).replace("**", "").replace("`", "")
+        parts: list[RenderableType] = [Text(self.title, style="bold"), Text(plain), Text()]
         parts += [block.to_rich() for block in self.blocks() if isinstance(block, Table)]
         return Group(*parts)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text).replace("**", "").replace("`", "")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,16 +4,16 @@ The sd over seeds shows how a metric varies when training is repeated; tests ove
 on this test set. Each user's value is averaged over the seeds first; then `d_u = ours_u - theirs_u` is tested against
 zero, two-sided, by Student's t-test and by Wilcoxon's signed-rank test (without d = 0).
 
-Holm (1979): of m ascending p-values, the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`; rejecting those
-below α keeps the probability of any false rejection below α, also for dependent tests.
+Holm (1979): of m ascending p-values, the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lirdrec.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
+Key = TypeVar("Key", bound=Hashable)
 USER = "user"
 ALPHA = 0.01
 # averages over seeds in another order differ in their last bits; rounding removes that
@@ -30,12 +31,10 @@ DECIMALS = 12
 
 @dataclass(frozen=True)
 class Measure:
-    """Mean and standard deviation of a metric over one or more runs.
+    """Mean and standard deviation of a metric over `n` runs.
 
     Attributes:
-        mean: over the runs.
         sd: standard deviation of the runs (n - 1 in the denominator), not of the mean; None for a single run.
-        n: number of runs.
         marks: symbols after the value in a table, explained in the table's notes.
     """
 
@@ -105,25 +104,22 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
     n, mean = len(d), float(d.mean())
     if not d.any():
         return PairedTest(n, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0)
-    error = float(d.std(ddof=1)) / math.sqrt(n)
     if np.all(d == d[0]):  # the same gain for every user: the variance is 0
-        error, t, t_p = 0.0, math.copysign(math.inf, mean), 0.0
+        low, high, t, t_p = mean, mean, math.copysign(math.inf, mean), 0.0
     else:
-        t = mean / error
-        t_p = float(2 * stats.t.sf(abs(t), n - 1))
-    half = float(stats.t.ppf(0.975, n - 1)) * error
+        test = stats.ttest_1samp(d, 0.0)
+        (low, high), t, t_p = test.confidence_interval(0.95), test.statistic, test.pvalue
     ranks = stats.wilcoxon(d, zero_method="wilcox", alternative="two-sided")
-    return PairedTest(n, mean, mean - half, mean + half, t, t_p, float(ranks.statistic), float(ranks.pvalue))
+    return PairedTest(n, mean, *map(float, (low, high, t, t_p, ranks.statistic, ranks.pvalue)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected by Holm's step-down procedure, in the given order."""
-    corrected = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    p = np.asarray(p_values, dtype=np.float64)
+    order = p.argsort(kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    return corrected.tolist()
 
 
 def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -171,6 +167,34 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     by_t = holm([comparison.test.t_p for comparison in comparisons])
     by_w = holm([comparison.test.w_p for comparison in comparisons])
     return [replace(c, t_p_holm=t, w_p_holm=w) for c, t, w in zip(comparisons, by_t, by_w, strict=True)]
+
+
+def compare_pairs(
+    pairs: Iterable[tuple[Key, pl.DataFrame | None, pl.DataFrame | None]], metrics: Sequence[str]
+) -> dict[Key, dict[str, Comparison]]:
+    """Test pairs of models on each metric that both have, with Holm's correction over all tests.
+
+    Args:
+        pairs: key of the pair, and the values of our and of their users (as in `compare`). Pairs without values, or of
+            models that were evaluated on different users, are skipped.
+        metrics: names of columns.
+
+    Returns:
+        Key of the pair → metric → test.
+    """
+    keys: list[Key] = []
+    comparisons: list[Comparison] = []
+    for key, ours, theirs in pairs:
+        if ours is None or theirs is None:
+            continue
+        common = [name for name in metrics if name in ours.columns and name in theirs.columns]
+        with contextlib.suppress(DataError):
+            comparisons += compare(ours, {"": theirs}, common)
+        keys += [key] * (len(comparisons) - len(keys))
+    tests: dict[Key, dict[str, Comparison]] = {}
+    for key, test in zip(keys, corrected(comparisons), strict=True):
+        tests.setdefault(key, {})[test.metric] = test
+    return tests
 
 
 def gain(ours: float, theirs: float) -> float:

@@ -6,9 +6,9 @@ ranked at the printed precision: values that print the same are tied, and all of
 
 from __future__ import annotations
 
-import html
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.errors import ConfigError
 from lirdrec.reporting.charts.panels import rank_in
 from lirdrec.reporting.formatting import NARROW, Better, Column, Value, label, printed, text_of
+from lirdrec.reporting.html import template
 from lirdrec.reporting.statistics import Measure
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Table:
     def __post_init__(self) -> None:
         keys = {column.key for column in self.columns}
         for row in self.rows:
-            if unknown := set(row.cells) - keys:
+            if unknown := row.cells.keys() - keys:
                 raise ConfigError(f"table {self.name}: a row has cells without a column: {', '.join(sorted(unknown))}")
 
     @classmethod
@@ -100,76 +101,63 @@ class Table:
         """
         row_keys = [rows] if isinstance(rows, str) else list(rows)
         column_keys = [columns] if isinstance(columns, str) else list(columns)
-        cells: dict[tuple[Any, ...], dict[tuple[Any, ...], list[float]]] = {}
-        headings: dict[tuple[Any, ...], None] = {}
+        cells: dict[tuple[Any, ...], dict[tuple[Any, ...], list[float]]] = {}  # block, row names → heading → values
         for record in frame.iter_rows(named=True):
-            place = ((record[block] if block else ""), *(record[key] for key in row_keys))
+            names = (record[block] if block else "", *(record[key] for key in row_keys))
             heading = tuple(record[key] for key in column_keys)
-            headings.setdefault(heading)
-            cells.setdefault(place, {}).setdefault(heading, []).append(record[value])
-        blocks = list(dict.fromkeys(place[0] for place in cells))
+            cells.setdefault(names, {}).setdefault(heading, []).append(record[value])
+        blocks = list(dict.fromkeys(names[0] for names in cells))
+        headings = frame.select(column_keys).unique(maintain_order=True).rows()
         groups = list(dict.fromkeys(heading[0] for heading in headings))
-
-        def order(heading: tuple[Any, ...]) -> tuple[int, int]:
-            return groups.index(heading[0]) if len(heading) > 1 else 0, rank_in(heading[-1], column_order)
-
-        table_columns = [Column(row_key, labels(row_key), format="text") for row_key in row_keys]
-        for heading in sorted(headings, key=order):
+        headings.sort(
+            key=lambda heading: (
+                groups.index(heading[0]) if len(heading) > 1 else 0,
+                rank_in(heading[-1], column_order),
+            )
+        )
+        table_columns = [Column(key, labels(key), format="text") for key in row_keys]
+        for heading in headings:
             group = labels(heading[0]) if len(heading) > 1 else ""
             table_columns.append(Column(_key(heading), labels(heading[-1]), group, better, digits=digits))
         table_rows = []
-        for place in sorted(cells, key=lambda place: (blocks.index(place[0]), rank_in(place[1], row_order))):
-            block_name, *names = place
-            texts: dict[str, Value] = {key: labels(part) for key, part in zip(row_keys, names, strict=True)}
-            measures = {_key(heading): Measure.of(values) for heading, values in cells[place].items()}
-            table_rows.append(Row({**texts, **measures}, labels(block_name) if block else "", accent=accent in names))
+        for names in sorted(cells, key=lambda names: (blocks.index(names[0]), rank_in(names[1], row_order))):
+            texts: dict[str, Value] = {key: labels(name) for key, name in zip(row_keys, names[1:], strict=True)}
+            measures = {_key(heading): Measure.of(values) for heading, values in cells[names].items()}
+            table_rows.append(Row({**texts, **measures}, labels(names[0]) if block else "", accent in names[1:]))
         return cls(name, table_columns, table_rows, caption, notes)
 
     def to_html(self) -> str:
         """A `<table>` element, styled by the report's page."""
-        lines = ["<table>"]
-        if self.caption:
-            lines.append(f"<caption><span>{html.escape(self.caption)}</span></caption>")
-        lines.append("<thead>")
-        if any(column.group for column in self.columns):
-            spans = "".join(
-                f'<th colspan="{width}" scope="colgroup" class="group">{html.escape(group)}</th>'
-                if group
-                else f'<td colspan="{width}"></td>'
-                for group, width in self._groups()
-            )
-            lines.append(f"<tr>{spans}</tr>")
-        heads = "".join(f'<th scope="col"{_html_class(_kind(c))}>{html.escape(c.title)}</th>' for c in self.columns)
-        lines += [f"<tr>{heads}</tr>", "</thead>"]
-        for block, rows in self._blocks():
-            lines.append("<tbody>")
-            if block:
-                span = f'colspan="{len(self.columns)}" scope="rowgroup"'
-                lines.append(f'<tr class="block"><th {span}>{html.escape(block)}</th></tr>')
-            ranks = self._ranks(rows)
-            for row, rank in zip(rows, ranks, strict=True):
-                name = "accent" if row.accent else "muted" if row.muted else ""
-                cells = "".join(self._html_cell(*span, row, rank) for span in self._spans(row))
-                lines.append(f"<tr{_html_class(name)}>{cells}</tr>")
-            lines.append("</tbody>")
-        return "\n".join([*lines, "</table>"])
+
+        def cell(column: Column, width: int, row: Row, rank: Mapping[str, int]) -> dict[str, Any]:
+            main, spread, marks = printed(row.cells.get(column.key), column)
+            kind = "n" if column.format != "text" else "long" if self._is_long(column) else ""
+            if width > 1 or (_is_words(row.cells.get(column.key)) and column.format != "text"):
+                kind = "said"
+            rank_of = rank.get(column.key, 0)
+            return {"main": main, "spread": spread, "marks": marks, "rank": rank_of, "width": width, "kind": kind}
+
+        blocks = [
+            (block, [(row, [cell(*span, row, rank) for span in self._spans(row)]) for row, rank in rows])
+            for block, rows in self._blocks()
+        ]
+        return template("table.html.j2").render(table=self, groups=self._groups(), blocks=blocks)
 
     def to_latex(self) -> str:
         r"""A `table` with booktabs rules; needs `\usepackage{booktabs}`."""
         text_specs = {True: r"p{0.3\linewidth}", False: "l"}
         spec = "".join(text_specs[self._is_long(column)] if column.format == "text" else "r" for column in self.columns)
         lines = [r"\begin{table}", r"\centering"]
-        if self.caption:
-            lines.append(rf"\caption{{{latex_escape(self.caption)}}}")
+        lines += [rf"\caption{{{latex_escape(self.caption)}}}"] if self.caption else []
         lines += [rf"\label{{tab:{self.name}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
         if any(column.group for column in self.columns):
             cells, rules, at = [], [], 1
             for group, width in self._groups():
-                cells.append(
-                    rf"\multicolumn{{{width}}}{{c}}{{{latex_escape(group)}}}" if group else " & " * (width - 1)
-                )
                 if group:
+                    cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_escape(group)}}}")
                     rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+                else:
+                    cells.append(" & " * (width - 1))
                 at += width
             lines += [" & ".join(cells).strip() + r" \\", " ".join(rules)]
         lines.append(" & ".join(latex_escape(column.title) for column in self.columns) + r" \\")
@@ -177,7 +165,7 @@ class Table:
             lines.append(r"\midrule")
             if block:
                 lines.append(rf"\multicolumn{{{len(self.columns)}}}{{l}}{{\textit{{{latex_escape(block)}}}}} \\")
-            for row, rank in zip(rows, self._ranks(rows), strict=True):
+            for row, rank in rows:
                 lines.append(" & ".join(self._latex_cell(*span, row, rank) for span in self._spans(row)) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         if self.notes:
@@ -193,10 +181,10 @@ class Table:
         for block, rows in self._blocks():
             if block:
                 lines.append(_pipes([f"*{_markdown(block)}*", *[""] * (len(self.columns) - 1)]))
-            for row, rank in zip(rows, self._ranks(rows), strict=True):
+            for row, rank in rows:
                 cells = []
                 for column in self.columns:
-                    main, spread, marks = (_markdown(part) for part in printed(row.cells.get(column.key), column))
+                    main, spread, marks = map(_markdown, printed(row.cells.get(column.key), column))
                     main = {1: f"**{main}**", 2: f"*{main}*"}.get(rank.get(column.key, 0), main)
                     cells.append(main + (f" ± {spread}" if spread else "") + marks)
                 lines.append(_pipes(cells))
@@ -242,7 +230,7 @@ class Table:
         for block, rows in self._blocks():
             if block:
                 table.add_row(Text(block, style="italic"))
-            for row, rank in zip(rows, self._ranks(rows), strict=True):
+            for row, rank in rows:
                 cells = []
                 for column in self.columns:
                     main, spread, marks = printed(row.cells.get(column.key), column)
@@ -256,31 +244,29 @@ class Table:
         return table
 
     def _groups(self) -> list[tuple[str, int]]:
+        """Headings over columns, with the number of their columns."""
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, key=lambda c: c.group)]
 
     def _is_long(self, column: Column) -> bool:
         """Whether the column has texts so long that they wrap."""
         return column.format == "text" and any(len(str(row.cells.get(column.key) or "")) > LONG for row in self.rows)
 
-    def _blocks(self) -> Iterator[tuple[str, list[Row]]]:
-        for block, rows in groupby(self.rows, key=lambda row: row.block):
-            yield block, list(rows)
-
-    def _ranks(self, rows: Sequence[Row]) -> list[dict[str, int]]:
-        """For each row: column key → 1 (best) or 2 (second), at the printed precision."""
-        ranks: list[dict[str, int]] = [{} for _ in rows]
-        for column in self.columns:
-            if column.better is None:
-                continue
-            values = [None if row.muted else _number(row.cells.get(column.key)) for row in rows]
-            rounded = [None if v is None or math.isnan(v) else round(v, column.digits) for v in values]
-            present = sorted({v for v in rounded if v is not None}, reverse=column.better == "higher")
-            if len([v for v in rounded if v is not None]) < 2:
-                continue  # a single value is not ranked
-            for rank, value in zip(ranks, rounded, strict=True):
-                if value is not None and value in present[:2]:
-                    rank[column.key] = present.index(value) + 1
-        return ranks
+    def _blocks(self) -> Iterator[tuple[str, list[tuple[Row, dict[str, int]]]]]:
+        """Blocks: heading; rows, each with column key → 1 (best) or 2 (second), at the printed precision."""
+        for block, group in groupby(self.rows, key=lambda row: row.block):
+            rows = [(row, dict[str, int]()) for row in group]
+            for column in self.columns:
+                if column.better is None:
+                    continue
+                numbers = [None if row.muted else _number(row.cells.get(column.key)) for row, _ in rows]
+                rounded = [None if n is None or math.isnan(n) else round(n, column.digits) for n in numbers]
+                if len(rounded) - rounded.count(None) < 2:
+                    continue  # a single value is not ranked
+                best = sorted({n for n in rounded if n is not None}, reverse=column.better == "higher")[:2]
+                for (_, ranks), number in zip(rows, rounded, strict=True):
+                    if number in best:
+                        ranks[column.key] = best.index(number) + 1
+            yield block, rows
 
     def _spans(self, row: Row) -> Iterator[tuple[Column, int]]:
         """The row's cells as (column, width): equal words in adjacent columns of numbers share one cell."""
@@ -292,22 +278,6 @@ class Table:
         for _, columns in groupby(self.columns, key=words):
             first, *others = columns
             yield first, 1 + len(others)
-
-    def _html_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
-        value = row.cells.get(column.key)
-        main, spread, marks = (html.escape(part) for part in printed(value, column))
-        main = {1: f"<b>{main}</b>", 2: f"<u>{main}</u>"}.get(rank.get(column.key, 0), main)
-        if spread:
-            main += f" <small>±{NARROW}{spread}</small>"
-        if marks:
-            main += f"<sup>{marks}</sup>"
-        if column is self.columns[0]:
-            return f'<th scope="row">{main}</th>'
-        if width > 1:
-            return f'<td colspan="{width}" class="said">{main}</td>'
-        if _is_words(value) and column.format != "text":
-            return f'<td class="said">{main}</td>'
-        return f"<td{_html_class('long' if self._is_long(column) else _kind(column))}>{main}</td>"
 
     def _latex_cell(self, column: Column, width: int, row: Row, rank: Mapping[str, int]) -> str:
         value = row.cells.get(column.key)
@@ -361,23 +331,16 @@ def _is_words(value: Value) -> bool:
     return isinstance(value, str) and value[:1].isalpha()
 
 
-def _kind(column: Column) -> str:
-    return "" if column.format == "text" else "n"
-
-
-def _html_class(name: str) -> str:
-    return f' class="{name}"' if name else ""
-
-
 def _key(heading: Sequence[Any]) -> str:
     return " ".join(str(part) for part in heading)
 
 
 def _unique(series: Sequence[pl.Series]) -> list[pl.Series]:
     """The columns with a number appended to repeated names."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     unique = []
     for column in series:
-        counts[column.name] = number = counts.get(column.name, 0) + 1
+        counts[column.name] += 1
+        number = counts[column.name]
         unique.append(column if number == 1 else column.alias(f"{column.name} {number}"))
     return unique

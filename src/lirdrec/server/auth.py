@@ -31,19 +31,12 @@ KEPT_BUCKETS = 10_000
 
 @dataclass(frozen=True)
 class Key:
-    """An API key, without the key itself.
+    """The entry of an API key, without the key itself."""
 
-    Attributes:
-        name: of the owner; appears in logs.
-        role: "read" may read; "write" may also change.
-        sha256: of the key. A key is 256 random bits, so unlike a password it needs no slow or salted hash.
-        created: ISO date.
-    """
-
-    name: str
-    role: Role
-    sha256: str
-    created: str
+    name: str  # of the owner; appears in logs
+    role: Role  # "read" may read; "write" may also change
+    sha256: str  # a key is 256 random bits, so unlike a password it needs no slow or salted hash
+    created: str  # ISO date
 
 
 class Keys:
@@ -72,11 +65,8 @@ class Keys:
                 log.error("no key is accepted: %s", error)
                 self._keys = []
         digest = _digest(presented)
-        match = None
-        for key in self._keys:
-            if hmac.compare_digest(key.sha256, digest):
-                match = key
-        return match
+        matches = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
+        return matches[-1] if matches else None
 
     def _stamp(self) -> tuple[int, ...]:
         try:
@@ -87,12 +77,7 @@ class Keys:
 
 
 class RateLimiter:
-    """Token bucket for each caller. Used by one thread.
-
-    Args:
-        rate: requests per second.
-        burst: requests at once after a pause; by default those of one second, at least 1.
-    """
+    """Token bucket for each caller: `rate` requests per second, `burst` at once (default: those of one second)."""
 
     def __init__(self, rate: float, burst: float | None = None):
         self.rate = rate
@@ -126,11 +111,7 @@ def network_of(address: str) -> str:
 
 
 def read_keys(path: str | Path) -> list[Key]:
-    """The keys of a file.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
+    """The keys of a file; raises a ConfigError if it is missing or damaged."""
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -138,26 +119,20 @@ def read_keys(path: str | Path) -> list[Key]:
             raise ValueError("it is another kind of file")
         keys = [Key(**entry) for entry in value["keys"]]
         for number, key in enumerate(keys):
-            _check(number, key)
+            if not all(isinstance(text, str) for text in (key.name, key.role, key.sha256, key.created)):
+                raise ValueError(f"entry {number} of its keys has a value that is not a text")
+            if not key.name.strip() or not key.name.isprintable():
+                raise ValueError(f"the name of entry {number} of its keys cannot be shown")
+            if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
+                raise ValueError(f"the role, the hash or the date of entry {number} of its keys is wrong")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file of keys; make one: lirdrec keys add {path} --name shop") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: is not a file of keys (it is nested too deeply)") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is not a file of keys ({error}); make one with lirdrec keys add") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{path}: is not a file of keys ({reason}); make one with lirdrec keys add") from None
     return keys
-
-
-def _check(number: int, key: Key) -> None:
-    """Raise for an entry that `add_key` would not have written."""
-    if not all(isinstance(value, str) for value in (key.name, key.role, key.sha256, key.created)):
-        raise ValueError(f"entry {number} of its keys has a value that is not a text")
-    if not key.name.strip() or not key.name.isprintable():
-        raise ValueError(f"the name of entry {number} of its keys cannot be shown")
-    if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
-        raise ValueError(f"the role, the hash or the date of entry {number} of its keys is wrong")
 
 
 def add_key(path: str | Path, name: str, role: Role) -> str:
@@ -182,11 +157,7 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
 
 
 def revoke_key(path: str | Path, name: str) -> None:
-    """Remove a key from the file; servers reject it from their next request on.
-
-    Raises:
-        ConfigError: there is no such key, or the file is damaged.
-    """
+    """Remove a key from the file; raises a ConfigError if there is no such key, or the file is damaged."""
     read_keys(path)  # without a lock file if the keys file is missing
     with write_lock(path):
         keys = read_keys(path)

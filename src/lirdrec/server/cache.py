@@ -14,14 +14,7 @@ ENTRY_BYTES = 256  # of an entry without its value: key and dictionary slot
 
 
 class ByteCache(Generic[K, V]):
-    """Least-recently-used cache, limited by bytes. Safe to use from several threads.
-
-    Args:
-        limit: bytes of all entries together; a larger value is not cached.
-
-    Attributes:
-        size: bytes of the current entries.
-    """
+    """Least-recently-used cache of at most `limit` bytes, `size` of them in use. Safe to use from several threads."""
 
     def __init__(self, limit: int):
         self.limit, self.size = limit, 0

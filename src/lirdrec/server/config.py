@@ -76,13 +76,13 @@ class ServerConfig:
         for name in ("threads", *counts):
             if getattr(self, name) > LARGEST:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at most {LARGEST:,}")
+        if self.port > 65535:
+            raise ConfigError(f"port is {self.port}; it must be at most 65535")
         if self.index not in get_args(Index):
             raise ConfigError(f"no index '{self.index}'; choose {', '.join(get_args(Index))}")
         for name in ("timeout_seconds", "head_seconds", "watch_seconds"):
             if not 0 < getattr(self, name) <= LARGEST:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0, and at most {LARGEST:,}")
-        if self.port > 65535:
-            raise ConfigError(f"port is {self.port}; it must be at most 65535")
         if self.rate_limit is not None:
             check_minimum(self, 0, "rate_limit")
             if self.rate_limit > LARGEST:
@@ -91,7 +91,13 @@ class ServerConfig:
             if not _is_origin(origin):
                 raise ConfigError(f"cors: {origin!r} is not an origin; write it like https://shop.example, no path")
         for proxy in self.trusted_proxies:
-            _check_network(proxy)
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ConfigError(
+                    f"trusted_proxies: {proxy!r} is not an address or network ({error}); write it as 10.0.0.7 or "
+                    "10.0.0.0/8"
+                ) from None
         if self.keys is None and not self.is_local and not self.insecure:
             raise ConfigError(
                 f"host {self.host} opens the server to other machines, and there are no API keys: create some (lirdrec "
@@ -108,10 +114,7 @@ class ServerConfig:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return self.host == "localhost" or is_loopback(self.host)
 
     @property
     def store_url(self) -> str | URL:
@@ -131,18 +134,17 @@ class ServerConfig:
         return self.watch or self.runs is not None
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an address is one of this machine; False for a name."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def _is_origin(origin: str) -> bool:
     try:
         parts = urlsplit(origin)
     except ValueError:
         return False
     return origin == "*" or (parts.scheme in ("http", "https") and origin == f"{parts.scheme}://{parts.netloc}")
-
-
-def _check_network(text: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"trusted_proxies: {text!r} is not an address or network ({error}); write it as 10.0.0.7 or 10.0.0.0/8"
-        ) from None

@@ -12,7 +12,6 @@ import anyio
 import anyio.to_thread
 
 from lirdrec.errors import ConfigError, LirdrecError
-from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.auth import Keys, RateLimiter
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
@@ -20,7 +19,7 @@ from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.metrics import Metrics
-from lirdrec.server.run_pointer import RunPointer
+from lirdrec.server.run_pointer import RunPointer, Stamp
 from lirdrec.server.state import LiveState, Snapshot
 from lirdrec.server.store import Store
 
@@ -31,18 +30,7 @@ WARM_BYTES = 256 * 2**20  # of features that are loaded before the first new ite
 
 
 class Services:
-    """Everything that the routes use.
-
-    Attributes:
-        config, metrics: of the server.
-        keys: API keys, or None where every client may read and write.
-        limiter: rate limiter, or None.
-        pointer: run to serve.
-        reading: lock of the request whose large body is being read.
-        encoders: of the dataset, or None while they are being loaded.
-        failure: why the server could not start.
-        on_failure: called when it could not start.
-    """
+    """Everything that the routes use."""
 
     def __init__(self, config: ServerConfig):
         self.config = config
@@ -52,10 +40,11 @@ class Services:
         rate = config.requests_per_second
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = RunPointer(config.run)
-        self.encoders = None if config.encoders else Encoders()
-        self.reading = asyncio.Lock()
-        self.failure: str | None = None
-        self.on_failure: Callable[[], None] = lambda: None
+        self.encoders = None if config.encoders else Encoders()  # None while they are being loaded
+        self.reading = asyncio.Lock()  # of the request whose large body is being read
+        self.failure: str | None = None  # why the server could not start
+        self.on_failure: Callable[[], None] = lambda: None  # called then
+        self._served: Stamp | None = None
         self._live: LiveState | None = None
         self._engine: MicroBatcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,20 +53,16 @@ class Services:
 
     @property
     def live(self) -> LiveState:
-        """The current snapshot and the store.
-
-        Raises:
-            Problem: the server is not ready yet.
-        """
+        """The current snapshot and the store; raises a Problem while the server is not ready yet."""
         if self._live is None:
-            raise self._unready()
+            raise self.unready()
         return self._live
 
     @property
     def engine(self) -> MicroBatcher:
         """The ranking engine; raises a Problem while the server is not ready yet."""
         if self._engine is None:
-            raise self._unready()
+            raise self.unready()
         return self._engine
 
     @property
@@ -102,11 +87,7 @@ class Services:
     # ------------------------------------------------------------ start, swap, stop
 
     async def start(self) -> None:
-        """Start to open everything. One of several workers waits for the end: another may answer meanwhile.
-
-        Raises:
-            ConfigError: this one of several workers could not start.
-        """
+        """Start to open everything; one of several workers waits for it, and raises a ConfigError if it fails."""
         opening = self._spawn(self._start())
         if self.config.workers > 1:
             await opening
@@ -123,8 +104,6 @@ class Services:
     async def swap(self, run: Path | None = None) -> None:
         """Serve another run: the given one, which the pointer is set to, or the one that it points to now.
 
-        Requests are answered meanwhile.
-
         Raises:
             LirdrecError: the run cannot be loaded; the old one stays.
         """
@@ -140,28 +119,30 @@ class Services:
         except BaseException:
             store.close()
             raise
-        self.pointer.set_served(stamp)
         config = self.config
         self._engine = MicroBatcher(live, config.ranking_batch, config.index, self.metrics.observe_batch)
-        _hide_run_folders(live.snapshot)
+        self._set_served(live.snapshot, stamp)
         self._live = live  # last: now the server is ready
 
     def _swap(self, run: Path | None) -> None:
-        before = self.live.snapshot.run
-        stamp = self.pointer.stamp()
+        previous, stamp = self.live.snapshot.run, self.pointer.stamp()
         self.live.swap(self.pointer.target() if run is None else run, self.engine.prepare)
         if run is not None:
             try:
                 self.pointer.point(run)
             except BaseException:
-                self.live.swap(before, self.engine.prepare)  # which would be served after a restart
+                self.live.swap(previous, self.engine.prepare)  # which would be served after a restart
                 raise
             stamp = self.pointer.stamp()
         if self.config.encoders:
             self.encoders = None  # those of another dataset could make incompatible vectors of the same width
-        self.pointer.set_served(stamp)
-        _hide_run_folders(self.live.snapshot)
+        self._set_served(self.live.snapshot, stamp)
         log.info("now serving another run: %s", self.live.snapshot.run.name)
+
+    def _set_served(self, snapshot: Snapshot, stamp: Stamp) -> None:
+        self._served = stamp
+        features = snapshot.recommender.features
+        hide_paths(snapshot.run, None if features is None else features.folder)
 
     def _close(self) -> None:
         if self._engine is not None:
@@ -188,13 +169,17 @@ class Services:
 
     async def _warm(self) -> None:
         """Load the encoders and build the model, so that the first new item does not wait for them."""
-        recommender = self.live.snapshot.recommender
+        snapshot = self.live.snapshot
+        recommender = snapshot.recommender
         try:
             if self.config.encoders:
                 encoders = await self.read(lambda: Encoders.load(recommender, self.config.device))
                 if self.live.snapshot.recommender.users is recommender.users:  # still the same run
                     self.encoders = encoders
-            if _cheap_to_build(recommender):
+            trained = snapshot.trained_features.values()
+            # features may need more memory than all vectors; then the first new item loads them
+            is_small = sum(4 * matrix.values.size for matrix in trained) <= WARM_BYTES
+            if trained and is_small and recommender.has_model and not recommender.is_slim:
                 await self.read(recommender.model)
         except LirdrecError as error:
             log.warning("new items may be rejected: %s", error)
@@ -203,13 +188,13 @@ class Services:
             self.encoders = self.encoders or Encoders()
 
     async def _watch(self) -> None:
-        failed: Any = None  # stamp of a run that could not be loaded: not tried again until it changes
+        failed: Stamp | None = None  # of a run that could not be loaded: not tried again until it changes
         logged = ""
         while True:
             await asyncio.sleep(self.config.watch_seconds)
             try:
-                if self.pointer.moved() and self.pointer.stamp() != failed:
-                    failed = self.pointer.stamp()
+                if (stamp := self.pointer.stamp()) not in (self._served, failed):
+                    failed = stamp
                     await self.swap()
                     failed, logged = None, ""
             except LirdrecError as error:
@@ -225,21 +210,8 @@ class Services:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _unready(self) -> Problem:
+    def unready(self) -> Problem:
+        """The error while the server cannot answer."""
         if self.failure is not None:
             return Problem(503, f"the server cannot serve: {redact(self.failure)}")
         return Problem(503, "the server is starting; try again in a moment", {"Retry-After": "1"})
-
-
-def _hide_run_folders(snapshot: Snapshot) -> None:
-    """Keep the folders of a run out of responses."""
-    features = snapshot.recommender.features
-    hide_paths(snapshot.run, None if features is None else features.folder)
-
-
-def _cheap_to_build(recommender: Recommender) -> bool:
-    """Whether the model can be built ahead: its features may need more memory than all vectors."""
-    features = recommender.features
-    if recommender.is_slim or not recommender.has_model or features is None or features.trained is None:
-        return False
-    return sum(4 * matrix.values.size for matrix in features.trained.values()) <= WARM_BYTES

@@ -78,8 +78,8 @@ def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
         "server_header": False,
         "proxy_headers": bool(config.trusted_proxies),
         "forwarded_allow_ips": list(config.trusted_proxies),
-        "limit_concurrency": config.max_connections
-        + 1,  # only for requests of closed connections; `Connections` limits the open ones
+        # only for requests of closed connections; `Connections` limits the open ones
+        "limit_concurrency": config.max_connections + 1,
         "timeout_keep_alive": 30,
         "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
     }
@@ -136,12 +136,11 @@ def _allow_files(connections: int) -> None:
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    unlimited = resource.RLIM_INFINITY
+    limit = connections + OTHER_FILES if hard == unlimited else min(connections + OTHER_FILES, hard)
+    if soft != unlimited and soft < limit:
         with contextlib.suppress(OSError, ValueError):  # the limit stays
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def worker() -> ASGIApp:
@@ -181,14 +180,6 @@ def _application(config: ServerConfig) -> FastAPI:
 
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
     app = create_app(config)
-    freeze_garbage_collector()
-    return app
-
-
-def freeze_garbage_collector() -> None:
-    """Exclude all current objects from full garbage collections.
-
-    The imported modules have some 250,000 objects; a full collection over them blocks all requests for over 100 ms.
-    """
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # the imported modules have 250,000 objects; a full collection over them would take over 100 ms
+    return app

@@ -40,10 +40,9 @@ class Metrics:
     def text(self, live: LiveState | None) -> bytes:
         """All metrics in the text format of Prometheus."""
         if live is not None:
-            snapshot = live.snapshot
-            self.items.set(snapshot.n_available)
+            self.items.set(live.snapshot.n_available)
             try:
-                self.behind.set(max(0, live.store.latest() - snapshot.number))
+                self.behind.set(max(0, live.store.latest() - live.snapshot.number))
             except StoreError:
                 self.behind.set(math.nan)
         return generate_latest(self.registry)

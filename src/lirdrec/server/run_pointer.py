@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,14 +24,9 @@ class RunPointer:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._served: Stamp | None = None
 
     def target(self) -> Path:
-        """The run folder.
-
-        Raises:
-            RunFolderError: the path cannot be resolved, or the file names no run folder.
-        """
+        """The run folder; raises a RunFolderError if the path cannot be resolved, or the file names no run folder."""
         if not os.path.isfile(self.path):
             return _resolved(self.path, str(self.path))
         try:
@@ -47,21 +43,8 @@ class RunPointer:
         target = self.target()
         return target, manifest_checksum(target)
 
-    def moved(self) -> bool:
-        """Whether it points to another run than the served one."""
-        return self.stamp() != self._served
-
-    def set_served(self, stamp: Stamp) -> None:
-        """Remember the stamp of the run that is served."""
-        self._served = stamp
-
     def point(self, run: Path) -> None:
-        """Point to another run, atomically.
-
-        Raises:
-            ConfigError: the path is a run folder, which cannot be changed.
-            RunFolderError: the pointer cannot be written.
-        """
+        """Point to another run, atomically; raises a ConfigError if the path is a run folder, which stays as it is."""
         with write_lock(self.path):
             if self.path.is_symlink():
                 with write_errors(self.path), temporary_name(self.path) as beside:
@@ -80,31 +63,24 @@ def _resolved(path: Path, subject: str) -> Path:
     """The path without links; `subject` starts the error message about a path that cannot be looked up."""
     try:
         resolved = path.resolve()
-        resolved.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return path.resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            resolved.lstat()
+        return resolved
     except (OSError, ValueError, RuntimeError) as error:  # names that are too long, circular links
         reason = getattr(error, "strerror", None) or "it is not a path"
         subject = subject if len(subject) < 300 else f"{subject[:300]}…"
         raise RunFolderError(f"{subject} cannot be looked up: {reason}") from None
-    return resolved
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:
-    """A run below a folder.
-
-    Raises:
-        RunFolderError: there is no finished run of that name below the folder.
-    """
+    """The run of a name below a folder; raises a RunFolderError if there is no finished one."""
     root = Path(folder).resolve()
-    missing = RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
-    if "\0" in name:
-        raise missing
     try:
         run = (root / name).resolve()
-        if not run.is_relative_to(root) or run == root or not is_run(run):
-            raise missing
-    except (OSError, RuntimeError):  # names that are too long, circular links
-        raise missing from None
+        is_allowed = run.is_relative_to(root) and run != root and is_run(run)
+    except (OSError, RuntimeError, ValueError):  # names that are too long, circular links, null characters
+        is_allowed = False
+    if not is_allowed:
+        raise RunFolderError(f"there is no run '{name}' below the folder of --runs-dir")
     open_run(run)
     return run

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lirdrec.data.ids import LARGEST
+from lirdrec.server.http.errors import Problem
 
 MAX_K = 1000
 MAX_HISTORY = 1000
@@ -16,6 +17,9 @@ MAX_EVENTS = 1000
 MAX_COLUMNS = 50
 MAX_DIMS = 65_536
 MAX_INTEGER = 2**127  # of an item table
+
+MAX_KEY = 200  # characters
+MAX_TEXT = 10_000  # characters of a text to compare with
 
 T = TypeVar("T")
 
@@ -28,13 +32,31 @@ def release_gil(value: T) -> T:
     return value
 
 
+def _limit_length(limit: int, subject: str) -> AfterValidator:
+    """A validator that refuses the body at the first text that is too long.
+
+    pydantic would copy the text into an error for each type that is allowed, and continue.
+    """
+
+    def check(text: str) -> str:
+        if len(text) > limit:
+            raise Problem(422, f"the body has {subject} of more than {limit:,} characters")
+        return release_gil(text)
+
+    return AfterValidator(check)
+
+
 IntegerId = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 TextId = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern="^[^\\u0000]+$")]
 Id = IntegerId | TextId
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Key = Annotated[Name, AfterValidator(release_gil)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
+Key = Annotated[str, Field(min_length=1, json_schema_extra={"maxLength": MAX_KEY}), _limit_length(MAX_KEY, "a key")]
 Scalar = Annotated[
-    Annotated[str, Field(strict=True, max_length=10_000)]  # first: the slowest to validate
+    Annotated[  # first: the slowest to validate
+        str,
+        Field(strict=True, json_schema_extra={"maxLength": MAX_TEXT}),
+        _limit_length(MAX_TEXT, "a text in a filter"),
+    ]
     | Annotated[bool, Field(strict=True)]
     | Annotated[int, Field(strict=True, ge=-MAX_INTEGER, lt=MAX_INTEGER)]
     | Annotated[float, Field(strict=True)],
@@ -48,15 +70,11 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fa
 class Body(BaseModel):
     """Base of request bodies: strict types, no unknown fields.
 
-    Attributes:
-        max_keys: limit on the keys in all objects together. Unknown keys are faults, and faults cost time.
-        max_values: limit on the values in all lists and objects together.
-
     Validation of a list stops at its first fault, so the number of faults is bounded by that of the keys.
     """
 
-    max_keys: ClassVar[int] = 1200
-    max_values: ClassVar[int] = 100_000
+    max_keys: ClassVar[int] = 1200  # in all objects together; unknown keys are faults, and faults cost time
+    max_values: ClassVar[int] = 100_000  # in all lists and objects together
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -113,7 +131,7 @@ class RecommendRequest(Body):
 class BatchRequest(Body):
     """Several recommendations in one request; they are ranked together."""
 
-    max_keys: ClassVar[int] = 10 * MAX_REQUESTS
+    max_keys: ClassVar[int] = 5 * MAX_REQUESTS
     max_values: ClassVar[int] = 200_000
 
     requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_REQUESTS, fail_fast=True)
@@ -173,11 +191,18 @@ class SwapRequest(Body):
 
 # ---------------------------------------------------------------- responses; for documentation only
 
+AnyId = int | str  # an id
+
+
+class _Titled(BaseModel):
+    item: AnyId
+    title: str | None = None
+
 
 class RankedItem(BaseModel):
     """One recommended item."""
 
-    item: int | str
+    item: AnyId
     score: float
     parts: dict[str, float] | None = Field(None, description="Name → share of the score, if requested.")
     columns: dict[str, Any] | None = Field(None, description="Name → value, if requested.")
@@ -218,24 +243,20 @@ class Changed(BaseModel):
     """A change that is stored durably and visible to the next request of every worker."""
 
     change: int = Field(description="Number of the last change.")
-    items: list[int | str] | None = Field(None, description="Ids that were added or removed.")
-    users: list[int | str] | None = Field(None, description="Ids whose vectors were refreshed.")
+    items: list[AnyId] | None = Field(None, description="Ids that were added or removed.")
+    users: list[AnyId] | None = Field(None, description="Ids whose vectors were refreshed.")
     encoded: list[str] | None = Field(None, description="Names of the features that the server encoded.")
 
 
-class Neighbor(BaseModel):
+class Neighbor(_Titled):
     """A similar item."""
 
-    item: int | str
     similarity: float
-    title: str | None = None
 
 
-class Neighbors(BaseModel):
+class Neighbors(_Titled):
     """Items similar to an item, nearest first."""
 
-    item: int | str
-    title: str | None = None
     neighbors: list[Neighbor]
 
 
@@ -245,12 +266,10 @@ class LikedNeighbor(Neighbor):
     part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
 
 
-class ExplanationAnswer(BaseModel):
+class ExplanationAnswer(_Titled):
     """Explanation of a recommendation."""
 
-    user: int | str
-    item: int | str
-    title: str | None
+    user: AnyId
     score: float = Field(description="The score that /recommend ranks by.")
     parts: dict[str, float] = Field(description="Name → part of the score; they sum to it.")
     weights: dict[str, float] | None
@@ -259,13 +278,16 @@ class ExplanationAnswer(BaseModel):
     )
 
 
-class ItemAnswer(BaseModel):
+class ItemShort(_Titled):
+    """An item in a list."""
+
+    added: bool = Field(description="Whether it was added after training.")
+
+
+class ItemAnswer(ItemShort):
     """An item and its columns."""
 
-    item: int | str
-    title: str | None
     columns: dict[str, Any]
-    added: bool = Field(description="Whether it was added after training.")
 
 
 class ModelAnswer(BaseModel):
@@ -301,14 +323,6 @@ class Status(BaseModel):
 # ---------------------------------------------------------------- responses for the web UI
 
 
-class ItemShort(BaseModel):
-    """An item in a list."""
-
-    item: int | str
-    title: str | None
-    added: bool = Field(description="Whether it was added after training.")
-
-
 class ItemList(BaseModel):
     """A page of items."""
 
@@ -319,7 +333,7 @@ class ItemList(BaseModel):
 class UserShort(BaseModel):
     """A user in a list."""
 
-    user: int | str
+    user: AnyId
     liked: int = Field(description="Number of liked items.")
 
 
@@ -333,13 +347,11 @@ class UserList(BaseModel):
 class UserAnswer(BaseModel):
     """A user and their liked items."""
 
-    user: int | str
+    user: AnyId
     known: bool = Field(description="Whether the run was trained with this user.")
     total: int = Field(description="Number of liked items.")
     liked: list[ItemShort]
-    weights: dict[str, float] | None = Field(
-        description="The user's weight of each branch, if the model has such weights."
-    )
+    weights: dict[str, float] | None = Field(description="Weight of each branch, if the model has such weights.")
 
 
 class ColumnAnswer(BaseModel):
@@ -361,7 +373,7 @@ class ColumnsAnswer(BaseModel):
 class MapAnswer(BaseModel):
     """Points of the items; lists of equal length, one entry for each item."""
 
-    items: list[int | str]
+    items: list[AnyId]
     titles: list[str]
     x: list[float]
     y: list[float]
@@ -377,17 +389,15 @@ class MapAnswer(BaseModel):
 class MemberAnswer(BaseModel):
     """A user of the audience."""
 
-    user: int | str
+    user: AnyId
     score: float
     parts: dict[str, float]
     place: int = Field(description="Rank of the item in this user's list, from 1.")
 
 
-class AudienceAnswer(BaseModel):
+class AudienceAnswer(_Titled):
     """The audience of an item."""
 
-    item: int | str
-    title: str | None
     members: list[MemberAnswer]
     liked: int = Field(description="Number of users who liked it already.")
     reach: float = Field(description="Share of the other users who have it in their first `listed` items.")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
@@ -27,68 +29,36 @@ from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, c
 
 K = TypeVar("K")
 V = TypeVar("V")
-T = TypeVar("T")
-
 RECENT = 4096  # changed entries that are copied with each update, before they are merged into the base
 
 
-class PersistentMap(Mapping[K, V]):
-    """Immutable mapping with cheap updated copies: a large shared base and the few entries changed since.
+class PersistentMap(ChainMap[K, V]):
+    """Immutable mapping with cheap updated copies: the few entries changed since, before a large shared base.
 
     Args:
-        base: initial entries; must not be changed afterwards.
-        recent: entries that replace those of `base`.
+        maps: recent entries and the base, or the base only; they must not be changed afterwards.
     """
-
-    __slots__ = ("_base", "_recent")
-
-    def __init__(self, base: Mapping[K, V] | None = None, recent: Mapping[K, V] | None = None):
-        self._base: Mapping[K, V] = {} if base is None else base
-        self._recent: Mapping[K, V] = {} if recent is None else recent
 
     def updated(self, entries: Mapping[K, V]) -> PersistentMap[K, V]:
         """A copy with these entries added or replaced."""
-        recent = {**self._recent, **entries}
-        return PersistentMap(self._base, recent) if len(recent) <= RECENT else PersistentMap({**self._base, **recent})
-
-    @overload
-    def get(self, key: K, default: None = None, /) -> V | None: ...
-    @overload
-    def get(self, key: K, default: V | T, /) -> V | T: ...
-    def get(self, key: K, default: Any = None, /) -> Any:
-        return self._recent[key] if key in self._recent else self._base.get(key, default)
-
-    def __getitem__(self, key: K) -> V:
-        return self._recent[key] if key in self._recent else self._base[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._recent or key in self._base
-
-    def __iter__(self) -> Iterator[K]:
-        yield from self._base
-        yield from (key for key in self._recent if key not in self._base)
-
-    def __len__(self) -> int:
-        return len(self._base) + sum(key not in self._base for key in self._recent)
+        recent = {**dict(*self.maps[:-1]), **entries}
+        base = self.maps[-1]
+        return PersistentMap(recent, base) if len(recent) <= RECENT else PersistentMap({**base, **recent})
 
 
 log = logging.getLogger(__name__)
 
 Id = str | int
+LIKERS = 200  # users at most whose likes move a new item; the mean of more of them is hardly another one
 CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
 
 
 @dataclass(eq=False)
 class UserState:
-    """A user with new likes since training.
+    """A user with new likes since training."""
 
-    Attributes:
-        history: `(n,)` int64 item rows, those of training included.
-        is_folded: whether the vector is folded in from them; not every model can do that.
-    """
-
-    history: Tensor
-    is_folded: bool
+    history: Tensor  # (n,) int64 item rows, those of training included
+    is_folded: bool  # whether the vector is folded in from them; not every model can do that
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +71,7 @@ class Snapshot:
         removed: `(I,)` bool, removed items.
         user_rows, item_rows: id → row.
         user_states: users with likes that the run does not have.
+        likers: users who like an item that was added after training, by its row.
         run: folder of the run.
         vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
     """
@@ -112,6 +83,7 @@ class Snapshot:
     item_rows: PersistentMap[Id, int]
     user_states: PersistentMap[Id, UserState]
     run: Path
+    likers: PersistentMap[int, frozenset[Id]] = field(default_factory=PersistentMap)
     vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
 
     @cached_property
@@ -124,33 +96,36 @@ class Snapshot:
         """Number of items that can be recommended."""
         return len(self.removed) - len(self.removed_rows)
 
+    @property
+    def trained_features(self) -> Mapping[str, FeatureMatrix]:
+        """Name → features of the trained items; empty if the run does not have them."""
+        features = self.recommender.features
+        return (None if features is None else features.trained) or {}
+
     def item_row(self, item: Id) -> int:
         """The row of an item that can be recommended, else -1."""
         row = self.item_rows.get(item, -1)
         return row if row >= 0 and not bool(self.removed[row]) else -1
 
     def queries(self, users: Sequence[UserState]) -> Tensor:
-        """Vectors `(n, D)` of users who are folded in, computed at first use and cached.
+        """Vectors `(n, D)` of users who are folded in, computed at first use: a start reads years of likes.
 
-        They are not computed when a like arrives: a server that starts reads years of likes. The vectors of a scorer
-        without item vectors are not cached: their width is the number of items, and they are cheap.
+        Those of a scorer without item vectors are not cached: they are as wide as the catalog, and cheap.
         """
         scorer = self.recommender.scorer
         if not isinstance(scorer, VectorScorer):
             return self.recommender.model().fold_in(scorer, [user.history for user in users])
-        vectors = {user: self.vectors.get(user) for user in users}
-        new = [user for user, vector in vectors.items() if vector is None]
-        if new:
+        cached = {user: vector for user in users if (vector := self.vectors.get(user)) is not None}
+        if new := [user for user in dict.fromkeys(users) if user not in cached]:
             folded = self.recommender.model().fold_in(scorer, [user.history for user in new])
             for user, vector in zip(new, folded, strict=True):
-                vectors[user] = vector
+                cached[user] = vector
                 self.vectors.put(user, vector.clone(), vector.nbytes + user.history.nbytes)
-        return torch.stack([vector for user in users if (vector := vectors[user]) is not None])
+        return torch.stack([cached[user] for user in users])
 
     def liked_rows(self, user: Id) -> Tensor:
         """Item rows `(n,)` int64 that the user liked, in training and since; empty for an unknown user."""
-        state = self.user_states.get(user)
-        if state is not None:
+        if (state := self.user_states.get(user)) is not None:
             return state.history
         row = self.user_rows.get(user, -1)
         if row < 0 or self.recommender.is_slim:
@@ -163,7 +138,7 @@ class LiveState:
 
     Args:
         run: a run folder.
-        store: log of changes; those that it has already are applied.
+        store: log of changes, all of which are applied.
 
     Raises:
         LirdrecError: the run or the store cannot be read.
@@ -187,12 +162,7 @@ class LiveState:
         return self._snapshot
 
     def swap(self, run: str | Path, prepare: Callable[[Snapshot], None] = lambda snapshot: None) -> Snapshot:
-        """Serve another run, with all changes of the store; until it is loaded, the old run is served.
-
-        Args:
-            run: a run folder.
-            prepare: called with the new snapshot before it is served.
-        """
+        """Serve another run folder, with all changes of the store; `prepare` gets the snapshot before it is served."""
         fresh = self._load(Path(run))
         prepare(fresh)
         with self._lock:
@@ -223,12 +193,7 @@ class LiveState:
             return self.catch_up()
 
     def remove_item(self, item: Id) -> Snapshot:
-        """Stop recommending an item.
-
-        Raises:
-            ConflictError: there is no such item.
-            StoreError: it could not be written.
-        """
+        """Stop recommending an item; raises a ConflictError if there is none, a StoreError if it cannot be written."""
         with self._lock:
             # the store may hold an item that did not fit this run; it can be removed too
             if self.catch_up().item_row(item) < 0 and not self.store.holds(item):
@@ -237,12 +202,7 @@ class LiveState:
             return self.catch_up()
 
     def add_events(self, events: Sequence[Event]) -> Snapshot:
-        """Store new likes of users, and refresh their vectors.
-
-        Raises:
-            ConflictError: an item is unknown.
-            StoreError: they could not be written.
-        """
+        """Store new likes of users; raises a ConflictError for an unknown item, a StoreError if it cannot write."""
         with self._lock:
             snapshot = self.catch_up()
             for event in events:
@@ -256,11 +216,12 @@ class LiveState:
     def _load(self, run: Path) -> Snapshot:
         recommender = Recommender.load(run)
         users, items = (
-            PersistentMap(dict(zip(ids.series.to_list(), range(len(ids)), strict=True)))
+            PersistentMap({id: row for row, id in enumerate(ids.series)})
             for ids in (recommender.users, recommender.items)
         )
         removed = torch.zeros(recommender.n_items, dtype=torch.bool)
-        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run))
+        likers = PersistentMap(_likers(recommender))
+        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run, likers))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
         new_likes: dict[Id, list[int]] = {}  # user → item rows; applied once, after all changes
@@ -271,7 +232,10 @@ class LiveState:
                     row = snapshot.item_rows.get(event.item, -1)
                     if row >= 0:
                         new_likes.setdefault(event.user, []).append(row)
-                snapshot = _without(snapshot, group.removed)
+                if rows := [snapshot.item_rows[item] for item in group.removed if item in snapshot.item_rows]:
+                    removed = snapshot.removed.clone()
+                    removed[rows] = True
+                    snapshot = replace(snapshot, removed=removed)
             snapshot = replace(snapshot, number=changes[-1].number)
         return _with_likes(snapshot, new_likes)
 
@@ -283,35 +247,24 @@ class _Group:
     items: list[NewItem] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     removed: list[Id] = field(default_factory=list)
-    named: set[Id] = field(default_factory=set)
+    ids: set[Id] = field(default_factory=set)  # of all these items
 
 
 def _independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
     """Split changes so that many items are added at once: one at a time, thousands would take minutes."""
     group = _Group()
     for change in changes:
+        if change.item is not None and change.item.id in group.ids:  # an id that is added again
+            yield group
+            group = _Group()
         if change.item is not None:
-            if change.item.id in group.named:  # an id that is added again
-                yield group
-                group = _Group()
             group.items.append(change.item)
-            group.named.add(change.item.id)
         elif change.event is not None:
             group.events.append(change.event)
-            group.named.add(change.event.item)
         else:
             group.removed.append(change.subject)
-            group.named.add(change.subject)
+        group.ids.add(change.subject if change.event is None else change.event.item)
     yield group
-
-
-def _without(snapshot: Snapshot, removed: Sequence[Id]) -> Snapshot:
-    rows = [snapshot.item_rows[item] for item in removed if item in snapshot.item_rows]
-    if not rows:
-        return snapshot
-    mask = snapshot.removed.clone()
-    mask[rows] = True
-    return replace(snapshot, removed=mask)
 
 
 def _with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
@@ -335,8 +288,12 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     if recommender.features is None:
         raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
     ids = [item.id for item in items]
+    features: dict[str, list[Any]] = {  # in the type of the store, so that a restart gives the same vectors
+        name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
+        for name in dict.fromkeys(name for item in items for name in item.features)
+    }
     _rename_removed(recommender, ids)
-    recommender.add_items(_item_table(items, recommender), _features(items))
+    recommender.add_items(_item_table(items, recommender), features)
     first = snapshot.recommender.n_items
     rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
     removed = append_rows(snapshot.removed, torch.zeros(len(items), dtype=torch.bool))
@@ -362,11 +319,11 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
     is_integer = recommender.items.is_integer
     if misfits := [item.id for item in items if isinstance(item.id, str) is is_integer]:
         raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {misfits[0]!r} is not")
-    known = set(recommender.item_table.columns)
+    existing = set(recommender.item_table.columns)
     columns: dict[str, list[Any]] = {ITEM: [item.id for item in items]}
     for name in dict.fromkeys(name for item in items for name in item.columns):
-        if name not in known:
-            raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(known - {ITEM}))}")
+        if name not in existing:
+            raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(existing - {ITEM}))}")
         columns[name] = [item.columns.get(name) for item in items]
     try:
         return pl.DataFrame(columns, strict=True)
@@ -374,20 +331,11 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
         raise DataError("a column of the new items has values of different types, or too large ones") from None
 
 
-def _features(items: Sequence[NewItem]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for item in items for name in item.features)
-    # in the type of the store, so that a restart gives the same vectors
-    return {
-        name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
-        for name in names
-    }
-
-
 def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Snapshot:
     """A snapshot with more likes: user → item rows."""
-    recommender = snapshot.recommender
     if not new_likes:
         return snapshot
+    recommender = snapshot.recommender
     has_model = recommender.has_model and not recommender.is_slim
     is_folded = has_model and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
@@ -397,4 +345,55 @@ def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Sn
         # if all likes were known, from training for instance, the trained vector is the better one
         if len(after) > len(torch.unique(before)):
             states[user] = UserState(after, is_folded)
-    return replace(snapshot, user_states=snapshot.user_states.updated(states)) if states else snapshot
+    if not states:
+        return snapshot
+    liked = replace(snapshot, user_states=snapshot.user_states.updated(states))
+    return _with_moved_items(liked, states) if has_model and recommender.model().can_warm_up else liked
+
+
+def _likers(recommender: Recommender) -> dict[int, frozenset[Id]]:
+    """Users who like each item that was added after training, in a run that took in likes."""
+    train, found = recommender.train, dict[int, set[Id]]()
+    if train is not None and recommender.n_trained_pairs is not None:
+        added = np.flatnonzero(train.items >= recommender.n_trained_items)
+        ids = recommender.users.series.gather(train.users[added]).to_list()
+        for item, user in zip(train.items[added].tolist(), ids, strict=True):
+            found.setdefault(item, set()).add(user)
+    return {item: frozenset(users) for item, users in found.items()}
+
+
+def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Snapshot:
+    """The snapshot with the items that were added after training moved by the likes of users who changed."""
+    likers, moved = dict[int, frozenset[Id]](), set[int]()
+    for user, state in changed.items():
+        # a user of the training counts with the vector of the training, another one with that of all likes
+        for row in state.history[state.history >= snapshot.recommender.n_trained_items].tolist():
+            before = likers.get(row) or snapshot.likers.get(row) or frozenset()
+            if user not in before or snapshot.user_rows.get(user, -1) < 0:
+                likers[row] = before | {user}
+                moved.add(row)
+    snapshot = replace(snapshot, likers=snapshot.likers.updated(likers))
+    queries = {row: vectors for row in sorted(moved) if (vectors := _liker_queries(snapshot, row)) is not None}
+    if not queries:
+        return snapshot
+    recommender = copy.copy(snapshot.recommender)
+    rows = torch.tensor(list(queries))
+    recommender.scorer = recommender.model().fold_in_items(recommender.scorer, rows, list(queries.values()))
+    return replace(snapshot, recommender=recommender)
+
+
+def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
+    """Queries `(n, D)` of the users who like an item, in the order of their ids; None where no one likes another item.
+
+    Each is computed alone, so that its bits do not depend on which likes came together.
+    """
+    recommender = snapshot.recommender
+    vectors = []
+    for user in sorted(snapshot.likers[row], key=lambda id: (isinstance(id, str), id))[:LIKERS]:
+        if (at := snapshot.user_rows.get(user, -1)) >= 0:
+            vectors.append(recommender.scorer.queries(torch.tensor([at])))
+            continue
+        others = (liked := snapshot.liked_rows(user))[liked != row]
+        if len(others) and recommender.model().capabilities.new_users:
+            vectors.append(recommender.model().fold_in(recommender.scorer, [others]))
+    return torch.cat(vectors) if vectors else None

@@ -69,19 +69,12 @@ class ConflictError(LirdrecError, ValueError):
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item that was added while serving.
+    """An item that was added while serving."""
 
-    Attributes:
-        id: text or integer, as in the run.
-        columns: name of a column of the item table → JSON-serializable value.
-        features: name → `(d,)` float32.
-        image: bytes of a JPEG, PNG or WebP, for the UI; or None.
-    """
-
-    id: str | int
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
-    image: bytes | None = None
+    id: str | int  # as in the run
+    columns: Mapping[str, Any] = field(default_factory=dict)  # column of the item table → JSON-serializable value
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → (d,) float32
+    image: bytes | None = None  # bytes of a JPEG, PNG or WebP, for the UI
 
 
 @dataclass(frozen=True)
@@ -116,16 +109,16 @@ class Store:
     def __init__(self, url: str | sa.URL):
         try:
             self.url = sa.make_url(url)
-        except (sa.exc.ArgumentError, ValueError):
-            raise ConfigError(f"the URL of the store cannot be read; {_URLS}") from None
-        backend = self.url.get_backend_name()
-        self.is_sqlite = backend == "sqlite"
-        if backend not in ("sqlite", "postgresql"):
-            raise ConfigError(f"a store is SQLite or PostgreSQL, not {backend}; {_URLS}")
-        options = _SQLITE if self.is_sqlite else _POSTGRESQL
-        try:  # QueuePool also for SQLite in memory, which is rejected below
+            backend = self.url.get_backend_name()
+            self.is_sqlite = backend == "sqlite"
+            if backend not in ("sqlite", "postgresql"):
+                raise ConfigError(f"a store is SQLite or PostgreSQL, not {backend}; {_URLS}")
+            options = _SQLITE if self.is_sqlite else _POSTGRESQL
+            # QueuePool also for SQLite in memory, which is rejected below
             self.engine = sa.create_engine(self.url, poolclass=sa.pool.QueuePool, **options)
-        except sa.exc.ArgumentError:
+        except ConfigError:
+            raise
+        except (sa.exc.ArgumentError, ValueError):
             raise ConfigError(f"the URL of the store cannot be read; {_URLS}") from None
         except ImportError as error:
             raise StoreError(
@@ -149,8 +142,7 @@ class Store:
 
     def latest(self) -> int:
         """The number of the last change, 0 if there is none; a cheap query."""
-        with self._store_errors(), self.engine.connect() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(_changes.c.number))) or 0)
+        return int(self._scalar(sa.select(sa.func.max(_changes.c.number))) or 0)
 
     def changes(self, after: int = 0, limit: int = BLOCK) -> list[Change]:
         """The next `limit` changes after a number, in order."""
@@ -168,25 +160,24 @@ class Store:
         check_unique_ids(items)
         with self._write() as connection:
             subjects = [json.dumps(item.id) for item in items]
-            existing = connection.scalars(
-                sa.select(_items.c.subject).where(_items.c.subject.in_(subjects), _items.c.live)
-            ).all()
-            if existing:
-                raise ConflictError(f"item {json.loads(existing[0])!r} exists already; remove it first")
+            query = sa.select(_items.c.subject).where(_items.c.subject.in_(subjects), _items.c.live)
+            if (existing := connection.scalar(query)) is not None:
+                raise ConflictError(f"item {json.loads(existing)!r} exists already; remove it first")
             last = 0
             for subject, item in zip(subjects, items, strict=True):
                 last = self._append(connection, "item", subject, _packed(item))
                 connection.execute(sa.delete(_items).where(_items.c.subject == subject))
-                connection.execute(
-                    sa.insert(_items).values(subject=subject, number=last, live=True, picture=item.image)
-                )
+                entry = sa.insert(_items).values(subject=subject, number=last, live=True, picture=item.image)
+                connection.execute(entry)
             return last
 
     def holds(self, item: str | int) -> bool:
         """Whether an item was added by `add_items` and not removed since."""
-        query = sa.select(_items.c.number).where(_items.c.subject == json.dumps(item), _items.c.live)
-        with self._store_errors(), self.engine.connect() as connection:
-            return connection.scalar(query) is not None
+        return self._scalar(sa.select(_items.c.number).where(_live(item))) is not None
+
+    def image(self, item: str | int) -> bytes | None:
+        """The image that was added with an item, if any."""
+        return self._scalar(sa.select(_items.c.picture).where(_live(item)))
 
     def remove_item(self, item: str | int) -> int:
         """Record the removal of an item, of the run or of `add_items`; the number of the change."""
@@ -203,19 +194,18 @@ class Store:
                 last = self._append(connection, "event", json.dumps(event.user), json.dumps(event.item).encode())
             return last
 
-    def image(self, item: str | int) -> bytes | None:
-        """The image that was added with an item, if any."""
-        query = sa.select(_items.c.picture).where(_items.c.subject == json.dumps(item), _items.c.live)
-        with self._store_errors(), self.engine.connect() as connection:
-            return connection.scalar(query)
-
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
 
+    def _scalar(self, query: sa.Select[Any]) -> Any:
+        """The first column of the first row, or None."""
+        with self._store_errors(), self.engine.connect() as connection:
+            return connection.scalar(query)
+
     def _append(self, connection: sa.Connection, kind: Kind, subject: str, payload: bytes) -> int:
-        row = sa.insert(_changes).values(kind=kind, subject=subject, payload=payload, at=time.time())
-        key = connection.execute(row).inserted_primary_key
+        entry = sa.insert(_changes).values(kind=kind, subject=subject, payload=payload, at=time.time())
+        key = connection.execute(entry).inserted_primary_key
         assert key is not None
         return int(key[0])
 
@@ -246,12 +236,10 @@ class Store:
             if code in FULL:
                 raise StoreFullError("the disk of the store is full; nothing was changed") from error
             if getattr(error, "connection_invalidated", False):
-                raise StoreError(
-                    f"the connection to the store {self.name} was lost; a change in progress may or may not be stored"
-                ) from error
-            raise StoreError(
-                f"the store {self.name} cannot be used ({first_line(original)}); nothing was changed"
-            ) from error
+                message = f"the connection to the store {self.name} was lost; a change in progress may be stored or not"
+            else:
+                message = f"the store {self.name} cannot be used ({first_line(original)}); nothing was changed"
+            raise StoreError(message) from error
 
 
 def default_store_url(run: str | Path) -> sa.URL:
@@ -281,6 +269,11 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     for setting in (f"busy_timeout={1000 * SECONDS}", "journal_mode=WAL", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
+
+
+def _live(item: str | int) -> sa.ColumnElement[bool]:
+    """The condition for the row of an added item that was not removed."""
+    return sa.and_(_items.c.subject == json.dumps(item), _items.c.live)
 
 
 def _packed(item: NewItem) -> bytes:

@@ -10,7 +10,7 @@ def keep_freed_memory() -> bool:
     """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
 
     A training step frees and allocates the same few hundred megabytes repeatedly. Affects the whole process from
-    now on. Returns False, and does nothing, where there is no glibc.
+    now on. Without glibc it does nothing and returns False.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -68,7 +68,7 @@ class CheckpointStore:
         self._best, self._saved = checkpoint.facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint, or None where there is none.
+        """The last checkpoint, or None.
 
         Raises:
             RunFolderError: it is damaged, or belongs to another training (the first difference is named).

@@ -44,7 +44,7 @@ class TrainConfig:
     metric: str = option("recall@20", "validation metric that chooses the best epoch")
     patience: int = option(20, "stop at the epoch after this many in a row without a better metric")
     evaluate_every: int = option(1, "epochs between validations")
-    checkpoint_every: int = option(1, "epochs between checkpoints, where there is a run folder")
+    checkpoint_every: int = option(1, "epochs between checkpoints, if there is a run folder")
     precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16: autocast of the dense products")
     seed: int = option(0, "of the initialization, the shuffling and the negatives")
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")

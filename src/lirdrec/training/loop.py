@@ -122,7 +122,7 @@ def train(
 
 
 def _stops(hook: Callable[..., None], *arguments: Any) -> bool:
-    """Call a callback's hook; whether it asked to stop."""
+    """Call a callback's hook; returns whether it requests a stop."""
     try:
         hook(*arguments)
     except StopTraining:

@@ -3,7 +3,7 @@ r"""The cost of a training step: its multiply-adds, counted, and its time, measu
 Only products are counted; they are nearly all of a step's arithmetic (the paper's §III-E counts the same):
 
     dense    (m×k)(k×n): m·k·n           every product of matrices, batched ones included
-    sparse   entries × columns           a sparse matrix times a dense one, or a dense product taken at its entries
+    sparse   entries × columns           a sparse matrix times a dense one, or a dense product at its entries only
 
 For LIRDRec's forward these are `Σ_m I·d_m·2h + K·I·h·e` for the branches of all items, `K·U·e·g` for the users' weights
 (g = e/4), and `(2L·|E| + Lm·|S|) × K·e` for the two graphs (a pair is an edge in both directions, `|S| ≤ M·k·I`). Fast

@@ -1,4 +1,4 @@
-"""Sample training triples (user, positive, negative) for a whole epoch at once; a negative is never a positive."""
+"""Sample training triples (user, positive, negative) for an epoch at once; a negative is never a positive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 class TripleSampler:
     """Shuffled pairs with one negative each, sampled uniformly from the items that occur in training.
 
-    A negative is resampled while it is one of the user's training positives; users who have every item are left out.
+    A negative is resampled while it is one of the user's training positives; users with all items are left out.
     Sampling runs on the CPU, so that all devices train on the same triples.
 
     Args:

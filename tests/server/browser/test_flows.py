@@ -16,7 +16,7 @@ from lirdrec.data import Dataset
 from lirdrec.models.item_knn import ItemKNNConfig
 
 from ...ports import PATIENCE
-from ..shop import KINDS, picture
+from ..runs import KINDS, picture
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
 

@@ -20,9 +20,10 @@ from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preproce
 from lirdrec.data.readers.amazon_images import read_image_features
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import detect_review_format, first_lines, read_reviews
+from lirdrec.data.readers.shared import existing_folder, first_or_none
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.splits import METHODS
-from lirdrec.data.tables import Table
+from lirdrec.data.table import Table
 from lirdrec.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,10 @@ def read_amazon(
     Args:
         reviews: JSON lines of 2014, 2018 or 2023 (there the item is `parent_asin`), or the table of ratings (CSV),
             plain or gzipped; or a folder for `find_amazon`.
-        metadata: JSON lines, or the Python literals of 2014, plain or gzipped; gives the item table its columns
-            title, brand, category, description, price and image_url. Only items left after filtering are read.
+        metadata: JSON lines, or the Python literals of 2014, plain or gzipped, for the columns that `read_metadata`
+            describes. Only items left after filtering are read.
         image_features: the published file of 4,096 numbers per item; becomes the modality "image".
-        name: of the dataset; by default from the file's name.
-        info: further metadata (source, license …).
+        name, info: as for `read_interactions`; the default name is the category in the file's name.
         bad_lines: for lines that are no record or lack a value: "raise", or "skip" (logged and counted).
         options: fields of `PreprocessingConfig` except user, item and rating, which the format defines. Times are
             read unless `timestamp=None`, in the unit of the file (2014 and 2018 seconds, 2023 milliseconds). Items
@@ -74,15 +74,15 @@ def read_amazon(
     bad_lines = "skip" if config.bad_rows == "skip" else bad_lines
     bad = BadLines(reviews, bad_lines)
     columns = [column for column in (config.user, config.item, config.rating, config.timestamp) if column is not None]
-    table = Table(read_reviews(reviews, review_format, columns, bad), str(reviews))
+    frame = read_reviews(reviews, review_format, columns, bad)
     bad.report()
-    table = dataclasses.replace(table, skipped=bad.count)
     files = [Path(file).name for file in (reviews, metadata, image_features) if file is not None]
-    source: dict[str, Any] = {"format": "amazon", "year": review_format.year, "files": files, "bad_lines": bad.count}
-    dataset = Dataset.from_tables(
-        table, None, {}, config, name or _category(reviews), {"source": source, **(info or {})}
-    )
-    del table  # to free its memory
+    source = {"format": "amazon", "year": review_format.year, "files": files, "bad_lines": bad.count}
+    table = Table(frame, str(reviews), skipped=bad.count)
+    del frame  # to free its memory
+    info = {"source": source, **(info or {})}
+    dataset = Dataset.from_tables(table, None, {}, config, name or _category(reviews), info)
+    del table
     if metadata is not None:
         dataset = _with_metadata(dataset, BadLines(Path(metadata), bad_lines))
     return dataset if image_features is None else _with_image_features(dataset, Path(image_features), config)
@@ -106,33 +106,27 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
     """Find the files of a folder: reviews, metadata and image features.
 
     Reviews are the `.json`, `.jsonl` or else `.csv` file (optionally with `.gz`) with such content; metadata is
-    `meta_*`, if there are several that of the reviews' category; image features are `image_features*.b`.
-
-    Raises:
-        DataError: there are no reviews, or the choice is ambiguous.
+    `meta_*`, if there are several that of the reviews' category; image features are `image_features*.b`. Raises a
+    DataError if there are no reviews, or the choice is ambiguous.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    folder = existing_folder(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     lines = [path for path in files if JSON_NAME.search(path.name)]
     metadata = [path for path in lines if path.name.startswith("meta")]
     candidates = [path for path in lines if path not in metadata and _are_reviews(path)]
     candidates = candidates or [path for path in files if CSV_NAME.search(path.name) and _are_reviews(path)]
-    reviews = _single_file(folder, candidates, "reviews")
+    remedy = "name the files instead of the folder"
+    reviews = first_or_none(folder, candidates, "files could be the reviews", remedy)
     if reviews is None:
         check_gzip_files(folder)
         raise DataError(f"{folder}: no file of Amazon reviews (reviews_*.json.gz, *_5.json.gz, *.jsonl.gz, *.csv)")
-    features = [path for path in files if FEATURES_NAME.search(path.name)]
-
-    def of_category(paths: list[Path]) -> list[Path]:
-        return [path for path in paths if _category(path) == _category(reviews)] or paths
-
-    return (
-        reviews,
-        _single_file(folder, of_category(metadata), "metadata"),
-        _single_file(folder, of_category(features), "features"),
+    others = {"metadata": metadata, "features": [path for path in files if FEATURES_NAME.search(path.name)]}
+    for role, paths in others.items():
+        others[role] = [path for path in paths if _category(path) == _category(reviews)] or paths
+    metadata_file, features_file = (
+        first_or_none(folder, paths, f"files could be the {role}", remedy) for role, paths in others.items()
     )
+    return reviews, metadata_file, features_file
 
 
 def check_gzip_files(folder: Path) -> None:
@@ -157,13 +151,6 @@ def _are_reviews(path: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def _single_file(folder: Path, paths: list[Path], role: str) -> Path | None:
-    if len(paths) > 1:
-        listed = ", ".join(path.name for path in paths)
-        raise DataError(f"{folder}: several files could be the {role}: {listed}; name the files instead of the folder")
-    return paths[0] if paths else None
 
 
 def _category(path: Path) -> str:

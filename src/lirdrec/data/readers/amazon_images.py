@@ -46,32 +46,29 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
         _check_size(path, path.stat().st_size, record.itemsize)
     rows = {asin.encode(): row for row, asin in enumerate(items.to_list())}
     values = np.zeros((len(items), dims), dtype=np.float32)
-    found = np.zeros(len(items), dtype=bool)
-    position = repeated = 0
+    present = np.zeros(len(items), dtype=bool)
+    position = n_repeated = 0
     with open_bytes(path) as file:
         while block := file.read(BLOCK_RECORDS * record.itemsize):
-            whole = len(block) - len(block) % record.itemsize
-            records = np.frombuffer(block[:whole], dtype=record)
+            records = np.frombuffer(block[: len(block) - len(block) % record.itemsize], dtype=record)
             asins = records["asin"].tolist()
             _check_asins(path, asins, position, record.itemsize)
             position += len(block)
-            if whole < len(block):
+            if len(block) % record.itemsize:
                 _check_size(path, position, record.itemsize)
-            for at, row in enumerate(map(rows.get, asins)):
-                if row is None:
-                    continue
-                if found[row]:
-                    repeated += 1
-                    continue
-                values[row] = records["values"][at]
-                found[row] = True
-    if repeated:
-        logger.warning("%s: %s of repeated items; the first is used", path, pluralize(repeated, "record"))
-    if len(items) and not found.any():
+            for source, row in enumerate(map(rows.get, asins)):
+                if row is not None and not present[row]:
+                    values[row] = records["values"][source]
+                    present[row] = True
+                elif row is not None:
+                    n_repeated += 1
+    if n_repeated:
+        logger.warning("%s: %s of repeated items; the first is used", path, pluralize(n_repeated, "record"))
+    if len(items) and not present.any():
         raise DataError(
             f"{path}: holds none of the {pluralize(len(items), 'item')}; is it the file of another category?"
         )
-    logger.info("%s: features of %d of %d items", path, found.sum(), len(items))
+    logger.info("%s: features of %d of %d items", path, present.sum(), len(items))
     return FeatureFile(values, items, str(path))
 
 

@@ -51,18 +51,17 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         missing values.
 
     Raises:
-        DataError: the file is damaged, holds no metadata, knows none of the items, or a line is bad and the policy of
-            `bad` is "raise".
+        DataError: the file is damaged, holds no metadata, knows none of the items, or `bad` refuses a line.
     """
     wanted = set(items.to_list())
-    as_bytes = {item.encode() for item in wanted}
+    wanted_bytes = {item.encode() for item in wanted}
     seen: set[str] = set()
     repeated = 0
 
     def parse(line: bytes) -> tuple[Any, ...] | None:
         nonlocal repeated
         asins = ASIN_OF_LINE.findall(line)
-        if asins and as_bytes.isdisjoint(asins):
+        if asins and wanted_bytes.isdisjoint(asins):
             return None
         record = parse_record(line)
         if "reviewerID" in record or "user_id" in record:
@@ -70,16 +69,15 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         row = metadata_row(record)
         if row[0] not in wanted:
             return None
+        repeated += row[0] in seen
         if row[0] in seen:
-            repeated += 1
             return None
         seen.add(row[0])
         return row
 
     frames = [pl.DataFrame(schema=COLUMNS)]
     for number, block in read_blocks(path):
-        rows = list(parse_lines(number, block, bad, parse))
-        frames.append(pl.DataFrame(rows, schema=COLUMNS, orient="row"))
+        frames.append(pl.DataFrame(list(parse_lines(number, block, bad, parse)), schema=COLUMNS, orient="row"))
     if repeated:
         logger.warning("%s: %s of repeated items; the first is used", path, pluralize(repeated, "line"))
     if len(items) and not seen:
@@ -91,11 +89,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
 
 
 def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Convert a record of any year to a row of `COLUMNS`.
-
-    Raises:
-        ValueError: it has no ASIN, or an object instead of a text.
-    """
+    """Convert a record of any year to a row of `COLUMNS`; raises a ValueError if it has no ASIN or text."""
     item = record.get("parent_asin") or record.get("asin")
     if not isinstance(item, str):
         raise ValueError("there is no asin" if item is None else f"asin is {item!r:.60}, not a text")
@@ -128,26 +122,20 @@ def _joined(record: Mapping[str, Any], separator: str, *keys: str) -> str | None
 
 def _texts(value: Any, key: str) -> list[str]:
     """A text, a number or a list of them as a list of texts."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, (int, float)):
-        return [str(value)]
-    if isinstance(value, (list, tuple)) and all(isinstance(element, (str, int, float)) for element in value):
-        return [str(element) for element in value]
+    values = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    if all(isinstance(element, (str, int, float)) for element in values):
+        return [str(element) for element in values]
     raise ValueError(f"{key} is {value!r:.60}, not a text or a list of texts")
 
 
 def _category(record: Mapping[str, Any]) -> str | None:
     """2014 has several paths in `categories`, 2018 one in `category`, 2023 one in `categories`."""
-    value = record.get("categories") or record.get("category")
     key = "categories" if record.get("categories") else "category"
-    several = isinstance(value, (list, tuple)) and all(isinstance(element, (list, tuple)) for element in value)
-    paths = list(value) if several and value else [value]
-    joined = (_joined({key: path}, LEVELS, key) for path in paths)
-    distinct = dict.fromkeys(path for path in joined if path)
-    return PATHS.join(distinct) or _joined(record, " ", "main_cat") or _joined(record, " ", "main_category")
+    value = record.get(key)
+    is_nested = isinstance(value, (list, tuple)) and all(isinstance(element, (list, tuple)) for element in value)
+    paths = list(value) if is_nested and value else [value]
+    joined = dict.fromkeys(filter(None, (_joined({key: path}, LEVELS, key) for path in paths)))
+    return PATHS.join(joined) or _joined(record, " ", "main_cat") or _joined(record, " ", "main_category")
 
 
 def _price(value: Any) -> float | None:
@@ -163,11 +151,8 @@ def _image(record: Mapping[str, Any]) -> str | None:
     """The URL of the main image in its largest size."""
     for key in ("imUrl", "imageURLHighRes", "imageURL", "images"):
         value = record.get(key)
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, (list, tuple)):
-            continue
-        images = sorted(value, key=lambda image: not (isinstance(image, dict) and image.get("variant") == "MAIN"))
+        images = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+        images = sorted(images, key=lambda image: not (isinstance(image, dict) and image.get("variant") == "MAIN"))
         for image in images:
             sizes = [image.get(size) for size in ("hi_res", "large", "thumb")] if isinstance(image, dict) else [image]
             for address in sizes:

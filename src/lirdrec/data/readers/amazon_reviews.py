@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.compression import open_bytes
+from lirdrec.data.ids import is_utf8
 from lirdrec.data.json_lines import BadLines, decode_line, finite_float, parse_lines, parse_record, read_blocks
 from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.errors import DataError
@@ -35,10 +36,9 @@ class ReviewFormat:
     """The layout of a file of reviews.
 
     Attributes:
-        year: of the collection, if it can be detected ("2014", "2018", "2023").
+        year: of the collection ("2014", "2018", "2023").
         names: our column → key of the JSON record, or name of the CSV column in messages.
-        places: our column → position of the value in a CSV line; None for JSON.
-        width: number of values in a CSV line.
+        places, width: our column → position of the value in a CSV line (None for JSON), and the number of values.
         header: whether the first line holds names.
         day: the key of the date as text, used if a record has no numeric time.
     """
@@ -52,11 +52,7 @@ class ReviewFormat:
 
 
 def detect_review_format(path: Path) -> ReviewFormat:
-    """Detect the format from the first records.
-
-    Raises:
-        DataError: the format is unknown, or the file cannot be read.
-    """
+    """Detect the format from the first records; raises a DataError if it is unknown, or the file cannot be read."""
     lines = first_lines(path)
     if not lines:
         raise DataError(f"{path}: there are no rows")
@@ -69,11 +65,7 @@ def detect_review_format(path: Path) -> ReviewFormat:
 
 
 def first_lines(path: Path) -> list[bytes]:
-    """The first lines of a file that may be gzipped, without blank ones.
-
-    Raises:
-        DataError: the file is missing, empty, cut short or damaged.
-    """
+    """The first lines of a file that may be gzipped, without blank ones; raises a DataError if it cannot be read."""
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
     return [line for line in head.splitlines()[:HEAD_LINES] if line.strip()]
@@ -93,39 +85,31 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
         2023 milliseconds).
 
     Raises:
-        DataError: the file is damaged or without a good line, or a line is bad and the policy of `bad` is "raise".
+        DataError: the file is damaged or without a good line, or `bad` refuses a line.
     """
     form = dataclasses.replace(form, names={column: form.names[column] for column in columns})
-    fast = _json_block if form.places is None else _csv_block
+    read_block = _json_block if form.places is None else _csv_block
     schema = {column: TYPES[column] for column in columns}
 
     def parse(line: bytes) -> tuple[Any, ...]:
         return _review(parse_record(line) if form.places is None else _fields(decode_line(line), form), form)
 
     frames = [pl.DataFrame(schema=schema)]
-    headed = False
+    in_header = form.header
     for number, block in read_blocks(path):
-        if form.header and not headed:
-            number, block, headed = _without_header(number, block)
-        frame = fast(block, form)
-        if frame is None:  # the block parser rejected the block: parse each line
-            rows = list(parse_lines(number, block, bad, parse))
-            frame = pl.DataFrame(rows, schema=schema, orient="row")
+        while in_header and block:
+            line, _, block = block.partition(b"\n")
+            number += 1
+            in_header = not line.strip()
+        n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        frame = read_block(block, form, n_lines) if b"\r" not in block and is_utf8(block) else None
+        if frame is None or frame.height != n_lines or not _is_complete(frame):  # parse each line
+            frame = pl.DataFrame(list(parse_lines(number, block, bad, parse)), schema=schema, orient="row")
         frames.append(frame)
     reviews = pl.concat(frames)
     if reviews.height == 0:
         raise DataError(f"{path}: there is no row that can be used" + (f" ({bad.example})" if bad.count else ""))
     return reviews
-
-
-def _without_header(number: int, block: bytes) -> tuple[int, bytes, bool]:
-    """Skip the header, the first line that is not blank: line number, rest of the block, whether it was found."""
-    while block:
-        line, _, block = block.partition(b"\n")
-        number += 1
-        if line.strip():
-            return number, block, True
-    return number, block, False
 
 
 def _json_format(lines: list[bytes]) -> ReviewFormat | str:
@@ -180,20 +164,18 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
     return ReviewFormat("2014" if user == 0 else "2018", names, places, len(first))
 
 
-def _json_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
-    """Parse a block with Arrow; None if the result could differ from parsing each line.
+def _json_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame | None:
+    """Parse a block with Arrow; None if that is not possible.
 
-    Every line must begin with a brace: Arrow aborts the process on a line that is only `null`. Blank lines and
-    several records in a line change the number of rows.
+    Every line must begin with a brace: Arrow aborts the process on a line that is only `null`.
     """
     import pyarrow
     from pyarrow import json
 
-    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    if b"\r" in block or not block.startswith(b"{") or block.count(b"\n{") != n_lines - 1 or not _is_utf8(block):
+    if not block.startswith(b"{") or block.count(b"\n{") != n_lines - 1:
         return None
-    kinds = {USER: pyarrow.string(), ITEM: pyarrow.string(), RATING: pyarrow.float64(), TIMESTAMP: pyarrow.int64()}
-    schema = pyarrow.schema([(name, kinds[column]) for column, name in form.names.items()])
+    types = {pl.String: pyarrow.string(), pl.Float64: pyarrow.float64(), pl.Int64: pyarrow.int64()}
+    schema = pyarrow.schema([(name, types[TYPES[column]]) for column, name in form.names.items()])
     options = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
         table = json.read_json(BytesIO(block), json.ReadOptions(block_size=4 << 20), options)
@@ -201,40 +183,25 @@ def _json_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
     except (pyarrow.ArrowException, UnicodeDecodeError, pl.exceptions.PolarsError):
         return None
     assert isinstance(frame, pl.DataFrame)
-    return frame if frame.height == n_lines and _is_complete(frame) else None
+    return frame
 
 
-def _csv_block(block: bytes, form: ReviewFormat) -> pl.DataFrame | None:
-    """Parse a block with polars; None if the result could differ from parsing each line."""
+def _csv_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame | None:
+    """Parse a block with polars; None if that is not possible."""
     assert form.places is not None
-    if not block:
-        return pl.DataFrame(schema={column: TYPES[column] for column in form.names})
-    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    if b"\r" in block or b'"' in block or not _is_utf8(block):
+    if not block or b'"' in block:
         return None
     names = {place: column for column, place in form.places.items() if column in form.names}
-    schema = {
-        names.get(place, f"column {place}"): TYPES.get(names.get(place, ""), pl.String) for place in range(form.width)
-    }
+    columns = [names.get(place, f"column {place}") for place in range(form.width)]
+    schema = {column: TYPES.get(column, pl.String) for column in columns}
     try:
-        frame = pl.read_csv(block, has_header=False, schema=schema, quote_char=None).select(list(form.names))
+        return pl.read_csv(block, has_header=False, schema=schema, quote_char=None).select(list(form.names))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
-    return frame if frame.height == n_lines and _is_complete(frame) else None
-
-
-def _is_utf8(block: bytes) -> bool:
-    if block.isascii():
-        return True
-    try:
-        block.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_complete(frame: pl.DataFrame) -> bool:
-    """Whether no value is missing, no id is empty, and no rating is NaN or infinite."""
+    """Whether no value is missing, no id is blank, and no rating is NaN or infinite."""
     if any(frame.null_count().row(0)) or any(frame[column].str.contains(BLANK).any() for column in (USER, ITEM)):
         return False
     return RATING not in frame.columns or bool(frame[RATING].is_finite().all())
@@ -256,16 +223,13 @@ def _fields(line: str, form: ReviewFormat) -> dict[str, Any]:
 
 def _review(record: dict[str, Any], form: ReviewFormat) -> tuple[Any, ...]:
     """Extract the columns of a record; raises ValueError with the reason if a value is missing or has a wrong type."""
-    readers = {USER: _id, ITEM: _id, RATING: _rating, TIMESTAMP: _time}
     if TIMESTAMP in form.names and form.day is not None and record.get(form.names[TIMESTAMP]) is None:
         record = {**record, form.names[TIMESTAMP]: _day(record.get(form.day))}
-    values = []
-    for column, name in form.names.items():
-        value = record.get(name)
-        if value is None:
+    converters = {USER: _id, ITEM: _id, RATING: _rating, TIMESTAMP: _time}
+    for name in form.names.values():
+        if record.get(name) is None:
             raise ValueError(f"there is no {name}")
-        values.append(readers[column](value, name))
-    return tuple(values)
+    return tuple(converters[column](record[name], name) for column, name in form.names.items())
 
 
 def _id(value: Any, name: str) -> str:

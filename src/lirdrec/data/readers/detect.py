@@ -35,31 +35,22 @@ from lirdrec.option_names import option_text
 Kind = Literal[
     "prepared", "mmrec", "recbole", "movielens", "microlens", "amazon", "splits", "lightgcn", "matrix", "table"
 ]
-WORDS: dict[Kind, str] = {
-    "mmrec": "an MMRec folder",
-    "recbole": "a RecBole folder",
-    "movielens": "a MovieLens folder",
-    "microlens": "a MicroLens folder",
-    "amazon": "Amazon reviews",
-    "splits": "a folder of a split in three files",
-    "lightgcn": "a LightGCN folder",
-    "matrix": "a sparse matrix",
-    "table": "a table",
-}
 MAX_HEADER_BYTES = 1 << 20
 MAX_SHOWN_KEYS = 30  # number of keys in a message
 TABLE_OPTIONS = frozenset({"user", "item", "rating", "items", "only"})  # these options imply a table
-READERS: dict[str, Callable[..., Dataset]] = {
-    "mmrec": read_mmrec,
-    "recbole": read_recbole,
-    "movielens": read_movielens,
-    "microlens": read_microlens,
-    "amazon": read_amazon,
-    "splits": read_split_folder,
-    "lightgcn": read_lightgcn,
-    "matrix": read_matrices,
-    "table": read_interactions,
+# kind → name in messages, reader, and test of a folder, in this order
+FORMATS: dict[Kind, tuple[str, Callable[..., Dataset], Callable[[Path], Any]]] = {
+    "movielens": ("a MovieLens folder", read_movielens, is_movielens),
+    "microlens": ("a MicroLens folder", read_microlens, is_microlens),
+    "splits": ("a folder of a split in three files", read_split_folder, find_split_files),
+    "lightgcn": ("a LightGCN folder", read_lightgcn, is_lightgcn),
+    "amazon": ("Amazon reviews", read_amazon, is_amazon),
+    "mmrec": ("an MMRec folder", read_mmrec, lambda folder: False),
+    "recbole": ("a RecBole folder", read_recbole, lambda folder: False),
+    "matrix": ("a sparse matrix", read_matrices, lambda folder: False),
+    "table": ("a table", read_interactions, lambda folder: False),
 }
+WORDS: dict[Kind, str] = {kind: words for kind, (words, _, _) in FORMATS.items()}
 
 
 def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
@@ -89,24 +80,18 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
     if inters := sorted(path.glob("*.inter")):
         with open_bytes(inters[0]) as file:
             return "recbole" if b":token" in file.readline(MAX_HEADER_BYTES) else "mmrec"
-    if is_movielens(path):
-        return "movielens"
-    if is_microlens(path):
-        return "microlens"
-    if find_split_files(path) is not None:
-        return "splits"
-    if is_lightgcn(path):
-        return "lightgcn"
-    if is_amazon(path):
-        return "amazon"
+    for kind, (_, _, matches) in FORMATS.items():
+        if matches(path):
+            return kind
     check_gzip_files(path)
     for part in sorted(path.iterdir()):
         check_not_pickle(part)
     if is_parts_folder(path):
         return "table"
-    within = _parts_within(path)
-    other = "make a dataset of other files with lirdrec prepare FILE"
-    hint = f"name the folder of its parts: {within}" if within else other
+    parts = _parts_within(path)
+    hint = (
+        f"name the folder of its parts: {parts}" if parts else "make a dataset of other files with lirdrec prepare FILE"
+    )
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
         " of MovieLens (ratings.csv and movies.csv), MicroLens (…_pairs.csv), Amazon reviews, a split in three files"
@@ -127,9 +112,7 @@ def _parts_within(folder: Path) -> Path | None:
 def read_any(path: str | Path) -> Dataset:
     """Read the dataset at a path: prepared, or in one of the published formats that `kind_of` detects.
 
-    Raises:
-        DataError: the format is unknown, or the content is invalid.
-        RunFolderError: it is a prepared dataset that is damaged or from a newer version.
+    Raises a DataError for another format or invalid content, a RunFolderError for a damaged prepared dataset.
     """
     if stat_path(path) is None:
         raise DataError(f"{path}: no such folder")
@@ -169,39 +152,25 @@ def read_raw(
     kind = kind_of(path, options)
     if not isinstance(path, (str, Path)) and len(path) == 1:
         path = path[0]
-    if kind == "table":
-        return _read_tables(path, images, image_column, options)
-    assert isinstance(path, (str, Path))
-    path = Path(path)
-    if kind != "prepared":
-        _check_options(path, kind, options)
-    if kind in ("movielens", "microlens") and image_column is None:
-        return READERS[kind](path, images=images, **options)  # the covers in the folder are then not read
     if kind == "prepared":
         if options:
             raise ConfigError(f"{path}: is prepared already, so options have no effect; prepare the raw files again")
-        dataset = Dataset.load(path)
-    else:
-        dataset = READERS[kind](path, **options)
-    if kind == "prepared" and images is None and image_column is None:
-        return dataset
-    return _with_images(dataset, path, images, image_column)
+        dataset = Dataset.load(path)  # type: ignore[arg-type]  # only a table has several paths
+        return dataset if images is None and image_column is None else _with_images(dataset, path, images, image_column)
+    known = options_of(kind)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"'{option}' does not apply to {path} ({WORDS[kind]}); options: {', '.join(known)}")
+    _, reader, _ = FORMATS[kind]
+    if kind in ("movielens", "microlens") and image_column is None:
+        return reader(path, images=images, **options)  # the covers in the folder are then not read
+    dataset = reader(path, **options)
+    first = find_parts(options.get("items") or path)[0].path if kind == "table" else path
+    return _with_images(dataset, first, images, image_column)
 
 
-def _read_tables(
-    path: str | Path | Sequence[str | Path],
-    images: str | Path | None,
-    image_column: str | None,
-    options: Mapping[str, Any],
-) -> Dataset:
-    _check_options(path, "table", options)
-    dataset = read_interactions(path, **options)
-    first = options.get("items") or path
-    return _with_images(dataset, find_parts(first)[0].path, images, image_column)
-
-
-def _with_images(dataset: Dataset, source: Path, images: str | Path | None, image_column: str | None) -> Dataset:
-    beside = source if source.is_dir() else source.parent
+def _with_images(dataset: Dataset, source: Any, images: str | Path | None, image_column: str | None) -> Dataset:
+    beside = Path(source) if Path(source).is_dir() else Path(source).parent
     if images is None and image_column is None:
         return with_images_beside(dataset, beside)
     return with_images(dataset, images or beside, image_column)
@@ -231,7 +200,7 @@ def options_of(kind: Kind) -> list[str]:
     """The option names of the reader of a kind of source; none for a prepared dataset."""
     if kind == "prepared":
         return []
-    parameters = inspect.signature(READERS[kind]).parameters.values()
+    parameters = inspect.signature(FORMATS[kind][1]).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         names += field_docs(PreprocessingConfig)
@@ -251,11 +220,7 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
 
 
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
-    """The kind of a JSON file: "table" if options name its keys or it has the keys user and item, else "amazon".
-
-    Raises:
-        DataError: its records are neither.
-    """
+    """The kind of a JSON file: "table" by its options or its keys user and item, else "amazon", or a DataError."""
     if TABLE_OPTIONS.intersection(options):
         return "table"
     record = first_record(path)
@@ -272,10 +237,3 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
             raise
         raise DataError(f"{str(error).partition('; expected')[0]}; {hint}") from None
     return "amazon"
-
-
-def _check_options(path: Any, kind: Kind, options: Mapping[str, Any]) -> None:
-    known = options_of(kind)
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"'{option}' does not apply to {path} ({WORDS[kind]}); options: {', '.join(known)}")

@@ -12,17 +12,15 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.delimited import BadRows
-from lirdrec.data.feature_files import read_features
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import make_preprocessing_config
-from lirdrec.data.readers.raw_text import read_lines
+from lirdrec.data.readers.shared import LABEL, build_dataset, read_lines, reject_options
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.tables import RecordTable, Table, join_tables, read_table
-from lirdrec.errors import ConfigError, DataError
-from lirdrec.option_names import option_name
+from lirdrec.data.table import Table, join_tables
+from lirdrec.data.tables import read_table
+from lirdrec.errors import DataError
 
-LABEL = "split_file"
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
 ID = re.compile(r"(0|[1-9][0-9]{0,18})")
 ITEM_LIST = "item_list.txt"  # org_id remap_id
@@ -32,23 +30,22 @@ FIXED_OPTIONS = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 def is_lightgcn(folder: str | Path) -> bool:
     """Whether a folder contains train.txt, and optionally test.txt, with lines of numbers."""
-    train, test = (Path(folder) / f"{name}.txt" for name in ("train", "test"))
-    if not train.is_file():
-        return False
-    for path in (train, test) if test.is_file() else (train,):
+    paths = [path for path in (Path(folder) / "train.txt", Path(folder) / "test.txt") if path.is_file()]
+    for path in paths:
         with path.open("rb") as file:
             words = file.readline(1 << 16).split()
         if not words or not all(word.isdigit() for word in words[:2]):
             return False
-    return True
+    return bool(paths) and paths[0].name == "train.txt"
 
 
 def check_not_lightgcn(path: Path, options: Collection[str]) -> None:
     """Raise a DataError for a single LightGCN file unless options name columns; the folder must be given instead."""
     names = {name for group in FILES.values() for name in group}
     if path.name in names and not TABLE_OPTIONS.intersection(options) and is_lightgcn(path.parent):
-        what = "is not a table: each line has a user and the user's items"
-        raise DataError(f"{path}: {what}; name its folder: {path.parent}")
+        raise DataError(
+            f"{path}: is not a table: each line has a user and the user's items; name its folder: {path.parent}"
+        )
 
 
 def read_lightgcn(
@@ -62,49 +59,36 @@ def read_lightgcn(
     """Read a folder in the format of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
     Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i.
-    The column `org_id` of an `item_list.txt` is added to the item table. Users without items (lines with only a user)
-    are dropped.
+    The column `org_id` of an `item_list.txt` is added to the item table. Users without items are dropped.
 
     Args:
         folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.
-        features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default the name of the folder.
-        info: further metadata.
+        features, name, info: as for `read_interactions`; the default name is that of the folder.
         options: fields of `PreprocessingConfig` except those that the format defines: user, item, rating, min_rating,
             timestamp, only. The split of the files is kept unless `split` is given.
 
     Raises:
-        DataError: a file is missing, or a line is not a user and its items; names file and line.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
-    for option in FIXED_OPTIONS:
-        if option in options:
-            raise ConfigError(f"{folder}: its files contain only users and items; leave {option_name(option)} out")
+    reject_options(options, FIXED_OPTIONS, f"{folder}: its files contain only users and items")
     folder = Path(folder)
-    is_split = any((folder / file_name).is_file() for split in ("valid", "test") for file_name in FILES[split])
+    candidates = {split: [folder / file_name for file_name in names] for split, names in FILES.items()}
+    files = {split: [path for path in paths if path.is_file()] for split, paths in candidates.items()}
+    is_split = bool(files["valid"] or files["test"])
     config = make_preprocessing_config({"split": LABEL, **options} if is_split else options, "read_lightgcn")
-    parts = []
-    for split, names in FILES.items():
-        found = [folder / file_name for file_name in names if (folder / file_name).is_file()]
-        if found:
-            parts.append(_lines(found[0], split, config.bad_rows))
-        elif split == "train" or (split == "test" and is_split):
-            raise DataError(f"{folder}: no {names[0]}")
-    joined = join_tables(parts, [USER, ITEM, LABEL], str(folder))
-    files = [Path(part.where).name for part in parts]
-    return Dataset.from_tables(
-        joined,
-        _item_table(folder, joined),
-        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
-        config,
-        name or folder.resolve().name,
-        {"source": {"format": "lightgcn", "files": files}, **(info or {})},
-    )
+    for split in ("train", "test"):
+        if not files[split] and (is_split or split == "train"):
+            raise DataError(f"{folder}: no {FILES[split][0]}")
+    parts = [_read_lines(paths[0], split, config.bad_rows) for split, paths in files.items() if paths]
+    table = join_tables(parts, [USER, ITEM, LABEL], str(folder))
+    source = {"format": "lightgcn", "files": [Path(part.source).name for part in parts]}
+    name = name or folder.resolve().name
+    return build_dataset(table, _item_table(folder, table), config, name, source, info, features)
 
 
-def _lines(path: Path, split: str, bad_rows: BadRows) -> Table:
+def _read_lines(path: Path, split: str, bad_rows: BadRows) -> Table:
     users, items, lines = [], [], []
-    bad = BadLines(path, "skip" if bad_rows == "skip" else "raise", "bad_rows")
+    bad = BadLines(path, bad_rows, "bad_rows")
     for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         wrong = next((word for word in words if not (ID.fullmatch(word) and int(word) <= LARGEST)), None)
@@ -117,28 +101,27 @@ def _lines(path: Path, split: str, bad_rows: BadRows) -> Table:
     bad.report()
     if not users:
         raise DataError(f"{path}: no user has an item" + (f" ({bad.example})" if bad.count else ""))
-    frame = pl.DataFrame(
-        {USER: users, ITEM: items, LABEL: [split] * len(users)},
-        schema={USER: pl.Int64, ITEM: pl.Int64, LABEL: pl.String},
-    )
-    return RecordTable(frame, str(path), skipped=bad.count, numbers=np.array(lines, dtype=np.int64))
+    frame = pl.DataFrame({USER: users, ITEM: items}, schema={USER: pl.Int64, ITEM: pl.Int64})
+    frame = frame.with_columns(pl.lit(split).alias(LABEL))
+    numbers = np.array(lines, dtype=np.int64)
+    return Table(frame, str(path), skipped=bad.count, row_location=lambda row: f"line {numbers[row]}")
 
 
 def _item_table(folder: Path, table: Table) -> Table:
     """All items up to the largest id, in order, with their original ids if a file lists them."""
-    most = table.frame[ITEM].max()
-    assert isinstance(most, int)
-    if most >= 10 * table.frame.height + 1_000_000:
+    largest = table.frame[ITEM].max()
+    assert isinstance(largest, int)
+    if largest >= 10 * table.frame.height + 1_000_000:
         frame = table.frame.select(pl.col(ITEM).unique().sort())  # ids, not row numbers
     else:
-        frame = pl.DataFrame({ITEM: np.arange(most + 1, dtype=np.int64)})
+        frame = pl.DataFrame({ITEM: np.arange(largest + 1, dtype=np.int64)})
     path = folder / ITEM_LIST
     if path.is_file():
         listed = read_table(path, separator=" ")
-        listed.need(["org_id", "remap_id"])
-        known = listed.frame.select(pl.col("remap_id").cast(pl.Int64, strict=False).alias(ITEM), "org_id")
-        if known[ITEM].null_count() or known[ITEM].is_duplicated().any():
+        listed.require_columns(["org_id", "remap_id"])
+        originals = listed.frame.select(pl.col("remap_id").cast(pl.Int64, strict=False).alias(ITEM), "org_id")
+        if originals[ITEM].null_count() or originals[ITEM].is_duplicated().any():
             raise DataError(f"{path}: the column 'remap_id' must hold each item's number once")
-        frame = pl.concat([frame, known.select(ITEM)]).unique(maintain_order=True).sort(ITEM)
-        frame = frame.join(known, on=ITEM, how="left", maintain_order="left")
+        frame = pl.concat([frame, originals.select(ITEM)]).unique(maintain_order=True).sort(ITEM)
+        frame = frame.join(originals, on=ITEM, how="left", maintain_order="left")
     return Table(frame, f"the items of {folder}")

@@ -14,14 +14,14 @@ from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_npy
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
-from lirdrec.data.preprocessing import distinct_pairs
+from lirdrec.data.interaction_pairs import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
-from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.readers.raw_text import check_id_columns
+from lirdrec.data.readers.shared import check_id_columns, existing_folder, find_single_file
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
-from lirdrec.data.tables import Table, read_table, select_rows
-from lirdrec.data.value_parsing import drop_bad_rows, parse_times
+from lirdrec.data.table import Table, select_rows
+from lirdrec.data.tables import read_table
+from lirdrec.data.value_parsing import drop_bad_rows, parse_ids, parse_times
 from lirdrec.errors import DataError
 
 SUFFIX = "_feat.npy"
@@ -55,70 +55,52 @@ def read_mmrec(
         DataError: a file is missing or damaged, or the files contradict each other.
         ConfigError: another value of `bad_rows`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    inters = sorted(folder.glob("*.inter"))
-    if len(inters) != 1:
-        listed = ", ".join(path.name for path in inters) or "none"
-        raise DataError(f"{folder}: an MMRec folder has one .inter file; found {listed}")
-    table, skipped = _read_interactions(inters[0], user, item, label, bad_rows)
-    user_ids, item_ids = (
-        read_ids(table.frame[column], f"{table.where}, column '{column}'", entity, table.place, text=True)
-        for column, entity in ((user, USER), (item, ITEM))
-    )
-    labels = given_labels(table.frame[label], table.where, table.place)
+    folder = existing_folder(folder)
+    path = find_single_file(folder, "*.inter", "an MMRec folder has one .inter file")
+    table, counts = _read_interactions(path, user, item, label, bad_rows)
+    user_ids, item_ids = parse_ids(table, user, USER), parse_ids(table, item, ITEM)
+    labels = given_labels(table.frame[label], table.source, table.row_location)
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
-    features = {modality: _read_features(path) for modality, path in files.items()}
+    features = {}
+    for modality, file in files.items():
+        exists(file)
+        values = as_floats(read_npy(file), str(file))
+        features[modality] = FeatureMatrix.known_good(values, check_rows(values, str(file)))
     items = IdMap(_item_ids(item_ids, files, features), ITEM)
     users = IdMap(user_ids.unique().sort(), USER)
     times = parse_times(table, TIMESTAMP) if TIMESTAMP in table.frame.columns else None
-    splits = _split(users.rows(user_ids), items.rows(item_ids), times, labels)
-    repeated = len(user_ids) - sum(len(split.users) for split in splits)
+    pairs = Interactions(users.rows(user_ids), items.rows(item_ids), times)
+    splits = [(split.users, split.items, split.timestamps) for split in pairs.by_label(labels)]
+    train, valid, test = (Interactions(*distinct_pairs(*split)[:3]) for split in splits)
+    repeated = len(pairs) - sum(map(len, (train, valid, test)))
     return Dataset(
-        name or inters[0].stem,
+        name or path.stem,
         users,
         items,
-        *splits,
+        train,
+        valid,
+        test,
         features=features,
         item_table=_item_table(folder, item, items),
         info={
-            "source": {"format": "mmrec", "files": [inters[0].name, *(path.name for path in files.values())]},
-            "preparation": {**skipped, "repeated_pairs": repeated},
+            "source": {"format": "mmrec", "files": [path.name, *(file.name for file in files.values())]},
+            "preparation": {**counts, "repeated_pairs": repeated},
             "split": {"method": "label", "column": label},
         },
     )
-
-
-def _read_features(path: Path) -> FeatureMatrix:
-    exists(path)
-    values = as_floats(read_npy(path), str(path))
-    return FeatureMatrix.known_good(values, check_rows(values, str(path)))
-
-
-def _split(
-    users: np.ndarray, items: np.ndarray, times: np.ndarray | None, labels: np.ndarray
-) -> tuple[Interactions, Interactions, Interactions]:
-    """Deduplicated train, validation and test interactions; labels are 0, 1 and 2."""
-
-    def labeled(code: int) -> Interactions:
-        rows = labels == code
-        return Interactions(*distinct_pairs(users[rows], items[rows], None if times is None else times[rows])[:3])
-
-    return labeled(0), labeled(1), labeled(2)
 
 
 def _read_interactions(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
     """The usable rows of the .inter file and, if some were dropped, counts for the dataset's info."""
     config = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
     table = read_table(path, separator="\t", bad_rows=bad_rows)
-    table.need([user, item, label])
+    table.require_columns([user, item, label])
     height = table.frame.height + table.skipped
     if TIMESTAMP in table.frame.columns:
         config = dataclasses.replace(config, timestamp=TIMESTAMP)
     labeled = label_values(table.frame[label]).is_not_null()
     if bad_rows == "skip" and labeled.any() and not labeled.all():
-        table = dataclasses.replace(select_rows(table, labeled), skipped=table.skipped + int((~labeled).sum()))
+        table = select_rows(table, labeled, skipped=int((~labeled).sum()))
     table, n_dropped = drop_bad_rows(check_id_columns(table, config, user, item, pattern=NUMBER), config)
     skipped = table.skipped + n_dropped
     return table, {"rows": height, "bad_rows_skipped": skipped} if skipped else {}
@@ -148,8 +130,8 @@ def _item_table(folder: Path, item: str, items: IdMap) -> pl.DataFrame:
     if not path.exists():
         return pl.DataFrame({ITEM: items.series})
     table = read_table(path)
-    table.need([item])
-    ids = read_ids(table.frame[item], f"{path}, column '{item}'", ITEM, table.place, text=True)
+    table.require_columns([item])
+    ids = parse_ids(table, item, ITEM)
     if ids.is_duplicated().any():
         raise DataError(f"{path}: item id {ids[ids.is_duplicated().arg_true()[0]]} occurs more than once")
     columns = table.frame.drop(item)

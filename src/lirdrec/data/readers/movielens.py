@@ -11,12 +11,18 @@ import polars as pl
 
 from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.feature_files import read_features
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
-from lirdrec.data.readers.raw_text import check_id_columns, read_lines, read_numbers, strip_quotes
-from lirdrec.data.tables import Table
+from lirdrec.data.readers.shared import (
+    build_dataset,
+    check_id_columns,
+    existing_folder,
+    read_lines,
+    read_numbers,
+    strip_quotes,
+)
+from lirdrec.data.table import Table
 from lirdrec.errors import DataError
 
 USER, FILM, RATING, TIMESTAMP = "userId", "movieId", "rating", "timestamp"
@@ -67,36 +73,23 @@ def read_movielens(
         folder: contains `ratings.csv` and `movies.csv`, optionally `tags.csv` (UTF-8); or the same as .dat, with `::`
             between the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Other files are not read.
         images: a folder of posters named by movieId.
-        features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default the name of the folder.
-        info: further metadata.
+        features, name, info: as for `read_interactions`; the default name is that of the folder.
         options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:
-        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    folder = existing_folder(folder)
     columns = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
     config = make_preprocessing_config(columns | options, "read_movielens")
     files = _find_files(folder)
     for path in files:
         exists(path)
     items = _item_table(files[1:], config)
-    dataset = Dataset.from_tables(
-        check_id_columns(_ratings(files[0], config), config, config.user, config.item),
-        items,
-        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
-        config,
-        name or folder.resolve().name,
-        {
-            "source": {"format": "movielens", "files": [path.name for path in files]},
-            "licence": LICENSE,
-            **(info or {}),
-        },
-    )
+    ratings = check_id_columns(_ratings(files[0], config), config, config.user, config.item)
+    source = {"format": "movielens", "files": [path.name for path in files]}
+    name = name or folder.resolve().name
+    dataset = build_dataset(ratings, items, config, name, source, {"licence": LICENSE, **(info or {})}, features)
     return dataset if images is None else with_images(dataset, images)
 
 
@@ -111,7 +104,7 @@ def _find_files(folder: Path) -> list[Path]:
 
 def _item_table(files: list[Path], config: PreprocessingConfig) -> Table:
     """Read the films, with tags if there is a tag file."""
-    bad = [BadLines(path, "skip" if config.bad_rows == "skip" else "raise", "bad_rows") for path in files]
+    bad = [BadLines(path, config.bad_rows, "bad_rows") for path in files]
     films = (_films_100k if files[0].name == ITEMS_100K else _films)(files[0], bad[0])
     if len(files) > 1:
         films = films.join(_tags(files[1], bad[1]), on=FILM, how="left", maintain_order="left")
@@ -133,44 +126,38 @@ def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
     """movieId, title, year, genres of `u.item`: 24 values separated by `|`, the last 19 of which are genre flags."""
     rows = []
     for number, line in enumerate(read_lines(path, DAT_ENCODINGS), 1):
-        if not (cut := FILM_100K.fullmatch(line)):
-            if line.strip():
-                _wrong_line(bad, number, line)
-            continue
-        film, title, *_, flags = cut.groups()
-        dated = YEAR.match(strip_quotes(title))
-        listed = [genre for genre, flag in zip(GENRES_100K[1:], flags.split("|")[1:], strict=True) if flag == "1"]
-        name, year = (dated[1], int(dated[2])) if dated else (strip_quotes(title), None)
-        rows.append((film, name or None, year, ", ".join(listed) or None))
-    frame = pl.DataFrame(
-        rows, schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String}, orient="row"
-    )
-    if (twice := frame[FILM].is_duplicated()).any():
-        raise DataError(f"{path}: film {frame[FILM].filter(twice)[0]} is repeated; keep one line per film")
-    return frame
+        if match := FILM_100K.fullmatch(line):
+            film, title, *_, flags = match.groups()
+            genres = [genre for genre, flag in zip(GENRES_100K[1:], flags.split("|")[1:], strict=True) if flag == "1"]
+            rows.append((number, film, title, genres))
+        elif line.strip():
+            _wrong_line(bad, number, line)
+    return _film_table(path, rows)
 
 
 def _films(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId, title, year, genres; null for missing values."""
-    rows: dict[str, tuple[str | None, int | None, str | None]] = {}
+    """movieId, title, year, genres of `movies.csv` or `movies.dat`."""
+    rows = []
     for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
-        title = strip_quotes(title)
-        dated = YEAR.match(title)
         listed = [] if genres.strip() == NO_GENRES else [genre.strip(" '\"") for genre in genres.split("|")]
-        if film in rows:
-            raise DataError(f"{path}: film {film} in line {number} is repeated; keep one line per film")
-        rows[film] = (
-            (dated[1] if dated else title) or None,
-            int(dated[2]) if dated else None,
-            ", ".join(genre for genre in listed if genre) or None,
-        )
+        rows.append((number, film, title, listed))
     if not rows:
         raise DataError(f"{path}: has column names but no rows")
-    columns = list(zip(*rows.values(), strict=True))
-    return pl.DataFrame(
-        {FILM: list(rows), "title": columns[0], "year": columns[1], "genres": columns[2]},
-        schema={FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String},
-    )
+    return _film_table(path, rows)
+
+
+def _film_table(path: Path, films: list[tuple[int, str, str, list[str]]]) -> pl.DataFrame:
+    """The table of films, given as line number, id, title with its year, and genres; null for missing values."""
+    rows: dict[str, tuple[str, str | None, int | None, str | None]] = {}
+    for number, film, title, genres in films:
+        if film in rows:
+            raise DataError(f"{path}: film {film} in line {number} is repeated; keep one line per film")
+        title = strip_quotes(title)
+        dated = YEAR.match(title)
+        name, year = (dated[1], int(dated[2])) if dated else (title, None)
+        rows[film] = (film, name or None, year, ", ".join(filter(None, genres)) or None)
+    schema = {FILM: pl.String, "title": pl.String, "year": pl.Int64, "genres": pl.String}
+    return pl.DataFrame(list(rows.values()), schema=schema, orient="row")
 
 
 def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
@@ -178,10 +165,10 @@ def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
     pairs = [(film, strip_quotes(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
     tags = pl.DataFrame(pairs, schema={FILM: pl.String, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
     return (
-        tags.with_row_index("place")
+        tags.with_row_index("position")
         .group_by(FILM, pl.col("tag").str.to_lowercase().alias("key"))
-        .agg(pl.col("tag").first(), pl.col("place").min(), pl.len().alias("times"))
-        .sort(FILM, -pl.col("times").cast(pl.Int64), "place")
+        .agg(pl.col("tag").first(), pl.col("position").min(), pl.len().alias("times"))
+        .sort(FILM, -pl.col("times").cast(pl.Int64), "position")
         .group_by(FILM, maintain_order=True)
         .agg(pl.col("tag").str.join(", ").alias("tags"))
     )
@@ -193,14 +180,15 @@ def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tup
     lines = enumerate(read_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
     if path.suffix == ".csv":
         columns = [strip_quotes(name) for name in next(lines)[1].split(",")]
-        for column in LINE_FORMATS[path.name].split(","):
+        expected = LINE_FORMATS[path.name].split(",")
+        for column in expected:
             if column not in columns:
                 raise DataError(f"{path}: no column '{column}'; it has {', '.join(columns)}")
-        if columns != LINE_FORMATS[path.name].split(","):
-            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {LINE_FORMATS[path.name]}")
+        if columns != expected:
+            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {','.join(expected)}")
     for number, line in lines:
-        if cut := line_of.fullmatch(line):
-            yield number, cut.groups()
+        if match := line_of.fullmatch(line):
+            yield number, match.groups()
         elif line.strip():
             _wrong_line(bad, number, line)
 

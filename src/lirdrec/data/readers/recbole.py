@@ -11,10 +11,12 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.feature_files import read_features, vectors_of_frame
+from lirdrec.data.feature_files import vectors_of_frame
 from lirdrec.data.preprocessing_config import make_preprocessing_config
+from lirdrec.data.readers.shared import build_dataset, existing_folder, find_single_file
 from lirdrec.data.schema import SPLITS
-from lirdrec.data.tables import Table, join_tables, read_table
+from lirdrec.data.table import Table, join_tables
+from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_name, option_text
 
@@ -42,32 +44,29 @@ def read_recbole(
             type token_seq as texts, their words joined by blanks; those of type float_seq as lists. `NAME.user`,
             `NAME.kg` and `NAME.link` are not read.
         vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
-        features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default NAME.
-        info: further metadata.
+        features, name, info: as for `read_interactions`; the default name is NAME.
         options: fields of `PreprocessingConfig`; by default user is "user_id", item "item_id", and timestamp
             "timestamp" if there is such a column.
 
     Raises:
-        DataError: a file is missing or damaged, or a header has no types.
-        ConfigError: an unknown option.
+        DataError, ConfigError: as of `read_interactions`; or a header has no types.
     """
-    folder = Path(folder)
+    folder = existing_folder(folder)
     bad_rows = options.get("bad_rows", "error")
     table, stem, files = _interactions(folder, bad_rows)
     options = {"user": "user_id", "item": "item_id"} | options
-    if "timestamp" not in options and "timestamp" in table.frame.columns:
-        options["timestamp"] = "timestamp"
+    if "timestamp" in table.frame.columns:
+        options.setdefault("timestamp", "timestamp")
     if LABEL in table.frame.columns:
         options.setdefault("split", LABEL)
     config = make_preprocessing_config(options, "read_recbole")
-    table.need([config.user, config.item])
-    sources = {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()}
+    table.require_columns([config.user, config.item])
+    sources: dict[str, Any] = dict(features or {})
     items = None
     if (path := folder / f"{stem}.item").exists():
         items = _typed(path, bad_rows)
         files.append(path.name)
-        items.need([config.items_column, *vectors])
+        items.require_columns([config.items_column, *vectors])
         for column in vectors:
             part = Table(items.frame.select(config.items_column, column), f"{path}, column '{column}'")
             sources[column] = vectors_of_frame(part, config.items_column, column)
@@ -77,46 +76,36 @@ def read_recbole(
             f"{path}: no such item table, which should contain the vectors {', '.join(vectors)}; add it, or leave"
             f" {option_name('vectors')} out"
         )
-    _say_unread(folder, items, config.items_column)
-    info = {"source": {"format": "recbole", "files": files}, **(info or {})}
-    return Dataset.from_tables(table, items, sources, config, name or stem, info)
+    _warn_unread(folder, items, config.items_column)
+    return build_dataset(table, items, config, name or stem, {"format": "recbole", "files": files}, info, sources)
 
 
-def _say_unread(folder: Path, items: Table | None, item: str) -> None:
+def _warn_unread(folder: Path, items: Table | None, item: str) -> None:
     """Log which files are not read, and which columns could be feature matrices."""
     if unread := sorted(path.name for path in folder.iterdir() if path.suffix in UNREAD):
         logger.warning("%s: not read: %s (only interactions and items are)", folder, ", ".join(unread))
     schema = {} if items is None else items.frame.drop(item).schema
     for column, kind in schema.items():
         if kind == pl.List(pl.Float32):
-            logger.warning(
-                "%s: column '%s' (float_seq) stays a list of the item table; a feature matrix: %s",
-                folder,
-                column,
-                option_text("vectors", column),
-            )
+            message = "%s: column '%s' (float_seq) stays a list of the item table; a feature matrix: %s"
+            logger.warning(message, folder, column, option_text("vectors", column))
 
 
 def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    parts = {part: sorted(folder.glob(f"*.{part}.inter")) for part in SPLITS}
-    if all(len(found) == 1 for found in parts.values()):
-        paths = [found[0] for found in parts.values()]
-        tables = [
-            dataclasses.replace(table, frame=table.frame.with_columns(pl.lit(part).alias(LABEL)))
-            for part, table in zip(SPLITS, (_typed(path, bad_rows) for path in paths), strict=True)
-        ]
-        stem = paths[0].name.removesuffix(".train.inter")
-        columns = tables[0].frame.columns
-        if any(table.frame.columns != columns for table in tables):
-            raise DataError(f"{folder}: the three .inter files have different columns")
-        return join_tables(tables, columns, f"{folder}/{stem}.*.inter"), stem, [path.name for path in paths]
-    paths = sorted(folder.glob("*.inter"))
-    if len(paths) != 1:
-        found = ", ".join(path.name for path in paths) or "none"
-        raise DataError(f"{folder}: there must be one .inter file, or one each of train, valid and test; found {found}")
-    return _typed(paths[0], bad_rows), paths[0].stem, [paths[0].name]
+    parts = {split: sorted(folder.glob(f"*.{split}.inter")) for split in SPLITS}
+    if not all(len(paths) == 1 for paths in parts.values()):
+        expected = "there must be one .inter file, or one each of train, valid and test"
+        path = find_single_file(folder, "*.inter", expected)
+        return _typed(path, bad_rows), path.stem, [path.name]
+    tables = []
+    for split, (path,) in parts.items():
+        table = _typed(path, bad_rows)
+        tables.append(dataclasses.replace(table, frame=table.frame.with_columns(pl.lit(split).alias(LABEL))))
+    columns = tables[0].frame.columns
+    if any(table.frame.columns != columns for table in tables):
+        raise DataError(f"{folder}: the three .inter files have different columns")
+    stem = parts["train"][0].name.removesuffix(".train.inter")
+    return join_tables(tables, columns, f"{folder}/{stem}.*.inter"), stem, [path.name for (path,) in parts.values()]
 
 
 def _typed(path: Path, bad_rows: str) -> Table:
@@ -129,28 +118,29 @@ def _typed(path: Path, bad_rows: str) -> Table:
             raise DataError(f"{path}: column '{header}' needs a type, NAME:TYPE, with one of {', '.join(TYPES)}")
         values = table.frame[header]
         if kind == "float":
-            number = values.cast(pl.Float64, strict=False)
-            if bad_rows == "error" and (bad := number.is_null() & values.is_not_null()).any():
-                raise DataError(
-                    f"{path}: column '{column}' has {values[bad.arg_true()[0]]!r} in {table.at(bad)}, not a number"
-                )
-            values = number
+            numbers = values.cast(pl.Float64, strict=False)
+            if bad_rows == "error" and (bad := numbers.is_null() & values.is_not_null()).any():
+                value, location = values[bad.arg_true()[0]], table.first_bad_row(bad)
+                raise DataError(f"{path}: column '{column}' has {value!r} in {location}, not a number")
+            values = numbers
         elif kind == "token_seq":
-            values = values.str.split(" ").list.eval(pl.element().filter(pl.element() != "")).list.join(" ")
-            values = values.replace("", None)
+            values = _words(values).list.join(" ").replace("", None)
         elif kind == "float_seq":
             values = _float_lists(values, column, table)
         columns.append(values.alias(column))
     return dataclasses.replace(table, frame=pl.DataFrame(columns))
 
 
+def _words(texts: pl.Series) -> pl.Series:
+    return texts.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
+
+
 def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
     """Parse numbers separated by blanks to lists; null for empty texts."""
-    words = texts.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
+    words = _words(texts)
     numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
     bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        word = next(word for word, number in zip(words[row], numbers[row], strict=True) if number is None)
-        raise DataError(f"{table.where}: column '{column}' has {word!r} in {table.at(bad)}, not a number")
+    for row in bad.arg_true()[:1]:
+        word = words[row][numbers[row].is_null().arg_true()[0]]
+        raise DataError(f"{table.source}: column '{column}' has {word!r} in {table.row_location(row)}, not a number")
     return pl.select(pl.when(words.list.len() > 0).then(numbers)).to_series()

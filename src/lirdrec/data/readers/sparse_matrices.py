@@ -13,16 +13,16 @@ import polars as pl
 from lirdrec.available_memory import check_memory
 from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.feature_files import UNREADABLE, read_features
+from lirdrec.data.feature_files import UNREADABLE
 from lirdrec.data.frames import first_line
 from lirdrec.data.ids import pluralize
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
+from lirdrec.data.readers.shared import LABEL, build_dataset, reject_options
 from lirdrec.data.schema import RATING, USER
-from lirdrec.data.tables import Table, join_tables, read_table
-from lirdrec.errors import ConfigError, DataError
-from lirdrec.option_names import option_name
+from lirdrec.data.table import Table, join_tables
+from lirdrec.data.tables import read_table
+from lirdrec.errors import DataError
 
-LABEL = "split_file"
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
 FIXED_OPTIONS = ("user", "rating", "timestamp", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
@@ -35,17 +35,13 @@ CONVERT = (
 )
 
 
-def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle by its suffix or its first bytes."""
-    if path.suffix.lower() in PICKLE_NAMES:
-        return True
-    with path.open("rb") as file:
-        return file.read(2) in PICKLED
-
-
 def check_not_pickle(path: Path) -> None:
-    """Raise a DataError if a file is a pickle; the message explains how to convert it."""
-    if path.is_file() and is_pickle(path):
+    """Raise a DataError if a file is a pickle by its suffix or first bytes; the message explains how to convert it."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        is_pickle = path.suffix.lower() in PICKLE_NAMES or file.read(2) in PICKLED
+    if is_pickle:
         raise DataError(f"{path}: {CONVERT.format(stem=path.name.partition('.')[0], name=path.name)}")
 
 
@@ -82,61 +78,40 @@ def read_matrices(
         train, validation, test: each a file that `scipy.sparse.save_npz` wrote, or a scipy matrix in memory, all of the
             same shape. `train` alone is split by the method `split`.
         items: a table with a row per item, whose ids are column numbers.
-        features: name → feature file, as for `read_interactions`.
-        name: of the dataset; by default the name of the file, or of its folder if there are several.
-        info: further metadata.
+        features, name, info: as for `read_interactions`; the default name is that of the file, or of the folder if
+            there are several.
         options: fields of `PreprocessingConfig` except those that a matrix defines: user, rating, timestamp, only.
 
     Raises:
-        DataError: a file is missing, damaged, pickled, or not a scipy matrix, or the shapes differ.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`; or a file is pickled, or the shapes differ.
     """
-    for option in FIXED_OPTIONS:
-        if option in options:
-            raise ConfigError(f"a matrix of users and items has no named columns; leave {option_name(option)} out")
+    reject_options(options, FIXED_OPTIONS, "a matrix of users and items has no named columns")
     sources = {"train": train, "valid": validation, "test": test}
     sources = {split: source for split, source in sources.items() if source is not None}
-    splits = len(sources) > 1
-    defaults = {"split": LABEL} if splits else {}
+    is_split = len(sources) > 1
+    defaults = {"split": LABEL} if is_split else {}
     config = make_preprocessing_config({**defaults, **options, USER: USER, RATING: RATING}, "read_matrices")
-    table, shapes = _read_splits(sources, config)
-    n_items = next(iter(shapes.values()))[1]
-    item_table: Table
-    if items is None:
-        item_table = Table(pl.DataFrame({config.item: np.arange(n_items, dtype=np.int64)}), "the columns of the matrix")
-    else:
-        item_table = read_table(items, text=config.items_column)
-    first = Path(train) if isinstance(train, (str, Path)) else None
-    default = "matrix" if first is None else first.resolve().parent.name if splits else first.stem
-    return Dataset.from_tables(
-        table,
-        item_table,
-        {key: read_features(path, item_column=config.item) for key, path in (features or {}).items()},
-        config,
-        name or default,
-        {"source": {"format": "matrix", "files": [Path(where).name for where in shapes]}, **(info or {})},
-    )
-
-
-def _read_splits(sources: Mapping[str, Any], config: PreprocessingConfig) -> tuple[Table, dict[str, tuple[int, ...]]]:
-    """Combine the interactions of all matrices into one table; also return the shape of each matrix by its name."""
     shapes, tables = {}, []
     for split, source in sources.items():
         where = str(source) if isinstance(source, (str, Path)) else f"the matrix of {split}"
         matrix = _open(Path(source), where) if isinstance(source, (str, Path)) else source
         tables.append(_table(matrix, where, split, config))
         shapes[where] = tuple(matrix.shape)
-    _check_shapes(shapes)
-    return tables[0] if len(tables) == 1 else join_tables(tables, tables[0].frame.columns, ", ".join(shapes)), shapes
-
-
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a DataError unless all matrices have the same shape."""
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{shape} in {where}" for where, shape in shapes.items())
         raise DataError(
             f"the matrices have different shapes: {listed}; each must have a row per user, a column per item"
         )
+    table = join_tables(tables, tables[0].frame.columns, ", ".join(shapes)) if is_split else tables[0]
+    if items is None:
+        column_numbers = np.arange(next(iter(shapes.values()))[1], dtype=np.int64)
+        item_table = Table(pl.DataFrame({config.item: column_numbers}), "the columns of the matrix")
+    else:
+        item_table = read_table(items, text=config.items_column)
+    if name is None and isinstance(train, (str, Path)):
+        name = Path(train).resolve().parent.name if is_split else Path(train).stem
+    info_source = {"format": "matrix", "files": [Path(where).name for where in shapes]}
+    return build_dataset(table, item_table, config, name or "matrix", info_source, info, features)
 
 
 def _open(path: Path, where: str) -> Any:

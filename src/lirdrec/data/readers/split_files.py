@@ -13,6 +13,7 @@ from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.readers.amazon_metadata import read_metadata
+from lirdrec.data.readers.shared import first_or_none
 from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, SPLITS, USER
 from lirdrec.errors import DataError
@@ -25,24 +26,17 @@ AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timest
 def find_split_files(folder: str | Path) -> dict[str, Path] | None:
     """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv in a folder (or .tsv, .parquet, .jsonl), by split.
 
-    Returns:
-        None if one of the three is missing.
-
-    Raises:
-        DataError: several files could be one of the splits.
+    None if one of the three is missing; raises a DataError if several files could be one of them.
     """
     files: dict[str, Path] = {}
     for split in SPLITS:
         paths = sorted(path for end in TABLE_SUFFIXES for path in Path(folder).glob(f"*.{split}{end}"))
-        if not paths:
+        options = ", ".join(option_name(option) for option in ("train", "validation", "test"))
+        remedy = f"name the three files instead of the folder ({options})"
+        path = first_or_none(Path(folder), paths, f"files could be {split}", remedy)
+        if path is None:
             return None
-        if len(paths) > 1:
-            listed = ", ".join(path.name for path in paths)
-            raise DataError(
-                f"{folder}: several files could be {split}: {listed}; name the three files instead of the folder"
-                f" ({option_name('train')}, {option_name('validation')}, {option_name('test')})"
-            )
-        files[split] = paths[0]
+        files[split] = path
     return files
 
 
@@ -61,13 +55,11 @@ def read_split_folder(
     Args:
         folder: see `find_split_files`; `meta_NAME.jsonl.gz` in it becomes `metadata`.
         metadata: Amazon's item metadata; only for files with the columns of Amazon 2023.
-        items, features, info: see `read_interactions`.
-        name: of the dataset; by default NAME.
+        items, features, name, info: as for `read_interactions`; the default name is NAME.
         options: fields of `PreprocessingConfig`. The columns of Amazon 2023 are detected.
 
     Raises:
-        DataError: a file is missing or damaged; the message says what is wrong, where, and what to do.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`.
     """
     folder = Path(folder)
     files = find_split_files(folder)
@@ -82,7 +74,12 @@ def read_split_folder(
     if metadata is None and amazon and items is None:
         metadata = next(iter(sorted(folder.glob("meta_*.jsonl*"))), None)
     dataset = read_split_files(files["train"], files["valid"], files["test"], **options)
-    return dataset if metadata is None else _with_metadata(dataset, Path(metadata))
+    if metadata is None:
+        return dataset
+    table = read_metadata(Path(metadata), dataset.items.series.cast(pl.String), BadLines(Path(metadata)))
+    table = table.with_columns(dataset.items.series.alias(ITEM))
+    source = {**dataset.info["source"], "metadata": Path(metadata).name}
+    return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})
 
 
 def read_split_files(train: str | Path, validation: str | Path | None, test: str | Path, **options: Any) -> Dataset:
@@ -95,17 +92,7 @@ def read_split_files(train: str | Path, validation: str | Path | None, test: str
             folder of `train`.
 
     Raises:
-        DataError: a file is missing or invalid, or a pair is in two files.
-        ConfigError: an unknown option, or one out of range.
+        DataError, ConfigError: as of `read_interactions`; or a pair is in two files.
     """
     paths = {"train": train, "valid": validation, "test": test}
     return read_interactions({split: path for split, path in paths.items() if path is not None}, **options)
-
-
-def _with_metadata(dataset: Dataset, metadata: Path) -> Dataset:
-    """Add the columns of Amazon's metadata to the item table."""
-    bad = BadLines(metadata)
-    table = read_metadata(metadata, dataset.items.series.cast(pl.String), bad)
-    table = table.with_columns(dataset.items.series.alias(ITEM))
-    source = {**dataset.info["source"], "metadata": metadata.name}
-    return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})

@@ -10,13 +10,12 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.feature_files import read_features
 from lirdrec.data.file_parts import COMPRESSED_SUFFIXES
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
+from lirdrec.data.readers.shared import LABEL, build_dataset
 from lirdrec.data.splits import METHODS
-from lirdrec.data.tables import Table, join_tables, read_table
-
-LABEL = "split_file"  # the column of split names if each split is a file
+from lirdrec.data.table import Table, join_tables
+from lirdrec.data.tables import read_table
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -53,8 +52,7 @@ def read_interactions(
         header: whether the first line of text files contains the column names; if False, give `columns`.
         columns: the names of the columns of files without a header, in order.
         items_columns: the same for `items`, if it has no header.
-        name: of the dataset; by default the file's name.
-        info: further metadata (source, license …).
+        name, info: name of the dataset, by default the file's; further metadata (source, license …).
         options: fields of `PreprocessingConfig` (user, item, rating, min_rating, timestamp, split, seed …).
 
     Raises:
@@ -64,45 +62,36 @@ def read_interactions(
     is_split = isinstance(path, Mapping)
     defaults = {"split": LABEL} if is_split else {}
     config = make_preprocessing_config(defaults | options, "read_split_files" if is_split else "read_interactions")
-    common = {"encoding": encoding, "bad_rows": config.bad_rows}
+    common: dict[str, Any] = {"encoding": encoding, "bad_rows": config.bad_rows}
     layout = {"separator": separator, "header": header, "columns": columns, **common}
-    read = _read_splits if isinstance(path, Mapping) else _read_one
-    table, files, default_name = read(path, config, layout)  # type: ignore[arg-type]  # `read` fits the path
+    features = features or {}
+    if isinstance(path, Mapping):
+        table, files = _read_splits(path, config, layout), list(path.values())
+        default_name = Path(path["train"]).resolve().parent.name
+    else:
+        files = _as_list(path)
+        table, default_name = read_table(path, keys=needed_columns(config), **layout), _stem(Path(files[0]))
     item_table = None
     if items is not None:
-        header = items_columns is None
-        item_table = read_table(items, config.items_column, header=header, columns=items_columns, **common)
+        item_table = read_table(
+            items, config.items_column, header=items_columns is None, columns=items_columns, **common
+        )
         files += _as_list(items)
-    features = features or {}
     files += [] if is_split else features.values()
     source = {"format": "split files" if is_split else "tables", "files": [Path(file).name for file in files]}
-    matrices = {key: read_features(file, item_column=config.item) for key, file in features.items()}
-    return Dataset.from_tables(
-        table, item_table, matrices, config, name or default_name, {"source": source, **(info or {})}
-    )
+    return build_dataset(table, item_table, config, name or default_name, source, info, features)
 
 
-def _read_one(
-    path: Paths, config: PreprocessingConfig, layout: Mapping[str, Any]
-) -> tuple[Table, list[str | Path], str]:
-    """The table, its files and the default name of the dataset."""
-    files = _as_list(path)
-    return read_table(path, keys=needed_columns(config), **layout), files, _stem(Path(files[0]))
-
-
-def _read_splits(
-    files: Mapping[str, str | Path], config: PreprocessingConfig, layout: Mapping[str, Any]
-) -> tuple[Table, list[str | Path], str]:
-    """Like `_read_one`, but with one file per split; the column `LABEL` contains the split of each row."""
+def _read_splits(files: Mapping[str, str | Path], config: PreprocessingConfig, layout: Mapping[str, Any]) -> Table:
+    """Read one file per split; the column `LABEL` contains the split of each row."""
     needed = [column for column in needed_columns(config) if column != LABEL]
     tables = []
     for split, file in files.items():
         table = read_table(Path(file), keys=needed, **layout)
-        table.need(needed)
+        table.require_columns(needed)
         labeled = table.frame.select(needed).with_columns(pl.lit(split).alias(LABEL))
         tables.append(dataclasses.replace(table, frame=labeled))
-    joined = join_tables(tables, [*needed, LABEL], ", ".join(str(Path(file)) for file in files.values()))
-    return joined, list(files.values()), Path(files["train"]).resolve().parent.name
+    return join_tables(tables, [*needed, LABEL], ", ".join(str(Path(file)) for file in files.values()))
 
 
 def needed_columns(config: PreprocessingConfig) -> list[str]:

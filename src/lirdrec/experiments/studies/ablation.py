@@ -20,67 +20,56 @@ FULL = {"pwc": "released", "dct": "features"}
 VARIANTS = (
     Variant("full", FULL),
     Variant("w/o PWC", {**FULL, "pwc": None}),
-    Variant(
-        "uniform weights",
-        {**FULL, "pwc": "uniform"},
-        note="Uniform weights: α = 1/K for every user, nothing is learned.",
-    ),
-    Variant(
-        "PWC on logits",
-        {**FULL, "pwc": "logits"},
-        note="PWC on logits: θ receives logits instead of softmaxed weights.",
-    ),
+    Variant("uniform weights", {**FULL, "pwc": "uniform"}),
+    Variant("PWC on logits", {**FULL, "pwc": "logits"}),
     Variant("w/o DCT", {**FULL, "dct": None}),
-    Variant(
-        "DCT over matrix",
-        {**FULL, "dct": "matrix"},
-        note="DCT over matrix: Eq. 12 read literally mixes the items, so it cannot take new ones.",
-    ),
+    Variant("DCT over matrix", {**FULL, "dct": "matrix"}),
+)
+NOTES = (
+    "Uniform weights: α = 1/K for every user, nothing is learned.",
+    "PWC on logits: θ receives logits instead of softmaxed weights.",
+    "DCT over matrix: Eq. 12 read literally mixes the items, so it cannot take new ones.",
 )
 # names of variants in sentences
 TITLES = {"full": "the full model", "w/o PWC": "without PWC", "w/o DCT": "without DCT"}
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All variants with all seeds."""
-    yield from variants.planned(_groups(context))
+    yield from variants.planned(_groups(config))
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """A table, a figure, and the parts that matter."""
-    study = Study(_groups(context), results, context.metric)
-    notes = [one.note for one in VARIANTS if one.note]
-    table = study.table("ablation", "Variant", "LIRDRec with one part changed at a time.", notes)
-    figure = study.figure("ablation", f"Test {study.metric} of the variants, {over(context.seeds)}.")
-    return variants.write(
-        context,
-        results,
-        study,
-        title="Contribution of each part of LIRDRec",
-        question="Is LIRDRec worse when one of its parts is changed or removed?",
-        answer=" ".join(_answer(study, group) for group in study.found),
-        sections=[Section("Variants", [table, *figure])],
+    study = Study(_groups(config), results, config.metric)
+    table = study.table("ablation", "Variant", "LIRDRec with one part changed at a time.", NOTES)
+    figure = study.figure("ablation", f"Test {study.metric} of the variants, {over(config.seeds)}.")
+    return study.write_report(
+        config,
+        "Contribution of each part of LIRDRec",
+        "Is LIRDRec worse when one of its parts is changed or removed?",
+        _answer,
+        Section("Variants", [table, *figure]),
     )
 
 
 def _answer(study: Study, group: Group) -> str:
     text = study.describe(group, TITLES)
-    worse = [one for one in list(group.cells)[1:] if study.differs(group, one) < 0]
-    better = [one for one in list(group.cells)[1:] if study.differs(group, one) > 0]
     if not study.tests:
         return text
-    said = (
-        f"Shown to be worse than the full model: {listed(TITLES.get(variant, variant) for variant in worse)}."
-        if worse
-        else "None is shown to be worse than the full model."
+    worse, better = (
+        [TITLES.get(variant, variant) for variant in list(group.trials)[1:] if study.differs(group, variant) == sign]
+        for sign in (-1, 1)
     )
-    return f"{text} {said}" + (
-        f" Shown to be better: {listed(TITLES.get(variant, variant) for variant in better)}." if better else ""
-    )
+    if worse:
+        text += f" Shown to be worse than the full model: {listed(worse)}."
+    else:
+        text += " None is shown to be worse than the full model."
+    return text + (f" Shown to be better: {listed(better)}." if better else "")
 
 
-def _groups(context: ExperimentConfig) -> list[Group]:
-    for model in context.models:
+def _groups(config: ExperimentConfig) -> list[Group]:
+    for model in config.models:
         if model not in MODELS:
             raise ConfigError(f"the ablation is defined for lirdrec only, not for {model}; omit --models")
-    return variants.groups(context, MODELS, lambda dataset, model, modalities: VARIANTS)
+    return variants.groups(config, MODELS, lambda modalities: VARIANTS)

@@ -6,11 +6,12 @@ with each seed, and its sealed test is scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import compare_report
 from lirdrec.experiments.trial import TrialSpec
@@ -20,40 +21,38 @@ from lirdrec.models.registry import model_names, model_type
 SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The trials of all searches, and the final trainings of finished ones."""
-    for base in searches(context):
-        found = suggest(context, results, base)
-        yield from found.cells
-        if found.chosen is not None:
-            for seed in context.seeds_of(base.model):
-                yield found.final(seed, keep=True) if context.keep else found.final(seed)
+    extra: dict[str, Any] = {"keep": True} if config.keep else {}
+    for base in searches(config):
+        search = suggest(config, results, base)
+        yield from search.cells
+        if search.chosen is not None:
+            for seed in config.seeds_of(base.model):
+                yield search.final(seed, **extra)
 
 
-def expected(context: ExperimentConfig) -> dict[tuple[str, str], int]:
+def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
     """(dataset, model) → number of trials."""
-    numbers: dict[tuple[str, str], int] = {}
-    for base in searches(context):
-        model = base.model
-        key = (base.dataset, model)
-        numbers[key] = numbers.get(key, 0) + n_trials(context, base) + len(context.seeds_of(model))
+    numbers: Counter[tuple[str, str]] = Counter()
+    for base in searches(config):
+        numbers[base.dataset, base.model] += n_trials(config, base) + len(config.seeds_of(base.model))
     return numbers
 
 
-def searches(context: ExperimentConfig) -> Iterator[TrialSpec]:
+def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
     """Base trials of the searches: one for each dataset, model and, for models with features, feature set."""
-    for dataset in context.datasets:
-        for model in context.models or model_names():
-            for label in context.sets if uses_features(model) else ("",):
-                yield base_cell(context, dataset, model, label)
+    for dataset in config.datasets:
+        for model in config.models or model_names():
+            for label in config.sets if uses_features(model) else ("",):
+                yield base_cell(config, dataset, model, label)
 
 
 def uses_features(model: str) -> bool:
     """Whether the model uses features."""
-    kind = model_type(model)
-    return kind.capabilities.needs_features or "modalities" in {one.name for one in fields(kind.Config)}
+    return model_type(model).capabilities.needs_features or "modalities" in option_names(model)
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """Test metrics, tests over users, chosen settings, cost, published results."""
-    return compare_report.write(context, results, [suggest(context, results, base) for base in searches(context)])
+    return compare_report.write(config, results, [suggest(config, results, base) for base in searches(config)])

@@ -21,94 +21,82 @@ from lirdrec.reporting.formatting import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from lirdrec.experiments.tuning import TuningState
 
 HIDDEN = ("metric", "device")  # options that are not settings of the model
 
 
-def write(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Path:
+def write(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Path:
     """Write `report` into the experiment's folder; returns the path of the HTML page."""
-    return report(context, results, searches).write(context.output, results, context.formats)
+    return report(config, results, searches).write(config.output, results, config.formats)
 
 
-def report(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
+def report(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
     """The report of a comparison, finished or not.
 
     Args:
-        context: as for the plan. Its setting "ours" names the model that the others are compared with; default:
+        config: as for the plan. Its setting "ours" names the model that the others are compared with; default:
             LIRDRec or, if it is not among the models, the first of them.
         results: results of the tuning trials and of the final trainings.
         searches: states of the tunings; they give the rows of models without any result.
     """
-    found = gather(context, results, searches)
+    rows = gather(config, results, searches)
     sections = []
-    if found.main:
-        sections.append(Section("Test metrics", metric_tables(found)))
-        sections.append(Section("Tests over users", _differences(found)))
-        sections.append(Section("Accuracy and cost", _cost(found)))
-    sections.append(Section("Tuning", _tuning(context, found)))
-    sections.append(Section("Published results", published_tables(found, context.datasets)))
+    if rows.main:
+        sections.append(Section("Test metrics", metric_tables(rows)))
+        sections.append(Section("Tests over users", _differences(rows)))
+        sections.append(Section("Accuracy and cost", _cost(rows)))
+    sections.append(Section("Tuning", _tuning(config, rows)))
+    sections.append(Section("Published results", published_tables(rows, config.datasets)))
     problems = [
-        f"- **{e.title} on {label(e.dataset)}**: {e.problem}. {e.error}".rstrip() for e in found.entries if e.problem
+        f"- **{e.title} on {label(e.dataset)}**: {e.problem}. {e.error}".rstrip() for e in rows.entries if e.problem
     ]
-    if problems:
-        sections.append(Section("Unfinished and failed trainings", ["\n".join(problems)]))
-    models = len({entry.model for entry in found.entries})
-    names = listed([label(name) for name in found.datasets])
+    sections.append(Section("Unfinished and failed trainings", ["\n".join(problems)] if problems else []))
+    models = len({entry.model for entry in rows.entries})
     return Report(
-        f"{count(models, 'model')} on {names}",
+        f"{count(models, 'model')} on {listed(map(label, rows.datasets))}",
         "Which model recommends best if all have the same tuning budget and the test set is scored once?",
-        answer(found),
+        answer(rows),
         [section for section in sections if section.blocks],
-        settings=_settings(context),
-        commands=[context.command] if context.command else [],
+        settings=_settings(config),
+        commands=[config.command] if config.command else [],
         name="compare",
     )
 
 
-def _differences(found: Rows) -> list[Any]:
+def _differences(rows: Rows) -> list[Any]:
     """Paired tests over users: a figure of the differences and a table of the p-values."""
     import polars as pl
 
-    main, ours = found.main, found.ours
-    shown = [(entry, one) for entry, one in found.tests if one.metric == main]
-    if not shown:
+    main, ours = label(rows.main), label(rows.ours)
+    tested = [(entry, entry.comparisons[rows.main]) for entry in rows.entries if rows.main in entry.comparisons]
+    if not tested:
         return []
-    rivals = {id(entry): found.rival(entry) for entry, _ in shown}
-    frame = pl.DataFrame(
-        [
-            {
-                "panel": panel(entry.dataset, entry.features or (rival.features if rival else "")),
-                "model": entry.model,
-                "value": one.test.difference,
-                "low": one.test.low,
-                "high": one.test.high,
-            }
-            for entry, one in shown
-            for rival in [rivals[id(entry)]]
-        ]
-    )
-    n = len(found.tests)
+    values, cells = [], []
+    for entry, comparison in tested:
+        test, rival = comparison.test, rows.rival(entry)
+        heading = panel(entry.dataset, entry.features or (rival.features if rival else ""))
+        values.append((heading, entry.model, test.difference, test.low, test.high))
+        verdict = {1: f"{ours} better", -1: f"{ours} worse", 0: "no difference"}[comparison.significant()]
+        row: dict[str, Value] = {"model": entry.title, "n": test.n, "d": test.difference, "verdict": verdict}
+        cells.append(Row({**row, "t": comparison.t_p_holm, "w": comparison.w_p_holm}, block=label(entry.dataset)))
+    frame = pl.DataFrame(values, schema=["panel", "model", "value", "low", "high"], orient="row")
     figure = dots(
         frame,
         "differences",
         "model",
-        panel="panel" if frame["panel"].n_unique() > 1 else None,
+        panel=_several(frame),
         low="low",
         high="high",
         reference=0.0,
         accent=None,
         sort=True,
-        x_label=f"{label(main)} of {label(ours)} − {label(main)} of the model",
-        caption=f"Difference in {label(main)} between {label(ours)} and each model: mean over users with its 95 % "
-        "confidence interval. Intervals that cross the line show no difference.",
+        x_label=f"{main} of {ours} − {main} of the model",
+        caption=f"Difference in {main} between {ours} and each model: mean over users with its 95 % confidence "
+        "interval. Intervals that cross the line show no difference.",
     )
-    rows = []
-    for entry, one in shown:
-        verdict = {1: f"{label(ours)} better", -1: f"{label(ours)} worse", 0: "no difference"}[one.significant()]
-        cells: dict[str, Value] = {"model": entry.title, "n": one.test.n, "d": one.test.difference}
-        cells |= {"t": one.t_p_holm, "w": one.w_p_holm, "verdict": verdict}
-        rows.append(Row(cells, block=label(entry.dataset)))
     columns = [
         Column("model", "Model", format="text"),
         Column("n", "Users", format="count"),
@@ -117,49 +105,45 @@ def _differences(found: Rows) -> list[Any]:
         Column("w", "p, Wilcoxon", format="p"),
         Column("verdict", "Result", format="text"),
     ]
-    notes = [
+    note = (
         "Values of each user are averaged over the seeds; the tests are paired over users and two-sided. p-values are "
-        f"corrected by Holm's procedure over the {n} tests of this report (all metrics); a difference is shown by "
-        f"p < {ALPHA:g} in both tests.",
-    ]
-    table = Table("tests", columns, rows, f"{label(ours)} against each model: {label(main)}", notes)
-    return [figure, table]
+        f"corrected by Holm's procedure over the {sum(len(entry.comparisons) for entry in rows.entries)} tests of this "
+        f"report (all metrics); a difference is shown by p < {ALPHA:g} in both tests."
+    )
+    return [figure, Table("tests", columns, cells, f"{ours} against each model: {main}", [note])]
 
 
-def _cost(found: Rows) -> list[Any]:
+def _several(frame: pl.DataFrame) -> str | None:
+    """The column "panel" if a figure needs several panels."""
+    return "panel" if frame["panel"].n_unique() > 1 else None
+
+
+def _cost(rows: Rows) -> list[Any]:
     """Figures of accuracy, and of accuracy against training time."""
     import polars as pl
 
-    main, ours = found.main, found.ours
-    scored = [entry for entry in found.entries if entry.finals and entry.measure(main)]
+    main, ours = rows.main, rows.ours
+    scored = [entry for entry in rows.entries if entry.measure(main)]
     if len(scored) < 2:
         return []
-    frame = pl.DataFrame(
-        [
-            {"panel": heading, "model": entry.model, "value": value, "minutes": max(one.seconds, 0.06) / 60}
-            for entry in scored
-            for heading in found.panels(entry)
-            for one in entry.finals
-            if (value := one.figure(main, "test")) is not None
-        ]
-    )
-    several = "panel" if frame["panel"].n_unique() > 1 else None
-    recall = dots(
-        frame,
-        "recall",
-        "model",
-        panel=several,
-        accent=ours,
-        x_label=f"test {label(main)}",
-        caption=f"Test {label(main)}, mean ± one standard deviation over the seeds.",
-    )
+    values = [
+        (heading, entry.model, value, max(result.seconds, 0.06) / 60)
+        for entry in scored
+        for heading in rows.panels(entry)
+        for result in entry.finals
+        if (value := result.figure(main, "test")) is not None
+    ]
+    frame = pl.DataFrame(values, schema=["panel", "model", "value", "minutes"], orient="row")
+    caption = f"Test {label(main)}, mean ± one standard deviation over the seeds."
+    x_label = f"test {label(main)}"
+    accuracy = dots(frame, "recall", "model", panel=_several(frame), accent=ours, x_label=x_label, caption=caption)
     cost = points(
         frame,
         "cost",
         "minutes",
         "value",
         "model",
-        panel=several,
+        panel=_several(frame),
         accent=ours,
         log_x=True,
         x_label="minutes of one final training (logarithmic)",
@@ -167,18 +151,14 @@ def _cost(found: Rows) -> list[Any]:
         caption="Accuracy against cost; the upper left is best. Minutes of one training with the chosen settings, "
         "including validation, without tuning.",
     )
-    return [recall, cost]
+    return [accuracy, cost]
 
 
-def _tuning(context: ExperimentConfig, comparison: Rows) -> list[Any]:
+def _tuning(config: ExperimentConfig, rows: Rows) -> list[Any]:
     """A table of the chosen settings, and a figure of the best validation metric after each trial."""
-    rows = [
-        Row(_chosen_cells(context, entry), block=label(entry.dataset), accent=entry.model == comparison.ours)
-        for entry in comparison.entries
-    ]
     columns = [
         Column("model", "Model", format="text"),
-        Column("valid", f"Valid {label(context.metric)}"),
+        Column("valid", f"Valid {label(config.metric)}"),
         Column("loss", "Loss", format="text"),
         Column("rate", "Learning rate", format="text"),
         Column("batch", "Batch", format="text"),
@@ -187,11 +167,15 @@ def _tuning(context: ExperimentConfig, comparison: Rows) -> list[Any]:
         Column("tuned", "Tuned in", format="duration"),
         Column("options", "Other options", format="text"),
     ]
-    note = f"Chosen by validation {label(context.metric)}, without the test set. Options not listed: defaults."
-    return [Table("settings", columns, rows, "Chosen settings", [note]), *_tuning_curves(context, comparison)]
+    cells = [
+        Row(_chosen_cells(config, entry), block=label(entry.dataset), accent=entry.model == rows.ours)
+        for entry in rows.entries
+    ]
+    note = f"Chosen by validation {label(config.metric)}, without the test set. Options not listed: defaults."
+    return [Table("settings", columns, cells, "Chosen settings", [note]), *_tuning_curves(config, rows)]
 
 
-def _chosen_cells(context: ExperimentConfig, entry: Entry) -> dict[str, Value]:
+def _chosen_cells(config: ExperimentConfig, entry: Entry) -> dict[str, Value]:
     """The cells of the table of chosen settings for a row of the comparison."""
     cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
     cells["tuned"] = sum(trial.seconds for trial in entry.trials) if entry.trials else None
@@ -203,57 +187,53 @@ def _chosen_cells(context: ExperimentConfig, entry: Entry) -> dict[str, Value]:
     cells["loss"] = loss_of(chosen) or MISSING
     cells["rate"] = plain(options.pop("learning_rate", MISSING))
     cells["batch"] = plain(options.pop("batch_size", MISSING))
-    hidden = {*HIDDEN, "loss", *context.training, *context.model_options}  # options set by hand are listed below
+    hidden = {*HIDDEN, "loss", *config.training, *config.model_options}  # options set by hand are listed below
     others = [f"{name} {plain(value)}" for name, value in sorted(options.items()) if name not in hidden]
     cells["options"] = ", ".join(others) or "defaults"
-    cells["epoch"] = Measure.of([final.best_epoch for final in entry.finals if final.best_epoch])
-    cells["valid"] = entry.measure(context.metric, "valid")
+    cells["epoch"] = Measure.of(final.best_epoch for final in entry.finals if final.best_epoch)
+    cells["valid"] = entry.measure(config.metric, "valid")
     return cells
 
 
-def _tuning_curves(context: ExperimentConfig, comparison: Rows) -> list[Any]:
+def _tuning_curves(config: ExperimentConfig, rows: Rows) -> list[Any]:
     """A figure of the best validation metric after each trial; [] if no model has two trials."""
     import polars as pl
 
-    points: list[dict[str, Any]] = []
-    for entry in comparison.entries:
+    values: list[tuple[str, str, int, float]] = []
+    for entry in rows.entries:
         best = -math.inf
         for number, trial in enumerate(entry.trials, 1):
-            value = trial.figure(context.metric) if trial.done else None
+            value = trial.figure(config.metric) if trial.done else None
             best = max(best, -math.inf if value is None else value)
             if best > -math.inf:
-                points += [
-                    {"panel": heading, "model": entry.model, "trial": number, "value": best}
-                    for heading in comparison.panels(entry)
-                ]
-    if not any(point["trial"] > 1 for point in points):
+                values += [(heading, entry.model, number, best) for heading in rows.panels(entry)]
+    frame = pl.DataFrame(values, schema={"panel": str, "model": str, "trial": int, "value": float}, orient="row")
+    if not (frame["trial"] > 1).any():
         return []
-    frame = pl.DataFrame(points)
-    return [
-        lines(
-            frame,
-            "tuning",
-            "trial",
-            series="model",
-            panel="panel" if frame["panel"].n_unique() > 1 else None,
-            accent=comparison.ours,
-            x_label="trial",
-            y_label=f"best validation {label(context.metric)}",
-            caption="Progress of tuning: the best validation metric after each trial.",
-        )
-    ]
+    figure = lines(
+        frame,
+        "tuning",
+        "trial",
+        series="model",
+        panel=_several(frame),
+        accent=rows.ours,
+        x_label="trial",
+        y_label=f"best validation {label(config.metric)}",
+        caption="Progress of tuning: the best validation metric after each trial.",
+    )
+    return [figure]
 
 
-def _settings(context: ExperimentConfig) -> dict[str, Any]:
-    budget = f"{context.minutes:g} minutes each" if context.minutes else f"{context.trials} trials each"
-    found = {
-        "datasets": [Path(path).name for path in context.datasets],
-        "models": list(context.models) or "all",
-        "feature sets": {name or "all": list(values) for name, values in context.feature_sets.items()},
-        "seeds": context.seeds,
-        "tuning": f"{budget}, {context.sampler}, by validation {context.metric}",
-        "losses": list(context.losses) or "all",
-        "set by hand": {**context.model_options, **context.training, **context.settings},
-        "device": context.device,
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    budget = f"{config.minutes:g} minutes each" if config.minutes else f"{config.trials} trials each"
+    settings = {
+        "datasets": [Path(path).name for path in config.datasets],
+        "models": list(config.models) or "all",
+        "feature sets": {name or "all": list(values) for name, values in config.feature_sets.items()},
+        "seeds": config.seeds,
+        "tuning": f"{budget}, {config.sampler}, by validation {config.metric}",
+        "losses": list(config.losses) or "all",
+        "set by hand": {**config.model_options, **config.training, **config.settings},
+        "device": config.device,
     }
-    return {name: value for name, value in found.items() if value not in ({}, [])}
+    return {name: value for name, value in settings.items() if value not in ({}, [])}

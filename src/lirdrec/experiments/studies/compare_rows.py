@@ -1,10 +1,8 @@
-"""What a comparison found, gathered from its results: a row for each dataset, model and set of features.
+"""Result rows of a comparison: one for each dataset, model and feature set; and the answer of its report.
 
-Every model is compared with one of them, `ours` (LIRDRec, or the setting "ours"), on the same features, by tests paired
+Every model is compared with one of them, `ours` (LIRDRec, or the setting "ours"), on the same features, by paired tests
 over users; Holm's correction is over all tests of the comparison. A model that ran out of memory or failed keeps its
-row and says so.
-
-The words of a comparison's report: its answer, and how figures, settings and problems are written.
+row, with its problem instead of metrics.
 """
 
 from __future__ import annotations
@@ -14,33 +12,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.errors import DataError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import IDENTITY, Results
-from lirdrec.experiments.studies.sentences import format_mean_sd
+from lirdrec.experiments.results import Results
+from lirdrec.experiments.studies.sentences import format_mean_sd, measured
 from lirdrec.experiments.trial import TrialResult
 from lirdrec.reporting import Measure, label
 from lirdrec.reporting.formatting import NARROW, model_order
-from lirdrec.reporting.statistics import Comparison, compare, corrected, gain, over_seeds
+from lirdrec.reporting.statistics import Comparison, compare_pairs, gain
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from lirdrec.experiments.tuning import TuningState
 
 OURS = "lirdrec"
+KINDS = ("recall", "ndcg")  # order of the metrics of a table
 
 
 @dataclass
 class Entry:
-    """A model on a dataset with a set of features: the row of a table.
+    """A model on a dataset with a feature set: the row of a table.
 
     Attributes:
-        dataset, model, features: which; `features` is the label of the set.
+        dataset, model, features: their names; `features` is the label of the feature set.
         finals: final trainings that succeeded; trials: those of the tuning.
-        problem: what to print where there are no figures: "out of memory", "failed" or "not finished".
-        error: the message of a failure.
-        users: per-user test values averaged over the seeds.
+        problem: text instead of metrics: "out of memory", "failed" or "not finished".
+        error: message of a failure.
         comparisons: metric → test of ours against this model.
     """
 
@@ -51,21 +46,19 @@ class Entry:
     trials: list[TrialResult] = field(default_factory=list)
     problem: str = ""
     error: str = ""
-    users: pl.DataFrame | None = None
     comparisons: dict[str, Comparison] = field(default_factory=dict)
 
     def measure(self, metric: str, stage: str = "test") -> Measure | None:
         """Mean and sd over the seeds."""
-        return Measure.of([v for v in (one.figure(metric, stage) for one in self.finals) if v is not None])
+        return measured(self.finals, metric, stage)
 
     def means(self, metrics: Sequence[str]) -> dict[str, float]:
-        """Metric → mean over the seeds, where there is one."""
-        found = {metric: self.measure(metric) for metric in metrics}
-        return {metric: measure.mean for metric, measure in found.items() if measure is not None}
+        """Metric → mean over the seeds; without the metrics that were not evaluated."""
+        return {metric: measure.mean for metric in metrics if (measure := self.measure(metric)) is not None}
 
     @property
     def title(self) -> str:
-        """The model, and its features where they have a label."""
+        """The model and, if they have a label, its features."""
         return f"{label(self.model)} ({self.features})" if self.features else label(self.model)
 
 
@@ -76,14 +69,12 @@ class Rows:
     Attributes:
         entries: the rows.
         ours: the model that the others are compared with.
-        metrics: of the test sets, recall before NDCG, small k first.
-        tests: of ours against every other row and metric, corrected together; the entries have them, too.
+        metrics: test metrics, small k first, recall before NDCG.
     """
 
     entries: list[Entry]
     ours: str
     metrics: list[str]
-    tests: list[tuple[Entry, Comparison]]
 
     @property
     def datasets(self) -> list[str]:
@@ -92,7 +83,7 @@ class Rows:
 
     @property
     def main(self) -> str:
-        """The metric to speak of first: recall at the greatest k; empty where nothing is scored yet."""
+        """The metric of figures and sentences: recall at the greatest k; "" without test metrics."""
         recalls = [name for name in self.metrics if name.startswith("recall@")]
         return (recalls or self.metrics or [""])[-1]
 
@@ -101,164 +92,116 @@ class Rows:
         return [entry for entry in self.entries if entry.dataset == dataset]
 
     def rival(self, entry: Entry) -> Entry | None:
-        """Our row that another is compared with: on the same features, else our first with figures."""
-        return _rival(self.entries, entry, self.ours)
+        """Our row to compare a row with: on the same features, else our first with test metrics."""
+        mine = [e for e in self.on(entry.dataset) if e.model == self.ours and e.finals]
+        if entry.model == self.ours or not mine:
+            return None
+        return next((e for e in mine if e.features == entry.features), mine[0])
 
     def panels(self, entry: Entry) -> list[str]:
-        """The panels that a row belongs to: one a set of features; models that use none stand in all of the dataset."""
-        sets = dict.fromkeys(one.features for one in self.on(entry.dataset) if one.features)
+        """Panels of a row: one per feature set; models without features are in all panels of the dataset."""
+        sets = dict.fromkeys(e.features for e in self.on(entry.dataset) if e.features)
         return [panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
 
 
-def gather(context: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
-    """The rows of a comparison, also of one that is not finished; arguments as for `compare_report.report`."""
-    entries = _entries(context, results, searches)
-    ours = _ours(context, entries)
-    metrics = _metrics(entries)
-    return Rows(entries, ours, metrics, _tested(entries, ours, metrics))
+def gather(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
+    """The rows of a comparison, finished or not; arguments as for `compare_report.report`."""
+    entries = _entries(results, searches)
+    models = {entry.model for entry in entries}
+    ours = str(config.setting("ours", OURS))
+    if ours not in models:
+        ours = next((model for model in config.models if model in models), ours)
+    datasets, sets = [Path(path).name for path in config.datasets], list(config.sets)
+
+    def order(entry: Entry) -> tuple[Any, ...]:
+        dataset = datasets.index(entry.dataset) if entry.dataset in datasets else len(datasets)
+        features = sets.index(entry.features) if entry.features in sets else -1
+        return dataset, entry.model == ours, model_order(entry.model), features
+
+    def metric_order(name: str) -> tuple[int, int]:
+        kind, _, k = name.partition("@")
+        return int(k or 0), KINDS.index(kind) if kind in KINDS else len(KINDS)
+
+    names = dict.fromkeys(name for entry in entries for final in entry.finals for name in final.figures.get("test", {}))
+    rows = Rows(sorted(entries, key=order), ours, sorted(names, key=metric_order))
+    users = [results.mean_per_user(entry.finals) for entry in rows.entries]
+    pairs = []
+    for number, entry in enumerate(rows.entries):
+        rival = rows.rival(entry)
+        if rival is not None:
+            pairs.append((number, users[rows.entries.index(rival)], users[number]))
+    for number, tests in compare_pairs(pairs, rows.metrics).items():
+        rows.entries[number].comparisons = tests
+    return rows
 
 
 def panel(dataset: str, features: str) -> str:
-    """The heading of a panel for a set of features on a dataset."""
+    """The heading of a panel for a feature set on a dataset."""
     return f"{label(dataset)}, {features}" if features else label(dataset)
 
 
-def _entries(context: ExperimentConfig, results: Results, searches: Sequence[TuningState]) -> list[Entry]:
-    """A row for each dataset, model and set of features, in the order of tables."""
-    bases = [(one.base.dataset_name, one.base.model, one.base.feature_set) for one in searches]
-    found: dict[tuple[str, str, str], Entry] = {key: Entry(*key) for key in bases}
-    for result in results:
-        cell = result.cell
-        if cell.work not in ("train", "trial"):
-            continue
-        key = (cell.dataset_name, cell.model, cell.feature_set)
-        entry = found.setdefault(key, Entry(*key))
-        if cell.work == "trial":
-            entry.trials.append(result)
-        elif cell.final and result.done:
-            entry.finals.append(result)
-        elif cell.final:
-            entry.problem, entry.error = result.status, result.error or ""
-    for entry in found.values():
+def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
+    """A row for each dataset, model and feature set."""
+    bases = [search.base for search in searches]
+    entries: dict[tuple[str, str, str], Entry] = {}
+    for trial in [*bases, *(result.cell for result in results if result.cell.work in ("train", "trial"))]:
+        key = (trial.dataset_name, trial.model, trial.feature_set)
+        entries.setdefault(key, Entry(*key))
+    for (dataset, model, features), entry in entries.items():
+        mine = results.where(dataset=dataset, model=model, feature_set=features)
+        entry.trials = list(mine.where(work="trial"))
+        finals = mine.where(work="train", final=True)
+        entry.finals = list(finals.where(status="done"))
         if entry.finals:
-            entry.problem = entry.error = ""
-        elif not entry.problem:
-            lost = [one for one in entry.trials if not one.done]
-            worst = next((one for one in lost if one.status == "out of memory"), lost[0] if lost else None)
-            done = any(one.done for one in entry.trials)
-            entry.problem = "not finished" if done or worst is None else worst.status
-            entry.error = "" if done or worst is None else worst.error or ""
-    users = results.where(final=True).per_user()
-    if users.height:
-        values = [name for name in users.columns if name not in IDENTITY]
-        for (dataset, model, features), part in users.group_by("dataset", "model", "feature_set"):
-            scored = found.get((str(dataset), str(model), str(features)))
-            if scored is not None and scored.finals:
-                scored.users = over_seeds([frame.select(values) for frame in part.partition_by("key")])
-    ours = _ours(context, list(found.values()))
-    places = {Path(one).name: at for at, one in enumerate(context.datasets)}
-    sets = list(context.sets)
-    return sorted(
-        found.values(),
-        key=lambda e: (
-            places.get(e.dataset, len(places)),
-            e.model == ours,
-            model_order(e.model),
-            sets.index(e.features) if e.features in sets else -1,
-        ),
-    )
-
-
-def _ours(context: ExperimentConfig, entries: Sequence[Entry]) -> str:
-    """The model that the others are compared with."""
-    present = {entry.model for entry in entries}
-    ours = str(context.setting("ours", OURS))
-    return ours if ours in present else next((model for model in context.models if model in present), ours)
-
-
-def _metrics(entries: Sequence[Entry]) -> list[str]:
-    """Test metrics, recall before NDCG, small k first."""
-    names = dict.fromkeys(name for entry in entries for one in entry.finals for name in one.figures.get("test", {}))
-    kinds = ["recall", "ndcg"]
-
-    def order(name: str) -> tuple[int, int]:
-        kind, _, k = name.partition("@")
-        return int(k or 0), kinds.index(kind) if kind in kinds else len(kinds)
-
-    return sorted(names, key=order)
-
-
-def _rival(entries: Sequence[Entry], entry: Entry, ours: str) -> Entry | None:
-    """Our row that another is compared with: on the same features, else our first with figures."""
-    mine = [e for e in entries if e.model == ours and e.dataset == entry.dataset and e.finals]
-    if entry.model == ours or not mine:
-        return None
-    return next((one for one in mine if one.features == entry.features), mine[0])
-
-
-def _tested(entries: Sequence[Entry], ours: str, metrics: Sequence[str]) -> list[tuple[Entry, Comparison]]:
-    """Tests of ours against every other row, corrected together; kept in the entries, too."""
-    made: list[tuple[Entry, Comparison]] = []
-    for entry in entries:
-        rival = _rival(entries, entry, ours)
-        if rival is None or rival.users is None or entry.users is None:
             continue
-        both = [name for name in metrics if name in rival.users.columns and name in entry.users.columns]
-        try:
-            made += [(entry, one) for one in compare(rival.users, {entry.title: entry.users}, both)]
-        except DataError:
-            continue  # scored on other users: no test can be paired
-    pairs = zip([entry for entry, _ in made], corrected([one for _, one in made]), strict=True)
-    made = list(pairs)
-    for entry, one in made:
-        entry.comparisons[one.metric] = one
-    return made
+        failed = list(finals) or ([] if any(trial.done for trial in entry.trials) else entry.trials)
+        worst = next((trial for trial in failed if trial.status == "out of memory"), failed[0] if failed else None)
+        entry.problem, entry.error = (worst.status, worst.error or "") if worst else ("not finished", "")
+    return list(entries.values())
 
 
 def answer(rows: Rows) -> str:
-    """What came out, a sentence or two a dataset; no more than the figures say."""
-    main, ours = rows.main, rows.ours
-    parts = []
-    for dataset in rows.datasets:
-        mine = [entry for entry in rows.on(dataset) if main and entry.measure(main)]
-        ranked = sorted(mine, key=lambda entry: -entry.means([main])[main])
-        if not ranked:
-            parts.append(f"On {label(dataset)} no model has test figures yet.")
-            continue
-        best = ranked[0]
-        place = "is best:" if ranked[1:] else "reaches"
-        text = f"On {label(dataset)}, **{best.title}** {place} {label(main)} {format_mean_sd(best.measure(main))}"
-        others = [entry for entry in ranked if entry.model != ours]
-        own = next((entry for entry in ranked if entry.model == ours), None)
-        if own is None or not others:
-            parts.append(
-                text
-                + (f"; next is {ranked[1].title} ({format_mean_sd(ranked[1].measure(main))})." if others[1:] else ".")
-            )
-            continue
-        top = others[0]
-        above = gain(own.means([main])[main], top.means([main])[main])
-        if best is own:
-            text += f", {above:.1f}{NARROW}% above {top.title} ({format_mean_sd(top.measure(main))}), the best other."
-        else:
-            text += f"; {own.title} reaches {format_mean_sd(own.measure(main))}, {abs(above):.1f}{NARROW}% "
-            text += "below." if above <= 0 else "above."
-        tests = [entry.comparisons[main] for entry in others if main in entry.comparisons]
-        if tests:
-            won, lost = (sum(test.significant() == sign for test in tests) for sign in (1, -1))
-            many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
-            each = ", each on the same features" if any(entry.features for entry in others) else ""
-            # over the users of one training nothing is known of how trainings differ
-            several = min(len(entry.finals) for entry in [own, *others] if entry.finals) > 1
-            surely = "significantly " if several else ""
-            text += f" {label(ours)} is {surely}better than {many} models{each}"
-            text += f" and {surely}worse than {lost}" if lost else ""
-            text += "." if several else ", over the users of one seed; how much seeds differ is not known."
-        parts.append(text)
+    """The results of each dataset in one or two sentences, and the models without metrics."""
+    parts = [_answer(rows, dataset) for dataset in rows.datasets]
     problems = [f"{entry.title} on {label(entry.dataset)} ({entry.problem})" for entry in rows.entries if entry.problem]
     if problems:
-        parts.append(f"Without figures: {', '.join(problems)}.")
+        parts.append(f"Without metrics: {', '.join(problems)}.")
     return "\n\n".join(parts) or "There are no results yet."
+
+
+def _answer(rows: Rows, dataset: str) -> str:
+    main, ours = rows.main, rows.ours
+    scored = [(entry, measure) for entry in rows.on(dataset) if main and (measure := entry.measure(main))]
+    if not scored:
+        return f"On {label(dataset)} no model has test metrics yet."
+    ranked = [entry for entry, _ in sorted(scored, key=lambda pair: -pair[1].mean)]
+    values = [format_mean_sd(entry.measure(main)) for entry in ranked]
+    best = ranked[0]
+    verb = "is best:" if ranked[1:] else "reaches"
+    text = f"On {label(dataset)}, **{best.title}** {verb} {label(main)} {values[0]}"
+    others = [entry for entry in ranked if entry.model != ours]
+    mine = next((entry for entry in ranked if entry.model == ours), None)
+    if mine is None or not others:
+        return text + (f"; next is {ranked[1].title} ({values[1]})." if others[1:] else ".")
+    above = gain(mine.means([main])[main], others[0].means([main])[main])
+    if best is mine:
+        other = values[ranked.index(others[0])]
+        text += f", {above:.1f}{NARROW}% above {others[0].title} ({other}), the best other."
+    else:
+        text += f"; {mine.title} reaches {values[ranked.index(mine)]}, {abs(above):.1f}{NARROW}% "
+        text += "below." if above <= 0 else "above."
+    tests = [entry.comparisons[main] for entry in others if main in entry.comparisons]
+    if not tests:
+        return text
+    won, lost = (sum(test.significant() == sign for test in tests) for sign in (1, -1))
+    many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
+    each = ", each on the same features" if any(entry.features for entry in others) else ""
+    # the users of a single training do not show how trainings differ
+    several = min(len(entry.finals) for entry in [mine, *others]) > 1
+    surely = "significantly " if several else ""
+    text += f" {label(ours)} is {surely}better than {many} models{each}"
+    text += f" and {surely}worse than {lost}" if lost else ""
+    return text + ("." if several else ", over the users of one seed; the variation between seeds is not known.")
 
 
 def plain(value: Any) -> str:
@@ -270,16 +213,3 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k} {plain(v)}" for k, v in value.items()) + "}"
     return "+".join(map(plain, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def short(problem: str) -> str:
-    """A problem, short enough for a narrow cell."""
-    return "OOM" if problem == "out of memory" else problem
-
-
-def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return (
-        "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in name.lower()).strip("-")
-        or "data"
-    )

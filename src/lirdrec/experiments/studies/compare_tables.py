@@ -1,201 +1,189 @@
-"""The tables of a comparison: test figures of all models with their spread, and figures that others published.
+"""Tables of a comparison: test metrics of all models, and metrics published by others.
 
-Gains are in percent; a mark at a figure says that ours is shown to be better, or worse, than the model.
+Gains are in percent; a mark shows that our model is significantly better, or worse, than the model of the row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lirdrec.errors import LirdrecError
-from lirdrec.experiments.studies.compare_rows import Entry, Rows, short, slug
+from lirdrec.experiments.studies.compare_rows import Entry, Rows
 from lirdrec.experiments.studies.literature import SOURCES, Split, published
 from lirdrec.experiments.studies.sentences import format_gain
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.formatting import Value, model_order
 from lirdrec.reporting.statistics import ALPHA, average_gain
 
-WORSE, BETTER = "*", "†"  # marks of models that ours is shown better, or worse, than
-BLANK = ("features", "gain", "seconds", "memory", "gpu")  # columns that the last row of a table leaves empty
+WORSE, BETTER = "*", "†"  # marks of models that are worse, or better, than ours
+PUBLISHED = ("recall@20", "ndcg@20")
+LEGEND = "**Best**, second best underlined."
 
 
-def metric_tables(found: Rows) -> list[Table]:
-    """The test figures of each dataset, after those of all where there are several."""
-    overview = [_overview(found)] if len(found.datasets) > 1 else []
-    return overview + [_table(found, dataset) for dataset in found.datasets]
+def metric_tables(rows: Rows) -> list[Table]:
+    """The test metrics of each dataset, after an overview if there are several."""
+    overview = [_overview(rows)] if len(rows.datasets) > 1 else []
+    return overview + [_table(rows, dataset) for dataset in rows.datasets]
 
 
-def _table(found: Rows, dataset: str) -> Table:
+def _table(rows: Rows, dataset: str) -> Table:
     """All models on one dataset."""
-    mine, metrics, ours = found.on(dataset), found.metrics, found.ours
-    named = any(entry.features for entry in mine)
-    gains = any(found.rival(entry) for entry in mine)
-    gpu = any(one.peak_gpu_memory for entry in mine for one in entry.finals)
-    columns = [Column("model", "Model", format="text")]
-    columns += [Column("features", "Features", format="text")] if named else []
+    mine, metrics, ours = rows.on(dataset), rows.metrics, rows.ours
+    gains = any(rows.rival(entry) for entry in mine)
+    gpu = any(result.peak_gpu_memory for entry in mine for result in entry.finals)
+    columns = _model_columns(mine)
     columns += [Column(metric, label(metric), better="higher") for metric in metrics]
-    columns += [Column("gain", f"{label(ours)} gains", format="percent", digits=1)] if gains else []
-    columns += [Column("seconds", "Training", format="duration"), Column("memory", "Memory", format="memory")]
-    columns += [Column("gpu", "GPU memory", format="memory")] if gpu else []
-    rows = []
+    others = [Column("gain", f"{label(ours)} gains", format="percent", digits=1)] if gains else []
+    others += [Column("seconds", "Training", format="duration"), Column("memory", "Memory", format="memory")]
+    others += [Column("gpu", "GPU memory", format="memory")] if gpu else []
+    table_rows = []
     for entry in mine:
-        cells: dict[str, Value] = {"model": label(entry.model)}
-        if named:
-            cells["features"] = entry.features
+        cells = _model_cells(entry.model, entry.features, mine)
         for metric in metrics:
-            measure = entry.measure(metric)
-            test = entry.comparisons.get(metric)
-            if measure and test and (shown := test.significant()):
-                measure = replace(measure, marks=WORSE if shown > 0 else BETTER)
+            measure, test = entry.measure(metric), entry.comparisons.get(metric)
+            if measure and test:
+                measure = replace(measure, marks={1: WORSE, 0: "", -1: BETTER}[test.significant()])
             cells[metric] = measure or entry.problem
-        rival = found.rival(entry)
         if gains:
-            cells["gain"] = _finite(average_gain(rival.means(metrics), entry.means(metrics))) if rival else ""
-        cells |= _cost(entry, gpu)
-        rows.append(Row(cells, accent=entry.model == ours))
-    blank: dict[str, Value] = {column.key: "" for column in columns if column.key in BLANK}
-    if (over := _over_best(mine, metrics, ours)) is not None:
-        rows.append(Row({"model": "Over best other", **over, **blank}, muted=True))
-    return Table(f"test-{slug(dataset)}", columns, rows, f"{label(dataset)}: test set", _notes(found, mine))
+            cells["gain"] = _gain(rows, entry)
+        cells["seconds"] = Measure.of(result.seconds for result in entry.finals)
+        cells["memory"] = max((result.peak_memory for result in entry.finals), default=None)
+        if gpu:
+            cells["gpu"] = max((r.peak_gpu_memory for r in entry.finals if r.peak_gpu_memory), default=None)
+        table_rows.append(Row(cells, accent=entry.model == ours))
+    over: dict[str, Value] = {}
+    for metric in metrics:
+        means = [(entry.model == ours, value) for entry in mine for value in entry.means([metric]).values()]
+        best_ours, best_other = (max((v for is_ours, v in means if is_ours == side), default=None) for side in (1, 0))
+        if best_ours is not None and best_other is not None:
+            over[metric] = format_gain(best_ours, best_other)
+    if over:
+        blank = {column.key: "" for column in [*columns[1:], *others] if column.key not in metrics}
+        table_rows.append(Row({"model": "Over best other", **over, **blank}, muted=True))
+    return Table(
+        f"test-{_slug(dataset)}", [*columns, *others], table_rows, f"{label(dataset)}: test set", _notes(rows, mine)
+    )
 
 
-def _overview(found: Rows) -> Table:
-    """The figures at the greatest k of all datasets side by side, without spreads."""
-    entries, metrics, ours = found.entries, found.metrics, found.ours
-    last = found.main.partition("@")[2]
+def _overview(rows: Rows) -> Table:
+    """The metrics at the greatest k of all datasets side by side, without sds."""
+    entries, metrics, ours = rows.entries, rows.metrics, rows.ours
+    last = rows.main.partition("@")[2]
     shown = [metric for metric in metrics if metric.endswith(f"@{last}")]
-    named = any(entry.features for entry in entries)
-    columns = [Column("model", "Model", format="text")]
-    columns += [Column("features", "Features", format="text")] if named else []
-    columns += [Column(f"{d} {m}", label(m), label(d), "higher") for d in found.datasets for m in shown]
+    columns = _model_columns(entries)
+    columns += [Column(f"{d} {m}", label(m), label(d), "higher") for d in rows.datasets for m in shown]
     columns.append(Column("gain", f"{label(ours)} gains", format="percent", digits=1))
-    rows = []
+    table_rows = []
     keys = dict.fromkeys((entry.model, entry.features) for entry in entries)
     for model, features in sorted(keys, key=lambda key: (key[0] == ours, model_order(key[0]))):
-        cells: dict[str, Value] = {"model": label(model)}
-        if named:
-            cells["features"] = features
+        cells = _model_cells(model, features, entries)
         gains = []
         for entry in entries:
-            if (entry.model, entry.features) != (model, features):
-                continue
-            means = entry.means(metrics)
-            cells |= {f"{entry.dataset} {m}": means.get(m, short(entry.problem)) for m in shown}
-            if rival := found.rival(entry):
-                gains.append(average_gain(rival.means(metrics), means))
-        cells["gain"] = _mean(gains) if gains else ""
-        rows.append(Row(cells, accent=model == ours))
-    note = f"{label(ours)} gains: mean over all data sets and metrics of its gain over the model, in percent."
-    caption = "All data sets: test figures, means over the seeds"
-    return Table("test-all", columns, rows, caption, [_legend(), note, *_oom(entries)])
+            if (entry.model, entry.features) == (model, features):
+                cells |= {f"{entry.dataset} {m}": value for m, value in _means(entry, shown).items()}
+                gains.append(_gain(rows, entry))
+        numbers = [gain for gain in gains if isinstance(gain, float)]
+        rivals = any(gain != "" for gain in gains)
+        cells["gain"] = sum(numbers) / len(numbers) if numbers else None if rivals else ""
+        table_rows.append(Row(cells, accent=model == ours))
+    notes = [
+        LEGEND,
+        f"{label(ours)} gains: mean over all data sets and metrics of its gain over the model, in percent.",
+    ]
+    if any(entry.problem == "out of memory" for entry in entries):
+        notes.append("OOM: out of memory.")
+    return Table("test-all", columns, table_rows, "All data sets: test metrics, means over the seeds", notes)
 
 
-def _over_best(mine: Sequence[Entry], metrics: Sequence[str], ours: str) -> dict[str, Value] | None:
-    """Our best row's gain over the best other, by metric."""
-    cells: dict[str, Value] = {}
-    for metric in metrics:
-        of_ours = [m[metric] for e in mine if e.model == ours and metric in (m := e.means(metrics))]
-        others = [m[metric] for e in mine if e.model != ours and metric in (m := e.means(metrics))]
-        if of_ours and others:
-            cells[metric] = format_gain(max(of_ours), max(others))
-    return cells or None
-
-
-def published_tables(found: Rows, paths: Sequence[str]) -> list[Table]:
-    """For each dataset that others published figures of: theirs beside ours."""
-    blocks = []
+def published_tables(rows: Rows, paths: Sequence[str]) -> list[Table]:
+    """For each dataset with published metrics: these beside ours."""
+    tables = []
     for path in paths:
         name = Path(path).name
-        split = published(name, _size(path)) if name in found.datasets else None
+        split = published(name, _size(path)) if name in rows.datasets else None
         if split is not None:
-            blocks.append(_landmarks(split, found.on(name), found.ours))
-    return blocks
+            tables.append(_published(split, rows.on(name), rows.ours))
+    return tables
 
 
-def _landmarks(split: Split, mine: Sequence[Entry], ours: str) -> Table:
-    metrics = ("recall@20", "ndcg@20")
+def _published(split: Split, mine: Sequence[Entry], ours: str) -> Table:
     columns = [Column("model", "Model", format="text")]
-    columns += [Column(f"here {m}", label(m), "Here") for m in metrics]
-    columns += [Column(f"there {m}", label(m), "Published") for m in metrics]
+    columns += [Column(f"here {m}", label(m), "Here") for m in PUBLISHED]
+    columns += [Column(f"there {m}", label(m), "Published") for m in PUBLISHED]
     columns += [Column("gap", "Here above", format="percent", digits=1), Column("source", "Source", format="text")]
-    rows = []
-    listed = {row.model for row in split.rows}
-    for entry in mine:
-        if entry.model not in listed:
-            rows.append(Row({**_here(entry, metrics), "gap": "", "source": ""}))
+
+    def here(entry: Entry) -> dict[str, Value]:
+        return {f"here {m}": value for m, value in _means(entry, PUBLISHED).items()}
+
+    only_here = [entry for entry in mine if entry.model not in {row.model for row in split.rows}]
+    rows = [Row({"model": entry.title, **here(entry), "gap": "", "source": ""}) for entry in only_here]
     used = set()
     for row in split.rows:
         title = f"{label(row.model)} ({row.features})" if row.features else label(row.model)
         cells: dict[str, Value] = {"model": title, "source": row.source}
-        cells |= {f"there {m}": row.figures.get(m, "OOM") for m in metrics}
-        found = [e for e in mine if e.model == row.model and e.features == row.features and row.model not in used]
-        if not found and row.model not in used and not row.features:
-            found = [entry for entry in mine if entry.model == row.model][:1]
-        if found:
+        cells |= {f"there {m}": row.figures.get(m, "OOM") for m in PUBLISHED}
+        same = [entry for entry in mine if entry.model == row.model and row.model not in used]
+        # the released features have no label: compare them with the first feature set here
+        match = [entry for entry in same if entry.features == row.features] or ([] if row.features else same)
+        if match:
             used.add(row.model)
-            cells |= {**_here(found[0], metrics), "model": title}
-            cells["gap"] = _finite(average_gain(found[0].means(metrics), row.figures))
-        rows.append(Row(cells, accent=bool(found) and row.model == ours))
-    notes = [split.note, "Here above: mean over both metrics of how much the figures here are above the published."]
+            cells |= here(match[0])
+            cells["gap"] = _finite(average_gain(match[0].means(PUBLISHED), row.figures))
+        rows.append(Row(cells, accent=bool(match) and row.model == ours))
+    notes = [split.note, "Here above: mean over both metrics of the gain of the values here over the published ones."]
     notes += [SOURCES[source] for source in dict.fromkeys(row.source for row in split.rows)]
-    caption = f"{split.name}: published figures, measured by others on their own splits and protocols"
-    return Table(f"published-{slug(split.name)}", columns, rows, caption, notes)
+    caption = f"{split.name}: published metrics, measured by others on their own splits and protocols"
+    return Table(f"published-{_slug(split.name)}", columns, rows, caption, notes)
 
 
-def _here(entry: Entry, metrics: Sequence[str]) -> dict[str, Value]:
-    means = entry.means(metrics)
-    return {"model": entry.title, **{f"here {m}": means.get(m, short(entry.problem)) for m in metrics}}
+def _model_columns(entries: Sequence[Entry]) -> list[Column]:
+    """The columns of the model and, if any row has a label of features, of these."""
+    features = [Column("features", "Features", format="text")] if any(entry.features for entry in entries) else []
+    return [Column("model", "Model", format="text"), *features]
 
 
-# ------------------------------------------------------------------------------------------------------------- pieces
+def _model_cells(model: str, features: str, entries: Sequence[Entry]) -> dict[str, Value]:
+    cells: dict[str, Value] = {"model": label(model)}
+    return cells | ({"features": features} if any(entry.features for entry in entries) else {})
 
 
-def _notes(found: Rows, mine: Sequence[Entry]) -> list[str]:
-    ours = label(found.ours)
-    notes = [_legend(spread=any(len(entry.finals) > 1 for entry in mine))]
-    marks = {test.significant() for entry in mine for test in entry.comparisons.values()}
-    if 1 in marks:
-        notes.append(f"{WORSE} {ours} is better, p < {ALPHA:g} by paired t-test and Wilcoxon, Holm-corrected.")
-    if -1 in marks:
-        notes.append(f"{BETTER} {ours} is worse, p < {ALPHA:g} by paired t-test and Wilcoxon, Holm-corrected.")
-    if any(found.rival(entry) for entry in mine):
-        shown = ", ".join(label(metric) for metric in found.metrics)
-        notes.append(f"{ours} gains: its gain over the model, mean of {shown}.")
-    notes.append("Training: one final training, validation included. Memory: at most, of the whole process.")
-    return notes
+def _means(entry: Entry, metrics: Sequence[str]) -> dict[str, Value]:
+    """Metric → mean, or the problem."""
+    problem = "OOM" if entry.problem == "out of memory" else entry.problem
+    return {metric: entry.means(metrics).get(metric, problem) for metric in metrics}
 
 
-def _legend(spread: bool = False) -> str:
-    tail = " Mean ± standard deviation of the seeds." if spread else ""
-    return "**Best**, second best underlined." + tail
+def _gain(rows: Rows, entry: Entry) -> Value:
+    """Average gain of our model over a row; "" if there is nothing to compare."""
+    rival = rows.rival(entry)
+    return _finite(average_gain(rival.means(rows.metrics), entry.means(rows.metrics))) if rival else ""
 
 
-def _oom(entries: Sequence[Entry]) -> Iterator[str]:
-    if any(entry.problem == "out of memory" for entry in entries):
-        yield "OOM: out of memory."
-
-
-def _cost(entry: Entry, gpu: bool) -> dict[str, Value]:
-    cells: dict[str, Value] = {
-        "seconds": Measure.of([one.seconds for one in entry.finals]),
-        "memory": max((one.peak_memory for one in entry.finals), default=None),
-    }
-    if gpu:
-        cells["gpu"] = max((one.peak_gpu_memory for one in entry.finals if one.peak_gpu_memory), default=None)
-    return cells
+def _notes(rows: Rows, mine: Sequence[Entry]) -> list[str]:
+    ours = label(rows.ours)
+    spread = any(len(entry.finals) > 1 for entry in mine)
+    notes = [f"{LEGEND} Mean ± standard deviation of the seeds." if spread else LEGEND]
+    significant = {test.significant() for entry in mine for test in entry.comparisons.values()}
+    for sign, mark, verdict in ((1, WORSE, "better"), (-1, BETTER, "worse")):
+        if sign in significant:
+            notes.append(f"{mark} {ours} is {verdict}, p < {ALPHA:g} by paired t-test and Wilcoxon, Holm-corrected.")
+    if any(rows.rival(entry) for entry in mine):
+        notes.append(f"{ours} gains: its gain over the model, mean of {', '.join(map(label, rows.metrics))}.")
+    return [*notes, "Training: one final training, validation included. Memory: at most, of the whole process."]
 
 
 def _size(path: str) -> tuple[int, int, int] | None:
-    """Users, items and interactions of a dataset; None where it cannot be read (any more)."""
+    """Users, items and interactions of a dataset; None if it cannot be read."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.storage import MANIFEST, read_manifest
 
     try:
         if (Path(path) / MANIFEST).is_file():
-            counts: Mapping[str, int] = read_manifest(path)["counts"]
+            counts = read_manifest(path)["counts"]
             return counts["users"], counts["items"], sum(counts[name] for name in ("train", "valid", "test"))
         data = read_any(path)
     except (LirdrecError, OSError):
@@ -207,6 +195,6 @@ def _finite(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    kept = [value for value in values if not math.isnan(value)]
-    return sum(kept) / len(kept) if kept else None
+def _slug(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^a-z0-9]", "-", name.lower()).strip("-") or "data"

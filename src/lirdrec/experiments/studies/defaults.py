@@ -1,13 +1,15 @@
-"""With what settings an experiment takes a model apart: set by hand, else found by tuning before, else published."""
+"""Default settings of a study: given in the configuration, tuned by an earlier experiment, or published."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.errors import DataError
+from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
@@ -15,83 +17,64 @@ from lirdrec.experiments.tuning import base_cell, feature_names
 
 
 def settled(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     dataset: str,
     model: str,
     feature_set: str = "",
     *,
     loss: str | None = None,
-    split: Mapping[str, Any] | None = None,
-    variant: str = "",
     training: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
-    """The cell of work "train" of a model with all its settings.
+    """The "train" trial of a model with all its settings.
 
-    Options that `context` sets go before all. The others are those of the best trial in `context.tuned` for this
-    dataset, model and feature set (with these options and this loss); where there is none, the published defaults,
-    with which tuning begins, too.
+    Options that `config` or the study sets have priority. The others are those of the best trial in `config.tuned` for
+    this dataset, model and feature set (with these options and this loss); without one, the published defaults, which
+    are also the first trials of tuning.
 
     Args:
-        context, dataset, model, feature_set, split, variant, extra: as in `tuning.base_cell`.
-        loss: one ranking loss, for models that have the choice; None: the only one of `context.losses`, or whichever.
-        training: set by the experiment; goes before the tuned and the published options.
+        config, dataset, model, feature_set, training: as in `tuning.base_cell`.
+        loss: ranking loss, for models with a choice; None: the only one of `config.losses`, or any.
     """
-    if loss is None and len(context.losses) == 1:
-        loss = context.losses[0]
-    base = base_cell(context, dataset, model, feature_set, split=split, variant=variant, training=training, extra=extra)
-    fixed = {**base.model_options, **base.training}
-    names = base.modalities if base.modalities is not None else feature_names(dataset)
-    found = _best_trial(context, base, loss)
-    if found is not None:
-        of_model, of_training = dict(found.cell.model_options), dict(found.cell.training)
+    if loss is None and len(config.losses) == 1:
+        loss = config.losses[0]
+    base = base_cell(config, dataset, model, feature_set, training=training)
+    best = _best_trial(config, base, loss)
+    if best is not None:
+        options, training = best.cell.model_options, best.cell.training
     else:
-        of_model, of_training = parts(space_of(model, fixed, (loss,) if loss else ("bpr",), names).first[0])
-    return base.with_(
-        model_options={**of_model, **base.model_options},
-        training={**of_training, **base.training},
-    )
+        fixed = {**base.model_options, **base.training}
+        names = base.modalities if base.modalities is not None else feature_names(dataset)
+        options, training = parts(space_of(model, fixed, (loss or "bpr",), names).first[0])
+    return base.with_(model_options={**options, **base.model_options}, training={**training, **base.training})
 
 
-def losses_of(context: ExperimentConfig, model: str) -> tuple[str | None, ...]:
-    """The losses to repeat an experiment with: those asked for, where the model has the choice; else (None,)."""
-    from dataclasses import fields
-
-    from lirdrec.models.registry import config_type
-
-    has = "loss" in {one.name for one in fields(config_type(model))}
-    return context.losses if has and context.losses and "loss" not in context.model_options else (None,)
+def losses_of(config: ExperimentConfig, model: str) -> tuple[str | None, ...]:
+    """The losses to repeat a study with: `config.losses` for models with an open choice of losses, else (None,)."""
+    choice = "loss" in option_names(model) and "loss" not in config.model_options
+    return config.losses if choice and config.losses else (None,)
 
 
-def _best_trial(context: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
-    """The best trial of an earlier tuning of the same model on the same data, by validation."""
-    best: tuple[float, TrialResult] | None = None
-    for result in _trials(context.tuned) if context.tuned is not None else ():
-        cell, value = result.cell, result.figure(context.metric)
-        if value is None or (cell.model, cell.feature_set, cell.split) != (base.model, base.feature_set, base.split):
-            continue
-        given = {**cell.model_options, **cell.training}
-        if loss is not None and given.get("loss", loss) != loss:
-            continue
-        if any(given.get(name) != value for name, value in base.model_options.items()):
-            continue
-        if not _is_same(cell.dataset, base.dataset):
-            continue
-        if best is None or value > best[0]:
-            best = value, result
-    return None if best is None else best[1]
+def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
+    """The best trial, by validation, of an earlier tuning of the same model on the same data."""
+
+    def is_alike(trial: TrialSpec) -> bool:
+        if any(getattr(trial, name) != getattr(base, name) for name in ("model", "feature_set", "split")):
+            return False
+        options = {**trial.model_options, **trial.training}
+        if loss is not None and options.get("loss", loss) != loss:
+            return False
+        if any(options.get(name) != value for name, value in base.model_options.items()):
+            return False
+        with contextlib.suppress(DataError):  # the dataset of the earlier experiment is no longer there
+            return fingerprint(trial.dataset) == fingerprint(base.dataset)
+        return False
+
+    tuned = _trials(config.tuned) if config.tuned is not None else ()
+    alike = [result for result in tuned if result.figure(config.metric) is not None and is_alike(result.cell)]
+    return max(alike, key=lambda result: result.figure(config.metric) or 0.0, default=None)
 
 
 @lru_cache(maxsize=8)
 def _trials(folder: Path) -> tuple[TrialResult, ...]:
-    """The trials in a folder; read once, since they are of an experiment before this one."""
+    """The tuning trials in a folder; read once, since they belong to a finished experiment."""
     return tuple(Results.load(TrialStore(folder)).where(work="trial", status="done"))
-
-
-def _is_same(one: str, other: str) -> bool:
-    from lirdrec.errors import DataError
-
-    try:
-        return fingerprint(one) == fingerprint(other)
-    except DataError:  # the dataset of the earlier experiment is no longer there
-        return False

@@ -8,6 +8,7 @@ scored on the test once per seed. The single models are declared and scored, too
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +18,27 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
 from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
-from lirdrec.reporting import Column, Figure, Measure, Report, Row, Section, Table, dots, label
-from lirdrec.reporting.statistics import ALPHA, PairedTest, over_seeds, paired
+from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, dots, label
+from lirdrec.reporting.statistics import ALPHA, compare_pairs
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from lirdrec.experiments.worker import Job
+    from lirdrec.recommender.recommender import Recommender
 
 MODELS = ("lirdrec", "freedom")
 SETTINGS = {"steps": (10, "weights are multiples of 1 / steps")}
 MIX = "mix"
 
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """The models; then the grid of mixes on validation for each seed; then the chosen mix."""
-    for members, trials in _groups(context):
-        for cells in members.values():
-            yield from cells
-        if not all((one := results.get(cell)) is not None and one.done for cells in members.values() for cell in cells):
+    for members, trials in _groups(config):
+        singles = [trial for trials_of_model in members.values() for trial in trials_of_model]
+        yield from singles
+        if len(results.done(singles)) < len(singles):
             continue
         yield from trials
-        chosen = choose([results.get(cell) for cell in trials], context.metric)
+        chosen = choose([results.get(trial) for trial in trials], config.metric)
         if chosen is not None:
             yield from _finals(trials, chosen)
 
@@ -47,30 +47,25 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
     """Work: validation metrics of all mixes of the grid."""
     from lirdrec.experiments.studies import fusion_scorer
 
-    recommenders = _members(job)
-    metric = job.cell.training.get("metric", "recall@20")
-    name, _, k = metric.partition("@")
-    names = tuple(dict.fromkeys((name, "recall", "ndcg")))
-    truth = _truth(job)
-    found = fusion_scorer.try_mixes(
-        [one.scorer for one in recommenders],
-        truth,
+    name, _, k = job.cell.training.get("metric", "recall@20").partition("@")
+    mixes = fusion_scorer.try_mixes(
+        [member.scorer for member in _members(job)],
+        job.validation_truth(),
         steps=int(job.cell.extra["steps"]),
-        names=names,
+        names=tuple(dict.fromkeys((name, "recall", "ndcg"))),
         cutoffs=(int(k),),
     )
-    return [{"weights": list(mix.weights), "how": mix.how, "figures": mix.figures} for mix in found]
+    return [asdict(mix) for mix in mixes]
 
 
 def score_mix(job: Job) -> dict[str, Any]:
     """Work: validation and test metrics of the declared mix."""
     from lirdrec.experiments.studies.fusion_scorer import FusedScorer
 
-    recommenders = _members(job)
-    extra = job.cell.extra
+    members, extra = _members(job), job.cell.extra
     names = [member["name"] for member in extra["members"]]
-    mixed = recommenders[0]  # all members have the same users and items; only the scores differ
-    mixed.scorer = FusedScorer([one.scorer for one in recommenders], names, extra["weights"], extra["how"])
+    mixed = members[0]  # all members have the same users and items; only the scores differ
+    mixed.scorer = FusedScorer([member.scorer for member in members], names, extra["weights"], extra["how"])
     job.score_valid(mixed)
     job.score_test(mixed)
     return {"weights": extra["weights"], "how": extra["how"]}
@@ -87,66 +82,58 @@ def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any]
     return {"weights": entry["weights"], "how": entry["how"], "value": means[best]}
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics of single models and of the mix, the best weights, and whether the mix is better."""
     stage = sentences.stage_of(results)
-    have = sentences.metrics_of(results, stage, (context.metric,))
-    metrics = tuple(name for name in sentences.SHOWN if name in have) or have
-    many = len(context.datasets) > 1
-    rows, grid_rows, answers = [], [], []
-    scored: dict[tuple[str, str], list[TrialResult]] = {}
-    for members, trials in _groups(context):
+    names = sentences.metrics_of(results, stage, config.metric)
+    metrics = tuple(name for name in sentences.SHOWN if name in names) or names
+    models = config.models or MODELS
+    rows, grid_rows, answers, values = [], [], [], []
+    for members, trials in _groups(config):
         dataset = trials[0].dataset_name
-        block = label(dataset) if many else ""
-        chosen = choose([results.get(cell) for cell in trials], context.metric)
-        by_model = {name: _done(results, cells) for name, cells in members.items()}
+        block = label(dataset) if len(config.datasets) > 1 else ""
+        grids = [results.get(trial) for trial in trials]
+        chosen = choose(grids, config.metric)
+        by_model = {name: results.done(some) for name, some in members.items()}
         if chosen is not None:
-            by_model[MIX] = _done(results, _finals(trials, chosen))
+            by_model[MIX] = results.done(_finals(trials, chosen))
         for name, some in by_model.items():
-            cells: dict[str, Any] = {"model": _mix_title(members, chosen) if name == MIX else label(name)}
-            cells["valid"] = sentences.measured(some, context.metric, "valid")
+            title = label(name)
+            if chosen is not None and name == MIX:
+                used = [f"{w:g} {label(n)}" for n, w in zip(members, chosen["weights"], strict=True) if w > 0]
+                title = "Mix: " + " + ".join(used)
+            cells: dict[str, Any] = {"model": title, "valid": sentences.measured(some, config.metric, "valid")}
             cells |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
             rows.append(Row(cells, block, accent=name == MIX))
-            scored[dataset, name] = some
-        grid_rows += _grid_rows(list(members), [results.get(cell) for cell in trials], context.metric, block)
-        answers.append(_answer(context, results, dataset, members, by_model, chosen, stage))
-    columns = [Column("model", "Model", format="text"), Column("valid", label(context.metric), "Valid", "higher")]
+            values += [(dataset, name, result.figure(config.metric, stage)) for result in some]
+        grid_rows += _grid_rows(models, results.done(trials), config.metric, block)
+        answers.append(_answer(config, results, dataset, by_model, chosen, stage))
+    columns = [Column("model", "Model", format="text"), Column("valid", label(config.metric), "Valid", "higher")]
     columns += [Column(name, label(name), stage.capitalize(), "higher") for name in metrics]
     table = Table("fusion", columns, rows, "Single models, and the mix chosen on validation.")
-    names = list(dict.fromkeys(name for members, _ in _groups(context) for name in members))
-    sections = [Section("The mix", [*_figure(context, scored, stage), table])]
+    sections = [Section("The mix", [*_figure(config, values, stage), table])]
     if grid_rows:
-        sections.append(Section("Weights", [_grid_table(names, context.metric, grid_rows)]))
-    return Report(
-        title="Mix of models",
-        question=f"Is a mix of {sentences.listed(map(label, names))} better than the best single model?",
-        answer=" ".join(answers),
-        sections=[*sections, *sentences.failures(results)],
-        settings=sentences.settings(context),
-        commands=sentences.commands(context),
-        name=results.experiment,
-    ).write(context.output, results, context.formats)
+        sections.append(Section("Weights", [_grid_table(models, config.metric, grid_rows)]))
+    return sentences.write_report(
+        config,
+        results,
+        "Mix of models",
+        f"Is a mix of {sentences.listed(map(label, models))} better than the best single model?",
+        " ".join(answers),
+        sections,
+    )
 
 
-def _done(results: Results, cells: Sequence[TrialSpec]) -> list[TrialResult]:
-    return [result for result in map(results.get, cells) if result is not None and result.done]
-
-
-def _figure(context: ExperimentConfig, scored: Mapping[tuple[str, str], list[TrialResult]], stage: str) -> list[Figure]:
-    """Dots of (dataset, model) → results; [] without any metric."""
+def _figure(config: ExperimentConfig, values: Sequence[tuple[str, str, float | None]], stage: str) -> list[Figure]:
+    """Dots of (dataset, model, value); [] without any value."""
     import polars as pl
 
-    rows = [
-        {"dataset": dataset, "model": name, "value": result.figures[stage][context.metric]}
-        for (dataset, name), some in scored.items()
-        for result in some
-        if context.metric in result.figures.get(stage, {})
-    ]
-    if not rows:
+    frame = pl.DataFrame(values, schema={"dataset": str, "model": str, "value": float}, orient="row").drop_nulls()
+    if not frame.height:
         return []
-    caption = f"{stage.capitalize()} {context.metric} of single models and of the mix, {sentences.over(context.seeds)}."
-    panel = "dataset" if len(context.datasets) > 1 else None
-    frame, x_label = pl.DataFrame(rows), f"{stage} {context.metric}"
+    caption = f"{stage.capitalize()} {config.metric} of single models and of the mix, {sentences.over(config.seeds)}."
+    panel = "dataset" if len(config.datasets) > 1 else None
+    x_label = f"{stage} {config.metric}"
     return [dots(frame, "fusion", rows="model", panel=panel, accent=MIX, x_label=x_label, caption=caption)]
 
 
@@ -158,138 +145,87 @@ def _grid_table(names: Sequence[str], metric: str, rows: Sequence[Row]) -> Table
 
 
 def _answer(
-    context: ExperimentConfig,
+    config: ExperimentConfig,
     results: Results,
     dataset: str,
-    members: Mapping[str, Sequence[TrialSpec]],
     by_model: Mapping[str, list[TrialResult]],
     chosen: Mapping[str, Any] | None,
     stage: str,
 ) -> str:
-    where = f"On {label(dataset)}"
+    place, metric = f"On {label(dataset)}", config.metric
     if chosen is None or not by_model.get(MIX):
-        return f"{where} there is no mix yet."
-    figures = {name: sentences.measured(some, context.metric, stage) for name, some in by_model.items()}
-    known = {name: measure for name, measure in figures.items() if measure is not None}
-    alone = {name: measure for name, measure in known.items() if name != MIX}
-    if MIX not in known or not alone:
-        return f"{where} there are no results."
-    best = max(alone, key=lambda name: alone[name].mean)
-    weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(members, chosen["weights"], strict=True))
+        return f"{place} there is no mix yet."
+    measures = {
+        name: measure
+        for name, some in by_model.items()
+        if (measure := sentences.measured(some, metric, stage)) is not None
+    }
+    mix = measures.pop(MIX, None)
+    if mix is None or not measures:
+        return f"{place} there are no results."
+    best = max(measures, key=lambda name: measures[name].mean)
+    models = [name for name in by_model if name != MIX]
+    weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(models, chosen["weights"], strict=True))
     text = (
-        f"{where}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
-        f"{context.metric} of **{sentences.format_mean_sd(known[MIX])}**, the best single model, {label(best)}, "
-        f"{sentences.format_mean_sd(alone[best])}: {sentences.format_gain(known[MIX].mean, alone[best].mean)}."
+        f"{place}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
+        f"{metric} of **{sentences.format_mean_sd(mix)}**, the best single model, {label(best)}, "
+        f"{sentences.format_mean_sd(measures[best])}: {sentences.format_gain(mix.mean, measures[best].mean)}."
     )
-    test = _tested(context, results, by_model[MIX], by_model[best])
-    if test is not None:
-        p = max(test.t_p, test.w_p)
-        verdict = "is" if p < ALPHA else "is not"
-        text += (
-            f" A difference {verdict} shown by paired tests over {test.n} users (larger of the two p-values: {p:.2g})."
-        )
+    ours, theirs = (results.mean_per_user(by_model[name]) for name in (MIX, best))
+    for comparison in compare_pairs([("", ours, theirs)], [metric]).get("", {}).values():
+        p = max(comparison.t_p_holm, comparison.w_p_holm)
+        verdict, users = "is" if p < ALPHA else "is not", comparison.test.n
+        text += f" A difference {verdict} shown by paired tests over {users} users (larger p-value of both: {p:.2g})."
     if sum(weight > 0 for weight in chosen["weights"]) == 1:
         text += " The chosen mix is a single model: mixing does not help here."
     return text
 
 
-def _tested(
-    context: ExperimentConfig, results: Results, ours: list[TrialResult], theirs: list[TrialResult]
-) -> PairedTest | None:
-    frames = [_per_user(results, one) for one in (ours, theirs)]
-    if any(frame is None or context.metric not in frame.columns for frame in frames):
-        return None
-    one, other = (frame.sort("user") for frame in frames if frame is not None)
-    if not one["user"].equals(other["user"]):
-        return None
-    return paired(one[context.metric].to_numpy(), other[context.metric].to_numpy())
-
-
-def _per_user(results: Results, found: list[TrialResult]) -> pl.DataFrame | None:
-    import polars as pl
-
-    if results.folder is None or any(one.per_user is None for one in found) or not found:
-        return None
-    return over_seeds([pl.read_parquet(results.folder / str(one.per_user), glob=False) for one in found])
-
-
-def _grid_rows(names: Sequence[str], results: Sequence[TrialResult | None], metric: str, block: str) -> list[Row]:
+def _grid_rows(names: Sequence[str], results: Sequence[TrialResult], metric: str, block: str) -> list[Row]:
     """Rows of the five best mixes and of the single models, by the mean over the seeds."""
-    known = [one for one in results if one is not None and one.done]
-    if not known:
-        return []
-    entries = []
-    for place, entry in enumerate(known[0].data):
-        measure = Measure.of(one.data[place]["figures"][metric] for one in known)
-        entries.append((entry["weights"], entry["how"], measure))
-    entries.sort(key=lambda one: -(one[2].mean if one[2] is not None else 0.0))
-    single = [one for one in entries if max(one[0]) == 1 and one[1] == entries[0][1]]
-    kept = entries[:5] + [one for one in single if one not in entries[:5]]
-    return [Row({"how": how, **dict(zip(names, weights, strict=True)), "value": m}, block) for weights, how, m in kept]
+    mixes = [
+        (entry["weights"], entry["how"], Measure.of(result.data[n]["figures"][metric] for result in results))
+        for n, entry in enumerate(results[0].data if results else ())
+    ]
+    mixes.sort(key=lambda mix: -(mix[2].mean if mix[2] is not None else 0.0))
+    shown = mixes[:5] + [mix for mix in mixes[5:] if max(mix[0]) == 1 and mix[1] == mixes[0][1]]
+    return [Row({"how": how, **dict(zip(names, weights, strict=True)), "value": m}, block) for weights, how, m in shown]
 
 
-def _mix_title(members: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
-    weights = chosen["weights"] if chosen is not None else []
-    return "Mix: " + " + ".join(f"{w:g} {label(n)}" for n, w in zip(members, weights, strict=False) if w > 0)
-
-
-def _groups(context: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
+def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
     """For each dataset: model → trials of the model, and the trials that evaluate mixes on validation."""
-    models = context.models or MODELS
+    models = config.models or MODELS
     if len(models) < 2:
         raise ConfigError("a mix needs two models or more: name them with --models, for instance lirdrec,freedom")
-    steps = context.setting("steps", SETTINGS["steps"][0])
+    steps = config.setting("steps", SETTINGS["steps"][0])
     if not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"steps is {steps!r}; give an integer of 1 or more")
-    for dataset in context.datasets:
+    for dataset in config.datasets:
         # the same seeds for all models, deterministic ones too: each mix has one member per model
-        bases = {model: settled(context, dataset, model, next(iter(context.sets))) for model in models}
+        bases = {model: settled(config, dataset, model, next(iter(config.sets))) for model in models}
         extra = {"final": True, "keep": True}
         members = {
-            model: [base.with_(seed=seed, variant="alone", extra=extra) for seed in range(context.seeds)]
+            model: [base.with_(seed=seed, variant="alone", extra=extra) for seed in range(config.seeds)]
             for model, base in bases.items()
         }
         same = {"dataset": fingerprint(dataset), "seed": None}  # the seed is that of the mix, see `_members`
         described = [{"name": model, "cell": {**cells[0].to_json(), **same}} for model, cells in members.items()]
-        first = bases[models[0]]
-        trials = [
-            first.with_(
-                work="fusion:try_mixes",
-                variant="mixes on validation",
-                seed=seed,
-                extra={"members": described, "steps": steps},
-            )
-            for seed in range(context.seeds)
-        ]
-        yield members, trials
+        trial = bases[models[0]].with_(
+            work="fusion:try_mixes", variant="mixes on validation", extra={"members": described, "steps": steps}
+        )
+        yield members, [trial.with_(seed=seed) for seed in range(config.seeds)]
 
 
 def _finals(trials: Sequence[TrialSpec], chosen: Mapping[str, Any]) -> list[TrialSpec]:
-    named = {"members": trials[0].extra["members"], "weights": chosen["weights"], "how": chosen["how"], "final": True}
-    return [trial.with_(work="fusion:score_mix", variant=MIX, extra=named) for trial in trials]
+    extra = {"members": trials[0].extra["members"], "weights": chosen["weights"], "how": chosen["how"], "final": True}
+    return [trial.with_(work="fusion:score_mix", variant=MIX, extra=extra) for trial in trials]
 
 
-def _members(job: Job) -> list[Any]:
+def _members(job: Job) -> list[Recommender]:
     """The trained models with the job's seed, loaded from the kept run folders."""
     from lirdrec.recommender.recommender import Recommender
 
-    found = []
-    for member in job.cell.extra["members"]:
-        # the key of the member's trial with this seed, as in `TrialSpec.key`
-        key = short_hash({**member["cell"], "seed": job.cell.seed, "version": RESULTS_VERSION})
-        found.append(Recommender.load(job.folder / "runs" / key / "model"))
-    return found
-
-
-def _truth(job: Job) -> Any:
-    import numpy as np
-    import torch
-
-    from lirdrec.evaluation.evaluator import GroundTruth
-
-    data = job.dataset
-    train, valid = (
-        (torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items)))
-        for part in (data.train, data.valid)
-    )
-    return GroundTruth.of(train, valid, data.n_users)
+    # the key of the member's trial with this seed, as in `TrialSpec.key`
+    same = {"seed": job.cell.seed, "version": RESULTS_VERSION}
+    keys = [short_hash({**member["cell"], **same}) for member in job.cell.extra["members"]]
+    return [Recommender.load(job.folder / "runs" / key / "model") for key in keys]

@@ -27,9 +27,9 @@ NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 def normalized(scores: Tensor, how: Normalization) -> Tensor:
-    """Scores `(B, I)` of one model made comparable with those of others: mean 0 and deviation 1 in each row.
+    """Scores `(B, I)` of one model with mean 0 and sd 1 in each row; a row of equal scores is 0.
 
-    Equal scores stay equal under both: by rank they share the middle of their places. A row of equal scores is 0.
+    By "rank", equal scores share the mean of their ranks.
     """
     if how == "rank":
         ordered = scores.sort(dim=1).values
@@ -42,13 +42,13 @@ def normalized(scores: Tensor, how: Normalization) -> Tensor:
 
 
 class FusedScorer(Scorer):
-    """The mix as a scorer: a query is the members' queries side by side, and the parts are the members.
+    """The mix as a scorer: a query has the members' queries side by side, and the parts are the members.
 
     Args:
         members: scorers over the same users and items.
-        names: of the members, all different; the names of the parts.
-        weights: of the members.
-        how: how scores are made comparable.
+        names: different names of the members, and of the parts.
+        weights: weights of the members.
+        how: normalization of the scores.
     """
 
     kind = "fused"
@@ -60,8 +60,8 @@ class FusedScorer(Scorer):
             raise ConfigError("a mix needs models of the same users and items, and a name and a weight for each")
         self.members, self.part_names, self.weights, self.how = list(members), tuple(names), list(weights), how
         self.n_users, self.n_items = members[0].n_users, members[0].n_items
-        one = torch.zeros(1, dtype=torch.int64, device=next(iter(members[0].tensors().values())).device)
-        self.widths = [int(m.queries(one).shape[1]) for m in members]
+        user = torch.zeros(1, dtype=torch.int64, device=next(iter(members[0].tensors().values())).device)
+        self.widths = [int(m.queries(user).shape[1]) for m in members]
 
     def queries(self, users: Tensor) -> Tensor:
         return torch.cat([m.queries(users) for m in self.members], dim=1)
@@ -97,8 +97,8 @@ class FusedScorer(Scorer):
 
 def simplex(n: int, steps: int) -> list[tuple[float, ...]]:
     """All weights of `n` members that are multiples of `1 / steps` and sum to 1."""
-    counts = (c for c in itertools.product(range(steps + 1), repeat=n) if sum(c) == steps)
-    return [tuple(c / steps for c in one) for one in counts]
+    counts = itertools.product(range(steps + 1), repeat=n)
+    return [tuple(c / steps for c in each) for each in counts if sum(each) == steps]
 
 
 def grid_figures(
@@ -110,26 +110,27 @@ def grid_figures(
     cutoffs: Sequence[int] = (20,),
     memory_limit: int = MEMORY_LIMIT,
 ) -> list[dict[str, float]]:
-    """Figures of every mix of a grid; each member scores each user once, whatever the size of the grid.
+    """Metrics of every mix of a grid; each member scores each user once, whatever the size of the grid.
 
     Args:
-        members: scorers over the same users and items.
-        truth: what is held out; training items are masked if it says so.
-        weights: mixes.
-        how, names, cutoffs, memory_limit: as elsewhere.
+        members, how: as in `FusedScorer`.
+        truth: the held-out interactions.
+        weights: weights of each mix.
+        names, cutoffs: metrics to compute.
+        memory_limit: as in `ranking.top_k`.
     """
     fused = FusedScorer(members, [str(n) for n in range(len(members))], [1.0] * len(members), how)
-    wide = block_rows(fused.n_items * (len(members) + 2), 4, memory_limit)
+    n_rows = block_rows(fused.n_items * (len(members) + 2), 4, memory_limit)
     totals: list[dict[str, float]] = [{} for _ in weights]
-    for users in truth.users.split(wide):
-        stack = fused.each(fused.queries(users))  # (M, b, I)
+    for users in truth.users.split(n_rows):
+        member_scores = fused.each(fused.queries(users))  # (M, b, I)
         hidden = truth.seen.pairs(users) if truth.masked else None
         owner, relevant = truth.relevant.pairs(users)
         is_relevant = torch.zeros(len(users), fused.n_items, dtype=torch.bool, device=users.device)
         is_relevant[owner, relevant] = True
         sizes = torch.bincount(owner, minlength=len(users))
         for mix, total in zip(weights, totals, strict=True):
-            scores = torch.tensordot(stack.new_tensor(list(mix)), stack, dims=1)
+            scores = torch.tensordot(member_scores.new_tensor(list(mix)), member_scores, dims=1)
             if hidden is not None:
                 scores[hidden] = -torch.inf
             items = top_k_dense(scores, max(cutoffs), truth.candidates)[1]
@@ -141,7 +142,7 @@ def grid_figures(
 
 @dataclass(frozen=True)
 class Mix:
-    """Weights of the members, how their scores are made comparable, and the figures on validation."""
+    """Weights of the members, normalization of their scores, and validation metrics."""
 
     weights: tuple[float, ...]
     how: Normalization
@@ -159,8 +160,8 @@ def try_mixes(
 ) -> list[Mix]:
     """Every mix of the simplex in steps of `1 / steps`, with each of the normalizations, in a fixed order."""
     grid = simplex(len(members), steps)
-    found = []
-    for how in hows:
-        figures = grid_figures(members, truth, grid, how, names, cutoffs)
-        found += [Mix(weights, how, values) for weights, values in zip(grid, figures, strict=True)]
-    return found
+    return [
+        Mix(weights, how, metrics)
+        for how in hows
+        for weights, metrics in zip(grid, grid_figures(members, truth, grid, how, names, cutoffs), strict=True)
+    ]

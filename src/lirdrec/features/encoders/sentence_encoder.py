@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lirdrec.config import suggest_name
 from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared, give_memory_back
-from lirdrec.features.encoders import sentence_pipeline
 from lirdrec.features.encoders.model_loading import (
     PRECISIONS,
+    check_choice,
     choose_device,
     commit_of,
     load,
@@ -25,30 +25,33 @@ from lirdrec.features.encoders.weights import fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # ours → the library's
 
 
 class SentenceEncoder(Encoder):
-    """A language model as an encoder: what its own configuration says, unless an argument says otherwise.
+    """Encoder by a language model, as its own configuration says unless an argument says otherwise.
 
-    The vectors are those of `SentenceTransformer.encode`, but a shard is tokenised once, batches are formed by the
-    number of tokens, and texts that the limit cuts are counted. Padding is put behind the tokens, whatever the
-    tokeniser would do: positions then do not depend on the other texts of a batch.
+    The vectors are those of `SentenceTransformer.encode`, but a shard is tokenized once, batches are formed by the
+    number of tokens, and truncated texts are counted. Padding is always put behind the tokens, so that positions do not
+    depend on the other texts of a batch.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub. A folder with `modules.json` is taken as that says. A bare
-            encoder gets mean pooling, a bare decoder (`…ForCausalLM`) the last token.
+        model: a folder, or a name on the Hugging Face hub; `modules.json` is followed if there is one. A bare encoder
+            gets mean pooling, a bare decoder (`…ForCausalLM`) the last token.
         pooling: "mean", "cls", "last" or "max" instead of the model's own.
         prompt: put before each text: the name of a prompt in the model's configuration, or the prompt itself, such as
             "passage: " or "Instruct: Find similar products\\nQuery: ". None is the model's default, "" is none.
-        max_length: tokens of a text, prompt included; None is the model's own limit.
+        max_length: tokens of a text, prompt included; by default the model's own limit.
         device: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1". With "auto", a model that does not fit into
-            one GPU is laid over all of them.
-        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are float32 always.
+            one GPU is distributed over all of them.
+        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
         revision: branch, tag or commit of a model on the hub.
-        normalize: whether vectors get length 1; None is as the model's configuration says.
+        normalize: whether vectors get length 1; by default as the model's configuration says.
 
     Raises:
-        ConfigError: an argument is out of range. That a model is not there shows at the first use.
+        ConfigError: an argument is out of range; at the first use: there is no such model.
     """
 
     kind: ClassVar[Kind] = "text"
@@ -66,14 +69,9 @@ class SentenceEncoder(Encoder):
         revision: str | None = None,
         normalize: bool | None = None,
     ):
-        if pooling is not None and pooling not in sentence_pipeline.POOLINGS:
-            hint = suggest_name(
-                pooling, sentence_pipeline.POOLINGS, f"choose one of {', '.join(sentence_pipeline.POOLINGS)}"
-            )
-            raise ConfigError(f"pooling is '{pooling}'; {hint}")
-        if precision not in PRECISIONS:
-            hint = suggest_name(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
-            raise ConfigError(f"precision is '{precision}'; {hint}")
+        if pooling is not None:
+            check_choice("pooling", pooling, POOLINGS)
+        check_choice("precision", precision, PRECISIONS)
         if max_length is not None and max_length < 1:
             raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
         self.model, self.pooling, self.prompt, self.max_length = str(model), pooling, prompt, max_length
@@ -81,7 +79,7 @@ class SentenceEncoder(Encoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Read from the model's files without loading the weights: a folder is known by the hash of its content."""
+        """Settings from the model's files, read without the weights; a folder is identified by its hash."""
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             origin: dict[str, str | None] = {"model": "folder", "sha256": fingerprint(folder)}
@@ -90,10 +88,10 @@ class SentenceEncoder(Encoder):
         return {
             "encoder": "sentence-transformers",
             **origin,
-            "pooling": sentence_pipeline.pooling_of(self._outline),
+            "pooling": pooling_of(self._outline),
             "prompt": self._prompt,
             "max_length": self._limit,
-            "normalise": sentence_pipeline.normalizes(self._outline),
+            "normalise": normalizes(self._outline),
             "precision": self.precision,
         }
 
@@ -106,59 +104,51 @@ class SentenceEncoder(Encoder):
         return dims
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """Token ids of the texts. All of a text is tokenised first, so that what the limit cuts is known."""
-        texts = [str(one) for one in inputs]
+        """Token ids of the texts. Texts are tokenized in full first, to know which of them are truncated."""
+        texts = [str(value) for value in inputs]
         if not texts:
             return []
         if not self._takes_tokens:
             return [Prepared(text, len(text)) for text in texts]
         texts = [self._prompt + text for text in texts]
-        tokens = self._tokenise(texts, None)
-        limit = self._limit
+        tokens, limit = self._tokenize(texts, None), self._limit
         cut = [at for at, ids in enumerate(tokens["input_ids"]) if limit is not None and len(ids) > limit]
         if cut:
-            shorter = self._tokenise([texts[at] for at in cut], limit)
+            shorter = self._tokenize([texts[at] for at in cut], limit)
             for name, lists in tokens.items():
                 for at, ids in zip(cut, shorter[name], strict=True):
                     lists[at] = ids
         was_cut = set(cut)
-        return [
-            Prepared(
-                {name: np.asarray(lists[at], dtype=np.int32) for name, lists in tokens.items()},
-                len(tokens["input_ids"][at]),
-                at in was_cut,
-            )
-            for at in range(len(texts))
-        ]
+        prepared = []
+        for at, ids in enumerate(tokens["input_ids"]):
+            arrays = {name: np.asarray(lists[at], dtype=np.int32) for name, lists in tokens.items()}
+            prepared.append(Prepared(arrays, len(ids), at in was_cut))
+        return prepared
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `(B, d)`. A text without any token, or whose vector is not finite, is a problem."""
         import torch
 
         model, vectors = self._model, np.zeros((len(batch), self.dims), dtype=np.float32)
-        problems: dict[int, str] = {}
-        some = [at for at, one in enumerate(batch) if one.length > 0]
-        if some:
-            if self._takes_tokens:
-                features = self._padded([batch[at].value for at in some])
-            else:
-                features = model.preprocess([batch[at].value for at in some], prompt=self._prompt or None)
-            features = {
-                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in features.items()
-            }
+        empty = [at for at, prepared in enumerate(batch) if prepared.length == 0]
+        rows = [at for at, prepared in enumerate(batch) if prepared.length > 0]
+        if rows:
+            values = [batch[at].value for at in rows]
+            prompt = self._prompt or None
+            features = self._padded(values) if self._takes_tokens else model.preprocess(values, prompt=prompt)
+            for name, value in features.items():
+                features[name] = value.to(model.device) if isinstance(value, torch.Tensor) else value
             with torch.inference_mode():
-                found = model(features)["sentence_embedding"]
-            vectors[some] = found[:, : self.dims].float().cpu().numpy()  # a model may be set to give its first columns
-        for at in np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
-            problems[at] = f"the vector is not finite in {self.precision}; try precision 'float32'"
-        for at in set(range(len(batch))).difference(some):
-            problems[at] = "the model's tokeniser finds nothing in this text"
+                output = model(features)["sentence_embedding"]
+            vectors[rows] = output[:, : self.dims].float().cpu().numpy()  # the model may be set to its first columns
+        infinite = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+        problems = dict.fromkeys(infinite, f"the vector is not finite in {self.precision}; try precision 'float32'")
+        problems |= dict.fromkeys(empty, "the model's tokenizer finds nothing in this text")
         vectors[list(problems)] = 0
         return Encoded(vectors, problems)
 
     def release(self) -> None:
-        """Without the weights; what the configuration said stays."""
+        """Free the weights; the configuration stays."""
         model = self.__dict__.pop("_model", None)
         if model is not None and self.__dict__.get("_outline") is model:
             del self.__dict__["_outline"]
@@ -166,43 +156,64 @@ class SentenceEncoder(Encoder):
         give_memory_back()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what was loaded: another process loads its own."""
+        """The settings; another process loads its own model."""
         loaded = ("_outline", "_commit", "_model", "_takes_tokens", "_prompt", "_prompt_tokens", "_limit")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
 
-    # What the configuration says, without the weights
-
     @cached_property
     def _outline(self) -> SentenceTransformer:
-        if not without_weights_possible():
-            return self._model
-        return self._load(None, self.revision)
+        """The model without its weights."""
+        return self._load(None, self.revision) if without_weights_possible() else self._model
 
     @cached_property
     def _commit(self) -> str | None:
-        """The commit of a model of the hub; the hub is asked for it, if it may be asked, with the outline."""
+        """The commit of a hub model; loading the outline stores it in the cache."""
         _ = self._outline
         return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
 
     @cached_property
     def _takes_tokens(self) -> bool:
-        return sentence_pipeline.takes_tokens(self._outline)
+        """Whether the model takes the plain output of a tokenizer, which we pad ourselves; else the library does it.
+
+        False for chat templates, processors of images and texts, and modules other than a transformer.
+        """
+        from sentence_transformers.sentence_transformer.modules import Transformer
+        from transformers import PreTrainedTokenizerBase
+
+        first = self._outline[0]
+        return (
+            isinstance(first, Transformer)
+            and isinstance(first.processor, PreTrainedTokenizerBase)
+            and "text" in first.modality_config
+            and "message" not in first.modality_config
+            and not first.processing_kwargs
+        )
 
     @cached_property
     def _prompt(self) -> str:
-        return sentence_pipeline.prompt_of(self._outline, self.prompt)
+        """The text put before each input."""
+        asked, prompts = self.prompt, self._outline.prompts
+        named = {name: prompt for name, prompt in prompts.items() if prompt}
+        if asked is None:
+            return named.get(self._outline.default_prompt_name or "", "")
+        if named and asked in prompts:
+            return prompts[asked] or ""
+        if re.fullmatch(r"[\w-]+", asked):  # a single word, as names are
+            has = f"it has {', '.join(repr(name) for name in named)}" if named else "it has none"
+            raise ConfigError(f"this model has no prompt named '{asked}' ({has}); write a prompt out, as 'query: '")
+        return asked
 
     @cached_property
     def _limit(self) -> int | None:
-        limit = sentence_pipeline.limit_of(self._outline, self.max_length)
+        limit = limit_of(self._outline, self.max_length)
         if limit is None or not self._takes_tokens:
             return limit
         if self._prompt and self._prompt_tokens + 1 >= limit:
             raise ConfigError(f"the prompt takes {self._prompt_tokens} of the {limit} tokens that --max-length allows")
-        special = len(self._tokenise([""], None)["input_ids"][0])
+        special = len(self._tokenize([""], None)["input_ids"][0])
         if special >= limit:
             raise ConfigError(
-                f"--max-length is {limit}, and this model puts {pluralize(special, 'token')} of its own to each text;"
+                f"--max-length is {limit}, and this model adds {pluralize(special, 'token')} to each text;"
                 f" give {special + 1} or more"
             )
         return limit
@@ -210,54 +221,125 @@ class SentenceEncoder(Encoder):
     @cached_property
     def _prompt_tokens(self) -> int:
         """Tokens of the prompt with the special ones before it, but not the one behind it."""
-        tokeniser = self._outline.tokenizer
-        ids = self._tokenise([self._prompt], None)["input_ids"][0]
-        return len(ids) - (len(ids) > 0 and ids[-1] in tokeniser.all_special_ids)
-
-    # The model
+        ids = self._tokenize([self._prompt], None)["input_ids"][0]
+        return len(ids) - (len(ids) > 0 and ids[-1] in self._outline.tokenizer.all_special_ids)
 
     @cached_property
     def _model(self) -> SentenceTransformer:
         weights, revision = 0, self.revision
         if without_weights_possible():
             weights = sum(parameter.nbytes for parameter in self._outline.parameters())
-            revision = self._commit or revision  # that of the identity, whatever the hub has by now
+            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
         return self._load(choose_device(self.device, weights), revision)
 
     def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
         model = load(self.model, revision, self.precision, device)
         if self.pooling is not None:
-            sentence_pipeline.set_pooling(model, self.pooling)
+            set_pooling(model, self.pooling)
         if self.normalize is not None:
-            sentence_pipeline.set_normalize(model, self.normalize)
-        limit = sentence_pipeline.limit_of(model, self.max_length)
+            set_normalize(model, self.normalize)
+        limit = limit_of(model, self.max_length)
         if limit is not None:
             model.max_seq_length = limit
         return model.eval()
 
-    def _tokenise(self, texts: list[str], limit: int | None) -> dict[str, list[list[int]]]:
-        found = self._outline.tokenizer(
+    def _tokenize(self, texts: list[str], limit: int | None) -> dict[str, list[list[int]]]:
+        tokens = self._outline.tokenizer(
             texts,
             truncation=limit is not None,
             max_length=limit,
             return_attention_mask=False,
-            verbose=False,  # no word about texts above the limit: they are counted
+            verbose=False,  # no warning about texts above the limit: they are counted
         )
-        return {name: lists for name, lists in found.items() if name in ("input_ids", "token_type_ids")}
+        return {name: lists for name, lists in tokens.items() if name in ("input_ids", "token_type_ids")}
 
     def _padded(self, tokens: list[dict[str, np.ndarray]]) -> dict[str, Any]:
         """A batch as tensors `(B, longest)`, padded behind the tokens, with its attention mask."""
         import torch
 
-        tokeniser = self._outline.tokenizer
-        fill = {"input_ids": tokeniser.pad_token_id or 0, "token_type_ids": tokeniser.pad_token_type_id}
-        lengths = np.array([len(one["input_ids"]) for one in tokens])
+        tokenizer = self._outline.tokenizer
+        fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+        lengths = np.array([len(lists["input_ids"]) for lists in tokens])
         mask = np.arange(lengths.max()) < lengths[:, None]
         features: dict[str, Any] = {"attention_mask": torch.from_numpy(mask.astype(np.int64)), "modality": "text"}
         for name in tokens[0]:
             matrix = np.full(mask.shape, fill[name], dtype=np.int64)
-            matrix[mask] = np.concatenate([one[name] for one in tokens])
+            matrix[mask] = np.concatenate([lists[name] for lists in tokens])
             features[name] = torch.from_numpy(matrix)
-        if self._prompt and not sentence_pipeline.pools_prompt(self._outline):
+        if self._prompt and not all(module.include_prompt for _, module in _poolings(self._outline)):
             features["prompt_length"] = self._prompt_tokens
         return features
+
+
+def set_pooling(model: SentenceTransformer, pooling: str) -> None:
+    """Replace the model's pooling; raises a ConfigError if it does not pool tokens, or later layers need its own."""
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    poolings = _poolings(model)
+    if not poolings:
+        raise ConfigError(f"pooling='{pooling}': this model gives one vector a text by itself; leave pooling out")
+    at, old = poolings[0]
+    later = list(model.children())[at + 1 :]
+    if not isinstance(old.pooling_mode, str) and any(not isinstance(module, Normalize) for module in later):
+        raise ConfigError(f"pooling='{pooling}': this model's last layers need its own pooling; leave pooling out")
+    model[at] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
+
+
+def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
+    """Scale vectors to length 1, or remove that step."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    if normalize and not normalizes(model):
+        model.append(Normalize())
+    if not normalize:
+        for at in reversed([at for at, module in enumerate(model.children()) if isinstance(module, Normalize)]):
+            del model[at]
+
+
+def normalizes(model: SentenceTransformer) -> bool:
+    """Whether the vectors have length 1."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    return isinstance(model[-1], Normalize)
+
+
+def pooling_of(model: SentenceTransformer) -> str | None:
+    """The pooling, several joined with "+"; None if the model gives one vector a text by itself."""
+    names = {library: name for name, library in POOLINGS.items()}
+    for _, module in _poolings(model):
+        modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
+        return "+".join(names.get(mode, mode) for mode in modes)
+    return None
+
+
+def _poolings(model: SentenceTransformer) -> list[tuple[int, Pooling]]:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return [(at, module) for at, module in enumerate(model.children()) if isinstance(module, Pooling)]
+
+
+def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
+    """Tokens of a text, prompt and special tokens included; None for no limit. `asked` may not exceed the positions."""
+    positions = _positions(model)
+    if asked is not None:
+        if positions is not None and asked > positions:
+            raise ConfigError(f"--max-length is {asked:,}, and this model has positions for {positions:,} tokens")
+        return asked
+    limits = (model.max_seq_length, positions)
+    # tokenizers without a limit have a very large one
+    return min((int(limit) for limit in limits if limit is not None and limit <= 10**9), default=None)
+
+
+def _positions(model: SentenceTransformer) -> int | None:
+    from torch import nn
+
+    backbone = model.transformers_model
+    if backbone is None:
+        return None
+    tables = ("position_embeddings", "position_embedding")  # the latter in CLIP, which has one for images, too
+    for name, module in backbone.named_modules():
+        if name.endswith(tables) and "vision" not in name and isinstance(module, nn.Embedding):
+            # RoBERTa and similar models count positions from behind the padding index
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None

@@ -20,28 +20,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIT_TEXTS = 20_000  # texts at most that are fitted to: they bound the memory
-COLUMNS = 16_384  # columns at most that are projected: they bound what is stored, dims · 64 kB
+FIT_TEXTS = 20_000  # maximum number of texts for fitting, which bounds the memory
+COLUMNS = 16_384  # maximum number of projected columns, which bounds the state to dims · 64 kB
 BLOCK = 4096  # texts that are hashed at once
 
 
 class TfidfEncoder(Encoder):
     """TF-IDF of hashed parts of words, projected by a truncated SVD; vectors have length 1.
 
-    It knows no language: texts are alike where they share words, endings, parts of words, rare ones above all. `fit`
-    learns the weights of the columns and the projection from a sample. New texts are encoded with those, so that the
-    vectors of the others stay as they are.
+    It knows no language: texts with common words or parts of words are similar, rare ones count most. `fit` learns the
+    weights of the columns and the projection from a sample; later texts do not change the vectors of earlier ones.
 
     Parts of two and three letters were measured on 18,357 titles of sports goods, with 256 columns: of an item's ten
     nearest neighbors they share 39 % with those of all-MiniLM-L6-v2; parts of 3 to 5 letters 30 %, whole words 25 %.
 
-    The same sample and seed give the same bits on the same machine with the same number of threads. The vector of a
-    text, once fitted, depends on neither threads nor the batch.
+    The same sample, seed and number of threads give the same bits on the same machine. The vector of a text, once
+    fitted, depends on neither threads nor the batch.
 
     Args:
-        dims: columns of the vectors; fewer where the sample has fewer directions, which `fit` logs.
+        dims: columns of the vectors; fewer if the sample has fewer directions, which `fit` logs.
         n_features: columns that parts of words are hashed into, before the projection.
-        characters: the least and the greatest length of the parts; they do not reach across words.
+        characters: minimum and maximum length of the parts, which do not cross words.
         seed: of the sample and of the SVD's random start.
 
     Raises:
@@ -54,9 +53,9 @@ class TfidfEncoder(Encoder):
     batch_size: int = 1024
 
     def __init__(self, dims: int = 256, n_features: int = 2**18, characters: tuple[int, int] = (2, 3), seed: int = 0):
-        self.wanted, self.n_features, self.characters, self.seed = dims, n_features, tuple(characters), seed
         if dims < 1:
             raise ConfigError(f"dims is {dims}; it must be 1 or more")
+        self.wanted, self.n_features, self.characters, self.seed = dims, n_features, tuple(characters), seed
         check_minimum(self, 1, "n_features")
         check_minimum(self, 0, "seed")
         if not 1 <= self.characters[0] <= self.characters[-1]:
@@ -67,7 +66,7 @@ class TfidfEncoder(Encoder):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The settings; the state holds the fitted values."""
+        """The settings, without the fitted state."""
         return {
             "encoder": "hashed",
             "dims": self.wanted,
@@ -79,36 +78,30 @@ class TfidfEncoder(Encoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors; before `fit`, those that are wanted."""
+        """Columns of the vectors; before `fit`, the wanted ones."""
         return len(self._state["components"]) if self._state else self.wanted
 
     def fit(self, inputs: Sequence[Input]) -> None:
-        """Learn the weights of the columns and the projection.
+        """Learn the weights of the columns and the projection from at most `FIT_TEXTS` of the texts, drawn at random.
 
-        Args:
-            inputs: texts; of more than `FIT_TEXTS`, so many are drawn.
-
-        Raises:
-            DataError: the texts hold nothing but white space.
+        Raises a DataError if the texts are all white space.
         """
         from scipy.sparse import vstack
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfTransformer
 
-        texts = [str(one) for one in inputs]
+        texts = [str(value) for value in inputs]
         if len(texts) > FIT_TEXTS:
-            drawn = np.random.default_rng(self.seed).choice(len(texts), FIT_TEXTS, replace=False)
-            texts = [texts[at] for at in np.sort(drawn)]
+            sample = np.random.default_rng(self.seed).choice(len(texts), FIT_TEXTS, replace=False)
+            texts = [texts[at] for at in np.sort(sample)]
         columns = self._frequent(texts)
         counts = vstack([block[:, columns] for block in self._hashed(texts)], format="csr")
         counts = counts[np.diff(counts.indptr) > 0]
         weights = TfidfTransformer(sublinear_tf=True).fit(counts)
-        weighed = weights.transform(counts)
-        dims = min(self.wanted, *weighed.shape)
-        with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance that is 0; nobody asks for them
-            svd = TruncatedSVD(dims, random_state=self.seed).fit(weighed)
-        strengths = svd.singular_values_
-        dims = max(1, int((strengths > 1e-4 * strengths[0]).sum()))  # the rest is rounding
+        weighted = weights.transform(counts)
+        with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance of 0, which are not used
+            svd = TruncatedSVD(min(self.wanted, *weighted.shape), random_state=self.seed).fit(weighted)
+        dims = max(1, int((svd.singular_values_ > 1e-4 * svd.singular_values_[0]).sum()))  # the rest is rounding
         if dims < self.wanted:
             have = f"{pluralize(len(texts), 'text')} have only {pluralize(dims, 'direction')}"
             logger.warning("%s: dims is %d, not %d", have, dims, self.wanted)
@@ -121,15 +114,11 @@ class TfidfEncoder(Encoder):
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """`columns` and `idf` `(C,)`: the columns that are kept, and their weights; `components` `(d, C)`."""
+        """`columns` and `idf` `(C,)`: the used columns and their weights; `components` `(d, C)`."""
         return dict(self._state)
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take back what `state` gave.
-
-        Raises:
-            DataError: it is not a state of this encoder.
-        """
+        """Restore a result of `state`; raises a DataError if it is not a state of this encoder."""
         try:
             columns, idf, components = state["columns"], state["idf"], state["components"]
         except KeyError as error:
@@ -143,13 +132,13 @@ class TfidfEncoder(Encoder):
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `(B, d)` of length 1. A text that shares nothing with the sample is a problem."""
         weights, components = self._projection
-        counts = self._vectorizer.transform([one.value for one in batch])[:, self._state["columns"]]
+        counts = self._vectorizer.transform([prepared.value for prepared in batch])[:, self._state["columns"]]
         vectors = np.asarray(weights.transform(counts) @ components, dtype=np.float32)
         lengths = np.linalg.norm(vectors, axis=1)
-        nothing = np.flatnonzero(lengths < 1e-6)
-        vectors[nothing], lengths[nothing] = 0, 1
+        unknown = np.flatnonzero(lengths < 1e-6)
+        vectors[unknown], lengths[unknown] = 0, 1
         problem = "shares no part of a word with the texts that the encoder was fitted to"
-        return Encoded(vectors / lengths[:, None], dict.fromkeys(nothing.tolist(), problem))
+        return Encoded(vectors / lengths[:, None], dict.fromkeys(unknown.tolist(), problem))
 
     @cached_property
     def _vectorizer(self) -> HashingVectorizer:
@@ -180,11 +169,11 @@ class TfidfEncoder(Encoder):
             yield self._vectorizer.transform(texts[start : start + BLOCK])
 
     def _frequent(self, texts: list[str]) -> np.ndarray:
-        """The columns that most texts have, in order, those that only one text has left out where others remain."""
-        found = np.zeros(self.n_features, dtype=np.int64)
+        """The columns of most texts, in order; columns of a single text only if there are no others."""
+        counts = np.zeros(self.n_features, dtype=np.int64)
         for block in self._hashed(texts):
-            found += np.bincount(block.indices, minlength=self.n_features)
-        if not found.any():
+            counts += np.bincount(block.indices, minlength=self.n_features)
+        if not counts.any():
             raise DataError("the texts hold nothing but white space: there is nothing to fit the encoder to")
-        order = np.argsort(-found, kind="stable")[:COLUMNS]
-        return np.sort(order[found[order] >= min(2, found.max())])
+        order = np.argsort(-counts, kind="stable")[:COLUMNS]
+        return np.sort(order[counts[order] >= min(2, counts.max())])

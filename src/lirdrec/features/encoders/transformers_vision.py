@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lirdrec.config import suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, give_memory_back
+from lirdrec.features.encoders.model_loading import EXTRA, PRECISIONS, check_choice, quietly
 from lirdrec.features.encoders.weights import fingerprint, model_folder
-from lirdrec.features.images import open_batch
+from lirdrec.features.images import encode_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,36 +26,25 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 _OTHER_TOWER = ("text_model", "text_projection", "logit_scale", "logit_bias")
-_LONGEST = 16  # of the shorter side: scaled by its shorter side, a picture of 9,000 × 3 would fill gigabytes
+_LONGEST = 16  # times the shorter side: scaled by its shorter side, an image of 9,000 × 3 would fill gigabytes
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a model without its weights in memory.
-
-    Attributes:
-        processor: makes arrays of pictures.
-        pooling: "image_embeds", "pooler", "cls" or "mean", see `VisionEncoder`.
-        dims: columns of the vectors.
-        folder: where its files lie.
-    """
+    """A model without its weights; `pooling` is explained in `VisionEncoder`, `dims` are the columns of the vectors."""
 
     processor: Any
     pooling: str
     dims: int
     folder: Path
 
-    def pixels(self, picture: Image) -> np.ndarray:
-        """`(3, h, w)` float32, as the model's own configuration wants it."""
-        return pixels_of(self.processor, picture)
+    def pixels(self, image: Image) -> np.ndarray:
+        """`(3, h, w)` float32, preprocessed as the model's own configuration says."""
+        return pixels_of(self.processor, image)
 
 
 def outline(model: str, revision: str | None) -> Outline:
-    """The model's configuration, tried on an empty picture. Downloads the weights of a name if they are not here.
-
-    Raises:
-        ConfigError: there is no such model, or it makes no vectors of pictures.
-    """
+    """Read the model's configuration and try it on an empty image; downloads the weights if they are not here."""
     with explained(model):
         import torch
         from PIL import Image as Images
@@ -77,11 +66,7 @@ def outline(model: str, revision: str | None) -> Outline:
 
 
 def load(model: str, revision: str | None, precision: str) -> Module:
-    """The network on the CPU, ready for inference; the half that reads texts is left out.
-
-    Raises:
-        ConfigError: there is no such model, or some of its weights are missing.
-    """
+    """The network on the CPU, without its text part; raises a ConfigError if it or some of its weights are missing."""
     with explained(model):
         import torch
         from transformers import AutoModel
@@ -100,49 +85,47 @@ def load(model: str, revision: str | None, precision: str) -> Module:
         return result
 
 
-def pixels_of(processor: Any, picture: Image) -> np.ndarray:
-    """One picture `(3, h, w)` float32; of a very long one only the middle."""
-    width, height = picture.size
-    most = _LONGEST * min(width, height)
-    if max(width, height) > most:
-        left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
-        picture = picture.crop((left, top, left + min(width, most), top + min(height, most)))
-    # said, not guessed: a picture three pixels high looks as if its channels came first
-    made = processor(images=[picture], return_tensors="np", input_data_format="channels_last")["pixel_values"]
-    pixels = np.asarray(made[0], dtype=np.float32)
+def pixels_of(processor: Any, image: Image) -> np.ndarray:
+    """An image as `(3, h, w)` float32; of a very long one only the middle."""
+    width, height = image.size
+    longest = _LONGEST * min(width, height)
+    if max(width, height) > longest:
+        left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+        image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    # stated, not guessed: an image three pixels high looks as if its channels came first
+    values = processor(images=[image], return_tensors="np", input_data_format="channels_last")["pixel_values"]
+    pixels = np.asarray(values[0], dtype=np.float32)
     if pixels.ndim != 3:
-        raise ConfigError("this model cuts a picture into several; choose a model that takes one whole")
+        raise ConfigError("this model cuts an image into several; choose a model that takes one whole")
     return pixels
 
 
 def pooled(network: Module, pixels: Tensor, pooling: str) -> Tensor:
     """Vectors `(B, d)` of pixels `(B, 3, h, w)`."""
     if pooling == "image_embeds":
-        found: Any = network.get_image_features(pixel_values=pixels)  # type: ignore[operator]  # a method
-        found = getattr(found, "pooler_output", found)  # a tensor itself before transformers 5
+        output: Any = network.get_image_features(pixel_values=pixels)  # type: ignore[operator]  # a method
+        output = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
     elif pooling == "pooler":
-        found = network(pixel_values=pixels).pooler_output
+        output = network(pixel_values=pixels).pooler_output
     else:
         last = network(pixel_values=pixels).last_hidden_state  # (B, tokens, d) or (B, d, h, w)
-        found = last[:, 0] if pooling == "cls" else last.mean(dim=1) if last.ndim == 3 else last.mean(dim=(2, 3))
-    vectors: Tensor = found.flatten(1)
+        output = last[:, 0] if pooling == "cls" else last.mean(dim=1) if last.ndim == 3 else last.mean(dim=(2, 3))
+    vectors: Tensor = output.flatten(1)
     return vectors
 
 
 @contextlib.contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Loading without bars and reports; whatever goes wrong as one sentence."""
+    """Load without bars and reports; errors become one sentence."""
     try:
         from transformers.utils import logging
     except ImportError:
-        raise ConfigError(
-            'encoding pictures with a vision model needs transformers: pip install "lirdrec[encoders]"'
-        ) from None
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        raise ConfigError(f"encoding images with a vision model needs transformers: {EXTRA}") from None
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with quietly():
+            yield
     except (LirdrecError, MemoryError):
         raise
     except Exception as error:  # transformers, the hub's client and safetensors each have errors of their own
@@ -150,19 +133,17 @@ def explained(model: str) -> Iterator[None]:
         raise ConfigError(f"'{model}': {place} no vision model can be loaded ({first_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _pooling(network: Module, pixels: Tensor, weights: set[str]) -> str:
     if hasattr(network, "get_image_features"):
         return "image_embeds"
     output: Any = network(pixel_values=pixels)
-    learned = any("pooler" in name.split(".") for name in network.state_dict())
-    came = any("pooler" in name.split(".") for name in weights)
-    if getattr(output, "pooler_output", None) is not None and (came or not learned):
+    names = network.state_dict()
+    needs_weights, has_weights = (any("pooler" in name.split(".") for name in each) for each in (names, weights))
+    if getattr(output, "pooler_output", None) is not None and (has_weights or not needs_weights):
         return "pooler"
-    return "cls" if any(name.endswith("cls_token") for name in network.state_dict()) else "mean"
+    return "cls" if any(name.endswith("cls_token") for name in names) else "mean"
 
 
 def _weight_names(folder: Path) -> set[str]:
@@ -182,35 +163,27 @@ def _weight_names(folder: Path) -> set[str]:
     return names
 
 
-if TYPE_CHECKING:
-    import torch
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-
-
 class VisionEncoder(Encoder):
-    """CLIP, SigLIP, DINOv2, ViT, Swin, ResNet, ConvNeXt …: what `AutoModel` and `AutoImageProcessor` open.
+    """Encoder by CLIP, SigLIP, DINOv2, ViT, Swin, ResNet, ConvNeXt …: models of `AutoModel` and `AutoImageProcessor`.
 
-    The vector of a picture is, by the first rule that applies,
+    The vector of an image is, by the first rule that applies,
 
     1. *image_embeds*: `get_image_features`, where the model has it (CLIP: projected; SigLIP: its attention's pooling);
-    2. *pooler*: the model's own pooled output, unless it would need weights that the model came without (a ViT that
-       was trained as a classifier has none for its pooler; they would be random);
-    3. *cls*: the last layer's first token, where the model has such a token;
-    4. *mean*: over the last layer's tokens or places.
+    2. *pooler*: the model's own pooled output, unless its weights are missing (a ViT trained as a classifier);
+    3. *cls*: the last layer's first token, if the model has a class token;
+    4. *mean*: over the last layer's tokens or positions.
 
-    Pictures are made ready as the model's own `preprocessor_config.json` says, by Pillow and numpy. Of a picture more
-    than 16 times as long as wide only the middle is taken.
+    Images are preprocessed as the model's `preprocessor_config.json` says, by Pillow and numpy. Of an image more than
+    16 times as long as wide only the middle is used.
 
     Args:
         model: a folder, or a name on the Hugging Face hub.
         device: "auto", "cpu", "cuda" …
-        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are float32 always.
+        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        ConfigError: an argument is out of range. That a model is not there, or is none for pictures, shows at the
-            first use.
+        ConfigError: an argument is out of range; at the first use: there is no such model, or not for images.
     """
 
     kind: ClassVar[Kind] = "image"
@@ -219,26 +192,19 @@ class VisionEncoder(Encoder):
     def __init__(
         self, model: str | Path, device: str = "auto", precision: str = "float32", revision: str | None = None
     ):
-        if precision not in PRECISIONS:
-            hint = suggest_name(precision, PRECISIONS, f"choose one of {', '.join(PRECISIONS)}")
-            raise ConfigError(f"precision is '{precision}'; {hint}")
+        check_choice("precision", precision, PRECISIONS)
         self.model = os.path.expanduser(model)
         self.device, self.precision, self.revision = device, precision, revision
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The model's name and commit, or of a folder only its content; how its output is pooled; the precision."""
-        folder = self._outline.folder
+        """The model's name and commit, or the hash of its folder; pooling and precision."""
+        outline = self._outline
         if Path(self.model).is_dir():
-            origin = {"model": "folder", "sha256": fingerprint(folder)}
+            origin = {"model": "folder", "sha256": fingerprint(outline.folder)}
         else:
-            origin = {"model": self.model, "revision": folder.name}  # the cache calls a copy by its commit
-        return {
-            "encoder": "transformers-vision",
-            **origin,
-            "pooling": self._outline.pooling,
-            "precision": self.precision,
-        }
+            origin = {"model": self.model, "revision": outline.folder.name}  # the cached folder is named by its commit
+        return {"encoder": "transformers-vision", **origin, "pooling": outline.pooling, "precision": self.precision}
 
     @property
     def dims(self) -> int:
@@ -246,23 +212,25 @@ class VisionEncoder(Encoder):
         return self._outline.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; pictures that cannot be opened are problems."""
+        """Vectors `(B, d)`; images that cannot be opened are problems."""
+        return encode_images(batch, self._outline.pixels, self._vectors, self.dims)
+
+    def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
         import torch
 
-        opened = open_batch(batch, self._outline.pixels)
-        vectors = np.zeros((len(opened.arrays), self.dims), dtype=np.float32)
-        shapes: dict[tuple[int, ...], list[int]] = {}  # some models keep the proportions of each picture
-        for at, array in enumerate(opened.arrays):
-            shapes.setdefault(array.shape, []).append(at)
-        for places in shapes.values():
-            pixels = torch.from_numpy(np.stack([opened.arrays[at] for at in places]))
+        network, vectors = self._network, np.zeros((len(images), self.dims), dtype=np.float32)
+        indices_of: dict[tuple[int, ...], list[int]] = {}  # by shape: some models keep the proportions of each image
+        for index, image in enumerate(images):
+            indices_of.setdefault(image.shape, []).append(index)
+        for indices in indices_of.values():
+            pixels = torch.from_numpy(np.stack([images[index] for index in indices]))
             with torch.inference_mode():
-                found = pooled(self._network, pixels.to(self._device, self._network.dtype), self._outline.pooling)
-            vectors[places] = found.float().cpu().numpy()
-        return opened.encoded(vectors, self.dims)
+                rows = pooled(network, pixels.to(network.device, network.dtype), self._outline.pooling)
+            vectors[indices] = rows.float().cpu().numpy()
+        return vectors
 
     def release(self) -> None:
-        """Without the weights."""
+        """Free the weights."""
         self.__dict__.pop("_network", None)
         give_memory_back()
 
@@ -271,9 +239,5 @@ class VisionEncoder(Encoder):
         return outline(self.model, self.revision)
 
     @cached_property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
-
-    @cached_property
     def _network(self) -> Any:
-        return load(self.model, self.revision, self.precision).to(self._device)
+        return load(self.model, self.revision, self.precision).to(resolve_device(self.device))

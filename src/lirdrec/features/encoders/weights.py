@@ -1,50 +1,45 @@
-"""Model weights: their path, their hash, and the device they run on."""
+"""Model weights: the folder of a model, and the hash of its content."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lirdrec.errors import DataError
 from lirdrec.files.atomic import sha256
 
-if TYPE_CHECKING:
-    pass
-
-_COUNTED = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model")
+_HASHED = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model")
 _PICKLED = (".bin", ".pt", ".pth")
 
 
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the weights, configurations and vocabularies of a model's folder, subfolders included.
 
-    Neither the folder's place nor its other files (a card, pictures, exports to other formats) count, and pickled
-    weights do not where the same model lies there as safetensors.
+    The path of the folder and its other files (a card, images, exports to other formats) do not count, nor do pickled
+    weights beside safetensors.
 
     Raises:
-        DataError: there is no such file in the folder, or one cannot be read.
+        DataError: the folder has no such file, or one cannot be read.
     """
     try:
-        files = [path for path in sorted(folder.rglob("*")) if path.suffix in _COUNTED and path.is_file()]
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix in _HASHED and path.is_file()]
         safe = any(path.suffix == ".safetensors" for path in files)
-        whole = hashlib.sha256()
+        total = hashlib.sha256()
         for path in files:
             name = path.relative_to(folder).as_posix()
-            if (safe and path.suffix in _PICKLED) or name.startswith((".", "onnx/", "openvino/")):
-                continue
-            whole.update(f"{sha256(path)} {name}\n".encode())
+            if not (safe and path.suffix in _PICKLED) and not name.startswith((".", "onnx/", "openvino/")):
+                total.update(f"{sha256(path)} {name}\n".encode())
     except OSError as error:
         raise DataError(f"{folder}: the model cannot be read ({error.strerror or error})") from None
     if not files:
         raise DataError(f"{folder}: holds no model (no weights and no configuration)")
-    return whole.hexdigest()
+    return total.hexdigest()
 
 
 def model_folder(name: str, revision: str | None = None) -> Path | None:
-    """The folder of a model: `name` itself where it is one, else its copy in the Hugging Face cache, else None.
+    """The folder of a model: `name` if it is one, else its copy in the Hugging Face cache, else None; no download.
 
-    Nothing is downloaded. The cached folder is called by the commit that `revision` (default `main`) stands for.
+    The cached folder has the name of the commit of `revision` (default `main`).
     """
     if Path(name).is_dir():
         return Path(name)
@@ -54,7 +49,7 @@ def model_folder(name: str, revision: str | None = None) -> Path | None:
     except ImportError:
         return None
     try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        path = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError:  # no possible name on the hub
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(path).parent if isinstance(path, str) else None

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from lirdrec.config import suggest_name as nearest_name
+from lirdrec.config import suggest_name
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
+from lirdrec.data.titles import titles
 from lirdrec.errors import ConfigError, RunFolderError, describe_error
 from lirdrec.features.dataset_writer import MISSING, PROBLEMS, file_name
 from lirdrec.features.inspection import statistics
-from lirdrec.features.inspection.neighbors import nearest_rows
-from lirdrec.features.inspection.views import InspectionViews, Titles
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,11 +36,9 @@ def inspect_matrix(
     """Statistics of a feature matrix, and the nearest neighbors of a few random items.
 
     Args:
-        dataset_folder: a prepared dataset.
-        modality: the matrix.
+        dataset_folder, modality: a prepared dataset and one of its matrices.
         page: also write an HTML report with titles and images to this file.
-        seed: of the items and samples.
-        n_items, n_neighbors: random items, and neighbors of each, that are shown.
+        n_items, n_neighbors: random items (by `seed`), and neighbors of each, that are shown.
 
     Returns:
         JSON-able: `dataset`, `modality`, `dims`, `dtype`, `encoder` (its manifest entry, or None),
@@ -54,9 +52,13 @@ def inspect_matrix(
     if n_items < 0 or n_neighbors < 1:
         raise ConfigError(f"n_items is {n_items} and n_neighbors {n_neighbors}; they must be at least 0 and 1")
     folder, data = Path(dataset_folder), Dataset.load(dataset_folder)
-    matrix, titles = _matrix(data, folder, modality), Titles(data)
+    if modality not in data.features:
+        has = f"it has {', '.join(data.features)}" if data.features else "it has none; make one with lirdrec features"
+        raise ConfigError(f"{folder}: there are no features '{modality}'; {suggest_name(modality, data.features, has)}")
+    matrix = data.features[modality]
+    describe = partial(_describe, data.item_table[ITEM], titles(data.item_table))
     generators = [np.random.default_rng([seed, stream]) for stream in range(4)]
-    duplicates, hubs = _duplicates_and_hubs(matrix, generators[1], titles)
+    duplicates, hubs = _duplicates_and_hubs(matrix, generators[1], describe)
     neighbor_rows = _sample_neighbors(matrix, generators[3], n_items, n_neighbors)
     facts: dict[str, Any] = {
         "dataset": data.name,
@@ -72,7 +74,7 @@ def inspect_matrix(
         "hubs": hubs,
         "agreement": statistics.agreement(data.features, generators[2]),
         "neighbors": [
-            titles.of(query) | {"neighbors": [titles.of(row) | {"cosine": cosine} for row, cosine in neighbors]}
+            describe(query) | {"neighbors": [describe(row) | {"cosine": cosine} for row, cosine in neighbors]}
             for query, neighbors in neighbor_rows
         ],
         "page": None if page is None else str(page),
@@ -81,29 +83,26 @@ def inspect_matrix(
     if page is not None:
         from lirdrec.features.inspection.report import report  # loads matplotlib
 
-        views = InspectionViews(folder, data, facts["encoder"])
-        rows = [(query, [row for row, _ in neighbors]) for query, neighbors in neighbor_rows]
-        report(facts, rows, views, folder, seed).write_page(page)
+        report(facts, neighbor_rows, folder, seed).write_page(page)
     return facts
 
 
-def _matrix(data: Dataset, folder: Path, modality: str) -> FeatureMatrix:
-    if modality not in data.features:
-        has = f"it has {', '.join(data.features)}" if data.features else "it has none; make one with lirdrec features"
-        raise ConfigError(f"{folder}: there are no features '{modality}'; {nearest_name(modality, data.features, has)}")
-    return data.features[modality]
+def _describe(ids: pl.Series, names: pl.Series | None, row: int) -> dict[str, Any]:
+    """`item` and `title` of a row; the title of an untitled item is its id."""
+    title = None if names is None else " ".join((names[row] or "").split())
+    return {"item": ids[row], "title": title or str(ids[row])}
 
 
 def _duplicates_and_hubs(
-    matrix: FeatureMatrix, generator: np.random.Generator, titles: Titles
+    matrix: FeatureMatrix, generator: np.random.Generator, describe: Callable[[int], dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """`statistics.duplicates_and_hubs` with titles in place of rows."""
     duplicates, hubs = statistics.duplicates_and_hubs(matrix, generator)
-    duplicates["examples"] = [[titles.of(row) for row in rows] for rows in duplicates["examples"]]
+    duplicates["examples"] = [[describe(row) for row in rows] for rows in duplicates["examples"]]
     for example in duplicates["near"]["examples"]:
-        example["items"] = [titles.of(row) for row in example.pop("rows")]
+        example["items"] = [describe(row) for row in example.pop("rows")]
     row = hubs.pop("row")
-    return duplicates, hubs | {"item": None if row is None else titles.of(row)}
+    return duplicates, hubs | {"item": None if row is None else describe(row)}
 
 
 def _sample_neighbors(
@@ -112,7 +111,7 @@ def _sample_neighbors(
     """Rows of random items, each with the (row, cosine) of its nearest neighbors."""
     present = np.flatnonzero(matrix.present)
     queries = generator.choice(present, min(n_items, len(present)), replace=False)
-    rows, cosines = nearest_rows(matrix.values, matrix.present, queries, n_neighbors)
+    rows, cosines = statistics.nearest_rows(matrix.values, matrix.present, queries, n_neighbors)
     return [
         (int(query), [(int(row), float(cosine)) for row, cosine in zip(*lists, strict=True) if row >= 0])
         for query, *lists in zip(queries, rows, cosines, strict=True)
@@ -123,10 +122,10 @@ def show(console: Console, facts: Mapping[str, Any]) -> None:
     """Print the result of `inspect_matrix`."""
     from rich.text import Text
 
-    from lirdrec.features.inspection import tables as tables
+    from lirdrec.features.inspection import report
 
-    shown = [tables.provenance(facts), tables.quantities(facts), tables.copies(facts), tables.agreement(facts)]
-    for table in (*shown, *(tables.neighbors(item) for item in facts["neighbors"])):
+    tables = [make(facts) for make in (report.provenance, report.quantities, report.copies, report.agreement)]
+    for table in (*tables, *map(report.neighbors, facts["neighbors"])):
         if table is not None:
             rendered = table.to_rich()
             rendered.columns[-1].no_wrap, rendered.columns[-1].overflow = False, "fold"  # long sentences
@@ -141,15 +140,14 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
     """Sentences on unusual findings and their possible causes, worst first."""
     sentences = []
     coverage, duplicates, hubs, spread = (facts[name] for name in ("coverage", "duplicates", "hubs", "spread"))
-    n = coverage["present"]
+    n, near = coverage["present"], duplicates["near"]
+    n_cut = (facts["encoder"] or {}).get("cut", 0)
     if coverage["problems"]:
         sentences.append(
             f"The input of {pluralize(coverage['problems'], 'item')} was not usable: see {coverage['problems_file']}."
         )
-    if facts["encoder"] and facts["encoder"].get("cut", 0) > 0.2 * max(1, n):
-        sentences.append(
-            f"The input of {pluralize(facts['encoder']['cut'], 'item')} was longer than the encoder's limit and cut."
-        )
+    if n_cut > 0.2 * max(1, n):
+        sentences.append(f"The input of {pluralize(n_cut, 'item')} was longer than the encoder's limit and cut.")
     if coverage["missing"] > 0.2 * coverage["items"]:
         sentences.append(f"{coverage['missing'] / coverage['items']:.0%} of the items have no vector here.")
     if duplicates["items"] > max(1, 0.01 * n):
@@ -157,11 +155,10 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             f"{pluralize(duplicates['items'], 'item')} share their vector with another: copies in the catalog, a"
             " placeholder image, or texts with too little information."
         )
-    if duplicates["near"]["items"] > max(1, 0.02 * duplicates["near"]["asked"]):
+    if near["items"] > max(1, 0.02 * near["asked"]):
         sentences.append(
-            f"{duplicates['near']['items']:,} of {pluralize(duplicates['near']['asked'], 'item')} have a neighbor of"
-            f" cosine > {duplicates['near']['threshold']}: near-duplicates, or too similar"
-            " vectors."
+            f"{near['items']:,} of {pluralize(near['asked'], 'item')} have a neighbor of cosine > {near['threshold']}:"
+            " near-duplicates, or too similar vectors."
         )
     constant = len(facts["constant_columns"])
     if constant > 0.05 * facts["dims"]:

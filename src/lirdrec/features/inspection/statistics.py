@@ -1,29 +1,71 @@
 """Statistics of a feature matrix: norms, constant columns, spread, duplicates, hubs; read block by block.
 
-In large catalogs, a seeded sample of items is compared with all others: about ten seconds of one core, whatever the
-size. Memory holds a block of rows, the sample, and 16 bytes an item.
+In large catalogs, a seeded sample of items is compared with all others in about ten seconds of one core. Memory holds
+a block of rows, the sample, and 16 bytes an item.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.features.inspection.neighbors import nearest_rows, unit_rows
 
+BLOCK = 4096  # rows of the matrix that are compared at once
+QUERIES = 1024  # rows that are compared with a block at once
 BINS = 40  # of a histogram
 SAMPLE = 2048  # rows of the spread: their eigenvalues take seconds
-PAIRS = 20_000  # random pairs whose cosine is taken
-WORK = 3e11  # multiplications that comparing may take
+PAIRS = 20_000  # random pairs for the distribution of cosines
+WORK = 3e11  # multiplications that comparisons may take
 LEAST = 256  # items that are compared at least
 NEAR_DUPLICATE = 0.999  # cosine above which two items are near-duplicates
 LIST = 10  # neighbors in a list
 AGREEMENT_SAMPLE = 1000  # items whose lists are compared between matrices
 EXAMPLES = 5
+
+
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    """`(n, d)` float32 rows of length 1; rows of zeros stay zero."""
+    rows = np.asarray(values, dtype=np.float32)
+    # by the largest value first: squares of large float16 features must not overflow
+    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+
+
+def nearest_rows(values: np.ndarray, among: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` nearest rows of `values` `(I, d)` by cosine for each of the `queries` `(n,)`, itself excluded.
+
+    Only rows in `among` `(I,)` bool are neighbors. Never holds all similarities.
+
+    Returns:
+        `(n, k)` int64 rows, nearest first, -1 where there is none; and `(n, k)` float32 cosines, -inf there.
+    """
+    all_rows = np.full((len(queries), k), -1, dtype=np.int64)
+    all_cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for first in range(0, len(queries), QUERIES):
+        asked = queries[first : first + QUERIES]
+        vectors = unit_rows(values[asked])
+        rows, best = all_rows[first : first + QUERIES], all_cosines[first : first + QUERIES]
+        for start in range(0, len(values), BLOCK):
+            block = start + np.flatnonzero(among[start : start + BLOCK])
+            if not len(block):
+                continue
+            cosine = vectors @ unit_rows(values[start : start + BLOCK][block - start]).T
+            cosine[asked[:, None] == block] = -np.inf
+            candidates = np.broadcast_to(block, cosine.shape)
+            if len(block) > k:
+                top = np.argpartition(cosine, -k, axis=1)[:, -k:]
+                cosine, candidates = np.take_along_axis(cosine, top, axis=1), block[top]
+            merged, merged_rows = np.concatenate([best, cosine], axis=1), np.concatenate([rows, candidates], axis=1)
+            order = np.lexsort((merged_rows, -merged), axis=1)[:, :k]
+            best[:] = np.take_along_axis(merged, order, axis=1)
+            rows[:] = np.take_along_axis(merged_rows, order, axis=1)
+    all_rows[all_cosines == -np.inf] = -1
+    return all_rows, all_cosines
 
 
 def norms(matrix: FeatureMatrix) -> dict[str, Any]:
@@ -32,27 +74,21 @@ def norms(matrix: FeatureMatrix) -> dict[str, Any]:
     for start, block in matrix.blocks():
         lengths[start : start + len(block)] = np.linalg.norm(block.astype(np.float64), axis=1)
     lengths = lengths[matrix.present]
-    if not len(lengths):
-        return {"min": 0.0, "median": 0.0, "mean": 0.0, "max": 0.0, "bins": []}
-    return {
-        "min": float(lengths.min()),
-        "median": float(np.median(lengths)),
-        "mean": float(lengths.mean()),
-        "max": float(lengths.max()),
-        "bins": histogram(lengths),
-    }
+    names = ("min", "median", "mean", "max")
+    values = {name: float(getattr(np, name)(lengths)) if len(lengths) else 0.0 for name in names}
+    return {**values, "bins": histogram(lengths)}
 
 
-def histogram(values: np.ndarray, low: float | None = None, high: float | None = None) -> list[dict[str, float]]:
-    """`from`, `to`, `count` of equal steps."""
-    low = float(values.min()) if low is None else low
-    high = float(values.max()) if high is None else high
+def histogram(values: np.ndarray, limits: tuple[float, float] | None = None) -> list[dict[str, float]]:
+    """`from`, `to`, `count` of equal steps; empty without values."""
+    if not len(values):
+        return []
+    low, high = limits or (float(values.min()), float(values.max()))
     if high - low < 2e-3 * max(abs(low), abs(high), 1e-30):  # all the same, but for rounding to float16: one bar
         return [{"from": low, "to": high, "count": len(values)}]
     counts, edges = np.histogram(values, bins=BINS, range=(low, high))
-    return [
-        {"from": float(edges[at]), "to": float(edges[at + 1]), "count": int(n)} for at, n in enumerate(counts.tolist())
-    ]
+    steps = zip(pairwise(edges.tolist()), counts.tolist(), strict=True)
+    return [{"from": start, "to": end, "count": count} for (start, end), count in steps]
 
 
 def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
@@ -81,9 +117,7 @@ def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, A
     if len(rows) < 2:
         return {"sample": len(rows), "effective_rank": 0.0, "shares": {}, "cosine": None}
     centered = values - values.mean(axis=0)
-    scale = np.abs(centered).max()
-    if scale > 0:
-        centered /= scale
+    centered /= np.abs(centered).max() or 1
     gram = centered @ centered.T if len(rows) < matrix.dims else centered.T @ centered
     variances = np.linalg.eigvalsh(gram)[::-1].clip(min=0)
     total = variances.sum()
@@ -119,9 +153,10 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
     candidates = np.flatnonzero(among)
     asked = _sample(candidates, compared(len(candidates), matrix.dims), generator)
     rows, cosines = nearest_rows(matrix.values, among, asked, LIST)
-    near = np.flatnonzero(cosines[:, 0] > NEAR_DUPLICATE)
-    best = near[np.argsort(-cosines[near, 0], kind="stable")]
-    pairs = {tuple(sorted((int(asked[at]), int(rows[at, 0])))): float(cosines[at, 0]) for at in best}
+    nearest = cosines[:, 0]
+    near = np.flatnonzero(nearest > NEAR_DUPLICATE)
+    best = near[np.argsort(-nearest[near], kind="stable")]
+    pairs = {tuple(sorted((int(asked[at]), int(rows[at, 0])))): float(nearest[at]) for at in best}
     duplicates = {
         "groups": len(groups),
         "items": sum(len(group) for group in groups),
@@ -135,7 +170,6 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
     }
     listed = rows[rows >= 0]
     popular = np.bincount(listed, minlength=len(matrix))
-    nearest_cosine = cosines[:, 0][np.isfinite(cosines[:, 0])]
     hubs = {
         "asked": len(asked),
         "k": LIST,
@@ -143,7 +177,7 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
         "row": int(popular.argmax()) if len(listed) else None,
         "by_chance": len(listed) / len(candidates) if len(candidates) else 0.0,
         "never": float((popular[candidates] == 0).mean()) if len(listed) and len(asked) == len(candidates) else None,
-        "bins": histogram(nearest_cosine, -1.0, 1.0) if len(nearest_cosine) else [],
+        "bins": histogram(nearest[np.isfinite(nearest)], (-1.0, 1.0)),
     }
     return duplicates, hubs
 
@@ -171,21 +205,19 @@ def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Genera
     Returns:
         `k`, and `pairs`: `a`, `b`, `asked`, `overlap` (0 to 1; None where they share no items), `by_chance`.
     """
-    names = list(matrices)
     pairs = []
-    for at, a in enumerate(names):
-        for b in names[at + 1 :]:
-            both = matrices[a].present & matrices[b].present
-            n = int(both.sum())
-            effort = compared(n, matrices[a].dims + matrices[b].dims)
-            asked = _sample(np.flatnonzero(both), min(AGREEMENT_SAMPLE, effort), generator)
-            overlap = None
-            if n > 1:
-                first, second = (nearest_rows(matrices[name].values, both, asked, LIST)[0] for name in (a, b))
-                same = (first[:, :, None] == second[:, None, :]) & (first >= 0)[:, :, None]
-                overlap = float(same.sum() / max(1, (first >= 0).sum()))
-            chance = min(1.0, LIST / (n - 1)) if n > 1 else None
-            pairs.append({"a": a, "b": b, "asked": len(asked), "overlap": overlap, "by_chance": chance})
+    for a, b in combinations(matrices, 2):
+        both = matrices[a].present & matrices[b].present
+        n = int(both.sum())
+        effort = compared(n, matrices[a].dims + matrices[b].dims)
+        asked = _sample(np.flatnonzero(both), min(AGREEMENT_SAMPLE, effort), generator)
+        overlap = chance = None
+        if n > 1:
+            first, second = (nearest_rows(matrices[name].values, both, asked, LIST)[0] for name in (a, b))
+            same = (first[:, :, None] == second[:, None, :]) & (first >= 0)[:, :, None]
+            overlap = float(same.sum() / max(1, (first >= 0).sum()))
+            chance = min(1.0, LIST / (n - 1))
+        pairs.append({"a": a, "b": b, "asked": len(asked), "overlap": overlap, "by_chance": chance})
     return {"k": LIST, "pairs": pairs} if pairs else None
 
 
@@ -198,20 +230,10 @@ def _random_pairs(values: np.ndarray, generator: np.random.Generator) -> dict[st
     first = generator.integers(len(values), size=PAIRS)
     second = (first + generator.integers(1, len(values), size=PAIRS)) % len(values)
     units = unit_rows(values)
-    step = 2048
-    cosine = np.concatenate(
-        [
-            np.einsum("ij,ij->i", units[first[at : at + step]], units[second[at : at + step]])
-            for at in range(0, PAIRS, step)
-        ]
-    )
-    low, high = np.quantile(cosine, [0.05, 0.95])
-    return {
-        "mean": float(cosine.mean()),
-        "low": float(low),
-        "high": float(high),
-        "bins": histogram(cosine, -1.0, 1.0),
-    }
+    blocks = [slice(at, at + 2048) for at in range(0, PAIRS, 2048)]
+    cosine = np.concatenate([np.einsum("ij,ij->i", units[first[block]], units[second[block]]) for block in blocks])
+    low, high = np.quantile(cosine, [0.05, 0.95]).tolist()
+    return {"mean": float(cosine.mean()), "low": low, "high": high, "bins": histogram(cosine, (-1.0, 1.0))}
 
 
 def _sample(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:

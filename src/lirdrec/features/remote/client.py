@@ -1,7 +1,4 @@
-"""Client of servers with OpenAI's HTTP interface: parallel requests, a rate limit, retries.
-
-What servers say when they do not do as they were asked, sorted and put into words.
-"""
+"""Client of servers with OpenAI's HTTP interface: parallel requests, a rate limit, retries, errors as sentences."""
 
 from __future__ import annotations
 
@@ -11,73 +8,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, fields
 from email.utils import parsedate_to_datetime
 from functools import partial
+from queue import Queue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lirdrec.config import check_minimum
 from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, TrainingError
-from lirdrec.features.remote.concurrency import RateLimiter, parallel_map
-
-if TYPE_CHECKING:
-    import httpx
-
-
-class RequestRejected(Exception):
-    """The server will not do this one request (its picture, its text); others may go well. Says why."""
-
-
-class RetriesExhausted(Exception):
-    """The request failed in a way that may pass, as often as it was tried. Says how it failed the last time."""
-
-
-class TransientError(Exception):
-    """One try failed; the next may not. `wait`: what the server asked for, in seconds; `gone`: it is not there."""
-
-    def __init__(self, message: str, wait: float | None = None, gone: bool = False):
-        super().__init__(message)
-        self.wait, self.gone = wait, gone
-
-
-def said_by(response: httpx.Response) -> str:
-    """The words of a response that is no success; those of a web page are left out."""
-    try:
-        return message_of(response.json()) or ""
-    except ValueError:
-        return "" if "html" in response.headers.get("content-type", "") else response.text
-
-
-def message_of(answer: Any) -> str | None:
-    """The words of an error as servers write it: {"error": {"message": …}}, or under "message" or "detail"."""
-    if not isinstance(answer, Mapping):
-        return None
-    found = answer.get("error") or answer.get("message") or answer.get("detail")
-    if isinstance(found, Mapping):
-        found = found.get("message") or found.get("code")
-    return None if found is None else found if isinstance(found, str) else json.dumps(found)
-
-
-def tokens_of(answer: Any, name: str) -> int | None:
-    """What an answer says of its tokens, such as `prompt_tokens`; None where it says nothing."""
-    usage = answer.get("usage") if isinstance(answer, Mapping) else None
-    found = usage.get(name) if isinstance(usage, Mapping) else None
-    return found if isinstance(found, int) else None
-
-
-def retry_after(text: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
-
 
 if TYPE_CHECKING:
     import httpx
@@ -89,61 +28,62 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 KEYS = ("LIRDREC_API_KEY", "OPENAI_API_KEY")  # environment variables, the first one that is set
-PASSING = (408, 409, 425, 429)  # and everything from 500: asking again may help
+TRANSIENT_STATUSES = (408, 409, 425, 429)  # and all from 500
 LONGEST_WAIT = 600.0  # seconds that a server may ask us to wait; with more, the run stops
 HEADERS = ("content-type", "retry-after", "location")
 ROUTES = ("/chat/completions", "/embeddings", "/models")
 
 
+class RequestRejected(Exception):
+    """The server rejects one request because of its image or text; other requests may succeed."""
+
+
+class RetriesExhausted(Exception):
+    """All attempts of a request failed with a `TransientError`; the message is that of the last one."""
+
+
+class TransientError(Exception):
+    """An attempt failed; the next may succeed. `wait`: seconds the server asked for; `gone`: no server answers."""
+
+    def __init__(self, message: str, wait: float | None = None, gone: bool = False):
+        super().__init__(message)
+        self.wait, self.gone = wait, gone
+
+
+@dataclass(eq=False, repr=False)
 class OpenAIClient:
     """A server of `/chat/completions` or `/embeddings`: vLLM, Ollama, a cloud.
 
-    The key is read from the environment (`LIRDREC_API_KEY`, else `OPENAI_API_KEY`; the latter goes to https addresses
-    and to this machine only) and appears in no message, no log, no file and no pickle.
+    The key is read from the environment (`LIRDREC_API_KEY`, else `OPENAI_API_KEY`; the latter is sent only to https
+    addresses and to this machine) and appears in no message, log, file or pickle.
 
     Args:
-        url: such as `http://localhost:8000`; `/v1` is added where no path is given.
-        concurrency: requests at once.
-        timeout: seconds until an answer must be there.
-        requests_per_minute: at most; None: as many as `concurrency` allows.
-        attempts: tries of one request altogether.
-        first_wait: seconds before the second try; doubled for each further one, with a random part.
+        url: such as `http://localhost:8000`; `/v1` is added if it has no path.
+        concurrency: simultaneous requests; `requests_per_minute`: by default no limit.
+        timeout: seconds for a complete response.
+        attempts: of one request; the second comes after `first_wait` seconds, doubled for each further one.
         sleep, clock: for tests.
 
     Raises:
-        ConfigError: the address is none, a number is out of range, or httpx is not installed.
+        ConfigError: an invalid address, a number out of range, or httpx is not installed.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        concurrency: int = 8,
-        timeout: float = 120.0,
-        requests_per_minute: float | None = None,
-        attempts: int = 6,
-        first_wait: float = 1.0,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.concurrency, self.timeout, self.requests_per_minute = concurrency, timeout, requests_per_minute
-        self.attempts, self.first_wait, self.sleep = attempts, first_wait, sleep
+    url: str
+    _: KW_ONLY
+    concurrency: int = 8
+    timeout: float = 120.0
+    requests_per_minute: float | None = None
+    attempts: int = 6
+    first_wait: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         check_minimum(self, 1, "concurrency", "attempts")
-        if not timeout > 0:
-            raise ConfigError(f"timeout is {timeout}; it must be more than 0 seconds")
-        self.address = _address(url)
-        self._made = partial(
-            OpenAIClient,
-            str(self.address),
-            concurrency=concurrency,
-            timeout=timeout,
-            requests_per_minute=requests_per_minute,
-            attempts=attempts,
-            first_wait=first_wait,
-            sleep=sleep,
-            clock=clock,
-        )
-        self.pace = RateLimiter(requests_per_minute, sleep, clock)
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout is {self.timeout}; it must be more than 0 seconds")
+        self.address = _address(self.url)
+        self.pace = RateLimiter(self.requests_per_minute, self.sleep, self.clock)
         self._key = _key(self.address)
         self._client: httpx.Client | None = None
         self._lock = threading.Lock()
@@ -157,22 +97,19 @@ class OpenAIClient:
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._made, ()  # another process reads the key from its own environment
+    def __reduce__(self) -> tuple[Any, ...]:  # another process reads the key from its own environment
+        return partial(OpenAIClient, **{field.name: getattr(self, field.name) for field in fields(self)}), ()
 
     def ask(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Send one request, again while it fails in a way that may pass.
+        """Send one request to a route such as "/embeddings"; retry on a `TransientError`.
 
-        Args:
-            route: such as "/embeddings".
-            body: JSON-able.
-            read: takes what it needs out of the decoded answer; raises `TransientError` where that is not in it.
+        `read` converts the decoded answer; it raises a `TransientError` if the answer is incomplete.
 
         Raises:
-            Refused: the server will not have this request.
-            GaveUp: all attempts failed.
-            ConfigError: no request can go well: the key is wrong, there is no such model or address.
-            TrainingError: the server is not there, or wants to be left alone for long.
+            RequestRejected: the server rejects this request.
+            RetriesExhausted: all attempts failed.
+            ConfigError: no request can succeed: a wrong key, model or address.
+            TrainingError: no server answers, or it asks for a long wait.
         """
         import tenacity
 
@@ -181,7 +118,7 @@ class OpenAIClient:
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=self._wait,
             sleep=self.sleep,
-            before_sleep=self._say,
+            before_sleep=self._log_retry,
             reraise=True,
         )
         try:
@@ -189,12 +126,12 @@ class OpenAIClient:
         except TransientError as error:
             if error.gone:
                 raise TrainingError(
-                    f"{self.name}: {error}; what is done is kept, the same command goes on when it is back"
+                    f"{self.name}: {error}; finished work is kept: run the same command when the server is back"
                 ) from None
             raise RetriesExhausted(f"{error} ({pluralize(self.attempts, 'attempt')})") from None
 
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
-        """Work on inputs, `concurrency` at once; see `lirdrec.features.remote.concurrency.each`."""
+        """Apply `work` to the inputs, `concurrency` at once; see `parallel_map`."""
         return parallel_map(inputs, work, self.concurrency)
 
     def close(self) -> None:
@@ -212,7 +149,7 @@ class OpenAIClient:
 
     def _try(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         self.pace.wait()
-        response = self._post(self._url(route), body)
+        response = self._post(self.address.copy_with(path=self.address.path.rstrip("/") + route), body)
         self._answered = True
         self._check(response)
         try:
@@ -221,9 +158,9 @@ class OpenAIClient:
             raise TransientError(f"the answer is not JSON: {self.scrub(response.text)[:80]!r}") from None
         if isinstance(answer, Mapping) and answer.get("error"):
             raise TransientError(f"the server reports an error: {self.scrub(message_of(answer) or response.text)}")
-        got = read(answer)
+        result = read(answer)
         self._succeeded = True
-        return got
+        return result
 
     def _post(self, url: httpx.URL, body: Mapping[str, Any]) -> httpx.Response:
         """The complete response, within `timeout` seconds in total (httpx restarts its timeout at each byte)."""
@@ -239,31 +176,31 @@ class OpenAIClient:
                         raise TransientError(f"no complete answer within {self.timeout:g} seconds")
                 headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
                 return httpx.Response(response.status_code, headers=headers, content=b"".join(parts))
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            said = self.scrub(str(error)) or type(error).__name__
-            if not self._answered:
-                raise TrainingError(
-                    f"{self.name}: no server answers there ({said}); start it, or correct its address"
-                ) from None
-            raise TransientError(f"the server is gone ({said})", gone=True) from None
-        except httpx.TimeoutException:
-            raise TransientError(f"no answer within {self.timeout:g} seconds") from None
         except httpx.RequestError as error:
-            raise TransientError(f"the connection broke ({self.scrub(str(error)) or type(error).__name__})") from None
+            reason = self.scrub(str(error)) or type(error).__name__
+            if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+                if self._answered:
+                    raise TransientError(f"the server is gone ({reason})", gone=True) from None
+                raise TrainingError(
+                    f"{self.name}: no server answers there ({reason}); start it, or correct its address"
+                ) from None
+            if isinstance(error, httpx.TimeoutException):
+                raise TransientError(f"no answer within {self.timeout:g} seconds") from None
+            raise TransientError(f"the connection broke ({reason})") from None
 
     def _check(self, response: httpx.Response) -> None:
-        """Sort what is no success into what may pass, what is this request's fault, and what is everybody's."""
+        """Raise the error of a response without success: transient, of this request, or of all requests."""
         status = response.status_code
         if 200 <= status < 300:
             return
-        said = self.scrub(said_by(response))
-        about = f"{status} {response.reason_phrase}" + (f": {said}" if said else "")
-        if status in PASSING or status >= 500:
+        message = self.scrub(_error_text(response))
+        about = f"{status} {response.reason_phrase}" + (f": {message}" if message else "")
+        if status in TRANSIENT_STATUSES or status >= 500:
             wait = retry_after(response.headers.get("retry-after"))
             if wait is not None and wait > LONGEST_WAIT:
                 raise TrainingError(
-                    f"{self.name}: the server asks to come back in {wait:,.0f} seconds ({about}); what is done is"
-                    " kept, the same command goes on then"
+                    f"{self.name}: the server asks to come back in {wait:,.0f} seconds ({about}); finished work is"
+                    " kept: run the same command then"
                 )
             if wait is not None and status in (429, 503):
                 self.pace.hold(wait)
@@ -271,10 +208,10 @@ class OpenAIClient:
         if status == 401:
             hint = "the key is wrong" if self._key else f"it wants a key: set {KEYS[0]}"
             raise ConfigError(f"{self.name}: {hint} ({about})")
-        if status == 402 or (status == 403 and not self._succeeded):  # later, a 403 is about one picture: moderation
-            raise ConfigError(f"{self.name}: the server does not allow it ({about}); look at the account and its key")
+        if status == 402 or (status == 403 and not self._succeeded):  # later, a 403 is about one image: moderation
+            raise ConfigError(f"{self.name}: the server does not allow it ({about}); check the account and its key")
         if status in (404, 405):
-            raise ConfigError(f"{self.name}: no such model or address ({about}); look at both")
+            raise ConfigError(f"{self.name}: no such model or address ({about}); check both")
         if 300 <= status < 400:
             to = self.scrub(response.headers.get("location", "somewhere else"))
             raise ConfigError(f"{self.name}: the address has moved to {to}; give the new one")
@@ -288,7 +225,7 @@ class OpenAIClient:
             return error.wait + tenacity.wait_random(0, self.first_wait)(state)
         return tenacity.wait_exponential_jitter(self.first_wait, 60 * self.first_wait, jitter=self.first_wait)(state)
 
-    def _say(self, state: tenacity.RetryCallState) -> None:
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         seconds = state.next_action.sleep if state.next_action is not None else 0.0
         logger.info("%s: %s; trying again in %.1f s (attempt %d)", self.name, error, seconds, state.attempt_number + 1)
@@ -303,8 +240,112 @@ class OpenAIClient:
                 self._client = httpx.Client(headers=headers, timeout=self.timeout, limits=limits)
             return self._client
 
-    def _url(self, route: str) -> httpx.URL:
-        return self.address.copy_with(path=self.address.path.rstrip("/") + route)
+
+def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> Iterator[tuple[int, T]]:
+    """Apply `work` to the inputs in daemon threads; yields (index, result) as they are ready.
+
+    At most `threads` inputs are in work, or finished and not yet taken by the caller, so the caller can store each
+    result before the next input is read. After the first error of `work`, no further input is started.
+    """
+    todo: Iterator[tuple[int, A]] = iter(enumerate(inputs))
+    reading, ended, free = threading.Lock(), threading.Event(), threading.Semaphore(threads)
+    ready: Queue[tuple[int, T] | BaseException | None] = Queue()
+
+    def run() -> None:
+        try:
+            while free.acquire() and not ended.is_set():
+                with reading:
+                    task = next(todo, None)
+                if task is None:
+                    break
+                ready.put((task[0], work(task[1])))
+        except BaseException as error:
+            ready.put(error)
+        ready.put(None)
+
+    # daemons: Ctrl-C does not wait for servers
+    for _ in range(threads):
+        threading.Thread(target=run, daemon=True).start()
+    running = threads
+    try:
+        while running:
+            result = ready.get()
+            if result is None:  # a thread has ended
+                running -= 1
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                yield result
+                free.release()
+    finally:
+        ended.set()
+        free.release(threads)
+
+
+class RateLimiter:
+    """At most `per_minute` requests, at most those of one second at once; and none while the server asks for a rest."""
+
+    def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):
+        if per_minute is not None and not per_minute > 0:
+            raise ConfigError(f"--requests-per-minute is {per_minute}; it must be more than 0")
+        self._rate = None if per_minute is None else per_minute / 60
+        self._burst = 1.0 if self._rate is None else max(1.0, self._rate)
+        self._sleep, self._clock = sleep, clock
+        self._tokens, self._at = self._burst, clock()
+        self._held = float("-inf")
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Sleep until a request may be sent."""
+        with self._lock:
+            now = self._clock()
+            start = max(now, self._held)
+            if self._rate is not None:
+                self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
+                self._at = now
+                start = max(start, now - self._tokens / self._rate)  # tokens below 0 are requests that wait before us
+        if start > now:
+            self._sleep(start - now)
+
+    def hold(self, seconds: float) -> None:
+        """Send no request for `seconds`."""
+        with self._lock:
+            self._held = max(self._held, self._clock() + seconds)
+
+
+def message_of(answer: Any) -> str | None:
+    """The message of an error as servers write it: {"error": {"message": …}}, or under "message" or "detail"."""
+    if not isinstance(answer, Mapping):
+        return None
+    error = answer.get("error") or answer.get("message") or answer.get("detail")
+    if isinstance(error, Mapping):
+        error = error.get("message") or error.get("code")
+    return error if error is None or isinstance(error, str) else json.dumps(error)
+
+
+def tokens_of(answer: Any, name: str) -> int | None:
+    """The count `name` of an answer's tokens, such as `prompt_tokens`; None if the answer has none."""
+    usage = answer.get("usage") if isinstance(answer, Mapping) else None
+    count = usage.get(name) if isinstance(usage, Mapping) else None
+    return count if isinstance(count, int) else None
+
+
+def retry_after(text: str | None) -> float | None:
+    """Seconds of a Retry-After header (a number or a date); None without a valid one."""
+    for read in (float, lambda date: parsedate_to_datetime(date).timestamp() - time.time()):
+        try:
+            return max(0.0, read(text or ""))
+        except (ValueError, TypeError, OverflowError):
+            continue
+    return None
+
+
+def _error_text(response: httpx.Response) -> str:
+    """The message of a response without success; empty for a web page."""
+    try:
+        return message_of(response.json()) or ""
+    except ValueError:
+        return "" if "html" in response.headers.get("content-type", "") else response.text
 
 
 def _address(url: str) -> httpx.URL:
@@ -312,14 +353,13 @@ def _address(url: str) -> httpx.URL:
         import httpx
     except ImportError:
         raise ConfigError('asking a server needs httpx and tenacity: pip install "lirdrec[captions]"') from None
+    reason = ""
     try:
         address = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError) as error:
-        raise ConfigError(
-            f"{url!r} is no address of a server ({error}); write it as http://localhost:8000/v1"
-        ) from None
+        address, reason = httpx.URL(""), f" ({error})"
     if address.scheme not in ("http", "https") or not address.host:
-        raise ConfigError(f"{url!r} is no address of a server; write it as http://localhost:8000/v1")
+        raise ConfigError(f"{url!r} is no address of a server{reason}; write it as http://localhost:8000/v1")
     path = address.path.rstrip("/")
     for route in ROUTES:
         path = path.removesuffix(route)
@@ -327,8 +367,6 @@ def _address(url: str) -> httpx.URL:
 
 
 def _key(address: httpx.URL) -> str | None:
-    own, openai = (os.environ.get(name, "").strip() for name in KEYS)
-    if own:
-        return own
-    here = address.host in ("localhost", "127.0.0.1", "::1")
-    return openai if openai and (here or address.scheme == "https") else None
+    lirdrec_key, openai_key = (os.environ.get(name, "").strip() for name in KEYS)
+    local = address.host in ("localhost", "127.0.0.1", "::1")
+    return lirdrec_key or (openai_key if local or address.scheme == "https" else "") or None

@@ -12,18 +12,15 @@ LETTERS = 4  # of a token of English text, about
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected.
+    """Estimated tokens, time and cost of all requests.
 
     Attributes:
-        unit: what is sent: "picture" or "text".
-        inputs: how many of them.
-        tokens_in, tokens_out: of one, read and written.
-        seconds: that one request takes; None where nothing was measured.
-        measured: inputs whose tokens were counted; 0: by a rule of thumb.
-        concurrency: requests at once.
-        per_request: inputs of one request.
-        requests_per_minute: at most.
-        price_in, price_out: of a million tokens; None where unknown.
+        unit: of an input: "picture" or "text".
+        inputs: number of inputs, `per_request` of them in one request.
+        tokens_in, tokens_out: read and written for one input.
+        seconds: of one request; None if not measured.
+        measured: inputs whose tokens were counted; 0: a rule of thumb.
+        price_in, price_out: of a million tokens; None if unknown.
     """
 
     unit: str
@@ -40,23 +37,22 @@ class Estimate:
 
     @property
     def time(self) -> float | None:
-        """Seconds altogether."""
+        """Seconds of all requests."""
         requests = math.ceil(self.inputs / self.per_request)
-        slowest = [] if self.requests_per_minute is None else [requests * 60 / self.requests_per_minute]
+        bounds = [] if self.requests_per_minute is None else [requests * 60 / self.requests_per_minute]
         if self.seconds is not None:
-            slowest.append(requests * self.seconds / max(1, min(self.concurrency, requests)))
-        return max(slowest, default=None)
+            bounds.append(requests * self.seconds / max(1, min(self.concurrency, requests)))
+        return max(bounds, default=None)
 
     @property
     def cost(self) -> float | None:
-        """Money altogether, in the currency of the prices; a price that is not given counts as nothing."""
+        """Money for all requests, in the currency of the prices; an unknown price counts as 0."""
         if self.price_in is None and self.price_out is None:
             return None
-        each = self.tokens_in * (self.price_in or 0) + self.tokens_out * (self.price_out or 0)
-        return self.inputs * each / 1e6
+        return self.inputs * (self.tokens_in * (self.price_in or 0) + self.tokens_out * (self.price_out or 0)) / 1e6
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are known; None where none is."""
-    known = [one for one in values if one is not None]
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
     return fmean(known) if known else None

@@ -48,7 +48,7 @@ def bars(
         groups = names_of(data, x, x_order)
         names = names_of(data, series, order) if series else groups
         bar_styles = styles(names, accent)
-        panels = Panels.of(data, panel, labels, columns=2 if len(groups) > 4 else 3)
+        panels = Panels(data, panel, labels, columns=2 if len(groups) > 4 else 3)
         count = len(names) if series else 1
         width = 0.8 / count
         written_digits = digits if len(groups) * count <= 12 / len(panels) + 4 else None
@@ -67,9 +67,12 @@ def bars(
                 )
                 _draw_spread(axes, positions, rows, written_digits)
             _name_groups(axes, [labels(group) for group in groups], 60 / min(len(panels), 2))
-            _set_y_axis(axes, from_zero and min(part[MEAN], default=0) >= 0)
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+            axes.margins(y=0.12)
+            if from_zero and min(part[MEAN], default=0) >= 0:
+                axes.set_ylim(bottom=0)
+            else:
+                axes.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
+        panels.name_axes(x, x_label, y, y_label)
         if series is not None and len(names) > 1:
             panels.legend(len(names))
     return Figure(name, panels.drawing, data, caption, alt)
@@ -91,14 +94,6 @@ def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, dig
                 fontsize=7.5,
                 color=GRAY,
             )
-
-
-def _set_y_axis(axes: Axes, from_zero: bool) -> None:
-    axes.margins(y=0.12)
-    if from_zero:
-        axes.set_ylim(bottom=0)
-    else:
-        axes.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
 
 
 def _name_groups(axes: Axes, texts: Sequence[str], room: float) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, rank_in, summarize, write_right
-from lirdrec.reporting.figure import ACCENT, GRAY, INK, RED, RULE, Figure, Style, style, styles
+from lirdrec.reporting.figure import ACCENT, GRAY, INK, RED, RULE, Figure, style, styles
 from lirdrec.reporting.formatting import label
 from lirdrec.reporting.statistics import Measure
 
@@ -57,23 +57,27 @@ def dots(
         kinds = names_of(data, series, order) if series else []
         dot_styles = styles(kinds if series else names, accent)
         height = len(names) * (0.27 if len(kinds) < 3 else 0.15 * len(kinds)) + 0.75
-        panels = Panels.of(data, panel, labels, row_height=max(1.4, height), names_left=True)
-        left = panels.left()
+        panels = Panels(data, panel, labels, row_height=max(1.4, height), names_left=True)
+        apart = min(0.26, 0.7 / len(kinds)) if kinds else 0.0
         for axes, part in panels:
-            for kind in kinds or [None]:
-                apart = min(0.26, 0.7 / len(kinds)) if kinds else 0.0
-                shift = (kinds.index(kind) - (len(kinds) - 1) / 2) * apart if kind is not None else 0.0
-                for record in (part if kind is None else part.filter(equals(str(series), kind))).iter_rows(named=True):
-                    mean, sd, height = record[MEAN], record[SD] or 0.0, names.index(record[rows]) + shift
-                    ends = (record[low], record[high]) if low and high else (mean - sd, mean + sd)
-                    dot_style = dot_styles[record[rows] if kind is None else kind]
-                    _draw_dot(axes, mean, height, ends, dot_style)
-                    if kind is None:
-                        _write_value(axes, height, f"{mean:.{digits}f}", dot_style, record[rows] == accent)
-                if kind is not None:
-                    axes.plot([], [], "o", color=dot_styles[kind].color, markersize=6, label=labels(kind))
-            _name_rows(axes, names, labels if axes in left else None, accent, reference)
-        panels.name_x(value, x_label)
+            for record in part.iter_rows(named=True):
+                row, kind = record[rows], record[series] if series else None
+                mean, sd = record[MEAN], record[SD] or 0.0
+                height = names.index(row)
+                if series:
+                    height += (kinds.index(kind) - (len(kinds) - 1) / 2) * apart
+                ends = (record[low], record[high]) if low and high else (mean - sd, mean + sd)
+                dot = dot_styles[kind if series else row]
+                axes.plot(ends, [height] * 2, color=dot.color, linewidth=1.8, alpha=0.55, zorder=3)
+                size = 6 if dot.marker == "o" else 5.2
+                axes.plot(mean, height, dot.marker, color=dot.color, markersize=size, zorder=4)
+                if not series:
+                    text = f"{mean:.{digits}f}".replace("-", "−")
+                    write_right(axes, height, text, 4, dot.color if row == accent else GRAY, row == accent)
+            for kind in kinds:
+                axes.plot([], [], "o", color=dot_styles[kind].color, markersize=6, label=labels(kind))
+            _name_rows(axes, names, labels if axes in panels.left else None, accent, reference)
+        panels.name_axes(value, x_label)
         if len(kinds) > 1:
             panels.legend(len(kinds))
     return Figure(name, panels.drawing, data, caption, alt)
@@ -83,16 +87,6 @@ def _ordered_rows(data: pl.DataFrame, rows: str, row_order: Sequence[Any], sort:
     measures = {row: Measure.of(data.filter(equals(rows, row))[MEAN]) for row in names_of(data, rows, row_order)}
     means = {row: measure.mean if measure else -math.inf for row, measure in measures.items()}
     return sorted(means, key=lambda row: (rank_in(row, row_order), -means[row] if sort else 0))
-
-
-def _write_value(axes: Axes, height: float, text: str, dot_style: Style, bold: bool) -> None:
-    write_right(axes, height, text.replace("-", "−"), 4, dot_style.color if bold else GRAY, bold)
-
-
-def _draw_dot(axes: Axes, mean: float, height: float, ends: tuple[float, float], dot_style: Style) -> None:
-    size = 6 if dot_style.marker == "o" else 5.2
-    axes.plot(ends, [height] * 2, color=dot_style.color, linewidth=1.8, alpha=0.55, zorder=3)
-    axes.plot(mean, height, dot_style.marker, color=dot_style.color, markersize=size, zorder=4)
 
 
 def _name_rows(

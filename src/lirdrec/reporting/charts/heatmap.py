@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.reporting.charts.panels import MEAN, Panels, names_of, summarize
-from lirdrec.reporting.figure import GROUND, RED, Figure, style
+from lirdrec.reporting.figure import RED, Figure, style
 from lirdrec.reporting.formatting import label
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def heatmap(
         shades = LinearSegmentedColormap.from_list("shades", ["#f3f7fa", "#a9cbe4", "#4c93c7", "#0b5a96", "#083a63"])
         across, down = _grid(data, x, x_order), _grid(data, y, y_order)
         height = 0.36 * len(down) + 0.85
-        panels = Panels.of(data, panel, labels, row_height=height, columns=1 if len(across) > 6 else 2, grid=False)
+        panels = Panels(data, panel, labels, row_height=height, columns=1 if len(across) > 6 else 2, grid=False)
         for axes, part in panels:
             cells = {
                 (down.index(record[y]), across.index(record[x])): record[MEAN] for record in part.iter_rows(named=True)
@@ -55,12 +55,11 @@ def heatmap(
             _draw_cells(axes, cells, shades, better, digits)
             axes.set_xlim(-0.5, len(across) - 0.5)
             axes.set_ylim(len(down) - 0.5, -0.5)
-            axes.set_xticks(range(len(across)), [_short(value, labels) for value in across])
-            axes.set_yticks(range(len(down)), [_short(value, labels) for value in down])
+            axes.set_xticks(range(len(across)), [_short(name, labels) for name in across])
+            axes.set_yticks(range(len(down)), [_short(name, labels) for name in down])
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+        panels.name_axes(x, x_label, y, y_label)
     return Figure(name, panels.drawing, data, caption, alt)
 
 
@@ -68,12 +67,15 @@ def _draw_cells(
     axes: Axes, cells: Mapping[tuple[int, int], float], shades: Callable[[float], Any], better: str | None, digits: int
 ) -> None:
     """Shade and label the cells of a panel, (row, column) → value; frame the best."""
+    from matplotlib.patches import Rectangle
+
     least, most = min(cells.values()), max(cells.values())
     best = {"higher": most, "lower": least}.get(better or "")
     for (row, column), value in sorted(cells.items()):
         share = (value - least) / (most - least) if most > least else 0.5
         share = 1 - share if better == "lower" else share
-        _cell(axes, column, row, shades(share), 1)
+        corner = (column - 0.48, row - 0.48)
+        axes.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=shades(share), edgecolor="none", linewidth=0, zorder=1))
         axes.text(
             column,
             row,
@@ -86,24 +88,8 @@ def _draw_cells(
         )
     for (row, column), value in cells.items():
         if value == best and len(cells) > 1:
-            _cell(axes, column, row, "none", 2, RED)
-
-
-def _cell(axes: Axes, column: float, row: float, color: Any, order: int, edge: str = GROUND) -> None:
-    from matplotlib.patches import Rectangle
-
-    inset = 0.02 if order == 1 else 0.035
-    axes.add_patch(
-        Rectangle(
-            (column - 0.5 + inset, row - 0.5 + inset),
-            1 - 2 * inset,
-            1 - 2 * inset,
-            facecolor=color,
-            edgecolor="none" if order == 1 else edge,
-            linewidth=0 if order == 1 else 1.8,
-            zorder=order,
-        )
-    )
+            corner = (column - 0.465, row - 0.465)
+            axes.add_patch(Rectangle(corner, 0.93, 0.93, facecolor="none", edgecolor=RED, linewidth=1.8, zorder=2))
 
 
 def _grid(data: pl.DataFrame, column: str, order: Sequence[Any]) -> list[Any]:

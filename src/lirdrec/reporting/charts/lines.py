@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, summarize, write_right
 from lirdrec.reporting.figure import ACCENT, GROUND, RED, Figure, Style, style, styles
@@ -13,16 +13,6 @@ from lirdrec.reporting.formatting import label
 if TYPE_CHECKING:
     import polars as pl
     from matplotlib.axes import Axes
-
-
-class _LineEnd(NamedTuple):
-    """Last point of a line, and the label to write there."""
-
-    x: float
-    y: float
-    text: str
-    color: str
-    bold: bool
 
 
 def lines(
@@ -59,43 +49,38 @@ def lines(
         share_y: use the same y-axis in all panels.
         labels: how to print names; caption, alt: see Figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     data = summarize(frame, [panel, series, x], y)
     names = names_of(data, series, order)
     with style():
-        panels = Panels.of(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
+        panels = Panels(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
         line_styles = styles(names, accent)
         for axes, part in panels:
             ends = []
-            steps = _steps(part, x)
+            numeric = part[x].dtype.is_numeric()
+            steps = [] if numeric else part[x].unique(maintain_order=True).to_list()
             for line in names_of(part, series, order):
                 rows = part if series is None else part.filter(equals(series, line))
-                rows = rows if steps else rows.sort(x)
-                positions = [steps.index(value) for value in rows[x]] if steps else rows[x].to_list()
+                rows = rows.sort(x) if numeric else rows
+                positions = rows[x].to_list() if numeric else [steps.index(value) for value in rows[x]]
                 line_style = line_styles[line] if series else Style(RED)
                 marked = points if points is not None else len(positions) <= 12
                 _draw_line(axes, positions, rows, line_style, marked, line == accent)
                 if positions:
-                    last = rows[MEAN].to_list()[-1]
-                    ends.append(_LineEnd(positions[-1], last, labels(line), line_style.color, line == accent))
+                    ends.append((positions[-1], rows[MEAN][-1], line))
             if log_y:
                 axes.set_yscale("log")
-            _set_x_axis(axes, [labels(step) for step in steps], log_x, part[x].dtype.is_integer())
+            if log_x:
+                axes.set_xscale("log")
+            if steps:
+                axes.set_xticks(range(len(steps)), [labels(step) for step in steps])
+            elif part[x].dtype.is_integer() and not log_x:
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if series:
-                _end_labels(axes, ends, log_y)
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+                _end_labels(axes, ends, line_styles, accent, labels, log_y)
+        panels.name_axes(x, x_label, y, y_label)
     return Figure(name, panels.drawing, data, caption, alt)
-
-
-def _set_x_axis(axes: Axes, steps: Sequence[str], log: bool, integers: bool) -> None:
-    if log:
-        axes.set_xscale("log")
-    if steps:
-        axes.set_xticks(range(len(steps)), steps)
-    elif integers and not log:
-        from matplotlib.ticker import MaxNLocator
-
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _draw_line(
@@ -122,24 +107,30 @@ def _draw_line(
         axes.fill_between(positions, low, high, color=line_style.color, alpha=0.13, linewidth=0, zorder=2)
 
 
-def _end_labels(axes: Axes, ends: Sequence[_LineEnd], log: bool) -> None:
-    """Write the names at the right ends of the lines, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    if log:
-        low, high = math.log10(low), math.log10(high)
+def _end_labels(
+    axes: Axes,
+    ends: Sequence[tuple[float, float, Any]],
+    line_styles: Mapping[Any, Style],
+    accent: Any,
+    labels: Callable[[Any], str],
+    log: bool,
+) -> None:
+    """Write the names of lines at their right ends (x, y, name), moved apart where they would overlap."""
     from matplotlib.figure import Figure as Drawing
 
+    low, high = map(math.log10, axes.get_ylim()) if log else axes.get_ylim()
     subplot, drawing = axes.get_subplotspec(), axes.figure
     assert subplot is not None and isinstance(drawing, Drawing)  # no panel is in a subfigure
     inches = drawing.get_size_inches()[1] / subplot.get_gridspec().nrows
     step = (high - low) * 0.135 / max(0.5, inches - 0.85)  # one line of small type
-    ordered = sorted(ends, key=lambda end: end.y)
-    wanted = [math.log10(end.y) if log and end.y > 0 else end.y for end in ordered]
-    for end, height in zip(ordered, spread_apart(wanted, step), strict=True):
-        write_right(axes, 10**height if log else height, end.text, 5, end.color, end.bold)
+    ordered = sorted(ends, key=lambda end: end[1])
+    wanted = [math.log10(y) if log and y > 0 else y for _, y, _ in ordered]
+    for (_, _, name), height in zip(ordered, spread_apart(wanted, step), strict=True):
+        color = line_styles[name].color
+        write_right(axes, 10**height if log else height, labels(name), 5, color, name == accent)
     axes.set_ylim(*((10**low, 10**high) if log else (low, high)))
     left, right = axes.get_xlim()
-    axes.set_xlim(left, max((end.x for end in ends), default=right) if axes.get_xscale() == "linear" else right)
+    axes.set_xlim(left, max((x for x, _, _ in ends), default=right) if axes.get_xscale() == "linear" else right)
 
 
 def spread_apart(wanted: Sequence[float], step: float) -> list[float]:
@@ -152,8 +143,3 @@ def spread_apart(wanted: Sequence[float], step: float) -> list[float]:
             center, members = (before * count + center * members) / (count + members), count + members
         groups.append((center, members))
     return [center + (at - (members - 1) / 2) * step for center, members in groups for at in range(members)]
-
-
-def _steps(part: pl.DataFrame, x: str) -> list[Any]:
-    """The categories of a text axis in order; empty for numbers."""
-    return [] if part[x].dtype.is_numeric() else part[x].unique(maintain_order=True).to_list()

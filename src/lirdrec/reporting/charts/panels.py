@@ -1,6 +1,4 @@
-"""Panel layout of charts (small multiples): one matplotlib axes per value of the `panel` column.
-
-Also the data preparation that charts share: means over runs, and ordered names of a tidy frame.
+"""Panel layout of charts (small multiples), and the data preparation that charts share.
 
 Rows that agree in all keys of a chart (x, series, panel …) are runs: charts show their mean and, for two or more runs,
 their standard deviation.
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
@@ -18,6 +15,7 @@ from lirdrec.reporting.figure import WIDTH, empty
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.axes import Axes
 
 MEAN, SD, RUNS = "mean", "sd", "runs"
 
@@ -63,37 +61,28 @@ def equals(column: str, value: Any) -> pl.Expr:
     return pl.col(column).is_null() if value is None else pl.col(column) == value
 
 
-if TYPE_CHECKING:
-    import polars as pl
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Drawing
-
-
-@dataclass(frozen=True)
 class Panels:
-    """A figure with an empty axes for each value of the column `panel`, and the rows to draw there.
+    """A figure with an empty axes for each value of the column `panel`; iterates over the axes and the rows of each.
+
+    Args:
+        data: the rows of all panels.
+        panel: column with a panel for each value; None: one panel.
+        labels: how to print names.
+        share_y: use the same y-axis in all panels.
+        names_right: number of names written below each other at the right.
+        row_height: height of a row of panels in inches.
+        columns: maximum number of panels side by side.
+        names_left: the y-axis shows names: draw no horizontal lines, and make a single panel narrower.
+        grid: draw horizontal lines.
 
     Attributes:
         drawing: the matplotlib figure.
         parts: axes and rows of each panel.
-        columns: number of panels side by side.
-        labels: how to print names.
+        left: the first axes of each row of panels.
     """
 
-    drawing: Drawing
-    parts: list[tuple[Axes, pl.DataFrame]]
-    columns: int
-    labels: Callable[[Any], str]
-
-    def __iter__(self) -> Iterator[tuple[Axes, pl.DataFrame]]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         data: pl.DataFrame,
         panel: str | None,
         labels: Callable[[Any], str],
@@ -104,51 +93,44 @@ class Panels:
         columns: int = 3,
         names_left: bool = False,
         grid: bool = True,
-    ) -> Panels:
-        """Lay out the panels.
-
-        Args:
-            data: the rows of all panels.
-            panel: column with a panel for each value; None: one panel.
-            labels: how to print names.
-            share_y: use the same y-axis in all panels.
-            names_right: number of names written below each other at the right.
-            row_height: height of a row of panels in inches.
-            columns: maximum number of panels side by side.
-            names_left: the y-axis shows names: draw no horizontal lines, and make a single panel narrower.
-            grid: draw horizontal lines.
-        """
-        parts = [(None, data)] if panel is None else [(v, data.filter(equals(panel, v))) for v in names_of(data, panel)]
-        columns = min(2 if names_right else columns, len(parts))
-        rows = math.ceil(len(parts) / columns)
+    ):
+        names = names_of(data, panel)
+        columns = min(2 if names_right else columns, len(names))
+        rows = math.ceil(len(names) / columns)
         height = row_height or max(3.1 if columns == 1 else 2.7, 0.8 + 0.15 * names_right)
-        drawing = empty(WIDTH if columns > 1 or not names_left else 5.4, height * rows)
-        panels = []
-        shared = None
-        for number, (value, part) in enumerate(parts, 1):
-            axes = drawing.add_subplot(rows, columns, number, sharey=shared)
-            shared = axes if share_y else None
-            if value is not None:
-                axes.set_title(labels(value))
+        self.labels = labels
+        self.drawing = empty(WIDTH if columns > 1 or not names_left else 5.4, height * rows)
+        self.parts: list[tuple[Axes, pl.DataFrame]] = []
+        for number, name in enumerate(names, 1):
+            shared = self.parts[0][0] if share_y and self.parts else None
+            axes = self.drawing.add_subplot(rows, columns, number, sharey=shared)
+            if name is not None:
+                axes.set_title(labels(name))
             if grid and not names_left:
                 axes.grid(True, axis="y")
                 axes.spines["left"].set_visible(False)
-            panels.append((axes, part))
-        return cls(drawing, panels, columns, labels)
+            self.parts.append((axes, data if panel is None else data.filter(equals(panel, name))))
+        self.left = [axes for axes, _ in self.parts[::columns]]
 
-    def left(self) -> list[Axes]:
-        """The first panel of each row."""
-        return [axes for axes, _ in self.parts[:: self.columns]]
+    def __iter__(self) -> Iterator[tuple[Axes, pl.DataFrame]]:
+        return iter(self.parts)
 
-    def name_x(self, column: str, text: str | None) -> None:
-        """Label the x-axis of each panel with `text`; None: the column's name."""
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def name_axes(self, x: str, x_label: str | None, y: str | None = None, y_label: str | None = None) -> None:
+        """Label the x-axis of each panel, and the y-axis of the first panel of each row.
+
+        Args:
+            x, y: columns of the axes; None: no label.
+            x_label, y_label: the labels; None: the columns' names.
+        """
         for axes, _ in self:
-            axes.set_xlabel(self.labels(column) if text is None else text)
-
-    def name_y(self, column: str, text: str | None) -> None:
-        """Label the y-axis of the first panel of each row with `text`; None: the column's name."""
-        text = self.labels(column) if text is None else text
-        for axes in self.left():
+            axes.set_xlabel(self.labels(x) if x_label is None else x_label)
+        if y is None:
+            return
+        text = self.labels(y) if y_label is None else y_label
+        for axes in self.left:
             axes.set_ylabel(text)
             if len(text) < 3:  # symbols are not rotated
                 axes.yaxis.label.set(rotation=0, verticalalignment="center")

@@ -56,7 +56,7 @@ def points(
     with style():
         names = names_of(data, series)
         crowded = len(names) > 8
-        panels = Panels.of(data, panel, labels, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
+        panels = Panels(data, panel, labels, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
         point_styles = styles(names, accent)
         for axes, part in panels:
             if log_x:
@@ -68,17 +68,10 @@ def points(
             axes.grid(True, axis="x")
             axes.margins(x=0.12, y=0.12)
             for record in part.iter_rows(named=True):
-                point_style, main = point_styles[record[series]], record[series] == accent
-                axes.plot(
-                    record[x],
-                    record[y],
-                    point_style.marker,
-                    color=point_style.color,
-                    markersize=7 if main else 6,
-                    zorder=3,
-                )
-        panels.name_x(x, x_label)
-        panels.name_y(y, y_label)
+                point_style, size = point_styles[record[series]], 7 if record[series] == accent else 6
+                marker, color = point_style.marker, point_style.color
+                axes.plot(record[x], record[y], marker, color=color, markersize=size, zorder=3)
+        panels.name_axes(x, x_label, y, y_label)
         panels.drawing.draw_without_rendering()  # fixes the positions of the points
         for axes, part in panels:
             _name_points(axes, part, x, y, series, point_styles, accent, labels)
@@ -103,8 +96,8 @@ def _name_points(
     frame = axes.get_window_extent()
     occupied: list[tuple[float, ...]] = [(a - gap / 2, b - gap / 2, a + gap / 2, b + gap / 2) for a, b in positions]
     for record, (a, b) in zip(records, positions, strict=True):
-        text = labels(record[series])
-        width = wide * len(text)
+        name = record[series]
+        width = wide * len(labels(name))
         spots: list[tuple[float, tuple[float, ...], Side, float]] = []
         for rank, (side, up) in enumerate(SIDES):
             left = {"left": a + gap, "right": a - gap - width, "center": a - width / 2}[side]
@@ -116,15 +109,15 @@ def _name_points(
         _, chosen, aligned, above = min(spots, key=lambda spot: spot[0])
         occupied.append(chosen)
         axes.annotate(
-            text,
+            labels(name),
             (record[x], record[y]),
             (GAPS[aligned], above * 10),
             textcoords="offset points",
             ha=aligned,
             va="center",
             fontsize=8,
-            color=point_styles[record[series]].color,
-            fontweight="bold" if record[series] == accent else "normal",
+            color=point_styles[name].color,
+            fontweight="bold" if name == accent else "normal",
         )
 
 

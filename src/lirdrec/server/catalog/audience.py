@@ -19,13 +19,7 @@ _POOL = 4  # candidates for each member
 
 @torch.no_grad()
 def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
-    """The audience of an item row.
-
-    Its members are those of the users with the highest scores in whose lists the item ranks best.
-
-    Args:
-        snapshot, row: the state and the item.
-        k: number of members.
+    """The audience of an item row: of the users with the highest scores, the `k` in whose lists it ranks best.
 
     Raises:
         CapabilityError: a slim run has no likes.
@@ -76,11 +70,8 @@ def _likers(snapshot: Snapshot, row: int) -> set[int]:
     users: set[int] = set()
     if row < snapshot.recommender.n_trained_items:
         users.update(torch.repeat_interleave(histories.counts())[histories.items == row].tolist())
-    for user, state in snapshot.user_states.items():
-        user_row = snapshot.user_rows.get(user, -1)
-        if user_row >= 0 and bool((state.history == row).any()):
-            users.add(user_row)
-    return users
+    likers = (user for user, state in snapshot.user_states.items() if bool((state.history == row).any()))
+    return users | {snapshot.user_rows[user] for user in likers if user in snapshot.user_rows}
 
 
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:

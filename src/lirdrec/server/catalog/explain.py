@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from lirdrec.errors import CapabilityError, UnknownIdError
 from lirdrec.ranking.top_k import top_k_dense
@@ -22,24 +21,17 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
     recommender = snapshot.recommender
     if recommender.is_slim:
         raise CapabilityError("a slim run cannot explain: it has no liked items; serve the full run")
-    vector, weights = _user_vector(snapshot, user), None
-    state = snapshot.user_states.get(user)
-    if state is None or not state.is_folded:
-        weights = recommender.scorer.user_weights(torch.tensor([snapshot.user_rows[user]]))
+    state, weights = snapshot.user_states.get(user), None
+    if state is not None and state.is_folded:
+        vectors = snapshot.queries([state])
+    elif user in snapshot.user_rows:
+        rows = torch.tensor([snapshot.user_rows[user]])
+        vectors, weights = recommender.scorer.queries(rows), recommender.scorer.user_weights(rows)
+    else:
+        raise UnknownIdError(f"no user has the id {user!r}")
     liked = snapshot.liked_rows(user)
     liked = liked[~snapshot.removed[liked]]
-    return explanation.explained(recommender.state, user, row, vector[None], weights, liked.numpy(), n_liked)
-
-
-def _user_vector(snapshot: Snapshot, user: Id) -> Tensor:
-    """The current vector `(D,)` of a user."""
-    state = snapshot.user_states.get(user)
-    if state is not None and state.is_folded:
-        return snapshot.queries([state])[0]
-    row = snapshot.user_rows.get(user, -1)
-    if row < 0:
-        raise UnknownIdError(f"no user has the id {user!r}")
-    return snapshot.recommender.scorer.queries(torch.tensor([row]))[0]
+    return explanation.explained(recommender.state, user, row, vectors, weights, liked.numpy(), n_liked)
 
 
 def similar_items(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -23,17 +23,11 @@ _SEPARATORS = (", ", "|", "; ", " > ")  # between the values of one cell
 
 @dataclass(frozen=True, eq=False)
 class ItemColors:
-    """A color for each item.
+    """A color for each item."""
 
-    Attributes:
-        kind: "category" or "number".
-        labels: of the colors, in order.
-        codes: `(I,)` int16 indices into `labels`; -1 if the item has no value.
-    """
-
-    kind: str
-    labels: Sequence[str]
-    codes: np.ndarray
+    kind: str  # "category" or "number"
+    labels: Sequence[str]  # of the colors, in order
+    codes: np.ndarray  # (I,) int16 indices into `labels`; -1 if the item has no value
 
 
 def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
@@ -67,11 +61,10 @@ def color_items(table: pl.DataFrame, name: str) -> ItemColors:
     column = _split(column, _separator(column)).list.first()
     counts = column.drop_nulls().value_counts(sort=True).sort("count", name, descending=[True, False])
     labels = counts[name].head(N_COLORS).to_list()
-    codes_of: Mapping[str, int] = {label: code for code, label in enumerate(labels)}
+    codes_of: dict[str | None, int] = {None: -1, **{label: code for code, label in enumerate(labels)}}
     if counts.height > N_COLORS:
         labels.append("other")
-    codes = [-1 if value is None else codes_of.get(value, N_COLORS) for value in column]
-    return ItemColors("category", labels, np.array(codes, dtype=np.int16))
+    return ItemColors("category", labels, np.array([codes_of.get(value, N_COLORS) for value in column], np.int16))
 
 
 def _plain(column: pl.Series) -> pl.Series:
@@ -81,9 +74,7 @@ def _plain(column: pl.Series) -> pl.Series:
         return column.cast(pl.String)
     if kind == pl.Duration:
         return column.dt.total_microseconds() / 1e6
-    if kind.is_decimal():
-        return column.cast(pl.Float64)
-    if kind.is_float():
+    if kind.is_decimal() or kind.is_float():
         column = column.cast(pl.Float64)
         return column.set(~column.is_finite(), None)
     return column
@@ -119,14 +110,8 @@ def _split(column: pl.Series, separator: str | None) -> pl.Series:
 
 def _ranges(column: pl.Series) -> ItemColors:
     edges = np.unique(np.quantile(column.drop_nulls().to_numpy(), np.linspace(0, 1, N_RANGES + 1)))
-    is_null = column.is_null().to_numpy()
-    if len(edges) < 2:
-        return ItemColors("number", [_formatted(edges[0])], np.where(is_null, -1, 0).astype(np.int16))
+    bounds = [f"{edge:.0f}" if float(edge).is_integer() else f"{edge:.4g}" for edge in edges]
+    labels = [f"{low} – {high}" for low, high in pairwise(bounds)] or bounds
     values = column.fill_null(edges[0]).to_numpy()
-    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    labels = [f"{_formatted(low)} – {_formatted(high)}" for low, high in pairwise(edges)]
-    return ItemColors("number", labels, np.where(is_null, -1, codes).astype(np.int16))
-
-
-def _formatted(number: float) -> str:
-    return f"{number:.0f}" if float(number).is_integer() else f"{number:.4g}"
+    codes = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(labels) - 1)
+    return ItemColors("number", labels, np.where(column.is_null().to_numpy(), -1, codes).astype(np.int16))

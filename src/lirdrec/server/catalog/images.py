@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
@@ -54,21 +55,16 @@ def initials(title: str) -> str:
 
 def _shapes(digits: bytes, hue: str, accent: str) -> str:
     """A sun behind two hills, with positions and slopes from the hash of the id."""
-    sun_x, sun_y, sun = 60 + digits[2] % 200, 90 + digits[3] % 80, 42 + digits[4] % 38
-    far = _hill(215 + digits[5] % 40, 14 + digits[6] % 26, digits[7])
-    near = _hill(275 + digits[8] % 30, 10 + digits[9] % 22, digits[10])
-    return (
-        f'<circle cx="{sun_x}" cy="{sun_y}" r="{sun}" fill="{_mixed(accent, 0.45)}"/>'
-        f'<path d="{far}" fill="{_mixed(hue, 0.55)}"/><path d="{near}" fill="{_mixed(hue, 0.12)}"/>'
-    )
-
-
-def _hill(height: float, swing: float, phase: int) -> str:
-    """The area below a sine wave, as an SVG path."""
-    xs = range(0, WIDTH + 1, 20)
-    ys = [height + swing * math.sin(phase / 256 * math.tau + x / WIDTH * 5) for x in xs]
-    line = " ".join(f"L{x} {y:.0f}" for x, y in zip(xs, ys, strict=True))
-    return f"M0 {HEIGHT} {line} L{WIDTH} {HEIGHT}Z"
+    x, y, radius = 60 + digits[2] % 200, 90 + digits[3] % 80, 42 + digits[4] % 38
+    shapes = [f'<circle cx="{x}" cy="{y}" r="{radius}" fill="{_mixed(accent, 0.45)}"/>']
+    for height, swing, phase, white in (
+        (215 + digits[5] % 40, 14 + digits[6] % 26, digits[7], 0.55),
+        (275 + digits[8] % 30, 10 + digits[9] % 22, digits[10], 0.12),
+    ):
+        sine = [(x, math.sin(phase / 256 * math.tau + x / WIDTH * 5)) for x in range(0, WIDTH + 1, 20)]
+        line = " ".join(f"L{x} {height + swing * value:.0f}" for x, value in sine)
+        shapes.append(f'<path d="M0 {HEIGHT} {line} L{WIDTH} {HEIGHT}Z" fill="{_mixed(hue, white)}"/>')
+    return "".join(shapes)
 
 
 def _mixed(color: str, white: float) -> str:
@@ -87,22 +83,15 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 @dataclass(frozen=True)
 class ItemImage:
-    """An image as it is sent to a browser.
-
-    Attributes:
-        content: of a JPEG, or of an SVG placeholder.
-        media_type: of the content.
-        tag: hash of the content.
-    """
+    """An image as it is sent to a browser: a JPEG, or an SVG placeholder."""
 
     content: bytes
     media_type: str
-    tag: str
 
-    @classmethod
-    def from_content(cls, content: bytes, media_type: str) -> ItemImage:
-        """An image with its tag."""
-        return cls(content, media_type, hashlib.blake2b(content, digest_size=12).hexdigest())
+    @cached_property
+    def tag(self) -> str:
+        """A hash of the content."""
+        return hashlib.blake2b(self.content, digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +104,7 @@ class _ImageFiles:
 
 
 class ItemImages:
-    """The images of the served items.
-
-    Args:
-        live: the catalog; images of added items are in its store.
-        folder: of the image files; None for that of the run's dataset.
-    """
+    """The images of the served items, from the store and a folder; None for that of the run's dataset."""
 
     def __init__(self, live: LiveState, folder: str | Path | None = None):
         self.live, self.folder = live, folder
@@ -133,24 +117,20 @@ class ItemImages:
         item = snapshot.recommender.items.series[row]
         path = self.path(snapshot, row)
         image = None if path is None else self._from_file(path)
-        if image is None:
-            content = self.live.store.image(item)
-            image = None if content is None else _thumbnail(content)
-        return image or ItemImage.from_content(placeholder(item, snapshot.recommender.title(row)), "image/svg+xml")
+        if image is None and (content := self.live.store.image(item)) is not None:
+            image = _thumbnail(content)
+        return image or ItemImage(placeholder(item, snapshot.recommender.title(row)), "image/svg+xml")
 
     def path(self, snapshot: Snapshot, row: int) -> Path | None:
         """The image file of a trained item, never outside of the folder; None if there is none."""
-        files = self._files_of(snapshot.recommender)
+        with self._lock:
+            if self._files.owner is not snapshot.recommender.users:
+                self._files = _find_files(snapshot.recommender, self.folder)
+            files = self._files
         if files.column is None or files.folder is None or row >= len(files.column) or files.column[row] is None:
             return None
         path = (files.folder / files.column[row]).resolve()
         return path if path.is_relative_to(files.folder) else None  # a link may lead out
-
-    def _files_of(self, recommender: Recommender) -> _ImageFiles:
-        with self._lock:
-            if self._files.owner is not recommender.users:
-                self._files = _find_files(recommender, self.folder)
-            return self._files
 
     def _from_file(self, path: Path) -> ItemImage | None:
         try:
@@ -166,7 +146,7 @@ class ItemImages:
 
 def _thumbnail(source: Path | bytes) -> ItemImage | None:
     try:
-        return ItemImage.from_content(thumbnail(source, SIDE), "image/jpeg")
+        return ItemImage(thumbnail(source, SIDE), "image/jpeg")
     except ImageError as error:
         log.info("a placeholder replaces an image that cannot be shown: %s", error)
         return None
@@ -174,11 +154,11 @@ def _thumbnail(source: Path | bytes) -> ItemImage | None:
 
 def _find_files(recommender: Recommender, folder: str | Path | None) -> _ImageFiles:
     """Find the image files; log a missing folder once, then all items get placeholders."""
-    owner = recommender.users
+    owner, features = recommender.users, recommender.features
     try:
-        if folder is None:
-            folder = _dataset_folder(recommender)
-        if folder is None:
+        if folder is None and features is not None and features.folder is not None:
+            folder = read_manifest(features.folder)["info"].get(IMAGES)
+        if not isinstance(folder, (str, Path)):
             return _ImageFiles(owner)
         root = Path(folder).resolve()
         ids = recommender.items.series[: recommender.n_trained_items]
@@ -190,14 +170,6 @@ def _find_files(recommender: Recommender, folder: str | Path | None) -> _ImageFi
     except LirdrecError as error:
         log.warning("all items are shown with placeholder images: %s", error)
         return _ImageFiles(owner)
-
-
-def _dataset_folder(recommender: Recommender) -> str | None:
-    """The image folder in the manifest of the run's dataset."""
-    if recommender.features is None or recommender.features.folder is None:
-        return None
-    folder = read_manifest(recommender.features.folder)["info"].get(IMAGES)
-    return folder if isinstance(folder, str) else None
 
 
 def sanitized_image(content: bytes, max_pixels: int) -> bytes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from lirdrec.errors import DataError, LirdrecError
+from lirdrec.server.store import NewItem
 
 if TYPE_CHECKING:
     from lirdrec.features.encoder import Encoder
@@ -22,35 +23,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A new item without vectors.
-
-    Attributes:
-        columns: name of a column of the item table → value.
-        image: content of an image that can be opened, or None.
-    """
-
-    columns: Mapping[str, Any]
-    image: bytes | None = None
-
-
-@dataclass(frozen=True)
-class _LoadedEncoder:
+class _LoadedEncoder(NamedTuple):
     encoder: Encoder
     source: Mapping[str, Any]  # {"template": …} or {"column": …}
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The encoders of a dataset, by the name of the features that they made.
-
-    Attributes:
-        reasons: name of features → why they have no encoder.
-    """
+    """The encoders of a dataset, by the name of the features that they made."""
 
     _loaded: Mapping[str, _LoadedEncoder] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)  # name of features → why they have no encoder
 
     @classmethod
     def load(cls, recommender: Recommender, device: str = "cpu") -> Encoders:
@@ -82,7 +65,7 @@ class Encoders:
         """Name → "text" or "image"."""
         return {name: loaded.encoder.kind for name, loaded in self._loaded.items()}
 
-    def encode(self, name: str, drafts: Sequence[Draft]) -> list[np.ndarray | None]:
+    def encode(self, name: str, items: Sequence[NewItem]) -> list[np.ndarray | None]:
         """One vector `(d,)` for each item, or None if it has no text or image.
 
         Raises:
@@ -92,22 +75,22 @@ class Encoders:
         from lirdrec.features.encode import encode_shard
 
         loaded = self._loaded[name]
-        items = _texts(loaded, drafts) if loaded.encoder.kind == "text" else _images(drafts)
-        arrays, facts = encode_shard(loaded.encoder, items, loaded.encoder.batch_size)
+        sources = _texts(loaded, items) if loaded.encoder.kind == "text" else _images(item.image for item in items)
+        arrays, facts = encode_shard(loaded.encoder, sources, loaded.encoder.batch_size)
         if facts["problems"]:
             index, _, message = facts["problems"][0]
             raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {message}")
         return [row if present else None for row, present in zip(arrays["vectors"], arrays["present"], strict=True)]
 
 
-def _texts(loaded: _LoadedEncoder, drafts: Sequence[Draft]) -> list[Item]:
+def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
     """The texts of new items, by the template of the encoder."""
     from lirdrec.features.sources import text_item
     from lirdrec.features.template import Template
 
     template = loaded.source.get("template") or "{" + str(loaded.source.get("column", "title")) + "}"
     parsed = Template(template)
-    rows = {name: [draft.columns.get(name) for draft in drafts] for name in parsed.columns}
+    rows = {name: [item.columns.get(name) for item in items] for name in parsed.columns}
     try:
         frame = pl.DataFrame(rows, strict=False)
     except (TypeError, ValueError, pl.exceptions.PolarsError):
@@ -115,10 +98,9 @@ def _texts(loaded: _LoadedEncoder, drafts: Sequence[Draft]) -> list[Item]:
     return [text_item(text) for text in parsed.render(frame)]
 
 
-def _images(drafts: Sequence[Draft]) -> list[Item]:
+def _images(contents: Iterable[bytes | None]) -> list[Item]:
     from lirdrec.features.sources import KEY_BYTES, Item
 
-    contents = [draft.image for draft in drafts]
     return [
         Item() if content is None else Item(content, hashlib.blake2b(content, digest_size=KEY_BYTES).digest())
         for content in contents
@@ -132,9 +114,6 @@ def _warm_up(encoder: Encoder) -> None:
     from lirdrec.features.encode import encode_shard
     from lirdrec.features.sources import text_item
 
-    if encoder.kind == "text":
-        encode_shard(encoder, [text_item("a")], 1)
-        return
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
-    encode_shard(encoder, _images([Draft({}, content.getvalue())]), 1)
+    encode_shard(encoder, [text_item("a")] if encoder.kind == "text" else _images([content.getvalue()]), 1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import CapabilityError
@@ -20,19 +22,13 @@ _EDGE = 0.995  # share of the items within the unit square
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Points of the items. Items with similar directions of their vectors are near each other.
+    """Points of the items. Items with similar directions of their vectors are near each other."""
 
-    Attributes:
-        points: `(I, 2)` float32, about within -1 … 1; added items are projected to the axes of the trained ones.
-        explained: share of the variance of the trained items' directions on each axis.
-    """
-
-    points: np.ndarray
-    explained: tuple[float, float]
+    points: np.ndarray  # (I, 2) float32, about within -1 … 1; added items use the axes of the trained ones
+    explained: tuple[float, float]  # share of the variance of the trained items' directions on each axis
 
 
-@dataclass(frozen=True, eq=False)
-class _Axes:
+class _Axes(NamedTuple):
     """Linear projection of vectors to points."""
 
     center: Tensor  # (D,)
@@ -65,21 +61,18 @@ class CatalogProjection:
     def get(self, snapshot: Snapshot, wait: float = 20.0) -> Projection:
         """The points of all items of a snapshot.
 
-        Args:
-            snapshot: the current state.
-            wait: longest time to wait for the computation, in seconds.
-
         Raises:
-            TimeoutError: it takes longer; try again.
+            TimeoutError: the computation takes more than `wait` seconds; try again.
             CapabilityError: the model has no item vectors.
         """
         axes = self.begin(snapshot).result(wait)
         n_items = snapshot.recommender.n_items
         with self._lock:
-            points = self._points if self._run is snapshot.recommender.users else self._points[:0]
+            is_current = self._run is snapshot.recommender.users
+            points = self._points if is_current else self._points[:0]
             if len(points) < n_items:  # the vectors of existing items never change
                 points = np.concatenate([points, axes.points(_item_vectors(snapshot)[len(points) :])])
-                if self._run is snapshot.recommender.users:
+                if is_current:
                     self._points = points
         return Projection(points[:n_items], axes.explained)
 
@@ -94,16 +87,14 @@ def principal_axes(vectors: Tensor) -> _Axes:
     center = unit.mean(0)
     centered = (unit - center).double()
     values, directions = torch.linalg.eigh(centered.T @ centered)  # ascending
-    first = directions[:, -2:].flip(1)
-    if first.shape[1] < 2:
-        first = torch.nn.functional.pad(first, (0, 2 - first.shape[1]))
+    first = pad(directions[:, -2:].flip(1), (0, 2 - min(2, len(values))))
     signs = first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
     first = (first * torch.where(signs == 0, 1.0, signs)).float()
     lengths = ((unit - center) @ first).abs().amax(1)
     scale = float(torch.quantile(lengths[:: 1 + len(lengths) // 1_000_000], _EDGE))
-    total = float(values.clamp(min=0).sum())
-    shares = [float(value) / total if total > 0 else 0.0 for value in values.clamp(min=0).flip(0)[:2]]
-    return _Axes(center, first, max(scale, 1e-12), (shares[0], shares[1] if len(shares) > 1 else 0.0))
+    values = pad(values.clamp(min=0).flip(0), (0, 1))
+    shares = (values / values.sum().clamp(min=1e-300)).tolist()
+    return _Axes(center, first, max(scale, 1e-12), (shares[0], shares[1]))
 
 
 @torch.no_grad()

@@ -35,19 +35,11 @@ class Search:
                 pl.col(_TEXT).str.contains(word, literal=True) | pl.col(_ID).str.contains(word, literal=True)
             )
         if text:
-            quality = (
-                pl.when(pl.col(_ID) == text)
-                .then(0)
-                .when(pl.col(_TEXT).str.starts_with(text))
-                .then(1)
-                .when(pl.col(_TEXT).str.contains(f" {text}", literal=True))
-                .then(2)
-                .otherwise(3)
-            )
-            table = table.with_columns(quality.alias("quality"))
-            table = table.sort("quality", _LIKES, _ROW, descending=[False, True, False])
+            is_id, is_start = pl.col(_ID) == text, pl.col(_TEXT).str.starts_with(text)
+            is_word = pl.col(_TEXT).str.contains(f" {text}", literal=True)
+            table = table.sort(~is_id, ~is_start, ~(is_start | is_word), -pl.col(_LIKES), _ROW)
         else:
-            table = table.sort(_LIKES, _ROW, descending=[True, False])
+            table = table.sort(-pl.col(_LIKES), _ROW)
         return table.height, table[_ROW].slice(offset, limit).to_list()
 
     def users(
@@ -63,11 +55,9 @@ class Search:
         text = query.strip()
         if text:
             lower = pl.col(_ID).str.to_lowercase()
-            is_start = lower.str.starts_with(text.lower())
-            quality = pl.when(pl.col(_ID) == text).then(0).when(is_start).then(1).otherwise(2)
             table = table.filter(lower.str.contains(text.lower(), literal=True))
-            table = table.with_columns(quality.alias("quality"), pl.col(_ID).str.len_bytes().alias("length"))
-            table = table.sort("quality", "length", _ROW)
+            is_start = lower.str.starts_with(text.lower())
+            table = table.sort(pl.col(_ID) != text, ~is_start, pl.col(_ID).str.len_bytes(), _ROW)
         ids = table[_ID].slice(offset, limit)
         is_integer = snapshot.recommender.users.is_integer
         users: list[Id] = [int(id) if is_integer else id for id in ids]

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
@@ -37,8 +38,7 @@ class ApproximateIndex:
 
     Args:
         kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centroids.
-        beam: least number of candidates of a search (hnsw).
-        cell_share: share of the cells that are searched (ivf).
+        beam, cell_share: `BEAM` of hnsw, `CELL_SHARE` of ivf.
 
     Raises:
         ConfigError: faiss is missing, or the kind is unknown.
@@ -65,8 +65,7 @@ class ApproximateIndex:
 
         Args:
             snapshot: state to rank from.
-            batch: the queries.
-            masks: filters of some of the rows.
+            batch, masks: the queries, and the filters of some of them.
             k: number of items.
             exact: ranks rows by the scores of all items.
         """
@@ -136,6 +135,12 @@ class ApproximateIndex:
         if self.kind == "hnsw":
             self._index.hnsw.efSearch = max(self.beam, fetched)
         values, items = (torch.from_numpy(array) for array in self._index.search(batch.vectors.numpy(), fetched))
+        scorer = snapshot.recommender.scorer
+        assert isinstance(scorer, VectorScorer)
+        moved = scorer.moved_items  # their vectors in the index are out of date: they are scored here
+        values = values.masked_fill(torch.isin(items, moved), -torch.inf)
+        values = torch.cat([values, batch.vectors @ scorer.item_vectors[moved].T], dim=1)
+        items = torch.cat([items, moved.expand(len(items), -1)], dim=1)
         out = (items < 0) | ~torch.isfinite(values)
         out |= snapshot.removed[items.clamp(min=0)]
         for row, mask in masks:
@@ -143,16 +148,12 @@ class ApproximateIndex:
         n = len(snapshot.removed)
         keys = torch.arange(len(items))[:, None] * n + items
         out |= torch.isin(keys, batch.seen_rows * n + batch.seen_items)
-        values = values.masked_fill(out, -torch.inf)
-        items, order = items.sort(dim=1)  # equal scores in order of item row
+        short = max(0, k - fetched)
+        values = pad(values.masked_fill(out, -torch.inf), (0, short), value=-torch.inf)
+        items, order = pad(items, (0, short), value=-1).sort(dim=1)  # equal scores in order of item row
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         values, items = values[:, :k], items.gather(1, order)[:, :k]
-        items = items.masked_fill(values == -torch.inf, -1)
-        short = k - values.shape[1]
-        if short > 0:
-            pad = torch.nn.functional.pad
-            return pad(values, (0, short), value=-torch.inf), pad(items, (0, short), value=-1)
-        return values, items
+        return values, items.masked_fill(values == -torch.inf, -1)
 
 
 def _of_rows(masks: Sequence[Mask], rows: Tensor) -> list[Mask]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from lirdrec.errors import CapabilityError, LirdrecError
 from lirdrec.ranking.scorers import VectorScorer
@@ -24,18 +25,14 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # before a store that did not answer is asked again
 
-_Waiting = tuple[Query, "asyncio.Future[RankingResult]", asyncio.AbstractEventLoop]
-
 
 class MicroBatcher:
-    """Ranks the waiting requests together, on one thread.
-
-    While the store does not answer, the last known state is ranked.
+    """Ranks the waiting requests together, on one thread; from the last known state while the store does not answer.
 
     Args:
         live: state to rank from; brought up to date before each batch.
         max_batch: largest number of requests in a batch.
-        index: "exact", or the kind of approximate index for a large catalog ("hnsw", "ivf": see `ann`).
+        index: "exact", or the kind of approximate index ("hnsw", "ivf": see `ann`).
         on_batch: called after each batch with its size and the seconds it took.
 
     Raises:
@@ -53,7 +50,7 @@ class MicroBatcher:
         self._index = None if index == "exact" else ApproximateIndex(index)
         self.prepare(live.snapshot)
         self._ranker = Ranker(self._index)
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[tuple[Query, Future[RankingResult]]] = deque()
         self._wake = threading.Condition()
         self._stopped = False
         self._silent_until = 0.0
@@ -67,14 +64,13 @@ class MicroBatcher:
             UnknownIdError: the user, or an item of the history, is unknown.
             ConfigError, CapabilityError: the query contradicts the run or its model.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[RankingResult] = loop.create_future()
+        answer: Future[RankingResult] = Future()
         with self._wake:
             if self._stopped:
                 raise CapabilityError("the server is shutting down")
-            self._waiting.append((query, answer, loop))
+            self._waiting.append((query, answer))
             self._wake.notify()
-        return await answer
+        return await asyncio.wrap_future(answer)
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Build the index of another run ahead of its first request; on any thread."""
@@ -103,9 +99,13 @@ class MicroBatcher:
                 if not self._waiting:
                     return
                 batch = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
-            batch = [waiting for waiting in batch if not waiting[1].done()]  # the other callers went away
-            if batch:
-                _deliver(batch, self._answers([query for query, _, _ in batch]))
+            batch = [waiting for waiting in batch if waiting[1].set_running_or_notify_cancel()]
+            answers = self._answers([query for query, _ in batch]) if batch else []
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
 
     def _answers(self, queries: Sequence[Query]) -> Sequence[RankingResult | BaseException]:
         """As `rank`, with an answer for every query even where ranking raises."""
@@ -126,22 +126,3 @@ class MicroBatcher:
             self._silent_until = time.monotonic() + RETRY_SECONDS
             log.warning("recommending from the last known state: %s", error)
             return self.live.snapshot
-
-
-def _deliver(batch: Sequence[_Waiting], answers: Sequence[RankingResult | BaseException]) -> None:
-    for loop in {id(loop): loop for _, _, loop in batch}.values():
-        of_loop = [(future, answer) for (_, future, at), answer in zip(batch, answers, strict=True) if at is loop]
-        try:
-            loop.call_soon_threadsafe(_resolve, of_loop)
-        except RuntimeError:  # the loop was closed, so nothing waits there
-            log.debug("answers for a closed loop are dropped")
-
-
-def _resolve(answers: Sequence[tuple[asyncio.Future[RankingResult], RankingResult | BaseException]]) -> None:
-    for future, answer in answers:
-        if future.done():  # the caller went away
-            continue
-        if isinstance(answer, BaseException):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)

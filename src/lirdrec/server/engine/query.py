@@ -21,18 +21,7 @@ MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
 
 @dataclass(frozen=True)
 class Query:
-    """One request, for a known user or for a history of items.
-
-    Attributes:
-        user: id, or None where `history` is given.
-        history: ids of liked items.
-        k: number of items; fewer are returned where fewer remain.
-        exclude_seen: leave out what the user liked.
-        where: conditions on the item table.
-        diversity: δ of `maximal_marginal_relevance`, 0 for none.
-        branch_weights: name of a part → factor of that branch of the score.
-        unknown: what an unknown user gets.
-        parts: whether to return the parts of each score.
+    """One request, for a known user or for a history of items; `schemas.RecommendRequest` describes the fields.
 
     Raises:
         ConfigError: a value is out of range.
@@ -43,7 +32,7 @@ class Query:
     k: int = 10
     exclude_seen: bool = True
     where: Filter | None = None
-    diversity: float = 0.0
+    diversity: float = 0.0  # δ of `maximal_marginal_relevance`
     branch_weights: Mapping[str, float] | None = None
     unknown: Literal["raise", "popular"] = "raise"
     parts: bool = False
@@ -66,37 +55,23 @@ class Query:
 
 @dataclass(frozen=True)
 class RankingResult:
-    """The items of one query, best first.
-
-    Attributes:
-        items: ids.
-        scores: one for each item.
-        parts: for each item, name of the part → its share of the score; None unless requested.
-        fallback: "popular" where the user was unknown.
-    """
+    """The items of one query, best first."""
 
     items: list[Id]
     scores: list[float]
-    parts: list[dict[str, float]] | None = None
-    fallback: str | None = None
+    parts: list[dict[str, float]] | None = None  # name of the part → its share of the score; None unless requested
+    fallback: str | None = None  # "popular" where the user was unknown
 
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """The queries of a batch that are ranked by vectors.
+    """The queries of a batch that are ranked by vectors."""
 
-    Attributes:
-        positions: index in the list of queries, for each row of `vectors`.
-        vectors: `(b, D)`.
-        seen_rows, seen_items: `(n,)` int64 each: rows of `vectors`, and the item rows that they leave out.
-        unknown_users: indices of the queries of unknown users that get popular items instead.
-    """
-
-    positions: list[int]
-    vectors: Tensor
-    seen_rows: Tensor
-    seen_items: Tensor
-    unknown_users: list[int]
+    positions: list[int]  # index in the list of queries, for each row of `vectors`
+    vectors: Tensor  # (b, D)
+    seen_rows: Tensor  # (n,) int64 rows of `vectors` …
+    seen_items: Tensor  # … and (n,) int64 item rows that they leave out
+    unknown_users: list[int]  # indices of the queries of unknown users that get popular items instead
 
     def only(self, rows: Tensor) -> QueryBatch:
         """The batch with the given rows `(r,)` only; they are ascending."""
@@ -111,23 +86,23 @@ def build_query_batch(
 ) -> QueryBatch:
     """The vectors of the queries that have no answer yet; an error becomes the answer of its query."""
     unknown_users: list[int] = []
-    trained: list[tuple[int, int]] = []  # position, user row
-    folded: list[tuple[int, UserState]] = []
-    histories: list[tuple[int, Tensor]] = []  # position, item rows
+    trained: dict[int, int] = {}  # position → user row
+    folded: dict[int, UserState] = {}
+    histories: dict[int, Tensor] = {}  # position → item rows
     for position, query in enumerate(queries):
         if answers[position] is not None:
             continue
         try:
             _check(snapshot, query)
             if query.history is not None:
-                histories.append((position, _item_rows(snapshot, query.history)))
+                histories[position] = _item_rows(snapshot, query.history)
                 continue
             assert query.user is not None
             state, row = snapshot.user_states.get(query.user), snapshot.user_rows.get(query.user, -1)
             if state is not None and state.is_folded:
-                folded.append((position, state))
+                folded[position] = state
             elif row >= 0:
-                trained.append((position, row))
+                trained[position] = row
             else:
                 _check_id_type(query.user, snapshot.user_rows, "user")
                 if query.unknown != "popular":
@@ -136,22 +111,24 @@ def build_query_batch(
         except LirdrecError as error:
             answers[position] = error
 
-    scorer = snapshot.recommender.scorer
-    vectors: list[Tensor] = []
-    users = torch.tensor([row for _, row in trained])
+    scorer, vectors = snapshot.recommender.scorer, []
     if trained:
-        vectors.append(scorer.queries(users))
+        vectors.append(scorer.queries(torch.tensor(list(trained.values()))))
     if folded:
-        vectors.append(snapshot.queries([state for _, state in folded]))
+        vectors.append(snapshot.queries(list(folded.values())))
     if histories:
         model = snapshot.recommender.model("serve new users")
-        vectors.append(model.fold_in(scorer, [rows for _, rows in histories]))
-    positions = [*(at for at, _ in trained), *(at for at, _ in folded), *(at for at, _ in histories)]
+        vectors.append(model.fold_in(scorer, list(histories.values())))
+    positions = [*trained, *folded, *histories]
     if not positions:
         return QueryBatch([], torch.empty(0, 0), _NONE, _NONE, unknown_users)
     joined = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
-    _weigh(snapshot, queries, positions, joined)
-    batch = QueryBatch(positions, joined, *_seen(snapshot, queries, positions, users, histories), unknown_users)
+    names = scorer.branch_names
+    for row, position in enumerate(positions):
+        if weights := queries[position].branch_weights:
+            factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
+            joined[row] = (joined[row].unflatten(0, (len(names), -1)) * factors[:, None]).flatten()
+    batch = QueryBatch(positions, joined, *_seen(snapshot, queries, positions, trained, histories), unknown_users)
     return _without_overflow(batch, answers)
 
 
@@ -161,7 +138,7 @@ def _without_overflow(batch: QueryBatch, answers: list[RankingResult | LirdrecEr
     if bool(sound.all()):
         return batch
     for row in (~sound).nonzero().squeeze(1).tolist():
-        answers[batch.positions[row]] = DataError("what was liked gives no finite vector to rank by")
+        answers[batch.positions[row]] = DataError("the liked items give no finite vector to rank by")
     return replace(batch.only(sound.nonzero().squeeze(1)), unknown_users=batch.unknown_users)
 
 
@@ -172,36 +149,33 @@ def _seen(
     snapshot: Snapshot,
     queries: Sequence[Query],
     positions: Sequence[int],
-    users: Tensor,
-    histories: Sequence[tuple[int, Tensor]],
+    trained: Mapping[int, int],
+    histories: Mapping[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the batch and the items that they leave out, `(n,)` each; the first rows are the users of training."""
-    separate: list[tuple[int, Tensor]] = []  # row, item rows
-    trained: list[int] = []  # rows of users of training who liked nothing since
-    first_history = len(positions) - len(histories)
+    """Rows of the batch and the item rows that they leave out, `(n,)` each."""
+    separate: dict[int, Tensor] = {}  # row → item rows
+    unchanged: list[int] = []  # rows of trained users without new likes
     for row, position in enumerate(positions):
         query = queries[position]
         if not query.exclude_seen:
             continue
-        if row >= first_history:
-            separate.append((row, histories[row - first_history][1]))
-        elif query.user is not None and (state := snapshot.user_states.get(query.user)) is not None:
-            separate.append((row, state.history))
+        if query.user is None:
+            separate[row] = histories[position]
+        elif (state := snapshot.user_states.get(query.user)) is not None:
+            separate[row] = state.history
         else:
-            trained.append(row)
+            unchanged.append(row)
     rows, items = [], []
-    if trained:
-        is_all = len(trained) == len(users)
-        owners, owned = snapshot.recommender.histories.pairs(users if is_all else users[trained])
-        rows.append(owners if is_all else torch.tensor(trained)[owners])
+    if unchanged:
+        users = torch.tensor([trained[positions[row]] for row in unchanged])
+        owners, owned = snapshot.recommender.histories.pairs(users)
+        rows.append(torch.tensor(unchanged)[owners])
         items.append(owned)
     if separate:
-        lengths = torch.tensor([len(history) for _, history in separate])
-        rows.append(torch.repeat_interleave(torch.tensor([row for row, _ in separate]), lengths))
-        items += [history for _, history in separate]
-    if not items:
-        return _NONE, _NONE
-    return (rows[0], items[0]) if len(items) == 1 else (torch.cat(rows), torch.cat(items))
+        lengths = torch.tensor([len(history) for history in separate.values()])
+        rows.append(torch.repeat_interleave(torch.tensor(list(separate)), lengths))
+        items += separate.values()
+    return (torch.cat(rows), torch.cat(items)) if rows else (_NONE, _NONE)
 
 
 def _check(snapshot: Snapshot, query: Query) -> None:
@@ -219,8 +193,8 @@ def _check(snapshot: Snapshot, query: Query) -> None:
         scorer = recommender.scorer
         if not isinstance(scorer, VectorScorer):
             raise CapabilityError("this model's score has no branches to weigh")
-        if unknown := set(query.branch_weights) - set(scorer.part_names):
-            raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.part_names)}")
+        if unknown := set(query.branch_weights) - set(scorer.branch_names):
+            raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.branch_names)}")
 
 
 def _item_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
@@ -240,12 +214,3 @@ def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:
         raise ConfigError(
             f"no {entity} has the id {id!r}, but one has {twin!r}: the {entity} ids of this run are {kind}"
         )
-
-
-def _weigh(snapshot: Snapshot, queries: Sequence[Query], positions: Sequence[int], vectors: Tensor) -> None:
-    """Multiply the branches of the vectors by the weights of their queries, in place."""
-    names = snapshot.recommender.scorer.part_names
-    for row, position in enumerate(positions):
-        if weights := queries[position].branch_weights:
-            factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
-            vectors[row] = (vectors[row].unflatten(0, (len(names), -1)) * factors[:, None]).flatten()

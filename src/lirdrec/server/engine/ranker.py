@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -115,23 +116,16 @@ CACHE_BYTES = 32 * 2**20  # of the masks of filters
 
 @dataclass
 class _Prepared:
-    """Results that are reused for one state of the catalog.
+    """Results that are reused for one state of the catalog."""
 
-    Attributes:
-        unwanted: key of a filter → `(I,)` bool, the items that it leaves out.
-        popular: `(I,)` int64 rows, most training users first, and `(I,)` their numbers of users.
-    """
-
+    # key of a filter → (I,) bool, the items that it leaves out
     unwanted: ByteCache[bytes, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
+    # (I,) int64 rows, most training users first, and (I,) their numbers of users
     popular: tuple[Tensor, Tensor] | None = None
 
 
 class Ranker:
-    """Ranks batches of queries. Used by one thread.
-
-    Args:
-        index: approximate index, or None for exact results.
-    """
+    """Ranks batches of queries, exactly or by an approximate index. Used by one thread."""
 
     def __init__(self, index: ApproximateIndex | None = None):
         self.index = index
@@ -165,15 +159,14 @@ class Ranker:
         answers: list[RankingResult | LirdrecError | None],
     ) -> None:
         scorer = snapshot.recommender.scorer
-        deepest = max(n_candidates(queries[position].k, queries[position].diversity) for position in batch.positions)
-        k = min(deepest, scorer.n_items)
+        k = max(n_candidates(queries[position].k, queries[position].diversity) for position in batch.positions)
+        k = min(k, scorer.n_items)
         masks = [(row, unwanted[position]) for row, position in enumerate(batch.positions) if position in unwanted]
+        exact = partial(_exact, snapshot, k)
         if self.index is None:
-            values, items = _exact(snapshot, batch, masks, k)
+            values, items = exact(batch, masks)
         else:
-            values, items = self.index.top_k(
-                snapshot, batch, masks, k, lambda rest, of_rest: _exact(snapshot, rest, of_rest, k)
-            )
+            values, items = self.index.top_k(snapshot, batch, masks, k, exact)
         counts = (items >= 0).sum(1).tolist()
         ids = snapshot.recommender.items.ids[items.clamp(min=0).numpy()].tolist()
         scores = values.tolist()
@@ -215,7 +208,7 @@ class Ranker:
         return self._prepared.setdefault(snapshot.recommender, _Prepared())
 
 
-def _exact(snapshot: Snapshot, batch: QueryBatch, masks: Sequence[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+def _exact(snapshot: Snapshot, k: int, batch: QueryBatch, masks: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
     """Scores and item rows `(b, k)` of the best items, equal scores in order of item row."""
     scores = snapshot.recommender.scorer.scores(batch.vectors)  # (b, I)
     if len(snapshot.removed_rows):

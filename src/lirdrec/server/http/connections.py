@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections import Counter
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -21,13 +22,14 @@ FRAMING = 8  # chunks of one byte make a body six times as long as its content
 
 
 class Connections:
-    """The open connections of one worker, by their network; the `ConnectionRegistry` of `LimitedProtocol`.
+    """The open connections of one worker, as `LimitedProtocol` needs them.
 
     A new connection above a limit replaces the oldest one that waits for its client: one that has sent half a request,
     or nothing since its last answer. If all are being answered, the new one is refused.
 
-    Args:
-        services: configuration with the limits, and metrics.
+    Attributes:
+        head_seconds, body_seconds: time limits for the head and the body of a request.
+        longest: largest number of bytes of a request.
     """
 
     def __init__(self, services: Services):
@@ -39,7 +41,7 @@ class Connections:
         self._total, self._each = config.max_connections, config.address_connections
         self._proxies = [ipaddress.ip_network(proxy) for proxy in config.trusted_proxies]
         self._open: dict[LimitedProtocol, None] = {}  # oldest first
-        self._by_network: dict[str, dict[LimitedProtocol, None]] = {}
+        self._of_network: Counter[str] = Counter()
         self._is_proxy = lru_cache(maxsize=1024)(self._in_proxies)
 
     def __len__(self) -> int:
@@ -47,20 +49,23 @@ class Connections:
 
     def admit(self, connection: LimitedProtocol) -> bool:
         """Add a new connection; False if a limit is reached."""
-        group = self._by_network.setdefault(connection.network, {})
-        if len(group) >= self._each and not self._is_proxy(connection.address) and not self._make_room(group):
+        network = connection.network
+        is_full = self._of_network[network] >= self._each and not self._is_proxy(connection.address)
+        if is_full and not self._make_room(network):
             return False
-        if len(self._open) >= self._total and not self._make_room(self._open):
-            self._forget(connection)
+        if len(self._open) >= self._total and not self._make_room():
             return False
-        self._by_network.setdefault(connection.network, group)[connection] = None
         self._open[connection] = None
+        self._of_network[network] += 1
         return True
 
     def remove(self, connection: LimitedProtocol) -> None:
-        """Remove a connection."""
-        self._open.pop(connection, None)
-        self._forget(connection)
+        """Remove a connection, unless it was refused or removed before."""
+        if connection in self._open:
+            del self._open[connection]
+            self._of_network[connection.network] -= 1
+            if self._of_network[connection.network] == 0:
+                del self._of_network[connection.network]
 
     def check(self, now: float) -> None:
         """Close the connections whose clients took too long; `now` is the time of the event loop."""
@@ -91,19 +96,14 @@ class Connections:
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *(b": ".join(header) for header in headers)]
         return b"\r\n".join([*lines, b"", body])
 
-    def _make_room(self, group: dict[LimitedProtocol, None]) -> bool:
-        oldest = next((connection for connection in group if connection.is_waiting), None)
-        if oldest is not None:
-            self.remove(oldest)
-            oldest.cut()
-        return oldest is not None
-
-    def _forget(self, connection: LimitedProtocol) -> None:
-        group = self._by_network.get(connection.network)
-        if group is not None:
-            group.pop(connection, None)
-            if not group:
-                del self._by_network[connection.network]
+    def _make_room(self, network: str | None = None) -> bool:
+        """Close the oldest waiting connection, of a network or of all; False if none waits."""
+        for connection in self._open:
+            if network in (None, connection.network) and connection.is_waiting:
+                self.remove(connection)
+                connection.cut()
+                return True
+        return False
 
     def _in_proxies(self, address: str) -> bool:
         try:

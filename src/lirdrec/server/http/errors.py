@@ -26,23 +26,9 @@ LONGEST = 500  # characters of a message, since it may quote the request
 
 
 class Problem(HTTPException):
-    """An error response.
+    """An error response: its status, and one sentence as `detail`."""
 
-    Attributes:
-        status_code: HTTP status.
-        detail: one sentence.
-        faults: invalid places of the request and what is wrong there, if known.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        headers: dict[str, str] | None = None,
-        faults: list[dict[str, str]] | None = None,
-    ):
-        super().__init__(status, detail, headers)
-        self.faults = faults
+    faults: list[dict[str, str]] | None = None  # invalid places of the request and what is wrong there, if known
 
     @classmethod
     def from_error(cls, error: LirdrecError) -> Problem:
@@ -71,7 +57,9 @@ class Problem(HTTPException):
         faults = [{"where": location, "what": _joined(texts)} for location, texts in messages.items()][:MAX_FAULTS]
         first = faults[0] if faults else {"where": "", "what": "it is not valid"}
         location = f" ({first['where']})" if first["where"] else ""
-        return cls(422, f"the request does not fit{location}: {first['what']}", faults=faults)
+        problem = cls(422, f"the request does not fit{location}: {first['what']}")
+        problem.faults = faults
+        return problem
 
     def value(self) -> dict[str, Any]:
         """The content of the response."""
@@ -96,15 +84,15 @@ KNOWN: tuple[type[Exception], ...] = (LirdrecError, ValidationError, RequestVali
 def to_response(error: Exception, method: str) -> Response:
     """The response for one of the `KNOWN` errors."""
     if isinstance(error, LirdrecError):
-        return Problem.from_error(error).response()
-    if isinstance(error, (ValidationError, RequestValidationError)):
-        return Problem.from_faults(error).response()
+        error = Problem.from_error(error)
+    elif isinstance(error, (ValidationError, RequestValidationError)):
+        error = Problem.from_faults(error)
     assert isinstance(error, HTTPException)
-    if isinstance(error, Problem):
-        return error.response()
-    messages = {404: "there is nothing at this address", 405: f"{method} is not possible here"}
-    detail = messages.get(error.status_code, str(error.detail))
-    return Problem(error.status_code, detail, dict(error.headers or {})).response()
+    if not isinstance(error, Problem):
+        messages = {404: "there is nothing at this address", 405: f"{method} is not possible here"}
+        detail = messages.get(error.status_code, str(error.detail))
+        error = Problem(error.status_code, detail, dict(error.headers or {}))
+    return error.response()
 
 
 def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:

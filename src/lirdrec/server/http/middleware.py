@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import ipaddress
 import itertools
 import json
 import logging
@@ -17,7 +16,7 @@ import sys
 import time
 from contextvars import ContextVar
 from typing import Any, TextIO
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import orjson
 from starlette.requests import ClientDisconnect
@@ -25,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lirdrec.escaping import escape_json
 from lirdrec.server.auth import network_of
-from lirdrec.server.config import ServerConfig
+from lirdrec.server.config import ServerConfig, is_loopback
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 
@@ -48,14 +47,11 @@ class JsonFormatter(logging.Formatter):
         value |= getattr(record, "fields", {})
         if record.exc_info:
             value["traceback"] = self.formatException(record.exc_info)
-        return escape_json(_dumped(value))
-
-
-def _dumped(value: dict[str, Any]) -> str:
-    try:
-        return orjson.dumps(value, default=str).decode()
-    except TypeError:  # lone surrogates, as in file names that are not valid text
-        return json.dumps(value, default=str, ensure_ascii=False)
+        try:
+            text = orjson.dumps(value, default=str).decode()
+        except TypeError:  # lone surrogates, as in file names that are not valid text
+            text = json.dumps(value, default=str, ensure_ascii=False)
+        return escape_json(text)
 
 
 def _is_new(record: logging.LogRecord) -> bool:
@@ -109,8 +105,7 @@ class ObservabilityMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if _ID.fullmatch(given) else f"{self._worker}-{next(self._numbers)}".encode()
         REQUEST.set(request_id.decode())
         safe = (
@@ -165,9 +160,7 @@ class AuthMiddleware:
 
     def __init__(self, app: ASGIApp, services: Services):
         self.app, self.services = app, services
-        config = services.config
-        self._limit, self._seconds = config.max_body_bytes, config.timeout_seconds
-        self._names = _host_names(config)
+        self._limit, self._seconds = services.config.max_body_bytes, services.config.timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -192,19 +185,15 @@ class AuthMiddleware:
         except TimeoutError:
             if started or not clock.expired():
                 raise
-            await self._timed_out(body.is_awaited).response()(scope, receive, send)
-
-    def _timed_out(self, in_body: bool) -> Problem:
-        if in_body:
-            return Problem(
-                408, f"the body of the request took longer than {self._seconds:g} seconds", {"Connection": "close"}
-            )
-        return Problem(
-            503,
-            f"this took longer than {self._seconds:g} seconds and was stopped; a change may have been made anyway:"
-            " check before you repeat it",
-            {"Retry-After": "5"},
-        )
+            limit = f"took longer than {self._seconds:g} seconds"
+            if body.is_awaited:
+                timed_out = Problem(408, f"the body of the request {limit}", {"Connection": "close"})
+            else:
+                message = (
+                    f"this {limit} and was stopped; a change may have been made anyway: check before you repeat it"
+                )
+                timed_out = Problem(503, message, {"Retry-After": "5"})
+            await timed_out.response()(scope, receive, send)
 
     def _authenticate(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
@@ -217,16 +206,12 @@ class AuthMiddleware:
         if self.services.keys is not None:
             caller = network = self._key_name(headers, method, path)
         else:
-            _check_origin(headers, self._names, self.services.config.cors)
+            _check_origin(headers, self.services.config)
         scope[CALLER] = caller
-        if self.services.limiter is not None:
-            wait = self.services.limiter.wait(network)
-            if wait > 0:
-                raise Problem(
-                    429,
-                    f"too many requests: {self.services.limiter.rate:g} per second are allowed",
-                    {"Retry-After": str(int(wait) + 1)},
-                )
+        limiter = self.services.limiter
+        if limiter is not None and (wait := limiter.wait(network)) > 0:
+            message = f"too many requests: {limiter.rate:g} per second are allowed"
+            raise Problem(429, message, {"Retry-After": str(int(wait) + 1)})
 
     def _key_name(self, headers: dict[bytes, bytes], method: str, path: str) -> str:
         """The name of the API key of a request."""
@@ -235,41 +220,27 @@ class AuthMiddleware:
         if presented is None:
             scheme, _, rest = headers.get(b"authorization", b"").partition(b" ")
             presented = rest.strip() if scheme.lower() == b"bearer" else None
+        realm = 'Bearer realm="lirdrec"'
         if not presented:
-            raise Problem(
-                401,
-                "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY",
-                {"WWW-Authenticate": 'Bearer realm="lirdrec"'},
-            )
+            message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+            raise Problem(401, message, {"WWW-Authenticate": realm})
         key = self.services.keys.find(presented.decode("latin-1"))
         if key is None:
-            raise Problem(
-                401,
-                "this API key is unknown",
-                {"WWW-Authenticate": 'Bearer realm="lirdrec", error="invalid_token"'},
-            )
+            raise Problem(401, "this API key is unknown", {"WWW-Authenticate": f'{realm}, error="invalid_token"'})
         if key.role != "write" and not (method in ("GET", "HEAD", "OPTIONS") or path in READING):
             raise Problem(403, "this API key is read-only")
         return key.name
 
 
 class BodyLimitMiddleware:
-    """A `receive` that raises when the body exceeds a limit, whether its length was announced or not.
-
-    Attributes:
-        is_awaited: whether the application waits for more of the body.
-
-    Raises:
-        Problem: a larger body is announced.
-    """
-
-    __slots__ = ("_limit", "_read", "_receive", "is_awaited")
+    """A `receive` that raises a Problem when the body exceeds a limit, whether its length was announced or not."""
 
     def __init__(self, scope: Scope, receive: Receive, limit: int):
+        self._receive, self._limit, self._read = receive, limit, 0
+        self.is_awaited = False  # whether the application waits for more of the body
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
-                raise _too_large(limit)
-        self._receive, self._limit, self._read, self.is_awaited = receive, limit, 0, False
+            if name == b"content-length" and value.isdigit():
+                self._check(limit + 1 if len(value) > 18 else int(value))
 
     async def __call__(self) -> Message:
         self.is_awaited = True  # also if the request is cancelled here
@@ -277,52 +248,31 @@ class BodyLimitMiddleware:
         self.is_awaited = False
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
-            if self._read > self._limit:
-                raise _too_large(self._limit)
+            self._check(self._read)
         return message
 
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise Problem(413, f"the body is larger than {self._limit:,} bytes", {"Connection": "close"})
 
-def _too_large(limit: int) -> Problem:
-    return Problem(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
 
+def _check_origin(headers: dict[bytes, bytes], config: ServerConfig) -> None:
+    """Raise for requests to a server without keys from other machines or from pages of other origins.
 
-def _host_names(config: ServerConfig) -> frozenset[str] | None:
-    """Host names that a server without keys accepts; None for any.
-
-    This prevents DNS rebinding: a web page whose host name points to 127.0.0.1 could send requests as the local user.
+    A web page whose host name points to 127.0.0.1 (DNS rebinding) could send requests as the local user.
     """
-    return frozenset({"localhost", config.host, *config.hosts}) if config.is_local else None
-
-
-def _check_origin(headers: dict[bytes, bytes], names: frozenset[str] | None, origins: tuple[str, ...]) -> None:
-    """Raise for requests from other machines or from pages of other origins."""
-    host = headers.get(b"host", b"").decode("latin-1")
-    name = _host(host)
-    if names is not None and name not in names and not _is_loopback(name):
+    host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+    name = _split(f"//{host}").hostname or ""
+    if config.is_local and name not in ("localhost", config.host, *config.hosts) and not is_loopback(name):
         raise Problem(
             403, "without API keys only this machine may connect; add other hosts with --allow-host, or use keys"
         )
-    origin = headers.get(b"origin", b"").decode("latin-1")
-    if origin and origin not in origins and _netloc(origin) != host:
+    if origin and origin not in config.cors and _split(origin).netloc != host:
         raise Problem(403, "the request comes from a page of another origin; allow it with --cors")
 
 
-def _host(netloc: str) -> str:
+def _split(url: str) -> SplitResult:
     try:
-        return urlsplit(f"//{netloc}").hostname or ""
+        return urlsplit(url)
     except ValueError:
-        return ""
-
-
-def _netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+        return urlsplit("")

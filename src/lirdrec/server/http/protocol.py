@@ -9,7 +9,7 @@ modules that are slow to import.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -26,34 +26,12 @@ Refusal = tuple[int, str]  # status and message
 TOO_LARGE_HEAD: Refusal = (431, f"the headers are larger than {MAX_HEAD:,} bytes")
 
 
-class ConnectionRegistry(Protocol):
-    """Open connections and their limits, as `Connections` implements them.
-
-    Attributes:
-        head_seconds, body_seconds: time limits for the head and the body of a request.
-        longest: largest number of bytes of a request.
-    """
-
-    head_seconds: float
-    body_seconds: float
-    longest: int
-
-    def admit(self, connection: LimitedProtocol) -> bool:
-        """Add a connection; False if a limit is reached."""
-
-    def remove(self, connection: LimitedProtocol) -> None:
-        """Remove a connection."""
-
-    def refused(self, status: int, detail: str, address: str, default: list[tuple[bytes, bytes]]) -> bytes:
-        """The bytes of an error response with uvicorn's `default` headers."""
-
-
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with the limits of the `ConnectionRegistry` in the state of the lifespan."""
+    """uvicorn's HTTP/1.1 protocol with the limits of the `Connections` in the state of the lifespan."""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None):
         super().__init__(config, server_state, app_state, _loop)
-        self._registry: ConnectionRegistry = app_state[STATE]
+        self._registry: Any = app_state[STATE]  # `Connections`, whose module is slow to import
         self.address = self.network = ""
         self._since: float | None = None  # start of the time limit that runs now, if any
         self._closing: float | None = None
@@ -114,12 +92,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Note that the head is complete."""
+        """The head is complete."""
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Note that the request is complete."""
+        """The request is complete."""
         self._in_message, self._since = False, None
         super().on_message_complete()
 
@@ -149,15 +127,14 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._in_message and not self._in_head:  # a body that the application reads has its own time limit
             if now - self._since > self._registry.body_seconds + GRACE:
                 self.cut()
-        elif now - self._since > self._registry.head_seconds:
+        elif now - self._since > (limit := self._registry.head_seconds):
             if self._in_message:
-                seconds = self._registry.head_seconds
-                self._refuse((408, f"the head of the request took longer than {seconds:g} seconds"))
+                self._refuse((408, f"the head of the request took longer than {limit:g} seconds"))
             else:
                 self.transport.close()
 
     def cut(self) -> None:
-        """Close the connection now; without unsent data in an orderly way."""
+        """Close the connection now: abort it if some data are not sent yet, else close it in an orderly way."""
         self.connections.discard(self)  # type: ignore[arg-type]  # uvicorn types it by its own protocols
         if self.transport.get_write_buffer_size():
             self.transport.abort()

@@ -11,8 +11,15 @@ from lirdrec.models.registry import model_type
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.http.path_redaction import redact
-from lirdrec.server.routes.common import get_services, json_response, parse_body, post
+from lirdrec.server.routes.common import (
+    CurrentSnapshot,
+    ServicesDep,
+    answers,
+    get_services,
+    json_response,
+    parse_body,
+    post,
+)
 from lirdrec.server.run_pointer import allowed_run
 from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
 from lirdrec.server.state import Snapshot
@@ -20,40 +27,35 @@ from lirdrec.server.state import Snapshot
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health", responses={200: {"model": Status}, **errors()}, response_model=None)
-async def health(request: Request) -> Response:
+@router.get("/health", **answers(Status))
+async def health(services: ServicesDep) -> Response:
     """Whether the process is alive; 503 if it could not start and should be restarted."""
-    failure = get_services(request).failure
-    if failure is not None:
-        raise Problem(503, f"the server cannot serve: {redact(failure)}")
+    if services.failure is not None:
+        raise services.unready()
     return json_response({"status": "ok"})
 
 
-@router.get("/ready", responses={200: {"model": Status}, **errors()}, response_model=None)
-async def ready(request: Request) -> Response:
+@router.get("/ready", **answers(Status))
+async def ready(_: CurrentSnapshot) -> Response:
     """Whether it can answer requests: the run is loaded, and the store is reachable and up to date."""
-    await get_services(request).current()
     return json_response({"status": "ready"})
 
 
 @router.get(
     "/metrics",
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
-    response_model=None,
     response_class=Response,
 )
-async def metrics(request: Request) -> Response:
+async def metrics(services: ServicesDep) -> Response:
     """Prometheus metrics of all workers."""
-    services = get_services(request)
     live = services.live if services.is_open else None
     return Response(await services.read(lambda: services.metrics.text(live)), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/model", responses={200: {"model": ModelAnswer}, **errors()}, response_model=None)
-async def model(request: Request) -> Response:
+@router.get("/model", **answers(ModelAnswer))
+async def model(services: ServicesDep, snapshot: CurrentSnapshot) -> Response:
     """The served run: its model, its sizes, and its columns, features and parts."""
-    services = get_services(request)
-    return json_response(_describe(services, await services.current()))
+    return json_response(_describe(services, snapshot))
 
 
 @post(router, "/model", SwapRequest, ModelAnswer, 404, 409)
@@ -71,8 +73,6 @@ async def swap(request: Request) -> Response:
 
 def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
     recommender = snapshot.recommender
-    features = recommender.features
-    trained = {} if features is None or features.trained is None else features.trained
     capabilities = None
     if not recommender.is_slim and recommender.has_model:
         capabilities = model_type(recommender.info["model"]).capabilities
@@ -88,8 +88,8 @@ def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
         "change": snapshot.number,
         "user_ids": "integer" if recommender.users.is_integer else "text",
         "item_ids": "integer" if recommender.items.is_integer else "text",
-        "parts": list(recommender.scorer.part_names),
-        "features": {name: matrix.dims for name, matrix in trained.items()},
+        "parts": list(recommender.scorer.branch_names),
+        "features": {name: matrix.dims for name, matrix in snapshot.trained_features.items()},
         "encoders": {} if services.encoders is None else services.encoders.kinds,
         "loading": services.encoders is None,
         "columns": {name: str(kind) for name, kind in recommender.item_table.schema.items() if name != ITEM},

@@ -9,17 +9,18 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
 import polars as pl
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lirdrec.data.ids import LARGEST, IdMap
+from lirdrec.data.schema import ITEM
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import KNOWN, Problem, to_response
@@ -32,6 +33,7 @@ E = TypeVar("E", bound=Callable[..., Any])
 
 SMALL = 4096  # bytes of a body that is parsed at once
 OPENINGS = 5  # allowed lists and objects for each allowed key
+MAX_ESCAPES = 500_000  # backslashes in a body; each is slow to parse
 MAX_DIGITS = 400  # of a number; parsing time grows with the square of the digits
 _SPACE = b" \t\r\n"
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
@@ -45,6 +47,11 @@ class RawRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Any]:
         """The endpoint function itself."""
         return self.endpoint
+
+
+def answers(model: type[BaseModel], *statuses: int, success: int = 200) -> dict[str, Any]:
+    """Arguments of a route whose JSON response FastAPI only documents: its model and the possible errors."""
+    return {"responses": {success: {"model": model}, **errors(*statuses)}, "response_model": None}
 
 
 def post(
@@ -73,9 +80,8 @@ def post(
             methods=["POST"],
             status_code=success,
             route_class_override=RawRoute,
-            response_model=None,
-            responses={success: {"model": response}, **errors(413, 415, *statuses)},
             openapi_extra=body(request, **forms),
+            **answers(response, 413, 415, *statuses, success=success),
         )
         return endpoint
 
@@ -87,13 +93,10 @@ class FastPath:
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
         self.app = app
-        raw = [route for route in routes if isinstance(route, RawRoute)]
-        self._routes: dict[tuple[Any, Any], RawRoute] = {
-            (method, route.path): route for route in raw for method in route.methods or ()
-        }
+        self._routes = {("POST", route.path): route for route in routes if isinstance(route, RawRoute)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._routes.get((scope.get("method"), scope.get("path")))
+        route = self._routes.get((scope.get("method", ""), scope.get("path", "")))
         if route is None:
             await self.app(scope, receive, send)
             return
@@ -109,6 +112,18 @@ def get_services(request: Request) -> Services:
     """The services of the application."""
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:  # async: FastAPI calls other functions in a thread
+    return get_services(request)
+
+
+async def _current_snapshot(request: Request) -> Snapshot:
+    return await get_services(request).current()
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+CurrentSnapshot = Annotated[Snapshot, Depends(_current_snapshot)]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -137,7 +152,7 @@ async def parse_body(request: Request, model: type[M]) -> M:
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise Problem(415, f"the body must not be compressed ({encoding[:100]}): send it without Content-Encoding")
-    counter: BodyCounter | None = None
+    counter: BodyCounter[M] | None = None
     chunks, size = [], 0
     async for chunk in request.stream():
         chunks.append(chunk)
@@ -149,65 +164,58 @@ async def parse_body(request: Request, model: type[M]) -> M:
             counter.add(b"".join(chunks))
     body = b"".join(chunks)
     if counter is None:
-        _check_duplicate_keys(body)
+        if body.count(b":") > 1:
+            with contextlib.suppress(ValueError, RecursionError):  # invalid JSON is left to the parser
+                _READER.decode(body.decode())
         return model.model_validate_json(body)
     services = get_services(request)
     lock = services.reading
     await lock.acquire()
     started = time.perf_counter()
     try:
-        return await services.read(lambda: counter.read(model, body))
+        return await services.read(lambda: counter.read(body))
     finally:
         asyncio.get_running_loop().call_later(time.perf_counter() - started, lock.release)
 
 
-def _check_duplicate_keys(body: bytes) -> None:
-    """Raise for JSON in which an object has a key twice; invalid JSON is left to the parser."""
-    if body.count(b":") > 1:
-        with contextlib.suppress(ValueError, RecursionError):
-            _READER.decode(body.decode())
-
-
 def _distinct(pairs: list[tuple[str, Any]]) -> None:
-    if len(pairs) < 2 or len(names := {name for name, _ in pairs}) == len(pairs):
-        return
-    for name, _ in pairs:
-        if name not in names:
-            raise Problem(422, f"the body has the key {name[:100]!r} twice in one object; give it once")
-        names.discard(name)
+    if len(dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise Problem(422, f"the body has the key {repeated[:100]!r} twice in one object; give it once")
 
 
 _READER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
-class BodyCounter:
+class BodyCounter(Generic[M]):
     """Upper bounds of the contents of JSON, counted before it is parsed: parsing and describing faults are slow.
 
     Args:
         model: model of the body, with its limits.
     """
 
-    __slots__ = ("_model", "_openings", "_values")
-
-    def __init__(self, model: type[Body]):
-        self._model, self._values, self._openings = model, 0, 0
+    def __init__(self, model: type[M]):
+        self._model = model
+        self._limits = {  # subject → characters that are counted, limit
+            "values": (b",", model.max_values),
+            "lists and objects": (b"[{", OPENINGS * model.max_keys),
+            "escaped characters (send them as UTF-8)": (b"\\", MAX_ESCAPES),
+        }
+        self._counts = dict.fromkeys(self._limits, 0)
 
     def add(self, chunk: bytes) -> None:
-        """Count the next chunk; raises a Problem if there may be more values, lists or objects than allowed."""
-        limit = self._model.max_values
-        self._values += chunk.count(b",")
-        if self._values > limit:
-            raise Problem(422, f"the body has more than {limit:,} values")
-        limit = OPENINGS * self._model.max_keys
-        self._openings += chunk.count(b"[") + chunk.count(b"{")
-        if self._openings > limit:
-            raise Problem(422, f"the body has more than {limit:,} lists and objects")
+        """Count the next chunk; raises a Problem if there may be more than allowed."""
+        for subject, (characters, limit) in self._limits.items():
+            self._counts[subject] += sum(map(chunk.count, characters))
+            if self._counts[subject] > limit:
+                raise Problem(422, f"the body has more than {limit:,} {subject}")
 
-    def read(self, model: type[M], body: bytes) -> M:
-        """The complete body as a validated model; raises as `parsed`."""
+    def read(self, body: bytes) -> M:
+        """The complete body as a validated model; raises as `parse_body`."""
         self.check_keys(body)
         self.check_numbers(body)
-        return model.model_validate_json(body)
+        return self._model.model_validate_json(body)
 
     def check_keys(self, body: bytes) -> None:
         """Raise a Problem if there may be more keys in all objects than the model allows."""
@@ -248,6 +256,19 @@ def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
     if row < 0:
         raise UnknownIdError(f"no item has the id {item!r}")
     return item, row
+
+
+def list_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
+    """An item as `schemas.ItemShort`."""
+    recommender = snapshot.recommender
+    added = row >= recommender.n_trained_items
+    return {"item": recommender.items.series[row], "title": recommender.title(row), "added": added}
+
+
+def describe_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
+    """An item as `schemas.ItemAnswer`."""
+    columns = snapshot.recommender.item_table.drop(ITEM).row(row, named=True)
+    return list_item(snapshot, row) | {"columns": columns}
 
 
 def _plain(value: Any) -> Any:

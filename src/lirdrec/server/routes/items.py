@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,22 @@ from starlette.datastructures import UploadFile
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.catalog.images import sanitized_image
-from lirdrec.server.catalog.item_encoding import Draft, Encoders
+from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import errors
-from lirdrec.server.routes.common import BodyCounter, find_item, get_services, json_response, parse_body, parse_id, post
+from lirdrec.server.routes.common import (
+    BodyCounter,
+    CurrentSnapshot,
+    ServicesDep,
+    answers,
+    describe_item,
+    find_item,
+    get_services,
+    json_response,
+    parse_body,
+    parse_id,
+    post,
+)
 from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.store import ConflictError, NewItem
 
@@ -56,20 +67,19 @@ async def add_items(request: Request) -> Response:
     def add() -> dict[str, Any]:
         max_pixels = services.config.max_pixels
         images = [None if upload is None else sanitized_image(upload, max_pixels) for upload in uploads]
-        vectors, encoded = _with_vectors(services, items, uploads)
-        new = [
-            NewItem(item.id, item.columns, features, image)
-            for item, features, image in zip(items, vectors, images, strict=True)
+        sent = [
+            NewItem(item.id, item.columns, _vectors(item), upload) for item, upload in zip(items, uploads, strict=True)
         ]
+        new, encoded = _with_encoded(services, sent)
+        new = [replace(item, image=image) for item, image in zip(new, images, strict=True)]
         return {"change": live.add_items(new).number, "items": [item.id for item in items], "encoded": encoded}
 
     return json_response(await services.write(add), 201)
 
 
-@router.delete("/items/{item:path}", responses={200: {"model": Changed}, **errors(404, 409)}, response_model=None)
-async def remove_item(request: Request, item: str) -> Response:
+@router.delete("/items/{item:path}", **answers(Changed, 404, 409))
+async def remove_item(services: ServicesDep, item: str) -> Response:
     """Stop recommending an item of the run, or an added one."""
-    services = get_services(request)
     live = services.live
     id = parse_id(item, live.snapshot.recommender.items)
     try:
@@ -79,16 +89,11 @@ async def remove_item(request: Request, item: str) -> Response:
     return json_response({"change": snapshot.number, "items": [id]})
 
 
-@router.get("/items/{item:path}", responses={200: {"model": ItemAnswer}, **errors(404)}, response_model=None)
-async def one_item(request: Request, item: str) -> Response:
+@router.get("/items/{item:path}", **answers(ItemAnswer, 404))
+async def one_item(snapshot: CurrentSnapshot, item: str) -> Response:
     """An item and its columns."""
-    snapshot = await get_services(request).current()
-    recommender = snapshot.recommender
-    id, row = find_item(snapshot, item)
-    columns = recommender.item_table.row(row, named=True)
-    del columns[ITEM]
-    added = row >= recommender.n_trained_items
-    return json_response({"item": id, "title": recommender.title(row), "columns": columns, "added": added})
+    _, row = find_item(snapshot, item)
+    return json_response(describe_item(snapshot, row))
 
 
 async def _from_form(request: Request, services: Services) -> tuple[ItemIn, bytes | None]:
@@ -114,13 +119,12 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
         id = parse_id(columns.pop("id"), recommender.items)
     except UnknownIdError:
         raise Problem(422, "the form's field 'id' must be an integer, as the item ids of this run are") from None
-    features = columns.pop("features", None)
-    if features is not None:
-        counter, content = BodyCounter(ItemIn), features.encode()
-        counter.add(content)
-        counter.check_keys(content)
+    features = columns.pop("features", "{}").encode()
+    counter = BodyCounter(ItemIn)
+    counter.add(features)
+    counter.check_keys(features)
     try:
-        vectors = {} if features is None else orjson.loads(features)
+        vectors = orjson.loads(features)
     except orjson.JSONDecodeError:
         raise Problem(422, "the form's field 'features' is not JSON") from None
     schema = recommender.item_table.schema
@@ -141,43 +145,43 @@ def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
     return text
 
 
-def _with_vectors(
-    services: Services, items: Sequence[ItemIn], uploads: Sequence[bytes | None]
-) -> tuple[list[dict[str, np.ndarray]], list[str]]:
-    """The vectors of each item, sent or encoded by the server, and the names of the encoded features."""
-    if any(ITEM in item.columns for item in items):
+def _vectors(item: ItemIn) -> dict[str, np.ndarray]:
+    """The vectors that were sent with an item."""
+    if ITEM in item.columns:
         raise DataError(f"the column '{ITEM}' is the id; give it as 'id' only")
-    with np.errstate(over="ignore"):  # checked below, with the item's id
-        vectors = [{name: np.asarray(row, dtype=np.float32) for name, row in item.features.items()} for item in items]
-    for item, features in zip(items, vectors, strict=True):
-        for name, row in features.items():
-            if not np.isfinite(row).all():
-                raise DataError(f"item {item.id!r}: '{name}' has a value that is too large")
-    encoded: list[str] = []
+    with np.errstate(over="ignore"):
+        vectors = {name: np.asarray(row, dtype=np.float32) for name, row in item.features.items()}
+    for name, row in vectors.items():
+        if not np.isfinite(row).all():
+            raise DataError(f"item {item.id!r}: '{name}' has a value that is too large")
+    return vectors
+
+
+def _with_encoded(services: Services, items: list[NewItem]) -> tuple[list[NewItem], list[str]]:
+    """The items with the vectors that the server can encode, and the names of the encoded features."""
     encoders = services.encoders
     if encoders is None:
-        if all(vectors):
-            return vectors, encoded
+        if all(item.features for item in items):
+            return items, []
         raise Problem(503, "the encoders are still being loaded; try again in a moment", {"Retry-After": "5"})
-    drafts = [Draft(item.columns, upload) for item, upload in zip(items, uploads, strict=True)]
+    encoded: list[str] = []
     for name in encoders.kinds:
-        missing = [index for index, features in enumerate(vectors) if name not in features]
-        rows = encoders.encode(name, [drafts[index] for index in missing]) if missing else []
+        missing = [index for index, item in enumerate(items) if name not in item.features]
+        rows = encoders.encode(name, [items[index] for index in missing]) if missing else []
         for index, vector in zip(missing, rows, strict=True):
             if vector is not None:
-                vectors[index][name] = vector
+                items[index] = replace(items[index], features={**items[index].features, name: vector})
         if any(vector is not None for vector in rows):
             encoded.append(name)
-    for item, features in zip(items, vectors, strict=True):
-        if not features:
+    for item in items:
+        if not item.features:
             raise ConfigError(_without_vector(services, encoders, item.id))
-    return vectors, encoded
+    return items, encoded
 
 
 def _without_vector(services: Services, encoders: Encoders, id: Any) -> str:
     """The error message for an item without any vector."""
-    features = services.live.snapshot.recommender.features
-    trained: Mapping[str, Any] = {} if features is None or features.trained is None else features.trained
+    trained = services.live.snapshot.trained_features
     names = ", ".join(f"'{name}' ({matrix.dims})" for name, matrix in trained.items()) or "none"
     start = f"item {id!r} has no vector: send features ({names})"
     if encoders.kinds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,8 +15,17 @@ from lirdrec.server.catalog import explain as catalog
 from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.openapi import errors
-from lirdrec.server.routes.common import find_item, get_services, json_response, parse_body, parse_id, post
+from lirdrec.server.routes.common import (
+    CurrentSnapshot,
+    ServicesDep,
+    answers,
+    find_item,
+    get_services,
+    json_response,
+    parse_body,
+    parse_id,
+    post,
+)
 from lirdrec.server.schemas import (
     MAX_K,
     BatchAnswer,
@@ -28,6 +38,7 @@ from lirdrec.server.schemas import (
 
 router = APIRouter(tags=["recommend"])
 MAX_INLINE_VALUES = 200  # values of filters that are checked on the event loop
+_QUERY_FIELDS = [field.name for field in fields(batcher.Query) if field.name != "where"]
 
 
 @post(router, "/recommend", RecommendRequest, Recommendations, 404, 409)
@@ -53,11 +64,11 @@ async def recommend_batch(request: Request) -> Response:
     return json_response({"answers": [_entry(result) for result in results]})
 
 
-@router.get("/similar/{item:path}", responses={200: {"model": Neighbors}, **errors(404)}, response_model=None)
-async def similar_items(request: Request, item: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10) -> Response:
+@router.get("/similar/{item:path}", **answers(Neighbors, 404))
+async def similar_items(
+    services: ServicesDep, snapshot: CurrentSnapshot, item: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10
+) -> Response:
     """The items most similar to an item, nearest first."""
-    services = get_services(request)
-    snapshot = await services.current()
     id, row = find_item(snapshot, item)
     nearest = await services.read(lambda: catalog.similar_items(snapshot, row, k))
     recommender = snapshot.recommender
@@ -68,11 +79,15 @@ async def similar_items(request: Request, item: str, k: Annotated[int, Query(ge=
     return json_response({"item": id, "title": recommender.title(row), "neighbors": neighbors})
 
 
-@router.get("/explain", responses={200: {"model": ExplanationAnswer}, **errors(404, 409)}, response_model=None)
-async def explain(request: Request, user: str, item: str, n_liked: Annotated[int, Query(ge=0, le=100)] = 5) -> Response:
+@router.get("/explain", **answers(ExplanationAnswer, 404, 409))
+async def explain(
+    services: ServicesDep,
+    snapshot: CurrentSnapshot,
+    user: str,
+    item: str,
+    n_liked: Annotated[int, Query(ge=0, le=100)] = 5,
+) -> Response:
     """Explain a recommendation: the parts of the score, and the liked items nearest to the item."""
-    services = get_services(request)
-    snapshot = await services.current()
     _, row = find_item(snapshot, item)
     id = parse_id(user, snapshot.recommender.users)
     return json_response((await services.read(lambda: catalog.explain(snapshot, id, row, n_liked))).to_dict())
@@ -83,17 +98,7 @@ async def _recommend(
 ) -> dict[str, Any]:
     if isinstance(where, LirdrecError):
         raise where
-    query = batcher.Query(
-        parameters.user,
-        parameters.history,
-        parameters.k,
-        parameters.exclude_seen,
-        where,
-        parameters.diversity,
-        parameters.branch_weights,
-        parameters.unknown,
-        parameters.parts,
-    )
+    query = batcher.Query(where=where, **{name: getattr(parameters, name) for name in _QUERY_FIELDS})
     result = await services.engine.recommend(query)
     scored = zip(result.items, result.scores, strict=True)
     items: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in scored]
@@ -102,10 +107,7 @@ async def _recommend(
             item["parts"] = parts
     if parameters.columns:
         _add_columns(services, items, parameters.columns)
-    value: dict[str, Any] = {"items": items}
-    if result.fallback is not None:
-        value["fallback"] = result.fallback
-    return value
+    return {"items": items} if result.fallback is None else {"items": items, "fallback": result.fallback}
 
 
 async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> list[Filter | LirdrecError | None]:
@@ -116,22 +118,17 @@ async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> 
 
     def parse(conditions: dict[str, Any] | None) -> Filter | LirdrecError | None:
         try:
-            return None if conditions is None else Filter.of(conditions)
+            return None if conditions is None else Filter.parse(conditions)
         except LirdrecError as error:
             return error
 
     filters = [request.filter for request in requests]
-    if sum(_n_values(conditions) for conditions in filters if conditions is not None) > MAX_INLINE_VALUES:
+    conditions = [condition for filter in filters if filter is not None for condition in filter.values()]
+    operands = [operand for condition in conditions if isinstance(condition, dict) for operand in condition.values()]
+    n_values = len(conditions) + sum(len(operand) if isinstance(operand, list) else 1 for operand in operands)
+    if n_values > MAX_INLINE_VALUES:
         return await services.read(lambda: [parse(conditions) for conditions in filters])
     return [parse(conditions) for conditions in filters]
-
-
-def _n_values(conditions: dict[str, Any]) -> int:
-    """Number of values that a filter compares with."""
-    operands: list[Any] = []
-    for condition in conditions.values():
-        operands += condition.values() if isinstance(condition, dict) else [condition]
-    return sum(len(operand) if isinstance(operand, list) else 1 for operand in operands)
 
 
 def _add_columns(services: Services, items: list[dict[str, Any]], columns: list[str]) -> None:
@@ -146,11 +143,11 @@ def _add_columns(services: Services, items: list[dict[str, Any]], columns: list[
         item["columns"] = next(values) if row >= 0 else {}
 
 
-def _entry(result: dict[str, Any] | BaseException) -> Any:
-    if isinstance(result, dict):
-        return result
+def _entry(result: dict[str, Any] | BaseException) -> dict[str, Any]:
     if isinstance(result, LirdrecError):
         result = Problem.from_error(result)
     if isinstance(result, Problem):
         return {"problem": result.value()}
-    raise result
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from lirdrec.data.images import IMAGE
 from lirdrec.errors import ConfigError, UnknownIdError
@@ -17,7 +17,17 @@ from lirdrec.server.catalog.search import Search
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.routes.common import find_item, get_services, json_response, parse_id
+from lirdrec.server.routes.common import (
+    CurrentSnapshot,
+    ServicesDep,
+    answers,
+    describe_item,
+    find_item,
+    get_services,
+    json_response,
+    list_item,
+    parse_id,
+)
 from lirdrec.server.schemas import AudienceAnswer, ColumnsAnswer, ItemList, MapAnswer, UserAnswer, UserList
 from lirdrec.server.state import Snapshot
 
@@ -32,7 +42,7 @@ class Caches:
         self.projection.begin(services.live.snapshot)
 
 
-def _get_caches(request: Request) -> Caches:
+async def _get_caches(request: Request) -> Caches:
     """The caches, created at the first request; raises a Problem while the server is not ready yet."""
     state = request.app.state
     if not hasattr(state, "caches"):
@@ -40,6 +50,8 @@ def _get_caches(request: Request) -> Caches:
     caches: Caches = state.caches
     return caches
 
+
+CachesDep = Annotated[Caches, Depends(_get_caches)]
 
 router = APIRouter(tags=["page"])
 
@@ -52,28 +64,33 @@ Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Limit = Annotated[int, Query(ge=1, le=200)]
 
 
-@router.get("/items", responses={200: {"model": ItemList}, **errors()}, response_model=None)
-async def items(request: Request, query: Text = "", offset: Offset = 0, limit: Limit = 20) -> Response:
+async def _get_page(query: Text = "", offset: Offset = 0, limit: Limit = 20) -> tuple[str, int, int]:
+    return query, offset, limit
+
+
+PageDep = Annotated[tuple[str, int, int], Depends(_get_page)]
+
+
+@router.get("/items", **answers(ItemList))
+async def items(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
     """Items with all words of the query in their title or id; without a query all items, most likes first."""
-    services, caches = get_services(request), _get_caches(request)
-    snapshot = await services.current()
-    total, rows = await services.read(lambda: caches.search.items(snapshot, query, offset, limit))
-    return json_response({"total": total, "items": [_item(snapshot, row) for row in rows]})
+    total, rows = await services.read(lambda: caches.search.items(snapshot, *page))
+    found = [describe_item(snapshot, row) for row in rows]
+    for item in found:
+        item["columns"].pop(IMAGE, None)
+    return json_response({"total": total, "items": found})
 
 
-@router.get("/users", responses={200: {"model": UserList}, **errors()}, response_model=None)
-async def users(request: Request, query: Text = "", offset: Offset = 0, limit: Limit = 20) -> Response:
+@router.get("/users", **answers(UserList))
+async def users(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
     """Users with the query in their id."""
-    services, caches = get_services(request), _get_caches(request)
-    snapshot = await services.current()
-    total, page = await services.read(lambda: caches.search.users(snapshot, query, offset, limit))
-    return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in page]})
+    total, found = await services.read(lambda: caches.search.users(snapshot, *page))
+    return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in found]})
 
 
-@router.get("/users/{user:path}", responses={200: {"model": UserAnswer}, **errors(404)}, response_model=None)
-async def user(request: Request, user: str, offset: Offset = 0, limit: Limit = 50) -> Response:
+@router.get("/users/{user:path}", **answers(UserAnswer, 404))
+async def user(snapshot: CurrentSnapshot, user: str, offset: Offset = 0, limit: Limit = 50) -> Response:
     """A user's liked items, those since training first."""
-    snapshot = await get_services(request).current()
     recommender = snapshot.recommender
     id = parse_id(user, recommender.users)
     row = snapshot.user_rows.get(id, -1)
@@ -83,18 +100,11 @@ async def user(request: Request, user: str, offset: Offset = 0, limit: Limit = 5
     old = set(trained)
     rows = [*(item for item in snapshot.liked_rows(id).tolist() if item not in old), *trained]
     rows = [item for item in rows if not bool(snapshot.removed[item])]
-    weights = recommender.scorer.user_weights(torch.tensor([row])) if row >= 0 else None
-    return json_response(
-        {
-            "user": id,
-            "known": row >= 0,
-            "total": len(rows),
-            "liked": [_short(snapshot, item) for item in rows[offset : offset + limit]],
-            "weights": None
-            if weights is None
-            else dict(zip(recommender.scorer.part_names, weights[0].tolist(), strict=True)),
-        }
-    )
+    liked = [list_item(snapshot, item) for item in rows[offset : offset + limit]]
+    scorer, weights = recommender.scorer, None
+    if row >= 0 and (factors := scorer.user_weights(torch.tensor([row]))) is not None:
+        weights = dict(zip(scorer.branch_names, factors[0].tolist(), strict=True))
+    return json_response({"user": id, "known": row >= 0, "total": len(rows), "liked": liked, "weights": weights})
 
 
 @router.get(
@@ -102,10 +112,10 @@ async def user(request: Request, user: str, offset: Offset = 0, limit: Limit = 5
     responses={200: {"content": {"image/jpeg": {}, "image/svg+xml": {}}, "description": "The image."}, **errors(404)},
     response_class=Response,
 )
-async def image(request: Request, item: str) -> Response:
+async def image(
+    request: Request, services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, item: str
+) -> Response:
     """A small image of an item; a placeholder if it has none."""
-    services, caches = get_services(request), _get_caches(request)
-    snapshot = await services.current()
     _, row = find_item(snapshot, item)
     thumbnail = await services.read(lambda: caches.images.get(snapshot, row))
     headers = {"ETag": f'"{thumbnail.tag}"', "Cache-Control": f"private, max-age={MAX_AGE}"}
@@ -114,20 +124,21 @@ async def image(request: Request, item: str) -> Response:
     return Response(thumbnail.content, headers=headers, media_type=thumbnail.media_type)
 
 
-@router.get("/facets", responses={200: {"model": ColumnsAnswer}, **errors()}, response_model=None)
-async def facets(request: Request) -> Response:
+@router.get("/facets", **answers(ColumnsAnswer))
+async def facets(services: ServicesDep, snapshot: CurrentSnapshot) -> Response:
     """Columns of the item table for filters and colors, and whether there is a projection."""
-    services = get_services(request)
-    snapshot = await services.current()
     columns = await services.read(lambda: describe_columns(snapshot.recommender.item_table))
     return json_response({"columns": [column.model_dump() for column in columns], "map": has_projection(snapshot)})
 
 
-@router.get("/projection", responses={200: {"model": MapAnswer}, **errors(409)}, response_model=None)
-async def projection(request: Request, column: Annotated[str | None, Query(max_length=200)] = None) -> Response:
+@router.get("/projection", **answers(MapAnswer, 409))
+async def projection(
+    services: ServicesDep,
+    snapshot: CurrentSnapshot,
+    caches: CachesDep,
+    column: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
     """The catalog in two dimensions: the first principal components of the item vectors."""
-    services, caches = get_services(request), _get_caches(request)
-    snapshot = await services.current()
     try:
         points = await services.read(lambda: caches.projection.get(snapshot))
     except TimeoutError:
@@ -135,13 +146,11 @@ async def projection(request: Request, column: Annotated[str | None, Query(max_l
     return json_response(await services.read(lambda: _points(snapshot, points, column)))
 
 
-@router.get(
-    "/items/{item:path}/audience", responses={200: {"model": AudienceAnswer}, **errors(404, 409)}, response_model=None
-)
-async def audience(request: Request, item: str, k: Annotated[int, Query(ge=1, le=100)] = 12) -> Response:
+@router.get("/items/{item:path}/audience", **answers(AudienceAnswer, 404, 409))
+async def audience(
+    services: ServicesDep, snapshot: CurrentSnapshot, item: str, k: Annotated[int, Query(ge=1, le=100)] = 12
+) -> Response:
     """The audience of an item: the users with the highest scores for it, and its rank in their lists."""
-    services = get_services(request)
-    snapshot = await services.current()
     _, row = find_item(snapshot, item)
     return json_response((await services.read(lambda: find_audience(snapshot, row, k))).model_dump())
 
@@ -155,7 +164,7 @@ def _points(snapshot: Snapshot, projection: Projection, column: str | None) -> d
     if step > 1:
         rows = torch.unique(torch.cat([rows, available[available >= recommender.n_trained_items]]))
     chosen = rows.numpy()
-    value: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "items": recommender.items.series.gather(chosen).to_list(),
         "titles": [(recommender.title(row) or "")[:TITLE_LENGTH] for row in chosen.tolist()],
         "x": [round(x, 4) for x in points[chosen, 0].tolist()],
@@ -166,23 +175,9 @@ def _points(snapshot: Snapshot, projection: Projection, column: str | None) -> d
         "column": None,
     }
     if column is not None:
-        if all(known.name != column for known in describe_columns(recommender.item_table)):
+        if all(existing.name != column for existing in describe_columns(recommender.item_table)):
             raise ConfigError(f"the projection cannot be colored by '{column}'; GET /facets lists the columns")
         colors = color_items(recommender.item_table, column)
-        value |= {"column": column, "kind": colors.kind, "labels": list(colors.labels)}
-        value["codes"] = colors.codes[chosen].tolist()
-    return value
-
-
-def _item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    columns = snapshot.recommender.item_table.drop("item").row(row, named=True)
-    return _short(snapshot, row) | {"columns": {name: value for name, value in columns.items() if name != IMAGE}}
-
-
-def _short(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    recommender = snapshot.recommender
-    return {
-        "item": recommender.items.series[row],
-        "title": recommender.title(row),
-        "added": row >= recommender.n_trained_items,
-    }
+        codes = colors.codes[chosen].tolist()
+        answer |= {"column": column, "kind": colors.kind, "labels": list(colors.labels), "codes": codes}
+    return answer

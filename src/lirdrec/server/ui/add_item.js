@@ -23,7 +23,7 @@ export async function addItem(root) {
       el(
         "p",
         { class: "notice" },
-        "This run cannot take new items: its model knows only items of its training, or it is a slim run. Serve the full run of a model that grows, such as lirdrec.",
+        "New items are not possible: the model supports only items of training, or it is a slim run. Serve the full run of a model that supports new items, such as lirdrec.",
       ),
     );
     return "Add an item";
@@ -94,7 +94,7 @@ function form(model) {
     fault.hidden = true;
     const bad = [...made.querySelectorAll("[name]")].find((one) => !one.checkValidity());
     if (bad) {
-      const what = bad === id ? "The id is missing or no number." : `“${bad.name}” is no number.`;
+      const what = bad === id ? "The id is missing or is not a number." : `“${bad.name}” is not a number.`;
       complain(bad === name ? "Give it a title." : what);
       bad.focus();
       return;
@@ -151,18 +151,18 @@ function notice(model, kinds, lacking) {
       el(
         "p",
         {},
-        el("strong", {}, "This server does not read titles and pictures itself. "),
-        "So it needs the new item's vectors, below; or start it with the encoders that made the dataset's features:",
+        el("strong", {}, "This server cannot encode titles and pictures. "),
+        "Enter the vectors of the new item below, or start the server with the encoders of the dataset:",
       ),
       el("pre", { tabindex: "0" }, el("code", {}, "lirdrec serve RUN --ui --encoders")),
-      el("p", { class: "quiet" }, "That works where the features were made by lirdrec features."),
+      el("p", { class: "quiet" }, "This needs features that lirdrec features made."),
     );
   }
   const reads = kinds
     .map(([name, kind]) => `${kind === "image" ? "the picture" : "the texts"} (${name})`)
     .join(" and ");
   const rest = lacking.length ? ` What it cannot make (${lacking.join(", ")}) may be given below, or be left out.` : "";
-  return el("p", { class: "quiet" }, `The server reads ${reads} itself.${rest}`);
+  return el("p", { class: "quiet" }, `The server encodes ${reads}.${rest}`);
 }
 
 function vectorFields(model, names, open) {
@@ -215,7 +215,7 @@ function pictureField() {
   const invitation = ["Choose a picture,", el("br"), "or drop it here"];
   const inside = el("span", { class: "inside" }, icon("picture"), el("span", {}, invitation));
   const label = el("label", { for: "new-picture", class: "drop" }, inside);
-  const away = el("button", { type: "button", class: "plain small", hidden: true }, "Take it out");
+  const away = el("button", { type: "button", class: "plain small", hidden: true }, "Remove the picture");
   const nothing = (...said) => {
     file = null;
     field.value = "";
@@ -240,7 +240,7 @@ function pictureField() {
   field.addEventListener("change", () => take(field.files[0]));
   away.addEventListener("click", () => {
     nothing(...invitation);
-    say("The picture was taken out.");
+    say("The picture was removed.");
     field.focus();
   });
   for (const name of ["dragover", "dragenter"]) {

@@ -13,7 +13,7 @@ export function controls(model, state, changed) {
   const soon = debounced(changed, 160);
   const weighed = model.parts.length > 1 ? weights(model, state, soon) : null;
   const variety = slider(
-    "Variety",
+    "Diversity",
     {
       min: 0,
       max: 0.9,
@@ -44,10 +44,10 @@ export function controls(model, state, changed) {
     weighed,
     el(
       "section",
-      { "aria-label": "The list" },
-      el("h2", {}, "The list"),
+      { "aria-label": "List" },
+      el("h2", {}, "List"),
       variety.element,
-      el("label", { class: "check" }, again, "Show what was liked already, too"),
+      el("label", { class: "check" }, again, "Include liked items"),
     ),
     filters(model, state, changed, soon),
   );
@@ -110,12 +110,12 @@ function weights(model, state, changed) {
         },
       },
     },
-    "As learned",
+    "Reset",
   );
   return el(
     "section",
-    { "aria-label": "What counts" },
-    el("div", { class: "row apart" }, el("h2", {}, "What counts"), reset),
+    { "aria-label": "Weights of the parts" },
+    el("div", { class: "row apart" }, el("h2", {}, "Weights of the parts"), reset),
     sliders.map((one) => one.element),
   );
 }
@@ -188,8 +188,8 @@ function filters(model, state, changed, soon) {
   place.append(...rows());
   return el(
     "section",
-    { "aria-label": "Only items with" },
-    el("div", { class: "row apart" }, el("h2", {}, "Only items with"), clear),
+    { "aria-label": "Filters" },
+    el("div", { class: "row apart" }, el("h2", {}, "Filters"), clear),
     place,
   );
 }

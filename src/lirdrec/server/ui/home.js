@@ -14,12 +14,12 @@ export async function home(root, _, signal) {
     el(
       "div",
       { class: "head wide" },
-      el("h1", { tabindex: "-1" }, "Who would like what?"),
+      el("h1", { tabindex: "-1" }, "Recommendations for a user"),
       el("p", { class: "lead" }, facts(model)),
       el(
         "div",
         { class: "chips" },
-        el("span", { class: "quiet", id: "people" }, "Look at a person"),
+        el("span", { class: "quiet", id: "people" }, "Choose a user"),
         el(
           "ul",
           { class: "row", "aria-labelledby": "people" },
@@ -27,13 +27,13 @@ export async function home(root, _, signal) {
             el("li", {}, el("a", { class: "chip", href: userLink(one.user) }, icon("user"), String(one.user))),
           ),
         ),
-        el("button", { type: "button", class: "chip", on: { click: () => anyone(model) } }, "Anyone"),
+        el("button", { type: "button", class: "chip", on: { click: () => randomUser(model) } }, "A random user"),
       ),
     ),
     el(
       "section",
       {},
-      el("h2", {}, "What most people liked"),
+      el("h2", {}, "Most liked items"),
       grid(
         most.items.map((one) => card(model, one, { added: one.added })),
         "Most liked",
@@ -44,8 +44,8 @@ export async function home(root, _, signal) {
 }
 
 const facts = (model) => {
-  const how = model.parts.length > 1 ? ` What counts: ${model.parts.join(", ").replace(/, ([^,]*)$/, " and $1")}.` : "";
-  return `${counted(model.items, "item")}, ${counted(model.users, "person", "people")}.${how}`;
+  const how = model.parts.length > 1 ? ` Parts of the score: ${model.parts.join(", ").replace(/, ([^,]*)$/, " and $1")}.` : "";
+  return `${counted(model.items, "item")}, ${counted(model.users, "user")}.${how}`;
 };
 
 async function some(model, signal) {
@@ -56,7 +56,7 @@ async function some(model, signal) {
   return (await Promise.all(asked)).flatMap((one) => one.users);
 }
 
-async function anyone(model) {
+async function randomUser(model) {
   const { users } = await api.users({ limit: 1, offset: Math.floor(Math.random() * model.users) });
   if (users.length) location.hash = userLink(users[0].user);
 }

@@ -31,15 +31,15 @@ export async function item(root, id, signal) {
         one.added && removal(one),
       ),
     ),
-    el("section", {}, el("h2", {}, "Who would get it"), people),
+    el("section", {}, el("h2", {}, "Users with high scores for it"), people),
     el(
       "section",
       {},
-      el("h2", {}, "Its neighbors"),
+      el("h2", {}, "Similar items"),
       el("p", { class: "quiet between" }, lies(near)),
       grid(
         near.neighbors.map((other) => card(model, { ...other, columns: {} }, { similarity: other.similarity })),
-        "Neighbors",
+        "Similar items",
       ),
     ),
     place,
@@ -53,8 +53,8 @@ export async function item(root, id, signal) {
 export const sessionNews = new Set();
 
 const lies = ({ neighbors }) => {
-  if (neighbors.length < 2) return "There is nothing near it.";
-  return `It lies between “${called(neighbors[0])}” and “${called(neighbors[1])}”.`;
+  if (neighbors.length < 2) return "There are no similar items.";
+  return `The most similar items are “${called(neighbors[0])}” and “${called(neighbors[1])}”.`;
 };
 
 function banner(one, near) {
@@ -116,13 +116,13 @@ async function audience(model, one, place, signal) {
       ),
       el(
         "ol",
-        { class: "people", "aria-label": "Who would get it" },
+        { class: "people", "aria-label": "Users with high scores for it" },
         found.members.map((member) =>
           el(
             "li",
             {},
             el("a", { href: userLink(member.user), class: "who" }, String(member.user)),
-            el("span", { class: "place" }, `place ${formatNumber(member.place)}`),
+            el("span", { class: "place" }, `rank ${formatNumber(member.place)}`),
             bar(model, member.parts, scale),
             el("span", { class: "score" }, formatNumber(member.score)),
           ),
@@ -136,9 +136,9 @@ async function audience(model, one, place, signal) {
 
 function reach(found) {
   const share = found.reach * 100;
-  const some = share === 0 ? "Nobody" : `About ${share < 1 ? "less than 1" : formatNumber(Math.round(share))} % of the people`;
-  const known = found.liked ? ` ${counted(found.liked, "person", "people")} liked it already.` : "";
-  return `${some} would see it among their first ${found.listed}.${known} These are the most likely, with its place in their list.`;
+  const some = share === 0 ? "No user" : `About ${share < 1 ? "less than 1" : formatNumber(Math.round(share))} % of the users`;
+  const known = found.liked ? ` ${counted(found.liked, "user")} liked it already.` : "";
+  return `${some} would have it in the first ${found.listed} recommendations.${known} These have the highest scores, with its rank in their lists.`;
 }
 
 async function locality(one, near, place, signal) {
@@ -148,9 +148,9 @@ async function locality(one, near, place, signal) {
     if (at < 0) return;
     const canvas = el("canvas", {
       role: "img",
-      "aria-label": `A map of the catalog around ${called(one)}; the neighbors are listed above`,
+      "aria-label": `A map of the catalog around ${called(one)}; similar items are listed above`,
     });
-    place.replaceChildren(el("h2", {}, "Where it lies"), el("div", { class: "chart small" }, canvas));
+    place.replaceChildren(el("h2", {}, "Position on the map"), el("div", { class: "chart small" }, canvas));
     const around = near.neighbors.map((other) => points.items.indexOf(other.item)).filter((other) => other >= 0);
     const plane = new ScatterPlot(canvas, points, { fixed: true });
     plane.mark(at, around.slice(0, 6));

@@ -69,16 +69,16 @@ function failure(error) {
     el(
       "h1",
       { tabindex: "-1" },
-      unknown ? "There is no such thing here" : locked ? "A key is needed" : "That did not work",
+      unknown ? "Not found" : locked ? "A key is needed" : "An error occurred",
     ),
-    el("p", { class: "lead" }, locked ? "This server answers only those who have an API key." : error.message),
+    el("p", { class: "lead" }, locked ? "This server needs an API key." : error.message),
     el(
       "p",
       { class: "row" },
       locked
         ? el("button", { type: "button", class: "main", on: { click: () => askForKey() } }, "Enter the key")
         : !unknown && el("button", { type: "button", class: "main", on: { click: () => show() } }, "Try again"),
-      el("a", { href: "#/" }, "To the start"),
+      el("a", { href: "#/" }, "Start page"),
     ),
   );
 }
@@ -100,7 +100,7 @@ function askForKey(wrong = false) {
   button.hidden = false;
   if (dialog.open) return;
   document.getElementById("key-title").textContent = wrong
-    ? "This key is not known here"
+    ? "This API key is unknown"
     : "This server needs an API key";
   field.value = "";
   dialog.returnValue = "";

@@ -12,7 +12,7 @@ export async function map(root, _, signal) {
   const model = await catalog();
   if (!model.hasMap) {
     const why =
-      "This model compares items without vectors of them, so there is nothing to draw. Look at an item to see its neighbors.";
+      "This model compares items without vectors of them, so there is nothing to draw. Open an item to see similar items.";
     root.replaceChildren(
       el("div", { class: "head" }, el("h1", { tabindex: "-1" }, "There is no map"), el("p", { class: "lead" }, why)),
     );
@@ -55,7 +55,7 @@ export async function map(root, _, signal) {
       "div",
       { class: "map" },
       chart,
-      el("section", { class: "in-view", "aria-label": "What is in view" }, inView, list),
+      el("section", { class: "in-view", "aria-label": "Items in view" }, inView, list),
     ),
   );
 
@@ -144,7 +144,7 @@ export async function map(root, _, signal) {
         ),
       ),
       model.table.find((one) => one.name === points.column)?.kind === "list"
-        ? el("p", { class: "quiet" }, "Of several values the first one counts.")
+        ? el("p", { class: "quiet" }, "Of several values the first is used.")
         : "",
     );
   }
@@ -207,5 +207,5 @@ function explained(points) {
     points.items.length < points.total
       ? ` ${formatNumber(points.items.length)} of ${counted(points.total, "item")} are drawn.`
       : "";
-  return `Items that the model finds alike lie near each other, as far as two directions can tell: they hold ${share} % of what sets items apart.${some}`;
+  return `Items with similar vectors are near each other. The two axes have ${share} % of the variance.${some}`;
 }

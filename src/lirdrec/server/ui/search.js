@@ -86,17 +86,17 @@ export function search() {
     const digits = /^\d+$/.test(input.value.trim());
     for (const [name, found] of digits
       ? [
-          ["People", who],
+          ["Users", who],
           ["Items", what],
         ]
       : [
           ["Items", what],
-          ["People", who],
+          ["Users", who],
         ])
       group(name, found);
     options = digits ? [...who, ...what] : [...what, ...who];
     options.forEach((one, at) => (one.id = `hit-${at}`));
-    if (!options.length) groups.push(remark("Nothing is called so."));
+    if (!options.length) groups.push(remark("No user or item matches."));
     hits.replaceChildren(...groups);
     if (hasty && options.length) {
       go(options[0]);
@@ -105,7 +105,7 @@ export function search() {
     hits.hidden = false;
     input.setAttribute("aria-expanded", "true");
     choose(-1);
-    say(options.length ? `${counted(options.length, "hit")}; arrow keys choose` : "Nothing is called so.");
+    say(options.length ? `${counted(options.length, "hit")}; arrow keys choose` : "No user or item matches.");
   };
   const find = debounced(async () => {
     const query = input.value.trim();

@@ -87,7 +87,7 @@ export async function user(root, id, signal) {
     });
     rearranged(list, cards);
     further.hidden = items.length < state.k || state.k >= MOST;
-    remark.textContent = items.length ? "" : "Nothing fits: loosen the conditions under “Only items with”.";
+    remark.textContent = items.length ? "" : "No item satisfies the filters: change them under “Filters”.";
     say(items.length ? `${counted(items.length, "item")}, first ${called(items[0])}` : remark.textContent);
   };
 
@@ -95,11 +95,11 @@ export async function user(root, id, signal) {
     el(
       "div",
       { class: "head" },
-      el("p", { class: "over" }, who.known ? "A person" : "A new person"),
+      el("p", { class: "over" }, who.known ? "A user" : "A new user"),
       el("h1", { tabindex: "-1" }, String(who.user)),
       el("p", { class: "lead" }, `Liked ${counted(who.total, "item")}.`, who.weights && gives(who.weights)),
     ),
-    who.liked.length ? el("section", { class: "liked" }, el("h2", {}, "What they liked"), history) : "",
+    who.liked.length ? el("section", { class: "liked" }, el("h2", {}, "Liked items"), history) : "",
     el(
       "div",
       { class: "beside" },
@@ -107,7 +107,7 @@ export async function user(root, id, signal) {
       el(
         "section",
         { class: "found", "aria-label": "Recommendations" },
-        el("div", { class: "row apart" }, el("h2", {}, "What they would get"), legend(model)),
+        el("div", { class: "row apart" }, el("h2", {}, "Recommendations"), legend(model)),
         remark,
         list,
         further,
@@ -115,7 +115,7 @@ export async function user(root, id, signal) {
     ),
   );
   await ask();
-  return `Person ${who.user}`;
+  return `User ${who.user}`;
 }
 
 /** Columns that cards show; a table may have many more. */
@@ -174,7 +174,7 @@ function moreHistory(who, signal) {
 /** On a narrow page the controls are folded away. */
 function foldable(inside) {
   const wide = matchMedia("(min-width: 56rem)").matches;
-  return el("details", { class: "fold", open: wide }, el("summary", {}, "Weigh, vary, filter"), inside);
+  return el("details", { class: "fold", open: wide }, el("summary", {}, "Weights, diversity, filters"), inside);
 }
 
 async function explain(model, who, one) {
@@ -193,7 +193,7 @@ async function explain(model, who, one) {
     el(
       "p",
       { class: "row end" },
-      el("a", { href: itemLink(one.item), on: { click: () => dialog.close() } }, "Look at the item"),
+      el("a", { href: itemLink(one.item), on: { click: () => dialog.close() } }, "Show the item"),
     ),
   );
   dialog.showModal();
@@ -214,12 +214,12 @@ function partsTable(model, one) {
 }
 
 function because(reasons) {
-  if (!reasons.liked.length) return [el("p", { class: "quiet" }, "There is nothing they liked to compare it with.")];
+  if (!reasons.liked.length) return [el("p", { class: "quiet" }, "The user has no liked items to compare it with.")];
   return [
-    el("h3", {}, "Because they liked"),
+    el("h3", {}, "Similar liked items"),
     el(
       "ul",
-      { class: "strip wrap", "aria-label": "Liked items that are most like it" },
+      { class: "strip wrap", "aria-label": "Similar liked items" },
       reasons.liked.map((one) => small(one)),
     ),
   ];

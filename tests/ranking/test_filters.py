@@ -92,22 +92,22 @@ SCHEMA = {
 @given(rows, conditions)
 def test_a_mask_is_what_plain_python_says_of_each_row(table, asked):
     frame = pl.DataFrame(table, schema=SCHEMA | {"price": pl.Float64, "year": pl.Int64})
-    assert Filter.of(asked).mask(frame).tolist() == [wanted(row, asked) for row in table]
+    assert Filter.parse(asked).mask(frame).tolist() == [wanted(row, asked) for row in table]
 
 
 def test_the_order_of_conditions_does_not_matter_for_the_cache():
     one, other = {"a": {"lt": 1, "gt": 0}, "b": True}, {"b": True, "a": {"gt": 0, "lt": 1}}
-    assert Filter.of(one) == Filter.of(other) != Filter.of({"a": {"lt": 1}, "b": True})
+    assert Filter.parse(one) == Filter.parse(other) != Filter.parse({"a": {"lt": 1}, "b": True})
 
 
 def test_contains_is_asked_as_people_type():
     frame = pl.DataFrame(
         {"genres": ["Comedy|Drama", "comedy", "Drama", None], "tags": [["Comedy"], ["COMEDY", "x"], ["comedies"], []]}
     )
-    assert Filter.of({"genres": {"contains": "comedy"}}).mask(frame).tolist() == [True, True, False, False]
-    assert Filter.of({"genres": {"contains": "COMEDY|d"}}).mask(frame).tolist() == [True, False, False, False]
-    assert Filter.of({"tags": {"contains": "comedy"}}).mask(frame).tolist() == [True, True, False, False]
-    assert Filter.of({"genres": "comedy"}).mask(frame).tolist() == [False, True, False, False]
+    assert Filter.parse({"genres": {"contains": "comedy"}}).mask(frame).tolist() == [True, True, False, False]
+    assert Filter.parse({"genres": {"contains": "COMEDY|d"}}).mask(frame).tolist() == [True, False, False, False]
+    assert Filter.parse({"tags": {"contains": "comedy"}}).mask(frame).tolist() == [True, True, False, False]
+    assert Filter.parse({"genres": "comedy"}).mask(frame).tolist() == [False, True, False, False]
 
 
 def test_dates_are_compared_as_dates():
@@ -115,10 +115,10 @@ def test_dates_are_compared_as_dates():
     frame = pl.DataFrame(
         {"day": days, "at": [None if d is None else datetime.datetime(d.year, d.month, 1, 12) for d in days]}
     )
-    assert Filter.of({"day": {"ge": "2024-01-01"}}).mask(frame).tolist() == [True, False, False]
-    assert Filter.of({"day": {"in": ["2023-12-01"]}}).mask(frame).tolist() == [False, False, True]
-    assert Filter.of({"at": {"lt": "2023-12-01T12:00:01"}}).mask(frame).tolist() == [False, False, True]
-    assert Filter.of({"at": "2024-01-01T12:00"}).mask(frame).tolist() == [True, False, False]
+    assert Filter.parse({"day": {"ge": "2024-01-01"}}).mask(frame).tolist() == [True, False, False]
+    assert Filter.parse({"day": {"in": ["2023-12-01"]}}).mask(frame).tolist() == [False, False, True]
+    assert Filter.parse({"at": {"lt": "2023-12-01T12:00:01"}}).mask(frame).tolist() == [False, False, True]
+    assert Filter.parse({"at": "2024-01-01T12:00"}).mask(frame).tolist() == [True, False, False]
 
 
 REFUSED = [
@@ -159,15 +159,15 @@ def test_what_cannot_be_is_one_sentence(asked, facts):
         }
     )
     with assert_error(ConfigError, mentions=facts) as caught:
-        Filter.of(asked).mask(frame)
+        Filter.parse(asked).mask(frame)
     assert "\n" not in str(caught.value)
 
 
 def test_equal_conditions_have_one_key_and_others_have_another():
     values = [1, 1.0, True, "1", "é", "\ud800", 2**100, *range(500)]
-    keys = {Filter.of({"a": {"in": values[:n]}}).key for n in range(len(values) + 1)}
+    keys = {Filter.parse({"a": {"in": values[:n]}}).key for n in range(len(values) + 1)}
     assert len(keys) == len(values) + 1
-    assert len({Filter.of({"a": one}).key for one in values[:7]}) == 7
-    assert Filter.of({"a": 1, "b": 2}).key == Filter.of({"b": 2, "a": {"eq": 1}}).key
-    assert Filter.of({"a": {"in": values}}).key == Filter.of({"a": {"in": list(values)}}).key
-    assert len({Filter.of(one).key for one in ({}, {"a": {"in": []}}, {"b": {"in": []}})}) == 3
+    assert len({Filter.parse({"a": one}).key for one in values[:7]}) == 7
+    assert Filter.parse({"a": 1, "b": 2}).key == Filter.parse({"b": 2, "a": {"eq": 1}}).key
+    assert Filter.parse({"a": {"in": values}}).key == Filter.parse({"a": {"in": list(values)}}).key
+    assert len({Filter.parse(one).key for one in ({}, {"a": {"in": []}}, {"b": {"in": []}})}) == 3

@@ -37,8 +37,8 @@ from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
 from lirdrec.features.remote.client import OpenAIClient
 
+from ..features.misbehaving_server import Server, describe
 from ..helpers import assert_error, assert_mentions
-from .misbehaving_server import Server, describe
 
 N = 12
 COLOURS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade

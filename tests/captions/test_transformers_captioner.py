@@ -18,8 +18,8 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, TrainingError
 
+from ..features import tiny_models
 from ..helpers import assert_error
-from . import tiny_models
 
 ATTRIBUTES = Attributes("See.", "English", 2, {"colour": "main one", "kind": "what"})
 PROMPT = render(ATTRIBUTES)

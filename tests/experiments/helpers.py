@@ -1,11 +1,19 @@
-"""What the sentence of a report says, read without its wording: which facts, in which order."""
+"""Helpers of the tests of experiments: facts in the text of a report, and trials computed in the test's process."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
+import subprocess
+import types
 from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
+
+from lirdrec.experiments import scheduler, worker
+from lirdrec.files.atomic import write_json
 
 
 def _found(text: str, fact: object, start: int) -> int:
@@ -44,3 +52,21 @@ def emphasized(page: Path) -> list[str]:
     assert found is not None
     bold = re.findall(r"<strong>(.*?)</strong>", found[1], flags=re.S)
     return [re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", one))) for one in bold]
+
+
+class Computed:
+    """Replaces the process that computes a trial; a process for each would import torch each time."""
+
+    stdin = None
+
+    def __init__(self, command: list[str], **options: object):
+        job, result = map(Path, command[-2:])
+        write_json(result, worker.compute(worker.job_of(json.loads(job.read_text(encoding="utf-8")))))
+
+    def poll(self) -> int:
+        return 0
+
+
+def compute_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute trials in this process; test_scheduler.py tests what depends on processes."""
+    monkeypatch.setattr(scheduler, "subprocess", types.SimpleNamespace(Popen=Computed, PIPE=subprocess.PIPE))

@@ -1,0 +1,257 @@
+"""Vectors, offsets and policies of new items, against formulas written out here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import lirdrec
+from lirdrec.data.holdout import hold_out_items
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
+from lirdrec.models.base import Features
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
+from lirdrec.ranking.top_k import Quota, top_k
+from lirdrec.recommender.launch_simulation import MAX_COST, K, _lists, _merge
+from lirdrec.recommender.new_item_encoder import LaunchStep, Neighbors, NewItemEncoder
+from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.recommender import Recommender
+
+from ..helpers import assert_error
+from .conftest import hand_made
+
+FRONTIER = tuple(
+    LaunchStep(offset, cost, share, 0.0) for offset, cost, share in [(0, 0, 0.01), (1, 0.02, 0.1), (2, 0.2, 0.5)]
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A trained recommender without 20 of 200 items, and these items."""
+    dataset = make_synthetic_dataset(n_users=300, n_items=200, n_pairs=4000, dims={"image": 16, "text": 12}, seed=3)
+    launched = dataset.items.series.to_list()[::10]
+    rest, table, features = hold_out_items(dataset, launched)
+    training = lirdrec.TrainConfig(epochs=6, batch_size=1024, order="users", learning_rate=5e-3)
+    return lirdrec.fit(rest, training=training, device="cpu", progress=False), table, features
+
+
+def fresh(data) -> Recommender:
+    recommender = data[0]
+    return Recommender.from_state(recommender.state)
+
+
+def with_new(data, **changes) -> Recommender:
+    recommender = fresh(data)
+    encoder = replace(NewItemEncoder.from_info(recommender.info["new_items"]), **changes)
+    recommender.info["new_items"] = encoder.to_info()
+    recommender.add_items(data[1], data[2])
+    return recommender
+
+
+def test_fit_calibrates_an_encoder_whose_frontier_is_ordered(data):
+    encoder = data[0].new_item_encoder
+    offsets = [step.offset for step in encoder.frontier]
+    shares = [step.share for step in encoder.frontier]
+    assert offsets == sorted(offsets) and shares == sorted(shares) and shares[-1] > shares[0]
+    assert encoder.offset in offsets and encoder.offset == encoder.offset_for(MAX_COST)
+
+
+def test_scores_of_known_items_keep_every_bit(data):
+    before = fresh(data)
+    users = torch.arange(before.n_users)
+    known = before.scorer.scores(before.scorer.queries(users))
+    after = with_new(data, content=0.5, n_neighbors=10, offset=0.25)
+    scores = after.scorer.scores(after.scorer.queries(users))
+    assert torch.equal(scores[:, : before.n_items], known)
+    assert not torch.equal(scores, with_new(data, offset=0.0).scorer.scores(after.scorer.queries(users)))
+
+
+def test_vectors_are_the_mixture_of_the_formula(data):
+    content, neighbors, beta = 0.3, 4, 10.0
+    recommender = with_new(data, content=content, n_neighbors=neighbors)
+    plain = with_new(data, content=1.0)
+    n = recommender.n_trained_items
+    trained = recommender.scorer.item_vectors[:n].double().numpy()
+    blocks = recommender.features.blocks()
+    for row in range(recommender.n_items - n):
+        mean = np.zeros(trained.shape[1])
+        modalities = 0
+        for name, matrix in blocks[1].items():
+            if not matrix.present[row]:
+                continue
+            table, query = np.array(blocks[0][name].values, np.float64), np.array(matrix.values[row], np.float64)
+            norms = np.linalg.norm(table, axis=1)
+            cosines = table @ query / np.linalg.norm(query) / np.where(norms > 0, norms, 1)
+            cosines[~blocks[0][name].present] = -np.inf
+            nearest = np.argsort(-cosines)[:neighbors]
+            weights = np.exp(beta * cosines[nearest])
+            mean += weights / weights.sum() @ trained[nearest]
+            modalities += 1
+        mean /= modalities
+        own = plain.scorer.item_vectors[n + row].double().numpy()
+        mixed = content * own / np.linalg.norm(own) + (1 - content) * mean / np.linalg.norm(mean)
+        mixed /= np.linalg.norm(mixed)  # the vectors of this preset have length 1
+        np.testing.assert_allclose(recommender.scorer.item_vectors[n + row].numpy(), mixed, atol=2e-5)
+
+
+def test_the_order_and_the_batches_of_new_items_do_not_matter_for_the_neighbors(data):
+    together = with_new(data, content=0.0, n_neighbors=10)
+    apart = fresh(data)
+    apart.info["new_items"] = together.info["new_items"]
+    for start in (10, 0):
+        rows = np.arange(start, start + 10)
+        part = {name: [m.values[i] if m.present[i] else None for i in rows] for name, m in data[2].items()}
+        apart.add_items(data[1][rows], part)
+    order = [apart.items.series.to_list().index(item) for item in together.items.series]
+    torch.testing.assert_close(apart.scorer.item_vectors[order], together.scorer.item_vectors, rtol=0, atol=1e-6)
+
+
+def test_the_parts_of_a_score_include_the_offset(data):
+    recommender = with_new(data, offset=0.25)
+    item, user = data[1]["item"][0], recommender.users.series[0]
+    explanation = recommender.explain(user, item)
+    assert explanation.parts[NEW_ITEM] == 0.25
+    assert math.isclose(sum(explanation.parts.values()), explanation.score, rel_tol=1e-6)
+    assert recommender.explain(user, recommender.items.series[0]).parts[NEW_ITEM] == 0
+    assert set(explanation.weights) == set(recommender.scorer.branch_names)
+
+
+def test_a_saved_run_keeps_encoder_and_offsets(data, tmp_path):
+    recommender = with_new(data, offset=0.25)
+    loaded = Recommender.load(recommender.save(tmp_path / "run"))
+    assert loaded.new_item_encoder == recommender.new_item_encoder
+    assert torch.equal(loaded.scorer.offsets, recommender.scorer.offsets)
+    slim = Recommender.load(recommender.slim(tmp_path / "slim"))
+    users = torch.arange(slim.n_users)
+    expected = recommender.scorer.scores(recommender.scorer.queries(users))
+    assert torch.equal(slim.scorer.scores(slim.scorer.queries(users)), expected)
+
+
+def test_a_refit_takes_the_encoder_of_the_earlier_run(data, tmp_path):
+    dataset = make_synthetic_dataset(n_users=300, n_items=200, n_pairs=4000, dims={"image": 16, "text": 12}, seed=3)
+    training = lirdrec.TrainConfig(epochs=2, batch_size=1024, order="users", learning_rate=5e-3)
+    run = tmp_path / "run"
+    first = lirdrec.fit(dataset, training=training, device="cpu", progress=False, run=run)
+    again = lirdrec.fit(dataset, device="cpu", progress=False, refit=run)
+    assert again.new_item_encoder == first.new_item_encoder and first.new_item_encoder.frontier
+
+
+def test_one_step_of_the_frontier_equals_ranking_everything_again():
+    generator = torch.Generator().manual_seed(0)
+    scorer = VectorScorer(torch.randn(30, 4, generator=generator), torch.randn(60, 4, generator=generator))
+    new = torch.arange(0, 60, 6)
+    known = torch.tensor([row for row in range(60) if row % 6])
+    rng = np.random.default_rng(1)
+    relevant = np.argwhere(rng.random((30, 60)) < 0.1)
+    seen = np.argwhere(rng.random((30, 60)) < 0.1)
+    hits, train = (Histories(*torch.tensor(pairs.T.copy()), 30) for pairs in (relevant, seen))
+    users = torch.arange(30)
+    lists = [_lists(scorer.item_vectors[rows], rows, scorer, train, hits, users) for rows in (known, new)]
+    known_recall, new_recall, share = _merge(0.7, [tuple(lists)])
+    # independently: rank all items of each user with sorted()
+    table = scorer.scores(scorer.queries(users)).double().numpy()
+    table[seen[:, 0], seen[:, 1]] = -np.inf
+    is_new = np.arange(60) % 6 == 0
+    is_hit = np.zeros((30, 60), bool)
+    is_hit[relevant[:, 0], relevant[:, 1]] = True
+    known_recalls, new_recalls, places = [], [], []
+    for user in range(30):
+        both = np.argsort(-(table[user] + 0.7 * is_new))[:K]
+        places.append(is_new[both].mean())
+        n_known, n_new = (is_hit[user] & ~is_new).sum(), (is_hit[user] & is_new).sum()
+        if n_known:
+            known_recalls.append((is_hit[user] & ~is_new)[both].sum() / n_known)
+        if n_new:
+            new_recalls.append((is_hit[user] & is_new)[both].sum() / n_new)
+    expected = [np.mean(values) for values in (known_recalls, new_recalls, places)]
+    assert [known_recall, new_recall, share] == pytest.approx(expected, abs=1e-6)
+
+
+def test_items_without_a_modality_have_no_neighbor_in_it():
+    present = torch.tensor([True, False, True])
+    trained = {
+        "text": Features(torch.eye(3), present),
+        "image": Features(torch.eye(3), torch.ones(3, dtype=torch.bool)),
+    }
+    new = {
+        "text": Features(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([True, False])),
+        "image": Features(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), torch.tensor([True, True])),
+    }
+    mean, _ = Neighbors.find(trained, new, 1).mean(torch.diag(torch.tensor([1.0, 10.0, 100.0])), 1)
+    assert mean[0].tolist()[1] == pytest.approx(5.0)  # by image; by text another item, since row 1 has no text
+    assert mean[1].tolist() == pytest.approx([0.0, 0.0, 100.0])
+
+
+@pytest.mark.parametrize(("cost", "offset"), [(0.0, 0.0), (0.019, 0.0), (0.02, 1.0), (0.5, 2.0)])
+def test_the_offset_for_a_cost_is_the_largest_that_costs_no_more(cost, offset):
+    assert NewItemEncoder(frontier=FRONTIER).offset_for(cost) == offset
+
+
+def with_added(offset: float = 0.0) -> Recommender:
+    """The hand-made recommender with items 30 and 40 as new ones."""
+    recommender = hand_made(n_trained_items=2)
+    recommender.info["new_items"] = NewItemEncoder(offset=offset, frontier=FRONTIER).to_info()
+    scorer = recommender.scorer
+    offsets = torch.tensor([0.0, 0.0, offset, offset])
+    vectors = (scorer.user_vectors, scorer.item_vectors)
+    recommender.scorer = VectorScorer(*vectors, scorer.branch_names, scorer.weights, offsets=offsets)
+    return recommender
+
+
+@pytest.mark.parametrize(
+    ("policy", "items"),
+    [
+        ("calibrated", [10, 20, 30]),  # bob: 4, 3, 2 + .5, 1 + .5
+        ("none", [10, 20, 30]),
+        ("boost=0.5", [10, 30, 20]),  # the offset is 2: 4, 3 and 4, 3; equal scores in order of rows
+        ({"share": 1 / 3}, [10, 20, 30]),
+        ("share=0.67", [10, 30, 40]),
+        ("share=0", [10, 20]),
+    ],
+)
+def test_policies(policy, items):
+    recommender = with_added(0.5)
+    frame = recommender.recommend("bob", 3, exclude_seen=False, new_items=policy)
+    assert frame["item"].to_list() == items
+    assert frame["score"].to_list() == sorted(frame["score"].to_list(), reverse=True)
+
+
+def test_a_quota_gives_exactly_its_places():
+    generator = torch.Generator().manual_seed(5)
+    scorer = VectorScorer(torch.randn(40, 3, generator=generator), torch.randn(50, 3, generator=generator))
+    for places in range(11):
+        _, items = top_k(scorer, scorer.queries(torch.arange(40)), 10, quota=Quota(35, places))
+        assert ((items >= 35).sum(1) == places).all() and (items >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "bad", ["boosted", "boost", "share", "none=1", "boost=x", "share=1.2", "boost=1", {"share": -0.1}, 3, {}]
+)
+def test_a_bad_policy_is_refused(bad):
+    with assert_error(ConfigError, mentions=["new_items"]):
+        NewItemPolicy.parse(bad)
+
+
+def test_a_boost_needs_simulated_launches():
+    recommender = with_added()
+    recommender.info["new_items"] = NewItemEncoder().to_info()
+    with assert_error(ConfigError, mentions=["simulated launches"]):
+        recommender.recommend("bob", 2, new_items="boost=0.1")
+
+
+def test_a_model_without_vectors_cannot_boost(tmp_path):
+    dataset = make_synthetic_dataset(n_users=60, n_items=40, n_pairs=600, dims={"text": 8}, groups=5, seed=1)
+    recommender = lirdrec.fit(dataset, "item_knn", device="cpu", progress=False)
+    recommender.n_trained_items -= 1
+    with assert_error(CapabilityError, mentions=["vectors"]):
+        recommender.recommend(None, 2, new_items="boost=0.1")
+
+
+def test_a_damaged_entry_is_one_sentence():
+    with assert_error(RunFolderError, mentions=["new_items", "offsett"]):
+        NewItemEncoder.from_info({"offsett": 1, "frontier": []})
