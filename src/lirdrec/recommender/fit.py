@@ -112,7 +112,7 @@ def fit(
             test included. Nothing is left to measure: it is for serving. A run that was itself continued from another
             (`warm_start`) starts from that one again.
         warm_start: an earlier run of the same model, on older data: train on from its parameters, with its settings,
-            for a quarter of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
+            for a fifth of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
             matched by id; new users and items start from the mean of those nearest to them. Held-out interactions that
             the run was trained on count as training interactions. A closed form is computed again.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
