@@ -186,13 +186,13 @@ def test_it_learns_sooner_than_from_scratch(new):
     assert continued.info["warm_start"]["run"] is None
 
 
-def test_options_are_those_of_the_run_for_a_fifth_of_its_epochs(old, new, tmp_path):
+def test_options_are_those_of_the_run_for_a_quarter_of_its_epochs(old, new, tmp_path):
     fit(old, CONFIGS["lightgcn"], replace(TRAINING, epochs=10, patience=10), run=tmp_path / "first", **QUIET)
     second = fit(new, warm_start=tmp_path / "first", run=tmp_path / "second", **QUIET)
     training = second.info["training"]
     assert training == {**training, "batch_size": 128, "learning_rate": 0.02, "seed": 3, "schedule": "cosine"}
     assert second.info["metrics"]["epochs"] == training["epochs"] == 2
-    # a fifth of those from scratch, not of the two that the second run took; also through a refit
+    # a quarter of those from scratch, not of the two that the second run took; also through a refit
     fit(new, refit=second, run=tmp_path / "served", **QUIET)
     for earlier in (second, tmp_path / "served"):
         found = fit(resplit(new), warm_start=earlier, **QUIET)

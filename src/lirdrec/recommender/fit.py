@@ -112,7 +112,7 @@ def fit(
             test included. Nothing is left to measure: it is for serving. A run that was itself continued from another
             (`warm_start`) starts from that one again.
         warm_start: an earlier run of the same model, on older data: train on from its parameters, with its settings,
-            for a fifth of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
+            for a quarter of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
             matched by id; new users and items start from the mean of those nearest to them. Held-out interactions that
             the run was trained on count as training interactions. A closed form is computed again.
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
@@ -276,7 +276,9 @@ def _train(
             if isinstance(callback, (ProgressBar, EpochLines, HistoryLogger)):
                 callback.stop()
     n_epochs = len(result.history)
-    if validate is not None and result.stopped == "epochs" and still_improving(result.best_epoch, n_epochs):
+    # a continued training ends with its falling rate, and its last epochs are the best
+    ended = validate is not None and result.stopped == "epochs" and job.start is None
+    if ended and still_improving(result.best_epoch, n_epochs):
         log.warning(
             "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
             training.epochs,

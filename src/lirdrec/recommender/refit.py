@@ -19,7 +19,7 @@ from lirdrec.recommender.warm_start import check_parameters, read_earlier, run_n
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Callback, StopTraining
 
-SHARE = 5  # a continued training takes one part in five of the epochs of the training from scratch
+SHARE = 4  # a continued training takes one part in four of the epochs of the training from scratch
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def settings_of(state: RunState) -> EarlierSettings:
 
 
 def continued_training(state: RunState) -> TrainConfig:
-    """The training options with which a run is continued on newer data: those of the run, in a fifth of the epochs.
+    """The training options with which a run is continued on newer data: those of the run, in a quarter of the epochs.
 
     The learning rate falls to zero over them, which takes the place of patience (benchmarks/train_on.py).
     """
