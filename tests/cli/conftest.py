@@ -16,6 +16,7 @@ from lirdrec.cli.main import app
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 
@@ -47,6 +48,23 @@ def run(tmp_path) -> Path:
         scorer, IdMap([1, 2], "user"), IdMap([10, 20, 30], "item"), table, train, info={"dataset": "d", "model": "m"}
     )
     return made.save(tmp_path / "run")
+
+
+@pytest.fixture
+def grown(tmp_path) -> Path:
+    """The run with film 40 added: score 1.8 for both users, plus the offset: .5 calibrated, 2 as boost=0.1."""
+    scorer = VectorScorer(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [1.8, 1.8]]),
+        offsets=torch.tensor([0.0, 0.0, 0.0, 0.5]),
+    )
+    frontier = tuple(
+        LaunchStep(*step) for step in [(0.0, 0.0, 0.01, 0.0), (0.5, 0.02, 0.05, 0.1), (2.0, 0.1, 0.5, 0.3)]
+    )
+    info = {"dataset": "d", "model": "m", "new_items": NewItemEncoder(1.0, 0, 0.5, frontier).to_info()}
+    users, items = IdMap([1, 2], "user"), IdMap([10, 20, 30, 40], "item")
+    train = Interactions(np.array([0]), np.array([2]))
+    return Recommender(scorer, users, items, train=train, info=info, n_trained_items=3).save(tmp_path / "grown")
 
 
 @pytest.fixture

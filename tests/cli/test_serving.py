@@ -59,6 +59,44 @@ def test_output_files(lirdrec, run, tmp_path, ending, read):
     assert read(tmp_path / f"out.{ending}").rows() == [(1, 20, 1, 2.0), (2, 10, 1, 3.0)]
 
 
+POLICIES = [
+    ([], [20, 40], [10, 40]),
+    (["--new-items", "calibrated"], [20, 40], [10, 40]),
+    (["--new-items", "none"], [20, 40], [10, 20]),
+    (["--new-items", "boost=0.1"], [40, 20], [40, 10]),
+    (["--new-items", "share=0.5"], [40, 20], [10, 40]),
+    (["--new-items", "share=0"], [20, 10], [10, 20]),
+]
+
+
+@pytest.mark.parametrize(("options", "one", "two"), POLICIES)
+def test_new_items_compete_as_told_and_their_share_is_shown(lirdrec, grown, options, one, two):
+    wanted = {1: one, 2: two}
+    n_new = sum(40 in items for items in wanted.values())
+    result = lirdrec("recommend", grown, "--all", "-k", 2, "--json", *options)
+    assert {user: set(items) for user, items in lists(json.loads(result.stdout)).items()} == {
+        user: set(items) for user, items in wanted.items()
+    }
+    assert_mentions(result.stderr, [f"{n_new} of 4", f"{n_new / 4:.1%}"])
+    table = lirdrec("recommend", grown, "--all", "-k", 2, *options)
+    assert_mentions(table.stdout, [f"{n_new} of 4"])
+    written = lirdrec("recommend", grown, "--all", "-k", 2, "--output", "all.csv", *options)
+    assert written.exit_code == 0, written.stderr
+    assert lists(pl.read_csv("all.csv").to_dicts()) == lists(json.loads(result.stdout))
+    assert_mentions(written.stderr, [f"{n_new} of 4"])
+
+
+def lists(rows: list[dict]) -> dict[int, list[int]]:
+    return {user: [row["item"] for row in rows if row["user"] == user] for user in (1, 2)}
+
+
+def test_a_run_without_new_items_has_no_share_and_wrong_policies_are_refused(lirdrec, run):
+    assert lirdrec("recommend", run, "--user", 1, "-k", 1, "--new-items", "share=0.5", "--json").stderr == ""
+    for policy in ("boost", "share=2", "often"):
+        result = lirdrec("recommend", "nowhere", "--user", 1, "--new-items", policy)
+        assert_refused(result, [f"--new-items {policy}"])
+
+
 def test_similar_items_and_users(lirdrec, run):
     result = lirdrec("similar", run, "--item", 10, "-k", 1)
     assert_mentions(result.stdout, [10, "Alien", "Brazil"])

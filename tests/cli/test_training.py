@@ -322,6 +322,25 @@ def test_inspect_of_a_run_tells_its_size_and_the_cost_of_a_step(lirdrec, trained
     assert f"{layers} " in words and f"{pairs:,}" in words
 
 
+def test_training_calibrates_new_items_and_inspect_shows_the_frontier(lirdrec, data):
+    result = lirdrec("train", "data", "--run", "r", *QUICK)
+    encoder = Recommender.load("r").new_item_encoder
+    calibrated = encoder.step()
+    assert_mentions(result.stdout, [f"{encoder.offset:+.4f}", f"{calibrated.share:.1%}", f"{calibrated.cost:.1%}"])
+    facts = json.loads(lirdrec("inspect", "r", "--json").stdout)["new_items"]
+    assert facts["offset"] == encoder.offset and len(facts["frontier"]) == len(encoder.frontier)
+    words = " ".join(lirdrec("inspect", "r").stdout.split())
+    five = encoder.step(0.05)
+    assert five.offset == encoder.offset_for(0.05)
+    for step in (calibrated, five):
+        assert f"{step.offset:+.4f} {step.cost:.1%} {step.share:.1%} {step.recall:.4f}" in words
+    assert "calibrated" in words and "boost=0.05" in words
+    plain = lirdrec("train", "data", "--run", "plain", "--no-new-item-calibration", *QUICK)
+    assert plain.exit_code == 0 and Recommender.load("plain").new_item_encoder is None
+    result = lirdrec("train", "data", "--run", "s", "--refit", "r", "--no-new-item-calibration")
+    assert_refused(result, ["--no-new-item-calibration", "--refit"])
+
+
 def test_inspect_of_a_closed_form_and_of_runs_that_cannot_be_measured(lirdrec, trained, data):
     assert lirdrec("--quiet", "train", "data", "--model", "item_knn", "--run", "runs/knn").exit_code == 0
     assert json.loads(lirdrec("inspect", "runs/knn", "--json").stdout)["step"] is None

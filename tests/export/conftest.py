@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lirdrec.data.schema import ITEM, RANK, SCORE, USER
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 
@@ -39,6 +41,15 @@ def made(data) -> Callable[..., Recommender]:
 @pytest.fixture
 def recommender(made) -> Recommender:
     return made()
+
+
+@pytest.fixture
+def grown(made, data) -> Recommender:
+    """A recommender with three new items, whose offset brings them into some lists."""
+    found = made()
+    found.info["new_items"] = NewItemEncoder(0.5, 5, 0.3).to_info()
+    found.add_items([900, 901, 902], {name: np.array(matrix.values[40:43]) for name, matrix in data.features.items()})
+    return found
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from lirdrec.export.folder import export
 from lirdrec.models.base import Features
 from lirdrec.models.vbpr import VBPR, VBPRConfig
 from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error
@@ -77,6 +78,46 @@ def test_vectors_are_those_of_add_items(made, features, tmp_path, options, monke
     told = run_readme(folder, "import onnxruntime", monkeypatch, features=asked)
     expected = np.stack([alone(recommender, features, row) for row in rows])
     np.testing.assert_allclose(told["vector"], expected, atol=ATOL, rtol=0)
+
+
+ENCODERS = [
+    ({}, NewItemEncoder(0.5, 5, 0.1)),
+    ({"modalities": ("image",)}, NewItemEncoder(0.0, 50, 0.1)),  # more neighbors than have a picture
+    ({"loss": "softmax", "scoring": "cosine", "temperature": 0.2}, NewItemEncoder(0.3, 100, -0.2)),
+    ({"n_item_layers": 0, "layer_weights": (0.5, 1.0, 0.25)}, NewItemEncoder(0.7, 3, 0.0)),
+    ({"modality_weights": {"image": 0.0, "text": 1.0}}, NewItemEncoder(0.5, 7, 0.1)),
+    ({}, NewItemEncoder(1.0, 0, 0.25)),
+]
+
+
+@pytest.mark.parametrize("added", [0, 2])
+@pytest.mark.parametrize(("options", "encoder"), ENCODERS, ids=str)
+def test_vectors_are_mixed_as_add_items_mixes_them(made, features, tmp_path, options, encoder, added):
+    recommender = made(**options)
+    recommender.info["new_items"] = encoder.to_info()
+    if added:
+        recommender.add_items([500, 501], {name: matrix[6:8] for name, matrix in features.items()})
+    chosen = {name: features[name] for name in options.get("modalities", features)}
+    rows = np.flatnonzero(np.any([matrix.any(axis=1) for matrix in chosen.values()], axis=0))
+    folder = export(recommender, "onnx", tmp_path / "out")
+    session = onnxruntime.InferenceSession(folder / "item_vector.onnx")
+    (vectors,) = session.run(["vector"], {name: matrix[rows] for name, matrix in chosen.items()})
+    expected = np.stack([alone(recommender, features, row) for row in rows])
+    np.testing.assert_allclose(vectors, expected, atol=ATOL, rtol=0)
+    assert float(session.get_modelmeta().custom_metadata_map["offset"]) == encoder.offset
+
+
+def test_a_new_row_with_its_offset_has_the_scores_of_lirdrec(recommender, features, tmp_path, monkeypatch):
+    recommender.info["new_items"] = NewItemEncoder(0.5, 5, 0.125).to_info()
+    one = {name: matrix[:1] for name, matrix in features.items()}
+    folder = export(recommender, "onnx", tmp_path / "encoder")
+    export(recommender, "npy", tmp_path / "vectors")
+    told = run_readme(folder, "import onnxruntime", monkeypatch, features=one)
+    row = run_readme(folder, "import numpy", monkeypatch, **told)["row"]
+    scores = np.load(tmp_path / "vectors" / "users.npy") @ row[0]
+    recommender.add_items(10_000, one)
+    expected = recommender.score([(user, 10_000) for user in recommender.users.series])["score"].to_numpy()
+    np.testing.assert_allclose(scores, expected, atol=ATOL, rtol=0)
 
 
 def test_branches_are_those_of_the_model(recommender, features, tmp_path):

@@ -21,6 +21,7 @@ from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.export.folder import KINDS, export
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
+from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error
@@ -61,6 +62,47 @@ def test_faiss(shop, tmp_path, monkeypatch):
     compare({user: (ids.gather(rows[u]).to_list(), scores[u].tolist()) for u, user in enumerate(users)}, shop)
     told = run_readme(folder, "import faiss", monkeypatch, user=7)
     assert ids.gather(told["best"][0]).to_list() == rankings(shop)[7][0]
+
+
+def test_offsets_of_new_items_are_a_column(grown, tmp_path):
+    folder = export(grown, "npy", tmp_path / "out")
+    users, items = (np.load(folder / f"{name}.npy") for name in ("users", "items"))
+    n, width = grown.n_trained_items, grown.scorer.item_vectors.shape[1]
+    assert users.shape[1] == items.shape[1] == width + 1
+    assert (users[:, -1] == 1).all() and (items[:n, -1] == 0).all() and (items[n:, -1] == np.float32(0.3)).all()
+    pairs = [(user, item) for user in grown.users.series for item in grown.items.series]
+    expected = grown.score(pairs)["score"].to_numpy().reshape(grown.n_users, grown.n_items)
+    np.testing.assert_allclose(users @ items.T, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["faiss", "qdrant"])
+def test_other_engines_rank_new_items_as_lirdrec_does(grown, tmp_path, kind, monkeypatch):
+    folder, found = export(grown, kind, tmp_path / "out"), {}
+    if kind == "faiss":
+        faiss = pytest.importorskip("faiss")
+        scores, rows = faiss.read_index(str(folder / "items.faiss")).search(np.load(folder / "users.npy"), 10)
+        ids = grown.items.series
+        found = {user: (ids.gather(rows[u]).to_list(), scores[u].tolist()) for u, user in enumerate(grown.users.series)}
+    else:
+        qdrant = pytest.importorskip("qdrant_client")
+        monkeypatch.setattr(sys, "argv", ["load.py", str(tmp_path / "local")])
+        runpy.run_path(str(folder / "load.py"))
+        client = qdrant.QdrantClient(path=str(tmp_path / "local"))
+        for user in grown.users.series:
+            told = run_readme(folder, "from qdrant_client", monkeypatch, client=client, user_point=user)
+            found[user] = [item for item, _ in told["best"]], [score for _, score in told["best"]]
+        client.close()
+    compare(found, grown)
+    assert any({900, 901, 902} & set(items) for items, _ in found.values())
+
+
+@pytest.mark.parametrize("kind", ["plain", "calibrated"])
+def test_a_run_that_gives_new_items_an_offset_has_the_column_before_they_come(made, tmp_path, kind):
+    recommender = made()
+    recommender.info["new_items"] = NewItemEncoder(0.5, 5, 0.3 if kind == "calibrated" else 0.0).to_info()
+    folder = export(recommender, "npy", tmp_path / "out")
+    extra = kind == "calibrated"
+    assert np.load(folder / "items.npy").shape[1] == recommender.scorer.item_vectors.shape[1] + extra
 
 
 @pytest.mark.parametrize("ids", ["texts", "integers"])
@@ -111,11 +153,11 @@ def postgres():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("ids", ["texts", "integers"])
-def test_pgvector(shop, made, postgres, tmp_path, ids):
+@pytest.mark.parametrize("ids", ["texts", "integers", "new items"])
+def test_pgvector(shop, made, grown, postgres, tmp_path, ids):
     import psycopg
 
-    recommender = shop if ids == "texts" else made()
+    recommender = {"texts": shop, "integers": made(), "new items": grown}[ids]
     if ids == "texts":
         recommender.users = IdMap([f"o'{user}" for user in recommender.users.series], "user")
     address, load = postgres

@@ -11,6 +11,7 @@ from lirdrec.cli.output import console, print_line, table
 BAR = 32  # characters of the longest bar of a histogram
 SPLIT_FILE = "split_file"  # column of labels that `readers.split_files` makes
 LARGEST = 8  # maximum number of listed products of a training step
+COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the hits on known items; the listed steps of the frontier
 
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
@@ -97,9 +98,15 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
     numbers = [f"{facts[name]:,}" for name in ("users", "items", "pairs", "parameters")]
     columns = ["model", "dataset", "users", "items", "interactions", "parameters"]
     out.print(table(f"Run {folder}", columns, [[facts["model"], facts["dataset"], *numbers]]))
-    step = facts["step"]
-    if step is None:
-        return print_line(f"{facts['model']} has a closed form: it is computed in one step, without training steps.")
+    if facts["step"] is None:
+        print_line(f"{facts['model']} has a closed form: it is computed in one step, without training steps.")
+    else:
+        _show_step(facts["step"])
+    _show_new_items(facts["new_items"])
+
+
+def _show_step(step: Mapping[str, Any]) -> None:
+    out = console()
     rows = []
     for kind, phases in step["operations"].items():
         rows.append([f"{kind} products", *(_count(n) for n in (*phases.values(), sum(phases.values())))])
@@ -121,6 +128,34 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
     ]
     right = ["columns", "times", "multiply-adds", "share"]
     out.print(table("The largest", ["", "rows × inner (entries)", *right], rows, right=right))
+
+
+def _show_new_items(info: Any) -> None:
+    """Print how new items compete, and what other settings of `--new-items` cost and give."""
+    from lirdrec.recommender.new_item_encoder import NewItemEncoder
+
+    encoder = NewItemEncoder.from_info(info)
+    if encoder is None:
+        return
+    calibrated = encoder.step()
+    if calibrated is None:
+        return print_line("New items: without an offset, since the run has no simulated launches.")
+    steps = {}
+    for cost in COSTS:
+        step = encoder.step(cost)
+        assert step is not None
+        steps.setdefault(step.offset, (f"boost={cost:g}", step))
+    steps[calibrated.offset] = ("calibrated", calibrated)
+    rows = [
+        [name, f"{step.offset:+.4f}", f"{step.cost:.1%}", f"{step.share:.1%}", f"{step.recall:.4f}"]
+        for name, step in sorted(steps.values(), key=lambda row: row[1].offset)
+    ]
+    right = ["offset", "cost", "share of places", "recall@20 of new items"]
+    console().print(table("New items in simulated launches", ["--new-items", *right], rows, right=right))
+    print_line(
+        f"The calibrated offset of new items is {encoder.offset:+.4f}.\n"
+        "boost=0.05 costs about 5 % of the hits on known items in simulated launches."
+    )
 
 
 def _count(n: float) -> str:

@@ -76,6 +76,12 @@ class CandidateOptions:
         None, 'Recommend items with such columns: \'{"price": {"lt": 30}}\'.', "--filter", metavar="JSON"
     )
     include_seen: bool = option(False, "Recommend items of the user, too.")
+    new_items: str | None = option(
+        None,
+        "How added items compete: calibrated (default), none, boost=0.05 (of the hits on known items) or share=0.2"
+        " (of the places).",
+        metavar="POLICY",
+    )
 
 
 def recommend(
@@ -95,18 +101,22 @@ def recommend(
       lirdrec recommend runs/demo --history 1,50,260
       lirdrec recommend runs/demo --user 15 --filter '{"genres": {"contains": "Comedy"}}'
       lirdrec recommend runs/demo --all -k 50 --output all.parquet
+      lirdrec recommend runs/demo --all -k 50 --output all.parquet --new-items share=0.1
 
     An id with commas is read as one id if the run knows it; @FILE has one id per line.
     --all with --output writes the file in parts; if it is interrupted, the same command resumes.
     """
+    from lirdrec.recommender.new_item_policy import NewItemPolicy
     from lirdrec.recommender.query_arguments import check_k
 
     check_output(output, csv_safe)
     users.check()
     check_k(10 if items.k is None else items.k)
+    policy = None if items.new_items is None else NewItemPolicy.parse(items.new_items)
     conditions = None if items.where is None else _conditions(items.where)
     recommender = _load(run, device)
     options: dict[str, Any] = {"exclude_seen": not items.include_seen} | ({} if items.k is None else {"k": items.k})
+    options |= {} if policy is None else {"new_items": policy}
     if items.candidates or conditions is not None:
         options["candidates"] = _candidates(recommender, items, conditions)
     if users.all_users and output is not None:
@@ -118,14 +128,18 @@ def recommend(
         if users.unknown_users is not None:
             options["unknown"] = UNKNOWN_USERS[users.unknown_users]
         frame = recommender.recommend(None if users.all_users else ids(users.user or [], recommender.users), **options)
+    n_new = int((recommender.items.rows(frame["item"]) >= recommender.n_trained_items).sum())
     if output is not None:
-        return write_frame(frame, output, csv_safe)
+        write_frame(frame, output, csv_safe)
+        return _show_share(recommender, n_new, frame.height)
     frame = add_titles(frame, recommender)
     if json:
-        return print_json(frame.to_dicts())
+        print_json(frame.to_dicts())
+        return _show_share(recommender, n_new, frame.height)
     for (user,), ranking in frame.group_by(frame.columns[0], maintain_order=True):
         title = "For a user of the items " + ", ".join(history) if users.history else f"For user {user}"
         console().print(_ranking(ranking, title))
+    _show_share(recommender, n_new, frame.height, errors=False)
 
 
 def similar(
@@ -322,6 +336,17 @@ def _recommend_all(recommender: Recommender, output: Path, resume: bool, options
         print_line("The users ranked so far are saved. To continue: the same command", errors=True)
         raise
     print_line(f"{pluralize(done.rows, 'row')} written to {output}", errors=True)
+    _show_share(recommender, done.new_rows, done.rows)
+
+
+def _show_share(recommender: Recommender, n_new: int, n_rows: int, errors: bool = True) -> None:
+    """Print the share of places that new items got, where the run has some."""
+    from lirdrec.data.ids import pluralize
+
+    n_added = recommender.n_items - recommender.n_trained_items
+    if n_added and n_rows:
+        added = pluralize(n_added, "added item")
+        print_line(f"{added} got {n_new:,} of {pluralize(n_rows, 'place')} ({n_new / n_rows:.1%})", errors=errors)
 
 
 def _named(texts: list[str], id_map: IdMap) -> list[str]:

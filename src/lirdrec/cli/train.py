@@ -60,13 +60,14 @@ class ModelOptions:
     refit: Path | None = option(None, "Train on all interactions, with RUN's settings and best epoch.", metavar="RUN")
 
     start: Path | None = option(None, "Train on from RUN, with its settings.", "--from", metavar="RUN")
+    no_new_item_calibration: bool = option(False, "Do not calibrate how items that are added later compete.")
 
     def for_fit(self) -> dict[str, Any]:
         """The arguments of `fit`."""
         if self.refit is not None and self.start is not None:
             raise ConfigError("--from: with --refit the run that the earlier one continued is known; leave it out")
         if self.refit is not None:
-            self._refuse("--refit", "model", "preset", "config", "assignments", "seed")
+            self._refuse("--refit", "model", "preset", "config", "assignments", "seed", "no_new_item_calibration")
             return {"refit": self.refit}
         if self.start is not None:
             self._refuse("--from", "model", "preset")
@@ -78,8 +79,8 @@ class ModelOptions:
 
     def _refuse(self, with_option: str, *names: str) -> None:
         for name in names:
-            if getattr(self, name) not in (None, []):
-                flag = "--set" if name == "assignments" else f"--{name}"
+            if getattr(self, name) not in (None, [], False):
+                flag = "--set" if name == "assignments" else "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag}: with {with_option} it is that of the earlier run; leave it out")
 
     def _continued(self) -> dict[str, Any]:
@@ -146,6 +147,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         progress=not settings.quiet and not json,
+        calibrate_new_items=not options.no_new_item_calibration,
         **arguments,
     )
     stopped = recommender.info.get("stopped") == "interrupted"
@@ -157,6 +159,7 @@ def train(
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
         _show_batches(recommender)
+        _show_new_items(recommender)
         _show_run(folder, data, results, refit)
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
@@ -169,6 +172,16 @@ def _show_batches(recommender: Recommender) -> None:
     if automatic:
         size, rate = automatic["batch_size"], automatic["learning_rate"]
         print_line(f"Batches:    {size:,} interactions (auto), learning rate {rate:.3g}")
+
+
+def _show_new_items(recommender: Recommender) -> None:
+    """Print the calibrated offset of new items, and its effect in simulated launches."""
+    step = None if recommender.new_item_encoder is None else recommender.new_item_encoder.step()
+    if step is not None:
+        print_line(
+            f"New items:  offset {step.offset:+.4f}; in simulated launches they got {step.share:.1%} of the places, at"
+            f" {step.cost:.1%} of the hits on known items"
+        )
 
 
 def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None) -> None:

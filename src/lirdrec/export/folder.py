@@ -35,7 +35,11 @@ README = """\
 The score of an item for a user is the inner product of their vectors; larger is better. It is not a cosine: do not
 normalize the vectors. The best items include those that the user has seen: request more items and remove these.
 Items of equal score may have another order than in lirdrec.
-
+{offsets}
+"""
+OFFSETS = """\
+The last column is the offset of an item: 0 for items of the training, the calibrated offset for items that were added
+later. It is 1 for users, so that the inner product includes the offset.
 """
 
 
@@ -73,6 +77,7 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
             model=recommender.info.get("model", "a model"),
             dataset=recommender.info.get("dataset", "unnamed data"),
             width=vectors.width,
+            offsets=OFFSETS if vectors.has_offsets else "",
         )
         readme += KINDS[kind](recommender, vectors, temporary)
         (temporary / "README.txt").write_text(readme, encoding="utf-8")

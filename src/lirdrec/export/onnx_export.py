@@ -6,7 +6,8 @@ Two graphs, in the symbols of `models/lirdrec.py`; each input is a modality, `(n
   shared branch, whose DCT is inside its weights.
 - `item_vector.onnx` is the complete `Model.add_items` for items added one by one: it also contains the features and
   smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each new item, and
-  returns `vector` `(n, K·e)` and `branches`. Items of the same call are not neighbors of each other.
+  returns `vector` `(n, K·e)` and `branches`. Items of the same call are not neighbors of each other. The vector is
+  mixed with those of the nearest trained items, if the run's `NewItemEncoder` does so; its offset is in the metadata.
 
 The graph is built operator by operator; large tables are written block by block to a file beside it.
 """
@@ -28,6 +29,7 @@ from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.models.reduction import PCA
 from lirdrec.nn.dct import idct
 from lirdrec.nn.functional import EPSILON
+from lirdrec.recommender.new_item_encoder import SHARPNESS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 OPSET, IR = 18, 8  # of early 2023: supported by all current runtimes
@@ -86,13 +88,20 @@ class Graph:
         self._constants.append(tensor)
         return name
 
-    def save(self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], doc: str) -> None:
+    def save(
+        self,
+        inputs: dict[str, Sequence[Any]],
+        outputs: dict[str, Sequence[Any]],
+        doc: str,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
         """Write and check the file. Inputs and outputs are name → shape; a string in a shape is a variable length."""
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         ends = [[helper.make_tensor_value_info(n, kind, s) for n, s in side.items()] for side in (inputs, outputs)]
         graph = helper.make_graph(self._nodes, self._path.stem, *ends, self._constants, doc_string=doc)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=IR, producer_name="lirdrec")
+        helper.set_model_props(model, metadata or {})
         self._onnx.save(model, str(self._path))
         self._onnx.checker.check_model(str(self._path), full_check=True)
 
@@ -119,6 +128,16 @@ A vector equals that of lirdrec add-items for this item alone; items of one call
 scores by inner products with the users' vectors (lirdrec export --format npy) and can be added to an index of items.
 Vectors of existing items do not change.
 """
+OFFSET = """
+Simulated launches gave new items an offset, which is added to their scores: {offset!r} (also in the metadata of
+item_vector.onnx, as "offset"). The vectors of the other exports have it as one more column at the end, which is 1 for
+users. So add it to the vectors of new items, too:
+
+    import numpy as np
+
+    offset = np.float32(session.get_modelmeta().custom_metadata_map["offset"])
+    row = np.hstack([vector, np.full((len(vector), 1), offset)])
+"""
 
 
 def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
@@ -140,17 +159,21 @@ def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
     encoder.save({"branches": encoder.shape}, "LIRDRec: from raw features to branch vectors")
     encoder = _Encoder(model, Graph(folder / "item_vector.onnx"))
     encoder.vector(recommender)
-    outputs: dict[str, Any] = {"vector": ["n", vectors.width], "branches": encoder.shape}
-    encoder.save(outputs, "LIRDRec: from raw features to the vectors of items that are added one by one")
-    return README.format(
+    width = len(model.branches) * model.config.embedding_size
+    outputs: dict[str, Any] = {"vector": ["n", width], "branches": encoder.shape}
+    mixture = recommender.new_item_encoder or NewItemEncoder()
+    doc = "LIRDRec: from raw features to the vectors of items that are added one by one"
+    encoder.save(outputs, doc, {"offset": repr(mixture.offset)})
+    readme = README.format(
         k=len(model.branches),
         e=model.config.embedding_size,
         branches=", ".join(model.branches),
-        width=vectors.width,
+        width=width,
         n_items=recommender.n_items,
         inputs=", ".join(f"{m} (n, {width})" for m, width in encoder.widths.items()),
         example=", ".join(f'"{m}": …' for m in model.modalities),
     )
+    return readme + (OFFSET.format(offset=mixture.offset) if vectors.has_offsets else "")
 
 
 class _Encoder:
@@ -161,9 +184,10 @@ class _Encoder:
         self.widths = {m: f.values.shape[1] for m, f in zip(model.modalities, model.features, strict=True)}
         self.shape = ["n", len(model.branches), model.config.embedding_size]
         self.present = {m: self._presence(m) for m in model.modalities}  # (n, 1), 0 or 1
+        self.cosines: dict[str, str] = {}  # (n, I) of each modality that needs them; see `_cosine`
 
-    def save(self, outputs: dict[str, Any], doc: str) -> None:
-        self.graph.save({m: ["n", width] for m, width in self.widths.items()}, outputs, doc)
+    def save(self, outputs: dict[str, Any], doc: str, metadata: dict[str, str] | None = None) -> None:
+        self.graph.save({m: ["n", width] for m, width in self.widths.items()}, outputs, doc, metadata)
 
     def branches(self) -> str:
         """The branches `(n, K, e)`, side by side: `(n, K·e)`."""
@@ -190,7 +214,7 @@ class _Encoder:
         return str(self.graph.add("Mul", self._linear(centered, reduction.directions.T), self.present[modality]))
 
     def vector(self, recommender: Recommender) -> None:
-        """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17)."""
+        """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17), then the mixture."""
         model, add = self.model, self.graph.add
         branches, first = self.branches(), model.layer_weights.numbers()[0]
         if first != 1:  # the weight of layer 0, the only one of a node without edges
@@ -208,17 +232,57 @@ class _Encoder:
                     product = add("MatMul", self._along_columns("Unsqueeze", weights), near)
                     terms.append(self._along_columns("Squeeze", product))
             smoothed = add("Sum", *terms)
+        content = add("Add", branches, smoothed)
         if model.config.scoring == "cosine":
-            self._normalized(add("Add", branches, smoothed), "vector")
-        else:
-            add("Add", branches, smoothed, name="vector")
+            content = self._normalized(content)
+        add("Identity", self._mixed(content, recommender), name="vector")
+
+    def _mixed(self, content: str, recommender: Recommender) -> str:
+        """`NewItemEncoder.mix`: content vectors `(n, D)` mixed with the vectors of the nearest trained items."""
+        encoder, graph, add = recommender.new_item_encoder, self.graph, self.graph.add
+        if encoder is None or encoder.content == 1:
+            return content
+        assert recommender.features is not None
+        trained, n_trained = recommender.features.blocks()[0], recommender.n_trained_items
+        vectors = recommender.scorer.tensors()["items"][:n_trained].float().cpu().numpy()
+        table = graph.table(vectors.shape, (block for _, block in row_blocks(vectors)))
+        norms = graph.constant(np.linalg.norm(vectors, axis=1))
+        sums, lengths, counts = [], [], []
+        for m in self.model.modalities:
+            if not trained[m].present.any():
+                continue
+            items, weights = self._nearest_trained(m, recommender, min(encoder.n_neighbors, n_trained))
+            product = add("MatMul", self._along_columns("Unsqueeze", weights), add("Gather", table, items, axis=0))
+            sums.append(self._along_columns("Squeeze", product))
+            near = add("Mul", weights, add("Gather", norms, items, axis=0))
+            lengths.append(self._along_columns("ReduceSum", near))
+            counts.append(self.present[m])
+        count = add("Max", add("Sum", *counts), graph.constant(1e-12))
+        mean, length = add("Div", add("Sum", *sums), count), add("Div", add("Sum", *lengths), count)
+
+        def mix(own: str, other: str) -> str:
+            share = graph.constant(encoder.content)
+            rest = graph.constant(1 - encoder.content)
+            return str(add("Add", add("Mul", own, share), add("Mul", other, rest)))
+
+        direction = self._normalized(mix(self._normalized(content), self._normalized(mean)))
+        return str(add("Mul", direction, mix(self._along_columns("ReduceL2", content), length)))
+
+    def _nearest_trained(self, modality: str, recommender: Recommender, k: int) -> tuple[str, str]:
+        """Rows `(n, k)` of the nearest trained items, and their weights `(n, k)`: softmax of cosines, 0 if missing."""
+        graph, add = self.graph, self.graph.add
+        n = recommender.n_trained_items
+        ends = [graph.constant([value]) for value in (0, n, 1)]
+        cosines = add("Slice", self._cosine(modality, recommender), *ends)  # from 0 to n along axis 1
+        values, items = add("TopK", cosines, graph.constant([k]), outputs=2)
+        norm = add("Max", self._along_columns("ReduceL2", modality), graph.constant(EPSILON))
+        sharp = add("Mul", add("Div", values, norm), graph.constant(SHARPNESS))
+        return items, add("Mul", add("Softmax", sharp, axis=1), self.present[modality])
 
     def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
         """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbors
         `(n, k-1)` rows, or None without neighbors; their weights `(n, k-1)`."""
         graph, add, weighing = self.graph, self.graph.add, self.model.weights
-        assert recommender.features is not None
-        catalog = recommender.features.blocks()
         n_near = min(self.model.config.n_neighbors - 1, recommender.n_items)
         counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others have weight zero
         there = add("Sum", *(add("Mul", self.present[m], graph.constant(weighing[m])) for m in counted))
@@ -230,16 +294,19 @@ class _Encoder:
             if n_near == 0:
                 parts.append((share, None, share))
                 continue
-            cosine = self._cosine(m, [block[m] for block in catalog])
-            values, items = add("TopK", cosine, graph.constant([n_near]), outputs=2)
+            values, items = add("TopK", self._cosine(m, recommender), graph.constant([n_near]), outputs=2)
             exists = add("Cast", add("Greater", values, graph.constant(ABSENT)), to=1)  # float
             count = add("Add", self._along_columns("ReduceSum", exists), graph.constant(1.0))  # including itself
             share = add("Div", share, count)
             parts.append((share, items, add("Mul", exists, share)))
         return parts
 
-    def _cosine(self, modality: str, blocks: list[FeatureMatrix]) -> str:
+    def _cosine(self, modality: str, recommender: Recommender) -> str:
         """Cosines `(n, I)` times the new item's norm, which does not change their order; -inf for absent items."""
+        if modality in self.cosines:
+            return self.cosines[modality]
+        assert recommender.features is not None
+        blocks = [block[modality] for block in recommender.features.blocks()]
         n, width = sum(map(len, blocks)), self.widths[modality]
         values = self.graph.table((n, width), (rows for block in blocks for rows in _rows(block)))
         norms = torch.cat([torch.from_numpy(rows).norm(dim=1) for block in blocks for rows in _rows(block)])
@@ -247,7 +314,8 @@ class _Encoder:
         absent = np.where(np.concatenate([block.present for block in blocks]), 0, -np.inf)
         products = self.graph.add("Gemm", modality, values, transB=1)
         scaled = self.graph.add("Mul", products, self.graph.constant(scale))
-        return str(self.graph.add("Add", scaled, self.graph.constant(absent)))
+        self.cosines[modality] = str(self.graph.add("Add", scaled, self.graph.constant(absent)))
+        return self.cosines[modality]
 
     def _presence(self, modality: str) -> str:
         largest = self._along_columns("ReduceMax", self.graph.add("Abs", modality))
@@ -260,9 +328,9 @@ class _Encoder:
     def _weights(self, tensor: Tensor) -> str:
         return self.graph.constant(tensor.detach().cpu().numpy())
 
-    def _normalized(self, x: str, name: str | None = None) -> str:
+    def _normalized(self, x: str) -> str:
         norm = self.graph.add("Max", self._along_columns("ReduceL2", x), self.graph.constant(EPSILON))
-        return str(self.graph.add("Div", x, norm, name=name))
+        return str(self.graph.add("Div", x, norm))
 
     def _along_columns(self, operator: str, x: str) -> str:
         """Apply an operator to axis 1; reductions keep the axis."""

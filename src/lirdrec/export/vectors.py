@@ -53,10 +53,14 @@ faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT).
 
 @dataclass(frozen=True)
 class Vectors:
-    """`users` `(U, D)` and `items` `(I, D)`, float32; the score is their inner product."""
+    """`users` `(U, D)` and `items` `(I, D)`, float32; the score is their inner product.
+
+    With `has_offsets` the last column is the offset of each item's scores, and 1 for users.
+    """
 
     users: np.ndarray
     items: np.ndarray
+    has_offsets: bool = False
 
     @property
     def width(self) -> int:
@@ -65,7 +69,7 @@ class Vectors:
 
 
 def vectors_of(recommender: Recommender) -> Vectors:
-    """The vectors of a recommender.
+    """The vectors of a recommender; with offsets where its new items, added already or later, have one.
 
     Raises:
         CapabilityError: its model scores without vectors.
@@ -83,7 +87,13 @@ def vectors_of(recommender: Recommender) -> Vectors:
         if not all_finite(tensor):
             raise DataError(f"the vectors of the {name} contain numbers that are not finite; train again")
         arrays.append(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
-    return Vectors(*arrays)
+    encoder = recommender.new_item_encoder
+    if scorer.offsets is None and (encoder is None or encoder.offset == 0):
+        return Vectors(*arrays)
+    users, items = arrays
+    offsets = np.zeros(len(items), np.float32) if scorer.offsets is None else scorer.offsets.float().cpu().numpy()
+    ones = np.ones(len(users), np.float32)
+    return Vectors(np.column_stack([users, ones]), np.column_stack([items, offsets]), has_offsets=True)
 
 
 def item_columns(recommender: Recommender) -> pl.DataFrame:

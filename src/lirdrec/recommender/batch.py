@@ -38,12 +38,14 @@ class BatchResult:
 
     Attributes:
         rows: number of rows in the file.
+        new_rows: number of rows of items that were added after the training.
         users: number of users ranked in this call.
         resumed: number of users that an earlier call had ranked already.
         seconds: time that the ranking took in this call.
     """
 
     rows: int
+    new_rows: int
     users: int
     resumed: int
     seconds: float
@@ -100,9 +102,9 @@ def recommend_all(
         started = time.perf_counter()
         resumed = _rank_shards(recommender, shards, request, output.name, progress)
         seconds = time.perf_counter() - started
-        n_rows = _join(recommender, shards, output, csv_safe)
+        n_rows, n_new = _join(recommender, shards, output, csv_safe)
         shards.discard()
-    return BatchResult(n_rows, recommender.n_users - resumed, resumed, seconds)
+    return BatchResult(n_rows, n_new, recommender.n_users - resumed, resumed, seconds)
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,9 @@ def _ranked(recommender: Recommender, user_rows: range, request: _Request) -> It
         yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
 
-def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool) -> int:
-    """Write the file from the finished shards; returns the number of rows."""
-    users, n_rows = recommender.users.series, 0
+def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool) -> tuple[int, int]:
+    """Write the file from the finished shards; returns the number of rows, and of those of new items."""
+    users, n_rows, n_new = recommender.users.series, 0, 0
 
     def frame(rows: range, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
         return long_frame(USER, users[rows.start : rows.stop], items, scores, recommender.items)
@@ -174,13 +176,14 @@ def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool
                     arrays = shards.read(index).arrays
                     rows = frame(shards.rows(index), arrays["items"], arrays["scores"])
                     n_rows += rows.height
+                    n_new += int((arrays["items"] >= recommender.n_trained_items).sum())
                     write(rows)
             flush(merged)
             os.replace(merged, output)
             flush(output.absolute().parent)
     finally:
         merged.unlink(missing_ok=True)
-    return n_rows
+    return n_rows, n_new
 
 
 def _identity(recommender: Recommender, exclude_seen: bool) -> str:

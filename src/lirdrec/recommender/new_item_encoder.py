@@ -115,6 +115,13 @@ class NewItemEncoder:
         offsets = [step.offset for step in self.frontier if step.cost <= cost]
         return max(offsets, default=self.frontier[0].offset)
 
+    def step(self, cost: float | None = None) -> LaunchStep | None:
+        """The effect of the calibrated offset, or of the one for a cost; None without simulated launches."""
+        if not self.frontier:
+            return None
+        offset = self.offset if cost is None else self.offset_for(cost)
+        return min(self.frontier, key=lambda step: abs(step.offset - offset))
+
     def to_info(self) -> dict[str, Any]:
         """JSON-able form, for `RunState.info`."""
         return asdict(self)

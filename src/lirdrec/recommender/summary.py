@@ -7,6 +7,7 @@ from typing import Any
 
 from lirdrec.config import make_config
 from lirdrec.devices import resolve_device
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.profiling import measure_step
@@ -22,8 +23,9 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
         repeats: number of timed steps.
 
     Returns:
-        "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name" and "step": what
-        `Complexity.to_dict` gives, or None for a closed form, which is not trained in steps.
+        "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name"; "step": what
+        `Complexity.to_dict` gives, or None for a closed form, which is not trained in steps; and "new_items": the
+        fields of the `NewItemEncoder`, or None where the run has none.
 
     Raises:
         RunFolderError: no such run, or a damaged one.
@@ -48,4 +50,5 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
         "parameters": sum(sizes.values()),
         "parameters_by_name": sizes,
         "step": step,
+        "new_items": recommender.info.get(NEW_ITEMS),
     }
