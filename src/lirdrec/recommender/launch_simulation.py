@@ -141,7 +141,8 @@ def _frontier(
 
     Nobody has seen a new item. So the lists that cost and share come from do not leave out the launched items that a
     user has in training; else too few new items would compete, and the cost would be too low. Recall is measured on
-    lists without them.
+    lists without them, and so is the reference of the cost: content vectors come from a network that was trained with
+    the interactions of these items, and would find each user's own items again.
     """
     unseen, masked, content = [], [], []
     for launch in launches:
@@ -150,7 +151,7 @@ def _frontier(
         new = encoder.mix(launch.content, trained, launch.neighbors)
         unseen.append((known, _lists(new, launch.new, scorer, None, validation, users)))
         masked.append((known, _lists(new, launch.new, scorer, train, validation, users)))
-        content.append((known, _lists(launch.content, launch.new, scorer, None, validation, users)))
+        content.append((known, _lists(launch.content, launch.new, scorer, train, validation, users)))
     reference = _merge(0.0, content)[0]
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
     span = _median(torch.cat([known.scores[:, 0] - known.scores[:, -1] for known, _ in unseen]))
