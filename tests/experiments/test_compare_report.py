@@ -12,7 +12,7 @@ import pytest
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies.compare_report import report, write
+from lirdrec.experiments.studies.compare import make_report
 from lirdrec.experiments.studies.literature import SOURCES, SPLITS, published
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Measure, Report, Table
@@ -60,7 +60,7 @@ def finals(
 def made(folder, results: list[TrialResult], **options) -> Report:
     datasets = tuple(dict.fromkeys(result.cell.dataset for result in results))
     context = ExperimentConfig(datasets, folder / "out", **options)
-    return report(context, Results(results, "compare", folder / "out"))
+    return make_report(context, Results(results, "compare", folder / "out"))
 
 
 def tables(made: Report) -> dict[str, Table]:
@@ -200,7 +200,8 @@ def test_several_datasets_get_an_overview_and_published_rows(folder):
 def test_the_report_is_written(folder):
     results = [one for model in ("lirdrec", "bm3") for one in finals(folder, "baby", model, seeds=1)]
     context = ExperimentConfig((str(folder / "baby"),), folder / "out", command="lirdrec experiment compare baby")
-    page = write(context, Results(results, "compare", folder / "out"))
+    scored = Results(results, "compare", folder / "out")
+    page = make_report(context, scored).write(context.output, scored, context.formats)
     text = page.read_text(encoding="utf-8")
     assert "lirdrec experiment compare baby" in text and str(folder) not in text
     assert {path.name for path in (folder / "out" / "figures").glob("*.svg")} >= {"recall.svg", "differences.svg"}
@@ -208,9 +209,9 @@ def test_the_report_is_written(folder):
 
 def test_a_report_without_results(folder):
     context = ExperimentConfig((str(folder / "baby"),), folder / "out")
-    answer = report(context, Results()).answer
+    answer = make_report(context, Results()).answer
     assert answer and not re.search(r"\d", answer)
-    assert report(context, Results()).to_html().rstrip().endswith("</html>")
+    assert make_report(context, Results()).to_html().rstrip().endswith("</html>")
 
 
 def test_published_figures_are_found_by_name_and_size():
@@ -260,7 +261,7 @@ def test_trainings_that_the_limit_of_epochs_cut_off_are_remarked_on(folder):
         for one, (stopped, epochs, best) in zip(finals(folder, "mine", "bm3", seeds=4), ended, strict=True)
     ]
     whole = Results(results, "compare", folder / "out")
-    page = report(ExperimentConfig((str(folder / "mine"),), folder / "out"), whole)
+    page = make_report(ExperimentConfig((str(folder / "mine"),), folder / "out"), whole)
     page.write(folder / "page", whole)
     (remark,) = whole.remarks()
     assert_facts(remark, ["2", "4", "--epochs"])

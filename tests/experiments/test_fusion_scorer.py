@@ -85,8 +85,8 @@ def test_the_grid_gives_what_evaluation_gives(how, good, truth):
 
 def test_the_good_model_gets_the_weight(good, truth):
     tried = try_mixes([random_scores(40, 60, 1), good, random_scores(40, 60, 2)], truth, steps=5, cutoffs=(5,))
-    best = max(tried, key=lambda mix: mix.figures["recall@5"])
-    assert best.weights == (0.0, 1.0, 0.0) and best.figures["recall@5"] == 1
+    best = max(tried, key=lambda mix: mix["figures"]["recall@5"])
+    assert best["weights"] == (0.0, 1.0, 0.0) and best["figures"]["recall@5"] == 1
     assert len(tried) == 2 * len(simplex(3, 5))
 
 
@@ -97,7 +97,7 @@ def test_two_noisy_views_of_one_truth_are_better_together(good, truth):
         return VectorScorer(good.user_vectors + noise, good.item_vectors)
 
     tried = try_mixes([noisy(1), noisy(2)], truth, steps=10, cutoffs=(5,), hows=("z-score",))
-    recall = {mix.weights[0]: mix.figures["recall@5"] for mix in tried}
+    recall = {mix["weights"][0]: mix["figures"]["recall@5"] for mix in tried}
     assert max(recall, key=recall.__getitem__) in (0.3, 0.4, 0.5, 0.6, 0.7)
     assert recall[0.5] > max(recall[0.0], recall[1.0]) + 0.02
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lirdrec.config import make_config, suggest_name
+from lirdrec.config import check_minimum, make_config, suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.training.config import TrainConfig
@@ -79,10 +79,9 @@ class ExperimentConfig:
             object.__setattr__(self, name, None if value is None else kind(value))
         if not self.datasets:
             raise ConfigError("name at least one dataset")
-        for name, least in (("seeds", 1), ("jobs", 1), ("trials", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; it must be {least} or more")
+        check_minimum(self, 1, "seeds", "jobs")
+        if self.trials is not None:
+            check_minimum(self, 0, "trials")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"minutes is {self.minutes}; it must be more than 0")
         if self.trials is None and self.minutes is None:

@@ -109,8 +109,5 @@ def name_of(trial: TrialSpec) -> str:
 
 def metric_text(result: TrialResult, metric: str) -> str:
     """Text for the metric of a result: of the test if scored, else of validation."""
-    for stage in ("test", "valid"):
-        value = result.figure(metric, stage)
-        if value is not None:
-            return f"{stage} {metric} {value:.4f}"
-    return "done"
+    values = {stage: result.figure(metric, stage) for stage in ("test", "valid")}
+    return next((f"{stage} {metric} {value:.4f}" for stage, value in values.items() if value is not None), "done")

@@ -117,9 +117,7 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
         if loss != "softmax":
             initial["learning_rate"] = PUBLISHED_RATES.get(model, COMMON_RATE)
         if "batch_size" in fixed:  # scale the learning rate with the square root of the batch size
-            size = (
-                AUTO_BATCH if fixed["batch_size"] == "auto" else fixed["batch_size"]
-            )  # the rate of "auto" is for that
+            size = AUTO_BATCH if fixed["batch_size"] == "auto" else fixed["batch_size"]
             target = initial["learning_rate"] * (size / initial["batch_size"]) ** 0.5
             rates = STEPS[loss]["learning_rate"]
             initial["learning_rate"] = min(rates, key=lambda rate: abs(math.log(rate / target)))

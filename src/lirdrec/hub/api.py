@@ -61,16 +61,8 @@ def from_hub(
     It is read from the hub's cache, after all checks of `lirdrec.hub.pull`; a second call downloads nothing.
 
     Args:
-        repo: "OWNER/NAME"; if both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
-        revision: branch, tag or commit; None for the main branch.
-        token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
-        endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
+        repo, revision, token, endpoint, progress: see `lirdrec.hub.pull`, also for the errors raised.
         device: where to put the vectors of a recommender.
-        progress: draw the client's progress bars on the error stream.
-
-    Raises:
-        HubError: the repository cannot be read, is damaged, or was not made by lirdrec.
-        ConfigError: a name or an option is invalid; or the hub's client is not installed.
     """
     folder, manifest = fetch(repository(repo, revision, endpoint, token), progress)
     # without its folder: the cache must not be changed

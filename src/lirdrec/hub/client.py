@@ -116,9 +116,8 @@ def is_absent(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return status == 404 or (status == 401 and not _had_token(error))
-    return isinstance(error, LocalEntryNotFoundError) and not any(
-        isinstance(cause, HfHubHTTPError) for cause in _chain(error)
-    )
+    refused = any(isinstance(cause, HfHubHTTPError) for cause in _chain(error))
+    return isinstance(error, LocalEntryNotFoundError) and not refused
 
 
 def _sentence(error: BaseException, repo: Repository) -> str:
@@ -148,30 +147,25 @@ def _refusal(error: Any, repo: Repository, hub: str) -> str:
     """The message for a response with a status of 400 or more."""
     from huggingface_hub.errors import DisabledRepoError, EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
-    kinds = {
+    status, headers = error.response.status_code, error.response.headers
+    wait = headers.get("Retry-After", "")
+    changed = f"{repo} was changed by someone else in the meantime; try again"
+    private = f"{repo}: there is no such repository, or it is private; {LOG_IN}"
+    messages: dict[Any, str] = {
         GatedRepoError: f"{repo} is gated: ask for access on its page, then {LOG_IN}",
         RevisionNotFoundError: f"{repo} has no revision {repo.revision or 'main'!r}",
         EntryNotFoundError: f"{repo} lacks a file; it was not made by lirdrec push, or was changed since",
         DisabledRepoError: f"{repo} was disabled by {hub}",
-    }
-    for kind, message in kinds.items():
-        if isinstance(error, kind):
-            return message
-    status, headers = error.response.status_code, error.response.headers
-    wait = headers.get("Retry-After", "")
-    changed = f"{repo} was changed by someone else in the meantime; try again"
-    messages = {
-        401: f"{hub} does not accept the token; {LOG_IN}"
-        if _had_token(error)
-        else f"{repo}: there is no such repository, or it is private; {LOG_IN}",
+        401: f"{hub} does not accept the token; {LOG_IN}" if _had_token(error) else private,
         403: f"{repo}: the token does not allow this; use a token with write access, or another name",
         404: f"{repo}: there is no such repository, or the token has no access to it",
         409: changed,
         412: changed,
         429: f"{hub} limits requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}",
     }
-    if status in messages:
-        return messages[status]
+    for cause, message in messages.items():
+        if status == cause if isinstance(cause, int) else isinstance(error, cause):
+            return message
     if status >= 500:
         return f"{hub} has a problem (status {status}); try again later"
     reason = without_secrets(str(headers.get("X-Error-Message", "")))[:200]

@@ -28,7 +28,13 @@ DOCUMENTS = re.compile(r"\.gitattributes|\.gitignore|[^/]+\.md|(LICENSE|NOTICE|C
 PARTS = 3  # features/added-0/text.npy
 BLOCK_BYTES = 1 << 20
 
+TEXTS = (".json", ".jsonl", ".csv")
+CONFIG = "config.json"
+FEATURES = "features.json"
+ITEMS = "items.parquet"
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|\[\]]+")
+
+Content = Path | bytes
 
 
 def is_document(name: str) -> bool:
@@ -46,15 +52,13 @@ def check_name(name: object) -> str:
         raise RunFolderError(f"its {MANIFEST} lists {str(name)[:60]!r}, which is not a file name")
     parts = name.split("/")
     plain = all(_PLAIN.fullmatch(part) and part[0] not in ". " and part[-1] not in ". " for part in parts)
+    problem = ""
     if not plain or len(parts) > PARTS:
-        raise RunFolderError(
-            f"its {MANIFEST} lists {name!r}, which is not a plain name inside the folder; upload the folder again"
-        )
-    if name == MANIFEST or Path(name).suffix not in _CHECKS:
-        raise RunFolderError(
-            f"its {MANIFEST} lists {name!r}, a file type that is never shared; "
-            f"datasets and runs consist of {', '.join(_CHECKS)}"
-        )
+        problem = "which is not a plain name inside the folder; upload the folder again"
+    elif name == MANIFEST or Path(name).suffix not in _CHECKS:
+        problem = f"a file type that is never shared; datasets and runs consist of {', '.join(_CHECKS)}"
+    if problem:
+        raise RunFolderError(f"its {MANIFEST} lists {name!r}, {problem}")
     return name
 
 
@@ -111,14 +115,6 @@ _CHECKS: dict[str, Callable[[BinaryIO], bool]] = {
 }
 
 
-TEXTS = (".json", ".jsonl", ".csv")
-CONFIG = "config.json"
-FEATURES = "features.json"
-ITEMS = "items.parquet"
-
-Content = Path | bytes
-
-
 @dataclass(frozen=True)
 class Shared:
     """A prepared dataset or a run, ready to be uploaded.
@@ -166,7 +162,12 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; name a prepared dataset or a run")
-    local = _read_run(folder, features) if is_run(folder) else _read_dataset(folder)
+    if is_run(folder):
+        local = _read_run(folder, features)
+    else:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest, verify=True)
+        local = Shared(manifest, _paths(folder, manifest), dict(manifest["info"]))
     terms = find_license(license, {**local.data_info, **local.info}, str(folder))
     folders = [str(Path.home()), str(Path.cwd()), str(folder.resolve().parent)]
     folders += folders_in(local.info) + folders_in(local.data_info)
@@ -184,12 +185,6 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
     manifest = manifest | {"files": files}
     contents[MANIFEST] = as_bytes(manifest)
     return Shared(manifest, contents, info, scrub(local.data_info, folders), terms)
-
-
-def _read_dataset(folder: Path) -> Shared:
-    manifest = read_manifest(folder)
-    check_files(folder, manifest, verify=True)
-    return Shared(manifest, _paths(folder, manifest), dict(manifest["info"]))
 
 
 def _read_run(folder: Path, features: bool) -> Shared:

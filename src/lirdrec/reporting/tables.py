@@ -109,12 +109,7 @@ class Table:
         blocks = list(dict.fromkeys(names[0] for names in cells))
         headings = frame.select(column_keys).unique(maintain_order=True).rows()
         groups = list(dict.fromkeys(heading[0] for heading in headings))
-        headings.sort(
-            key=lambda heading: (
-                groups.index(heading[0]) if len(heading) > 1 else 0,
-                rank_in(heading[-1], column_order),
-            )
-        )
+        headings.sort(key=lambda h: (groups.index(h[0]) if len(h) > 1 else 0, rank_in(h[-1], column_order)))
         table_columns = [Column(key, labels(key), format="text") for key in row_keys]
         for heading in headings:
             group = labels(heading[0]) if len(heading) > 1 else ""
@@ -196,22 +191,28 @@ class Table:
         import polars as pl
 
         series: list[pl.Series] = []
+        counts: Counter[str] = Counter()
+
+        def add(name: str, values: Sequence[Any], kind: Any = pl.String) -> None:
+            counts[name] += 1  # a repeated name gets a number
+            series.append(pl.Series(name if counts[name] == 1 else f"{name} {counts[name]}", values, kind))
+
         if any(row.block for row in self.rows):
-            series.append(pl.Series("block", [row.block for row in self.rows]))
+            add("block", [row.block for row in self.rows])
         for column in self.columns:
             name = f"{column.group} {column.title}".strip()
             values = [row.cells.get(column.key) for row in self.rows]
             if column.format == "text":
-                series.append(pl.Series(name, [None if v is None else text_of(v, column) for v in values], pl.String))
+                add(name, [None if value is None else text_of(value, column) for value in values])
                 continue
-            series.append(pl.Series(name, [_number(value) for value in values], pl.Float64))
+            add(name, [_number(value) for value in values], pl.Float64)
             spread = [value.sd if isinstance(value, Measure) else None for value in values]
             if any(sd is not None for sd in spread):
-                series.append(pl.Series(f"{name} sd", spread, pl.Float64))
+                add(f"{name} sd", spread, pl.Float64)
             notes = [(v.marks or None) if isinstance(v, Measure) else v if isinstance(v, str) else None for v in values]
             if any(notes):
-                series.append(pl.Series(f"{name} note", notes, pl.String))
-        return pl.DataFrame(_unique(series))
+                add(f"{name} note", notes)
+        return pl.DataFrame(series)
 
     def to_csv(self) -> str:
         """`to_frame` as CSV."""
@@ -333,14 +334,3 @@ def _is_words(value: Value) -> bool:
 
 def _key(heading: Sequence[Any]) -> str:
     return " ".join(str(part) for part in heading)
-
-
-def _unique(series: Sequence[pl.Series]) -> list[pl.Series]:
-    """The columns with a number appended to repeated names."""
-    counts: Counter[str] = Counter()
-    unique = []
-    for column in series:
-        counts[column.name] += 1
-        number = counts[column.name]
-        unique.append(column if number == 1 else column.alias(f"{column.name} {number}"))
-    return unique

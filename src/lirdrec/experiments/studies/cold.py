@@ -112,8 +112,6 @@ def expected_recall(results: Sequence[TrialResult], metric: str) -> float | None
 
 def _figure(config: ExperimentConfig, datasets: Mapping[str, Runs], metric: str) -> list[Figure]:
     """Bars of each model and mode; [] without results."""
-    import polars as pl
-
     rows = [
         (f"{label(dataset)} · {heading}" if len(datasets) > 1 else heading, model, mode, value)
         for stage, heading in STAGES.items()
@@ -122,19 +120,9 @@ def _figure(config: ExperimentConfig, datasets: Mapping[str, Runs], metric: str)
         for result in some
         if (value := result.figure(metric, stage)) is not None
     ]
-    if not rows:
-        return []
-    figure = bars(
-        pl.DataFrame(rows, schema=["panel", "model", "mode", "value"], orient="row"),
-        "cold",
-        x="model",
-        series="mode",
-        panel="panel",
-        accent="inductive",
-        y_label=f"test {label(metric)}",
-        caption=f"Test {metric} for unseen items, {sentences.over(config.seeds)}.",
-    )
-    return [figure]
+    caption = f"Test {metric} for unseen items, {sentences.over(config.seeds)}."
+    style = {"series": "mode", "panel": "panel", "accent": "inductive", "y_label": f"test {label(metric)}"}
+    return sentences.draw(bars, rows, ["panel", "model", "mode", "value"], "cold", x="model", caption=caption, **style)
 
 
 def _table(datasets: Mapping[str, Runs], shown: Sequence[str]) -> Table:

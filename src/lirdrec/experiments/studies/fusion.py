@@ -8,7 +8,6 @@ scored on the test once per seed. The single models are declared and scored, too
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import settled
 from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
-from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, dots, label
+from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, compare_pairs
 
 if TYPE_CHECKING:
@@ -48,14 +47,13 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
     from lirdrec.experiments.studies import fusion_scorer
 
     name, _, k = job.cell.training.get("metric", "recall@20").partition("@")
-    mixes = fusion_scorer.try_mixes(
+    return fusion_scorer.try_mixes(
         [member.scorer for member in _members(job)],
         job.validation_truth(),
         steps=int(job.cell.extra["steps"]),
         names=tuple(dict.fromkeys((name, "recall", "ndcg"))),
         cutoffs=(int(k),),
     )
-    return [asdict(mix) for mix in mixes]
 
 
 def score_mix(job: Job) -> dict[str, Any]:
@@ -105,13 +103,26 @@ def report(config: ExperimentConfig, results: Results) -> Path:
             cells: dict[str, Any] = {"model": title, "valid": sentences.measured(some, config.metric, "valid")}
             cells |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
             rows.append(Row(cells, block, accent=name == MIX))
-            values += [(dataset, name, result.figure(config.metric, stage)) for result in some]
+            metric_values = [result.figure(config.metric, stage) for result in some]
+            values += [(dataset, name, value) for value in metric_values if value is not None]
         grid_rows += _grid_rows(models, results.done(trials), config.metric, block)
         answers.append(_answer(config, results, dataset, by_model, chosen, stage))
     columns = [Column("model", "Model", format="text"), Column("valid", label(config.metric), "Valid", "higher")]
     columns += [Column(name, label(name), stage.capitalize(), "higher") for name in metrics]
     table = Table("fusion", columns, rows, "Single models, and the mix chosen on validation.")
-    sections = [Section("The mix", [*_figure(config, values, stage), table])]
+    figure = sentences.draw(
+        dots,
+        values,
+        ["dataset", "model", "value"],
+        "fusion",
+        rows="model",
+        panel="dataset" if len(config.datasets) > 1 else None,
+        accent=MIX,
+        x_label=f"{stage} {config.metric}",
+        caption=f"{stage.capitalize()} {config.metric} of single models and of the mix, "
+        f"{sentences.over(config.seeds)}.",
+    )
+    sections = [Section("The mix", [*figure, table])]
     if grid_rows:
         sections.append(Section("Weights", [_grid_table(models, config.metric, grid_rows)]))
     return sentences.write_report(
@@ -122,19 +133,6 @@ def report(config: ExperimentConfig, results: Results) -> Path:
         " ".join(answers),
         sections,
     )
-
-
-def _figure(config: ExperimentConfig, values: Sequence[tuple[str, str, float | None]], stage: str) -> list[Figure]:
-    """Dots of (dataset, model, value); [] without any value."""
-    import polars as pl
-
-    frame = pl.DataFrame(values, schema={"dataset": str, "model": str, "value": float}, orient="row").drop_nulls()
-    if not frame.height:
-        return []
-    caption = f"{stage.capitalize()} {config.metric} of single models and of the mix, {sentences.over(config.seeds)}."
-    panel = "dataset" if len(config.datasets) > 1 else None
-    x_label = f"{stage} {config.metric}"
-    return [dots(frame, "fusion", rows="model", panel=panel, accent=MIX, x_label=x_label, caption=caption)]
 
 
 def _grid_table(names: Sequence[str], metric: str, rows: Sequence[Row]) -> Table:

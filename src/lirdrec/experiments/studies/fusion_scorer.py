@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -140,15 +139,6 @@ def grid_figures(
     return [{key: value / len(truth.users) for key, value in total.items()} for total in totals]
 
 
-@dataclass(frozen=True)
-class Mix:
-    """Weights of the members, normalization of their scores, and validation metrics."""
-
-    weights: tuple[float, ...]
-    how: Normalization
-    figures: dict[str, float]
-
-
 def try_mixes(
     members: Sequence[Scorer],
     truth: GroundTruth,
@@ -157,11 +147,14 @@ def try_mixes(
     names: Sequence[str] = ("recall", "ndcg"),
     cutoffs: Sequence[int] = (20,),
     hows: Sequence[Normalization] = NORMALIZATIONS,
-) -> list[Mix]:
-    """Every mix of the simplex in steps of `1 / steps`, with each of the normalizations, in a fixed order."""
+) -> list[dict[str, Any]]:
+    """Every mix of the simplex in steps of `1 / steps`, with each normalization, in a fixed order.
+
+    A mix has `weights` of the members, `how` their scores are normalized, and its metrics as `figures`.
+    """
     grid = simplex(len(members), steps)
     return [
-        Mix(weights, how, metrics)
+        {"weights": weights, "how": how, "figures": metrics}
         for how in hows
         for weights, metrics in zip(grid, grid_figures(members, truth, grid, how, names, cutoffs), strict=True)
     ]

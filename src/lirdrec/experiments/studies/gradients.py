@@ -158,17 +158,9 @@ def _curves(curves: Iterable[tuple[str, str, str, Sequence[TrialResult]]]) -> pl
 
 
 def _lines(frame: pl.DataFrame, name: str, y_label: str, caption: str, accent: str = "", log_y: bool = False) -> Figure:
-    return lines(
-        frame,
-        name,
-        x="epoch",
-        series="series",
-        panel="panel",
-        accent=accent or next((name for name in frame["series"] if name in ("features", "features alone")), None),
-        y_label=y_label,
-        log_y=log_y,
-        caption=caption,
-    )
+    accent = accent or next((name for name in frame["series"] if name in ("features", "features alone")), "")
+    style = {"accent": accent, "y_label": y_label, "log_y": log_y, "caption": caption}
+    return lines(frame, name, "epoch", series="series", panel="panel", **style)
 
 
 def _is_wide(frame: pl.DataFrame) -> bool:
@@ -178,20 +170,13 @@ def _is_wide(frame: pl.DataFrame) -> bool:
 
 
 def _table(done: Mapping[tuple[str, str, str], Sequence[TrialResult]], many: bool, k: str) -> Table:
-    columns = [
-        Column("model", "Model", format="text"),
-        Column("variant", "Features", format="text"),
-        Column("epoch", "Epoch", format="text"),
-        Column("id_per_item", "IDs", "Gradient per item", format="text"),
-        Column("features_per_item", "features", "Gradient per item", format="text"),
-        Column("id_table", "IDs", "Gradient, all", format="text"),
-        Column("projection", "features", "Gradient, all", format="text"),
-        Column("loss_total", "whole", "BPR loss"),
-        Column("loss_id", "IDs", "BPR loss"),
-        Column("loss_features", "features", "BPR loss"),
-        Column("recall_total", "whole", f"Valid R@{k}"),
-        Column("recall_features", "features", f"Valid R@{k}"),
-    ]
+    texts = {"model": "Model", "variant": "Features", "epoch": "Epoch"}
+    columns = [Column(key, title, format="text") for key, title in texts.items()]
+    for keys, group in zip(SIDES, ("Gradient per item", "Gradient, all"), strict=True):
+        columns += [Column(key, SERIES[key], group, format="text") for key in keys]
+    parts = {"total": "whole", "id": "IDs", "features": "features"}
+    columns += [Column(f"loss_{part}", title, "BPR loss") for part, title in parts.items()]
+    columns += [Column(f"recall_{part}", parts[part], f"Valid R@{k}") for part in ("total", "features")]
     rows = []
     for (dataset, model, variant), results in done.items():
         for epoch in dict.fromkeys((1, len(results[0].data))) if results else ():

@@ -9,10 +9,10 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variants
-from lirdrec.experiments.studies.sentences import count, format_mean_sd, over
+from lirdrec.experiments.studies.sentences import count, draw, format_mean_sd, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.reporting import Figure, Section, label, lines
+from lirdrec.reporting import Section, label, lines
 
 MODELS = ("lirdrec",)
 SETTINGS = {"layers": ((1, 2, 3, 4), "numbers of user-item layers to try")}
@@ -26,24 +26,20 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """A figure of the metric over the number of layers, a table, and the best number."""
-    import polars as pl
-
     study = Study(_groups(config), results, config.metric)
     table = study.table("layers", "Layers", f"{study.models} by number of layers.")
-    frame = study.frame().with_columns(pl.col("variant").cast(pl.Int64).alias("layers"))
-    figures: list[Figure] = []
-    if frame.height:
-        figure = lines(
-            frame,
-            "layers",
-            x="layers",
-            panel=study.panel,
-            x_label="layers over the user-item graph",
-            y_label=f"{study.stage} {label(study.metric)}",
-            points=True,
-            caption=f"{study.stage.capitalize()} {study.metric} by the number of layers, {over(config.seeds)}.",
-        )
-        figures.append(figure)
+    figures = draw(
+        lines,
+        [(group, int(layers), value) for group, layers, value in study.values()],
+        ["group", "layers", "value"],
+        "layers",
+        x="layers",
+        panel=study.panel,
+        x_label="layers over the user-item graph",
+        y_label=f"{study.stage} {label(study.metric)}",
+        points=True,
+        caption=f"{study.stage.capitalize()} {study.metric} by the number of layers, {over(config.seeds)}.",
+    )
     return study.write_report(
         config,
         "Number of layers",

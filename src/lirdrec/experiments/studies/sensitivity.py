@@ -52,21 +52,12 @@ def report(config: ExperimentConfig, results: Results) -> Path:
         measure = Measure.of(value for value in values if value is not None)
         if measure is not None:
             measures.setdefault(group, {})[point] = measure
-    blocks: list[Any] = []
-    if rows:
-        frame = pl.DataFrame(rows, schema=["group", down, across, "value"], orient="row")
-        panel = "group" if len(measures) > 1 else None
-        figure = heatmap(
-            frame,
-            "sensitivity",
-            x=across,
-            y=down,
-            panel=panel,
-            x_label=across,
-            y_label=down,
-            caption=f"Validation {config.metric}, {sentences.over(config.seeds)}; the best is framed.",
-        )
-        blocks = [figure, Table.pivot(frame, "sensitivity", [down], [across], block=panel, labels=_short)]
+    columns, panel = ["group", down, across, "value"], "group" if len(measures) > 1 else None
+    caption = f"Validation {config.metric}, {sentences.over(config.seeds)}; the best is framed."
+    axes = {"x": across, "y": down, "x_label": across, "y_label": down}
+    figure = sentences.draw(heatmap, rows, columns, "sensitivity", panel=panel, caption=caption, **axes)
+    frame = pl.DataFrame(rows, schema=columns, orient="row")
+    table = Table.pivot(frame, "sensitivity", [down], [across], block=panel, labels=_short)
     answers = [_answer(config, group, by_point) for group, by_point in measures.items()]
     return sentences.write_report(
         config,
@@ -74,7 +65,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
         "Sensitivity to settings",
         f"How does validation {config.metric} change with {down} and {across}?",
         " ".join(answers) or "There are no results.",
-        [Section("The grid", blocks)],
+        [Section("The grid", [*figure, *([table] if rows else [])])],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult
-from lirdrec.reporting import Measure, Report, Section, label
+from lirdrec.reporting import Figure, Measure, Report, Section, label
 from lirdrec.reporting.formatting import MISSING, NARROW
 from lirdrec.reporting.statistics import gain
 
@@ -38,6 +38,15 @@ def write_report(
         commands=(config.command,) if config.command else (),
         name=results.experiment,
     ).write(config.output, results, config.formats)
+
+
+def draw(
+    chart: Callable[..., Figure], rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str, **options: Any
+) -> list[Figure]:
+    """The figure of a chart from tidy rows; [] without rows. The options are those of the chart."""
+    import polars as pl
+
+    return [chart(pl.DataFrame(rows, schema=list(columns), orient="row"), name, **options)] if rows else []
 
 
 def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
@@ -90,18 +99,13 @@ def metrics_of(results: Results, stage: str, first: str) -> tuple[str, ...]:
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
     """The experiment's non-default settings."""
     defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
-    settings: dict[str, Any] = {
-        "datasets": ", ".join(Path(dataset).name for dataset in config.datasets),
-        "metric": config.metric,
-        "seeds": config.seeds,
-    }
+    datasets = ", ".join(Path(dataset).name for dataset in config.datasets)
+    settings: dict[str, Any] = {"datasets": datasets, "metric": config.metric, "seeds": config.seeds}
     for name, value in asdict(config).items():
         if name not in LISTED + NOT_LISTED and value and value != defaults[name]:
             settings |= value if isinstance(value, dict) else {name: value}
-    settings["other settings"] = (
-        "published defaults" if config.tuned is None else f"those of the best trials in {config.tuned.name}"
-    )
-    return settings
+    others = f"those of the best trials in {config.tuned.name}" if config.tuned else "published defaults"
+    return settings | {"other settings": others}
 
 
 def _failures(results: Results) -> list[Section]:

@@ -83,26 +83,16 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 def _figure(config: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
     """Bars of each model under each split; [] without results."""
-    import polars as pl
-
     rows = [
         (dataset, NAMES.get(method, method), model, value)
         for (dataset, method, model), some in runs.items()
         for run in some
         if run.done and (value := run.figure(metric, "test")) is not None
     ]
-    if not rows:
-        return []
-    figure = bars(
-        pl.DataFrame(rows, schema=["dataset", "split", "model", "value"], orient="row"),
-        "splits",
-        x="split",
-        series="model",
-        panel="dataset" if len(config.datasets) > 1 else None,
-        y_label=f"test {label(metric)}",
-        caption=f"Test {metric} of the models under each split, {sentences.over(config.seeds)}.",
-    )
-    return [figure]
+    panel = "dataset" if len(config.datasets) > 1 else None
+    caption = f"Test {metric} of the models under each split, {sentences.over(config.seeds)}."
+    style = {"series": "model", "panel": panel, "y_label": f"test {label(metric)}", "caption": caption}
+    return sentences.draw(bars, rows, ["dataset", "split", "model", "value"], "splits", x="split", **style)
 
 
 def _table(

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
 from lirdrec.experiments.studies.defaults import losses_of, settled
-from lirdrec.experiments.studies.sentences import count, format_gain, format_mean_sd
+from lirdrec.experiments.studies.sentences import count, draw, format_gain, format_mean_sd
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.experiments.tuning import feature_names
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, compare_pairs
-
-if TYPE_CHECKING:
-    import polars as pl
 
 NOTES = (
     "Valid: validation metric of the chosen epoch. The test was scored once for each variant and seed.",
@@ -72,15 +70,13 @@ def groups(
 ) -> list[Group]:
     """One group for each dataset, model, feature set and loss; `variants` maps modalities to variants."""
     names, unnamed = [], []
-    for dataset in config.datasets:
-        for model in models:
-            for feature_set, modalities in config.sets.items():
-                for loss in losses_of(config, model):
-                    base = settled(config, dataset, model, feature_set, loss=loss)
-                    chosen = variants(feature_names(dataset) if modalities is None else modalities)
-                    trials = {variant.label: _trials(config, base, variant, loss) for variant in chosen}
-                    names.append((base.dataset_name, model, feature_set, loss or ""))
-                    unnamed.append(Group("", base.dataset_name, model, trials))
+    for dataset, model, (feature_set, modalities) in product(config.datasets, models, config.sets.items()):
+        for loss in losses_of(config, model):
+            base = settled(config, dataset, model, feature_set, loss=loss)
+            chosen = variants(feature_names(dataset) if modalities is None else modalities)
+            trials = {variant.label: _trials(config, base, variant, loss) for variant in chosen}
+            names.append((base.dataset_name, model, feature_set, loss or ""))
+            unnamed.append(Group("", base.dataset_name, model, trials))
     # the names of groups contain only the parts in which groups differ
     differs = [len(set(parts)) > 1 for parts in zip(*names, strict=True)]
     named = []
@@ -187,35 +183,22 @@ class Study:
             cells["change"] = 100 * (changed.mean - base.mean) / base.mean
         return cells
 
-    def frame(self) -> pl.DataFrame:
-        """One row per trial with a value of the metric: group, variant, value."""
-        import polars as pl
-
-        rows = [
+    def values(self) -> list[tuple[str, str, float]]:
+        """(group, variant, value of the metric) of each trial that has a value."""
+        return [
             (group.name, variant, value)
             for group in self.groups
             for variant, trials in group.trials.items()
             for result in self.results.done(trials)
             if (value := result.figure(self.metric, self.stage)) is not None
         ]
-        return pl.DataFrame(rows, schema={"group": str, "variant": str, "value": float}, orient="row")
 
     def figure(self, name: str, caption: str) -> list[Figure]:
         """Figure with one dot per variant, in the order of the table; [] without results."""
-        frame = self.frame()
-        if not frame.height:
-            return []
-        figure = dots(
-            frame,
-            name,
-            rows="variant",
-            panel=self.panel,
-            row_order=list(dict.fromkeys(variant for group in self.groups for variant in group.trials)),
-            accent=self.groups[0].reference,
-            x_label=f"{self.stage} {self.metric}",
-            caption=caption,
-        )
-        return [figure]
+        order = list(dict.fromkeys(variant for group in self.groups for variant in group.trials))
+        style: dict[str, Any] = {"panel": self.panel, "row_order": order, "accent": next(iter(order), None)}
+        style |= {"x_label": f"{self.stage} {self.metric}", "caption": caption}
+        return draw(dots, self.values(), ["group", "variant", "value"], name, rows="variant", **style)
 
     def place(self, group: Group) -> str:
         """Start of a sentence: "On", the dataset and, among several groups, the group's name."""
