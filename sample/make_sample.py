@@ -48,6 +48,7 @@ from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 from lirdrec.features.job import identity
 from lirdrec.features.registry import EFFICIENTNET, MINILM, EncoderSpec
 from lirdrec.features.template import Template
+from lirdrec.files.atomic import share
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
@@ -128,6 +129,7 @@ def record_encoders(folder: Path, images: ProjectedEfficientNetLite0) -> None:
     }
     state = folder / ".image.encoder"
     save_file(dict(sorted(images.state().items())), state)
+    share(state)
     files = {file_name("image", STATE): state}
     commit(folder, files, lambda manifest: {"info": {**manifest["info"], "encoders": entries}})
 
