@@ -61,6 +61,7 @@ OPTIONS = [
     {"dct": None},
     {"loss": "softmax", "scoring": "cosine", "temperature": 0.2},
     {"n_layers": 2, "layer_weights": (0.5, 1.0, 0.25)},
+    {"feature_columns": 3},
     {"modalities": ("text",)},
     {"modality_weights": {"image": 0.0, "text": 1.0}},
     {"modality_weights": {"image": 3.0, "text": 0.5}},

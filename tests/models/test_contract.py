@@ -308,6 +308,7 @@ def test_an_unknown_model_is_named_with_its_neighbor():
         ({"pwc_weight": 0.0}, ["pwc_weight", 0.0, 1]),
         ({"pwc": "log"}, ["configuration", "'pwc'", "'log'", "'released', 'logits', 'uniform'"]),
         ({"modality_weights": {"image": -1.0}}, ["modality_weights", 0]),
+        ({"feature_columns": 0}, ["feature_columns", 0, 1]),
         ({"layer_weights": "falling"}, ["layer_weights", "'falling'", "'equal', 'decaying', 'learned'"]),
         ({"layer_weights": (1.0, 0.5)}, ["layer_weights", "1, 0.5", "n_layers", 3, 4]),
         ({"layer_weights": "1,1,1,0.5", "n_layers": 4}, ["layer_weights", "1, 1, 1, 0.5", "n_layers", 4, 5]),

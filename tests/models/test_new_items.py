@@ -123,6 +123,46 @@ def test_grown_items_equal_a_full_forward_in_which_they_were_present(batches, la
     assert torch.equal(scorer.user_vectors, before.user_vectors)
 
 
+def test_features_reduced_by_pca_are_those_of_a_dense_decomposition():
+    """Images (5 columns) and texts (4) are reduced to 3 with mean and directions of trained items; new items too."""
+    model = trained(replace(CONFIG, feature_columns=3))
+    scorer = model.add_items(model.scorer(), [features(N_OLD)], features(N_OLD + N_NEW, N_OLD))
+    own = []
+    for table in features(N_OLD + N_NEW).values():
+        there = table.present[:N_OLD]
+        x = table.values[:N_OLD][there].numpy()
+        _, _, directions = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        c = directions[:3].T
+        c = c * np.sign(c[np.abs(c).argmax(0), range(3)])
+        reduced = torch.from_numpy((table.values.numpy() - x.mean(0)) @ c) * table.present[:, None]
+        own.append(Features(reduced, table.present))
+    old = {name: Features(f.values[:N_OLD], f.present[:N_OLD]) for name, f in zip(TABLES, own, strict=True)}
+    plain = LIRDRec(replace(inputs(N_OLD), features=old), CONFIG)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("reductions")})
+    torch.testing.assert_close(plain.scorer().item_vectors, scorer.item_vectors[:N_OLD], rtol=0, atol=1e-10)
+    torch.testing.assert_close(plain.scorer().user_vectors, scorer.user_vectors, rtol=0, atol=1e-10)
+    # the branches of the new items; their neighbors are found by all columns, as those of the old ones
+    branches = plain.item_branches([Features(f.values[N_OLD:], f.present[N_OLD:]) for f in own]).flatten(1)
+    torch.testing.assert_close(scorer.memory["item_states"][N_OLD:], branches.detach(), rtol=0, atol=1e-10)
+
+
+def test_a_reduction_is_part_of_the_state_and_is_not_fitted_again():
+    config = replace(CONFIG, feature_columns=4)  # texts have four columns: they stay as they are
+    model = trained(config)
+    expected = model.scorer().item_vectors
+    assert [name for name, _ in model.named_buffers() if name.startswith("reductions")] == [
+        f"reductions.0.{part}" for part in ("mean", "directions", "fitted")
+    ]
+    other = features(N_OLD)
+    other = {name: Features(f.values * 2, f.present) for name, f in other.items()}
+    loaded = LIRDRec(replace(inputs(N_OLD), features=other), config)
+    loaded.load_state_dict(model.state_dict())
+    again = loaded.reduced([features(N_OLD)[m] for m in loaded.modalities])
+    for one, own in zip(again, model.reduced(model.features), strict=True):
+        assert torch.equal(one.values, own.values)
+    assert torch.equal(model.scorer().item_vectors, expected)
+
+
 def test_growing_leaves_the_scorer_that_it_was_given_alone():
     model = trained()
     scorer = model.scorer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_nearly_the_exact_answers_and_nothing_that_was_left_out(kind, made):
     assert hits / sum(len(one.items) for one in exact) > 0.93
     assert found[0] == exact[0]  # who has seen most of the catalog is answered exactly …
     assert all(found[user] == exact[user] for user in range(2, USERS, 3))  # … and so is a filter that few items pass
+
+
+def test_items_that_likes_have_moved_are_scored_where_they_are_now(made):
+    index = ApproximateIndex("hnsw")
+    ranker, snapshot = Ranker(index), state(made)
+    user, row = 5, 4321
+    assert row not in made.liked(user) and row not in ranker.rank(snapshot, [Query(user)])[0].items
+    scorer = made.scorer
+    best = 2 * scorer.user_vectors[user : user + 1]
+    grown = copy.copy(made)
+    grown.scorer = scorer.with_moved_items(torch.tensor([row]), best)
+    answer = ranker.rank(replace(snapshot, recommender=grown), [Query(user)])[0]
+    assert answer.items[0] == row
+    assert answer.scores[0] == pytest.approx(float(best[0] @ scorer.user_vectors[user]), rel=1e-5)
+    assert row not in ranker.rank(snapshot, [Query(user)])[0].items
 
 
 def test_new_items_join_the_index_and_a_new_run_has_its_own(made):

@@ -187,7 +187,7 @@ def test_it_learns_sooner_than_from_scratch(new):
 
 
 def test_options_are_those_of_the_run_for_a_quarter_of_its_epochs(old, new, tmp_path):
-    fit(old, CONFIGS["lightgcn"], replace(TRAINING, epochs=8, patience=8), run=tmp_path / "first", **QUIET)
+    fit(old, CONFIGS["lightgcn"], replace(TRAINING, epochs=10, patience=10), run=tmp_path / "first", **QUIET)
     second = fit(new, warm_start=tmp_path / "first", run=tmp_path / "second", **QUIET)
     training = second.info["training"]
     assert training == {**training, "batch_size": 128, "learning_rate": 0.02, "seed": 3, "schedule": "cosine"}

@@ -59,11 +59,7 @@ def make_synthetic_dataset(
     Raises:
         DataError: sizes that contradict each other.
     """
-    if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
-        raise DataError(
-            f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups are not possible;"
-            " there must be a pair per user, at most half of all possible pairs, and at most as many groups as items"
-        )
+    _check_sizes(n_users, n_items, n_pairs, groups)
     # one random stream per purpose: features of a seed do not depend on the number of pairs
     streams = np.random.SeedSequence(seed).spawn(3 + len(dims))
     taste_rng, pair_rng, presence_rng, *feature_rngs = map(np.random.default_rng, streams)
@@ -73,11 +69,7 @@ def make_synthetic_dataset(
     present = _presence(n_items, dims, missing or {}, presence_rng)
     features = {}
     for (key, width), rng in zip(dims.items(), feature_rngs, strict=True):
-        values = np.empty((n_items, width), dtype)
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            path = Path(folder) / f"{key}.npy"
-            values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n_items, width))
+        values = _new_matrix((n_items, width), dtype, None if folder is None else Path(folder) / f"{key}.npy")
         _fill_features(values, group, noise, present[key], rng)
         features[key] = FeatureMatrix.known_good(values, present[key])
     source = {"format": "planted", "groups": groups, "noise": noise, "seed": seed, "off_taste": off_taste}
@@ -90,6 +82,22 @@ def make_synthetic_dataset(
         item_table=pl.DataFrame({ITEM: np.arange(n_items), "group": group}),
         info={"source": source, "split": {"method": split, "seed": seed, "held_out": 0.2}},
     )
+
+
+def _check_sizes(n_users: int, n_items: int, n_pairs: int, groups: int) -> None:
+    if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
+        raise DataError(
+            f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups are not possible;"
+            " there must be a pair per user, at most half of all possible pairs, and at most as many groups as items"
+        )
+
+
+def _new_matrix(shape: tuple[int, int], dtype: Any, path: Path | None) -> np.ndarray:
+    """A matrix in memory or, with a path, memory-mapped from a new file."""
+    if path is None:
+        return np.empty(shape, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
 def _draw_pairs(

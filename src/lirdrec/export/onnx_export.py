@@ -26,6 +26,7 @@ from lirdrec.data.features import FeatureMatrix, row_blocks
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.export.vectors import Vectors
 from lirdrec.models.lirdrec import LIRDRec
+from lirdrec.models.reduction import PCA
 from lirdrec.nn.dct import idct
 from lirdrec.nn.functional import EPSILON
 from lirdrec.recommender.new_item_encoder import SHARPNESS, NewItemEncoder
@@ -191,9 +192,10 @@ class _Encoder:
     def branches(self) -> str:
         """The branches `(n, K, e)`, side by side: `(n, K·e)`."""
         model, add = self.model, self.graph.add
-        hidden = [self._linear(m, model.hidden_weight[r], model.hidden_bias[r]) for r, m in enumerate(model.modalities)]
+        inputs = [self._reduced(row, m) for row, m in enumerate(model.modalities)]
+        hidden = [self._linear(x, model.hidden_weight[r], model.hidden_bias[r]) for r, x in enumerate(inputs)]
         if model.config.dct is not None:
-            parts = [self._linear(m, idct(model.shared_weight[r])) for r, m in enumerate(model.modalities)]
+            parts = [self._linear(x, idct(model.shared_weight[r])) for r, x in enumerate(inputs)]
             hidden.append(add("Add", add("Sum", *parts), self._weights(model.hidden_bias[-1])))
         outputs = []
         for row, (branch, pre) in enumerate(zip(model.branches, hidden, strict=True)):
@@ -202,6 +204,14 @@ class _Encoder:
         side_by_side: str = add("Concat", *outputs, axis=1)
         add("Reshape", side_by_side, self.graph.constant([-1, *self.shape[1:]]), name="branches")
         return side_by_side
+
+    def _reduced(self, row: int, modality: str) -> str:
+        """The features of a modality, with the columns that the branches read."""
+        reduction = None if self.model.config.feature_columns is None else self.model.reductions[row]
+        if not isinstance(reduction, PCA):
+            return modality
+        centered = self.graph.add("Sub", modality, self._weights(reduction.mean))
+        return str(self.graph.add("Mul", self._linear(centered, reduction.directions.T), self.present[modality]))
 
     def vector(self, recommender: Recommender) -> None:
         """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17), then the mixture."""

@@ -82,7 +82,7 @@ class Model(nn.Module):
     user_rows: ClassVar[tuple[str, ...]] = ("user_embedding",)
     item_rows: ClassVar[tuple[str, ...]] = ("item_embedding",)
     # strength, and the likes after which half of it is reached, of `fold_in_items` (benchmarks/warm_up.py)
-    warm_up: ClassVar[tuple[float, float]] = (4.0, 1.0)
+    warm_up: ClassVar[tuple[float, float]] = (6.0, 2.0)
 
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()

@@ -42,6 +42,7 @@ from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
+from lirdrec.models.reduction import PCA
 from lirdrec.nn.dct import dct, idct
 from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
@@ -75,6 +76,9 @@ class LIRDRecConfig(RankingOptions):
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
+    feature_columns: int | None = option(
+        None, "columns to which PCA reduces each wider feature matrix, except for finding neighbors; none: all"
+    )
     regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
     dct: Literal["features", "matrix"] | None = option(
         "features",
@@ -101,6 +105,8 @@ class LIRDRecConfig(RankingOptions):
         for name in ("pwc_weight", "pwc_base"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
+        if self.feature_columns is not None:
+            check_minimum(self, 1, "feature_columns")
         check_modality_weights(self.modality_weights)
         check_layer_weights(self.layer_weights, self.n_layers)
 
@@ -136,6 +142,12 @@ class LIRDRec(Model):
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
+        if config.feature_columns is not None:
+            kept = [min(d, config.feature_columns) for d in dims]
+            self.reductions = nn.ModuleList(
+                PCA(d, k, dtype, device) if k < d else nn.Identity() for d, k in zip(dims, kept, strict=True)
+            )
+            dims = kept
         k, e = len(self.branches), config.embedding_size
         h, g = e * config.hidden_multiplier, e // 4
 
@@ -213,9 +225,25 @@ class LIRDRec(Model):
         return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
 
     @cached_property
+    def _reduced(self) -> list[Features]:
+        """The features of the items of training, `(I, d)` or reduced by PCA to `(I, k)`."""
+        return self.reduced(self.features)
+
+    def reduced(self, features: Sequence[Features]) -> list[Features]:
+        """Features of any items, one entry per modality, with the columns that the branches read."""
+        if self.config.feature_columns is None:
+            return list(features)
+        found = []
+        for reduction, own, feature in zip(self.reductions, self.features, features, strict=True):
+            if isinstance(reduction, PCA) and not bool(reduction.fitted):
+                reduction.fit(own)
+            found.append(reduction(feature))
+        return found
+
+    @cached_property
     def _mixed(self) -> list[Tensor]:
         # Eq. 12 read literally: the transform also runs down the items, so row i is no longer item i
-        return [dct(f.values.T.contiguous()).T.contiguous() for f in self.features]
+        return [dct(f.values.T.contiguous()).T.contiguous() for f in self._reduced]
 
     # Forward
 
@@ -223,7 +251,7 @@ class LIRDRec(Model):
         """Normalized branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
 
         Args:
-            features: one entry per modality of the model, in its order.
+            features: one entry per modality of the model, in its order, as `reduced` gives them.
             mixed: the inputs of the shared branch's first product where they differ (`dct="matrix"`).
         """
         hidden: list[Tensor] = []
@@ -254,7 +282,7 @@ class LIRDRec(Model):
     def _propagated(self, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
         """`X` as `(U, K·e)` and `(I, K·e)`."""
         mixed = self._mixed if self.config.dct == "matrix" else None
-        items = self.item_branches(self.features, mixed).flatten(1)  # (I, K·e)
+        items = self.item_branches(self._reduced, mixed).flatten(1)  # (I, K·e)
         users = normalize(self.user_embedding).flatten(1)  # (U, K·e)
         return graph.propagate(users, items, self.config.n_layers, self.layer_weights())
 
@@ -331,7 +359,7 @@ class LIRDRec(Model):
     def scorer(self) -> Scorer:
         """Vectors of the current parameters over the whole graph, with what `add_items` and `fold_in` need."""
         mixed = self._mixed if self.config.dct == "matrix" else None
-        ego_items = self.item_branches(self.features, mixed).flatten(1)
+        ego_items = self.item_branches(self._reduced, mixed).flatten(1)
         ego_users = normalize(self.user_embedding).flatten(1)
         layers, graph, weights = self.config.n_layers, self.user_item, self.layer_weights.numbers()
         # the last Horner step by hand: its input over items is Y = Σ_{l<L} a_{l+1} x_items^(l), which fold_in needs
@@ -372,7 +400,7 @@ class LIRDRec(Model):
                 'dct="matrix" mixes the items of training: it cannot take new ones; use dct="features"'
             )
         n = len(next(iter(new.values())).values)
-        own = self.item_branches([new[m] for m in self.modalities]).flatten(1)  # (n, K·e)
+        own = self.item_branches(self.reduced([new[m] for m in self.modalities])).flatten(1)  # (n, K·e)
         tables = {}
         for m in self.modalities:
             blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]

@@ -298,7 +298,9 @@ def _train(
             if isinstance(callback, (ProgressBar, EpochLines, HistoryLogger)):
                 callback.stop()
     n_epochs = len(result.history)
-    if validate is not None and result.stopped == "epochs" and still_improving(result.best_epoch, n_epochs):
+    # a continued training ends with its falling rate, and its last epochs are the best
+    ended = validate is not None and result.stopped == "epochs" and job.start is None
+    if ended and still_improving(result.best_epoch, n_epochs):
         log.warning(
             "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
             training.epochs,

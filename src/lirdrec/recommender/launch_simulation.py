@@ -22,7 +22,7 @@ K = 20  # length of the lists of simulated launches
 ROUNDS = 10  # simulated launches; each trained item is new in one of them
 MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
-MAX_COST = 0.02  # of the hits on known items, in simulated launches; real launches cost a little more
+MAX_COST = 0.025  # of the hits on known items; a margin below the 3 % that a launch may cost
 N_OFFSETS = 61
 CONTENT, N_NEIGHBORS = 0.3, 100  # a and n, chosen on the validation launches of four datasets (docs/new_items.md)
 
@@ -141,7 +141,8 @@ def _frontier(
 
     Nobody has seen a new item. So the lists that cost and share come from do not leave out the launched items that a
     user has in training; else too few new items would compete, and the cost would be too low. Recall is measured on
-    lists without them.
+    lists without them, and so is the reference of the cost: content vectors come from a network that was trained with
+    the interactions of these items, and would find each user's own items again.
     """
     unseen, masked, content = [], [], []
     for launch in launches:
@@ -150,7 +151,7 @@ def _frontier(
         new = encoder.mix(launch.content, trained, launch.neighbors)
         unseen.append((known, _lists(new, launch.new, scorer, None, validation, users)))
         masked.append((known, _lists(new, launch.new, scorer, train, validation, users)))
-        content.append((known, _lists(launch.content, launch.new, scorer, None, validation, users)))
+        content.append((known, _lists(launch.content, launch.new, scorer, train, validation, users)))
     reference = _merge(0.0, content)[0]
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
     span = _median(torch.cat([known.scores[:, 0] - known.scores[:, -1] for known, _ in unseen]))

@@ -9,7 +9,7 @@ therefore does two things, both after training and with everything else frozen:
     score(u, i) = ⟨u, v⟩ + b                                          b: the offset of new items, 0 for trained ones
 
 `launch_simulation` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new in
-each of ten rounds: `b` is the largest offset that costs known items at most 2 % of their hits.
+each of ten rounds: `b` is the largest offset that costs known items at most 2.5 % of their hits.
 """
 
 from __future__ import annotations

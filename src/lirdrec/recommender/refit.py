@@ -19,6 +19,8 @@ from lirdrec.recommender.warm_start import check_parameters, read_earlier, run_n
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Callback, StopTraining
 
+SHARE = 4  # a continued training takes one part in four of the epochs of the training from scratch
+
 
 @dataclass(frozen=True)
 class EarlierSettings:
@@ -59,13 +61,12 @@ def settings_of(state: RunState) -> EarlierSettings:
 
 
 def continued_training(state: RunState) -> TrainConfig:
-    """The training options with which a run is continued on newer data: those of the run, in a quarter of the time.
+    """The training options with which a run is continued on newer data: those of the run, in a quarter of the epochs.
 
-    The number of epochs is a quarter of those from scratch, and the learning rate falls to zero over them, which takes
-    the place of patience (benchmarks/train_on.py).
+    The learning rate falls to zero over them, which takes the place of patience (benchmarks/train_on.py).
     """
     training = settings_of(state).training
-    epochs = max(1, full_epochs(state) // 4)
+    epochs = max(1, full_epochs(state) // SHARE)
     return replace(training, schedule="cosine", warmup_epochs=0, epochs=epochs, patience=epochs)
 
 

@@ -73,8 +73,7 @@ def train(
         model: built from its inputs; config: options.
         validate: metrics of a scorer, with `config.metric`; None: no validation, the last epoch is the best.
         store: where checkpoints are written, or None.
-        resume: continue from the store's checkpoint if there is one; bit-identical to an uninterrupted training (on the
-            CPU with the same number of threads).
+        resume: continue from the store's checkpoint, if any; bit-identical on the CPU with the same number of threads.
         callbacks: called at the start, after every step and after every epoch.
 
     Raises:

@@ -42,7 +42,7 @@ SETTINGS = {
     "likes": ((1, 2, 5, 10), "numbers of likes of each new item after which it is measured again"),
     "retrain": (False, "also train from scratch with these likes, as the ceiling"),
 }
-COSTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2)
+COSTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1, 0.2)
 POLICIES = ("content", "none", "calibrated", "share=0.1")
 COLUMNS = {
     "known": "Known items",
