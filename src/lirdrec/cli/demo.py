@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.cli.options import SeedOption, SetOption, option
 from lirdrec.cli.output import HEADLINE, console, metrics_table, print_line, settings, table
 from lirdrec.cli.train import configuration, evaluate_with_baseline
-from lirdrec.errors import DataError
+from lirdrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,6 +23,8 @@ NEW_FILM = 3114  # Toy Story 2: Toy Story is in the catalog, so a reader can jud
 SHOWN_LIKED = 6
 SHOWN_USERS = 6
 FIRST = 50  # users with the highest ranks of the new film, who are compared with random users
+TOP = 20  # length of the lists in which the new film gets a place
+N_LIKES = 5  # likes of the new film
 
 
 def demo(
@@ -44,6 +46,7 @@ def demo(
     complete = Dataset.load(data or _sample())
     film = _new_film(complete)
     films, described, features = hold_out_items(complete, film)
+    films = _prepared(films, complete, Path(f"{run}-films"))
     title = described["title"][0] if "title" in described.columns else str(film)
     recommender = _train(films, configs, run, title)
 
@@ -56,13 +59,43 @@ def demo(
         _show_user(recommender, films, user)
 
     _heading("4", f"A film that is new: {title}")
-    recommender.add_items(described, features)
+    recommender.add_items(described, {**features, **_text_features(films, described)})
     _show_new(recommender, complete, film, title)
+    _show_places(recommender, complete, film)
 
     recommender.save(run, overwrite=True)
     _heading("5", "Files, and how to continue")
     _show_files(run, films.users.series[0], film)
     print_line(f"\nAll of this took {time.monotonic() - start:.0f} s.")
+
+
+def _prepared(films: Dataset, complete: Dataset, folder: Path) -> Dataset:
+    """The films as a prepared folder that records the encoders, so that a server can encode new films."""
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.features.dataset_writer import copy_encoders
+
+    films.save(folder, overwrite=True)
+    assert complete.folder is not None
+    copy_encoders(complete.folder, folder)
+    return Dataset.load(folder)
+
+
+def _text_features(films: Dataset, described: pl.DataFrame) -> dict[str, Any]:
+    """The features of the new film that are made of its title, genres and tags, where the encoder is installed."""
+    from lirdrec.features.new_items import encode_texts
+
+    assert films.folder is not None
+    try:
+        features = encode_texts(films.folder, described)
+    except ConfigError as error:
+        print_line(
+            f"The features of the new film come with the data, since no encoder can make them: {error}", "yellow"
+        )
+        return {}
+    if features:
+        columns = ", ".join(f"{name}: {value}" for name, value in described.drop("item").row(0, named=True).items())
+        print_line(f"Its text is encoded now ({columns}); the features of its poster come with the data.")
+    return dict(features)
 
 
 def _train(films: Dataset, configs: tuple[Any, Any], run: Path, title: str) -> Recommender:
@@ -93,8 +126,10 @@ def _show_files(run: Path, user: Any, film: Any) -> None:
     print_line(f"Ask it yourself   lirdrec recommend {run} --user {user}")
     print_line(f"                  lirdrec similar {run} --item {film}")
     print_line(f"                  lirdrec explain {run} --user {user} --item {film}")
-    print_line(f"Web page          lirdrec serve {run} --ui")
-    print_line("                  and open http://127.0.0.1:8000/ui/ in a browser")
+    print_line(f"All lists         lirdrec recommend {run} --all --new-items share=0.1 --output lists.csv")
+    print_line(f"Web page          lirdrec serve {run} --ui --encoders")
+    print_line("                  and open http://127.0.0.1:8000/ui/ in a browser; under 'Add an item' a film of yours")
+    print_line("                  needs a title, genres, tags and a picture")
 
 
 def _sample() -> Path:
@@ -175,11 +210,39 @@ def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str
     _compare_with_random(ranks, fans, title)
 
 
-def _ranks(recommender: Recommender, film: Any) -> pl.DataFrame:
+def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None:
+    """Print the place of the new film among all: without an offset, with it, and after five likes."""
+    from lirdrec.data.ids import pluralize
+    from lirdrec.recommender.recommender import Recommender
+
+    fans = _fans(complete, film)
+    likers = sorted(fans, key=str)[:: max(1, len(fans) // N_LIKES)][:N_LIKES]
+    liked = Recommender.from_state(recommender.state)  # the run itself stays without the likes
+    liked.update([(user, film) for user in likers])
+    rows = []
+    for name, model, policy in (
+        ("without an offset", recommender, "none"),
+        ("calibrated offset", recommender, "calibrated"),
+        (f"after {pluralize(len(likers), 'like')}", liked, "calibrated"),
+    ):
+        ranks = [r for r in _ranks(model, film, policy).iter_rows(named=True) if r["user"] not in likers]
+        of_fans = sorted(r["rank"] for r in ranks if r["user"] in fans)
+        in_list = sum(r["rank"] <= TOP for r in ranks)
+        middle = of_fans[len(of_fans) // 2] if of_fans else ""
+        rows.append([name, in_list, sum(rank <= TOP for rank in of_fans), middle])
+    right = [f"lists of {TOP} with it", "of these, of users who liked it", "their median rank of it"]
+    print_line(
+        f"\nIts place among all films, for {pluralize(len(ranks), 'user')}, of whom {len(of_fans)} liked it"
+        + (f" ({len(likers)} others give the likes):" if likers else ":")
+    )
+    console().print(table(None, ["", *right], rows, right=right))
+
+
+def _ranks(recommender: Recommender, film: Any, policy: str = "calibrated") -> pl.DataFrame:
     """The rank of the film among the unseen films of each user, best rank first."""
     import polars as pl
 
-    ranking = recommender.recommend(None, recommender.n_items)
+    ranking = recommender.recommend(None, recommender.n_items, new_items=policy)
     return ranking.filter(pl.col("item") == film).sort("rank", "user", maintain_order=True)
 
 

@@ -6,6 +6,7 @@ Shards are joined block by block: memory holds a few bytes an item, never the ma
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -208,6 +209,26 @@ def add_features(
         return changed if counts is None else changed | {"counts": counts}
 
     commit(folder, {**new, **(files or {})}, entries, gone=possible - set(new))
+
+
+def copy_encoders(source: str | Path, folder: str | Path) -> None:
+    """Record in a prepared folder how the matrices of another one, with the same names, were made.
+
+    Afterwards `load_encoder` gives the encoders for both folders; fitted states are copied.
+
+    Raises:
+        RunFolderError: not a prepared folder, a fitted state is damaged, or `folder` cannot be written.
+    """
+    source, folder = Path(source), Path(folder)
+    manifest, names = read_manifest(source), read_manifest(folder)["features"]
+    entries = {name: e for name, e in manifest["info"].get("encoders", {}).items() if name in names}
+    states = [file for name in entries if (file := file_name(name, STATE)) in manifest["files"]]
+    check_files(source, {**manifest, "files": {file: manifest["files"][file] for file in states}}, verify=True)
+    files = {file: folder / f".{Path(file).name}" for file in states}
+    with write_errors(folder):
+        for file, copy in files.items():
+            shutil.copyfile(resolve_path(source, manifest, file), copy)
+    commit(folder, files, lambda current: {"info": {**current["info"], "encoders": entries}})
 
 
 def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:

@@ -20,7 +20,7 @@ from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Encoder, Kind
 from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
-from lirdrec.features.encoders.efficientnet import EfficientNetLite0
+from lirdrec.features.encoders.efficientnet import EfficientNetLite0, ProjectedEfficientNetLite0
 from lirdrec.features.encoders.model_loading import minilm_folder
 from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
@@ -140,8 +140,9 @@ class EncoderSpec:
         model: for texts `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by
             its name or folder; for images `descriptor`, `efficientnet-lite0`, or a Hugging Face vision model.
         options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of other text
-            models: pooling, prompt, max_length, device, precision, revision; of `efficientnet-lite0`: device; of other
-            vision models: device, precision, revision. None is the default.
+            models: pooling, prompt, max_length, device, precision, revision; of `efficientnet-lite0`: device, and
+            components (its vectors are reduced to so many principal components); of other vision models: device,
+            precision, revision. None is the default.
 
     Raises:
         ConfigError: an option that this encoder does not take, or a misspelled name.
@@ -175,7 +176,7 @@ class EncoderSpec:
             return ("dims", "prompt", *_SERVER)
         if self.kind == "text":
             return _LANGUAGE
-        return {DESCRIPTOR: (), EFFICIENTNET: ("device",)}.get(self.model, _VISION)
+        return {DESCRIPTOR: (), EFFICIENTNET: ("device", "components")}.get(self.model, _VISION)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -191,7 +192,9 @@ class EncoderSpec:
         if self.kind == "image":
             if self.model == DESCRIPTOR:
                 return ColorEdgeEncoder()
-            return EfficientNetLite0(**options) if self.model == EFFICIENTNET else VisionEncoder(self.model, **options)
+            if self.model != EFFICIENTNET:
+                return VisionEncoder(self.model, **options)
+            return (ProjectedEfficientNetLite0 if "components" in options else EfficientNetLite0)(**options)
         if self.model == HASHED:
             return TfidfEncoder(**options)
         if self.model.startswith(ENDPOINT):
