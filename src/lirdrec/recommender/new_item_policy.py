@@ -70,6 +70,22 @@ class NewItemPolicy:
         """The places of new items in a list of `k`, of a recommender with `n_trained` trained items."""
         return Quota(n_trained, round(self.value * k)) if self.kind == "share" else None
 
+    def offset_change(self, scorer: Scorer, encoder: NewItemEncoder | None, n_trained: int) -> float:
+        """What this policy adds to the scores of new items, which have their calibrated offset.
+
+        Raises:
+            CapabilityError: a boost, and the model has no vectors of items.
+            ConfigError: a boost, and the run has no simulated launches.
+        """
+        if self.kind not in ("none", "boost") or n_trained == scorer.n_items:
+            return 0.0
+        if not isinstance(scorer, VectorScorer):
+            if self.kind == "none":
+                return 0.0
+            raise CapabilityError("this model scores items without vectors, so new items cannot be boosted")
+        encoder = encoder or NewItemEncoder()
+        return (encoder.offset_for(self.value) if self.kind == "boost" else 0.0) - encoder.offset
+
     def scorer(self, scorer: Scorer, encoder: NewItemEncoder | None, n_trained: int) -> Scorer:
         """The scorer with the offsets of this policy; the same object where they do not change.
 
@@ -77,19 +93,10 @@ class NewItemPolicy:
             CapabilityError: a boost, and the model has no vectors of items.
             ConfigError: a boost, and the run has no simulated launches.
         """
-        if self.kind not in ("none", "boost") or n_trained == scorer.n_items:
-            return scorer
-        if not isinstance(scorer, VectorScorer):
-            if self.kind == "none":
-                return scorer
-            raise CapabilityError("this model scores items without vectors, so new items cannot be boosted")
-        calibrated = 0.0 if encoder is None else encoder.offset
-        if self.kind == "boost":
-            change = (encoder or NewItemEncoder()).offset_for(self.value) - calibrated
-        else:
-            change = -calibrated
+        change = self.offset_change(scorer, encoder, n_trained)
         if change == 0:
             return scorer
+        assert isinstance(scorer, VectorScorer)
         offsets = torch.zeros_like(scorer.item_vectors[:, 0]) if scorer.offsets is None else scorer.offsets.clone()
         offsets[n_trained:] += change
         return VectorScorer(

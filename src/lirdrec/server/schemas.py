@@ -11,6 +11,7 @@ from lirdrec.server.http.errors import Problem
 
 MAX_K = 1000
 MAX_HISTORY = 1000
+MAX_CANDIDATES = 10_000
 MAX_REQUESTS = 1000
 MAX_ITEMS = 100
 MAX_EVENTS = 1000
@@ -79,6 +80,18 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Boost(Body):
+    """New items get the largest offset that cost known items at most this share of their hits in simulated launches."""
+
+    boost: float = Field(ge=0, lt=1, description="Share of the hits on known items that it may cost: 0.05 is 5 %.")
+
+
+class Share(Body):
+    """New items get exactly this share of the places in the list, rounded, as far as there are enough items."""
+
+    share: float = Field(ge=0, le=1, description="Share of the k places: 0.2 gives new items 2 of 10.")
+
+
 class RecommendRequest(Body):
     """Recommend items to a known user, or by a history of liked items; exactly one of the two is required.
 
@@ -94,6 +107,7 @@ class RecommendRequest(Body):
             "examples": [
                 {"user": 15, "k": 5},
                 {"history": [1, 50], "k": 5, "filter": {"year": {"ge": 1990}}, "diversity": 0.3},
+                {"user": 15, "k": 10, "new_items": {"share": 0.2}, "candidates": [1, 50, 260]},
             ],
         }
     )
@@ -107,7 +121,22 @@ class RecommendRequest(Body):
     filter: Annotated[dict[Key, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
         None,
         description="Conditions on columns of the item table, all of which must hold: a value, or comparisons eq, ne, "
-        "lt, le, gt, ge, in, contains.",
+        "lt, le, gt, ge, in, contains. The column `added`, unless the item table has one of this name, tells whether "
+        "an item was added after training (true, false), or when: ISO 8601 (UTC unless it says otherwise) or Unix "
+        "seconds.",
+    )
+    candidates: (
+        Annotated[
+            list[Id],
+            Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True),
+            AfterValidator(release_gil),
+        ]
+        | None
+    ) = Field(None, description="Ids of the items to rank; all items by default. Conditions of `filter` hold as well.")
+    new_items: Literal["calibrated", "none"] | Boost | Share = Field(
+        "calibrated",
+        description="How items that were added after training compete: with the offset that simulated launches chose; "
+        "without one; with a boost, or with a share of the places. Has no effect where no items were added.",
     )
     diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; closer to 1: more different items (MMR).")
     branch_weights: (

@@ -73,6 +73,7 @@ class Snapshot:
         user_states: users with likes that the run does not have.
         likers: users who like an item that was added after training, by its row.
         run: folder of the run.
+        added_at: Unix seconds at which items of the store were added, by row.
         vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
     """
 
@@ -84,6 +85,7 @@ class Snapshot:
     user_states: PersistentMap[Id, UserState]
     run: Path
     likers: PersistentMap[int, frozenset[Id]] = field(default_factory=PersistentMap)
+    added_at: PersistentMap[int, float] = field(default_factory=PersistentMap)
     vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
 
     @cached_property
@@ -297,7 +299,8 @@ def _with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
     first = snapshot.recommender.n_items
     rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
     removed = append_rows(snapshot.removed, torch.zeros(len(items), dtype=torch.bool))
-    return replace(snapshot, recommender=recommender, removed=removed, item_rows=rows)
+    added_at = snapshot.added_at.updated({first + index: item.at for index, item in enumerate(items)})
+    return replace(snapshot, recommender=recommender, removed=removed, item_rows=rows, added_at=added_at)
 
 
 def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:

@@ -75,6 +75,7 @@ class NewItem:
     columns: Mapping[str, Any] = field(default_factory=dict)  # column of the item table → JSON-serializable value
     features: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → (d,) float32
     image: bytes | None = None  # bytes of a JPEG, PNG or WebP, for the UI
+    at: float = field(default_factory=time.time, compare=False)  # when it was added, in Unix seconds
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Store:
                 raise ConflictError(f"item {json.loads(existing)!r} exists already; remove it first")
             last = 0
             for subject, item in zip(subjects, items, strict=True):
-                last = self._append(connection, "item", subject, _packed(item))
+                last = self._append(connection, "item", subject, _packed(item), item.at)
                 connection.execute(sa.delete(_items).where(_items.c.subject == subject))
                 entry = sa.insert(_items).values(subject=subject, number=last, live=True, picture=item.image)
                 connection.execute(entry)
@@ -203,8 +204,11 @@ class Store:
         with self._store_errors(), self.engine.connect() as connection:
             return connection.scalar(query)
 
-    def _append(self, connection: sa.Connection, kind: Kind, subject: str, payload: bytes) -> int:
-        entry = sa.insert(_changes).values(kind=kind, subject=subject, payload=payload, at=time.time())
+    def _append(
+        self, connection: sa.Connection, kind: Kind, subject: str, payload: bytes, at: float | None = None
+    ) -> int:
+        at = time.time() if at is None else at
+        entry = sa.insert(_changes).values(kind=kind, subject=subject, payload=payload, at=at)
         key = connection.execute(entry).inserted_primary_key
         assert key is not None
         return int(key[0])
@@ -288,19 +292,19 @@ def _packed(item: NewItem) -> bytes:
     return save(features, metadata={"columns": columns})
 
 
-def _unpacked(id: str | int, payload: bytes) -> NewItem:
+def _unpacked(id: str | int, payload: bytes, at: float) -> NewItem:
     from safetensors.numpy import load
 
     size = int.from_bytes(payload[:8], "little")
     columns = json.loads(json.loads(payload[8 : 8 + size])["__metadata__"]["columns"])
-    return NewItem(id, columns, load(payload))
+    return NewItem(id, columns, load(payload), at=at)
 
 
 def _change(row: Any) -> Change:
     try:
         subject = orjson.loads(row.subject)
         if row.kind == "item":
-            return Change(row.number, "item", subject, item=_unpacked(subject, row.payload))
+            return Change(row.number, "item", subject, item=_unpacked(subject, row.payload, row.at))
         if row.kind == "event":
             return Change(row.number, "event", subject, event=Event(subject, orjson.loads(row.payload)))
         return Change(row.number, "removed", subject)

@@ -33,8 +33,9 @@ MAX_FETCHED = 2048  # items of one search; a query that needs more, since it lea
 class ApproximateIndex:
     """Index of the items with the largest inner products. Used by one thread.
 
-    More than k items are fetched, and seen, removed and filtered ones are dropped; a query with fewer than k left is
-    ranked exactly. New items are added to the index before the next search. A scorer without vectors is always exact.
+    More than k items are fetched, and seen, removed and filtered ones are dropped; a query with fewer than k left, and
+    one with `Limits`, is ranked exactly. The last column of the index holds the offsets of the items. New items are
+    added to the index before the next search. A scorer without vectors is always exact.
 
     Args:
         kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centroids.
@@ -73,6 +74,7 @@ class ApproximateIndex:
         if not isinstance(scorer, VectorScorer):
             return exact(batch, masks)
         needed = self._needed(snapshot, batch, masks, k)
+        needed[list(batch.limits)] = torch.inf
         searched = (needed <= min(MAX_FETCHED, scorer.n_items)).nonzero().squeeze(1)
         values, items = torch.full((b, k), -torch.inf), torch.full((b, k), -1)
         done = torch.zeros(b, dtype=torch.bool)
@@ -88,23 +90,21 @@ class ApproximateIndex:
 
     def prepare(self, scorer: VectorScorer) -> None:
         """Build the index of the next run; another thread may search the current one meanwhile."""
-        self._next = scorer.user_vectors, self._build(scorer.item_vectors.detach().numpy())
+        self._next = scorer.user_vectors, self._build(_rows(scorer, 0))
 
     def update(self, scorer: VectorScorer) -> None:
         """Use the index of this scorer, built if it was not prepared, and add the items that are missing in it."""
-        vectors = scorer.item_vectors.detach().numpy()
-        if self._users is not scorer.user_vectors or self._index.ntotal > len(vectors):
+        if self._users is not scorer.user_vectors or self._index.ntotal > scorer.n_items:
             if self._next is None or self._next[0] is not scorer.user_vectors:
                 self.prepare(scorer)
             assert self._next is not None
             self._users, self._index = self._next
             self._next = None
-        if self._index.ntotal < len(vectors):
-            self._index.add(np.ascontiguousarray(vectors[self._index.ntotal :]))
+        if self._index.ntotal < scorer.n_items:
+            self._index.add(_rows(scorer, self._index.ntotal))
 
     def _build(self, vectors: np.ndarray) -> Any:
         faiss, (n, width) = self._faiss, vectors.shape
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self.kind == "hnsw":
             index = faiss.IndexHNSWFlat(width, NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
         else:
@@ -134,12 +134,16 @@ class ApproximateIndex:
     ) -> tuple[Tensor, Tensor]:
         if self.kind == "hnsw":
             self._index.hnsw.efSearch = max(self.beam, fetched)
-        values, items = (torch.from_numpy(array) for array in self._index.search(batch.vectors.numpy(), fetched))
+        queries = pad(batch.vectors, (0, 1), value=1.0).numpy()
+        values, items = (torch.from_numpy(array) for array in self._index.search(queries, fetched))
         scorer = snapshot.recommender.scorer
         assert isinstance(scorer, VectorScorer)
         moved = scorer.moved_items  # their vectors in the index are out of date: they are scored here
         values = values.masked_fill(torch.isin(items, moved), -torch.inf)
-        values = torch.cat([values, batch.vectors @ scorer.item_vectors[moved].T], dim=1)
+        exact = batch.vectors @ scorer.item_vectors[moved].T
+        if scorer.offsets is not None:
+            exact += scorer.offsets[moved]
+        values = torch.cat([values, exact], dim=1)
         items = torch.cat([items, moved.expand(len(items), -1)], dim=1)
         out = (items < 0) | ~torch.isfinite(values)
         out |= snapshot.removed[items.clamp(min=0)]
@@ -154,6 +158,13 @@ class ApproximateIndex:
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         values, items = values[:, :k], items.gather(1, order)[:, :k]
         return values, items.masked_fill(values == -torch.inf, -1)
+
+
+def _rows(scorer: VectorScorer, first: int) -> np.ndarray:
+    """Rows `(n, D + 1)` float32 of the index for the items from row `first` on: vectors and offsets."""
+    vectors = scorer.item_vectors[first:].detach()
+    offsets = vectors.new_zeros(len(vectors)) if scorer.offsets is None else scorer.offsets[first:].to(vectors)
+    return torch.cat([vectors, offsets[:, None]], dim=1).float().contiguous().numpy()
 
 
 def _of_rows(masks: Sequence[Mask], rows: Tensor) -> list[Mask]:

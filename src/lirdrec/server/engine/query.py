@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -14,9 +14,21 @@ from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
+from lirdrec.ranking.top_k import Quota
+from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.server.state import Id, Snapshot, UserState
 
+CALIBRATED = NewItemPolicy()
 MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
+
+
+CANDIDATES = 10  # candidates of diversification for each item of the result
+MAX_CANDIDATES = 1000  # candidates in total
+
+
+def n_candidates(k: int, diversity: float) -> int:
+    """Number of best items that are needed for a result of `k`."""
+    return k if diversity == 0 else max(k, min(k * CANDIDATES, MAX_CANDIDATES))
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ class Query:
     where: Filter | None = None
     diversity: float = 0.0  # δ of `maximal_marginal_relevance`
     branch_weights: Mapping[str, float] | None = None
+    candidates: Sequence[Id] | None = None  # None: all items
+    new_items: NewItemPolicy = CALIBRATED
     unknown: Literal["raise", "popular"] = "raise"
     parts: bool = False
 
@@ -42,6 +56,8 @@ class Query:
             raise ConfigError("a recommendation is for a user or for a history: give one of the two")
         if self.history is not None and not self.history:
             raise ConfigError("the history is empty: give at least one item")
+        if self.candidates is not None and not len(self.candidates):
+            raise ConfigError("the list of candidates is empty: give at least one item, or leave it out for all items")
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise ConfigError(f"k is {self.k!r}; it must be an integer of 1 or more")
         if not 0 <= self.diversity <= 1:
@@ -61,6 +77,39 @@ class RankingResult:
     scores: list[float]
     parts: list[dict[str, float]] | None = None  # name of the part → its share of the score; None unless requested
     fallback: str | None = None  # "popular" where the user was unknown
+    n_new: int = 0  # number of `items` that were added after the training
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a query demands besides its vector; such a query is always ranked exactly."""
+
+    width: int  # number of items to rank
+    change: float = 0.0  # added to the scores of new items
+    candidates: Tensor | None = None  # (c,) int64 item rows; None: all
+    quota: Quota | None = None  # places of new items among the items to rank …
+    final: Quota | None = None  # … and in the result
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, query: Query) -> Limits | None:
+        """The limits of a query, or None if it has none.
+
+        Raises:
+            UnknownIdError, ConfigError: an unknown candidate.
+            CapabilityError, ConfigError: a boost that the run does not support.
+        """
+        recommender, policy = snapshot.recommender, query.new_items
+        n_trained = recommender.n_trained_items
+        candidates = candidate_rows(snapshot, query)
+        if policy.kind == "calibrated" or recommender.n_items == n_trained:
+            return None if candidates is None else cls(n_candidates(query.k, query.diversity), 0.0, candidates)
+        change = policy.offset_change(recommender.scorer, recommender.new_item_encoder, n_trained)
+        final = policy.quota(query.k, n_trained)
+        if final is None:
+            return cls(n_candidates(query.k, query.diversity), change, candidates)
+        n_new = n_candidates(final.places, query.diversity)
+        width = n_new + n_candidates(query.k - final.places, query.diversity)
+        return cls(width, change, candidates, Quota(n_trained, n_new), final)
 
 
 @dataclass(frozen=True)
@@ -72,13 +121,15 @@ class QueryBatch:
     seen_rows: Tensor  # (n,) int64 rows of `vectors` …
     seen_items: Tensor  # … and (n,) int64 item rows that they leave out
     unknown_users: list[int]  # indices of the queries of unknown users that get popular items instead
+    limits: Mapping[int, Limits] = field(default_factory=dict)  # row of `vectors` → what it asks for besides
 
     def only(self, rows: Tensor) -> QueryBatch:
         """The batch with the given rows `(r,)` only; they are ascending."""
         kept = torch.isin(self.seen_rows, rows)
         seen_rows = torch.searchsorted(rows, self.seen_rows[kept])
         positions = [self.positions[row] for row in rows.tolist()]
-        return QueryBatch(positions, self.vectors[rows], seen_rows, self.seen_items[kept], [])
+        limits = {new: self.limits[row] for new, row in enumerate(rows.tolist()) if row in self.limits}
+        return QueryBatch(positions, self.vectors[rows], seen_rows, self.seen_items[kept], [], limits)
 
 
 def build_query_batch(
@@ -89,11 +140,14 @@ def build_query_batch(
     trained: dict[int, int] = {}  # position → user row
     folded: dict[int, UserState] = {}
     histories: dict[int, Tensor] = {}  # position → item rows
+    limits: dict[int, Limits] = {}
     for position, query in enumerate(queries):
         if answers[position] is not None:
             continue
         try:
             _check(snapshot, query)
+            if (limit := Limits.of(snapshot, query)) is not None:
+                limits[position] = limit
             if query.history is not None:
                 histories[position] = _item_rows(snapshot, query.history)
                 continue
@@ -128,7 +182,9 @@ def build_query_batch(
         if weights := queries[position].branch_weights:
             factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
             joined[row] = (joined[row].unflatten(0, (len(names), -1)) * factors[:, None]).flatten()
-    batch = QueryBatch(positions, joined, *_seen(snapshot, queries, positions, trained, histories), unknown_users)
+    seen = _seen(snapshot, queries, positions, trained, histories)
+    of_rows = {row: limits[position] for row, position in enumerate(positions) if position in limits}
+    batch = QueryBatch(positions, joined, *seen, unknown_users, of_rows)
     return _without_overflow(batch, answers)
 
 
@@ -197,13 +253,24 @@ def _check(snapshot: Snapshot, query: Query) -> None:
             raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.branch_names)}")
 
 
-def _item_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
-    rows = [snapshot.item_row(item) for item in history]
-    if unknown := [item for item, row in zip(history, rows, strict=True) if row < 0]:
+def candidate_rows(snapshot: Snapshot, query: Query) -> Tensor | None:
+    """Item rows `(c,)` int64 of the candidates of a query, ascending; None if it has none.
+
+    Raises:
+        UnknownIdError, ConfigError: an item that cannot be recommended, or an id of the wrong type.
+    """
+    return None if query.candidates is None else _item_rows(snapshot, query.candidates, "candidates")
+
+
+def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str = "history") -> Tensor:
+    rows = torch.tensor([snapshot.item_rows.get(item, -1) for item in items])
+    available = (rows >= 0) & ~snapshot.removed[rows.clamp(min=0)]
+    if not bool(available.all()):
+        unknown = [items[position] for position in (~available).nonzero().squeeze(1).tolist()]
         for item in unknown:
             _check_id_type(item, snapshot.item_rows, "item")
-        raise UnknownIdError(f"{pluralize(len(unknown), 'item')} of the history unknown: {describe_ids(unknown)}")
-    return torch.unique(torch.tensor(rows))
+        raise UnknownIdError(f"{pluralize(len(unknown), 'item')} of the {subject} unknown: {describe_ids(unknown)}")
+    return torch.unique(rows)
 
 
 def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +14,21 @@ from torch import Tensor
 
 from lirdrec.errors import LirdrecError
 from lirdrec.ranking.filters import Filter
-from lirdrec.ranking.scorers import Scorer, VectorScorer, all_finite
-from lirdrec.ranking.top_k import cleaned, not_numbers, top_k_dense
+from lirdrec.ranking.scorers import NEW_ITEM, Scorer, VectorScorer, all_finite
+from lirdrec.ranking.top_k import Quota, cleaned, not_numbers, ranked, top_k_dense
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.cache import ByteCache
+from lirdrec.server.engine.added_filter import filter_mask
 from lirdrec.server.engine.ann import ApproximateIndex
-from lirdrec.server.engine.query import Query, QueryBatch, RankingResult, build_query_batch
+from lirdrec.server.engine.query import (
+    Limits,
+    Query,
+    QueryBatch,
+    RankingResult,
+    build_query_batch,
+    candidate_rows,
+    n_candidates,
+)
 from lirdrec.server.state import Snapshot
 
 BLOCK = 64  # items whose maximum is compared first
@@ -57,16 +67,9 @@ def top_k_blocked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, items
 
 
-CANDIDATES = 10  # candidates of diversification for each item of the result
-MAX_CANDIDATES = 1000  # candidates in total
-
-
-def n_candidates(k: int, diversity: float) -> int:
-    """Number of best items that are needed for a result of `k`."""
-    return k if diversity == 0 else max(k, min(k * CANDIDATES, MAX_CANDIDATES))
-
-
-def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k: int, diversity: float) -> Tensor:
+def maximal_marginal_relevance(
+    scorer: Scorer, items: Tensor, scores: Tensor, k: int, diversity: float, quota: Quota | None = None
+) -> Tensor:
     r"""Greedily choose items by the largest `(1-δ)·rel_i - δ·max_j sim(i, j)`, with j the items chosen so far.
 
     Relevance is the score scaled to [0, 1] over the candidates. Carbonell and Goldstein (SIGIR 1998).
@@ -76,7 +79,8 @@ def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k:
         items: `(c,)` int64 candidates, best first.
         scores: `(c,)` their scores.
         k: number to choose.
-        diversity: δ in [0, 1]; 0 keeps the order.
+        diversity: δ in [0, 1]; 0 keeps the order, and `quota` is not used.
+        quota: places of new items; the others may take those for which there are no candidates.
 
     Returns:
         Indices `(min(k, c),)` int64 into `items`, in the order chosen; of equal values the better-ranked item.
@@ -87,12 +91,18 @@ def maximal_marginal_relevance(scorer: Scorer, items: Tensor, scores: Tensor, k:
     span = (scores[0] - scores[-1]).clamp(min=1e-12, max=torch.finfo(scores.dtype).max)
     relevance = (1 - diversity) * (scores - scores[-1]).clamp(max=torch.finfo(scores.dtype).max) / span
     similarity = diversity * _similarity(scorer, items)  # (c, c)
-    chosen = [0]
-    nearest = similarity[:, 0].clone()
-    relevance[0] = -torch.inf
-    while len(chosen) < k:
-        best = int((relevance - nearest).argmax())
+    is_new = torch.zeros(len(items), dtype=torch.bool) if quota is None else items >= quota.first
+    n_new = min(k, int(is_new.sum()), len(items) if quota is None else quota.places)
+    left = {True: n_new, False: min(k - n_new, int((~is_new).sum()))}  # places for new items and for others
+    chosen: list[int] = []
+    nearest = torch.full_like(relevance, -torch.inf)
+    for _ in range(sum(left.values())):
+        for group in (False, True):
+            if left[group] == 0:
+                relevance[is_new == group] = -torch.inf
+        best = int((relevance - nearest if chosen else (relevance > -torch.inf).int()).argmax())
         chosen.append(best)
+        left[bool(is_new[best])] -= 1
         relevance[best] = -torch.inf
         nearest = torch.maximum(nearest, similarity[:, best])
     return torch.tensor(chosen)
@@ -159,8 +169,13 @@ class Ranker:
         answers: list[RankingResult | LirdrecError | None],
     ) -> None:
         scorer = snapshot.recommender.scorer
-        k = max(n_candidates(queries[position].k, queries[position].diversity) for position in batch.positions)
-        k = min(k, scorer.n_items)
+        widths = [
+            n_candidates(queries[position].k, queries[position].diversity)
+            if row not in batch.limits
+            else batch.limits[row].width
+            for row, position in enumerate(batch.positions)
+        ]
+        k = min(max(widths), scorer.n_items)
         masks = [(row, unwanted[position]) for row, position in enumerate(batch.positions) if position in unwanted]
         exact = partial(_exact, snapshot, k)
         if self.index is None:
@@ -170,20 +185,22 @@ class Ranker:
         counts = (items >= 0).sum(1).tolist()
         ids = snapshot.recommender.items.ids[items.clamp(min=0).numpy()].tolist()
         scores = values.tolist()
+        n_trained = snapshot.recommender.n_trained_items
         for row, position in enumerate(batch.positions):
-            query = queries[position]
+            query, limits = queries[position], batch.limits.get(row)
+            n = min(widths[row], counts[row])
             if query.diversity > 0 or query.parts:
-                vector, n = batch.vectors[row], min(n_candidates(query.k, query.diversity), counts[row])
-                answers[position] = _reranked(scorer, query, vector, items[row, :n], values[row, :n], ids[row])
+                ranked_items = items[row, :n], values[row, :n], ids[row]
+                answers[position] = _reranked(snapshot, query, limits, batch.vectors[row], *ranked_items)
             else:
-                n = min(query.k, counts[row])
-                answers[position] = RankingResult(ids[row][:n], scores[row][:n])
+                n_new = int((items[row, :n] >= n_trained).sum()) if n_trained < scorer.n_items else 0
+                answers[position] = RankingResult(ids[row][:n], scores[row][:n], n_new=n_new)
 
     def _unwanted(self, snapshot: Snapshot, where: Filter) -> Tensor:
         masks = self._prepared_for(snapshot).unwanted
         mask = masks.get(where.key)
         if mask is None:
-            mask = ~where.mask(snapshot.recommender.item_table)
+            mask = ~filter_mask(snapshot, where)
             masks.put(where.key, mask, mask.nbytes)
         return mask
 
@@ -200,9 +217,12 @@ class Ranker:
         if query.exclude_seen and query.user is not None and query.user in snapshot.user_states:
             excluded = excluded.clone()  # a user with likes, of a model that cannot fold in
             excluded[snapshot.liked_rows(query.user)] = True
+        if (candidates := candidate_rows(snapshot, query)) is not None:
+            excluded = excluded | ~torch.zeros_like(excluded).index_fill_(0, candidates, True)
         rows = order[~excluded[order]][: query.k]
         ids = recommender.items.ids[rows.numpy()].tolist()
-        return RankingResult(ids, counts[rows].double().tolist(), fallback="popular")
+        n_new = int((rows >= recommender.n_trained_items).sum())
+        return RankingResult(ids, counts[rows].double().tolist(), fallback="popular", n_new=n_new)
 
     def _prepared_for(self, snapshot: Snapshot) -> _Prepared:
         return self._prepared.setdefault(snapshot.recommender, _Prepared())
@@ -217,17 +237,40 @@ def _exact(snapshot: Snapshot, k: int, batch: QueryBatch, masks: Sequence[tuple[
         scores[batch.seen_rows, batch.seen_items] = -torch.inf
     for row, mask in masks:
         scores[row].masked_fill_(mask, -torch.inf)
-    return top_k_blocked(scores, k)
+    n_trained = snapshot.recommender.n_trained_items
+    for row, limits in batch.limits.items():
+        if limits.change != 0:
+            scores[row, n_trained:] += limits.change
+    values, items = top_k_blocked(scores, k)
+    for row, limits in batch.limits.items():
+        if limits.candidates is None and limits.quota is None:
+            continue
+        found, rows = ranked(scores[row : row + 1], limits.width, limits.candidates, limits.quota)
+        n = min(limits.width, k)
+        values[row], items[row] = -torch.inf, -1
+        values[row, :n], items[row, :n] = found[0, :n], rows[0, :n]
+    return values, items
 
 
 def _reranked(
-    scorer: Scorer, query: Query, vector: Tensor, items: Tensor, values: Tensor, ids: Sequence[Any]
+    snapshot: Snapshot,
+    query: Query,
+    limits: Limits | None,
+    vector: Tensor,
+    items: Tensor,
+    values: Tensor,
+    ids: Sequence[Any],
 ) -> RankingResult:
     """A result with diversity or with parts; `items` `(c,)` are the candidates, best first."""
-    order = maximal_marginal_relevance(scorer, items, values, query.k, query.diversity)
+    scorer, quota = snapshot.recommender.scorer, None if limits is None else limits.final
+    order = maximal_marginal_relevance(scorer, items, values, query.k, query.diversity, quota)
     items, values = items[order], values[order]
+    is_new = (items >= snapshot.recommender.n_trained_items).tolist()
     parts = None
     if query.parts:
         terms = scorer.parts(vector.expand(len(items), -1), items)
         parts = [dict(zip(scorer.part_names, row, strict=True)) for row in terms.tolist()]
-    return RankingResult([ids[index] for index in order.tolist()], values.tolist(), parts)
+        if limits is not None and limits.change != 0:
+            for named in itertools.compress(parts, is_new):
+                named[NEW_ITEM] = named.get(NEW_ITEM, 0.0) + limits.change
+    return RankingResult([ids[index] for index in order.tolist()], values.tolist(), parts, n_new=sum(is_new))

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.ranking.filters import Filter
+from lirdrec.recommender.new_item_policy import NewItemPolicy
 from lirdrec.server.catalog import explain as catalog
 from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
@@ -38,7 +39,7 @@ from lirdrec.server.schemas import (
 
 router = APIRouter(tags=["recommend"])
 MAX_INLINE_VALUES = 200  # values of filters that are checked on the event loop
-_QUERY_FIELDS = [field.name for field in fields(batcher.Query) if field.name != "where"]
+_QUERY_FIELDS = [field.name for field in fields(batcher.Query) if field.name not in ("where", "new_items")]
 
 
 @post(router, "/recommend", RecommendRequest, Recommendations, 404, 409)
@@ -98,7 +99,10 @@ async def _recommend(
 ) -> dict[str, Any]:
     if isinstance(where, LirdrecError):
         raise where
-    query = batcher.Query(where=where, **{name: getattr(parameters, name) for name in _QUERY_FIELDS})
+    new = parameters.new_items
+    policy = NewItemPolicy.parse(new if isinstance(new, str) else new.model_dump())
+    same = {name: getattr(parameters, name) for name in _QUERY_FIELDS}
+    query = batcher.Query(where=where, new_items=policy, **same)
     result = await services.engine.recommend(query)
     scored = zip(result.items, result.scores, strict=True)
     items: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in scored]
