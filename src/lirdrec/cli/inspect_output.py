@@ -56,8 +56,24 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
     ):
         if number:
             print_line(pluralize(number, noun) + words, style)
+    if summary["weights"] is not None:
+        print_line(_weights_line(summary["weights"], prepared))
+    if summary["dislikes"]:
+        print_line(f"{pluralize(summary['dislikes'], 'dislike')}, left out of the user's recommendations")
     for entity, others in (("user", "items"), ("item", "users")):
         _histogram(f"Training {others} per {entity}", summary[f"{entity}_degrees"])
+
+
+def _weights_line(weights: Mapping[str, float], prepared: Mapping[str, Any]) -> str:
+    """The line about the weights of the training interactions, and where they come from."""
+    source = [f"column '{prepared['weight']}'"] if "weight" in prepared else []
+    if "event_weights" in prepared:
+        kinds = ", ".join(f"{kind} {weight:g}" for kind, weight in prepared["event_weights"].items())
+        source.append(f"column '{prepared['event']}': {kinds}")
+    if "half_life" in prepared:
+        source.append(f"half-life {prepared['half_life']:g} days")
+    numbers = ", ".join(f"{name} {weights[name]:.4g}" for name in ("min", "median", "mean", "max"))
+    return f"Weights of training interactions: {numbers}" + (f" ({'; '.join(source)})" if source else "")
 
 
 def _split_line(summary: Mapping[str, Any]) -> str:

@@ -45,6 +45,18 @@ class ColumnOptions:
     min_rating: float | None = option(None, "Keep ratings of this value or more.")
     timestamp: str | None = option(None, "Column of times.")
     time_format: str | None = option(None, "Format of times: '%d/%m/%Y %H:%M'.", metavar="FORMAT")
+    weight: str | None = option(
+        None, "Column of weights; repeated pairs are added up; 0 or less in total is a dislike.", metavar="COLUMN"
+    )
+    event: str | None = option(None, "Column of the kind of event, with --event-weights.", metavar="COLUMN")
+    event_weights: str | None = option(
+        None,
+        "Weight of each kind of event: view=1,cart=3,buy=5; with 0, its rows are left out.",
+        metavar="KIND=WEIGHT,…",
+    )
+    half_life: float | None = option(
+        None, "Days before the last interaction in which a weight halves; needs --timestamp.", metavar="DAYS"
+    )
     only: list[str] | None = option(
         None, "Keep rows with one of these values: event=transaction; may be repeated.", metavar="COLUMN=VALUE[,VALUE]"
     )
@@ -133,6 +145,7 @@ def prepare(
       lirdrec prepare u.data --no-header --columns user,item,rating,timestamp --timestamp timestamp --output films
       lirdrec prepare 'log-*.csv.gz' --bad-rows skip --output clicks
       lirdrec prepare events.jsonl --user visitor --item product.id --only type=purchase --output shop
+      lirdrec prepare log.csv --event kind --event-weights view=1,cart=3,buy=5 --timestamp time --half-life 90 -o shop
       lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
@@ -177,6 +190,8 @@ def _reader_options(*groups: Any) -> dict[str, Any]:
         options[name] = [column.strip() for column in options[name].split(",")]
     if "only" in options:
         options["only"] = _column_values(options["only"])
+    if "event_weights" in options:
+        options["event_weights"] = _event_weights(options["event_weights"])
     if "features" in options:
         options["features"] = dict(map(named_file, options["features"]))
     return options
@@ -333,6 +348,23 @@ def _column_values(texts: list[str]) -> dict[str, list[str]]:
             raise ConfigError(f"--only {text}: write it as COLUMN=VALUE, for instance --only event=transaction")
         columns.setdefault(column.strip(), []).extend(values.split(","))
     return columns
+
+
+def _event_weights(text: str) -> dict[str, float]:
+    """KIND=WEIGHT,… of --event-weights as kind → weight; raises a ConfigError for another form."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        kind, equals, number = (word.strip() for word in part.rpartition("="))
+        try:
+            if not equals or not kind or kind in weights:
+                raise ValueError
+            weights[kind] = float(number)
+        except ValueError:
+            raise ConfigError(
+                f"--event-weights {text}: write each kind once, as KIND=WEIGHT, for instance"
+                " --event-weights view=1,cart=3,buy=5"
+            ) from None
+    return weights
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:

@@ -14,7 +14,7 @@ from lirdrec.data import preprocessing, storage
 from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING, DatasetParts, Interactions
 from lirdrec.data.frames import from_polars
 from lirdrec.data.ids import pluralize
-from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER
+from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.storage import verify_features
 
 __all__ = ["USERS_MAY_LACK_TRAINING", "Dataset", "Interactions"]
@@ -50,7 +50,7 @@ class Dataset(DatasetParts):
         return cold
 
     def frame(self, split: str = "train") -> Any:
-        """A split with external ids (user, item and, if known, timestamp), as a frame of `frame_kind`."""
+        """A split with external ids (user, item and, if known, timestamp and weight), as a frame of `frame_kind`."""
         interactions = self.split(split)
         columns = {
             USER: self.users.series.gather(interactions.users),
@@ -58,6 +58,8 @@ class Dataset(DatasetParts):
         }
         if interactions.timestamps is not None:
             columns[TIMESTAMP] = pl.Series(interactions.timestamps)
+        if interactions.weights is not None:
+            columns[WEIGHT] = pl.Series(interactions.weights)
         return from_polars(pl.DataFrame(columns), self.frame_kind)
 
     @classmethod
@@ -76,6 +78,10 @@ class Dataset(DatasetParts):
         rating: str | None = None,
         min_rating: float | None = None,
         timestamp: str | None = None,
+        weight: str | None = None,
+        event: str | None = None,
+        event_weights: Mapping[str, float] | None = None,
+        half_life: float | None = None,
         only: Mapping[str, Any] | None = None,
         time_format: str | None = None,
         bad_rows: Literal["error", "skip"] = "error",
@@ -101,6 +107,11 @@ class Dataset(DatasetParts):
             title: column of `items` with the titles, renamed to `title`. None: the column named title, name or similar.
             rating, min_rating: column of ratings; keep only rows rated at least `min_rating`.
             timestamp, time_format: column of times (integers, dates or ISO texts); strptime format of other texts.
+            weight: column of weights of the rows; those of a repeated pair are added up. A pair with 0 or less is a
+                dislike: it is no interaction, and is not recommended to this user.
+            event, event_weights: column of the kind of event, and kind → weight, for instance `{"view": 1, "buy": 5}`;
+                all kinds must be listed, and rows of kinds with weight 0 are left out. With `weight`: the product.
+            half_life: days, counted back from the last interaction, in which a weight halves; at most 20 times.
             only: column → value or values: keep only rows that have one of them.
             bad_rows: rows without an id, a rating or a time: "error", or "skip".
             string_ids: convert all ids to strings, integers too.

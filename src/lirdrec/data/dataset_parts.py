@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import polars as pl
 from lirdrec.data.features import FeatureMatrix, check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
-from lirdrec.data.schema import ITEM, SPLITS
+from lirdrec.data.schema import DISLIKE, ITEM, SPLITS
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,11 +29,16 @@ class Interactions:
     Attributes:
         users, items: `(E,)` int64 rows.
         timestamps: `(E,)` int64 in the unit of the source (microseconds for dates), or None.
+        weights: `(E,)` float32, how much each pair counts in training, or None: all count 1.
+
+    Raises:
+        DataError: a column is of a wrong type or length, or a weight is not a finite number.
     """
 
     users: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name in ("users", "items", "timestamps"):
@@ -46,6 +51,8 @@ class Interactions:
             if len(array) != len(self.users):
                 raise DataError(f"interactions: {len(self.users)} users but {len(array)} {name}")
             object.__setattr__(self, name, array.astype(np.int64, copy=False))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _as_weights(self.weights, len(self.users)))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -53,11 +60,48 @@ class Interactions:
     def take(self, chosen: np.ndarray) -> Interactions:
         """Select interactions by a mask or by positions."""
         times = None if self.timestamps is None else self.timestamps[chosen]
-        return Interactions(self.users[chosen], self.items[chosen], times)
+        weights = None if self.weights is None else self.weights[chosen]
+        return Interactions(self.users[chosen], self.items[chosen], times, weights)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Interactions]) -> Interactions:
+        """The interactions of all parts, in order.
+
+        There are timestamps if every part has them, and weights if one has them; parts without count 1.
+        """
+        times = [part.timestamps for part in parts if part.timestamps is not None]
+        weights = None
+        if any(part.weights is not None for part in parts):
+            weights = np.concatenate([part.known_weights() for part in parts])
+        return cls(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate(times) if len(times) == len(parts) else None,
+            weights,
+        )
+
+    def known_weights(self) -> np.ndarray:
+        """The weights `(E,)` float32; ones if there are none."""
+        return np.ones(len(self), dtype=np.float32) if self.weights is None else self.weights
+
+    def with_rows(self, users: np.ndarray, items: np.ndarray) -> Interactions:
+        """The same interactions under other row numbers."""
+        return Interactions(users, items, self.timestamps, self.weights)
 
     def by_label(self, labels: np.ndarray) -> tuple[Interactions, Interactions, Interactions]:
         """The interactions with the labels 0 (train), 1 (validation) and 2 (test), given as `(E,)` integers."""
         return self.take(labels == 0), self.take(labels == 1), self.take(labels == 2)
+
+
+def _as_weights(values: Any, n_pairs: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (n_pairs,) or array.dtype.kind not in "iuf":
+        raise DataError(f"interactions: {n_pairs} users, but the weights are {array.dtype} {array.shape}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise DataError("interactions: weights must be finite numbers of float32")
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +117,8 @@ class DatasetParts:
         info: JSON-able metadata: source, license, preparation, split, seed …
         folder: the prepared folder that it was loaded from, else None.
         frame_kind: the kind of frame that `Dataset.frame` returns.
+        dislikes: pairs with a weight of 0 or less, or None. They are in no split; the user's recommendations leave
+            them out.
 
     Raises:
         DataError: the parts contradict each other; the message names the part and the position.
@@ -89,6 +135,7 @@ class DatasetParts:
     info: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     frame_kind: FrameKind = "polars"
+    dislikes: Interactions | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", dict(self.features))
@@ -120,13 +167,7 @@ class DatasetParts:
 
     def all_interactions(self) -> Interactions:
         """The interactions of all splits, in the order of `SPLITS`; with timestamps if every split has them."""
-        parts = [self.split(name) for name in SPLITS]
-        times = [part.timestamps for part in parts if part.timestamps is not None]
-        return Interactions(
-            np.concatenate([part.users for part in parts]),
-            np.concatenate([part.items for part in parts]),
-            np.concatenate(times) if len(times) == len(parts) else None,
-        )
+        return Interactions.concatenate([self.split(name) for name in SPLITS])
 
     def _check_table(self) -> None:
         table, _ = to_polars(self.item_table)
@@ -138,20 +179,31 @@ class DatasetParts:
             raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
 
     def _check_pairs(self) -> None:
-        for name in SPLITS:
-            split = self.split(name)
+        named = {name: self.split(name) for name in SPLITS}
+        for name, split in named.items():
+            if split.weights is not None and (split.weights <= 0).any():
+                position = int((split.weights <= 0).argmax())
+                raise DataError(
+                    f"{name} pair {position} has the weight {split.weights[position]:g}; pairs with a weight of 0 or"
+                    " less are dislikes, which are in no split"
+                )
+        if self.dislikes is not None:
+            named[DISLIKE] = self.dislikes
+        for name, split in named.items():
             for entity, rows, size in (("user", split.users, self.n_users), ("item", split.items, self.n_items)):
                 for position in np.flatnonzero((rows < 0) | (rows >= size))[:1]:
                     raise DataError(
                         f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s"
                     )
-        pairs = self.all_interactions()
+        pairs = Interactions.concatenate(list(named.values()))
         keys = pairs.users * self.n_items + pairs.items
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         if len(same):
-            bounds = np.cumsum([len(self.split(name)) for name in SPLITS])
-            first, second = (SPLITS[np.searchsorted(bounds, order[at], side="right")] for at in (same[0], same[0] + 1))
+            bounds = np.cumsum([len(split) for split in named.values()])
+            first, second = (
+                list(named)[np.searchsorted(bounds, order[at], side="right")] for at in (same[0], same[0] + 1)
+            )
             user, item = divmod(int(keys[order[same[0]]]), self.n_items)
             raise DataError(
                 f"the pair of user {self.users.ids[user]} and item {self.items.ids[item]} occurs twice"

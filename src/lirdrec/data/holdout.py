@@ -38,7 +38,7 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
 
     def remaining(pairs: Interactions) -> Interactions:
         kept = pairs.take(keep[pairs.items])
-        return Interactions(kept.users, new_rows[kept.items], kept.timestamps)
+        return kept.with_rows(kept.users, new_rows[kept.items])
 
     def features(rows: np.ndarray) -> dict[str, FeatureMatrix]:
         matrices = dataset.features.items()
@@ -55,6 +55,7 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
         item_table=dataset.item_table.filter(pl.Series(keep)),
         info={**dataset.info, "left_out_items": dataset.items.series.gather(rows).to_list()},
         frame_kind=dataset.frame_kind,
+        dislikes=None if dataset.dislikes is None else remaining(dataset.dislikes),
     )
     return rest, dataset.item_table[rows], features(rows)
 
@@ -141,9 +142,8 @@ def draw_launch(
     """
     if not 0 < share < 0.5 or round(share * dataset.n_items) < 1:
         raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and give an item")
-    users, items = (np.concatenate([getattr(dataset.split(s), side) for s in SPLITS]) for side in ("users", "items"))
-    all_times = [dataset.split(name).timestamps for name in SPLITS if len(dataset.split(name).users)]
-    times = None if any(t is None for t in all_times) else np.concatenate([t for t in all_times if t is not None])
+    everything = Interactions.concatenate([dataset.split(name) for name in SPLITS if len(dataset.split(name))])
+    users, items, times = everything.users, everything.items, everything.timestamps
     n = round(share * dataset.n_items)
     if by == "time":
         if times is None:
@@ -160,19 +160,12 @@ def draw_launch(
     known_times = None if times is None else times[known]
     method = "temporal" if by == "time" else "random"
     labels[known] = split_labels(method, users[known], items[known], known_times, seed=seed)
-    return _launch(dataset, launched, users, items, times, labels)
+    return _launch(dataset, launched, everything, labels)
 
 
-def _launch(
-    dataset: Dataset,
-    launched: np.ndarray,
-    users: np.ndarray,
-    items: np.ndarray,
-    times: np.ndarray | None,
-    labels: np.ndarray,
-) -> Launch:
+def _launch(dataset: Dataset, launched: np.ndarray, everything: Interactions, labels: np.ndarray) -> Launch:
     """The launch of given items; users without a training interaction are left out."""
-    trained = np.bincount(users[labels == 0], minlength=dataset.n_users) > 0
+    trained = np.bincount(everything.users[labels == 0], minlength=dataset.n_users) > 0
     new_user, position = np.cumsum(trained) - 1, np.zeros(dataset.n_items, np.int64)
     for part in range(3):
         position[launched == part] = np.arange((launched == part).sum())
@@ -181,16 +174,16 @@ def _launch(
         at = np.flatnonzero(launched == part)
         return {name: FeatureMatrix(np.array(m.values[at]), m.present[at]) for name, m in dataset.features.items()}
 
-    def pairs(chosen: np.ndarray) -> Interactions:
-        chosen = chosen & trained[users]
-        kept_times = None if times is None else times[chosen]
-        return Interactions(new_user[users[chosen]], position[items[chosen]], kept_times)
+    def pairs(chosen: np.ndarray, of: Interactions = everything) -> Interactions:
+        kept = of.take(chosen & trained[of.users])
+        return kept.with_rows(new_user[kept.users], position[kept.items])
 
     def launched_items(number: int) -> LaunchedItems:
-        taken = pairs(launched[items] == number)
+        taken = pairs(launched[everything.items] == number)
         table = dataset.item_table.filter(pl.Series(launched == number))
         return LaunchedItems(table, features(number), taken.users, taken.items)
 
+    disliked = dataset.dislikes
     rest = Dataset(
         dataset.name,
         IdMap(dataset.users.series.filter(pl.Series(trained)), dataset.users.entity),
@@ -202,6 +195,7 @@ def _launch(
         item_table=dataset.item_table.filter(pl.Series(launched == 0)),
         info=dict(dataset.info),
         frame_kind=dataset.frame_kind,
+        dislikes=None if disliked is None else pairs(launched[disliked.items] == 0, disliked),
     )
     return Launch(rest, launched_items(1), launched_items(2))
 

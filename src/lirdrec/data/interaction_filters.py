@@ -22,7 +22,7 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
     keep = pl.repeat(True, table.frame.height, eager=True)
     for column, wanted in only.items():
         texts = sorted({_value_text(value) for value in as_values(wanted)})
-        existing = _column_texts(table.frame[column])
+        existing = column_texts(table.frame[column])
         if absent := next((text for text in texts if not (existing == text).any()), None):
             counts = existing.drop_nulls().value_counts(sort=True)
             listed = describe_ids(counts[existing.name].to_list(), 8) or "nothing"
@@ -50,7 +50,7 @@ def _value_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _column_texts(column: pl.Series) -> pl.Series:
+def column_texts(column: pl.Series) -> pl.Series:
     """Values as texts; floats that are integers lose `.0`."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")

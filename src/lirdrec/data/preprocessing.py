@@ -19,6 +19,7 @@ from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.interaction_filters import in_words, keep_only
 from lirdrec.data.interaction_pairs import distinct_pairs, k_core
+from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
@@ -120,15 +121,18 @@ def build(
     if aligned and config.without_features == "drop":
         keep = np.any([matrix.present for matrix in aligned.values()], axis=0)
         counts["items_without_features_dropped"] = int((~keep).sum())
-    remaining = _core(pairs, keep[pairs.items], config, counts)
+    remaining = _core(pairs, keep[pairs.items] & (pairs.known_weights() > 0), config, counts)
     if not remaining.any():
         raise DataError(f"{table.source}: {_nothing_left(counts)}")
-    pairs, labels = pairs.take(remaining), None if labels is None else labels[remaining]
+    everything, pairs, labels = pairs, pairs.take(remaining), None if labels is None else labels[remaining]
     keep = _items_to_keep(keep, pairs.items, items, config, counts)
 
     has_pairs = np.bincount(pairs.users, minlength=len(users)) > 0
     user_rows, item_rows = ((np.cumsum(mask) - 1) for mask in (has_pairs, keep))
-    pairs = Interactions(user_rows[pairs.users], item_rows[pairs.items], pairs.timestamps)
+    pairs = pairs.with_rows(user_rows[pairs.users], item_rows[pairs.items])
+    dislikes = _dislikes(everything, has_pairs, keep, counts)
+    if dislikes is not None:
+        dislikes = dislikes.with_rows(user_rows[dislikes.users], item_rows[dislikes.items])
     splits, split = _split(pairs, labels, config)
     logger.info("%s: %s", name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items()))
     return DatasetParts(
@@ -140,7 +144,18 @@ def build(
         item_table=item_table.filter(pl.Series(keep)),
         info={**info, "preparation": counts, "split": split},
         frame_kind=kind,
+        dislikes=dislikes,
     )
+
+
+def _dislikes(pairs: Interactions, users: np.ndarray, items: np.ndarray, counts: dict[str, Any]) -> Interactions | None:
+    """The pairs with a weight of 0 or less between the `users` `(U,)` and `items` `(I,)` bool that are kept."""
+    is_dislike = pairs.known_weights() <= 0
+    if not is_dislike.any():
+        return None
+    dislikes = pairs.take(is_dislike & users[pairs.users] & items[pairs.items])
+    counts["dislikes"] = len(dislikes)
+    return dislikes if len(dislikes) else None
 
 
 def _label_column(config: PreprocessingConfig) -> str | None:
@@ -158,7 +173,7 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
             f"{table.source}: '{label_column}' is neither a split method nor a column;"
             f" {suggest_name(label_column, [*METHODS, *columns], choice)}"
         )
-    needed = (config.user, config.item, config.timestamp, config.rating, label_column)
+    needed = (config.user, config.item, config.timestamp, config.rating, config.weight, config.event, label_column)
     table.require_columns([column for column in needed if column is not None])
     if config.title is not None and items is None:
         raise ConfigError(
@@ -212,13 +227,20 @@ def _numbered(
     if not (listed := rows >= 0).all():  # only with unknown_items="drop"
         counts["rows_of_unknown_items_dropped"] = int((~listed & keep).sum())
         keep = keep & listed
+    weights, keep = row_weights(table, config, times, keep, counts)
     pairs = Interactions(users.rows(user_ids), rows, times).take(keep)
     if labels is not None:
         labels = labels[keep]
         _check_labels(pairs, labels, users, catalog, table.source)
     *_, first = distinct_pairs(pairs.users, pairs.items, pairs.timestamps)
     counts["repeated_pairs"] = int(keep.sum()) - len(first)
-    return pairs.take(first), None if labels is None else labels[first], users, catalog, item_table, items
+    if weights is not None:
+        weights = summed_weights(pairs.users, pairs.items, weights[keep])
+        if n_dislikes := int((weights <= 0).sum()):
+            counts["dislikes"] = n_dislikes
+    pairs = pairs.take(first)
+    pairs = Interactions(pairs.users, pairs.items, pairs.timestamps, weights)
+    return pairs, None if labels is None else labels[first], users, catalog, item_table, items
 
 
 def _core(pairs: Interactions, keep: np.ndarray, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
@@ -267,7 +289,7 @@ def _split_by_method(
 def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
     """The same interactions, items and features under another split; see `Dataset.resplit`."""
     pairs = dataset.all_interactions()
-    pairs = Interactions(*distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[:3])
+    pairs = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[3])
     (train, valid, test), record = _split_by_method(pairs, split, seed, held_out)
     return dataclasses.replace(
         dataset, train=train, valid=valid, test=test, info={**dataset.info, "split": record}, folder=None
@@ -388,6 +410,8 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         "other_rows": ("with other values", "only"),
         "bad_rows_skipped": ("bad", "bad_rows"),
         "below_min_rating": ("rated lower", "min_rating"),
+        "rows_of_ignored_events": ("of events with weight 0", "event_weights"),
+        "dislikes": ("with a weight of 0 or less", "weight"),
         "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
         "repeated_pairs": ("repeated", None),
         "removed_by_k_core": ("of users or items with too few others", "k_core"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +33,16 @@ class PreprocessingConfig:
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")
     timestamp: str | None = option(None, "column of times: integers, dates or ISO texts")
+    weight: str | None = option(
+        None, "column of weights; those of a repeated pair are added up, and a pair with 0 or less is a dislike"
+    )
+    event: str | None = option(None, "column of the kind of event: view, buy …; needs event_weights")
+    event_weights: dict[str, float] | None = option(
+        None, "kind of event → weight; all kinds must be listed, and rows of kinds with weight 0 are left out"
+    )
+    half_life: float | None = option(
+        None, "days, counted back from the last interaction, in which a weight halves; needs timestamp"
+    )
     only: dict[str, Any] | None = option(None, "column → value or values: keep only rows that have one of them")
     time_format: str | None = option(None, "strptime format of other times: %d/%m/%Y %H:%M")
     bad_rows: Literal["error", "skip"] = option(
@@ -67,6 +78,18 @@ class PreprocessingConfig:
             raise ConfigError(
                 f"a minimum rating needs the name of the rating column ({option_text('rating', 'COLUMN')})"
             )
+        if (self.event is None) != (self.event_weights is None):
+            raise ConfigError(
+                "weights of events need both the column of events and a weight for each kind of event"
+                f" ({option_text('event', 'COLUMN')} {option_text('event_weights', 'view=1,buy=5')})"
+            )
+        for kind, weight in (self.event_weights or {}).items():
+            if not math.isfinite(weight):
+                raise ConfigError(f"the weight of event '{kind}' is {weight}; it must be a finite number")
+        if self.half_life is not None and self.timestamp is None:
+            raise ConfigError(f"a half-life needs the column of times ({option_text('timestamp', 'COLUMN')})")
+        if self.half_life is not None and not 0 < self.half_life < math.inf:
+            raise ConfigError(f"the half-life is {self.half_life}; it must be more than 0 days")
         if self.k_core < 0:
             raise ConfigError(f"the k-core is {self.k_core}; it must be 0 or more")
         if not 0 < self.held_out < 1:

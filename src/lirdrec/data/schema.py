@@ -9,12 +9,14 @@ USER = "user"
 ITEM = "item"
 RATING = "rating"
 TIMESTAMP = "timestamp"
+WEIGHT = "weight"
 TITLE = "title"
 SPLIT = "split"
 RANK = "rank"
 SCORE = "score"
 
 SPLITS = ("train", "valid", "test")
+DISLIKE = "dislike"  # in the column of splits: a pair that is in none of them
 
 
 def unused_name(name: str, columns: Collection[str]) -> str:

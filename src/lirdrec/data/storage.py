@@ -17,7 +17,7 @@ import polars as pl
 from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM, SPLIT, SPLITS, TIMESTAMP, USER
+from lirdrec.data.schema import DISLIKE, ITEM, SPLIT, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.errors import DataError, RunFolderError, describe_read_error
 from lirdrec.files.atomic import sha256
 from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, resolve_path
@@ -82,10 +82,11 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
             present = open_array(resolve_path(folder, manifest, f"features/{name}.mask.npy"), mapped=False)
             features[name] = FeatureMatrix.known_good(values, present)
         splits = {}
-        for name in SPLITS:
+        for name in (*SPLITS, DISLIKE):
             part = pairs.filter(pl.col(SPLIT) == name)
             times = part[TIMESTAMP].to_numpy() if TIMESTAMP in part.columns else None
-            splits[name] = Interactions(part[USER].to_numpy(), part[ITEM].to_numpy(), times)
+            weights = part[WEIGHT].to_numpy() if WEIGHT in part.columns else None
+            splits[name] = Interactions(part[USER].to_numpy(), part[ITEM].to_numpy(), times, weights)
         return DatasetParts(
             manifest["name"],
             users,
@@ -97,6 +98,7 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
             item_table=table,
             info=manifest["info"],
             folder=folder,
+            dislikes=splits[DISLIKE] if len(splits[DISLIKE]) else None,
         )
     except PermissionError as error:
         path = error.filename or folder
@@ -212,14 +214,22 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
 
 
 def interactions(dataset: DatasetParts) -> pl.DataFrame:
-    """The table of all pairs: user row, item row, split and, if every split has them, timestamps."""
+    """The table of all pairs: user row, item row, split; timestamps if every split has them, weights if one has.
+
+    The split of a dislike is "dislike".
+    """
+    named = {name: dataset.split(name) for name in SPLITS}
+    if dataset.dislikes is not None:
+        named[DISLIKE] = dataset.dislikes
     parts = []
-    timed = all(dataset.split(name).timestamps is not None for name in SPLITS)
-    for name in SPLITS:
-        pairs = dataset.split(name)
+    timed = all(pairs.timestamps is not None for pairs in named.values())
+    weighted = any(pairs.weights is not None for pairs in named.values())
+    for name, pairs in named.items():
         columns: dict[str, Any] = {USER: pairs.users, ITEM: pairs.items}
         if timed:
             columns[TIMESTAMP] = pairs.timestamps
+        if weighted:
+            columns[WEIGHT] = pairs.known_weights()
         parts.append(pl.DataFrame(columns).with_columns(pl.lit(name).alias(SPLIT)))
     return pl.concat(parts)
 

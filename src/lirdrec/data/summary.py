@@ -19,7 +19,8 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
 
     Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →
     dims, dtype, present, coverage, bytes), title (the column of titles, or None), user_degrees and item_degrees (see
-    `degree_histogram`; training pairs), cold_items, items_without_training, users_without_training (no training pair),
+    `degree_histogram`; training pairs), weights (min, median, mean and max of the training pairs, or None), dislikes
+    (number of pairs), cold_items, items_without_training, users_without_training (no training pair),
     held_users_without_training (those of them in valid or test), memory_to_train (bytes, see
     `training_memory`), info.
     """
@@ -49,6 +50,8 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "title": title_column(dataset.item_table),
         "user_degrees": degree_histogram(user_degrees),
         "item_degrees": degree_histogram(item_degrees),
+        "weights": _weights(dataset.train.weights),
+        "dislikes": 0 if dataset.dislikes is None else len(dataset.dislikes),
         "cold_items": int(dataset.cold_items.sum()),
         "items_without_training": int((item_degrees == 0).sum()),
         "users_without_training": int((user_degrees == 0).sum()),
@@ -56,6 +59,12 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "memory_to_train": training_memory(users, items, sizes["train"], [m.dims for m in dataset.features.values()]),
         "info": dict(dataset.info),
     }
+
+
+def _weights(weights: np.ndarray | None) -> dict[str, float] | None:
+    if weights is None or not len(weights):
+        return None
+    return {name: float(getattr(np, name)(weights)) for name in ("min", "median", "mean", "max")}
 
 
 def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:

@@ -24,6 +24,7 @@ OFFSET = r"([+-])([0-9]{2}):?([0-9]{2})$"
 YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})"
 DAY_OR_MONTH_FIRST = r"^[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{4}|[0-9]{2})([^0-9]|$)"
 CLOCKS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+TIME_TEXT = r"[0-9][-/.: T][0-9]+[-/.:]"  # a date or a time of day, not a number
 SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction below this limit is in this unit
 
 
@@ -114,7 +115,7 @@ def parse_time_values(table: Table, column: str, time_format: str | None = None)
 
 
 def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows without a user, an item or, if the config reads them, a rating or a time; also return their number.
+    """Drop rows without a user, an item or, if the config reads them, a rating, time, weight or event; also count them.
 
     Raises a DataError if no row is left, or if the config does not skip bad rows; names the row.
     """
@@ -125,6 +126,10 @@ def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int
         problems["no rating"] = parse_number_values(table, config.rating).is_null()
     if config.timestamp is not None:
         problems["no time"] = parse_time_values(table, config.timestamp, config.time_format).is_null()
+    if config.weight is not None:
+        problems["no weight"] = parse_number_values(table, config.weight).is_null()
+    if config.event is not None:
+        problems["no event"] = is_missing_id(table.frame[config.event])
     return _drop_bad_rows(table, problems)
 
 

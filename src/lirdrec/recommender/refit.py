@@ -120,12 +120,10 @@ class StopAfter(Callback):
 def merge_splits(dataset: Dataset) -> Dataset:
     """The dataset with all of its interactions in train; validation and test are empty."""
     splits = [dataset.split(name) for name in SPLITS]
-    users, items = (np.concatenate([getattr(split, side) for split in splits]) for side in ("users", "items"))
-    times = [split.timestamps for split in splits if split.timestamps is not None]
     empty = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
     return replace(
         dataset,
-        train=Interactions(users, items, np.concatenate(times) if len(times) == len(splits) else None),
+        train=Interactions.concatenate(splits),
         valid=empty,
         test=empty,
         info={**dataset.info, "split": {"method": "none"}},

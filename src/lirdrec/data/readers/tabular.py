@@ -97,7 +97,8 @@ def _read_splits(files: Mapping[str, str | Path], config: PreprocessingConfig, l
 def needed_columns(config: PreprocessingConfig) -> list[str]:
     """The columns of a table of interactions that preprocessing reads."""
     label = config.split if config.split not in METHODS else None
-    columns = (config.user, config.item, config.rating, config.timestamp, label, *(config.only or {}))
+    columns = [config.user, config.item, config.rating, config.timestamp, config.weight, config.event, label]
+    columns += config.only or {}
     return list(dict.fromkeys(column for column in columns if column is not None))
 
 
