@@ -107,54 +107,37 @@ def fit(
     callbacks: tuple[Callback, ...] = (),
     calibrate_new_items: bool = True,
 ) -> Recommender:
-    """Train a model on a dataset. Validation chooses the best epoch; test is not used.
+    """Train a model on the training interactions of a dataset; its validation interactions choose the best epoch.
 
     Args:
-        dataset: the training and validation data.
         config: the model's config, for instance `LIRDRecConfig(n_layers=2)`, or a model's name. None: LIRDRec.
-        training: options of the training loop; None: the preset's for the model and its loss.
+        training: options of the training loop; None: the preset's ("fast" or "paper") for the model and its loss.
         model: the model's name, where `config` is not given: `fit(dataset, model="ease")`.
-        preset: "fast" or "paper".
         run: folder for checkpoints, history and the trained model; None: only in memory.
-        resume: continue a training that was stopped in `run`.
-        overwrite: replace a finished run in `run`.
-        refit: an earlier run: train with its settings and best number of epochs on all interactions, validation and
-            test included. Nothing is left to measure: it is for serving. A run that was itself continued from another
-            (`warm_start`) starts from that one again.
-        warm_start: an earlier run of the same model, on older data: train on from its parameters, with its settings,
-            for a quarter of the epochs that it took from scratch, over which the learning rate falls to zero. Rows are
-            matched by id; new users and items start from the mean of those nearest to them. Held-out interactions that
-            the run was trained on count as training interactions. A closed form is computed again.
-        device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps".
-        progress: show a progress bar on stderr, or a line per epoch if stderr is not a terminal.
+        resume: continue a training that was stopped in `run`; overwrite: replace a finished run in `run`.
+        refit: an earlier run: train with its settings and best number of epochs on all interactions, for serving.
+        warm_start: an earlier run on older data: train on from its parameters in less time (docs/updating.md).
+        device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps"; progress: show it on stderr.
         cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
-        checkpoint: without `run`: folder for checkpoints, written at most every `checkpoint_seconds`, from which the
-            same call resumes.
-        callbacks: called after every step and epoch; they may stop the training.
-        calibrate_new_items: after the training, choose by simulated launches how the vectors and scores of items that
-            are added later are computed (docs/new_items.md). It takes about as long as a few validations.
+        checkpoint: without `run`: folder for checkpoints, one per `checkpoint_seconds`, from which the call resumes.
+        callbacks: called after every step and epoch; calibrate_new_items: see docs/new_items.md.
 
     Raises:
-        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` or `warm_start`
-            with `config`.
+        ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
         DataError: the features are not those of `warm_start`, or it was trained on all validation interactions.
-        RunFolderError: `refit`, `warm_start` or `run` cannot be used, or a feature file of the dataset has changed.
-        TrainingError: the loss is not finite.
+        RunFolderError, TrainingError: a run cannot be used, or a feature file has changed; the loss is not finite.
 
     >>> recommender = fit(dataset, "ease", progress=False)
     >>> recommender.n_users == dataset.n_users
     True
     """
-    if refit is not None or warm_start is not None:
-        if config is not None or model is not None or None not in (refit, warm_start):
-            raise ConfigError("refit and warm_start take the model of the earlier run; give one of them, and no model")
-        if refit is not None:
-            job = _refit_job(dataset, refit, training, progress, callbacks)
-        else:
-            job = _warm_job(dataset, warm_start, training, progress, callbacks)
+    if refit is None and warm_start is None:
+        job = _make_job(dataset, *_resolve_configs(config, model, training, preset), progress, callbacks)
+    elif config is not None or model is not None or None not in (refit, warm_start):
+        raise ConfigError("refit and warm_start take the model of the earlier run; give one of them, and no model")
     else:
-        config, training = _resolve_configs(config, model, training, preset)
-        job = _make_job(dataset, config, training, progress, callbacks)
+        make = _warm_job if refit is None else _refit_job
+        job = make(dataset, warm_start if refit is None else refit, training, progress, callbacks)
     job = replace(job, calibrate=calibrate_new_items)
     torch_device, may_exist = resolve_device(device), overwrite or resume
     if run is not None:
