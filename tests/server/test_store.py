@@ -67,6 +67,24 @@ def test_what_was_written_is_read_back_in_order_by_another(url):
     assert second.changes(after=3, limit=1) == [found[3]] and second.latest() == 5
 
 
+def test_a_store_of_an_older_version_opens_and_takes_types_and_times(url):
+    old = Store(url)
+    old.add_events([Event("ann", 7)])
+    with old.engine.begin() as connection:  # the table as it was before events had a type and a time
+        for name in ("event_type", "event_time"):
+            connection.exec_driver_sql(f"ALTER TABLE lirdrec_changes DROP COLUMN {name}")
+    old.close()
+    given = [Event("ann", 8, "añadir 🛒", 1_780_252_200.125), Event("bob", 9, "dislike"), Event("bob", 1)]
+    store = Store(url)
+    store.add_events(given)
+    store.add_items([NewItem(5, at=1_000_000.5)])
+    store.close()
+    for again in (Store(url), Store(url)):
+        assert [one.event for one in again.changes()][:4] == [Event("ann", 7, None, None), *given]
+        assert again.changes(after=4)[0].item.at == 1_000_000.5
+        again.close()
+
+
 def test_a_picture_lives_as_long_as_its_item(url):
     store = Store(url)
     store.add_items([NewItem(1, image=b"one"), NewItem("1")])

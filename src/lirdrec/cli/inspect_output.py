@@ -148,7 +148,7 @@ def _show_step(step: Mapping[str, Any]) -> None:
 
 def _show_new_items(info: Any) -> None:
     """Print how new items compete, and what other settings of `--new-items` cost and give."""
-    from lirdrec.recommender.new_item_encoder import NewItemEncoder
+    from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 
     encoder = NewItemEncoder.from_info(info)
     if encoder is None:
@@ -156,7 +156,7 @@ def _show_new_items(info: Any) -> None:
     calibrated = encoder.step()
     if calibrated is None:
         return print_line("New items: without an offset, since the run has no simulated launches.")
-    steps = {}
+    steps: dict[float, tuple[str, LaunchStep]] = {}
     for cost in COSTS:
         step = encoder.step(cost)
         assert step is not None

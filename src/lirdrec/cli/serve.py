@@ -49,6 +49,12 @@ class ModelOptions:
     index: str = option(
         "exact", "exact; or hnsw, ivf: approximate, faster from about 250,000 items (need lirdrec[ann]).", "--ann-index"
     )
+    dislikes: list[str] | None = option(
+        None,
+        "Type of events that excludes the item for the user; may be repeated (default: dislike).",
+        "--dislike",
+        metavar="TYPE",
+    )
     encoders: bool = option(False, "Encode titles and images of new items with the dataset's encoders.")
     device: str = option("cpu", "Device of the encoders: cpu, cuda or mps.")
     images: ImagesOption = None

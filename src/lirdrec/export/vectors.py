@@ -88,9 +88,9 @@ def vectors_of(recommender: Recommender) -> Vectors:
             raise DataError(f"the vectors of the {name} contain numbers that are not finite; train again")
         arrays.append(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
     encoder = recommender.new_item_encoder
-    if scorer.offsets is None and (encoder is None or encoder.offset == 0):
-        return Vectors(*arrays)
     users, items = arrays
+    if scorer.offsets is None and (encoder is None or encoder.offset == 0):
+        return Vectors(users, items)
     offsets = np.zeros(len(items), np.float32) if scorer.offsets is None else scorer.offsets.float().cpu().numpy()
     ones = np.ones(len(users), np.float32)
     return Vectors(np.column_stack([users, ones]), np.column_stack([items, offsets]), has_offsets=True)

@@ -378,8 +378,9 @@ class Recommender:
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
         """Add items that were not in the training data; changes this recommender.
 
-        Items without interactions are ranked well among each other (`candidates`), but rarely rank high among all
-        items: their vectors have no collaborative part. docs/results.md has the metrics.
+        Their vectors are mixtures of the vectors that the model computes from the features and of those of the nearest
+        trained items, and their scores get the calibrated offset of the run (docs/new_items.md has the metrics):
+        `recommend(new_items=…)` changes how they compete. Likes move them further (`update`).
 
         On an error no item is added. Vectors of users and of other items do not change. `save` keeps the added items
         and their features.

@@ -12,7 +12,7 @@ from sqlalchemy import URL
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.server.store import default_store_url
+from lirdrec.server.store import DISLIKES, default_store_url
 
 Index = Literal["exact", "hnsw", "ivf"]
 
@@ -60,6 +60,7 @@ class ServerConfig:
 
     ranking_batch: int = option(64, "largest number of requests that are ranked together")
     index: Index = option("exact", "search for the best items; hnsw, ivf: approximate, faster for very large catalogs")
+    dislikes: tuple[str, ...] = option(DISLIKES, "types of events that exclude the item for the user")
     images: str | None = option(None, "folder of the item images; by default that of the dataset")
     encoders: bool = option(False, "load the dataset's encoders, so that new items need only a title and an image")
     device: str = option("cpu", "device of the encoders")

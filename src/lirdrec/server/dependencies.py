@@ -115,7 +115,7 @@ class Services:
         stamp = self.pointer.stamp()
         store = Store(self.config.store_url)
         try:
-            live = LiveState(self.pointer.target(), store)
+            live = LiveState(self.pointer.target(), store, self.config.dislikes)
         except BaseException:
             store.close()
             raise

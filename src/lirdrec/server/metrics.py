@@ -31,6 +31,10 @@ class Metrics:
         self.batch = histogram("lirdrec_batch_size", "Requests ranked together.", buckets=_BATCHES)
         self.ranking = histogram("lirdrec_ranking_seconds", "Ranking of one batch.", buckets=_SECONDS)
         self.items = gauge("lirdrec_items", "Items that can be recommended.")
+        self.places = counter("lirdrec_places", "Places in answered lists.")
+        self.new_places = counter("lirdrec_new_item_places", "Places of items that were added after training.")
+        self.likes = counter("lirdrec_likes", "Likes that were stored.")
+        self.new_likes = counter("lirdrec_new_item_likes", "Stored likes of items that were added after training.")
         self.behind = gauge("lirdrec_changes_behind", "Changes of the store not taken over yet.")
         self.registry = registry
         if os.environ.get(SHARED):
@@ -46,6 +50,20 @@ class Metrics:
             except StoreError:
                 self.behind.set(math.nan)
         return generate_latest(self.registry)
+
+    def exposure(self) -> dict[str, int | float | None]:
+        """The counters of new items, of all workers since the start, as `schemas.Exposure`."""
+        counted = {sample.name: sample.value for metric in self.registry.collect() for sample in metric.samples}
+        names = ("places", "new_item_places", "likes", "new_item_likes")
+        places, new_places, likes, new_likes = (int(counted.get(f"lirdrec_{name}_total", 0)) for name in names)
+        return {
+            "places": places,
+            "new_item_places": new_places,
+            "share_of_places": new_places / places if places else None,
+            "likes": likes,
+            "new_item_likes": new_likes,
+            "share_of_likes": new_likes / likes if likes else None,
+        }
 
     def observe_batch(self, size: int, seconds: float) -> None:
         """Record that a batch of `size` queries was ranked."""

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from lirdrec.data.ids import LARGEST
 from lirdrec.server.http.errors import Problem
+from lirdrec.server.timestamps import LAST
 
 MAX_K = 1000
 MAX_HISTORY = 1000
@@ -194,20 +206,60 @@ class ItemsRequest(Body):
 
 
 class EventIn(Body):
-    """A user, known or new, liked an item."""
+    """What a user, known or new, did with an item."""
 
     user: Id
     item: Id
+    type: Annotated[str, Field(min_length=1, max_length=64, pattern="^[^\\u0000]+$")] | None = Field(
+        None, description="What it was, for instance view, cart, buy, dislike; any text. A dislike is not a like."
+    )
+    timestamp: Annotated[str, Field(max_length=64)] | Annotated[float, Field(ge=0, le=LAST)] | None = Field(
+        None, description="When: ISO 8601 (UTC unless it says otherwise), or Unix seconds."
+    )
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """An event that is not valid, of a request that accepts the others."""
+
+    reason: str
+
+
+def _or_malformed(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> EventIn | Malformed:
+    if not info.data.get("partial"):
+        event: EventIn = handler(value)
+        return event
+    try:
+        return cast("EventIn", handler(value))
+    except ValidationError as error:
+        faults = Problem.from_faults(error).faults or []
+        return Malformed("; ".join(f"{fault['where']}: {fault['what']}".removeprefix(": ") for fault in faults))
 
 
 class EventsRequest(Body):
-    """New likes; all of them are stored, or none."""
+    """New events of users; all of them are stored, or none, unless `partial` is true."""
 
-    max_keys: ClassVar[int] = 2 * MAX_EVENTS + 1
+    max_keys: ClassVar[int] = 4 * MAX_EVENTS + 2
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"events": [{"user": 15, "item": 50}]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"events": [{"user": 15, "item": 50}]},
+                {
+                    "events": [
+                        {"user": 15, "item": 50, "type": "buy", "timestamp": "2026-05-31T18:30:00Z"},
+                        {"user": 15, "item": 1, "type": "dislike", "timestamp": 1780252200},
+                    ],
+                    "partial": True,
+                },
+            ]
+        }
+    )
 
-    events: list[EventIn] = Field(min_length=1, max_length=MAX_EVENTS, fail_fast=True)
+    partial: bool = Field(False, description="Store the valid events, and return the others with reasons.")  # first
+    events: list[Annotated[EventIn, WrapValidator(_or_malformed)]] = Field(
+        min_length=1, max_length=MAX_EVENTS, fail_fast=True
+    )
 
 
 class SwapRequest(Body):
@@ -268,12 +320,20 @@ class BatchAnswer(BaseModel):
     answers: list[BatchEntry]
 
 
+class RefusedEvent(BaseModel):
+    """An event that was not stored."""
+
+    position: int = Field(description="Its position in the request, from 0.")
+    reason: str
+
+
 class Changed(BaseModel):
     """A change that is stored durably and visible to the next request of every worker."""
 
     change: int = Field(description="Number of the last change.")
     items: list[AnyId] | None = Field(None, description="Ids that were added or removed.")
     users: list[AnyId] | None = Field(None, description="Ids whose vectors were refreshed.")
+    refused: list[RefusedEvent] | None = Field(None, description="Events that were not stored, if `partial` was true.")
     encoded: list[str] | None = Field(None, description="Names of the features that the server encoded.")
 
 
@@ -319,6 +379,17 @@ class ItemAnswer(ItemShort):
     columns: dict[str, Any]
 
 
+class Exposure(BaseModel):
+    """What items that were added after training got, of all answers and likes since the server started."""
+
+    places: int = Field(description="Places in all answered lists.")
+    new_item_places: int = Field(description="Of these, places of new items.")
+    share_of_places: float | None = Field(description="Their share; null before the first answer.")
+    likes: int = Field(description="Likes that were stored.")
+    new_item_likes: int = Field(description="Of these, likes of new items.")
+    share_of_likes: float | None = Field(description="Their share; null before the first like.")
+
+
 class ModelAnswer(BaseModel):
     """The served run."""
 
@@ -340,6 +411,8 @@ class ModelAnswer(BaseModel):
     columns: dict[str, str] = Field(description="Columns of the item table and their types.")
     new_items: bool
     new_users: bool
+    boost: bool = Field(description="Whether the run has simulated launches, which a boost of new items needs.")
+    exposure: Exposure
 
 
 class Status(BaseModel):

@@ -25,7 +25,7 @@ from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.row_buffers import append_rows
 from lirdrec.server.cache import ByteCache
-from lirdrec.server.store import Change, ConflictError, Event, NewItem, Store, check_unique_ids
+from lirdrec.server.store import DISLIKES, Change, ConflictError, Event, NewItem, Store, check_unique_ids
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -55,10 +55,11 @@ CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
 
 @dataclass(eq=False)
 class UserState:
-    """A user with new likes since training."""
+    """A user with new likes or dislikes since training."""
 
     history: Tensor  # (n,) int64 item rows, those of training included
     is_folded: bool  # whether the vector is folded in from them; not every model can do that
+    disliked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # (m,) rows never recommended
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,12 @@ class Snapshot:
         number: last change of the store that is included.
         removed: `(I,)` bool, removed items.
         user_rows, item_rows: id → row.
+<<<<<<< HEAD
         user_states: users with likes that the run does not have.
         likers: users who like an item that was added after training, by its row.
+=======
+        user_states: users with likes that the run does not have, or with dislikes.
+>>>>>>> wt-serv2
         run: folder of the run.
         added_at: Unix seconds at which items of the store were added, by row.
         vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
@@ -134,6 +139,11 @@ class Snapshot:
             return torch.empty(0, dtype=torch.int64)
         return torch.tensor(self.recommender.liked_rows(row))
 
+    def disliked_rows(self, user: Id) -> Tensor:
+        """Item rows `(n,)` int64 that are never recommended to the user."""
+        state = self.user_states.get(user)
+        return torch.empty(0, dtype=torch.int64) if state is None else state.disliked
+
 
 class LiveState:
     """The current snapshot, which follows the store. Safe to use from several threads.
@@ -141,13 +151,15 @@ class LiveState:
     Args:
         run: a run folder.
         store: log of changes, all of which are applied.
+        dislikes: types of events that are dislikes; all others are likes.
 
     Raises:
         LirdrecError: the run or the store cannot be read.
     """
 
-    def __init__(self, run: str | Path, store: Store):
+    def __init__(self, run: str | Path, store: Store, dislikes: Sequence[str] = DISLIKES):
         self.store = store
+        self._dislikes = frozenset(dislikes)
         self._lock = threading.RLock()
         self._snapshot = self._load(Path(run))
 
@@ -170,6 +182,10 @@ class LiveState:
         with self._lock:
             self._snapshot = self._followed(fresh)
         return self._snapshot
+
+    def is_like(self, event: Event) -> bool:
+        """Whether an event is a like: whatever is not a dislike."""
+        return event.type not in self._dislikes
 
     # ------------------------------------------------------------ changes
 
@@ -204,7 +220,7 @@ class LiveState:
             return self.catch_up()
 
     def add_events(self, events: Sequence[Event]) -> Snapshot:
-        """Store new likes of users; raises a ConflictError for an unknown item, a StoreError if it cannot write."""
+        """Store new events of users; raises a ConflictError for an unknown item, a StoreError if it cannot write."""
         with self._lock:
             snapshot = self.catch_up()
             for event in events:
@@ -226,20 +242,20 @@ class LiveState:
         return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run, likers))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
-        new_likes: dict[Id, list[int]] = {}  # user → item rows; applied once, after all changes
+        opinions: dict[Id, dict[int, bool]] = {}  # user → item row → whether it is liked; applied once, at the end
         while changes := self.store.changes(snapshot.number):
             for group in _independent_groups(changes):
                 snapshot = _with_stored(snapshot, group.items)
                 for event in group.events:
                     row = snapshot.item_rows.get(event.item, -1)
                     if row >= 0:
-                        new_likes.setdefault(event.user, []).append(row)
+                        opinions.setdefault(event.user, {})[row] = self.is_like(event)
                 if rows := [snapshot.item_rows[item] for item in group.removed if item in snapshot.item_rows]:
                     removed = snapshot.removed.clone()
                     removed[rows] = True
                     snapshot = replace(snapshot, removed=removed)
             snapshot = replace(snapshot, number=changes[-1].number)
-        return _with_likes(snapshot, new_likes)
+        return _with_likes(snapshot, opinions)
 
 
 @dataclass
@@ -334,11 +350,12 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
         raise DataError("a column of the new items has values of different types, or too large ones") from None
 
 
-def _with_likes(snapshot: Snapshot, new_likes: Mapping[Id, Sequence[int]]) -> Snapshot:
-    """A snapshot with more likes: user → item rows."""
-    if not new_likes:
+def _with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -> Snapshot:
+    """A snapshot with more likes and dislikes: user → item row → whether the last event was a like."""
+    if not opinions:
         return snapshot
     recommender = snapshot.recommender
+<<<<<<< HEAD
     has_model = recommender.has_model and not recommender.is_slim
     is_folded = has_model and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
@@ -400,3 +417,34 @@ def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
         if len(others) and recommender.model().capabilities.new_users:
             vectors.append(recommender.model().fold_in(recommender.scorer, [others]))
     return torch.cat(vectors) if vectors else None
+=======
+    can_fold = recommender.has_model and not recommender.is_slim and recommender.model().capabilities.new_users
+    states: dict[Id, UserState] = {}
+    for user, of_rows in opinions.items():
+        rows = torch.tensor(list(of_rows))
+        is_liked = torch.tensor(list(of_rows.values()))
+        before, disliked_before = torch.unique(snapshot.liked_rows(user)), snapshot.disliked_rows(user)
+        history = _changed(before, rows[is_liked], rows[~is_liked])
+        disliked = _changed(disliked_before, rows[~is_liked], rows[is_liked])
+        if torch.equal(history, before) and torch.equal(disliked, disliked_before):
+            continue
+        # if all likes are those of the training, the trained vector is the better one
+        trained = _trained_rows(snapshot, user)
+        is_folded = can_fold and len(history) > 0 and not (len(trained) and torch.equal(history, trained))
+        states[user] = UserState(history, is_folded, disliked)
+    return replace(snapshot, user_states=snapshot.user_states.updated(states))
+
+
+def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:
+    """Rows `(n,)` int64, ascending, with some added and others removed."""
+    joined = torch.unique(torch.cat([rows, added]))
+    return joined[~torch.isin(joined, removed)]
+
+
+def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
+    """Item rows `(n,)` int64, ascending, that the user liked in training."""
+    row = snapshot.user_rows.get(user, -1)
+    if row < 0 or snapshot.recommender.is_slim:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.unique(torch.tensor(snapshot.recommender.liked_rows(row)))
+>>>>>>> wt-serv2

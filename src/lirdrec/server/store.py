@@ -23,6 +23,7 @@ from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.server.private_files import create_private_file, store_path
 
 Kind = Literal["item", "removed", "event"]
+DISLIKES = ("dislike",)  # types of events that are dislikes, by default
 
 # the prefix avoids conflicts in a database that is shared with other applications
 _metadata = sa.MetaData()
@@ -36,6 +37,8 @@ _changes = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),  # JSON, so that the ids 7 and "7" differ
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("event_type", sa.Text, nullable=True),  # of events; null in rows of older versions, as the next one
+    sa.Column("event_time", sa.Double, nullable=True),
     sqlite_autoincrement=True,
 )
 _items = sa.Table(
@@ -80,10 +83,12 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Event:
-    """A user liked an item."""
+    """What a user did with an item: a like, unless `LiveState` takes its type for a dislike."""
 
     user: str | int
     item: str | int
+    type: str | None = None
+    timestamp: float | None = None  # Unix seconds
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ class Store:
             sa.event.listen(self.engine, "connect", _set_up_sqlite)
         with self._write() as connection:  # so that of two servers that start at once only one creates the tables
             _metadata.create_all(connection)
+            _add_missing_columns(connection)
 
     @property
     def name(self) -> str:
@@ -166,7 +172,7 @@ class Store:
                 raise ConflictError(f"item {json.loads(existing)!r} exists already; remove it first")
             last = 0
             for subject, item in zip(subjects, items, strict=True):
-                last = self._append(connection, "item", subject, _packed(item), item.at)
+                last = self._append(connection, "item", subject, _packed(item), at=item.at)
                 connection.execute(sa.delete(_items).where(_items.c.subject == subject))
                 entry = sa.insert(_items).values(subject=subject, number=last, live=True, picture=item.image)
                 connection.execute(entry)
@@ -192,7 +198,9 @@ class Store:
         with self._write() as connection:
             last = 0
             for event in events:
-                last = self._append(connection, "event", json.dumps(event.user), json.dumps(event.item).encode())
+                more = {"event_type": event.type, "event_time": event.timestamp}
+                payload = json.dumps(event.item).encode()
+                last = self._append(connection, "event", json.dumps(event.user), payload, **more)
             return last
 
     def close(self) -> None:
@@ -204,11 +212,9 @@ class Store:
         with self._store_errors(), self.engine.connect() as connection:
             return connection.scalar(query)
 
-    def _append(
-        self, connection: sa.Connection, kind: Kind, subject: str, payload: bytes, at: float | None = None
-    ) -> int:
-        at = time.time() if at is None else at
-        entry = sa.insert(_changes).values(kind=kind, subject=subject, payload=payload, at=at)
+    def _append(self, connection: sa.Connection, kind: Kind, subject: str, payload: bytes, **more: Any) -> int:
+        values = {"kind": kind, "subject": subject, "payload": payload, "at": time.time()} | more
+        entry = sa.insert(_changes).values(values)
         key = connection.execute(entry).inserted_primary_key
         assert key is not None
         return int(key[0])
@@ -275,6 +281,15 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     cursor.close()
 
 
+def _add_missing_columns(connection: sa.Connection) -> None:
+    """Add the columns that the table of an older version lacks; they are null in its rows."""
+    existing = connection.execute(sa.text(f"SELECT * FROM {_changes.name} LIMIT 0")).keys()
+    for column in _changes.columns:
+        if column.name not in existing:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {_changes.name} ADD COLUMN {column.name} {kind}"))
+
+
 def _live(item: str | int) -> sa.ColumnElement[bool]:
     """The condition for the row of an added item that was not removed."""
     return sa.and_(_items.c.subject == json.dumps(item), _items.c.live)
@@ -306,7 +321,8 @@ def _change(row: Any) -> Change:
         if row.kind == "item":
             return Change(row.number, "item", subject, item=_unpacked(subject, row.payload, row.at))
         if row.kind == "event":
-            return Change(row.number, "event", subject, event=Event(subject, orjson.loads(row.payload)))
+            event = Event(subject, orjson.loads(row.payload), row.event_type, row.event_time)
+            return Change(row.number, "event", subject, event=event)
         return Change(row.number, "removed", subject)
     except (ValueError, KeyError, TypeError, SafetensorError):
         raise StoreError(f"change {row.number} of the store is damaged; restore the store from a backup") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,6 +38,7 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
     )
     liked = torch.tensor(sorted(_likers(snapshot, row)), dtype=torch.int64)
     scores[liked] = -torch.inf
+    scores[torch.tensor(sorted(_users_with(snapshot, "disliked", row)), dtype=torch.int64)] = -torch.inf
     _, best = top_k_dense(scores[None], min(k * _POOL, len(users)))
     pool = best[0][best[0] >= 0]
     others = users[torch.isfinite(scores)]
@@ -70,8 +73,13 @@ def _likers(snapshot: Snapshot, row: int) -> set[int]:
     users: set[int] = set()
     if row < snapshot.recommender.n_trained_items:
         users.update(torch.repeat_interleave(histories.counts())[histories.items == row].tolist())
-    likers = (user for user, state in snapshot.user_states.items() if bool((state.history == row).any()))
-    return users | {snapshot.user_rows[user] for user in likers if user in snapshot.user_rows}
+    return (users - _users_with(snapshot, "disliked", row)) | _users_with(snapshot, "history", row)
+
+
+def _users_with(snapshot: Snapshot, field: Literal["history", "disliked"], row: int) -> set[int]:
+    """Rows of the users with an item in this field of their state."""
+    users = (user for user, state in snapshot.user_states.items() if bool((getattr(state, field) == row).any()))
+    return {snapshot.user_rows[user] for user in users if user in snapshot.user_rows}
 
 
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
@@ -95,6 +103,8 @@ def _ranks(snapshot: Snapshot, users: Tensor, row: int) -> np.ndarray:
         item_scores = scores[:, row].clone()
         scores[:, snapshot.removed] = -torch.inf
         for index, user in enumerate(block.tolist()):
-            scores[index, snapshot.liked_rows(snapshot.recommender.users.series[user])] = -torch.inf
+            id = snapshot.recommender.users.series[user]
+            scores[index, snapshot.liked_rows(id)] = -torch.inf
+            scores[index, snapshot.disliked_rows(id)] = -torch.inf
         ranks.append((scores > item_scores[:, None]).sum(1) + 1)
     return torch.cat(ranks).numpy() if ranks else np.empty(0, dtype=np.int64)

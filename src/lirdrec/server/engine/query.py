@@ -213,13 +213,12 @@ def _seen(
     unchanged: list[int] = []  # rows of trained users without new likes
     for row, position in enumerate(positions):
         query = queries[position]
-        if not query.exclude_seen:
-            continue
         if query.user is None:
-            separate[row] = histories[position]
+            if query.exclude_seen:
+                separate[row] = histories[position]
         elif (state := snapshot.user_states.get(query.user)) is not None:
-            separate[row] = state.history
-        else:
+            separate[row] = torch.cat([state.history, state.disliked]) if query.exclude_seen else state.disliked
+        elif query.exclude_seen:
             unchanged.append(row)
     rows, items = [], []
     if unchanged:

@@ -214,9 +214,11 @@ class Ranker:
             prepared.popular = (counts.argsort(descending=True, stable=True), counts)
         order, counts = prepared.popular
         excluded = snapshot.removed if unwanted is None else snapshot.removed | unwanted
-        if query.exclude_seen and query.user is not None and query.user in snapshot.user_states:
-            excluded = excluded.clone()  # a user with likes, of a model that cannot fold in
-            excluded[snapshot.liked_rows(query.user)] = True
+        if query.user is not None and query.user in snapshot.user_states:
+            excluded = excluded.clone()  # a user with dislikes only, or of a model that cannot fold in
+            excluded[snapshot.disliked_rows(query.user)] = True
+            if query.exclude_seen:
+                excluded[snapshot.liked_rows(query.user)] = True
         if (candidates := candidate_rows(snapshot, query)) is not None:
             excluded = excluded | ~torch.zeros_like(excluded).index_fill_(0, candidates, True)
         rows = order[~excluded[order]][: query.k]

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from lirdrec._version import __version__
 from lirdrec.data.schema import ITEM
 from lirdrec.models.registry import model_type
+from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
@@ -55,7 +56,7 @@ async def metrics(services: ServicesDep) -> Response:
 @router.get("/model", **answers(ModelAnswer))
 async def model(services: ServicesDep, snapshot: CurrentSnapshot) -> Response:
     """The served run: its model, its sizes, and its columns, features and parts."""
-    return json_response(_describe(services, snapshot))
+    return json_response(await services.read(lambda: _describe(services, snapshot)))
 
 
 @post(router, "/model", SwapRequest, ModelAnswer, 404, 409)
@@ -68,12 +69,13 @@ async def swap(request: Request) -> Response:
         raise Problem(409, "this server does not change its run: start it with --runs-dir FOLDER to allow that")
     run = await services.read(lambda: allowed_run(name, folder))
     await services.swap(run)
-    return json_response(_describe(services, await services.current()))
+    snapshot = await services.current()
+    return json_response(await services.read(lambda: _describe(services, snapshot)))
 
 
 def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
     recommender = snapshot.recommender
-    capabilities = None
+    capabilities, encoder = None, recommender.new_item_encoder
     if not recommender.is_slim and recommender.has_model:
         capabilities = model_type(recommender.info["model"]).capabilities
     return {
@@ -95,4 +97,6 @@ def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
         "columns": {name: str(kind) for name, kind in recommender.item_table.schema.items() if name != ITEM},
         "new_items": capabilities is not None and capabilities.cold_items,
         "new_users": capabilities is not None and capabilities.new_users,
+        "boost": bool(encoder is not None and encoder.frontier) and isinstance(recommender.scorer, VectorScorer),
+        "exposure": services.metrics.exposure(),
     }

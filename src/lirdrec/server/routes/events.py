@@ -1,4 +1,4 @@
-"""Route for new likes of users: POST /events."""
+"""Route for new events of users: POST /events."""
 
 from __future__ import annotations
 
@@ -6,31 +6,62 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from lirdrec.errors import DataError, UnknownIdError
+from lirdrec.errors import DataError, LirdrecError, UnknownIdError
 from lirdrec.server.routes.common import get_services, json_response, parse_body, post
-from lirdrec.server.schemas import Changed, EventsRequest
+from lirdrec.server.schemas import Changed, EventIn, EventsRequest, Malformed
+from lirdrec.server.state import Snapshot
 from lirdrec.server.store import Event
+from lirdrec.server.timestamps import unix_seconds
 
 router = APIRouter(tags=["events"])
 
 
 @post(router, "/events", EventsRequest, Changed, 404, 409)
 async def add_events(request: Request) -> Response:
-    """Store new likes; the users' vectors are refreshed by folding in, and the items count as seen."""
+    """Store new likes and dislikes; vectors of users with new likes are refreshed, and the items are excluded."""
     services = get_services(request)
     live = services.live
-    events = (await parse_body(request, EventsRequest)).events
+    parameters = await parse_body(request, EventsRequest)
 
     def add() -> dict[str, Any]:
         snapshot = live.catch_up()
-        is_integer = snapshot.recommender.users.is_integer
-        for event in events:
-            if isinstance(event.user, int) is not is_integer:
-                kind = "integers" if is_integer else "texts"
-                raise DataError(f"user {event.user!r}: the user ids of this run are {kind}")
-            if snapshot.item_row(event.item) < 0:
-                raise UnknownIdError(f"no item has the id {event.item!r}")
-        number = live.add_events([Event(event.user, event.item) for event in events]).number
-        return {"change": number, "users": list(dict.fromkeys(event.user for event in events))}
+        events: list[Event] = []
+        refused: list[dict[str, Any]] = []
+        for position, given in enumerate(parameters.events):
+            try:
+                events.append(_event(snapshot, given))
+            except LirdrecError as error:
+                if not parameters.partial:
+                    raise
+                refused.append({"position": position, "reason": str(error)})
+        if events:
+            snapshot = live.add_events(events)
+        likes = [event.item for event in events if live.is_like(event)]
+        n_trained = snapshot.recommender.n_trained_items
+        services.metrics.likes.inc(len(likes))
+        services.metrics.new_likes.inc(sum(snapshot.item_rows.get(item, -1) >= n_trained for item in likes))
+        answer: dict[str, Any] = {"change": snapshot.number, "users": list(dict.fromkeys(one.user for one in events))}
+        return answer | {"refused": refused} if parameters.partial else answer
 
     return json_response(await services.write(add))
+
+
+def _event(snapshot: Snapshot, given: EventIn | Malformed) -> Event:
+    """The event to store.
+
+    Raises:
+        DataError: an id of the wrong type, or a time that is none.
+        UnknownIdError: no such item.
+    """
+    if isinstance(given, Malformed):
+        raise DataError(given.reason)
+    is_integer = snapshot.recommender.users.is_integer
+    if isinstance(given.user, int) is not is_integer:
+        raise DataError(f"user {given.user!r}: the user ids of this run are {'integers' if is_integer else 'texts'}")
+    if snapshot.item_row(given.item) < 0:
+        raise UnknownIdError(f"no item has the id {given.item!r}")
+    try:
+        seconds = None if given.timestamp is None else unix_seconds(given.timestamp)
+    except ValueError as error:
+        raise DataError(f"timestamp: {error}") from None
+    return Event(given.user, given.item, given.type, seconds)

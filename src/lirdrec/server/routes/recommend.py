@@ -104,6 +104,8 @@ async def _recommend(
     same = {name: getattr(parameters, name) for name in _QUERY_FIELDS}
     query = batcher.Query(where=where, new_items=policy, **same)
     result = await services.engine.recommend(query)
+    services.metrics.places.inc(len(result.items))
+    services.metrics.new_places.inc(result.n_new)
     scored = zip(result.items, result.scores, strict=True)
     items: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in scored]
     if result.parts is not None:
