@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOWN = {  # what the output must contain
     "01_quickstart.py": ("recall@20 0.", "rank"),
     "02_own_data.py": ("user-7", "sku-"),
-    "03_new_items.py": ("rank", "score"),
+    "03_new_items.py": ("rank", "score", "share=0.2: new films get 20.0%", "boost=0.05 is an offset of"),
     "04_new_model.py": ("recall@20",),
     "05_serve.py": ("'item'", "'score'"),
 }
