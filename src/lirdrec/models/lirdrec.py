@@ -42,7 +42,7 @@ from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.models.reduction import PCA
+from lirdrec.models.reduction import PCA, reductions
 from lirdrec.nn.dct import dct, idct
 from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
@@ -143,11 +143,8 @@ class LIRDRec(Model):
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
         if config.feature_columns is not None:
-            kept = [min(d, config.feature_columns) for d in dims]
-            self.reductions = nn.ModuleList(
-                PCA(d, k, dtype, device) if k < d else nn.Identity() for d, k in zip(dims, kept, strict=True)
-            )
-            dims = kept
+            self.reductions = reductions(dims, config.feature_columns, dtype, device)
+            dims = [min(d, config.feature_columns) for d in dims]
         k, e = len(self.branches), config.embedding_size
         h, g = e * config.hidden_multiplier, e // 4
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -69,3 +71,8 @@ class PCA(nn.Module):
         with torch.autocast(features.values.device.type, enabled=False):
             values = (features.values - self.mean) @ self.directions
         return Features(values * features.present[:, None], features.present)
+
+
+def reductions(widths: Sequence[int], n_columns: int, dtype: torch.dtype, device: torch.device | str) -> nn.ModuleList:
+    """A `PCA` to `n_columns` for each matrix that is wider, and the identity for the others."""
+    return nn.ModuleList(PCA(d, n_columns, dtype, device) if n_columns < d else nn.Identity() for d in widths)

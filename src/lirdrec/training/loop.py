@@ -85,12 +85,11 @@ def train(
     sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
     if len(sampler) == 0:
         raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
-    config = config.resolved(len(model.inputs.users))
-    training = _Training(model, config)
+    training = _Training(model, config.resolved(len(model.inputs.users)))
     if store is not None and resume:
         training.restore(store)
     result = training.result
-    n_steps = math.ceil(len(sampler) / config.pairs_per_step(len(sampler)))
+    n_steps = math.ceil(len(sampler) / training.config.pairs_per_step(len(sampler)))
     stop_requested = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
