@@ -71,12 +71,8 @@ class Snapshot:
         number: last change of the store that is included.
         removed: `(I,)` bool, removed items.
         user_rows, item_rows: id → row.
-<<<<<<< HEAD
-        user_states: users with likes that the run does not have.
         likers: users who like an item that was added after training, by its row.
-=======
         user_states: users with likes that the run does not have, or with dislikes.
->>>>>>> wt-serv2
         run: folder of the run.
         added_at: Unix seconds at which items of the store were added, by row.
         vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
@@ -355,20 +351,39 @@ def _with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -
     if not opinions:
         return snapshot
     recommender = snapshot.recommender
-<<<<<<< HEAD
     has_model = recommender.has_model and not recommender.is_slim
-    is_folded = has_model and recommender.model().capabilities.new_users
+    can_fold = has_model and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
-    for user, rows in new_likes.items():
-        before = snapshot.liked_rows(user)
-        after = torch.unique(torch.cat([before, torch.tensor(rows)]))
-        # if all likes were known, from training for instance, the trained vector is the better one
-        if len(after) > len(torch.unique(before)):
-            states[user] = UserState(after, is_folded)
+    for user, of_rows in opinions.items():
+        rows = torch.tensor(list(of_rows))
+        is_liked = torch.tensor(list(of_rows.values()))
+        before, disliked_before = torch.unique(snapshot.liked_rows(user)), snapshot.disliked_rows(user)
+        history = _changed(before, rows[is_liked], rows[~is_liked])
+        disliked = _changed(disliked_before, rows[~is_liked], rows[is_liked])
+        if torch.equal(history, before) and torch.equal(disliked, disliked_before):
+            continue
+        # if all likes are those of the training, the trained vector is the better one
+        trained = _trained_rows(snapshot, user)
+        is_folded = can_fold and len(history) > 0 and not (len(trained) and torch.equal(history, trained))
+        states[user] = UserState(history, is_folded, disliked)
     if not states:
         return snapshot
     liked = replace(snapshot, user_states=snapshot.user_states.updated(states))
     return _with_moved_items(liked, states) if has_model and recommender.model().can_warm_up else liked
+
+
+def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:
+    """Rows `(n,)` int64, ascending, with some added and others removed."""
+    joined = torch.unique(torch.cat([rows, added]))
+    return joined[~torch.isin(joined, removed)]
+
+
+def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
+    """Item rows `(n,)` int64, ascending, that the user liked in training."""
+    row = snapshot.user_rows.get(user, -1)
+    if row < 0 or snapshot.recommender.is_slim:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.unique(torch.tensor(snapshot.recommender.liked_rows(row)))
 
 
 def _likers(recommender: Recommender) -> dict[int, frozenset[Id]]:
@@ -391,6 +406,11 @@ def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Sn
             before = likers.get(row) or snapshot.likers.get(row) or frozenset()
             if user not in before or snapshot.user_rows.get(user, -1) < 0:
                 likers[row] = before | {user}
+                moved.add(row)
+        for row in state.disliked.tolist():
+            before = likers.get(row) or snapshot.likers.get(row) or frozenset()
+            if user in before:
+                likers[row] = before - {user}
                 moved.add(row)
     snapshot = replace(snapshot, likers=snapshot.likers.updated(likers))
     queries = {row: vectors for row in sorted(moved) if (vectors := _liker_queries(snapshot, row)) is not None}
@@ -417,34 +437,3 @@ def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
         if len(others) and recommender.model().capabilities.new_users:
             vectors.append(recommender.model().fold_in(recommender.scorer, [others]))
     return torch.cat(vectors) if vectors else None
-=======
-    can_fold = recommender.has_model and not recommender.is_slim and recommender.model().capabilities.new_users
-    states: dict[Id, UserState] = {}
-    for user, of_rows in opinions.items():
-        rows = torch.tensor(list(of_rows))
-        is_liked = torch.tensor(list(of_rows.values()))
-        before, disliked_before = torch.unique(snapshot.liked_rows(user)), snapshot.disliked_rows(user)
-        history = _changed(before, rows[is_liked], rows[~is_liked])
-        disliked = _changed(disliked_before, rows[~is_liked], rows[is_liked])
-        if torch.equal(history, before) and torch.equal(disliked, disliked_before):
-            continue
-        # if all likes are those of the training, the trained vector is the better one
-        trained = _trained_rows(snapshot, user)
-        is_folded = can_fold and len(history) > 0 and not (len(trained) and torch.equal(history, trained))
-        states[user] = UserState(history, is_folded, disliked)
-    return replace(snapshot, user_states=snapshot.user_states.updated(states))
-
-
-def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:
-    """Rows `(n,)` int64, ascending, with some added and others removed."""
-    joined = torch.unique(torch.cat([rows, added]))
-    return joined[~torch.isin(joined, removed)]
-
-
-def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
-    """Item rows `(n,)` int64, ascending, that the user liked in training."""
-    row = snapshot.user_rows.get(user, -1)
-    if row < 0 or snapshot.recommender.is_slim:
-        return torch.empty(0, dtype=torch.int64)
-    return torch.unique(torch.tensor(snapshot.recommender.liked_rows(row)))
->>>>>>> wt-serv2
