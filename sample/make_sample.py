@@ -120,7 +120,11 @@ def encode(texts: list[str], encoder: str) -> np.ndarray:
 def record_encoders(folder: Path, images: ProjectedEfficientNetLite0) -> None:
     """Record in the manifest which encoders made the features, with the fitted state of the image encoder."""
     specs = {
-        "text": (EncoderSpec("text", MINILM), SentenceEncoder(minilm_folder()), {"template": TEMPLATE}),
+        "text": (
+            EncoderSpec("text", MINILM),
+            SentenceEncoder(minilm_folder()),
+            {"template": TEMPLATE, "last_stop": False},
+        ),
         "image": (EncoderSpec("image", EFFICIENTNET, {"components": IMAGE_DIMS}), images, {"column": "image"}),
     }
     entries = {
@@ -152,7 +156,7 @@ def main() -> None:
     likes = choose_likes(source, set(posters))
     films = read_films(source).join(likes, on="item", how="semi").sort("item")
 
-    texts = Template(TEMPLATE).render(films)
+    texts = Template(TEMPLATE, last_stop=False).render(films)
     text = encode([text or "" for text in texts], arguments.encoder).astype(np.float16)
     shown = films["item"].is_in(list(posters)).to_numpy()
     vectors = np.stack([posters[film] for film in films["item"].to_list() if film in posters])

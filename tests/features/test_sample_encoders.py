@@ -17,6 +17,7 @@ from lirdrec.features.job import fitted_state
 from lirdrec.features.new_items import encode_texts
 from lirdrec.features.pipeline import make_features
 from lirdrec.features.registry import load_encoder, parse_jobs
+from lirdrec.features.template import Template
 
 from ..helpers import assert_error
 
@@ -32,6 +33,12 @@ def test_texts_are_those_of_the_recorded_encoder(films):
     rows = np.arange(0, films.n_items, 97)
     (made,) = encode_texts(films.folder, films.item_table[rows]).values()
     np.testing.assert_allclose(made, films.features["text"].values[rows], atol=1e-3)
+
+
+def test_a_template_can_drop_the_stop_before_missing_fields():
+    table = pl.DataFrame({"title": ["A", "B", None], "genres": ["x", None, "y."], "tags": ["t, u", None, None]})
+    assert Template("{title}. {genres}. {tags}", last_stop=False).render(table) == ["A. x. t, u", "B", "y"]
+    assert Template("{title}. {genres}. {tags}").render(table) == ["A. x. t, u", "B.", "y."]
 
 
 def test_images_are_projections_of_the_published_vectors(films, real_data):

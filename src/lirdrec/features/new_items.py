@@ -12,7 +12,7 @@ from lirdrec.errors import DataError
 from lirdrec.features.encode import encode_shard
 from lirdrec.features.registry import load_encoder
 from lirdrec.features.sources import text_item
-from lirdrec.features.template import Template
+from lirdrec.features.template import recorded_template
 
 
 def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -> dict[str, np.ndarray]:
@@ -35,8 +35,7 @@ def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -
     for name, entry in read_manifest(Path(folder))["info"].get("encoders", {}).items():
         if (entry.get("origin") or {}).get("kind") != "text":
             continue
-        source = entry.get("source", {})
-        template = Template(source.get("template") or "{" + str(source.get("column", "title")) + "}")
+        template = recorded_template(entry.get("source", {}))
         template.check(table.columns)
         encoder = load_encoder(folder, name, device=device)
         arrays, facts = encode_shard(encoder, list(map(text_item, template.render(table))), encoder.batch_size)

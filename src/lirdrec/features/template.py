@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -45,14 +46,15 @@ class Template:
 
     Attributes:
         text: the template.
+        last_stop: whether a full stop at the end stays where the fields after it are missing.
         columns: the columns that it names, each once, in their order.
 
     Raises:
         ConfigError: an unmatched brace, an empty name, or no field at all; with the position.
     """
 
-    def __init__(self, text: str):
-        self.text = text
+    def __init__(self, text: str, last_stop: bool = True):
+        self.text, self.last_stop = text, last_stop
         literals, names = _parse(text)
         self.columns: list[str] = list(dict.fromkeys(names))
         opening = literals[0]
@@ -86,10 +88,11 @@ class Template:
         values = frame.select(_as_text(frame[name]).alias(name) for name in self.columns)
         pieces: list[pl.Expr] = []
         follows = pl.lit(False)  # whether a later field is present
+        dropped = _JOINING if self.last_stop else _JOINING + "."
         for opening, column, closing in reversed(self._fields):
             value, ending = pl.col(column), pl.lit(closing)
             if pieces:  # not the last field
-                ending = pl.when(follows).then(ending).otherwise(pl.lit(closing.rstrip(_JOINING)))
+                ending = pl.when(follows).then(ending).otherwise(pl.lit(closing.rstrip(dropped)))
             if closing.startswith(_STOPS):
                 value = pl.when(value.str.ends_with(closing[0])).then(value.str.head(-1)).otherwise(value)
             piece = pl.concat_str(pl.lit(opening), value, ending)
@@ -97,6 +100,12 @@ class Template:
             follows = follows | pl.col(column).is_not_null()
         joined = pl.concat_str(reversed(pieces)).str.replace_all(r"\s+", " ").str.strip_chars()
         return values.select(pl.when(follows).then(joined).alias("text"))["text"].to_list()
+
+
+def recorded_template(source: Mapping[str, Any]) -> Template:
+    """The template of the texts of a matrix, from `source` in its entry of `info["encoders"]`."""
+    text = source.get("template") or "{" + str(source.get("column", "title")) + "}"
+    return Template(text, bool(source.get("last_stop", True)))
 
 
 def default_template(columns: Iterable[str]) -> Template:

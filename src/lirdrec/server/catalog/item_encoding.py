@@ -86,10 +86,9 @@ class Encoders:
 def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
     """The texts of new items, by the template of the encoder."""
     from lirdrec.features.sources import text_item
-    from lirdrec.features.template import Template
+    from lirdrec.features.template import recorded_template
 
-    template = loaded.source.get("template") or "{" + str(loaded.source.get("column", "title")) + "}"
-    parsed = Template(template)
+    parsed = recorded_template(loaded.source)
     rows = {name: [item.columns.get(name) for item in items] for name in parsed.columns}
     try:
         frame = pl.DataFrame(rows, strict=False)
