@@ -41,6 +41,7 @@ class RunState:
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
         saved: the folder's stamp at that time.
+        dislikes: pairs as rows that recommendations leave out, or None.
     """
 
     scorer: Scorer
@@ -57,6 +58,7 @@ class RunState:
     device: torch.device
     folder: Path | None = None
     saved: Stamp | None = None
+    dislikes: Interactions | None = None
 
     def title(self, item_row: int) -> str | None:
         """See `item_title`."""
