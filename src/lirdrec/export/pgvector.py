@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.dataset_parts import Interactions
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.export.vectors import Vectors, item_columns, with_vectors
 from lirdrec.recommender.recommender import Recommender
@@ -80,6 +81,8 @@ def write_pgvector(recommender: Recommender, vectors: Vectors, folder: Path) -> 
     _write_csv(folder / "users.csv", users, vectors.users, EMBEDDING)
     seen = seen_file = unseen = ""
     if train is not None:
+        if recommender.dislikes is not None:
+            train = Interactions.concatenate([train, recommender.dislikes])
         pairs = {USER: users[USER].gather(train.users), ITEM: recommender.items.series.gather(train.items)}
         pl.DataFrame(pairs).unique(maintain_order=True).write_csv(folder / "seen.csv")
         seen = SEEN.format(item=_type(items.schema[ITEM]), user=_type(users.schema[USER]))

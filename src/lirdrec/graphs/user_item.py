@@ -20,11 +20,20 @@ class UserItemGraph:
         users, items: `(E,)` int64 rows of the distinct training pairs.
         n_users, n_items: sizes; a node without an edge keeps a zero row.
         dtype: of the values.
+        weights: `(E,)` float, the entries of `R`; None: ones.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        users: Tensor,
+        items: Tensor,
+        n_users: int,
+        n_items: int,
+        dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
+    ):
         self.n_users, self.n_items = n_users, n_items
-        values = edge_values(users, items, n_users, n_items).to(dtype)
+        values = edge_values(users, items, n_users, n_items, weights).to(dtype)
         self.matrix = SparseMatrix(users, items, values, (n_users, n_items))
 
     def propagate(
@@ -117,18 +126,29 @@ class _PropagateLearned(torch.autograd.Function):
 class RowGraph:
     r"""`P = D^-1 (A + I)`: a step gives each node the mean of itself and its neighbors; `D` counts the node itself.
 
+    With weights, the mean is weighted, and the node itself has weight 1.
+
     Args:
         users, items: `(E,)` int64 rows of the distinct training pairs.
         n_users, n_items: sizes; a node without an edge keeps its own row.
         dtype: of the values.
+        weights: `(E,)` float, the entries of `A`; None: ones.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32):
-        ones = torch.ones(len(users), dtype=dtype, device=users.device)
-        self.to_users = SparseMatrix(users, items, ones, (n_users, n_items))
+    def __init__(
+        self,
+        users: Tensor,
+        items: Tensor,
+        n_users: int,
+        n_items: int,
+        dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
+    ):
+        values = torch.ones(len(users), dtype=dtype, device=users.device) if weights is None else weights.to(dtype)
+        self.to_users = SparseMatrix(users, items, values, (n_users, n_items))
         self.to_items = self.to_users.transposed()
         self.user_scale, self.item_scale = (
-            (1 / (torch.bincount(rows, minlength=n).double() + 1)).to(dtype)[:, None]
+            (1 / (torch.bincount(rows, weights, minlength=n).double() + 1)).to(dtype)[:, None]
             for rows, n in ((users, n_users), (items, n_items))
         )
 
@@ -167,11 +187,12 @@ def row_folded(histories: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Tensor:
-    """`1/√((d_u + ε)(d_i + ε))` of each edge, `(E,)` float64, degrees counted over the given edges."""
-    user_degree = torch.bincount(users, minlength=n_users).double() + EPSILON
-    item_degree = torch.bincount(items, minlength=n_items).double() + EPSILON
-    return (user_degree[users] * item_degree[items]).rsqrt()
+def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int, weights: Tensor | None = None) -> Tensor:
+    """`w/√((d_u + ε)(d_i + ε))` of each edge, `(E,)` float64, degrees summed over the given edges; w is 1 or `(E,)`."""
+    user_degree = torch.bincount(users, weights, minlength=n_users).double() + EPSILON
+    item_degree = torch.bincount(items, weights, minlength=n_items).double() + EPSILON
+    values = (user_degree[users] * item_degree[items]).rsqrt()
+    return values if weights is None else values * weights
 
 
 def drop_edges(
@@ -196,7 +217,7 @@ def folded(histories: Sequence[Tensor], states: Tensor, degrees: Tensor) -> Tens
         histories: liked item rows, one int64 tensor a user.
         states: `Y` `(I, D)`, the sum of the item states of all layers but the last, that of layer l times the
             read-out weight of layer l + 1.
-        degrees: `(I,)` training pairs of each item.
+        degrees: `(I,)` training pairs of each item, or the sums of their weights.
 
     Returns:
         `(len(histories), D)`.

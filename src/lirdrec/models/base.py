@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
+from lirdrec.ranking.histories import PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
@@ -22,12 +24,14 @@ class Capabilities:
         cold_items: `add_items` gives scores to items that were not in training.
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
+        weights: the weights of the training pairs change what the model learns; without, training warns.
     """
 
     needs_features: bool
     cold_items: bool
     new_users: bool
     training: Literal["gradient", "closed_form"]
+    weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class ModelInputs:
         neighbors: `(name, k) -> (I, k)` int64: each item's k nearest items by cosine in that modality, itself
             included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
+        weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.
     """
 
     n_users: int
@@ -61,10 +66,24 @@ class ModelInputs:
     features: Mapping[str, Features]
     neighbors: Callable[[str, int], Tensor]
     seed: int = 0
+    weights: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
         return self.users.device
+
+    @cached_property
+    def relative_weights(self) -> Tensor | None:
+        """The weights divided by their mean, `(E,)` float32; None if all are equal, as they then have no effect."""
+        if self.weights is None or len(self.weights) == 0 or bool((self.weights == self.weights[0]).all()):
+            return None
+        return (self.weights / self.weights.mean(dtype=torch.float64)).float()
+
+    @cached_property
+    def pair_weights(self) -> PairWeights | None:
+        """`relative_weights` by user and item, for the loss of a batch."""
+        weights = self.relative_weights
+        return None if weights is None else PairWeights(self.users, self.items, self.n_items, weights)
 
 
 class Model(nn.Module):

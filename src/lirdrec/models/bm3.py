@@ -36,6 +36,7 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -73,7 +74,9 @@ class BM3(Model):
 
     name = BM3Config.model
     Config = BM3Config
-    capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="gradient")
+    capabilities = Capabilities(
+        needs_features=True, cold_items=False, new_users=True, training="gradient", weights=True
+    )
     grid: ClassVar = {"n_layers": (1, 2), "dropout": (0.3, 0.5), "regularization": (0.1, 0.01)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
@@ -104,8 +107,7 @@ class BM3(Model):
 
     @cached_property
     def user_item(self) -> UserItemGraph:
-        i = self.inputs
-        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+        return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     def predicted(self, vectors: Tensor) -> Tensor:
         """`g` of vectors `(n, e)`."""
@@ -133,18 +135,20 @@ class BM3(Model):
         user, item = all_users.index_select(0, batch_users), all_items.index_select(0, batch_items)
         user_target = self._target(user).index_select(0, user_index)
         item_target = self._target(item).index_select(0, item_index)
-        all_pairs = torch.ones_like(users, dtype=torch.bool)
+        all_pairs, smallest = torch.ones_like(users, dtype=torch.bool), 1
+        if self.inputs.pair_weights is not None:
+            all_pairs, smallest = self.inputs.pair_weights.of(users, positives), 1e-12
 
         def distance_to(target: Tensor, vectors: Tensor, index: Tensor, counted: Tensor = all_pairs) -> Tensor:
             online = self.predicted(vectors).index_select(0, index)
             distance = 1 - F.cosine_similarity(online, target, dim=-1)
-            return (distance * counted).sum() / counted.sum().clamp(min=1)
+            return (distance * counted).sum() / counted.sum().clamp(min=smallest)
 
         pairs = distance_to(item_target, user, user_index) + distance_to(user_target, item, item_index)
         contrast = pairs.new_zeros(())
         for feature, weight, bias in zip(self.features, self.projection_weight, self.projection_bias, strict=True):
             projected = F.linear(feature.values.index_select(0, batch_items), weight, bias)
-            present = feature.present[positives]
+            present = feature.present[positives] * all_pairs
             projected_target = self._target(projected).index_select(0, item_index)
             contrast = contrast + distance_to(item_target, projected, item_index, present)
             contrast = contrast + distance_to(projected_target, projected, item_index, present)
@@ -162,7 +166,7 @@ class BM3(Model):
         """Predictions of the current parameters, with what `fold_in` needs."""
         users, items = self()
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
-        degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
+        degrees = item_degrees(self.inputs, states.dtype)
         # clones: with one layer the states are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         return VectorScorer(self.predicted(users), self.predicted(items), memory=memory)

@@ -9,6 +9,8 @@ by side, to length 1 again):
 `W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: items without one are in
 no history. With `n_neighbors=None` it keeps everything, and the score is the inner product of
 `Σ_{i ∈ H_u} z_i` and `z_j`; a seen item then contributes to its own score, but is never recommended.
+With weights of the interactions, the score is `Σ_{i ∈ H_u} w_ui W[i, j]`, `w` divided by its mean over the training
+pairs; new users have weights of 1.
 The idea is that of item-based collaborative filtering (Sarwar et al., WWW 2001) with features in place of users.
 """
 
@@ -24,8 +26,8 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.interactions import weighted_history
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
-from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
 
@@ -57,7 +59,9 @@ class ContentKNN(Model):
 
     name = ContentKNNConfig.model
     Config = ContentKNNConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="closed_form")
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="closed_form", weights=True
+    )
     grid: ClassVar = {"n_neighbors": (20, 100, 200, 500, 1000)}
 
     neighbours: Tensor  # the key of saved weights
@@ -75,8 +79,7 @@ class ContentKNN(Model):
             self.register_buffer("similarity", torch.zeros(shape, device=inputs.device))
 
     def _history(self) -> Tensor:
-        i = self.inputs
-        return history_matrix(i.users, i.items, i.n_users, i.n_items)
+        return weighted_history(self.inputs)
 
     def solve(self) -> None:
         """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbors there is nothing to solve."""

@@ -5,6 +5,10 @@ r"""EASE, a linear item-item model in closed form (Steck, WWW 2019), and its two
     B = argmin ‖X - X B‖² + λ‖B‖²,  diag(B) = 0
     P = (XᵀX + λI)^-1,   B_ij = -P_ij / P_jj  (i ≠ j),   score(u, j) = Σ_{i ∈ H_u} B_ij
 
+With weights of the interactions, `X_ui = √w_ui`, `w` divided by its mean over the training pairs, in the regression
+and in the scores: `(XᵀX)_ij = Σ_u √(w_ui w_uj)`. An interaction then counts with its weight on the diagonal, and λ
+stays in counts of users. New users have weights of 1.
+
 `F̂` `(I, Σd)` holds fused features (`models/modalities.py`): each modality's row to length 1, times `√w_m`, side by
 side, to length 1 again. With them, two extensions (Jeunen, Van Balen, Goethals, RecSys 2020):
 
@@ -38,8 +42,8 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.interactions import weighted_history
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
-from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
 DENSE_LIMIT = 30_000  # items
@@ -126,7 +130,9 @@ class EASE(Model):
 
     name = EASEConfig.model
     Config = EASEConfig
-    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+    capabilities = Capabilities(
+        needs_features=False, cold_items=False, new_users=True, training="closed_form", weights=True
+    )
     # the published 50 … 1000, and less for data of fewer users
     grid: ClassVar = {"regularization": (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}
     part_names: ClassVar[tuple[str, ...]] = ("score",)  # one for each regression
@@ -152,8 +158,7 @@ class EASE(Model):
         self.register_buffer("weights", torch.zeros(n, n, device=inputs.device))  # B
 
     def _history(self) -> Tensor:
-        i = self.inputs
-        return history_matrix(i.users, i.items, i.n_users, i.n_items)
+        return weighted_history(self.inputs, 0.5)
 
     def regressions(self) -> list[tuple[float, Gram, float]]:
         """Share in the weights, Gram matrix and λ of each regression; the shares sum to 1."""
@@ -205,7 +210,9 @@ class CEASE(_WithFeatures):
 
     name = CEASEConfig.model
     Config = CEASEConfig
-    capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
+    capabilities = Capabilities(
+        needs_features=True, cold_items=False, new_users=True, training="closed_form", weights=True
+    )
     grid: ClassVar = EASE.grid | {"feature_weight": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
     config: CEASEConfig
 
@@ -218,7 +225,9 @@ class AddEASE(_WithFeatures):
 
     name = AddEASEConfig.model
     Config = AddEASEConfig
-    capabilities = Capabilities(needs_features=True, cold_items=False, new_users=True, training="closed_form")
+    capabilities = Capabilities(
+        needs_features=True, cold_items=False, new_users=True, training="closed_form", weights=True
+    )
     grid: ClassVar = EASE.grid | {
         "feature_share": tuple(step / 20 for step in range(1, 20)),
         "feature_regularization": (1.0, 10.0, 100.0),
@@ -253,7 +262,8 @@ class Gram:
         """`(I,)` float64."""
         diagonal = None
         if self.history is not None:
-            diagonal = torch.bincount(self.history.col_indices().long(), minlength=self.history.shape[1]).double()
+            squares = self.history.values().double().square()
+            diagonal = torch.bincount(self.history.col_indices().long(), squares, minlength=self.history.shape[1])
         if self.features is not None:
             squares = self.features.square().sum(1).double()
             diagonal = squares if diagonal is None else diagonal + squares

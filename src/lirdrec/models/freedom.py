@@ -42,9 +42,10 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
-from lirdrec.nn.losses import RankingLoss, RankingOptions
+from lirdrec.nn.losses import RankingLoss, RankingOptions, weighted_mean
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
@@ -85,7 +86,7 @@ class FREEDOM(Model):
 
     name = FREEDOMConfig.model
     Config = FREEDOMConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
     grid: ClassVar = {"edge_dropout": (0.8, 0.9), "regularization": (0.0, 1e-5, 1e-4, 1e-3)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
@@ -94,7 +95,7 @@ class FREEDOM(Model):
         self.config: FREEDOMConfig = config
         self.modalities = chosen_modalities(inputs, config.modalities)
         self.weights = modality_weights(self.modalities, config.modality_weights)
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, e = self.features[0].values.dtype, config.embedding_size
         generator = torch.Generator().manual_seed(inputs.seed)
@@ -114,8 +115,7 @@ class FREEDOM(Model):
 
     @cached_property
     def user_item(self) -> UserItemGraph:
-        i = self.inputs
-        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+        return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     @cached_property
     def item_item(self) -> SparseMatrix:
@@ -138,9 +138,7 @@ class FREEDOM(Model):
         if self.config.edge_dropout > 0:
             i = self.inputs
             kept = drop_edges(i.users, i.items, i.n_users, i.n_items, self.config.edge_dropout, self.generator)
-            self._epoch_graph = UserItemGraph(
-                i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype
-            )
+            self._epoch_graph = user_item_graph(i, self.user_embedding.dtype, kept)
 
     _epoch_graph: UserItemGraph | None = None
 
@@ -148,14 +146,14 @@ class FREEDOM(Model):
         """Ranking loss of the vectors, and λ times one BPR a modality of its projected features."""
         user_vectors, item_vectors = self(self._epoch_graph)
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
-        content = ranking.new_zeros(())
+        content, weights = ranking.new_zeros(()), self.ranking.weights_of(users, positives)
         batch_users = user_vectors.index_select(0, users)
         for feature, weight in zip(self.features, self.projection_weight, strict=False):
             # only the batch's rows are projected, and a pair counts if both of its items have the modality
             difference = feature.values.index_select(0, positives) - feature.values.index_select(0, negatives)
             margin = (batch_users * F.linear(difference, weight)).sum(1)
             both = feature.present[positives] & feature.present[negatives]
-            content = content + (F.softplus(-margin) * both).sum() / len(users)
+            content = content + weighted_mean(F.softplus(-margin) * both, weights)
         content = self.config.regularization * content
         return {"loss": ranking + content, "ranking": ranking.detach(), "content": content.detach()}
 
@@ -163,7 +161,7 @@ class FREEDOM(Model):
     def scorer(self) -> Scorer:
         """Vectors of the current parameters over all edges, with what `add_items` and `fold_in` need."""
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
-        degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
+        degrees = item_degrees(self.inputs, states.dtype)
         # clones: with one layer these are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         level = self.item_embedding.detach().clone()

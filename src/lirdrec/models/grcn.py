@@ -76,7 +76,7 @@ class GRCN(Model):
 
     name = GRCNConfig.model
     Config = GRCNConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
     user_rows = ("user_embedding", "preference", "user_confidence")
     item_rows = ("item_embedding", "item_confidence")
     grid: ClassVar = {"regularization": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "n_routings": (0, 3)}
@@ -86,7 +86,7 @@ class GRCN(Model):
         super().__init__(inputs, config)
         self.config: GRCNConfig = config
         self.modalities = chosen_modalities(inputs, config.modalities, reserved=("id",))
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, e, n_modalities = self.features[0].values.dtype, config.embedding_size, len(self.modalities)
 

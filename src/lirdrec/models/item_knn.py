@@ -2,6 +2,9 @@ r"""Item-kNN on interactions (Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS
 
 sim(i, j) = |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage)      users in common, i ≠ j
 score(u, j) = Σ_{i ∈ H_u} W[i, j],   W keeps the k most similar i of each j
+
+With weights `w` of the interactions, divided by their mean over the training pairs, users in common count
+`√(w_ui w_uj)`, `|U_i|` is `Σ_u w_ui`, and the score is `Σ_{i ∈ H_u} w_ui W[i, j]`; new users have weights of 1.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.ranking.histories import history_matrix
+from lirdrec.models.interactions import item_degrees, weighted_history
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 
 
@@ -44,7 +47,9 @@ class ItemKNN(Model):
 
     name = ItemKNNConfig.model
     Config = ItemKNNConfig
-    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+    capabilities = Capabilities(
+        needs_features=False, cold_items=False, new_users=True, training="closed_form", weights=True
+    )
     # within the ranges of Ferrari Dacrema et al., RecSys 2019
     grid: ClassVar = {"n_neighbors": (20, 100, 200, 500, 1000), "shrinkage": (0.0, 10.0, 100.0, 500.0, 1000.0)}
 
@@ -59,21 +64,22 @@ class ItemKNN(Model):
         self.register_buffer("similarity", torch.zeros(inputs.n_items, k, device=inputs.device))
 
     def _history(self) -> Tensor:
-        i = self.inputs
-        return history_matrix(i.users, i.items, i.n_users, i.n_items)
+        return weighted_history(self.inputs)
 
     def solve(self) -> None:
         """Fill `neighbours` and `similarity`, `(I, k)`, block by block."""
-        history = self._history()
-        by_item = history.to_sparse_coo().t().coalesce().to_sparse_csr()  # (I, U)
+        roots = weighted_history(self.inputs, 0.5)
+        by_item = roots.to_sparse_coo().t().coalesce().to_sparse_csr()  # (I, U)
         n_items, k = self.neighbours.shape
-        degree = torch.bincount(self.inputs.items, minlength=n_items).float()
+        degree = item_degrees(self.inputs, torch.float32)
+        weights = self.inputs.relative_weights
         step = max(1, 128 * 2**20 // (4 * (self.inputs.n_users + n_items)))
         for start in range(0, n_items, step):
             rows = torch.arange(start, min(start + step, n_items), device=degree.device)
             columns = torch.zeros(self.inputs.n_users, len(rows), device=degree.device)
             in_block = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
-            columns[self.inputs.users[in_block], self.inputs.items[in_block] - start] = 1
+            entries = 1.0 if weights is None else weights[in_block].sqrt()
+            columns[self.inputs.users[in_block], self.inputs.items[in_block] - start] = entries
             common = (by_item @ columns).T  # (b, I)
             sim = common / ((degree[rows, None] * degree).sqrt() + self.config.shrinkage).clamp(min=1e-12)
             sim[rows - start, rows] = 0

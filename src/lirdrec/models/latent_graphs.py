@@ -84,7 +84,7 @@ class LatentGraphModel(Model):
         super().__init__(inputs, config)
         self.config = config
         self.modalities = chosen_modalities(inputs, config.modalities, at_least=at_least, model=self.name)
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         self.features = [inputs.features[m] for m in self.modalities]
         dims = [f.values.shape[1] for f in self.features]
         e = config.embedding_size
@@ -126,7 +126,7 @@ class LatentGraphModel(Model):
     @cached_property
     def user_item(self) -> RowGraph:
         i = self.inputs
-        return RowGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+        return RowGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype, i.relative_weights)
 
     @cached_property
     def frozen(self) -> list[Links]:

@@ -50,7 +50,7 @@ class LATTICE(LatentGraphModel):
 
     name = LATTICEConfig.model
     Config = LATTICEConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
     grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}
     published: ClassVar = {
         "learning_rate": 5e-4,

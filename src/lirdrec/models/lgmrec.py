@@ -41,6 +41,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.interactions import item_degrees, training_pairs, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import dropout, normalize
 from lirdrec.nn.init import xavier_uniform_
@@ -96,7 +97,7 @@ class LGMRec(Model):
 
     name = LGMRecConfig.model
     Config = LGMRecConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
     grid: ClassVar = {
         "n_layers": (1, 2, 3, 4),
         "n_modality_layers": (0, 1, 2, 3, 4),
@@ -113,7 +114,7 @@ class LGMRec(Model):
         super().__init__(inputs, config)
         self.config: LGMRecConfig = config
         self.modalities = chosen_modalities(inputs, config.modalities)
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, e, h = self.features[0].values.dtype, config.embedding_size, config.n_hyperedges
         dims = [f.values.shape[1] for f in self.features]
@@ -131,8 +132,7 @@ class LGMRec(Model):
 
     @cached_property
     def user_item(self) -> UserItemGraph:
-        i = self.inputs
-        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+        return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     @cached_property
     def modality_graphs(self) -> list[UserItemGraph]:
@@ -140,18 +140,20 @@ class LGMRec(Model):
         i, graphs = self.inputs, []
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = bool(feature.present.all())
-            graph = UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, self.user_embedding.dtype)
-            graphs.append(self.user_item if complete else graph)
+            graphs.append(
+                self.user_item if complete else user_item_graph(i, self.user_embedding.dtype, pairs_with(i, name))
+            )
         return graphs
 
     @cached_property
     def histories(self) -> list[SparseMatrix]:
-        """`R` `(U, I)` of ones, of the items that have each modality."""
+        """`R` `(U, I)` of ones or weights, of the items that have each modality."""
         i, histories = self.inputs, []
         for name in self.modalities:
-            users, items = pairs_with(i, name)
+            users, items, weights = training_pairs(i, pairs_with(i, name))
             ones = torch.ones(len(users), dtype=self.user_embedding.dtype, device=i.device)
-            histories.append(SparseMatrix(users, items, ones, (i.n_users, i.n_items)))
+            values = ones if weights is None else weights.to(ones)
+            histories.append(SparseMatrix(users, items, values, (i.n_users, i.n_items)))
         return histories
 
     # Forward
@@ -262,17 +264,17 @@ class LGMRec(Model):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         """Vectors of the current parameters without noise, with what `add_items` and `fold_in` need."""
-        c, n_items = self.config, self.inputs.n_items
+        c = self.config
         users, items, hypergraphs = self()
         states = torch.zeros_like(self.item_embedding)
         if c.n_layers > 0:
             states = self.user_item.sums(self.user_embedding, self.item_embedding, c.n_layers - 1)[1].detach().clone()
-        memory = {"item_states": states, "item_degrees": _degrees(self.inputs.items, n_items, states)}
+        memory = {"item_states": states, "item_degrees": item_degrees(self.inputs, states.dtype)}
         for row, name in enumerate(self.modalities):
             own, logits = self.projections(row, self.features[row])
             memory[f"item_present_{name}"] = self.features[row].present.clone()
             memory[f"item_modality_{name}"] = self.local(row, own, max(0, c.n_modality_layers - 1))[1].contiguous()
-            memory[f"item_degrees_{name}"] = _degrees(pairs_with(self.inputs, name)[1], n_items, states)
+            memory[f"item_degrees_{name}"] = item_degrees(self.inputs, states.dtype, pairs_with(self.inputs, name))
             memory[f"item_logits_{name}"] = logits.contiguous()
             memory[f"hyperedges_{name}"] = hypergraphs[row].edges
         return VectorScorer(
@@ -333,7 +335,3 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
 
 def _length(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-12)
-
-
-def _degrees(items: Tensor, n_items: int, like: Tensor) -> Tensor:
-    return torch.bincount(items, minlength=n_items).to(like.dtype)

@@ -33,6 +33,7 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights, fixed_weights
 from lirdrec.nn.init import xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
@@ -70,14 +71,16 @@ class LightGCN(Model):
 
     name = LightGCNConfig.model
     Config = LightGCNConfig
-    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="gradient")
+    capabilities = Capabilities(
+        needs_features=False, cold_items=False, new_users=True, training="gradient", weights=True
+    )
     grid: ClassVar = {"n_layers": (1, 2, 3, 4), "regularization": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
     def __init__(self, inputs: ModelInputs, config: LightGCNConfig):
         super().__init__(inputs, config)
         self.config: LightGCNConfig = config
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         e = config.embedding_size
         self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))  # P
         self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))  # Q
@@ -88,8 +91,7 @@ class LightGCN(Model):
 
     @cached_property
     def user_item(self) -> UserItemGraph:
-        i = self.inputs
-        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+        return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """User vectors `(U, e)` and item vectors `(I, e)`."""
@@ -119,7 +121,7 @@ class LightGCN(Model):
         _, states = self.user_item.sums(
             self.user_embedding, self.item_embedding, self.config.n_layers - 1, self.layer_weights.numbers()[1:]
         )
-        degrees = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype)
+        degrees = item_degrees(self.inputs, states.dtype)
         # clones: with one layer the states are the parameters themselves, which further training changes
         memory = {"item_states": states.detach().clone(), "item_degrees": degrees}
         return VectorScorer(users, items, memory=memory)

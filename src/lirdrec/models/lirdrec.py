@@ -40,6 +40,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import PCA, reductions
@@ -116,7 +117,7 @@ class LIRDRec(Model):
 
     name = LIRDRecConfig.model
     Config = LIRDRecConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
 
     published: ClassVar = {"learning_rate": 1e-4, "batch_size": 2048, "epochs": 1000, "patience": 20}
     grid: ClassVar = {
@@ -138,7 +139,7 @@ class LIRDRec(Model):
         self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared",))
         self.branches = self.modalities + (("shared",) if config.dct is not None else ())
         self.weights = modality_weights(self.modalities, config.modality_weights)
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
@@ -213,8 +214,7 @@ class LIRDRec(Model):
 
     @cached_property
     def user_item(self) -> UserItemGraph:
-        i = self.inputs
-        return UserItemGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype)
+        return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     @cached_property
     def item_item(self) -> SparseMatrix:
@@ -339,7 +339,7 @@ class LIRDRec(Model):
     def _draw_graph(self) -> UserItemGraph:
         i = self.inputs
         kept = drop_edges(i.users, i.items, i.n_users, i.n_items, self.config.edge_dropout, self.generator)
-        return UserItemGraph(i.users[kept], i.items[kept], i.n_users, i.n_items, self.user_embedding.dtype)
+        return user_item_graph(i, self.user_embedding.dtype, kept)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Ranking loss with the squared-mean regularizer of §6; stores the weights that PWC copies next epoch."""
@@ -369,7 +369,7 @@ class LIRDRec(Model):
         vectors, alpha, _ = self._weigh(users, self.theta if self._learns_weights else None)
         memory = {
             "item_states": states,
-            "item_degrees": torch.bincount(self.inputs.items, minlength=self.inputs.n_items).to(states.dtype),
+            "item_degrees": item_degrees(self.inputs, states.dtype),
         }
         smoothed = items
         for layer in range(self.config.n_item_layers):

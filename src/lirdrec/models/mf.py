@@ -52,14 +52,16 @@ class MF(Model):
 
     name = MFConfig.model
     Config = MFConfig
-    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=False, training="gradient")
+    capabilities = Capabilities(
+        needs_features=False, cold_items=False, new_users=False, training="gradient", weights=True
+    )
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}  # MMRec
 
     def __init__(self, inputs: ModelInputs, config: MFConfig):
         super().__init__(inputs, config)
         self.config: MFConfig = config
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         e = config.embedding_size
         self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))
         self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))

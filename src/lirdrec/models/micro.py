@@ -67,7 +67,7 @@ class MICRO(LatentGraphModel):
 
     name = MICROConfig.model
     Config = MICROConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
     # its code searches nothing; the values are those of LATTICE
     grid: ClassVar = {"regularization": (0.0, 1e-5, 1e-4, 1e-3)}
     published: ClassVar = {

@@ -44,13 +44,10 @@ def chosen_modalities(
     return modalities
 
 
-def pairs_with(inputs: ModelInputs, name: str) -> tuple[Tensor, Tensor]:
-    """Users and items, `(E',)` int64 each, of the training pairs whose item has the modality `name`."""
+def pairs_with(inputs: ModelInputs, name: str) -> Tensor | None:
+    """Mask `(E,)` bool of the training pairs whose item has the modality `name`; None: all."""
     present = inputs.features[name].present
-    if bool(present.all()):
-        return inputs.users, inputs.items
-    kept = present[inputs.items]
-    return inputs.users[kept], inputs.items[kept]
+    return None if bool(present.all()) else present[inputs.items]
 
 
 def check_modality_weights(weights: Mapping[str, float] | None) -> None:

@@ -1,4 +1,4 @@
-"""Popularity baseline: recommends the items with the most training users to every user."""
+"""Popularity baseline: recommends the items with the most training users, or the most weight, to every user."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ class PopularityConfig:
 
 
 class Popularity(Model):
-    """Score of an item = its number of training users, as vectors of one column (user 1, item count)."""
+    """Score of an item = its number of training users, or the sum of their weights.
+
+    As vectors of one column: user 1, item count.
+    """
 
     name = PopularityConfig.model
     Config = PopularityConfig
-    capabilities = Capabilities(needs_features=False, cold_items=False, new_users=True, training="closed_form")
+    capabilities = Capabilities(
+        needs_features=False, cold_items=False, new_users=True, training="closed_form", weights=True
+    )
 
     def solve(self) -> None:
         """Nothing to solve: the counts are in the inputs."""
 
     def scorer(self) -> Scorer:
-        counts = torch.bincount(self.inputs.items, minlength=self.inputs.n_items).float()
+        counts = torch.bincount(self.inputs.items, self.inputs.weights, minlength=self.inputs.n_items).float()
         users = torch.ones(self.inputs.n_users, 1, device=counts.device)
         return VectorScorer(users, counts[:, None], ("popularity",))
 

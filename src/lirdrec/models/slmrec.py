@@ -51,6 +51,7 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import EPSILON, dropout, normalize
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
@@ -100,7 +101,7 @@ class SLMRec(Model):
 
     name = SLMRecConfig.model
     Config = SLMRecConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient")
+    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
     grid: ClassVar = {
         "contrast_temperature": (0.1, 0.2, 0.5, 1.0),
         "contrast_weight": (0.01, 0.05, 0.1, 0.5, 1.0),
@@ -145,10 +146,10 @@ class SLMRec(Model):
     def graphs(self) -> list[UserItemGraph]:
         """The user-item graph of each channel: of the items that have it."""
         i, dtype = self.inputs, self.user_embedding.dtype
-        graphs = [UserItemGraph(i.users, i.items, i.n_users, i.n_items, dtype)]
+        graphs = [user_item_graph(i, dtype)]
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = bool(feature.present.all())
-            graphs.append(graphs[0] if complete else UserItemGraph(*pairs_with(i, name), i.n_users, i.n_items, dtype))
+            graphs.append(graphs[0] if complete else user_item_graph(i, dtype, pairs_with(i, name)))
         return graphs
 
     @cached_property
@@ -201,7 +202,8 @@ class SLMRec(Model):
         """InfoNCE of the batch's pairs, the self-supervised task and the weight decay; `negatives` are not used."""
         config, ego = self.config, self.ego_items()
         parts = [self.propagated(channel, items) for channel, items in enumerate(ego)]
-        ranking = info_nce(*self._gathered(parts, users, positives), config.temperature)
+        weights = None if self.inputs.pair_weights is None else self.inputs.pair_weights.of(users, positives)
+        ranking = info_nce(*self._gathered(parts, users, positives), config.temperature, weights=weights)
         terms = {"loss": ranking, "ranking": ranking.detach()}
         if config.contrast_weight > 0:
             task = (
@@ -270,12 +272,10 @@ class SLMRec(Model):
                 states = self.graphs[channel].sums(self.user_embedding, ego, self.config.n_layers - 1)[1]
             present = torch.ones(n_items, dtype=torch.bool, device=ego.device)
             pairs, present = (
-                (self.inputs.items, present)
-                if channel == 0
-                else (pairs_with(self.inputs, name)[1], self.features[channel - 1].present)
+                (None, present) if channel == 0 else (pairs_with(self.inputs, name), self.features[channel - 1].present)
             )
             memory[f"item_states_{name}"] = states.detach().clone()
-            memory[f"item_degrees_{name}"] = torch.bincount(pairs, minlength=n_items).to(ego.dtype)
+            memory[f"item_degrees_{name}"] = item_degrees(self.inputs, ego.dtype, pairs)
             memory[f"item_present_{name}"] = present.clone()
         users, items = (self._transform_for_scoring(vectors) for vectors in self())
         return VectorScorer(users, items, memory=memory)

@@ -59,7 +59,9 @@ class VBPR(Model):
 
     name = VBPRConfig.model
     Config = VBPRConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=False, training="gradient")
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=False, training="gradient", weights=True
+    )
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}  # MMRec
 
@@ -68,7 +70,7 @@ class VBPR(Model):
         self.config: VBPRConfig = config
         self.modalities = chosen_modalities(inputs, config.modalities)
         self.features = [inputs.features[m] for m in self.modalities]
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items)
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
         dims = [f.values.shape[1] for f in self.features]
         e, dtype, device = config.embedding_size, self.features[0].values.dtype, inputs.device
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.nn.functional import normalize
+from lirdrec.ranking.histories import PairWeights
 
 BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
 
@@ -68,10 +69,11 @@ class RankingLoss:
         options: a model's config.
         items: `(E,)` int64, items of the training pairs; only these are negatives of the softmax.
         n_items: number of item rows.
+        weights: of the training pairs: the loss is the mean over the batch's pairs, weighted; None: a plain mean.
     """
 
-    def __init__(self, options: RankingOptions, items: Tensor, n_items: int):
-        self.options = options
+    def __init__(self, options: RankingOptions, items: Tensor, n_items: int, weights: PairWeights | None = None):
+        self.options, self.pair_weights = options, weights
         occurring = items.unique()
         self.pool = None if len(occurring) == n_items else occurring
         self.index_in_pool = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
@@ -86,8 +88,9 @@ class RankingLoss:
             user_vectors: `(U, D)`; item_vectors: `(I, D)`.
             users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
         """
+        weights = self.weights_of(users, positives)
         if self.options.loss == "bpr":
-            return bpr(user_vectors, item_vectors, users, positives, negatives)
+            return bpr(user_vectors, item_vectors, users, positives, negatives, weights)
         temperature, n = self.options.temperature, self.options.n_negatives
         # gather first, then normalize: a batch has few of the users
         if n is not None:
@@ -100,18 +103,39 @@ class RankingLoss:
                 normalize(item_vectors.index_select(0, shared)),
                 temperature,
                 hit,
+                weights,
             )
         items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
         once, rows = users.unique(return_inverse=True)
         queries = normalize(user_vectors.index_select(0, once))
-        return full_softmax(queries, items, self.index_in_pool[positives], temperature, rows=rows)
+        return full_softmax(queries, items, self.index_in_pool[positives], temperature, rows=rows, weights=weights)
+
+    def weights_of(self, users: Tensor, positives: Tensor) -> Tensor | None:
+        """The weights `(B,)` of training pairs, or None if all count the same."""
+        return None if self.pair_weights is None else self.pair_weights.of(users, positives)
 
     def transform_for_scoring(self, vectors: Tensor) -> Tensor:
         """User or item vectors `(n, D)` as the scorer compares them: normalized for cosines, else unchanged."""
         return normalize(vectors) if self.options.scoring == "cosine" else vectors
 
 
-def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """`Σ w x / Σ w` of values `(B,)`, a scalar; the mean without weights.
+
+    >>> weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0])).item()
+    2.0
+    """
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+
+
+def bpr(
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    users: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
     r"""Bayesian personalized ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
 
     MMRec's MF, LightGCN and VBPR have `-mean log(γ + σ(x))` with `γ = 1e-10`, which keeps the logarithm from zero. It
@@ -121,11 +145,12 @@ def bpr(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Te
     Args:
         user_vectors: `(U, D)`; item_vectors: `(I, D)`.
         users, positives, negatives: `(B,)` int64 rows.
+        weights: `(B,)` float of the `weighted_mean`, or None.
     """
     # index_select has a deterministic backward on the CPU, unlike indexing with []
     u = user_vectors.index_select(0, users)
     difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
-    return F.softplus(-(u * difference).sum(1)).mean()
+    return weighted_mean(F.softplus(-(u * difference).sum(1)), weights)
 
 
 def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor]) -> Tensor:
@@ -151,7 +176,12 @@ def batch_rows(
 
 
 def sampled_softmax(
-    queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
+    queries: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    excluded: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""`-mean log( e^{⟨q,p⟩/τ} / (e^{⟨q,p⟩/τ} + Σ_j e^{⟨q,n_j⟩/τ}) )` (Wu et al., 2022, arXiv 2201.02327).
 
@@ -161,12 +191,13 @@ def sampled_softmax(
         queries, positives: `(B, D)`; negatives: `(N, D)`, shared by the batch.
         temperature: τ.
         excluded: `(B, N)` bool, negatives that are left out for a query because they are its positive.
+        weights: `(B,)` float of the `weighted_mean`, or None.
     """
     positive_logits = (queries * positives).sum(1) / temperature
     logits = queries @ negatives.T / temperature
     if excluded is not None:
         logits = logits.masked_fill(excluded, -torch.inf)
-    return (torch.logaddexp(positive_logits, logits.logsumexp(1)) - positive_logits).mean()
+    return weighted_mean(torch.logaddexp(positive_logits, logits.logsumexp(1)) - positive_logits, weights)
 
 
 def full_softmax(
@@ -176,6 +207,7 @@ def full_softmax(
     temperature: float,
     excluded: Tensor | None = None,
     rows: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of queries.
 
@@ -187,17 +219,30 @@ def full_softmax(
         temperature: τ.
         excluded: `(Q,)` int64, the one row of `items` that is left out for each query, or None.
         rows: `(B,)` int64, the query of each target; None: target b belongs to query b.
+        weights: `(B,)` float, of the targets in a weighted mean; None: they count the same.
     """
     full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
     queries, items = queries.to(full), items.to(full)
-    times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
+    if weights is not None:
+        weights = weights.to(full)
+        times = weights if rows is None else weights.new_zeros(len(queries)).index_add(0, rows, weights)
+    else:
+        times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
     target_queries = queries if rows is None else queries.index_select(0, rows)
     target_logits = (target_queries * items.index_select(0, targets)).sum(1) / temperature
     log_partition: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded)
-    return log_partition / len(targets) - target_logits.mean()
+    total = len(targets) if weights is None else weights.sum()
+    return log_partition / total - weighted_mean(target_logits, weights)
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = None, within: bool = False) -> Tensor:
+def info_nce(
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    rows: Tensor | None = None,
+    within: bool = False,
+    weights: Tensor | None = None,
+) -> Tensor:
     r"""`-mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )`: row i of `a` finds row i of `b` among all.
 
     Args:
@@ -205,13 +250,14 @@ def info_nce(a: Tensor, b: Tensor, temperature: float, rows: Tensor | None = Non
         temperature: τ.
         rows: `(m,)` int64, rows of `a` that are queries; None: all. The candidates are all `n` rows of `b` either way.
         within: the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
+        weights: `(n,)` or `(m,)` float, of the queries in a weighted mean, or None.
     """
     queries = normalize(a if rows is None else a.index_select(0, rows))
     targets = torch.arange(len(b), device=b.device) if rows is None else rows
     if within:
         candidates = torch.cat([normalize(b), normalize(a)])
-        return full_softmax(queries, candidates, targets, temperature, excluded=len(b) + targets)
-    return full_softmax(queries, normalize(b), targets, temperature)
+        return full_softmax(queries, candidates, targets, temperature, excluded=len(b) + targets, weights=weights)
+    return full_softmax(queries, normalize(b), targets, temperature, weights=weights)
 
 
 class _LogSumExp(torch.autograd.Function):

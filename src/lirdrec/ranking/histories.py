@@ -41,10 +41,29 @@ class Histories:
         return moved
 
 
-def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Tensor:
-    """The pairs `(E,)` as a CSR matrix `(U, I)` of float32 ones."""
-    ones = torch.ones(len(users), device=users.device)
-    pairs = torch.sparse_coo_tensor(torch.stack([users, items]), ones, (n_users, n_items))
+class PairWeights:
+    """Weights of training pairs, found by their users and items.
+
+    Args:
+        users, items: `(E,)` int64, the distinct training pairs.
+        n_items: number of item rows.
+        weights: `(E,)` float.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor, n_items: int, weights: Tensor):
+        self._n_items = n_items
+        self._keys, order = (users * n_items + items).sort()
+        self._weights = weights[order]
+
+    def of(self, users: Tensor, items: Tensor) -> Tensor:
+        """The weights `(B,)` of the pairs `(B,)`, which must be training pairs."""
+        return self._weights[torch.searchsorted(self._keys, users * self._n_items + items)]
+
+
+def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int, values: Tensor | None = None) -> Tensor:
+    """The pairs `(E,)` as a CSR matrix `(U, I)` of float32 `values` `(E,)`; None: ones."""
+    entries = torch.ones(len(users), device=users.device) if values is None else values.float()
+    pairs = torch.sparse_coo_tensor(torch.stack([users, items]), entries, (n_users, n_items))
     return pairs.coalesce().to_sparse_csr()
 
 

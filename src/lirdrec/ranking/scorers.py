@@ -228,7 +228,7 @@ class ItemWeightScorer(Scorer):
     """Score of item j = Σ of `W[i, j]` over the items i of the user's history: the form of item-kNN, EASE, SLIM.
 
     Args:
-        history: CSR `(U, I)` of ones, the training interactions.
+        history: CSR `(U, I)`, the training interactions: ones, or their weights.
         weights: `(I, I)`, dense or CSR; row = liked item, column = scored item.
     """
 
@@ -309,7 +309,10 @@ class ItemWeightScorer(Scorer):
 
     def similar_users(self, users: Tensor) -> Tensor:
         overlap = torch.sparse.mm(self.history, _dense_rows(self.history, users).T.contiguous()).T
-        sizes = self.history.crow_indices().diff().to(overlap.dtype).clamp(min=1).sqrt()
+        owners = torch.repeat_interleave(self.history.crow_indices().diff())
+        squares = self.history.values().double().square()
+        lengths = torch.bincount(owners, squares, minlength=self.n_users)
+        sizes = torch.where(lengths > 0, lengths, 1).to(overlap.dtype).sqrt()
         return overlap / (sizes[users, None] * sizes)
 
     def sound_items(self, first: int) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from lirdrec.data.dataset_parts import Interactions
 from lirdrec.data.ids import as_list, known_rows
 from lirdrec.data.schema import USER
 from lirdrec.errors import ConfigError
@@ -146,11 +147,12 @@ def _rank_shards(recommender: Recommender, shards: Shards, request: _Request, na
 
 def _ranked(recommender: Recommender, user_rows: range, request: _Request) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of scores and item rows `(b, k)`."""
-    device, train = recommender.device, recommender.train
+    device, train, dislikes = recommender.device, recommender.train, recommender.dislikes
     seen = None
     if request.exclude_seen and train is not None:
-        in_shard = (train.users >= user_rows.start) & (train.users < user_rows.stop)
-        pairs = torch.tensor(train.users[in_shard]), torch.tensor(train.items[in_shard])
+        excluded = train if dislikes is None else Interactions.concatenate([train, dislikes])
+        in_shard = (excluded.users >= user_rows.start) & (excluded.users < user_rows.stop)
+        pairs = torch.tensor(excluded.users[in_shard]), torch.tensor(excluded.items[in_shard])
         seen = Histories(*pairs, recommender.n_users).to(device)
     candidates = None if request.candidates is None else torch.tensor(request.candidates, device=device)
     users = torch.arange(user_rows.start, user_rows.stop, device=device)
@@ -198,6 +200,9 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
     if exclude_seen and recommender.train is not None:
         for rows in (recommender.train.users, recommender.train.items):
             digest.update(np.ascontiguousarray(rows).tobytes())
+        if recommender.dislikes is not None:
+            for rows in (recommender.dislikes.users, recommender.dislikes.items):
+                digest.update(np.ascontiguousarray(rows).tobytes())
     return digest.hexdigest()
 
 

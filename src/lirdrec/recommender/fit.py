@@ -234,6 +234,8 @@ def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[Fa
     model = model_for_config(job.config)
     if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))
+    if job.dataset.train.weights is not None and not model.capabilities.weights:
+        log.warning("%s does not use weights: it learns from %s as if all were 1", model.name, job.dataset.name)
     built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
     if job.start is not None:
         start_from(built, job.dataset, job.start)
@@ -381,6 +383,8 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
     digest = hashlib.sha256()
     for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):
         digest.update(np.ascontiguousarray(array).tobytes())
+    if dataset.train.weights is not None:
+        digest.update(np.ascontiguousarray(dataset.train.weights).tobytes())
     for name in sorted(dataset.features):
         matrix = dataset.features[name]
         digest.update(f"{name}{matrix.values.shape}".encode())

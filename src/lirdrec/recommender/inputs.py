@@ -46,7 +46,7 @@ def make_model_inputs(
     seed: int = 0,
     progress: bool = False,
 ) -> ModelInputs:
-    """Tensors on `device`: training pairs, features in float32, and a cached source of nearest neighbors."""
+    """Tensors on `device`: training pairs with weights, features in float32, and a cached source of neighbors."""
     features = {}
     for name in sorted(dataset.features):  # one order everywhere: image before text
         matrix = dataset.features[name]
@@ -65,6 +65,7 @@ def make_model_inputs(
             _neighbor_progress if progress else None,
         ),
         seed=seed,
+        weights=None if dataset.train.weights is None else torch.from_numpy(np.array(dataset.train.weights)).to(device),
     )
 
 

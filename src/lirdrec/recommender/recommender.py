@@ -63,6 +63,7 @@ class Recommender:
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
         train: training interactions as rows, followed by the likes of `update`; None in a slim run.
+        dislikes: pairs as rows that recommendations leave out like training interactions, or None.
         features: the items' feature matrices, or None.
         info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
         frames: kind of the frames that are returned.
@@ -89,10 +90,11 @@ class Recommender:
         n_trained_pairs: int | None = None,
         device: torch.device | str = "cpu",
         histories: Histories | None = None,
+        dislikes: Interactions | None = None,
     ):
         self.scorer, self.users, self.items = scorer, users, items
         self.item_table = item_table if item_table is not None else pl.DataFrame({ITEM: items.series})
-        self.train = train
+        self.train, self.dislikes = train, dislikes
         self.features = features
         self.frames: FrameKind = frames
         self.info = dict(info or {})
@@ -103,6 +105,7 @@ class Recommender:
         self.device = torch.device(device)
         self._model = model
         self._weights = weights
+        self._exclusions: Histories | None = None  # of `exclusions`, made at first use
         self._histories = histories if histories is not None else make_histories(train, len(users), device)
 
     @classmethod
@@ -150,6 +153,7 @@ class Recommender:
             frames=dataset.frame_kind,
             info=facts | dict(info or {}),
             device=model.inputs.device,
+            dislikes=dataset.dislikes,
         )
 
     # ------------------------------------------------------------ sizes and look-ups
@@ -182,6 +186,23 @@ class Recommender:
             CapabilityError: a slim run keeps none.
         """
         return self._full_histories("tell what users liked")
+
+    @property
+    def exclusions(self) -> Histories:
+        """What recommendations leave out: the training items and the dislikes of every user, as rows.
+
+        Raises:
+            CapabilityError: a slim run keeps none.
+        """
+        histories = self._full_histories("leave out what a user has seen")
+        if self.dislikes is None:
+            return histories
+        if self._exclusions is None or self._exclusions.items.device != histories.items.device:
+            assert self.train is not None
+            everything = Interactions.concatenate([self.train, self.dislikes])
+            self._exclusions = make_histories(everything, self.n_users, self.device)
+        assert self._exclusions is not None
+        return self._exclusions
 
     def liked_rows(self, user_row: int) -> np.ndarray:
         """Item rows `(n,)` int64 of the user's training items."""
@@ -222,7 +243,7 @@ class Recommender:
         Args:
             users: one id, many ids, or None for all users.
             k: items per user; fewer rows come where fewer candidates remain.
-            exclude_seen: leave out the user's training items.
+            exclude_seen: leave out the user's training items and dislikes.
             candidates: item ids to choose from; None for the complete catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
                 training users, with that number as the score.
@@ -573,7 +594,7 @@ class Recommender:
     def _rank_users(
         self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None, policy: NewItemPolicy
     ) -> tuple[np.ndarray, np.ndarray]:
-        seen, quota = self._histories if exclude_seen else None, policy.quota(k, self.n_trained_items)
+        seen, quota = self.exclusions if exclude_seen else None, policy.quota(k, self.n_trained_items)
         scorer = self.policy_scorer(policy)
         blocks = rank_users(scorer, self._rows(rows), k, seen=seen, candidates=candidates, quota=quota)
         _, scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*blocks, strict=True))

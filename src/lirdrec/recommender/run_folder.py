@@ -29,7 +29,7 @@ TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "
 # files that an earlier version of lirdrec, killed while it wrote the run, may have left beside the checkpoint
 WRITTEN = (
     *("config.json", "users.parquet", "items.parquet", "interactions.parquet", "features.json", "features"),
-    *(VECTORS, "weights.safetensors"),
+    *("dislikes.parquet", VECTORS, "weights.safetensors"),
 )
 REMEDY = "restore it or train again"
 SMALL_FILE_BYTES = 1 << 20  # files up to this size have their checksum verified at every load

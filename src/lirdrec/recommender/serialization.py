@@ -20,7 +20,7 @@ from torch import Tensor
 from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM, TIMESTAMP, USER
+from lirdrec.data.schema import ITEM, TIMESTAMP, USER, WEIGHT
 from lirdrec.errors import DataError, RunFolderError, describe_error, describe_read_error
 from lirdrec.files.atomic import share
 from lirdrec.files.manifest import MANIFEST, manifest_stamp, resolve_path
@@ -53,6 +53,7 @@ DAMAGE = (
 )
 CONFIG = "config.json"
 METRICS = "metrics.json"
+DISLIKES = "dislikes.parquet"
 WEIGHTS = "weights.safetensors"
 COMPANIONS = ("history.jsonl", "curves.png", METRICS, "environment.json")  # not needed to load
 
@@ -151,6 +152,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
             n_trained_items=config["n_trained_items"],
             n_trained_pairs=config.get("n_trained_pairs"),
             device=torch.device(device),
+            dislikes=_read_interactions(path_of(DISLIKES)) if DISLIKES in listed else None,
         )
     except RunFolderError:
         raise
@@ -200,6 +202,8 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
         if state.weights is not None:
             files[WEIGHTS] = _tensor_writer(state.weights)
         files["interactions.parquet"] = _table_writer(_interactions_table(state.train))
+        if state.dislikes is not None:
+            files[DISLIKES] = _table_writer(_interactions_table(state.dislikes))
         if state.features is not None:
             files |= state.features.writers(folder)
     return files | _companions(state, folder)
@@ -244,14 +248,16 @@ def _interactions_table(train: Interactions) -> pl.DataFrame:
     columns: dict[str, Any] = {USER: train.users, ITEM: train.items}
     if train.timestamps is not None:
         columns[TIMESTAMP] = train.timestamps
+    if train.weights is not None:
+        columns[WEIGHT] = train.weights
     return pl.DataFrame(columns)
 
 
 def _read_interactions(path: Path) -> Interactions:
     table = _read_table(path)
-    times = table[TIMESTAMP].to_numpy() if TIMESTAMP in table.columns else None
+    times, weights = (table[name].to_numpy() if name in table.columns else None for name in (TIMESTAMP, WEIGHT))
     try:
-        return Interactions(table[USER].to_numpy(), table[ITEM].to_numpy(), times)
+        return Interactions(table[USER].to_numpy(), table[ITEM].to_numpy(), times, weights)
     except (DataError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
         raise RunFolderError(f"{path}: is damaged: {describe_error(error)}; {REMEDY}") from None
 

@@ -43,6 +43,7 @@ class RunState:
         folder: the run folder that it was loaded from or last saved to, or None.
         saved: the folder's stamp at that time.
         n_trained_pairs: number of interactions of the training, the first of `train`; None: all of them.
+        dislikes: pairs as rows that recommendations leave out, or None.
     """
 
     scorer: Scorer
@@ -60,6 +61,7 @@ class RunState:
     folder: Path | None = None
     saved: Stamp | None = None
     n_trained_pairs: int | None = None
+    dislikes: Interactions | None = None
 
     @property
     def trained(self) -> Interactions | None:

@@ -217,13 +217,14 @@ def _seen(
             if query.exclude_seen:
                 separate[row] = histories[position]
         elif (state := snapshot.user_states.get(query.user)) is not None:
-            separate[row] = torch.cat([state.history, state.disliked]) if query.exclude_seen else state.disliked
+            seen = [state.history, _dislikes(snapshot, query)] if query.exclude_seen else []
+            separate[row] = torch.cat([state.disliked, *seen])
         elif query.exclude_seen:
             unchanged.append(row)
     rows, items = [], []
     if unchanged:
         users = torch.tensor([trained[positions[row]] for row in unchanged])
-        owners, owned = snapshot.recommender.histories.pairs(users)
+        owners, owned = snapshot.recommender.exclusions.pairs(users)
         rows.append(torch.tensor(unchanged)[owners])
         items.append(owned)
     if separate:
@@ -231,6 +232,15 @@ def _seen(
         rows.append(torch.repeat_interleave(torch.tensor(list(separate)), lengths))
         items += separate.values()
     return (torch.cat(rows), torch.cat(items)) if rows else (_NONE, _NONE)
+
+
+def _dislikes(snapshot: Snapshot, query: Query) -> Tensor:
+    """Item rows that the run leaves out for a user who has new likes; none unless the run has dislikes."""
+    recommender = snapshot.recommender
+    row = -1 if query.user is None else snapshot.user_rows.get(query.user, -1)
+    if recommender.dislikes is None or not 0 <= row < recommender.n_users:
+        return _NONE
+    return recommender.exclusions.of(row)
 
 
 def _check(snapshot: Snapshot, query: Query) -> None:

@@ -1,0 +1,48 @@
+"""Training pairs of a model's inputs with their weights: the user-item graph, degrees and histories.
+
+With `w` the weights divided by their mean (so that their unit does not matter, and equal weights are no weights):
+
+    graph        R̂_ui = w_ui / √((d_u + ε)(d_i + ε)),   d the sums of w at the user and at the item
+    degrees      d_i = Σ_u w_ui
+    histories    X_ui = w_ui, or √w_ui where a product of two histories must count a pair with w_ui
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lirdrec.graphs.user_item import UserItemGraph
+from lirdrec.models.base import ModelInputs
+from lirdrec.ranking.histories import history_matrix
+
+
+def training_pairs(inputs: ModelInputs, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Users, items and relative weights (or None) of the training pairs, or of those in `kept`, `(n,)` each."""
+    users, items, weights = inputs.users, inputs.items, inputs.relative_weights
+    if kept is None:
+        return users, items, weights
+    return users[kept], items[kept], None if weights is None else weights[kept]
+
+
+def user_item_graph(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> UserItemGraph:
+    """The user-item graph of the training pairs, or of those in `kept` (a mask or positions).
+
+    >>> user_item_graph(inputs, torch.float32).matrix.shape == (inputs.n_users, inputs.n_items)
+    True
+    """
+    users, items, weights = training_pairs(inputs, kept)
+    return UserItemGraph(users, items, inputs.n_users, inputs.n_items, dtype, weights)
+
+
+def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> Tensor:
+    """The sum `(I,)` of the weights of each item's training pairs, or of those in `kept`."""
+    _, items, weights = training_pairs(inputs, kept)
+    return torch.bincount(items, weights, minlength=inputs.n_items).to(dtype)
+
+
+def weighted_history(inputs: ModelInputs, power: float = 1.0) -> Tensor:
+    """The training pairs as a CSR matrix `(U, I)` of `w ** power`, float32; ones without weights."""
+    weights = inputs.relative_weights
+    values = None if weights is None else weights**power
+    return history_matrix(inputs.users, inputs.items, inputs.n_users, inputs.n_items, values)
