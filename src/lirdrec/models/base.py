@@ -116,7 +116,7 @@ class Model(nn.Module):
         self.generator = epoch_generator(inputs.seed, 0)
 
     def start_again(self) -> None:
-        """Called once when the parameters of an earlier run have been loaded and training continues from newer data."""
+        """Called once when the parameters of an earlier run have been loaded, before training with newer data."""
 
     def scorer(self) -> Scorer:
         """The scorer of the current parameters, without gradients; changes no state."""
