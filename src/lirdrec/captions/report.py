@@ -57,9 +57,7 @@ def write_case_study(
     sections = _item_sections(table, source, seed)
     sections.append(Section("Contents of the captions", [_attributes(captions, names)]))
     if info.get("prompt"):
-        lead = (
-            "All images get the same prompt. Change it with `--attributes FILE`; `--show-attributes` prints an example."
-        )
+        lead = "All images get the same prompt. Change it with `--attributes FILE`; start from `--show-attributes`."
         sections.append(Section("The prompt", [Cards([Card("Prompt of every image", str(info["prompt"]))], lead)]))
     name = str(rows.manifest["name"])
     report = Report(
