@@ -43,13 +43,8 @@ class OpenAICaptioner(Captioner):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "captioner": "endpoint",
-            "model": self.model,
-            "prompt": self.prompt,
-            "max_tokens": self.max_tokens,
-            "side": self.side,
-        }
+        settings = {name: getattr(self, name) for name in ("model", "prompt", "max_tokens", "side")}
+        return {"captioner": "endpoint", **settings}
 
     @property
     def place(self) -> str:
@@ -74,10 +69,8 @@ class OpenAICaptioner(Captioner):
         }
         try:
             return self.endpoint.ask("/chat/completions", body, partial(_read, started=time.monotonic()))
-        except RequestRejected as error:
-            return Answer(None, str(error))
-        except RetriesExhausted as error:
-            return Answer(None, str(error), passing=True)
+        except (RequestRejected, RetriesExhausted) as error:
+            return Answer(None, str(error), passing=isinstance(error, RetriesExhausted))
 
 
 def _read(answer: Any, started: float) -> Answer:

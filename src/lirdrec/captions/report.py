@@ -57,10 +57,7 @@ def write_case_study(
     sections = _item_sections(table, source, seed)
     sections.append(Section("Contents of the captions", [_attributes(captions, names)]))
     if info.get("prompt"):
-        lead = (
-            "All images get the same prompt. Change it with `--attributes FILE`; `--show-attributes` prints a file to"
-            " start from."
-        )
+        lead = "All images get the same prompt. Change it with `--attributes FILE`; start from `--show-attributes`."
         sections.append(Section("The prompt", [Cards([Card("Prompt of every image", str(info["prompt"]))], lead)]))
     name = str(rows.manifest["name"])
     report = Report(
@@ -95,15 +92,13 @@ def _item_sections(table: pl.DataFrame, source: ImageSource, seed: int) -> list[
 def _cards(table: pl.DataFrame, n: int, source: ImageSource, seed: int) -> list[Card]:
     """Images and captions of up to `n` random items, one attribute per line; edited captions are shown unchanged."""
     cards = []
-    for row in table[sorted(random.Random(seed).sample(range(table.height), min(n, table.height)))].iter_rows(
-        named=True
-    ):
+    rows = random.Random(seed).sample(range(table.height), min(n, table.height))
+    for row in table[sorted(rows)].iter_rows(named=True):
         title = " ".join(str(row["text"] or "").split())
         attributes = {} if row["edited"] else _parse(row[ATTRIBUTES])
         text = "\n".join(f"{name[:1].upper()}{name[1:]}: {value}" for name, value in attributes.items())
-        badges = [
-            badge for badge, applies in (("no text", not title), ("edited by a person", row["edited"])) if applies
-        ]
+        badges = ["no text"] if not title else []
+        badges += ["edited by a person"] if row["edited"] else []
         facts = [("item", str(row[ITEM]))] if title else []
         title = title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 1] + "…"
         image = _thumbnail(source, row["row"])
@@ -134,12 +129,10 @@ def _attributes(captions: Sequence[Mapping[str, str]], names: Sequence[str]) -> 
         values = Counter(caption[name].casefold() for caption in captions if name in caption)
         common = "; ".join(value if n == 1 else f"{value} ({n})" for value, n in values.most_common(3))
         rows.append(Row({"name": name, "captions": sum(values.values()), "distinct": len(values), "common": common}))
-    columns = [
-        Column("name", "attribute", format="text"),
-        Column("captions", "captions", format="count"),
-        Column("distinct", "different answers", format="count"),
-        Column("common", "most often", format="text"),
-    ]
+    counts = {"captions": "captions", "distinct": "different answers"}
+    columns = [Column("name", "attribute", format="text")]
+    columns += [Column(key, title, format="count") for key, title in counts.items()]
+    columns.append(Column("common", "most often", format="text"))
     title = f"Attributes of {pluralize(len(captions), 'caption')} as the model gave them."
     return Table("attributes", columns, rows, title, ["Attributes that the image does not show are left out."])
 

@@ -67,14 +67,8 @@ class TransformersCaptioner(Captioner):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "captioner": "transformers",
-            **self._weights,
-            "prompt": self.prompt,
-            "precision": self.precision,
-            "max_tokens": self.max_tokens,
-            "side": self.side,
-        }
+        settings = {name: getattr(self, name) for name in ("prompt", "precision", "max_tokens", "side")}
+        return {"captioner": "transformers", **self._weights, **settings}
 
     @property
     def place(self) -> str:

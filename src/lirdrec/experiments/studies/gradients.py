@@ -159,7 +159,7 @@ def _curves(curves: Iterable[tuple[str, str, str, Sequence[TrialResult]]]) -> pl
 
 def _lines(frame: pl.DataFrame, name: str, y_label: str, caption: str, accent: str = "", log_y: bool = False) -> Figure:
     accent = accent or next((name for name in frame["series"] if name in ("features", "features alone")), "")
-    style = {"accent": accent, "y_label": y_label, "log_y": log_y, "caption": caption}
+    style: dict[str, Any] = {"accent": accent, "y_label": y_label, "log_y": log_y, "caption": caption}
     return lines(frame, name, "epoch", series="series", panel="panel", **style)
 
 

@@ -41,7 +41,7 @@ def write_report(
 
 
 def draw(
-    chart: Callable[..., Figure], rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str, **options: Any
+    chart: Callable[..., Figure], rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str, /, **options: Any
 ) -> list[Figure]:
     """The figure of a chart from tidy rows; [] without rows. The options are those of the chart."""
     import polars as pl
