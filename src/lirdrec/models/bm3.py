@@ -135,7 +135,7 @@ class BM3(Model):
         user, item = all_users.index_select(0, batch_users), all_items.index_select(0, batch_items)
         user_target = self._target(user).index_select(0, user_index)
         item_target = self._target(item).index_select(0, item_index)
-        all_pairs, smallest = torch.ones_like(users, dtype=torch.bool), 1
+        all_pairs, smallest = torch.ones_like(users, dtype=torch.bool), 1.0
         if self.inputs.pair_weights is not None:
             all_pairs, smallest = self.inputs.pair_weights.of(users, positives), 1e-12
 
