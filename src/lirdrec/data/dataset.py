@@ -98,34 +98,25 @@ class Dataset(DatasetParts):
         """A dataset from frames in memory: pandas, polars or Arrow.
 
         Args:
-            interactions: a frame with a row per interaction.
-            items: a frame with a row per item; its order is kept. None: the items of the interactions, sorted.
-            features: name → `(ids, matrix)`, a frame with item ids and vectors, the path of a feature file, or, with
-                `items`, a matrix with a row per row of `items`. Items without a row lack the modality.
-            name, info: name of the dataset; further metadata, JSON-able (source, license …).
-            user, item, items_id: columns of the user ids, of the item ids, and of the item ids in `items`.
-            title: column of `items` with the titles, renamed to `title`. None: the column named title, name or similar.
-            rating, min_rating: column of ratings; keep only rows rated at least `min_rating`.
+            interactions: a frame with a row for each; items: one with a row per item, in the order to keep, or None.
+            features: name → `(ids, matrix)`, a frame of ids and vectors, a file, or a matrix with the rows of `items`.
+            name, info: of the dataset; user, item, items_id: columns of user ids, item ids, and item ids in `items`.
+            title: column of titles in `items`; rating, min_rating: column of ratings, and the least one to keep.
             timestamp, time_format: column of times (integers, dates or ISO texts); strptime format of other texts.
-            weight: column of weights of the rows; those of a repeated pair are added up. A pair with 0 or less is a
-                dislike: it is no interaction, and is not recommended to this user.
-            event, event_weights: column of the kind of event, and kind → weight, for instance `{"view": 1, "buy": 5}`;
-                all kinds must be listed, and rows of kinds with weight 0 are left out. With `weight`: the product.
+            weight: column of weights, added up for a repeated pair; a pair with 0 or less is a dislike (docs/data.md).
+            event, event_weights: column of the kind of event, and kind → weight: `{"view": 1, "buy": 5}`, all kinds.
             half_life: days, counted back from the last interaction, in which a weight halves; at most 20 times.
             only: column → value or values: keep only rows that have one of them.
-            bad_rows: rows without an id, a rating or a time: "error", or "skip".
-            string_ids: convert all ids to strings, integers too.
+            bad_rows: rows without an id, a rating or a time: "error", or "skip"; string_ids: make all ids strings.
             unknown_items: interactions of items that `items` lacks: "error", "drop", or "keep" (with empty columns).
-            without_features: items that no feature matrix covers: "raise", or "drop".
-            unknown_features: feature rows of unknown item ids: "error", or "drop".
+            without_features, unknown_features: items that no matrix covers; feature rows of unknown items.
             k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
             keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
             split: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a column of labels.
             held_out, seed: share held out by the split, half of it for validation; seed of the split.
 
         Raises:
-            DataError: the data are invalid; the message says what is wrong, where, and what to do.
-            ConfigError: an argument has a wrong type or is out of range.
+            DataError, ConfigError: the data are invalid; an argument has a wrong type or is out of range.
 
         >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
         2

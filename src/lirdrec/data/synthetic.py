@@ -46,15 +46,13 @@ def make_synthetic_dataset(
     Args:
         n_users, n_items, n_pairs: sizes; the pairs are distinct, every user has at least `min(5, n_pairs // n_users)`.
         dims: name → number of columns of the modality.
-        groups: number of groups, at most `n_items`.
+        groups: number of groups, at most `n_items`; seed: of all random numbers, the split included.
         noise: 0 makes the items of a group equal, 1 is as strong as the centers.
-        seed: seed of all random numbers, the split included.
         missing: name → share of items that lack the modality; an item that would lack all keeps the first.
         dtype: np.float32 or np.float16.
         off_taste: share of the draws that ignore the user's groups.
         split: "random", "cold_items" or "none".
-        folder: write the matrices there as `NAME.npy` and memory-map them.
-        name: name of the dataset.
+        folder: write the matrices there as `NAME.npy` and memory-map them; name: name of the dataset.
 
     Raises:
         DataError: sizes that contradict each other.

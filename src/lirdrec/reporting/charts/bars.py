@@ -37,10 +37,8 @@ def bars(
 
     Args:
         frame, name, panel, accent, order, labels, caption, alt: as in `lines`.
-        x: column of the groups.
+        x: column of the groups; x_order: their order; digits: decimals of the values above the bars.
         series: column of the bars in a group; None: one bar per group, colored by `x`.
-        x_order: order of the groups.
-        digits: decimals of the values above the bars.
         from_zero: start the axis at 0, since bars are compared by length; use False only for signed differences.
     """
     data = summarize(frame, [panel, x, series], y)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import polars as pl
     from matplotlib.axes import Axes
 
+SIZES = {"o": 6}  # marker → size; others are a little smaller
+
 
 def dots(
     frame: pl.DataFrame,
@@ -41,10 +43,8 @@ def dots(
     """Dot plot: one row per name, a dot at the mean, an error bar of ± one sd, the value at the right.
 
     Args:
-        frame, name, panel, order, labels, caption, alt: as in `lines`.
-        rows: column of the rows' names; value: column of the values.
-        series: column of the dots in a row (such as two feature sets), each in its own color.
-        accent: the row (or series) in the accent color.
+        frame, name, panel, accent, order, labels, caption, alt: as in `lines`; accent may be a row.
+        rows: column of the rows' names; value: of the values; series: of the dots in a row, each in its own color.
         row_order: names from the top; sort: order the rows that it does not list by descending mean.
         low, high: columns with the ends of the error bars (a confidence interval) instead of ± sd; one row per dot.
         reference: vertical line, such as 0; x_label: default: the column's name; digits: of the written values.
@@ -61,16 +61,14 @@ def dots(
         apart = min(0.26, 0.7 / len(kinds)) if kinds else 0.0
         for axes, part in panels:
             for record in part.iter_rows(named=True):
-                row, kind = record[rows], record[series] if series else None
-                mean, sd = record[MEAN], record[SD] or 0.0
-                height = names.index(row)
+                row, kind, mean = record[rows], record[series] if series else None, record[MEAN]
+                sd, height = record[SD] or 0.0, names.index(row)
                 if series:
                     height += (kinds.index(kind) - (len(kinds) - 1) / 2) * apart
                 ends = (record[low], record[high]) if low and high else (mean - sd, mean + sd)
                 dot = dot_styles[kind if series else row]
                 axes.plot(ends, [height] * 2, color=dot.color, linewidth=1.8, alpha=0.55, zorder=3)
-                size = 6 if dot.marker == "o" else 5.2
-                axes.plot(mean, height, dot.marker, color=dot.color, markersize=size, zorder=4)
+                axes.plot(mean, height, dot.marker, color=dot.color, markersize=SIZES.get(dot.marker, 5.2), zorder=4)
                 if not series:
                     text = f"{mean:.{digits}f}".replace("-", "−")
                     write_right(axes, height, text, 4, dot.color if row == accent else GRAY, row == accent)

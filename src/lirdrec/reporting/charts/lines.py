@@ -38,22 +38,19 @@ def lines(
     """Line chart: each line has its name at its right end and a band of ± one sd over the runs.
 
     Args:
-        frame: tidy rows; null and NaN values are skipped.
-        name: stem of the figure's files.
+        frame: tidy rows; null and NaN values are skipped; name: stem of the figure's files.
         x, y: columns of the axes. A text column x is drawn as equal steps in order of appearance.
-        series, panel: columns with a line, and a panel, for each value.
+        series, panel: columns with a line, and a panel, for each value; order: order of the series.
         accent: the series in the accent color, drawn on top.
-        order: order of the series.
         x_label, y_label: default: the columns' names; log_x, log_y: use logarithmic axes.
-        points: mark each value; default: lines with at most 12 values.
-        share_y: use the same y-axis in all panels.
+        points: mark each value; default: lines with at most 12 values; share_y: the same y-axis in all panels.
         labels: how to print names; caption, alt: see Figure.
     """
     from matplotlib.ticker import MaxNLocator
 
     data = summarize(frame, [panel, series, x], y)
-    names = names_of(data, series, order)
     with style():
+        names = names_of(data, series, order)
         panels = Panels(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
         line_styles = styles(names, accent)
         for axes, part in panels:
@@ -67,12 +64,9 @@ def lines(
                 line_style = line_styles[line] if series else Style(RED)
                 marked = points if points is not None else len(positions) <= 12
                 _draw_line(axes, positions, rows, line_style, marked, line == accent)
-                if positions:
-                    ends.append((positions[-1], rows[MEAN][-1], line))
-            if log_y:
-                axes.set_yscale("log")
-            if log_x:
-                axes.set_xscale("log")
+                ends += [(positions[-1], rows[MEAN][-1], line)] if positions else []
+            axes.set_yscale("log" if log_y else axes.get_yscale())
+            axes.set_xscale("log" if log_x else axes.get_xscale())
             if steps:
                 axes.set_xticks(range(len(steps)), [labels(step) for step in steps])
             elif part[x].dtype.is_integer() and not log_x:
