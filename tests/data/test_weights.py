@@ -1,6 +1,7 @@
 """Weights of interactions: columns, kinds of events, decay with time, dislikes, and what is stored."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -240,3 +241,21 @@ def test_the_summary_has_weights():
     assert summary["weights"] == {"min": 1, "median": 3.5, "mean": 3.25, "max": 5}
     assert summary["dislikes"] == 1
     assert summarize(from_log())["weights"] is None
+
+
+def test_the_worked_example_of_the_page_is_true(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    table = page.split("For example, `log.csv`:\n\n```\n")[1].split("```")[0]
+    (tmp_path / "log.csv").write_text(table + "bob,sofa,buy,2024-05-31\n")
+    weights = {"view": 1, "cart": 3, "buy": 5, "return": -6}
+    options = {"event": "kind", "event_weights": weights, "timestamp": "time", "half_life": 30, "split": "none"}
+    dataset = read_raw(tmp_path / "log.csv", **options)
+    assert weights_of(dataset.train, dataset) == {("ann", "lamp"): 3.5, ("ann", "desk"): 5, ("bob", "sofa"): 5}
+    assert weights_of(dataset.dislikes, dataset) == pytest.approx({("ann", "sofa"): -0.79}, abs=0.005)
+    alone = read_raw(_written(tmp_path / "alone.csv", table), **options)
+    assert alone.dislikes is None
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path

@@ -27,6 +27,13 @@ def test_the_row_of_a_model_is_true(name):
     assert new_users.startswith("yes") == says.new_users
 
 
+def test_the_table_of_weights_names_every_model_that_uses_them():
+    section = PAGE.read_text(encoding="utf-8").split("## Weights of interactions")[1].split("\n## ")[0]
+    by_gradient = {name for name in model_names() if model_type(name).capabilities.training == "gradient"}
+    named = {name for name in model_names() if f"`{name}`" in section}
+    assert named | by_gradient == {name for name in model_names() if model_type(name).capabilities.weights}
+
+
 def test_no_row_is_left_of_a_model_that_is_gone():
     assert set(rows()) <= set(model_names())
 

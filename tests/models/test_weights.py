@@ -32,7 +32,7 @@ SMALL = {
     "ease": {"regularization": 5.0},
     "cease": {"regularization": 5.0, "rank": 24},
     "add_ease": {"regularization": 5.0, "feature_regularization": 2.0},
-    "mf": {"embedding_size": 8, "penalty": "squared", "regularization": 0.01},
+    "mf": {"embedding_size": 2, "penalty": "squared", "regularization": 0.1},
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.01},
     "grcn": {"embedding_size": 8},
@@ -44,6 +44,7 @@ SMALL = {
     "slmrec": {"embedding_size": 8},
 }
 TRAINING = TrainConfig(epochs=15, batch_size=128, learning_rate=1e-2, patience=50, seed=7)
+EPOCHS = {"mf": 30}
 WITH_WEIGHTS = [name for name in model_names() if model_type(name).capabilities.weights]
 
 
@@ -75,7 +76,7 @@ def configuration(name: str):
 
 
 def trained(name: str, dataset: Dataset, **options) -> Recommender:
-    training = dataclasses.replace(TRAINING, **options)
+    training = dataclasses.replace(TRAINING, **{"epochs": EPOCHS.get(name, TRAINING.epochs), **options})
     return fit(dataset, configuration(name), training, progress=False, cache=False, device="cpu")
 
 
