@@ -243,7 +243,7 @@ def add_items(
     \b
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
 
-    Without interactions, a new item ranks well among new items (recommend --candidates), and rarely high among all.
+    Options of lirdrec recommend: --new-items says how they compete with the others; --candidates ranks them alone.
     """
     from contextlib import nullcontext
 

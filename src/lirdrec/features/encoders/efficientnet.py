@@ -18,7 +18,7 @@ from lirdrec.files.atomic import sha256
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SIZE = 224
+_SIZE, _MAPS = 224, 1280
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32) * 255
 _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32) * 255
 
@@ -55,10 +55,10 @@ class EfficientNetLite0(Encoder):
     @property
     def dims(self) -> int:
         """1,280."""
-        return 1280
+        return _MAPS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, 1280)`; images that cannot be opened are problems."""
+        """Vectors `(B, d)`; images that cannot be opened are problems."""
         return encode_images(batch, _pixels, self._vectors, self.dims, enough=2 * _SIZE)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
@@ -146,16 +146,12 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         """Restore a result of `state`; raises a DataError if it is not a state of this encoder."""
         shapes = {name: array.shape for name, array in state.items()}
         d = shapes.get("components", (0,))[0]
-        if d < 1 or shapes != {"mean": (super().dims,), "components": (d, super().dims)}:
+        if d < 1 or shapes != {"mean": (_MAPS,), "components": (d, _MAPS)}:
             raise DataError("the state of the image encoder does not fit together; make the features again")
         self._state = dict(state)
 
-    def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; images that cannot be opened are problems."""
-        encoded = super().encode(batch)
-        vectors = self.project(encoded.vectors)
-        vectors[list(encoded.problems)] = 0
-        return Encoded(vectors, encoded.problems)
+    def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
+        return self.project(super()._vectors(images))
 
 
 def _weights() -> Path:
