@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
                 config, training = lirdrec.preset(arguments.model)
                 options = {"n_layers": n_layers, "layer_weights": weighting}
                 config = make_config(type(config), to_dict(config) | options)
-                training = replace(training, seed=seed, patience=arguments.patience)
+                training = replace(training, seed=seed, patience=arguments.patience, epochs=arguments.epochs)
                 metrics = lirdrec.fit(data, config, training, progress=False).info["metrics"]
                 print(json.dumps({"dataset": data.name, "seed": seed, **options, **metrics}), flush=True)
 
@@ -73,5 +73,6 @@ if __name__ == "__main__":
     training.add_argument("--weights", nargs="+", default=["equal", "decaying", "learned"])
     training.add_argument("--seeds", type=int, nargs="+", default=[0])
     training.add_argument("--patience", type=int, default=20)
+    training.add_argument("--epochs", type=int, default=1000)
     given = parser.parse_args()
     plot() if given.command == "plot" else run(given)
