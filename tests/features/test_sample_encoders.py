@@ -98,7 +98,7 @@ def test_components_are_those_of_the_sample(tmp_path):
 
 
 def test_texts_of_new_items_are_encoded_by_the_template_of_the_dataset(tmp_path):
-    data = make_synthetic_dataset(n_users=20, n_items=30, n_pairs=200, dims={"image": 4}, seed=0)
+    data = make_synthetic_dataset(n_users=20, n_items=30, n_pairs=200, dims={"image": 4}, groups=5, seed=0)
     words = ["red shoe", "blue hat", "green coat", "red hat", "blue coat"]
     titles = pl.Series("title", [f"{words[row % 5]} {row}" for row in range(30)])
     folder = data.save(tmp_path / "data")

@@ -167,7 +167,7 @@ def _matrix(name: str, given: Any, ids: IdMap, width: int) -> FeatureMatrix:
     if file.ids is None:  # so that messages can name the item
         file = FeatureFile(file.values, ids.series, where)
     matrix = align(file, ids, where).take(np.ones(len(ids), dtype=bool))
-    large = (np.abs(matrix.values.astype(np.float32)) > LARGEST_FEATURE).any(axis=1)  # float16 has no such numbers
+    large = (np.abs(matrix.values) > np.float32(LARGEST_FEATURE)).any(axis=1)
     if large.any():  # their squares overflow
         raise DataError(
             f"{where} of {_items(ids.series.filter(pl.Series(large)).to_list())}: values beyond {LARGEST_FEATURE:g} "
