@@ -74,7 +74,7 @@ def test_policies_and_candidates_in_one_batch_are_those_of_the_recommender(numbe
             new_items=query.new_items,
         )
         assert (answer.items, answer.scores) == (frame["item"].to_list(), frame["score"].to_list())
-        assert answer.n_new == sum(map(is_new, answer.items))
+        assert len(answer.new) == sum(map(is_new, answer.items))
     assert torch.equal(numbers.scorer.offsets, before)
 
 
@@ -85,14 +85,14 @@ def test_a_share_is_exact_with_and_without_diversity(numbers, diversity):
         query = Query("u7", k=k, diversity=diversity, new_items=NewItemPolicy("share", share))
         answer, plain = Ranker().rank(snapshot, [query, Query("u7", k=100)])
         assert len(answer.items) == len(set(answer.items)) == k
-        assert answer.n_new == round(share * k) == sum(map(is_new, answer.items))
+        assert len(answer.new) == round(share * k) == sum(map(is_new, answer.items))
         assert len(plain.items) == 100
     few = [f"i{row}" for row in (*range(20), 297, 298)]  # two new items only: the others get the places
     query = Query(
         "u7", k=10, exclude_seen=False, diversity=diversity, candidates=few, new_items=NewItemPolicy("share", 0.5)
     )
     (answer,) = Ranker().rank(snapshot, [query])
-    assert len(answer.items) == 10 and answer.n_new == 2 and set(answer.items) <= set(few)
+    assert len(answer.items) == 10 and len(answer.new) == 2 and set(answer.items) <= set(few)
 
 
 def test_parts_sum_to_the_boosted_score(numbers):
@@ -114,7 +114,7 @@ def test_a_query_that_cannot_be_answered_spoils_no_other(numbers):
         Query("u1", candidates=[])
     popular = Query("nobody", unknown="popular", k=5, candidates=["i3", "i270"])
     (answer,) = Ranker().rank(state(numbers), [popular])
-    assert sorted(answer.items) == ["i270", "i3"] and answer.n_new == 1
+    assert sorted(answer.items) == ["i270", "i3"] and len(answer.new) == 1
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
@@ -133,7 +133,7 @@ def test_the_approximate_index_ranks_offsets(kind):
     for found, exact in zip(ranker.rank(state(made), queries), Ranker().rank(state(made), queries), strict=True):
         scores = dict(zip(exact.items, exact.scores, strict=True))
         hits += len(scores.keys() & set(found.items))
-        n_new += found.n_new
+        n_new += len(found.new)
         assert all(
             score == pytest.approx(scores.get(item, score), abs=1e-4)
             for item, score in zip(found.items, found.scores, strict=True)

@@ -285,6 +285,7 @@ class RankedItem(BaseModel):
 
     item: AnyId
     score: float
+    added: bool | None = Field(None, description="True for an item that was added after training.")
     parts: dict[str, float] | None = Field(None, description="Name → share of the score, if requested.")
     columns: dict[str, Any] | None = Field(None, description="Name → value, if requested.")
 
@@ -407,6 +408,7 @@ class ModelAnswer(BaseModel):
     parts: list[str]
     features: dict[str, int] = Field(description="Name → size of the vectors of new items.")
     encoders: dict[str, str] = Field(description="Name → text or image: features that the server encodes.")
+    encoder_faults: dict[str, str] = Field(description="Features that a server with --encoders cannot encode → reason.")
     loading: bool = Field(description="Whether the encoders are still being loaded.")
     columns: dict[str, str] = Field(description="Columns of the item table and their types.")
     new_items: bool

@@ -14,9 +14,11 @@ import pytest
 import lirdrec
 from lirdrec.data import Dataset
 from lirdrec.models.item_knn import ItemKNNConfig
+from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
+from lirdrec.recommender.recommender import Recommender
 
 from ...ports import PATIENCE
-from ..runs import KINDS, picture
+from ..runs import KINDS, picture, vectors
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
 
@@ -318,6 +320,45 @@ def test_without_encoders_the_page_says_what_to_do(visit):
     page.fill("#vector-text", ", ".join(["0.5"] * widths["text"]))
     page.locator(SEND).click()
     page.get_by_role("heading", level=1, name="brought by its vectors").wait_for()
+
+
+def test_new_items_are_ranked_as_the_control_says(visit, shop, tmp_path):
+    recommender = Recommender.load(shop)
+    steps = [LaunchStep(offset, cost, 0.1, 0.1) for offset, cost in ((0.0, 0.0), (0.05, 0.02), (3.0, 0.05), (9.0, 0.4))]
+    recommender.info["new_items"] = NewItemEncoder(offset=0.05, frontier=tuple(steps)).to_info()
+    one = visit(server={"run": str(recommender.save(tmp_path / "run")), "encoders": False})
+    page = one.go("#/user/4")
+    assert page.locator("#new-items").count() == 0  # nothing was added yet
+    items = [{"id": 900 + n, "features": vectors(recommender, 301 + n, 0.05)} for n in range(3)]
+    one.post("/items", {"items": items})
+    page = one.go("#/user/4")
+    seen = []
+    for kind, policy in (("none", "none"), ("boost", {"boost": 0.05}), ("share", {"share": 0.2}), ("calibrated", None)):
+        with page.expect_response("**/recommend") as answer:
+            page.locator("#new-items").select_option(kind)
+        assert answer.value.request.post_data_json.get("new_items") == policy
+        asked = {"user": 4, "k": 24} | ({} if policy is None else {"new_items": policy})
+        best = one.post("/recommend", asked)["items"]
+        wait_for_ids(page, [item["item"] for item in best])
+        added = [item["item"] for item in best if item.get("added")]
+        assert page.locator(".found .badge").count() == len(added)
+        seen.append(added)
+        assert page.get_by_test_id("new-boost").is_visible() is (kind == "boost")
+        if kind == "boost":
+            assert "5 %" in page.locator("#new-items-hint").inner_text() and ids(page)[:3] == added
+    assert len(seen[1]) == 3 and len(seen[2]) == 3
+    with page.expect_response("**/recommend"):
+        page.locator("#new-items").select_option("share")
+    with page.expect_response("**/recommend") as answer:
+        page.get_by_test_id("new-share").fill("4")
+    assert answer.value.request.post_data_json["new_items"] == {"share": 0.04}
+    page.wait_for_function("() => document.querySelectorAll('.found .badge').length === 1")
+    with page.expect_response("**/recommend"):
+        page.locator("#filter-added").select_option("false")
+    page.wait_for_function("() => document.querySelectorAll('.found .badge').length === 0")
+    exposure = one.get("/model")["exposure"]
+    said = one.go("#/").locator("#exposure").inner_text()
+    assert "3 items" in said and f"{exposure['places']:,}" in said
 
 
 def test_hostile_texts_stay_texts_everywhere(visit):

@@ -77,7 +77,7 @@ class RankingResult:
     scores: list[float]
     parts: list[dict[str, float]] | None = None  # name of the part → its share of the score; None unless requested
     fallback: str | None = None  # "popular" where the user was unknown
-    n_new: int = 0  # number of `items` that were added after the training
+    new: list[int] = field(default_factory=list)  # positions in `items` of those that were added after the training
 
 
 @dataclass(frozen=True)

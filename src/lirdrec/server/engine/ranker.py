@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -193,8 +192,8 @@ class Ranker:
                 ranked_items = items[row, :n], values[row, :n], ids[row]
                 answers[position] = _reranked(snapshot, query, limits, batch.vectors[row], *ranked_items)
             else:
-                n_new = int((items[row, :n] >= n_trained).sum()) if n_trained < scorer.n_items else 0
-                answers[position] = RankingResult(ids[row][:n], scores[row][:n], n_new=n_new)
+                new = _positions(items[row, :n] >= n_trained) if n_trained < scorer.n_items else []
+                answers[position] = RankingResult(ids[row][:n], scores[row][:n], new=new)
 
     def _unwanted(self, snapshot: Snapshot, where: Filter) -> Tensor:
         masks = self._prepared_for(snapshot).unwanted
@@ -223,8 +222,8 @@ class Ranker:
             excluded = excluded | ~torch.zeros_like(excluded).index_fill_(0, candidates, True)
         rows = order[~excluded[order]][: query.k]
         ids = recommender.items.ids[rows.numpy()].tolist()
-        n_new = int((rows >= recommender.n_trained_items).sum())
-        return RankingResult(ids, counts[rows].double().tolist(), fallback="popular", n_new=n_new)
+        new = _positions(rows >= recommender.n_trained_items)
+        return RankingResult(ids, counts[rows].double().tolist(), fallback="popular", new=new)
 
     def _prepared_for(self, snapshot: Snapshot) -> _Prepared:
         return self._prepared.setdefault(snapshot.recommender, _Prepared())
@@ -267,12 +266,18 @@ def _reranked(
     scorer, quota = snapshot.recommender.scorer, None if limits is None else limits.final
     order = maximal_marginal_relevance(scorer, items, values, query.k, query.diversity, quota)
     items, values = items[order], values[order]
-    is_new = (items >= snapshot.recommender.n_trained_items).tolist()
+    new = _positions(items >= snapshot.recommender.n_trained_items)
     parts = None
     if query.parts:
         terms = scorer.parts(vector.expand(len(items), -1), items)
         parts = [dict(zip(scorer.part_names, row, strict=True)) for row in terms.tolist()]
         if limits is not None and limits.change != 0:
-            for named in itertools.compress(parts, is_new):
+            for position in new:
+                named = parts[position]
                 named[NEW_ITEM] = named.get(NEW_ITEM, 0.0) + limits.change
-    return RankingResult([ids[index] for index in order.tolist()], values.tolist(), parts, n_new=sum(is_new))
+    return RankingResult([ids[index] for index in order.tolist()], values.tolist(), parts, new=new)
+
+
+def _positions(mask: Tensor) -> list[int]:
+    rows: list[int] = mask.nonzero().squeeze(1).tolist()
+    return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -12,6 +14,7 @@ from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
+from lirdrec.server.http.path_redaction import redact
 from lirdrec.server.routes.common import (
     CurrentSnapshot,
     ServicesDep,
@@ -73,6 +76,10 @@ async def swap(request: Request) -> Response:
     return json_response(await services.read(lambda: _describe(services, snapshot)))
 
 
+def _redacted(texts: Mapping[str, str]) -> dict[str, str]:
+    return {name: redact(text) for name, text in texts.items()}
+
+
 def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
     recommender = snapshot.recommender
     capabilities, encoder = None, recommender.new_item_encoder
@@ -93,6 +100,7 @@ def _describe(services: Services, snapshot: Snapshot) -> dict[str, object]:
         "parts": list(recommender.scorer.branch_names),
         "features": {name: matrix.dims for name, matrix in snapshot.trained_features.items()},
         "encoders": {} if services.encoders is None else services.encoders.kinds,
+        "encoder_faults": {} if services.encoders is None else _redacted(services.encoders.reasons),
         "loading": services.encoders is None,
         "columns": {name: str(kind) for name, kind in recommender.item_table.schema.items() if name != ITEM},
         "new_items": capabilities is not None and capabilities.cold_items,

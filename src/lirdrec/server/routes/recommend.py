@@ -105,9 +105,11 @@ async def _recommend(
     query = batcher.Query(where=where, new_items=policy, **same)
     result = await services.engine.recommend(query)
     services.metrics.places.inc(len(result.items))
-    services.metrics.new_places.inc(result.n_new)
+    services.metrics.new_places.inc(len(result.new))
     scored = zip(result.items, result.scores, strict=True)
     items: list[dict[str, Any]] = [{"item": item, "score": score} for item, score in scored]
+    for position in result.new:
+        items[position]["added"] = True
     if result.parts is not None:
         for item, parts in zip(items, result.parts, strict=True):
             item["parts"] = parts

@@ -144,6 +144,24 @@ function body(made, file, vectors) {
 function notice(model, kinds, lacking) {
   if (model.loading)
     return el("p", { class: "notice" }, "The server is still loading its encoders. Open this view again in a moment.");
+  const faults = Object.entries(model.encoder_faults);
+  if (!kinds.length && faults.length) {
+    return el(
+      "div",
+      { class: "notice" },
+      el(
+        "p",
+        {},
+        el("strong", {}, "This server was started with --encoders, but cannot encode titles and pictures. "),
+        "Enter the vectors of the new item below. The reasons:",
+      ),
+      el(
+        "ul",
+        {},
+        faults.map(([name, reason]) => el("li", {}, `${name}: ${reason}`)),
+      ),
+    );
+  }
   if (!kinds.length) {
     return el(
       "div",
@@ -155,7 +173,7 @@ function notice(model, kinds, lacking) {
         "Enter the vectors of the new item below, or start the server with the encoders of the dataset:",
       ),
       el("pre", { tabindex: "0" }, el("code", {}, "lirdrec serve RUN --ui --encoders")),
-      el("p", { class: "quiet" }, "This needs features that lirdrec features made."),
+      el("p", { class: "quiet" }, "This needs a run of a dataset whose features were made by lirdrec features."),
     );
   }
   const reads = kinds

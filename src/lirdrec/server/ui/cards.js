@@ -1,7 +1,7 @@
 // Item cards, and the bar that shows the parts of a score.
 
 import { picture } from "./api.js";
-import { about, called, hue } from "./catalog.js";
+import { about, called, hue, partNames } from "./catalog.js";
 import { calm, el, formatNumber } from "./dom.js";
 
 export const itemLink = (id) => `#/item/${encodeURIComponent(String(id))}`;
@@ -13,7 +13,7 @@ export const userLink = (id) => `#/user/${encodeURIComponent(String(id))}`;
  */
 export function bar(model, parts, scale) {
   const span = Math.max(scale.high - scale.low, 1e-12);
-  const names = model.parts.filter((name) => name in parts);
+  const names = partNames(model, parts);
   let left = 0;
   let right = 0;
   const pieces = names.map((name) => {

@@ -29,8 +29,15 @@ export function changed() {
   asked = null;
 }
 
-/** The CSS color of a part of the score. */
-export const hue = (model, name) => `var(${HUES[Math.max(0, model.parts.indexOf(name)) % HUES.length]})`;
+/** The CSS color of a part of the score; gray for one that is not of the model, as the offset of new items. */
+export const hue = (model, name) =>
+  model.parts.includes(name) ? `var(${HUES[model.parts.indexOf(name) % HUES.length]})` : "var(--gray)";
+
+/** The names of the parts of one score: those of the model, and others that are not 0. */
+export const partNames = (model, parts) => [
+  ...model.parts.filter((name) => name in parts),
+  ...Object.keys(parts).filter((name) => !model.parts.includes(name) && parts[name] !== 0),
+];
 
 /** The column that a person reads as the title, or null. */
 export const titleColumn = (model) => 

@@ -49,6 +49,7 @@ export function controls(model, state, changed) {
       variety.element,
       el("label", { class: "check" }, again, "Include liked items"),
     ),
+    model.added > 0 ? newItems(model, state, changed, soon) : null,
     filters(model, state, changed, soon),
   );
 }
@@ -58,6 +59,7 @@ export const untouched = (model) => ({
   weights: Object.fromEntries(model.parts.map((name) => [name, 1])),
   diversity: 0,
   excludeSeen: true,
+  newItems: { kind: "calibrated", boost: 5, share: 20 }, // of the last two, the percentages
   filter: {},
   k: 0, // the view says how many
 });
@@ -71,8 +73,67 @@ export function request(state) {
     exclude_seen: state.excludeSeen,
     diversity: state.diversity,
     ...(turned.length ? { branch_weights: Object.fromEntries(turned) } : {}),
+    ...(state.newItems.kind === "calibrated" ? {} : { new_items: policy(state.newItems) }),
     ...(Object.keys(state.filter).length ? { filter: state.filter } : {}),
   };
+}
+
+const policy = ({ kind, ...percentages }) => (kind in percentages ? { [kind]: percentages[kind] / 100 } : kind);
+
+/** How items that were added after training compete. */
+function newItems(model, state, changed, soon) {
+  const chosen = state.newItems;
+  const hint = el("p", { class: "quiet", id: "new-items-hint" });
+  const percent = (kind, name, max) =>
+    slider(name, { min: 0, max, step: 1, value: chosen[kind], said: (x) => `${x} %`, testid: `new-${kind}` }, (value) => {
+      chosen[kind] = value;
+      tell();
+      soon();
+    }).element;
+  const turned = { boost: percent("boost", "Largest cost", 30), share: percent("share", "Share of the places", 100) };
+  const kinds = [
+    ["calibrated", "Calibrated"],
+    ["none", "No correction"],
+    ["boost", "Boost"],
+    ["share", "Fixed share"],
+  ];
+  const select = el(
+    "select",
+    {
+      id: "new-items",
+      "aria-describedby": hint.id,
+      on: {
+        change: (event) => {
+          chosen.kind = event.target.value;
+          tell();
+          changed();
+        },
+      },
+    },
+    kinds.map(([value, text]) =>
+      el("option", { value, selected: chosen.kind === value, disabled: value === "boost" && !model.boost }, text),
+    ),
+  );
+  const tell = () => {
+    for (const [kind, element] of Object.entries(turned)) element.hidden = chosen.kind !== kind;
+    hint.textContent = {
+      calibrated: "New items rank by their scores, with the correction that was found at the end of training.",
+      none: "New items rank by their scores alone. They seldom come up among all items.",
+      boost: `Boost: may cost about ${chosen.boost} % of the hits on known items.`,
+      share: `New items get ${chosen.share} % of the places, whatever their scores.`,
+    }[chosen.kind];
+  };
+  tell();
+  return el(
+    "section",
+    { "aria-label": "New items" },
+    el("h2", {}, "New items"),
+    el("div", { class: "field" }, el("label", { for: "new-items" }, "Ranking"), select),
+    turned.boost,
+    turned.share,
+    hint,
+    !model.boost && el("p", { class: "quiet" }, "Boost needs a run that was trained with validation data."),
+  );
 }
 
 function weights(model, state, changed) {
@@ -158,6 +219,7 @@ function filters(model, state, changed, soon) {
   const title = titleColumn(model);
   const columns = model.table.filter((one) => one.kind !== "text" || one.name === title);
   const others = model.table.filter((one) => !columns.includes(one)).slice(0, 8);
+  if (model.added > 0 && !("added" in model.columns)) columns.push({ name: "added", kind: "yes_no", values: [] });
   const set = (name, condition, run) => {
     if (condition === null) delete state.filter[name];
     else state.filter[name] = condition;

@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import { card, grid, userLink } from "./cards.js";
 import { catalog } from "./catalog.js";
-import { counted, el, icon } from "./dom.js";
+import { counted, el, formatNumber, icon } from "./dom.js";
 
 const PEOPLE = 6;
 
@@ -30,6 +30,7 @@ export async function home(root, _, signal) {
         el("button", { type: "button", class: "chip", on: { click: () => randomUser(model) } }, "A random user"),
       ),
     ),
+    model.added > 0 ? exposure(model) : "",
     el(
       "section",
       {},
@@ -47,6 +48,22 @@ const facts = (model) => {
   const how = model.parts.length > 1 ? ` Parts of the score: ${model.parts.join(", ").replace(/, ([^,]*)$/, " and $1")}.` : "";
   return `${counted(model.items, "item")}, ${counted(model.users, "user")}.${how}`;
 };
+
+/** What share of the lists new items got. */
+function exposure(model) {
+  const { places, share_of_places: ofPlaces, likes, share_of_likes: ofLikes } = model.exposure;
+  const percent = (share) => `${formatNumber(100 * share, 1)} %`;
+  const shown = places
+    ? `New items got ${percent(ofPlaces)} of ${counted(places, "place")} in lists since the server started`
+    : "No list was sent since the server started";
+  const taken = likes ? `, and ${percent(ofLikes)} of ${counted(likes, "like")}.` : ".";
+  return el(
+    "section",
+    { id: "exposure" },
+    el("h2", {}, "New items"),
+    el("p", {}, `${counted(model.added, "item")} added after training. `, shown, taken),
+  );
+}
 
 async function some(model, signal) {
   const step = Math.floor(model.users / PEOPLE);

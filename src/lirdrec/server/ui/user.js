@@ -2,7 +2,7 @@
 
 import { api, picture, Problem } from "./api.js";
 import { bar, card, grid, itemLink, legend, rearranged, scaleOf } from "./cards.js";
-import { called, catalog, titleColumn } from "./catalog.js";
+import { called, catalog, partNames, titleColumn } from "./catalog.js";
 import { controls, request, untouched } from "./controls.js";
 import { counted, el, icon, say, formatNumber } from "./dom.js";
 
@@ -82,6 +82,7 @@ export async function user(root, id, signal) {
         parts: one.parts,
         scale,
         note: usual && moved(usual, one.item, at + 1),
+        added: one.added,
         action: why,
       });
     });
@@ -174,7 +175,7 @@ function moreHistory(who, signal) {
 /** On a narrow page the controls are folded away. */
 function foldable(inside) {
   const wide = matchMedia("(min-width: 56rem)").matches;
-  return el("details", { class: "fold", open: wide }, el("summary", {}, "Weights, diversity, filters"), inside);
+  return el("details", { class: "fold", open: wide }, el("summary", {}, "Weights, diversity, new items, filters"), inside);
 }
 
 async function explain(model, who, one) {
@@ -206,7 +207,7 @@ async function explain(model, who, one) {
 }
 
 function partsTable(model, one) {
-  const rows = model.parts.map((name) =>
+  const rows = partNames(model, one.parts).map((name) =>
     el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, formatNumber(one.parts[name], 3))),
   );
   const sum = el("tr", { class: "sum" }, el("th", { scope: "row" }, "score"), el("td", {}, formatNumber(one.score, 3)));
