@@ -115,7 +115,8 @@ def test_from_a_run_to_a_server_with_keys_and_live_items(place):
     assert [set(one) for one in asked["items"]] == [{"item", "score", "columns"}] * 3
     assert added["items"] == [900001]
     assert similar["neighbors"][0]["item"] == 1240  # whose vectors it brought
-    events, recommended, removed = told["4"]
+    events, recommended, removed, partial = told["4"]
+    assert partial["change"] == removed["change"] + 2 and [one["position"] for one in partial["refused"]] == [2]
     assert events["change"] == added["change"] + 2 and removed["items"] == [900001]
     assert len(recommended["items"]) == 10
     assert (place / "runs" / "current.live.sqlite").is_file() and not (place / "runs" / "demo.live.sqlite").exists()
