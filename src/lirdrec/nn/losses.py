@@ -223,6 +223,7 @@ def full_softmax(
     """
     full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
     queries, items = queries.to(full), items.to(full)
+    times: Tensor | None
     if weights is not None:
         weights = weights.to(full)
         times = weights if rows is None else weights.new_zeros(len(queries)).index_add(0, rows, weights)
