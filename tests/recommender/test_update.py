@@ -1,4 +1,4 @@
-"""Likes after training: histories grow, added items move, and a run keeps it."""
+"""Likes after the training: what they change, and how they move new items."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import torch
 
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, DataError, UnknownIdError
+from lirdrec.models.base import Features
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
+from lirdrec.models.registry import build, model_names, model_type
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error
 
@@ -105,3 +108,97 @@ def test_bad_likes_change_nothing(recommender, tmp_path):
     slim = Recommender.load(recommender.slim(tmp_path / "slim"))
     with assert_error(CapabilityError):
         slim.update([(3, 100)])
+
+
+N_NEW = 3
+MOVABLE = [
+    name
+    for name in model_names()
+    if model_type(name).capabilities.cold_items and model_type(name).capabilities.training == "gradient"
+]
+
+
+def grown(name: str, **options):
+    """A model with its start parameters, and its scorer with three random new items."""
+    data = make_synthetic_dataset(30, 40, 400, {"image": 6, "text": 5}, groups=4, noise=0.3, seed=1)
+    model = build(name, make_model_inputs(data, "cpu", cache=False), model_type(name).Config(**options)).eval()
+    draw = torch.Generator().manual_seed(0)
+    everything = torch.ones(N_NEW, dtype=torch.bool)
+    new = {
+        modality: Features(torch.randn(N_NEW, f.values.shape[1], generator=draw), everything)
+        for modality, f in model.inputs.features.items()
+    }
+    return model, model.add_items(model.scorer(), [model.inputs.features], new)
+
+
+@pytest.mark.parametrize("name", MOVABLE)
+def test_a_liked_item_moves_by_the_formula_and_the_others_stay(name):
+    model, scorer = grown(name)
+    n = model.inputs.n_items
+    likers = [scorer.queries(torch.tensor(rows)) for rows in ([2, 5, 7], [11])]
+    moved = model.fold_in_items(scorer, torch.tensor([n, n + 2]), likers)
+    users, items = scorer.user_vectors.double().numpy(), scorer.item_vectors.double().numpy()
+    strength, half = model.warm_up
+    user_length = np.linalg.norm(users, axis=1).mean()
+    for row, liked_by in ((n, [2, 5, 7]), (n + 2, [11])):
+        share = strength * len(liked_by) / (len(liked_by) + half)
+        length = np.linalg.norm(items[row])
+        expected = items[row] / length + share * (users[liked_by].mean(0) - users.mean(0)) / user_length
+        expected *= length / np.linalg.norm(expected)
+        np.testing.assert_allclose(moved.item_vectors[row].double(), expected, rtol=1e-4, atol=1e-6)
+    stay = torch.tensor([row for row in range(scorer.n_items) if row not in (n, n + 2)])
+    queries = scorer.queries(torch.arange(model.inputs.n_users))
+    assert torch.equal(moved.scores(queries)[:, stay], scorer.scores(queries)[:, stay])
+    assert torch.equal(moved.user_vectors, scorer.user_vectors)
+
+
+@pytest.mark.parametrize("name", ["lirdrec", "vbpr"])
+def test_more_likes_start_from_the_features_again(name):
+    model, scorer = grown(name)
+    item = torch.tensor([model.inputs.n_items + 1])
+    queries = scorer.queries(torch.tensor([3, 4, 9, 12]))
+    first = model.fold_in_items(scorer, item, [queries[:2]])
+    one_more = {m: Features(f.values[:1], f.present[:1]) for m, f in model.inputs.features.items()}
+    between = model.add_items(first, [model.inputs.features, first_new(model)], one_more)
+    twice, once = (model.fold_in_items(s, item, [queries]) for s in (between, scorer))
+    assert torch.equal(twice.item_vectors[item], once.item_vectors[item])
+    assert twice.moved_items.tolist() == item.tolist()
+    assert torch.equal(twice.vectors_before(torch.arange(scorer.n_items)), scorer.item_vectors)
+
+
+def first_new(model) -> dict[str, Features]:
+    draw = torch.Generator().manual_seed(0)
+    return {
+        name: Features(torch.randn(N_NEW, f.values.shape[1], generator=draw), torch.ones(N_NEW, dtype=torch.bool))
+        for name, f in model.inputs.features.items()
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if name not in MOVABLE])
+def test_other_models_say_that_they_cannot(name):
+    data = make_synthetic_dataset(20, 30, 200, {"image": 6}, groups=4, seed=1)
+    model = build(name, make_model_inputs(data, "cpu", cache=False), model_type(name).Config())
+    with assert_error(CapabilityError, mentions=[name]):
+        model.fold_in_items(None, torch.tensor([30]), [torch.ones(1, 4)])
+
+
+def test_likes_bring_an_item_to_the_users_of_its_group():
+    """An item whose features say nothing is liked by some users of one group; the others of that group see it rise."""
+    data = make_synthetic_dataset(160, 60, 3200, {"image": 8}, groups=2, noise=0.2, off_taste=0.0, seed=3)
+    recommender = fit(data, training=TrainConfig(epochs=15, learning_rate=0.02, batch_size=256), progress=False)
+    recommender.add_items([1000], {"image": np.zeros((1, 8)) + data.features["image"].values.mean(0)})
+    group = data.item_table["group"].to_numpy()
+    counts = np.zeros((data.n_users, 2))
+    np.add.at(counts, (data.train.users, group[data.train.items]), 1)
+    pure = [np.flatnonzero((counts[:, one] > 0) & (counts[:, 1 - one] == 0)) for one in (0, 1)]
+    assert min(map(len, pure)) >= 8
+
+    def mean_rank(users: np.ndarray) -> float:
+        scores = recommender.scorer.scores(recommender.scorer.queries(torch.tensor(users)))
+        return float((scores > scores[:, -1:]).sum(1).double().mean())
+
+    others, strangers = pure[0][4:], pure[1]
+    before = mean_rank(others), mean_rank(strangers)
+    recommender.update([(data.users.ids[user], 1000) for user in pure[0][:4]])
+    assert mean_rank(others) < before[0] - 5
+    assert mean_rank(strangers) > before[1] - 1
