@@ -1,7 +1,9 @@
-"""Assertions on errors: the type and the facts (ids, paths, names, numbers), never the wording."""
+"""Assertions on errors (the type and the facts, never the wording), and ports for servers of their own processes."""
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -35,3 +37,25 @@ def assert_refused(result: object, mentions: Iterable[object] = (), exit_code: i
     sentences = [line for line in stderr.splitlines() if line.startswith("lirdrec: ")]
     assert len(sentences) == 1 and "Traceback" not in stderr, stderr
     assert_mentions(sentences[0], mentions)
+
+
+PATIENCE = 600.0  # seconds; only ends a hang: on a busy machine a server takes a minute to start
+
+
+class FreePort:
+    """A port that no other process is given before the server that it is meant for listens on it.
+
+    The socket stays bound until `close` and does not listen. Linux lets a server that sets SO_REUSEADDR, as all do
+    here, listen beside it, gives the port to nobody who asks for any free one, and refuses connections meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.number: int = self._held.getsockname()[1]
+        if sys.platform != "linux":
+            self.close()
+
+    def close(self) -> None:
+        self._held.close()

@@ -23,7 +23,7 @@ from lirdrec import Dataset
 from lirdrec.cli.main import app
 
 from .experiments.helpers import compute_cells_here
-from .ports import PATIENCE, FreePort
+from .helpers import PATIENCE, FreePort
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

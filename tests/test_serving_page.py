@@ -17,7 +17,7 @@ import lirdrec
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.training.config import TrainConfig
 
-from .ports import PATIENCE, FreePort
+from .helpers import PATIENCE, FreePort
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

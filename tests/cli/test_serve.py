@@ -25,8 +25,7 @@ from lirdrec.server.main import check
 from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
 from lirdrec.server.store import Store
 
-from ..helpers import assert_mentions, assert_refused
-from ..ports import PATIENCE, FreePort
+from ..helpers import PATIENCE, FreePort, assert_mentions, assert_refused
 
 
 def test_a_key_is_shown_once_and_works(lirdrec, tmp_path):

@@ -18,8 +18,7 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.ranking.top_k import Quota, top_k
 from lirdrec.recommender.launch_simulation import MAX_COST, K, _lists, _merge
-from lirdrec.recommender.new_item_encoder import LaunchStep, Neighbors, NewItemEncoder
-from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.new_item_encoder import LaunchStep, Neighbors, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_error

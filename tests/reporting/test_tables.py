@@ -1,4 +1,4 @@
-"""Result tables in all formats, and the page that they are on."""
+"""Result tables in all formats, the page that they are on, and the golden files that they are compared with."""
 
 from __future__ import annotations
 
@@ -219,3 +219,21 @@ def test_names_are_anchors_and_may_be_left_out(tmp_path):
         page(blocks[-1], blocks[-1])
     Report("T", "Q?", "A.", [Section("S", blocks)], environment={}).write(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"report.html", "report.md"}
+
+
+def test_a_golden_file_is_compared_and_written_only_on_request(golden, request, monkeypatch, tmp_path):
+    monkeypatch.setattr(request.node, "path", tmp_path / "test_it.py")
+    path = tmp_path / "golden" / "page.html"
+    monkeypatch.setattr(request.config.option, "update_golden", False)
+    with pytest.raises(pytest.fail.Exception) as missing:
+        golden("ä\r\n1\n", "page.html")
+    assert str(path) in str(missing.value) and "--update-golden" in str(missing.value)
+    assert not path.exists()
+    monkeypatch.setattr(request.config.option, "update_golden", True)
+    golden("ä\r\n1\n", "page.html")
+    assert path.read_bytes() == "ä\r\n1\n".encode()
+    monkeypatch.setattr(request.config.option, "update_golden", False)
+    golden("ä\r\n1\n", "page.html")
+    with pytest.raises(AssertionError):
+        golden("ä\r\n2\n", "page.html")
+    assert path.read_bytes() == "ä\r\n1\n".encode()

@@ -16,7 +16,7 @@ from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.main import uvicorn_options
 
-from ..ports import PATIENCE
+from ..helpers import PATIENCE
 
 
 class Servers:

@@ -25,8 +25,7 @@ from lirdrec.server.schemas import ModelAnswer
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store, StoreError
 
-from ..helpers import assert_error
-from ..ports import PATIENCE
+from ..helpers import PATIENCE, assert_error
 from .runs import asked, vectors
 from .servers import Listening
 

@@ -13,7 +13,7 @@ from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.state import LiveState
 
-from ..ports import PATIENCE
+from ..helpers import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault
 from .runs import picture, vectors
 from .servers import Listening

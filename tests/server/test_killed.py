@@ -18,7 +18,7 @@ import pytest
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 
-from ..ports import FreePort
+from ..helpers import FreePort
 from .postgres import running
 from .runs import growing, new_item
 

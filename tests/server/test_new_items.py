@@ -13,8 +13,7 @@ import torch
 from lirdrec.errors import ConfigError, UnknownIdError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
-from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
-from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.added_filter import filter_mask
 from lirdrec.server.engine.ann import ApproximateIndex

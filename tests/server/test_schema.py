@@ -14,7 +14,7 @@ import pytest
 from lirdrec.server.auth import add_key
 from lirdrec.server.schemas import ProblemBody
 
-from ..ports import PATIENCE
+from ..helpers import PATIENCE
 from .runs import EACH, KINDS, N_USERS, whole_numbers
 from .servers import Listening
 

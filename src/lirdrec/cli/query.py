@@ -106,7 +106,7 @@ def recommend(
     An id with commas is read as one id if the run knows it; @FILE has one id per line.
     --all with --output writes the file in parts; if it is interrupted, the same command resumes.
     """
-    from lirdrec.recommender.new_item_policy import NewItemPolicy
+    from lirdrec.recommender.new_item_encoder import NewItemPolicy
     from lirdrec.recommender.query_arguments import check_k
 
     check_output(output, csv_safe)

@@ -26,7 +26,7 @@ from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
-from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
 from lirdrec.recommender.recommender import Recommender
 

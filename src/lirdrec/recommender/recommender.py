@@ -29,8 +29,7 @@ from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import as_tensor
-from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
-from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import (
     SimilarityScorer,

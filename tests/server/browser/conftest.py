@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ...ports import PATIENCE
+from ...helpers import PATIENCE
 from ..servers import Listening
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")

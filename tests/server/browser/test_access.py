@@ -9,7 +9,7 @@ import pytest
 
 from lirdrec.server.auth import add_key
 
-from ...ports import PATIENCE
+from ...helpers import PATIENCE
 
 VIEWS = {"home": "#/", "person": "#/user/4", "item": "#/item/203", "map": "#/map", "add": "#/add"}
 

@@ -17,7 +17,7 @@ from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
-from ...ports import PATIENCE
+from ...helpers import PATIENCE
 from ..runs import KINDS, picture, vectors
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'

@@ -163,8 +163,7 @@ def _measure(
     liked: LaunchedItems | None = None,
 ) -> LaunchMetrics:
     """Add the items to a copy of the recommender, take in likes if there are any, and measure one policy."""
-    from lirdrec.recommender.new_item_encoder import NEW_ITEMS
-    from lirdrec.recommender.new_item_policy import NewItemPolicy
+    from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemPolicy
 
     state = recommender.state
     if name == "content":

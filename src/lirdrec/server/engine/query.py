@@ -15,7 +15,7 @@ from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
 from lirdrec.ranking.top_k import Quota
-from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.server.state import Id, Snapshot, UserState
 
 CALIBRATED = NewItemPolicy()

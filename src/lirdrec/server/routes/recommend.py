@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.ranking.filters import Filter
-from lirdrec.recommender.new_item_policy import NewItemPolicy
+from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.server.catalog import explain as catalog
 from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
