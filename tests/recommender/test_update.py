@@ -13,7 +13,6 @@ from lirdrec.models.base import Features
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, model_names, model_type
-from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
@@ -164,7 +163,7 @@ def test_more_likes_start_from_the_features_again(name):
     twice, once = (model.fold_in_items(s, item, [queries]) for s in (between, scorer))
     assert torch.equal(twice.item_vectors[item], once.item_vectors[item])
     assert twice.moved_items.tolist() == item.tolist()
-    assert torch.equal(twice.before_moves(torch.arange(scorer.n_items))[0], scorer.item_vectors)
+    assert torch.equal(twice.vectors_before(torch.arange(scorer.n_items)), scorer.item_vectors)
 
 
 def first_new(model) -> dict[str, Features]:
@@ -203,19 +202,3 @@ def test_likes_bring_an_item_to_the_users_of_its_group():
     recommender.update([(data.users.ids[user], 1000) for user in pure[0][:4]])
     assert mean_rank(others) < before[0] - 5
     assert mean_rank(strangers) > before[1] - 1
-
-
-def test_the_offset_of_a_new_item_falls_with_its_likes():
-    generator = torch.Generator().manual_seed(0)
-    users, items = torch.randn(6, 4, generator=generator), torch.randn(5, 4, generator=generator)
-    offsets = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.5])
-    scorer = VectorScorer(users, items, offsets=offsets)
-    model, _ = grown("lirdrec")[:2]
-    half = model.warm_up[1]
-    moved = model.fold_in_items(scorer, torch.tensor([3]), [users[:2]])
-    assert moved.offsets.tolist() == pytest.approx([0, 0, 0, 0.5 * half / (2 + half), 0.5])
-    again = model.fold_in_items(moved, torch.tensor([3, 4]), [users[:5], users[:1]])
-    assert again.offsets.tolist() == pytest.approx([0, 0, 0, 0.5 * half / (5 + half), 0.5 * half / (1 + half)])
-    vectors, before = again.before_moves(torch.arange(5))
-    assert torch.equal(vectors, items) and torch.equal(before, offsets)
-    assert torch.equal(again.item_vectors[:3], items[:3]) and torch.equal(scorer.offsets, offsets)

@@ -420,7 +420,7 @@ def test_moved_items_do_not_depend_on_how_likes_came_together(live, run, url):
     assert content(again.snapshot) == content(live.snapshot)
     scorer = again.snapshot.recommender.scorer
     assert scorer.moved_items.tolist() == [50, 51]
-    model, base = again.snapshot.recommender.model(), scorer.before_moves(torch.arange(52))[0]
+    model, base = again.snapshot.recommender.model(), scorer.vectors_before(torch.arange(52))
     assert torch.equal(base[:50], Recommender.load(run).scorer.item_vectors)
     # user 71 counts by item 9, user 70 by the items 5 and 101; their liking 100 says nothing about themselves
     folded = [model.fold_in(scorer, [torch.tensor(rows)]) for rows in ([5, 51], [9])]

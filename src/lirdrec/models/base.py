@@ -151,8 +151,8 @@ class Model(nn.Module):
 
         An item turns from the vector of its features, `v_0`, towards the `n` users who liked it, as far as they differ
         from the mean user `c`; its length stays: `v ∝ v_0 / ‖v_0‖ + s · n / (n + h) · (mean_{u∈L} u - c) / ‖u‖`, where
-        `‖u‖` is the mean length of user vectors and `(s, h)` is `warm_up`. Its offset stands for likes that it does not
-        have yet, so it falls to `h / (n + h)`. The result depends on who likes the item, not on the order of the likes.
+        `‖u‖` is the mean length of user vectors and `(s, h)` is `warm_up`. The result depends on who likes the item,
+        not on the order of the likes.
 
         Args:
             scorer: a scorer of this model.
@@ -170,18 +170,16 @@ class Model(nn.Module):
             memory["mean_user"] = scorer.user_vectors.mean(0, dtype=torch.float64)
             memory["user_length"] = torch.linalg.vector_norm(scorer.user_vectors, dim=1).mean(dtype=torch.float64)
         center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)
-        start, offsets = scorer.before_moves(items)
-        start = start.double()
+        start = scorer.vectors_before(items).double()
         length = start.norm(dim=1, keepdim=True)
         turned = start / length.clamp(min=1e-12)
         for row, queries in enumerate(likers):
             share = strength * len(queries) / (len(queries) + half)
             turned[row] += share * (queries.mean(0, dtype=torch.float64) - center) / user_length
-            offsets[row] *= half / (len(queries) + half)
         turned *= length / turned.norm(dim=1, keepdim=True).clamp(min=1e-12)
         vectors, names = (scorer.user_vectors, scorer.item_vectors), scorer.branch_names
         known = VectorScorer(*vectors, names, scorer.weights, memory, scorer.offsets)
-        return known.with_moved_items(items, turned, offsets)
+        return known.with_moved_items(items, turned)
 
     @property
     def can_warm_up(self) -> bool:

@@ -115,8 +115,7 @@ class VectorScorer(Scorer):
     """
 
     kind = "vectors"
-    # in `memory`: item rows that likes moved, and their vectors and offsets before
-    MOVED = "moved_rows", "moved_from", "moved_offsets"
+    MOVED = "moved_rows", "moved_from"  # in `memory`: item rows that likes moved, and their vectors before
 
     def __init__(
         self,
@@ -187,27 +186,22 @@ class VectorScorer(Scorer):
         """Rows `(m,)` int64, in order, of the items whose vectors `with_moved_items` has replaced."""
         return self.memory.get(self.MOVED[0], torch.empty(0, dtype=torch.int64, device=self.item_vectors.device))
 
-    def before_moves(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors `(n, D)` and offsets `(n,)` of the items `(n,)` as they were before `with_moved_items`; copies."""
+    def vectors_before(self, items: Tensor) -> Tensor:
+        """Vectors `(n, D)` of the items `(n,)` as they were before `with_moved_items`; a copy."""
         vectors, moved = self.item_vectors[items], self.moved_items
-        offsets = vectors.new_zeros(len(items)) if self.offsets is None else self.offsets[items]
         if len(moved):
             at = torch.searchsorted(moved, items).clamp(max=len(moved) - 1)
             was_moved = moved[at] == items
             vectors[was_moved] = self.memory[self.MOVED[1]][at[was_moved]]
-            offsets[was_moved] = self.memory[self.MOVED[2]][at[was_moved]]
-        return vectors, offsets
+        return vectors
 
-    def with_moved_items(self, items: Tensor, vectors: Tensor, offsets: Tensor | None = None) -> VectorScorer:
-        """A scorer with other vectors `(n, D)` and offsets `(n,)` of the items `(n,)`; it keeps those before."""
+    def with_moved_items(self, items: Tensor, vectors: Tensor) -> VectorScorer:
+        """A scorer with other vectors `(n, D)` of the items `(n,)`; it keeps those before, for later moves."""
         rows = torch.unique(torch.cat([self.moved_items, items]))
-        memory = self.memory | dict(zip(self.MOVED, (rows, *self.before_moves(rows)), strict=True))
-        table, moved_offsets = self.item_vectors.clone(), self.offsets
+        memory = self.memory | dict(zip(self.MOVED, (rows, self.vectors_before(rows)), strict=True))
+        table = self.item_vectors.clone()
         table[items] = vectors.to(table.dtype)
-        if moved_offsets is not None and offsets is not None:
-            moved_offsets = moved_offsets.clone()
-            moved_offsets[items] = offsets.to(moved_offsets.dtype)
-        return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, moved_offsets)
+        return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, self.offsets)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
