@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, DataError, UnknownIdError
 from lirdrec.models.base import Features
@@ -202,3 +203,36 @@ def test_likes_bring_an_item_to_the_users_of_its_group():
     recommender.update([(data.users.ids[user], 1000) for user in pure[0][:4]])
     assert mean_rank(others) < before[0] - 5
     assert mean_rank(strangers) > before[1] - 1
+
+
+def test_liked_items_are_left_out_in_a_run_with_dislikes():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"user": np.repeat(np.arange(30), 8), "item": rng.integers(0, 25, 240)})
+    frame = frame.with_columns(weight=pl.Series(rng.choice([-1.0, 1.0, 2.0], 240, p=[0.2, 0.5, 0.3])))
+    dataset = Dataset.from_frames(frame.unique(["user", "item"], maintain_order=True), weight="weight")
+    recommender = fit(dataset, "item_knn", progress=False, cache=False)
+    best = recommender.recommend(0, k=1)["item"][0]
+    recommender.update([(0, best)])
+    assert best in recommender.liked(0) and best not in recommender.recommend(0, k=5)["item"].to_list()
+    assert recommender.train.weights is not None and recommender.train.weights[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.score([(0, None)]),
+        lambda r: r.update([(0, None)]),
+        lambda r: r.recommend([0, None], k=3),
+        lambda r: r.recommend(0, k=3, candidates=[1, None]),
+        lambda r: r.similar_items([None], k=3),
+        lambda r: r.explain(0, None),
+    ],
+)
+def test_no_id_is_an_unknown_id(recommender, call):
+    with assert_error(UnknownIdError, mentions=["None"]):
+        call(recommender)
+
+
+def test_features_that_are_no_mapping_are_refused(recommender):
+    with assert_error(DataError, mentions=["list"]):
+        recommender.add_items([300], [1])

@@ -439,3 +439,22 @@ def test_a_run_with_likes_goes_on_from_them(live, tmp_path, run):
     live.add_events([Event(3, 100), Event(8, 100)])
     vectors = [one.snapshot.recommender.scorer.item_vectors for one in (served, live)]
     assert torch.equal(*vectors)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [[(3, None)], [(3, "dislike")]],
+        [[(3, None), (8, None)], [(3, "dislike"), (8, "dislike"), (21, None)]],
+        [[(3, None), (8, None)], [(3, "dislike")]],
+    ],
+)
+def test_likes_that_are_taken_back_leave_the_item_as_after_a_restart(live, run, url, batches):
+    live.add_items([new_item(100)])
+    for batch in batches:
+        live.add_events([Event(user, 100, kind) for user, kind in batch])
+    again = LiveState(run, Store(url)).snapshot
+    assert torch.equal(again.recommender.scorer.item_vectors, live.snapshot.recommender.scorer.item_vectors)
+    liked = {user for batch in batches for user, kind in batch if kind is None}
+    liked -= {user for batch in batches for user, kind in batch if kind == "dislike"}
+    assert live.snapshot.likers.get(50, frozenset()) == liked == again.likers.get(50, frozenset())

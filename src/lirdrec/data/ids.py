@@ -324,5 +324,7 @@ def _nearest(id: Any, known: IdMap) -> list[str]:
     if isinstance(id, (int, float, np.number)):
         distances = np.abs(known.ids.astype(np.float64) - float(id))
         return [str(known.ids[row]) for row in np.argsort(distances, kind="stable")[:3]]
-    candidates = known.series.to_list() if isinstance(id, str) and len(known) <= NEAREST_AMONG else []
+    if not isinstance(id, str):
+        return []
+    candidates = known.series.to_list() if len(known) <= NEAREST_AMONG else []
     return [repr(similar) for similar in difflib.get_close_matches(id, candidates, n=3)]

@@ -192,6 +192,7 @@ def _refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callba
 
 
 def _warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
+    _check_training(training)
     state = read_earlier(run)
     found = settings_of(state)
     if found.best_epoch is None and state.info.get("training") is None:
@@ -208,17 +209,21 @@ def _warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbac
     return _make_job(without_trained(dataset, state), found.config, options, progress, callbacks, state)
 
 
+def _check_training(training: Any) -> None:
+    if training is not None and not isinstance(training, TrainConfig):
+        raise ConfigError(
+            f"fit: training is of type {type(training).__name__}; give lirdrec.TrainConfig(…), for instance"
+            " training=lirdrec.TrainConfig(epochs=20)"
+        )
+
+
 def _resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
     """The configs of model and training; what is not given comes from the preset."""
     if isinstance(config, str):
         if model not in (None, config):
             raise ConfigError(f"fit: the model is '{config}' and model='{model}'; give one of them")
         config, model = None, config
-    if training is not None and not isinstance(training, TrainConfig):
-        raise ConfigError(
-            f"fit: training is of type {type(training).__name__}; give lirdrec.TrainConfig(…), for instance"
-            " training=lirdrec.TrainConfig(epochs=20)"
-        )
+    _check_training(training)
     if config is None:
         base_config, base_training = preset_of("lirdrec" if model is None else model, preset)
     else:
@@ -396,5 +401,5 @@ def _fingerprint(job: _Job) -> dict[str, Any]:
     if training.schedule != "exponential":  # then they have no effect
         del options["training.decay"], options["training.decay_epochs"]
     model = {f"model.{key}": value for key, value in to_dict(job.config).items()}
-    start = {} if job.start is None else {"warm_start": weights_digest(job.start)}
+    start = {"warm_start": None if job.start is None else weights_digest(job.start)}
     return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16], **start}

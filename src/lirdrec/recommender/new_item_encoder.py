@@ -239,7 +239,7 @@ class NewItemPolicy:
         if number is None:
             return cls(kind)
         try:
-            number = float(number)
+            number = float("nan") if isinstance(number, bool) else float(number)
         except (TypeError, ValueError):
             number = float("nan")
         if not 0 <= number <= 1 or (kind == "boost" and number == 1):

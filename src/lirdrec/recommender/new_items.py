@@ -120,6 +120,10 @@ def new_features(
     Raises:
         DataError: an unknown modality, a wrong shape, NaN or infinite values, an item without any modality.
     """
+    if features is not None and not isinstance(features, Mapping):
+        raise DataError(
+            f"the features are of type {type(features).__name__}; give name → matrix, such as {{'text': matrix}}"
+        )
     given = dict(features or {})
     for name in given:
         if name not in trained:

@@ -262,6 +262,7 @@ class Recommender:
         """
         check_unknown(unknown)
         check_k(k, self.n_items)
+        policy = NewItemPolicy.parse(new_items)
         ids = self.users.series.to_list() if users is None else as_list(users)
         rows = np.arange(self.n_users) if users is None else self.users.rows(ids)
         candidate_rows = self._candidates(candidates)
@@ -279,7 +280,7 @@ class Recommender:
         scores = np.full((len(rows), k), -np.inf)
         items = np.full((len(rows), k), -1)
         if not is_unknown.all():
-            known, policy = rows[~is_unknown], NewItemPolicy.parse(new_items)
+            known = rows[~is_unknown]
             ranked = self._rank_users(known, k, exclude_seen, candidate_rows, policy)
             scores[~is_unknown], items[~is_unknown] = ranked
         if is_unknown.any():
@@ -473,7 +474,7 @@ class Recommender:
             scorer = self.model().fold_in_items(scorer, self._rows(added), self._likers(train, added))
         # nothing can fail from here on
         self.n_trained_pairs = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
-        self.train, self._histories, self.scorer = train, histories, scorer
+        self.train, self._histories, self._exclusions, self.scorer = train, histories, None, scorer
 
     # ------------------------------------------------------------ saving
 

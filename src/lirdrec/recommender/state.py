@@ -75,17 +75,18 @@ class RunState:
 
 def first_pairs(pairs: Interactions, n: int | None) -> Interactions:
     """The first `n` of the pairs; None: all."""
-    if n is None or n >= len(pairs):
-        return pairs
-    return Interactions(pairs.users[:n], pairs.items[:n], None if pairs.timestamps is None else pairs.timestamps[:n])
+    return pairs if n is None or n >= len(pairs) else pairs.take(np.arange(len(pairs)) < n)
 
 
 def with_pairs(pairs: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
-    """The pairs, followed by more of them; where pairs have times, those of the new ones are the latest known."""
+    """The pairs, followed by more of them, with the latest known time, and weight 1, where pairs have them."""
     times = pairs.timestamps
     if times is not None:
         times = np.concatenate([times, np.full(len(users), times.max() if len(times) else 0)])
-    return Interactions(np.concatenate([pairs.users, users]), np.concatenate([pairs.items, items]), times)
+    weights = pairs.weights
+    if weights is not None:
+        weights = np.concatenate([weights, np.ones(len(users), weights.dtype)])
+    return Interactions(np.concatenate([pairs.users, users]), np.concatenate([pairs.items, items]), times, weights)
 
 
 def item_title(table: pl.DataFrame, row: int) -> str | None:

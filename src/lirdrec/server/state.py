@@ -147,7 +147,7 @@ class LiveState:
     Args:
         run: a run folder.
         store: log of changes, all of which are applied.
-        dislikes: types of events that are dislikes; all others are likes.
+        dislikes: further types of events that are dislikes, beside "dislike"; all others are likes.
 
     Raises:
         LirdrecError: the run or the store cannot be read.
@@ -155,7 +155,7 @@ class LiveState:
 
     def __init__(self, run: str | Path, store: Store, dislikes: Sequence[str] = DISLIKES):
         self.store = store
-        self._dislikes = frozenset(dislikes)
+        self._dislikes = frozenset((*DISLIKES, *dislikes))
         self._lock = threading.RLock()
         self._snapshot = self._load(Path(run))
 
@@ -403,22 +403,25 @@ def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Sn
     for user, state in changed.items():
         # a user of the training counts with the vector of the training, another one with that of all likes
         for row in state.history[state.history >= snapshot.recommender.n_trained_items].tolist():
-            before = likers.get(row) or snapshot.likers.get(row) or frozenset()
+            before = likers.get(row, snapshot.likers.get(row, frozenset()))
             if user not in before or snapshot.user_rows.get(user, -1) < 0:
                 likers[row] = before | {user}
                 moved.add(row)
         for row in state.disliked.tolist():
-            before = likers.get(row) or snapshot.likers.get(row) or frozenset()
+            before = likers.get(row, snapshot.likers.get(row, frozenset()))
             if user in before:
                 likers[row] = before - {user}
                 moved.add(row)
     snapshot = replace(snapshot, likers=snapshot.likers.updated(likers))
     queries = {row: vectors for row in sorted(moved) if (vectors := _liker_queries(snapshot, row)) is not None}
-    if not queries:
-        return snapshot
-    recommender = copy.copy(snapshot.recommender)
-    rows = torch.tensor(list(queries))
-    recommender.scorer = recommender.model().fold_in_items(recommender.scorer, rows, list(queries.values()))
+    scorer, recommender = snapshot.recommender.scorer, copy.copy(snapshot.recommender)
+    assert isinstance(scorer, VectorScorer)  # of models that can move items
+    back = torch.tensor(sorted(moved - queries.keys()), dtype=torch.int64)
+    if len(back := back[torch.isin(back, scorer.moved_items)]):  # nobody likes these any more
+        scorer = scorer.with_moved_items(back, scorer.vectors_before(back))
+    if queries:
+        scorer = recommender.model().fold_in_items(scorer, torch.tensor(list(queries)), list(queries.values()))
+    recommender.scorer = scorer
     return replace(snapshot, recommender=recommender)
 
 
