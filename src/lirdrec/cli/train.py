@@ -158,9 +158,9 @@ def train(
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
-        _show_new_items(recommender)
         _show_run(folder, data, results, refit)
         _show_batches(recommender)
+        _show_new_items(recommender)
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)

@@ -281,7 +281,7 @@ def test_what_is_wrong_with_a_new_item_is_shown_in_the_form(visit, tmp_path):
     with page.expect_response("**/items") as answer:
         send.click()
     assert answer.value.status == 422
-    page.get_by_role("alert").get_by_text("picture").wait_for()
+    page.get_by_role("alert").get_by_text("image").wait_for()
     assert page.locator("#new-title").input_value() == "old lamp"  # nothing that was typed is lost
     page.locator("#new-price").press_sequentially("1-2")
     send.click()
