@@ -19,6 +19,8 @@ def test_a_whole_summary(dataset):
     train = dataset.train
     assert figures | {"user_degrees": 0, "item_degrees": 0, "info": 0, "memory_to_train": 0} == {
         "title": "title",
+        "weights": None,
+        "dislikes": 0,
         "name": "small",
         "users": 6,
         "items": 8,

@@ -39,7 +39,7 @@ JSON = {"Content-Type": "application/json"}
         ("/recommend", b'{"user":1,"columns":[' + b",".join([b"1"] * 100_002) + b"]}", 100_000),
         ("/recommend/batch", b'{"requests":[{"filter":{' + b",".join([b'"a":[]'] * 5001) + b"}}]}", 5000),
         ("/recommend", b'{"user":1,"filter":{"a":"' + b"\\n" * 500_001 + b'"}}', 500_000),
-        ("/events", b'{"events":[],' + b",".join(b'"%d":1' % at for at in range(2001)) + b"}", 2001),
+        ("/events", b'{"events":[],' + b",".join(b'"%d":1' % at for at in range(4003)) + b"}", 4002),
         ("/recommend", b'{"user":1,"filter":{"a":{"in":[0,' + b"9" * 5000 + b"]}}}", 400),
         ("/items", b'{"items":[{"id":1,"features":{"text":[' + b"0.5," * 40_000 + b" -" + b"9" * 401 + b"]}}]}", 400),
         ("/items", b'{"items":[{"columns":{' + b",".join(b'"%d":1' % at for at in range(11_000)) + b"}}]}", 10_301),

@@ -253,8 +253,7 @@ class Recommender:
             A frame user, item, rank, score: users in the order given, best item first.
 
         Raises:
-            UnknownIdError: an unknown user with `unknown="raise"`, or an unknown candidate.
-            ConfigError: k is below 1 or larger than the catalog.
+            UnknownIdError, ConfigError: an unknown user or candidate; k is below 1 or larger than the catalog.
             CapabilityError: a slim run cannot leave out seen items or tell what is popular.
 
         >>> recommender.recommend(user, k=3)["rank"].to_list()
