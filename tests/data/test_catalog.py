@@ -30,7 +30,9 @@ def test_from_frames_takes_what_a_recipe_has():
     own = {"interactions", "items", "features", "name", "info"}
     assert {name: default for name, default in defaults.items() if name not in own} == fields
     assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    described = re.findall(r"(?:^ {12}|; )([a-z][\w, ]*): ", Dataset.from_frames.__doc__.partition("Raises:")[0], re.MULTILINE)
+    described = re.findall(
+        r"(?:^ {12}|; )([a-z][\w, ]*): ", Dataset.from_frames.__doc__.partition("Raises:")[0], re.MULTILINE
+    )
     assert {name for names in described for name in names.split(", ")} == set(parameters)
 
 

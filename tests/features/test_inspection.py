@@ -187,7 +187,11 @@ def test_a_look_at_the_sample(sample, tmp_path):
     data = Dataset.load(sample)
     matrix = data.features["image"]
     assert facts["coverage"]["present"] == int(matrix.present.sum()) == 1395
-    assert facts["dims"] == 128 and facts["dtype"] == "float16" and facts["encoder"]["origin"]["options"] == {"components": 128}
+    assert (
+        facts["dims"] == 128
+        and facts["dtype"] == "float16"
+        and facts["encoder"]["origin"]["options"] == {"components": 128}
+    )
     titles = dict(data.item_table.select("item", "title").iter_rows())
     values = matrix.values.astype(np.float64)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
