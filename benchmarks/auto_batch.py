@@ -66,8 +66,8 @@ def main() -> None:
     results = {}
     for size in SIZES:
         results[size] = seconds(size)
-        told = (f"{batch}: {r['steps']} steps, {r['epoch_seconds']:.2f} s" for batch, r in results[size].items())
-        print(f"{size:>8,} interactions: " + "; ".join(told), flush=True)
+        lines = (f"{batch}: {r['steps']} steps, {r['epoch_seconds']:.2f} s" for batch, r in results[size].items())
+        print(f"{size:>8,} interactions: " + "; ".join(lines), flush=True)
     exponents = {}
     for batch in map(str, BATCHES):
         larger = SIZES[len(SIZES) // 2 :]

@@ -4,7 +4,7 @@
     python benchmarks/large_models.py small
 
 Data are planted as in speed.py, features mapped from disk. Each model has a process of its own. It takes the first
-step of an epoch, which builds its graphs with gradients; steps after it; a scorer, which builds them anew; and the
+step of an epoch, which builds its graphs with gradients; steps after it; a scorer, which builds them again; and the
 metrics of all users. The frozen graph gets random neighbors, which take the same memory: finding the real ones is
 speed.py's `--graph-rows`. The learned one is found in blocks as always.
 """

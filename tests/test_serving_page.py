@@ -103,19 +103,19 @@ def answers(text: str) -> list[dict]:
 
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs bash and curl")
 def test_from_a_run_to_a_server_with_keys_and_live_items(place):
-    newcomer, told = Newcomer(place), {}
+    newcomer, reported = Newcomer(place), {}
     try:
         for number, block in steps():
-            told.setdefault(number, []).extend(newcomer.type(block))
+            reported.setdefault(number, []).extend(newcomer.type(block))
     finally:
         newcomer.end()
         newcomer.held.close()
-    assert sorted(told) == ["1", "2", "3", "4"]
-    (asked,), (added, similar) = told["1"], told["3"]
+    assert sorted(reported) == ["1", "2", "3", "4"]
+    (asked,), (added, similar) = reported["1"], reported["3"]
     assert [set(one) for one in asked["items"]] == [{"item", "score", "columns"}] * 3
     assert added["items"] == [900001]
     assert similar["neighbors"][0]["item"] == 1240  # whose vectors it brought
-    events, recommended, removed, partial = told["4"]
+    events, recommended, removed, partial = reported["4"]
     assert partial["change"] == removed["change"] + 2 and [one["position"] for one in partial["refused"]] == [2]
     assert events["change"] == added["change"] + 2 and removed["items"] == [900001]
     assert len(recommended["items"]) == 10

@@ -76,8 +76,8 @@ def test_a_prompt_of_two_lines_can_be_typed_in_any_shell(lirdrec, data):
         assert done.exit_code == 0, done.stderr
     texts = sorted(text for body in server.bodies for text in body["input"])
     assert texts[:8] == [f"Instruct: Find similar tiles\nQuery: tile {n}" for n in range(8)]
-    told = Dataset.load(data).info["encoders"]["caption"]
-    assert told["origin"]["options"] == {"prompt": "Instruct: Find similar tiles\nQuery: "}
+    recorded = Dataset.load(data).info["encoders"]["caption"]
+    assert recorded["origin"]["options"] == {"prompt": "Instruct: Find similar tiles\nQuery: "}
 
 
 def test_the_key_is_in_no_file_and_no_line(lirdrec, data):

@@ -78,14 +78,14 @@ def test_the_hints_are_commands_that_work_as_typed(lirdrec, data):
     assert made.exit_code == 0, made.stderr
     hints = [line.rpartition(" lirdrec ")[2] for line in made.stdout.splitlines() if "lirdrec[encoders]" in line]
     assert len(hints) == 3
-    told = {}
+    entries = {}
     for hint in hints:
         again = json.loads(lirdrec(*shlex.split(hint), "--json").stdout)
-        told |= {one["name"]: one["entry"] for one in again}
-    assert sorted(told) == ["caption", "look", "text"]
-    assert told["text"]["source"] == {"template": "this is a {title}"} and told["text"]["dims"] == 384
-    assert told["caption"]["source"] == {"column": "caption"} and told["caption"]["dims"] == 384
-    assert told["look"]["dims"] == 1280
+        entries |= {one["name"]: one["entry"] for one in again}
+    assert sorted(entries) == ["caption", "look", "text"]
+    assert entries["text"]["source"] == {"template": "this is a {title}"} and entries["text"]["dims"] == 384
+    assert entries["caption"]["source"] == {"column": "caption"} and entries["caption"]["dims"] == 384
+    assert entries["look"]["dims"] == 1280
 
 
 def test_json_says_the_same(lirdrec, data):

@@ -125,10 +125,10 @@ def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
     assert made.exit_code == 0, made.stderr
     data = Dataset.load(tmp_path / "ready", verify=True)
     assert data.features["image"].present.tolist() == [not case.refused for case in cases] + [False]
-    told = pl.read_csv(tmp_path / "ready" / "features" / "image.problems.csv")
+    reported = pl.read_csv(tmp_path / "ready" / "features" / "image.problems.csv")
     refused = {case.name: case.refused for case in cases if case.refused} | {"never.jpg": "there is no such file"}
-    assert told["source"].to_list() == list(refused)
-    for name, sentence in told.select("source", "problem").rows():
+    assert reported["source"].to_list() == list(refused)
+    for name, sentence in reported.select("source", "problem").rows():
         assert refused[name] in sentence
     # whoever looks at them later does not wait either
     looked = lirdrec("inspect", "ready", "--modality", "text", "--html", "page.html")

@@ -92,8 +92,8 @@ def test_the_server_is_asked_as_fast_as_told(lirdrec, data, monkeypatch):
     assert done.exit_code == 0, done.stderr
     assert re.search(r"30 s 1 ", words(done.stderr))
     assert waits == pytest.approx([10.0, 20.0, 30.0]) and server.busiest == 1
-    told = Dataset.load(data).info["encoders"]["text"]
-    assert told["origin"]["options"] == {}  # how fast is nobody's business later
+    reported = Dataset.load(data).info["encoders"]["text"]
+    assert reported["origin"]["options"] == {}  # how fast is nobody's business later
 
 
 @pytest.mark.parametrize(

@@ -36,18 +36,18 @@ def test_the_paper_s_own_splits_are_as_published(real_data, name):
 
 def test_another_dataset_is_told_loudly_with_each_number(clothing, caplog):
     with caplog.at_level(logging.WARNING, "lirdrec"):
-        told = check(clothing, "baby")
+        reported = check(clothing, "baby")
     counts = [
         ["users", "39,387", "19,445", "+19,942"],
         ["items", "23,033", "7,050", "+15,983"],
         ["interactions", "278,677", "160,792", "+117,885"],
         ["reviews_Baby_5.json.gz"],
     ]
-    for line, facts in zip(told, counts, strict=True):
+    for line, facts in zip(reported, counts, strict=True):
         assert_mentions(line, facts)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert_mentions(caplog.messages[0], ["clothing", "Amazon Baby, 2014, 5-core", *told])
-    with assert_error(DataError, mentions=["clothing", "Amazon Baby, 2014, 5-core", *told]):
+    assert_mentions(caplog.messages[0], ["clothing", "Amazon Baby, 2014, 5-core", *reported])
+    with assert_error(DataError, mentions=["clothing", "Amazon Baby, 2014, 5-core", *reported]):
         check(clothing, "baby", strict=True)
 
 

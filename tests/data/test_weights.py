@@ -163,24 +163,24 @@ def test_every_split_keeps_the_weight_of_each_pair(tmp_path):
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"user": np.repeat(np.arange(20), 10), "item": np.tile(np.arange(10), 20)})
     frame = frame.with_columns(w=pl.Series(rng.integers(0, 50, 200) / 4))
-    truth = {(user, item): weight for user, item, weight in frame.iter_rows() if weight > 0}
+    expected = {(user, item): weight for user, item, weight in frame.iter_rows() if weight > 0}
 
     def all_weights(dataset):
         splits = [weights_of(dataset.split(name), dataset) for name in SPLITS if len(dataset.split(name))]
         return {pair: weight for split in splits for pair, weight in split.items()}
 
     dataset = Dataset.from_frames(frame, weight="w", seed=3)
-    assert all_weights(dataset) == truth
-    assert all_weights(dataset.resplit("random", seed=4)) == truth
-    assert all_weights(merge_splits(dataset)) == truth
+    assert all_weights(dataset) == expected
+    assert all_weights(dataset.resplit("random", seed=4)) == expected
+    assert all_weights(merge_splits(dataset)) == expected
     rest, _, _ = hold_out_items(dataset, [3])
-    assert all_weights(rest) == {pair: weight for pair, weight in truth.items() if pair[1] != 3}
+    assert all_weights(rest) == {pair: weight for pair, weight in expected.items() if pair[1] != 3}
     assert set(weights_of(rest.dislikes, rest)) == {
         pair for pair in weights_of(dataset.dislikes, dataset) if pair[1] != 3
     }
     launch = draw_launch(dataset, seed=1).dataset
     assert all_weights(launch) == {
-        pair: weight for pair, weight in truth.items() if pair[1] in launch.items.series.to_list()
+        pair: weight for pair, weight in expected.items() if pair[1] in launch.items.series.to_list()
     }
 
 

@@ -97,8 +97,8 @@ def test_what_the_recommender_does_not_know_is_left_out_and_said(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate(known, dataset(), k=1, metrics=("recall",))
     assert found.n_users == 2
-    told = [record.getMessage() for record in caplog.records if record.name == "lirdrec.evaluation.evaluator"]
-    for split, message in zip(("train", "test"), told, strict=True):
+    reported = [record.getMessage() for record in caplog.records if record.name == "lirdrec.evaluation.evaluator"]
+    for split, message in zip(("train", "test"), reported, strict=True):
         assert_mentions(message, ["1 pair", split])
 
 

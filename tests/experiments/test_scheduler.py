@@ -376,7 +376,7 @@ def test_settings_of_another_folder_must_be_there(data, context, tmp_path):
 
 def test_a_report_of_what_is_done_computes_nothing(data, context):
     """Cells that failed are in it as they are; those without a result are left out."""
-    told = []
+    calls = []
     cells = [TrialSpec(f"planned.works:{name}", str(data), "") for name in ("fine", "broken")]
 
     def plan(settings, results):
@@ -384,7 +384,7 @@ def test_a_report_of_what_is_done_computes_nothing(data, context):
         if len(results) == 2:  # what can be planned only when these have ended
             yield TrialSpec("planned.works:fine", str(data), "", seed=9)
 
-    experiment = Experiment("toy", "", plan, lambda settings, results: told.append(list(results)) or settings.output)
+    experiment = Experiment("toy", "", plan, lambda settings, results: calls.append(list(results)) or settings.output)
     settings = context()
     with assert_error(ConfigError, mentions=[settings.output, "toy"]):
         report(experiment, settings)
@@ -392,7 +392,7 @@ def test_a_report_of_what_is_done_computes_nothing(data, context):
     (settings.output / "cells" / f"{TrialSpec('planned.works:fine', str(data), '', seed=9).key}.json").unlink()
     before = sorted((settings.output / "cells").iterdir())
     report(experiment, settings)
-    assert [(one.cell, one.status) for one in told[0]] == [(cells[0], "done"), (cells[1], "failed")]
+    assert [(one.cell, one.status) for one in calls[0]] == [(cells[0], "done"), (cells[1], "failed")]
     assert sorted((settings.output / "cells").iterdir()) == before
 
 

@@ -163,8 +163,8 @@ def test_nothing_that_tuning_can_reach_holds_the_test_pairs(data, context, job):
 def test_what_a_worker_is_told_names_neither_the_dataset_nor_the_vault(data, context, job):
     settings = context()
     given = job(base_cell(settings, str(data), "lirdrec").with_(work="trial"), settings)
-    told = f"{given!r} {(Path(given.cell.dataset) / 'manifest.json').read_text()}"
-    assert str(data) not in told and "sealed" not in told and given.vault is None
+    reported = f"{given!r} {(Path(given.cell.dataset) / 'manifest.json').read_text()}"
+    assert str(data) not in reported and "sealed" not in reported and given.vault is None
     recommender = given.fit()
     with assert_error(ConfigError, mentions=["lirdrec"]):
         given.score_test(recommender)

@@ -75,9 +75,9 @@ def test_vectors_are_those_of_add_items(made, features, tmp_path, options, monke
     rows = np.flatnonzero(np.any([matrix.any(axis=1) for matrix in chosen.values()], axis=0))
     asked = {name: matrix[rows] for name, matrix in chosen.items()}
     folder = export(recommender, "onnx", tmp_path / "out")
-    told = run_readme(folder, "import onnxruntime", monkeypatch, features=asked)
+    outputs = run_readme(folder, "import onnxruntime", monkeypatch, features=asked)
     expected = np.stack([alone(recommender, features, row) for row in rows])
-    np.testing.assert_allclose(told["vector"], expected, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(outputs["vector"], expected, atol=ATOL, rtol=0)
 
 
 ENCODERS = [
@@ -112,8 +112,8 @@ def test_a_new_row_with_its_offset_has_the_scores_of_lirdrec(recommender, featur
     one = {name: matrix[:1] for name, matrix in features.items()}
     folder = export(recommender, "onnx", tmp_path / "encoder")
     export(recommender, "npy", tmp_path / "vectors")
-    told = run_readme(folder, "import onnxruntime", monkeypatch, features=one)
-    row = run_readme(folder, "import numpy", monkeypatch, **told)["row"]
+    outputs = run_readme(folder, "import onnxruntime", monkeypatch, features=one)
+    row = run_readme(folder, "import numpy", monkeypatch, **outputs)["row"]
     scores = np.load(tmp_path / "vectors" / "users.npy") @ row[0]
     recommender.add_items(10_000, one)
     expected = recommender.score([(user, 10_000) for user in recommender.users.series])["score"].to_numpy()

@@ -48,8 +48,8 @@ def test_arrays(shop, tmp_path, monkeypatch):
     ids = pl.read_parquet(folder / "items.parquet")["item"]
     found = {}
     for user in shop.users.series:
-        told = run_readme(folder, "import numpy", monkeypatch, user=user)
-        found[user] = ids.gather(told["best"]).to_list(), told["scores"][told["best"]].tolist()
+        outputs = run_readme(folder, "import numpy", monkeypatch, user=user)
+        found[user] = ids.gather(outputs["best"]).to_list(), outputs["scores"][outputs["best"]].tolist()
     compare(found, shop)
 
 
@@ -60,8 +60,8 @@ def test_faiss(shop, tmp_path, monkeypatch):
     scores, rows = faiss.read_index(str(folder / "items.faiss")).search(np.load(folder / "users.npy"), 10)
     users = pl.read_parquet(folder / "users.parquet")["user"]
     compare({user: (ids.gather(rows[u]).to_list(), scores[u].tolist()) for u, user in enumerate(users)}, shop)
-    told = run_readme(folder, "import faiss", monkeypatch, user=7)
-    assert ids.gather(told["best"][0]).to_list() == rankings(shop)[7][0]
+    outputs = run_readme(folder, "import faiss", monkeypatch, user=7)
+    assert ids.gather(outputs["best"][0]).to_list() == rankings(shop)[7][0]
 
 
 def test_offsets_of_new_items_are_a_column(grown, tmp_path):
@@ -89,8 +89,8 @@ def test_other_engines_rank_new_items_as_lirdrec_does(grown, tmp_path, kind, mon
         runpy.run_path(str(folder / "load.py"))
         client = qdrant.QdrantClient(path=str(tmp_path / "local"))
         for user in grown.users.series:
-            told = run_readme(folder, "from qdrant_client", monkeypatch, client=client, user_point=user)
-            found[user] = [item for item, _ in told["best"]], [score for _, score in told["best"]]
+            outputs = run_readme(folder, "from qdrant_client", monkeypatch, client=client, user_point=user)
+            found[user] = [item for item, _ in outputs["best"]], [score for _, score in outputs["best"]]
         client.close()
     compare(found, grown)
     assert any({900, 901, 902} & set(items) for items, _ in found.values())
@@ -117,8 +117,8 @@ def test_qdrant(shop, made, tmp_path, monkeypatch, ids):
     users = {point.payload["user"]: point for point in client.scroll("lirdrec_users", limit=1000)[0]}
     found = {}
     for user in recommender.users.series:
-        told = run_readme(folder, "from qdrant_client", monkeypatch, client=client, user_point=users[user].id)
-        found[user] = [item for item, _ in told["best"]], [score for _, score in told["best"]]
+        outputs = run_readme(folder, "from qdrant_client", monkeypatch, client=client, user_point=users[user].id)
+        found[user] = [item for item, _ in outputs["best"]], [score for _, score in outputs["best"]]
     compare(found, recommender)
     items = {point.payload["item"]: point for point in client.scroll("lirdrec_items", limit=1000)[0]}
     assert list(items) and set(items) == set(recommender.items.series)

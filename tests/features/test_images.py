@@ -57,10 +57,10 @@ def test_sixty_broken_pictures(folder):
     )
     assert child.returncode == 0, child.stderr
     assert child.stderr == ""
-    told = json.loads(child.stdout)
-    assert told["growth"] < 300 * 2**20
+    reported = json.loads(child.stdout)
+    assert reported["growth"] < 300 * 2**20
     for case in cases:
-        found = told["found"][case.name]
+        found = reported["found"][case.name]
         if case.refused:
             assert isinstance(found, str), f"{case.name} must be refused"
             assert_mentions(found, [path / case.name, *case.mentions])

@@ -55,9 +55,9 @@ def test_what_is_made_is_what_the_encoder_gives_and_is_told(tmp_path):
         assert list(csv.reader(file)) == [["item", "source", "problem"], ["i2", "bad lamp", "it says bad"]]
     assert (folder / "features/text.missing.csv").read_text() == "item\ni1\ni3\n"
     assert not list((folder / "features").glob("brand.[pm]*.csv")) and not (folder / "features/brand.cut.npy").exists()
-    told = read_manifest(folder)["info"]["encoders"]["text"]
-    assert told == made.entry
-    assert told | {"lirdrec": ""} == {
+    reported = read_manifest(folder)["info"]["encoders"]["text"]
+    assert reported == made.entry
+    assert reported | {"lirdrec": ""} == {
         "identity": {"encoder": "counting", "model": "a", "dims": [3]},
         "source": {"column": "title"},
         "origin": None,
@@ -144,32 +144,32 @@ def test_the_problem_of_zeros_is_not_that_of_values_that_are_not_finite():
 
 
 def test_an_advance_for_every_item():
-    told = {True: 0, False: 0}
+    reported = {True: 0, False: 0}
 
     def advance(n: int, /, idle: bool = False) -> None:
-        told[idle] += n
+        reported[idle] += n
 
     items = [text_item("a"), text_item("a"), Item(), Item(problem="gone", source="x"), text_item("b")]
     encode_shard(Counting(), items, 1, advance)
-    assert told == {True: 3, False: 2}
+    assert reported == {True: 3, False: 2}
 
 
 def test_the_speed_is_that_of_encoding(tmp_path, monkeypatch):
     """Items without a text, equal texts and what is known already are through at once, and are no speed."""
-    told = {True: 0, False: 0}
+    reported = {True: 0, False: 0}
 
     def advance(n: int, /, idle: bool = False) -> None:
-        told[idle] += n
+        reported[idle] += n
 
     monkeypatch.setattr(making, "progress_bar", lambda *arguments: contextlib.nullcontext(advance))
     titles = ["same", None] * 10 + [f"title {at}" for at in range(20)]
     folder = prepare(tmp_path / "data", title=titles, brand=["b"] * 40)
     make_features(folder, [job(folder, "brand", "brand")], progress=True)
-    told.update({True: 0, False: 0})
+    reported.update({True: 0, False: 0})
     made = make_features(folder, [job(folder)], progress=True)[0]
-    assert told == {True: 40 - made.encoded, False: made.encoded} and made.encoded < 30
+    assert reported == {True: 40 - made.encoded, False: made.encoded} and made.encoded < 30
     again = make_features(folder, [job(folder)], progress=True)[0]
-    assert again.encoded == 0 and told[False] == made.encoded and sum(told.values()) == 80
+    assert again.encoded == 0 and reported[False] == made.encoded and sum(reported.values()) == 80
 
 
 class Sizes(Encoder):

@@ -152,9 +152,9 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
     texts = [[f"lamp {shard} {at}" for at in range(10)] for shard in range(12)]
     texts[5][9] = "deadly 5"
     encoder = Mortal(tmp_path / "log", tmp_path / "marks")
-    told, ahead = Told(), Drawn(tasks(*texts))
+    reported, ahead = Told(), Drawn(tasks(*texts))
     done = {}
-    for index, arrays, facts in loop(encoder, ahead, 4, told):
+    for index, arrays, facts in loop(encoder, ahead, 4, reported):
         assert index not in done
         done[index] = arrays, facts
         ahead.yielded += 1
@@ -169,7 +169,7 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
     # only what the dead one had in hand is done twice: the shard in work, and perhaps one that it had not handed over
     assert len({shard for shard, some in enumerate(texts) if any(times[text] > 1 for text in some)}) <= AHEAD
     assert len({process for process, _ in lines}) == 3
-    assert sum(told.parts) == 120 and min(told.parts) >= 0
+    assert sum(reported.parts) == 120 and min(reported.parts) >= 0
     assert ahead.most <= 2 * AHEAD
 
 

@@ -144,11 +144,11 @@ def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
     for _ in range(120):
         now += 2
         lines.advance(1)
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split("(")[1].split(")")[0] for line in told] == [f"{share} %" for share in range(30, 100, 10)]
-    assert_mentions(told[0], ["captions", "60 of 200 pictures", "30 %"])
-    assert_mentions(told[2], ["captions", "100 of 200 pictures", "50 %", duration(200)])
-    assert_mentions(told[-1], ["captions", "180 of 200 pictures", "90 %", duration(40)])
+    reported = capsys.readouterr().err.splitlines()
+    assert [line.split("(")[1].split(")")[0] for line in reported] == [f"{share} %" for share in range(30, 100, 10)]
+    assert_mentions(reported[0], ["captions", "60 of 200 pictures", "30 %"])
+    assert_mentions(reported[2], ["captions", "100 of 200 pictures", "50 %", duration(200)])
+    assert_mentions(reported[-1], ["captions", "180 of 200 pictures", "90 %", duration(40)])
 
 
 def test_every_epoch_is_a_line_in_a_log(capsys):

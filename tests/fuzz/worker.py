@@ -61,8 +61,8 @@ def judged(code: int, errors: str) -> str:
     if code == 0:
         return "accepted"
     lines = [line for line in errors.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("lirdrec: ", "Error: ", "Aborted"))]
-    if code not in (1, 2) or not told:
+    reported = [line for line in lines if line.startswith(("lirdrec: ", "Error: ", "Aborted"))]
+    if code not in (1, 2) or not reported:
         return "NO SENTENCE"
     return "refused" if max(map(len, lines)) <= LONGEST else "LONG SENTENCE"
 

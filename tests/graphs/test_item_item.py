@@ -75,9 +75,9 @@ def test_a_catalog_in_blocks_is_the_catalog(cuts):
 
 def test_progress_counts_the_rows_that_have_features():
     values, present = table(10, 3, [0, 4])
-    told = []
-    nearest_items(values, present, 2, memory_limit=10 * 8 * 2 * 3, progress=lambda done, of: told.append((done, of)))
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    calls = []
+    nearest_items(values, present, 2, memory_limit=10 * 8 * 2 * 3, progress=lambda done, of: calls.append((done, of)))
+    assert calls == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_fusion_by_hand():

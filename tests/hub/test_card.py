@@ -50,8 +50,8 @@ def test_a_runs_card_has_the_figures_that_were_recorded(hub, login, trained):
     push(trained, "me/films")
     card, content = read_card(hub, "me/films")
     recorded = Recommender.load(trained).info["metrics"]
-    told = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
-    assert told == {(s, name): value for s in ("valid", "test") for name, value in recorded[s].items()}
+    reported = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert reported == {(s, name): value for s in ("valid", "test") for name, value in recorded[s].items()}
     assert {one.dataset_name for one in card.data.eval_results} == {"films"}
     assert card.data.license == "cc-by-4.0" and card.data.model_name == "films"
     assert f"| recall@5 | {recorded['valid']['recall@5']:.4f} | 0.2500 |" in content

@@ -9,9 +9,9 @@ from typing import Any
 
 import schemathesis
 
-told = json.loads(Path("known.json").read_text())  # ids, and name of features → width
-KNOWN = {name: itertools.cycle(told[name]) for name in ("user", "item")}
-FEATURES = {name: [0.5] * width for name, width in told["features"].items()}
+reported = json.loads(Path("known.json").read_text())  # ids, and name of features → width
+KNOWN = {name: itertools.cycle(reported[name]) for name in ("user", "item")}
+FEATURES = {name: [0.5] * width for name, width in reported["features"].items()}
 calls = itertools.count()
 
 

@@ -148,12 +148,12 @@ def test_changes_behind_are_counted(start, recommender):
 
 
 def test_the_model_is_described(client, recommender):
-    told = client.get("/model").json()
-    ModelAnswer.model_validate(told, strict=True)
-    assert (told["version"], told["run"], told["model"]) == (__version__, "run", "lirdrec")
-    assert (told["users"], told["items"], told["added"], told["removed"]) == (48, 48, 0, 0)
-    assert told["features"] == {"text": 18, "image": 496} and told["parts"] == list(recommender.scorer.part_names)
-    assert told["columns"]["price"] == "Float64" and told["new_items"] and told["new_users"]
+    model = client.get("/model").json()
+    ModelAnswer.model_validate(model, strict=True)
+    assert (model["version"], model["run"], model["model"]) == (__version__, "run", "lirdrec")
+    assert (model["users"], model["items"], model["added"], model["removed"]) == (48, 48, 0, 0)
+    assert model["features"] == {"text": 18, "image": 496} and model["parts"] == list(recommender.scorer.part_names)
+    assert model["columns"]["price"] == "Float64" and model["new_items"] and model["new_users"]
     client.delete("/items/101")
     assert client.get("/model").json()["items"] == 47 and client.get("/model").json()["removed"] == 1
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pytest
 
+from lirdrec.server.config import ServerConfig
+from lirdrec.server.dependencies import Services
 from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.schemas import ProblemBody
 
@@ -231,8 +235,8 @@ def test_a_body_must_say_that_it_is_json(client):
 
 def test_the_api_is_described_truthfully(client):
     """Each example of the description is valid, and every reference leads somewhere."""
-    told = client.get("/openapi.json").json()
-    schemas = told["components"]["schemas"]
+    spec = client.get("/openapi.json").json()
+    schemas = spec["components"]["schemas"]
 
     def references(node):
         if isinstance(node, dict):
@@ -244,7 +248,7 @@ def test_the_api_is_described_truthfully(client):
             for value in node:
                 yield from references(value)
 
-    found = set(references(told))
+    found = set(references(spec))
     assert found and all(one.removeprefix("#/components/schemas/") in schemas for one in found)
     examples = 0
     for model in BODIES:
@@ -252,11 +256,18 @@ def test_the_api_is_described_truthfully(client):
             model.model_validate(example)
             examples += 1
     assert examples >= 4
-    for path, methods in told["paths"].items():
+    for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             assert {"422", "429", "503"} <= set(operation["responses"]), (method, path)
             assert "HTTPValidationError" not in str(operation), (method, path)
-    assert set(told["paths"]) >= {"/recommend", "/recommend/batch", "/similar/{item}", "/explain", "/items", "/events"}
+    assert set(spec["paths"]) >= {
+        "/recommend",
+        "/recommend/batch",
+        "/similar/{item}",
+        "/explain",
+        "/items",
+        "/events",
+    }
 
 
 def test_every_kind_is_recommended_to_who_likes_it(client):
@@ -290,3 +301,25 @@ def test_compressed_bodies_are_refused_by_name(client, coding, status):
     assert answer.status_code == status
     if status == 415:
         assert coding in answer.json()["detail"] and "Content-Encoding" in answer.json()["detail"]
+
+
+def test_stopping_waits_for_work_that_a_cancelled_request_left(tmp_path):
+    """A thread inside torch when the interpreter ends would abort the process."""
+    started, closing, done = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        started.set()
+        assert closing.wait(60)
+        done.extend(sorted(range(200_000), reverse=True)[:1])
+
+    async def serve() -> list[int]:
+        services = Services(ServerConfig(run=str(tmp_path)))
+        close = services._close
+        services._close = lambda: (closing.set(), close())  # the work ends only after the server began to close
+        request = asyncio.create_task(services.read(work))
+        await asyncio.to_thread(started.wait, 60)
+        request.cancel()
+        await services.stop()
+        return list(done)
+
+    assert asyncio.run(serve()) == [199_999]

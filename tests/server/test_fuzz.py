@@ -55,7 +55,7 @@ def probed(listening):
     return [(one["item"], pytest.approx(one["score"]), one["columns"]) for one in items]
 
 
-def told(asked: Asked) -> str:
+def reported(asked: Asked) -> str:
     return f"{asked.method} {asked.target[:200]} {dict(asked.headers)} {asked.body[:300]!r}"
 
 
@@ -73,7 +73,7 @@ def test_two_thousand_wrong_requests(shop, tmp_path, recommender, caplog, seed):
             answered = ask(port, asked)
             statuses[answered and answered.status] += 1
             wrong = fault(asked, answered)
-            assert wrong is None, f"{wrong}: {told(asked)}"
+            assert wrong is None, f"{wrong}: {reported(asked)}"
         assert probed(listening) == before  # nobody asked to change these
     assert not [one.getMessage() for one in caplog.records if one.exc_info or one.levelno >= logging.ERROR]
     # had all been refused at the door, nothing of what is behind it would have been tried

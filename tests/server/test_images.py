@@ -98,9 +98,9 @@ def test_encoders_that_cannot_be_had_are_told(start, recommender, shop, tmp_path
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     manifest["info"]["encoders"] = {}
     (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
-    told = json.loads((moved / "features.json").read_text())
-    told["dataset"] |= {"relative": "../data"}
-    rewrite(moved, {"features.json": lambda path: write_json(path, told)})
+    reported = json.loads((moved / "features.json").read_text())
+    reported["dataset"] |= {"relative": "../data"}
+    rewrite(moved, {"features.json": lambda path: write_json(path, reported)})
     client = start(run=str(moved), encoders=True)
     title = {"items": [{"id": 900, "columns": {"title": "an old lamp"}}]}
     while (answer := client.post("/items", json=title)).status_code == 503:

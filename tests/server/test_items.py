@@ -90,8 +90,8 @@ def test_a_like_changes_the_vector_as_folding_in_does(client, recommender):
     after = asked(client, user=0, k=48)
     assert after == order[: len(after)] and not {305, 307} & set(after) and after[:5] != before
     best = client.post("/recommend", json={"user": 0, "k": 1}).json()["items"][0]
-    told = client.get(f"/explain?user=0&item={best['item']}").json()
-    assert told["score"] == pytest.approx(best["score"], abs=1e-5)
+    reported = client.get(f"/explain?user=0&item={best['item']}").json()
+    assert reported["score"] == pytest.approx(best["score"], abs=1e-5)
     assert client.get("/users/0").json()["total"] == len(liked)
 
 

@@ -72,8 +72,8 @@ def keyed(shop, folder):
 
 def test_all_that_is_described_is_so(shop, tmp_path):
     with Listening(shop, tmp_path) as listening:
-        status, told, done = schemathesis(listening, tmp_path, examples=15)
-    assert status == 0 and "Tested: 20" in told, told
+        status, spec, done = schemathesis(listening, tmp_path, examples=15)
+    assert status == 0 and "Tested: 20" in spec, spec
     assert len(done) == 19  # all but POST /model, without --runs-dir: what was never reached would prove nothing
 
 
@@ -81,8 +81,8 @@ def test_with_keys_too(shop, tmp_path):
     """With a key that may write, encoders, and runs to change to; schemathesis leaves the key out and spoils it too."""
     pointer, options, writer, _ = keyed(shop, tmp_path)
     with Listening(pointer, tmp_path, **options) as listening:
-        status, told, done = schemathesis(listening, tmp_path, examples=12, key=writer)
-    assert status == 0 and "Tested: 20" in told, told
+        status, spec, done = schemathesis(listening, tmp_path, examples=12, key=writer)
+    assert status == 0 and "Tested: 20" in spec, spec
     assert len(done) == 20
 
 
@@ -91,8 +91,8 @@ def test_with_keys_too(shop, tmp_path):
 def test_far_and_wide(shop, tmp_path, seed):
     pointer, options, writer, _ = keyed(shop, tmp_path)
     with Listening(pointer, tmp_path, max_batch=7, **options) as listening:
-        status, told, done = schemathesis(listening, tmp_path, examples=300, key=writer, seed=seed)
-    assert status == 0 and len(done) == 20, told
+        status, spec, done = schemathesis(listening, tmp_path, examples=300, key=writer, seed=seed)
+    assert status == 0 and len(done) == 20, spec
 
 
 @pytest.mark.slow
@@ -100,19 +100,19 @@ def test_with_text_ids_and_a_run_that_takes_nothing_new(tmp_path):
     run = whole_numbers().save(tmp_path / "run")
     users, items = ([f"{letter}{row}" for row in range(many)] for letter, many in (("u", 40), ("i", 300)))
     with Listening(run, tmp_path) as listening:
-        status, told, done = schemathesis(listening, tmp_path, examples=200, users=users, items=items)
-    assert status == 0 and ("POST", "/recommend") in done and ("POST", "/items") not in done, told
+        status, spec, done = schemathesis(listening, tmp_path, examples=200, users=users, items=items)
+    assert status == 0 and ("POST", "/recommend") in done and ("POST", "/items") not in done, spec
 
 
 def test_a_description_that_lies_is_found_out(shop, tmp_path):
     """The same run of schemathesis, with three lies: it could not pass if the server did otherwise than described."""
     with Listening(shop, tmp_path) as listening:
-        told = httpx.get(f"{listening.url}/openapi.json", timeout=PATIENCE).json()
-        del told["paths"]["/similar/{item}"]["get"]["responses"]["404"]
-        told["components"]["schemas"]["ModelAnswer"]["properties"]["users"]["type"] = "string"
-        told["components"]["schemas"]["EventIn"]["properties"]["user"] = {"type": "boolean"}
+        spec = httpx.get(f"{listening.url}/openapi.json", timeout=PATIENCE).json()
+        del spec["paths"]["/similar/{item}"]["get"]["responses"]["404"]
+        spec["components"]["schemas"]["ModelAnswer"]["properties"]["users"]["type"] = "string"
+        spec["components"]["schemas"]["EventIn"]["properties"]["user"] = {"type": "boolean"}
         lies = tmp_path / "lies.json"
-        lies.write_text(json.dumps(told))
+        lies.write_text(json.dumps(spec))
         paths = [part for path in ("/similar/{item}", "/model", "/events") for part in ("--include-path", path)]
         status, found, _ = schemathesis(listening, tmp_path, *paths, description=str(lies), examples=5)
     assert status == 1
@@ -127,14 +127,14 @@ def test_keys_and_roles_are_as_described(shop, tmp_path):
         Listening(pointer, tmp_path, **options) as listening,
         httpx.Client(base_url=listening.url, timeout=PATIENCE) as client,
     ):
-        told = client.get("/openapi.json").json()
+        spec = client.get("/openapi.json").json()
         asked = {
-            (method.upper(), path): what for path, methods in told["paths"].items() for method, what in methods.items()
+            (method.upper(), path): what for path, methods in spec["paths"].items() for method, what in methods.items()
         }
         assert len(asked) == 20
         changed = 0
         for (method, path), what in asked.items():
-            is_open = what.get("security", told["security"]) == []
+            is_open = what.get("security", spec["security"]) == []
             address = path.replace("{item}", "101").replace("{user}", "1")
 
             def ask(key, method=method, address=address, what=what):

@@ -51,7 +51,7 @@ from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
-SHORTENED = 0.3  # length of a user's parameters when training goes on; chosen on validation (docs/updating.md)
+SHORTENED = 0.3  # length of a user's parameters when a training is continued; chosen on validation (docs/updating.md)
 
 
 @dataclass(frozen=True)

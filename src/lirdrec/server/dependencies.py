@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,8 @@ class Services:
         self._live: LiveState | None = None
         self._engine: MicroBatcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = threading.Condition()
+        self._reads = 0  # running in threads, those of cancelled requests included
         self._writers = anyio.CapacityLimiter(1)  # changes are made one at a time, so waiting ones need no thread
         self._swapping = asyncio.Lock()
 
@@ -73,8 +76,19 @@ class Services:
     # ------------------------------------------------------------ blocking work
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Run in a thread; abandoned if the request is cancelled."""
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        """Run in a thread; abandoned if the request is cancelled, but `stop` still waits for it."""
+
+        def counted() -> T:
+            with self._idle:
+                self._reads += 1
+            try:
+                return work()
+            finally:
+                with self._idle:
+                    self._reads -= 1
+                    self._idle.notify_all()
+
+        return await anyio.to_thread.run_sync(counted, abandon_on_cancel=True)
 
     async def write(self, work: Callable[[], T]) -> T:
         """Run in a thread, one at a time; work that has started is finished even if the request is cancelled."""
@@ -147,6 +161,9 @@ class Services:
     def _close(self) -> None:
         if self._engine is not None:
             self._engine.stop()
+        # a thread inside torch when the interpreter ends would abort the process
+        with self._idle:
+            self._idle.wait_for(lambda: self._reads == 0, self.config.timeout_seconds)
         if self._live is not None:
             self._live.store.close()
 
