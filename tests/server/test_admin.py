@@ -178,19 +178,19 @@ def test_a_request_is_one_line_of_json(client, caplog):
     assert second["status"] == 422
 
 
-def test_what_waits_at_the_end_is_still_answered(shop, tmp_path, monkeypatch, recommender):
-    waiting, go_on = threading.Event(), threading.Event()
+def test_shutdown_answers_the_requests_it_has_received(shop, tmp_path, monkeypatch, recommender):
+    first_ranking, resume = threading.Event(), threading.Event()
     rank = MicroBatcher.rank
 
     def slowly(self, queries):
-        waiting.set()
-        go_on.wait()
+        first_ranking.set()
+        resume.wait()
         return rank(self, queries)
 
     monkeypatch.setattr(MicroBatcher, "rank", slowly)
     answers = []
     with Listening(shop, tmp_path) as listening:
-        asking = [
+        senders = [
             threading.Thread(
                 target=lambda user=user: answers.append(
                     (user, httpx.post(f"{listening.url}/recommend", json={"user": user, "k": 3}, timeout=PATIENCE))
@@ -198,18 +198,19 @@ def test_what_waits_at_the_end_is_still_answered(shop, tmp_path, monkeypatch, re
             )
             for user in range(4)
         ]
-        for one in asking:
+        for one in senders:
             one.start()
-        waiting.wait()
-        while len(listening.server.server_state.connections) < 4:
+        first_ranking.wait()
+        # A connection without a received request is closed at shutdown, so all four requests must have been read.
+        while sum(one.cycle is not None for one in list(listening.server.server_state.connections)) < 4:
             pass
         listening.server.should_exit = True
         while listening.server.servers and any(one.is_serving() for one in listening.server.servers):
             pass
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{listening.url}/health", timeout=2)
-        go_on.set()
-        for one in asking:
+        resume.set()
+        for one in senders:
             one.join()
     assert len(answers) == 4
     for user, answer in answers:
