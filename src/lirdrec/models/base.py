@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
-from lirdrec.ranking.histories import PairWeights
+from lirdrec.option_names import option_text
+from lirdrec.ranking.histories import Histories, PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
@@ -25,6 +26,8 @@ class Capabilities:
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
         weights: the weights of the training pairs change what the model learns; without, training warns.
+        ordered: a user is the ordered history of items: training takes sequences, which need timestamps, and
+            `fold_in` takes each history oldest first.
     """
 
     needs_features: bool
@@ -32,6 +35,7 @@ class Capabilities:
     new_users: bool
     training: Literal["gradient", "closed_form"]
     weights: bool = False
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class ModelInputs:
             included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
         weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.
+        timestamps: `(E,)` int64, the time of each training pair in the unit of the source, or None.
     """
 
     n_users: int
@@ -67,10 +72,16 @@ class ModelInputs:
     neighbors: Callable[[str, int], Tensor]
     seed: int = 0
     weights: Tensor | None = None
+    timestamps: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
         return self.users.device
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The training items of each user, oldest first where there are timestamps."""
+        return Histories(self.users, self.items, self.n_users, self.timestamps)
 
     @cached_property
     def relative_weights(self) -> Tensor | None:
@@ -110,6 +121,11 @@ class Model(nn.Module):
                 f"{self.name} learns from features, and the dataset has none: add a feature matrix,"
                 " or take a model that needs none (ease, lightgcn …)"
             )
+        if self.capabilities.ordered and inputs.timestamps is None:
+            raise CapabilityError(
+                f"{self.name} learns from the order of each user's items, and the dataset has no timestamps: prepare it"
+                f" with {option_text('timestamp', 'COLUMN')}, or take a model that needs none (lirdrec, lightgcn …)"
+            )
         self.inputs, self.config = inputs, config
         # the only source of randomness in training, on the CPU so that all devices agree; start_epoch replaces it, so
         # that a resumed training uses the same random numbers as an uninterrupted one
@@ -126,8 +142,12 @@ class Model(nn.Module):
         """Called before each epoch; `epoch` counts from 1."""
         self.generator = epoch_generator(self.inputs.seed, epoch)
 
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch of `(B,)` int64 rows; "loss" is minimized, other keys are terms to log."""
+    def loss(self, *batch: Any, **options: Any) -> dict[str, Tensor]:
+        """Loss of a batch; "loss" is minimized, other keys are terms to log.
+
+        The batch is users, positives and negatives, `(B,)` int64 rows each; for ordered models it is a block of
+        sequences (`models.sequential.SequentialModel.loss`).
+        """
         raise CapabilityError(f"{self.name} is not trained by gradients")
 
     def solve(self) -> None:

@@ -27,6 +27,8 @@ _MODELS = {
     "grcn": ("lirdrec.models.grcn", "GRCN"),
     "lgmrec": ("lirdrec.models.lgmrec", "LGMRec"),
     "slmrec": ("lirdrec.models.slmrec", "SLMRec"),
+    "lirdrec_seq": ("lirdrec.models.lirdrec_seq", "LIRDRecSeq"),
+    "sasrec": ("lirdrec.models.sasrec", "SASRec"),
 }
 
 

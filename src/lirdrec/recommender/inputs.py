@@ -65,8 +65,13 @@ def make_model_inputs(
             _neighbor_progress if progress else None,
         ),
         seed=seed,
-        weights=None if dataset.train.weights is None else torch.from_numpy(np.array(dataset.train.weights)).to(device),
+        weights=_optional_tensor(dataset.train.weights, device),
+        timestamps=_optional_tensor(dataset.train.timestamps, device),
     )
+
+
+def _optional_tensor(values: np.ndarray | None, device: torch.device | str) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(np.array(values)).to(device)
 
 
 def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
