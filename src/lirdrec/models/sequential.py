@@ -165,7 +165,7 @@ class SequentialModel(Model):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         """Item vectors, and the state of every user after the last training item; 0 for users without one."""
-        table = self.item_table()
+        table = self.item_table().detach().clone()
         histories = self.inputs.histories
         lists = [histories.of(user) for user in range(self.inputs.n_users)]
         times = None
