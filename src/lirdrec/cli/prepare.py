@@ -44,6 +44,9 @@ class ColumnOptions:
     rating: str | None = option(None, "Column of ratings.")
     min_rating: float | None = option(None, "Keep ratings of this value or more.")
     timestamp: str | None = option(None, "Column of times.")
+    order: str | None = option(
+        None, "file: without a column of times, the rows of each user are in order.", metavar="file"
+    )
     time_format: str | None = option(None, "Format of times: '%d/%m/%Y %H:%M'.", metavar="FORMAT")
     weight: str | None = option(
         None, "Column of weights; repeated pairs are added up; 0 or less in total is a dislike.", metavar="COLUMN"

@@ -67,16 +67,17 @@ class Interactions:
     def concatenate(cls, parts: Sequence[Interactions]) -> Interactions:
         """The interactions of all parts, in order.
 
-        There are timestamps if every part has them, and weights if one has them; parts without count 1.
+        There are timestamps if every part with interactions has them, and weights if one has them; parts without count 1.
         """
-        times = [part.timestamps for part in parts if part.timestamps is not None]
+        timed = [part for part in parts if len(part)] or parts
+        times = [part.timestamps for part in timed if part.timestamps is not None]
         weights = None
         if any(part.weights is not None for part in parts):
             weights = np.concatenate([part.known_weights() for part in parts])
         return cls(
             np.concatenate([part.users for part in parts]),
             np.concatenate([part.items for part in parts]),
-            np.concatenate(times) if len(times) == len(parts) else None,
+            np.concatenate(times) if len(times) == len(timed) else None,
             weights,
         )
 

@@ -1,7 +1,8 @@
 """Split methods: each maps interactions to labels 0 (train), 1 (validation) or 2 (test).
 
-Pairs come sorted by user and item (see `distinct_pairs`), so a split depends on the set of interactions and on the
-seed, never on the order of lines in a file.
+Pairs come sorted by user and item (see `distinct_pairs`), so a random split depends on the set of interactions and on
+the seed, never on the order of lines in a file. For a split by time they come sorted by user, time and line, so equal
+times are in the order of the file.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def split_labels(
             "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
             "none": everything is train.
         users, items: `(E,)` int64.
-        timestamps: `(E,)` int64. Ties are broken by item row, except in "global_time", where pairs with equal
-            timestamps stay in one split.
+        timestamps: `(E,)` int64. Pairs of a user with equal timestamps are in the order given, except in
+            "global_time", where pairs with equal timestamps stay in one split.
         seed: of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
@@ -50,7 +51,10 @@ def split_labels(
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in TIMED and timestamps is None:
-        raise DataError(f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})")
+        raise DataError(
+            f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')}), or"
+            f" say that the rows of each user are in order ({option_text('order', 'file')})"
+        )
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)

@@ -208,8 +208,7 @@ def _reveal(items: LaunchedItems, number: int, seed: int) -> tuple[LaunchedItems
     rank = np.arange(len(by_item)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.zeros(len(order), bool)
     chosen[by_item] = (rank < number) & (counts[items.items[by_item]] > number)
-    parts = [replace(items, users=items.users[mask], items=items.items[mask]) for mask in (chosen, ~chosen)]
-    return parts[0], parts[1]
+    return items.take(chosen), items.take(~chosen)
 
 
 def _runs(done: Sequence[TrialResult], dataset: str) -> dict[str, list[TrialResult]]:
