@@ -209,6 +209,12 @@ class MetricOptions:
         metavar="NAME",
     )
     candidates: str | None = option(None, "all; or cold: only items without training interactions.")
+    test_history: str | None = option(
+        None,
+        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        metavar="train|train+valid",
+    )
+    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
@@ -218,12 +224,17 @@ class MetricOptions:
             ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
+        from lirdrec.evaluation.protocol import TEST_HISTORIES
         from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
         if self.candidates not in (None, "all", "cold"):
             raise ConfigError(f"--candidates {self.candidates}: choose all or cold")
+        if self.test_history not in (None, *TEST_HISTORIES):
+            raise ConfigError(f"--test-history {self.test_history}: choose one of {', '.join(TEST_HISTORIES)}")
+        if self.test_history == "train+valid" and SPLITS.get(self.split or "test") != "test":
+            raise ConfigError(f"--test-history train+valid: is for the test, not for --split {self.split}")
         if self.memory_limit is not None:
             check_memory(self.memory_limit << 20, f"--memory-limit {self.memory_limit}")
         for k in self.k or ():
@@ -235,9 +246,11 @@ class MetricOptions:
             "k": tuple(self.k or ()),
             "metrics": metrics,
             "candidates": self.candidates,
+            "test_history": self.test_history,
             "memory_limit": (self.memory_limit or 0) << 20,
         }
-        return {name: value for name, value in arguments.items() if value}
+        given = {name: value for name, value in arguments.items() if value}
+        return given if self.mask_seen else given | {"mask_seen": False}
 
 
 def evaluate(

@@ -67,7 +67,8 @@ class Interactions:
     def concatenate(cls, parts: Sequence[Interactions]) -> Interactions:
         """The interactions of all parts, in order.
 
-        There are timestamps if every part with interactions has them, and weights if one has them; parts without count 1.
+        There are timestamps if every part with interactions has them, and weights if one has them; in parts without
+        weights each pair counts 1.
         """
         timed = [part for part in parts if len(part)] or parts
         times = [part.timestamps for part in timed if part.timestamps is not None]
@@ -80,6 +81,15 @@ class Interactions:
             np.concatenate(times) if len(times) == len(timed) else None,
             weights,
         )
+
+    def oldest_first(self) -> Interactions:
+        """The pairs in the order of time; equal times, and pairs without times, stay in their order.
+
+        >>> pairs = Interactions(np.array([0, 0, 1]), np.array([7, 8, 9]), np.array([30, 10, 20]))
+        >>> pairs.oldest_first().items.tolist()
+        [8, 9, 7]
+        """
+        return self if self.timestamps is None else self.take(np.argsort(self.timestamps, kind="stable"))
 
     def known_weights(self) -> np.ndarray:
         """The weights `(E,)` float32; ones if there are none."""

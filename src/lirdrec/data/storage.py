@@ -214,9 +214,9 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
 
 
 def interactions(dataset: DatasetParts) -> pl.DataFrame:
-    """The table of all pairs: user row, item row, split; timestamps if every split with pairs has them, weights if one has.
+    """The table of all pairs: user row, item row and split; the split of a dislike is "dislike".
 
-    The split of a dislike is "dislike".
+    There are timestamps if every split with pairs has them, and weights if one has them.
     """
     named = {name: dataset.split(name) for name in SPLITS}
     if dataset.dislikes is not None:

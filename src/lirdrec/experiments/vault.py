@@ -35,6 +35,7 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.protocol import TestHistory
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -107,11 +108,11 @@ def without_test(dataset: Dataset) -> Dataset:
 
     empty = np.empty(0, dtype=np.int64)
     times = None if dataset.test.timestamps is None else empty
-    split = dataset.info.get("split")
     return dataclasses.replace(
         dataset,
         test=Interactions(empty, empty, times),
-        info={"split": split, "development": True} if split else {"development": True},
+        info={name: dataset.info[name] for name in ("split", "timestamps") if dataset.info.get(name)}
+        | {"development": True},
         folder=None,
     )
 
@@ -190,7 +191,10 @@ class Vault:
         development: Dataset,
         *,
         candidates: Literal["all", "cold"] = "all",
+        metrics: Sequence[str] = FINAL_METRICS,
         cutoffs: Sequence[int] = CUTOFFS,
+        test_history: TestHistory | None = None,
+        mask_seen: bool = True,
         per_user: Path | None = None,
     ) -> dict[str, float]:
         """Test metrics of a declared model: computed once; later calls return the recorded values.
@@ -199,7 +203,8 @@ class Vault:
             trial: the final trial; its options must be those declared.
             recommender: trained with these options and the trial's seed, on `development`.
             candidates: "cold": rank only items without training interactions.
-            cutoffs: cut-offs of recall and NDCG.
+            metrics, cutoffs: names without cut-off, and their cut-offs.
+            test_history, mask_seen: as of `evaluate`.
             per_user: Parquet file for the values of each user.
 
         Raises:
@@ -221,7 +226,8 @@ class Vault:
                 return _recorded(path)
             test = Interactions(*_test_interactions(self.vault))
             complete = dataclasses.replace(development, test=test, folder=None)
-            options: dict[str, Any] = {"metrics": FINAL_METRICS, "candidates": candidates, "per_user": True}
+            options: dict[str, Any] = {"metrics": metrics, "candidates": candidates, "per_user": True}
+            options |= {"test_history": test_history, "mask_seen": mask_seen}
             result = evaluate(recommender, complete, "test", k=cutoffs, **options)
             assert result.per_user is not None
             for file in (users, per_user):

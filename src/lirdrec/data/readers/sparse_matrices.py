@@ -80,7 +80,7 @@ def read_matrices(
         items: a table with a row per item, whose ids are column numbers.
         features, name, info: as for `read_interactions`; the default name is that of the file, or of the folder if
             there are several.
-        options: fields of `PreprocessingConfig` except those that a matrix defines: user, rating, timestamp, order, only.
+        options: fields of `PreprocessingConfig` except user, rating, timestamp, order and only, which a matrix lacks.
 
     Raises:
         DataError, ConfigError: as of `read_interactions`; or a file is pickled, or the shapes differ.

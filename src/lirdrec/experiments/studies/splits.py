@@ -178,7 +178,9 @@ def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSp
             for model in config.models or MODELS:
                 base = settled(config, dataset, model, next(iter(config.sets)))
                 # the same settings under every split, so that only the split differs
-                base = base.with_(split={"split": method, "seed": 0}, variant=method, extra={"final": True})
+                base = base.with_(
+                    split={"split": method, "seed": 0}, variant=method, extra={**base.extra, "final": True}
+                )
                 trials[base.dataset_name, method, model] = [base.with_(seed=seed) for seed in config.seeds_of(model)]
     return trials
 
