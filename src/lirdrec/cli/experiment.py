@@ -67,6 +67,11 @@ class EvaluationOptions:
         "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
         metavar="train|train+valid",
     )
+    test_target: str | None = option(
+        None,
+        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
+        metavar="all|last",
+    )
     mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
 
     def for_config(self) -> dict[str, Any]:
@@ -77,6 +82,7 @@ class EvaluationOptions:
             "metrics": FINAL_METRICS if self.metrics is None else _listed(self.metrics, "--metrics"),
             "cutoffs": tuple(sorted(set(self.k))) if self.k else CUTOFFS,
             "test_history": self.test_history,
+            "test_target": self.test_target,
             "mask_seen": self.mask_seen,
         }
 

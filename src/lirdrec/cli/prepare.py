@@ -108,7 +108,8 @@ class SplitOptions:
 
     k_core: int | None = option(None, "Keep users and items with K interactions or more.")
     split: str | None = option(
-        None, "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels."
+        None,
+        "random, cold_items, temporal, global_time, global_time_last, leave_last_out, none, or a column of labels.",
     )
     held_out: float | None = option(None, "Share of validation and test data together.")
     seed: int | None = option(None, "Seed of the split.")

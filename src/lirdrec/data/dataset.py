@@ -114,7 +114,7 @@ class Dataset(DatasetParts):
             without_features, unknown_features: items that no matrix covers; feature rows of unknown items.
             k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
             keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
-            split: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a column of labels.
+            split: one of `lirdrec.data.splits.METHODS` (random, leave_last_out …), or a column of labels.
             held_out, seed: share held out by the split, half of it for validation; seed of the split.
 
         Raises:
@@ -164,7 +164,7 @@ class Dataset(DatasetParts):
         """The same interactions, items and features under another split.
 
         Args:
-            split: "random", "cold_items", "temporal", "global_time", "leave_last_out" or "none".
+            split: "random", "cold_items", "temporal", "global_time", "global_time_last", "leave_last_out" or "none".
             seed: seed of the split.
             held_out: share held out, half of it for validation.
 

@@ -19,7 +19,7 @@ from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time")
+USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time", "global_time_last")
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
-from lirdrec.data.splits import METHODS, TIMED, given_labels, split_labels
+from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED, given_labels, split_labels
 from lirdrec.data.table import Table
 from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_ids, parse_numbers, parse_times
 from lirdrec.errors import ConfigError, DataError
@@ -293,9 +293,9 @@ def _split(
 def _split_by_method(
     pairs: Interactions, method: str, seed: int, held_out: float, clock: bool
 ) -> tuple[tuple[Interactions, Interactions, Interactions], dict[str, Any]]:
-    if method == "global_time" and not clock:
+    if method in ONE_CLOCK and not clock:
         raise DataError(
-            "split 'global_time' needs times, and the interactions have positions in each user's history, which are no"
+            f"split '{method}' needs times, and the interactions have positions in each user's history, which are no"
             " common clock; take 'leave_last_out' or 'temporal', or name a column of times"
             f" ({option_text('timestamp', 'COLUMN')})"
         )

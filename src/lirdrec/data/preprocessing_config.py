@@ -66,7 +66,8 @@ class PreprocessingConfig:
         None, "keep items without interactions; default: yes if there is an item table and no k-core"
     )
     split: str | None = option(
-        "random", "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels"
+        "random",
+        "random, cold_items, temporal, global_time, global_time_last, leave_last_out, none, or a column of labels",
     )
     held_out: float = option(0.2, "share held out by the split, half of it for validation")
     seed: int = option(0, "seed of the split")

@@ -31,7 +31,14 @@ from lirdrec.evaluation.metrics import (
     list_metrics,
     per_user_metrics,
 )
-from lirdrec.evaluation.protocol import EvaluationProtocol, TestHistory, protocol_of, with_histories
+from lirdrec.evaluation.protocol import (
+    EvaluationProtocol,
+    TestHistory,
+    TestTarget,
+    protocol_of,
+    with_histories,
+    with_last_target,
+)
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT, rank_users
@@ -252,6 +259,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_METRICS,
     candidates: Literal["all", "cold"] = "all",
     test_history: TestHistory | None = None,
+    test_target: TestTarget | None = None,
     mask_seen: bool = True,
     per_user: bool = False,
     breakdown: bool = False,
@@ -269,6 +277,8 @@ def evaluate(
         candidates: "cold" ranks only the items without a training pair.
         test_history: interactions by which users are known in the test: "train", "train+valid", or None: with those
             of the validation after a split by time (docs/sequential.md).
+        test_target: relevant interactions of the test: "all"; "last": each user's last one, with those before it in the
+            history; None: "last" after the split "global_time_last", else "all".
         mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
         memory_limit: bytes for a block of scores.
@@ -294,7 +304,9 @@ def evaluate(
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
-    protocol = protocol_of(recommender, dataset.info, split, test_history, mask_seen)
+    protocol = protocol_of(recommender, dataset.info, split, test_history, test_target, mask_seen)
+    if protocol.test_target == "last":
+        dataset = with_last_target(dataset)
     scorer, truth = _ground_truth(recommender, dataset, split, candidates, protocol)
     if k is None:
         cutoffs = _fitting(cutoffs, scorer.n_items if truth.candidates is None else len(truth.candidates))

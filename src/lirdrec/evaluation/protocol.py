@@ -8,19 +8,23 @@ one; any other model keeps the vector of the training.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.splits import TIMED
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
 TestHistory = Literal["train", "train+valid"]
 TEST_HISTORIES: tuple[TestHistory, ...] = ("train", "train+valid")
+TestTarget = Literal["all", "last"]
+TEST_TARGETS: tuple[TestTarget, ...] = ("all", "last")
 BATCH_USERS = 1024  # folded in at once
 
 
@@ -30,11 +34,14 @@ class EvaluationProtocol:
 
     Attributes:
         test_history: interactions that a user is known by: "train" or "train+valid".
+        test_target: the relevant interactions: "all" of the test, or each user's "last"; those before it are then
+            part of the history.
         mask_seen: whether the items of this history are left out of the ranking.
         queries: "trained", the queries of the training, or "histories", queries from the longer history.
     """
 
     test_history: TestHistory = "train"
+    test_target: TestTarget = "all"
     mask_seen: bool = True
     queries: Literal["trained", "histories"] = "trained"
 
@@ -54,13 +61,26 @@ def default_test_history(info: Mapping[str, Any]) -> TestHistory:
     >>> default_test_history({"split": {"method": "leave_last_out"}})
     'train+valid'
     """
+    return "train+valid" if _method(info) in TIMED else "train"
+
+
+def default_test_target(info: Mapping[str, Any]) -> TestTarget:
+    """The target of the test of a dataset with this `info`: "last" after the split "global_time_last", else "all"."""
+    return "last" if _method(info) == "global_time_last" else "all"
+
+
+def _method(info: Mapping[str, Any]) -> Any:
     split = info.get("split")
-    method = split.get("method") if isinstance(split, Mapping) else None
-    return "train+valid" if method in TIMED else "train"
+    return split.get("method") if isinstance(split, Mapping) else None
 
 
 def protocol_of(
-    recommender: Any, info: Mapping[str, Any], split: str, test_history: str | None = None, mask_seen: bool = True
+    recommender: Any,
+    info: Mapping[str, Any],
+    split: str,
+    test_history: str | None = None,
+    test_target: str | None = None,
+    mask_seen: bool = True,
 ) -> EvaluationProtocol:
     """The protocol of an evaluation of a recommender on a split of a dataset with this `info`.
 
@@ -69,21 +89,46 @@ def protocol_of(
         info: of the dataset.
         split: "train", "valid" or "test".
         test_history: "train", "train+valid", or None: see `default_test_history`. Other splits than the test have the
-            history of the training.
+            history of the training, and all targets.
+        test_target: "all", "last", or None: see `default_test_target`.
         mask_seen: whether the items of the history are left out of the ranking.
 
     Raises:
-        ConfigError: an unknown history, or "train+valid" for another split than the test.
+        ConfigError: an unknown history or target, or one that only the test can have, for another split.
     """
+    check_protocol(test_history, test_target)
+    if split != "test":
+        for name, value, plain in (("test_history", test_history, "train"), ("test_target", test_target, "all")):
+            if value not in (None, plain):
+                raise ConfigError(f"{name} is {value!r}, which only the test can have, not the split '{split}'")
+        return EvaluationProtocol(mask_seen=mask_seen)
+    history: Any = test_history or default_test_history(info)
+    target: Any = test_target or default_test_target(info)
+    takes = history == "train+valid" and takes_histories(recommender)
+    return EvaluationProtocol(history, target, mask_seen, "histories" if takes else "trained")
+
+
+def check_protocol(test_history: str | None, test_target: str | None) -> None:
+    """Raise a ConfigError for an unknown history or target."""
     if test_history not in (None, *TEST_HISTORIES):
         raise ConfigError(f"test_history is {test_history!r}; choose one of {', '.join(TEST_HISTORIES)}")
-    if split != "test":
-        if test_history == "train+valid":
-            raise ConfigError(f"test_history is 'train+valid', which only the test can have, not the split '{split}'")
-        return EvaluationProtocol("train", mask_seen)
-    history: TestHistory = test_history or default_test_history(info)  # type: ignore[assignment]  # checked above
-    takes = history == "train+valid" and takes_histories(recommender)
-    return EvaluationProtocol(history, mask_seen, "histories" if takes else "trained")
+    if test_target not in (None, *TEST_TARGETS):
+        raise ConfigError(f"test_target is {test_target!r}; choose one of {', '.join(TEST_TARGETS)}")
+
+
+def with_last_target(dataset: Dataset) -> Dataset:
+    """The dataset with each user's last test interaction as the test; those before it are moved to valid.
+
+    Raises:
+        DataError: the test interactions have no timestamps.
+    """
+    test = dataset.test.oldest_first()
+    if test.timestamps is None:
+        raise DataError(f"{dataset.name}: the last test interaction of a user needs timestamps, and there are none")
+    last = np.zeros(len(test), dtype=bool)
+    last[len(test) - 1 - np.unique(test.users[::-1], return_index=True)[1]] = True
+    valid = Interactions.concatenate([dataset.valid, test.take(~last)])
+    return replace(dataset, valid=valid, test=test.take(last), folder=None)
 
 
 def takes_histories(recommender: Any) -> bool:

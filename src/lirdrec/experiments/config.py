@@ -38,6 +38,7 @@ class ExperimentConfig:
         metric: validation metric of tuning and early stopping.
         metrics, cutoffs: of the reported metrics: names without cut-off, and the cut-offs.
         test_history: "train" or "train+valid", by which users are known in the test; None: by the dataset's split.
+        test_target: "all" test interactions are relevant, or each user's "last"; None: by the dataset's split.
         mask_seen: leave the items of the history out of the ranking, in the final validation and in the test.
         prune: stop tuning trials early if they are below the median of earlier ones.
         sampler: "tpe" (Optuna, seeded) or "grid".
@@ -69,6 +70,7 @@ class ExperimentConfig:
     metrics: tuple[str, ...] = FINAL_METRICS
     cutoffs: tuple[int, ...] = CUTOFFS
     test_history: Literal["train", "train+valid"] | None = None
+    test_target: Literal["all", "last"] | None = None
     mask_seen: bool = True
     prune: bool = True
     sampler: Literal["tpe", "grid"] = "tpe"
@@ -104,20 +106,19 @@ class ExperimentConfig:
 
     def _check_evaluation(self) -> None:
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics, split_name  # imports torch
-        from lirdrec.evaluation.protocol import TEST_HISTORIES
+        from lirdrec.evaluation.protocol import check_protocol
 
         split_name(self.metric)
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(canonical_metric, self.metrics))))
         check_metrics(self.metrics)
         if not self.metrics or not self.cutoffs or min(self.cutoffs) < 1:
             raise ConfigError("metrics and cutoffs need at least one entry each, and cut-offs of 1 or more")
-        if self.test_history not in (None, *TEST_HISTORIES):
-            raise ConfigError(f"test_history is {self.test_history!r}; choose one of {', '.join(TEST_HISTORIES)}")
+        check_protocol(self.test_history, self.test_target)
 
     @property
     def evaluation(self) -> dict[str, Any]:
         """The options of the evaluation that differ from the defaults; {} if none does."""
-        names = ("metrics", "cutoffs", "test_history", "mask_seen")
+        names = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")
         defaults = {entry.name: entry.default for entry in fields(self)}
         return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
 

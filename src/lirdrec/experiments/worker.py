@@ -223,7 +223,7 @@ class Job:
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
         evaluation = self._evaluation()
-        history = {name: evaluation[name] for name in ("test_history", "mask_seen")}
+        history = {name: evaluation[name] for name in ("test_history", "test_target", "mask_seen")}
         self.protocol = protocol_of(recommender, self.dataset.info, "test", **history).to_json()
         options = {"candidates": chosen, "cutoffs": self._cutoffs(chosen, evaluation["cutoffs"]), **history}
         self.figures[stage] = metrics = Vault(self.vault).score(
@@ -235,7 +235,8 @@ class Job:
 
     def _evaluation(self) -> dict[str, Any]:
         """The options of the evaluation, with the defaults of those that the trial does not change."""
-        defaults = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS, "test_history": None, "mask_seen": True}
+        defaults = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS, "test_history": None, "test_target": None}
+        defaults["mask_seen"] = True
         return defaults | self.cell.extra.get("evaluation", {})
 
     def _candidates(self) -> Candidates:
