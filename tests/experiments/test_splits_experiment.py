@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+import lirdrec
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import splits
 from lirdrec.experiments.trial import TrialSpec

@@ -235,13 +235,8 @@ class Job:
 
     def _evaluation(self) -> dict[str, Any]:
         """The options of the evaluation, with the defaults of those that the trial does not change."""
-        defaults: dict[str, Any] = {
-            "metrics": FINAL_METRICS,
-            "cutoffs": CUTOFFS,
-            "test_history": None,
-            "test_target": None,
-        }
-        defaults["mask_seen"] = True
+        defaults: dict[str, Any] = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS}
+        defaults |= {"test_history": None, "test_target": None, "mask_seen": True}
         return defaults | self.cell.extra.get("evaluation", {})
 
     def _candidates(self) -> Candidates:
