@@ -94,6 +94,7 @@ def test_helpers_keep_timestamps_and_weights():
     def check(of: Dataset, pairs: Interactions) -> None:
         for user, item, time, weight in zip(pairs.users, pairs.items, pairs.timestamps, pairs.weights, strict=True):
             expected = moment[of.users.ids[user], of.items.ids[item]]
+            assert [time, weight] == [expected[0], pytest.approx(expected[1])]
 
     merged = merge_splits(data)
     assert len(merged.train) == 40
