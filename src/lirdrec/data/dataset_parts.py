@@ -251,5 +251,5 @@ class DatasetParts:
                 " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
                 " that the split was given so"
             )
-        message = "%s: no training item for %s of valid or test; evaluation leaves them out"
+        message = "%s: no training item for %s of valid or test; evaluation leaves those without a history out"
         logger.warning(message, self.name, pluralize(len(untrained), "user"))
