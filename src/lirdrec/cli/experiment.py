@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -56,9 +56,41 @@ class TrainingOptions:
     save_models: bool = option(False, "Keep the run folders of the final trainings.")
 
 
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Evaluation"""
+
+    metrics: str | None = option(None, "Reported metrics (default: recall,ndcg).", metavar="A,B")
+    k: list[int] | None = option(None, "Their cut-offs; may be repeated (10 and 20).", "--k", "-k", metavar="K")
+    test_history: str | None = option(
+        None,
+        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        metavar="train|train+valid",
+    )
+    test_target: str | None = option(
+        None,
+        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
+        metavar="all|last",
+    )
+    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+
+    def for_config(self) -> dict[str, Any]:
+        """The arguments of `ExperimentConfig`."""
+        from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
+
+        return {
+            "metrics": FINAL_METRICS if self.metrics is None else _listed(self.metrics, "--metrics"),
+            "cutoffs": tuple(sorted(set(self.k))) if self.k else CUTOFFS,
+            "test_history": self.test_history,
+            "test_target": self.test_target,
+            "mask_seen": self.mask_seen,
+        }
+
+
 def experiment(
     tuning: TuningOptions,
     training: TrainingOptions,
+    evaluation: EvaluationOptions,
     name: str | None = typer.Argument(None, metavar="[NAME]", help="The experiment; without a name, all are listed."),
     datasets: list[Path] | None = typer.Argument(
         None, metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
@@ -89,7 +121,7 @@ def experiment(
     chosen = experiment_by_name(name)
     if not datasets:
         raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
-    config = _config(chosen, datasets, output, tuning, training)
+    config = _config(chosen, datasets, output, tuning, training, evaluation)
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
@@ -100,7 +132,12 @@ def experiment(
 
 
 def _config(
-    chosen: Experiment, datasets: Sequence[Path], output: Path | None, tuning: TuningOptions, training: TrainingOptions
+    chosen: Experiment,
+    datasets: Sequence[Path],
+    output: Path | None,
+    tuning: TuningOptions,
+    training: TrainingOptions,
+    evaluation: EvaluationOptions,
 ) -> ExperimentConfig:
     """The configuration of an experiment."""
     from lirdrec.config import parse_assignments
@@ -124,6 +161,7 @@ def _config(
     }
     return ExperimentConfig(
         **tuning_options,
+        **evaluation.for_config(),
         datasets=tuple(map(str, datasets)),
         output=output if output is not None else Path("experiments") / chosen.name,
         models=models,

@@ -90,6 +90,7 @@ def _split_line(summary: Mapping[str, Any]) -> str:
         "random": f"random, for each user{shares}{seed}",
         "temporal": f"by time, for each user the latest interactions{shares}",
         "global_time": f"by time, one moment for all users{shares}",
+        "global_time_last": "by time, after one moment for all users test, each user's last before it validation",
         "leave_last_out": "by time, the last interaction of each user is test, the one before it validation",
         "cold_items": f"by item, held-out items have no training interactions{shares}{seed}",
         "none": "none, all interactions are training data",

@@ -209,6 +209,17 @@ class MetricOptions:
         metavar="NAME",
     )
     candidates: str | None = option(None, "all; or cold: only items without training interactions.")
+    test_history: str | None = option(
+        None,
+        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        metavar="train|train+valid",
+    )
+    test_target: str | None = option(
+        None,
+        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
+        metavar="all|last",
+    )
+    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
@@ -218,12 +229,21 @@ class MetricOptions:
             ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
+        from lirdrec.evaluation.protocol import TEST_HISTORIES, TEST_TARGETS
         from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
         if self.candidates not in (None, "all", "cold"):
             raise ConfigError(f"--candidates {self.candidates}: choose all or cold")
+        for flag, value, choices in (
+            ("--test-history", self.test_history, TEST_HISTORIES),
+            ("--test-target", self.test_target, TEST_TARGETS),
+        ):
+            if value not in (None, *choices):
+                raise ConfigError(f"{flag} {value}: choose one of {', '.join(choices)}")
+            if value == choices[1] and SPLITS.get(self.split or "test") != "test":
+                raise ConfigError(f"{flag} {value}: is for the test, not for --split {self.split}")
         if self.memory_limit is not None:
             check_memory(self.memory_limit << 20, f"--memory-limit {self.memory_limit}")
         for k in self.k or ():
@@ -235,9 +255,12 @@ class MetricOptions:
             "k": tuple(self.k or ()),
             "metrics": metrics,
             "candidates": self.candidates,
+            "test_history": self.test_history,
+            "test_target": self.test_target,
             "memory_limit": (self.memory_limit or 0) << 20,
         }
-        return {name: value for name, value in arguments.items() if value}
+        given = {name: value for name, value in arguments.items() if value}
+        return given if self.mask_seen else given | {"mask_seen": False}
 
 
 def evaluate(

@@ -1,7 +1,8 @@
 """All-ranking evaluation: rank all items for every user with held-out items, and average the metrics over the users.
 
-The user's training items are masked; validation items are not, not even in the test (ALGORITHM: the released code's
-protocol). Users without a training pair are left out.
+The items of the user's history are masked, unless `mask_seen` is off. The history is that of the training; validation
+items are not in it, not even in the test (ALGORITHM: the released code's protocol), except after a split by time, whose
+test follows the validation (`test_history`). Users without a history are left out.
 
 `evaluate` takes a recommender and a dataset, `evaluate_scorer` a scorer and a `GroundTruth`.
 """
@@ -18,7 +19,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.holdout import move_to_train
 from lirdrec.data.ids import IdMap, pluralize
 from lirdrec.errors import ConfigError, DataError
@@ -29,6 +30,14 @@ from lirdrec.evaluation.metrics import (
     check_metrics,
     list_metrics,
     per_user_metrics,
+)
+from lirdrec.evaluation.protocol import (
+    EvaluationProtocol,
+    TestHistory,
+    TestTarget,
+    protocol_of,
+    with_histories,
+    with_last_target,
 )
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
@@ -49,9 +58,10 @@ class GroundTruth:
     Attributes:
         users: `(n,)` int64, the users to rank for.
         relevant: their held-out items.
-        seen: training items of all users.
+        seen: items of the history of all users.
         candidates: `(c,)` int64 items to rank, or None for all.
         masked: whether what the user has seen is left out of the ranking.
+        trained: training items of all users, where `seen` has more; they give the popularity of items.
     """
 
     users: Tensor
@@ -59,6 +69,12 @@ class GroundTruth:
     seen: Histories
     candidates: Tensor | None = None
     masked: bool = True
+    trained: Histories | None = None
+
+    @property
+    def training(self) -> Histories:
+        """The training items of all users."""
+        return self.seen if self.trained is None else self.trained
 
     @classmethod
     def from_pairs(
@@ -75,7 +91,8 @@ class GroundTruth:
     def to(self, device: torch.device) -> GroundTruth:
         candidates = None if self.candidates is None else self.candidates.to(device)
         relevant, seen = self.relevant.to(device), self.seen.to(device)
-        return GroundTruth(self.users.to(device), relevant, seen, candidates, self.masked)
+        trained = None if self.trained is None else self.trained.to(device)
+        return GroundTruth(self.users.to(device), relevant, seen, candidates, self.masked, trained)
 
 
 @dataclass
@@ -132,7 +149,7 @@ def evaluate_scorer(
     per_user = {name: torch.cat(columns) for name, columns in collected.items()}
     values = {name: float(column.mean()) for name, column in per_user.items()}
     if on_lists:
-        popularity = torch.bincount(truth.seen.items, minlength=scorer.n_items)
+        popularity = torch.bincount(truth.training.items, minlength=scorer.n_items)
         ranked = slice(None) if truth.candidates is None else truth.candidates
         for name in on_lists:
             for k in cutoffs:
@@ -150,7 +167,7 @@ def by_popularity(
     scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
 ) -> Rows:
     """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
-    degree = torch.bincount(truth.seen.items, minlength=scorer.n_items)
+    degree = torch.bincount(truth.training.items, minlength=scorer.n_items)
     group = _fifths(degree)
     owner, items = truth.relevant.pairs(truth.users)
     users = truth.users[owner]
@@ -171,7 +188,7 @@ def by_popularity(
 
 def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
     """Means over each fifth of the evaluated users by number of training items."""
-    degree = truth.seen.counts()[truth.users]
+    degree = truth.training.counts()[truth.users]
     group = _fifths(degree)
     rows: Rows = []
     for number in range(GROUPS):
@@ -212,6 +229,7 @@ class Metrics:
         breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if requested. Items in five groups of
             equal size by training users, and users in five groups by training items; the metrics of an item group count
             only its own relevant items.
+        protocol: by which history users were known, and whether its items were masked.
 
     >>> evaluate(recommender, dataset, k=5)["recall@5"] <= 1
     True
@@ -221,6 +239,7 @@ class Metrics:
     n_users: int
     per_user: pl.DataFrame | None = None
     breakdown: dict[str, Rows] = field(default_factory=dict)
+    protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -239,6 +258,9 @@ def evaluate(
     k: int | Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     candidates: Literal["all", "cold"] = "all",
+    test_history: TestHistory | None = None,
+    test_target: TestTarget | None = None,
+    mask_seen: bool = True,
     per_user: bool = False,
     breakdown: bool = False,
     memory_limit: int = MEMORY_LIMIT,
@@ -253,6 +275,11 @@ def evaluate(
         k: cut-offs; None: 10 and 20, or a smaller one if fewer items are ranked.
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, …
         candidates: "cold" ranks only the items without a training pair.
+        test_history: interactions by which users are known in the test: "train", "train+valid", or None: with those
+            of the validation after a split by time (docs/sequential.md).
+        test_target: relevant interactions of the test: "all"; "last": each user's last one, with those before it in the
+            history; None: "last" after the split "global_time_last", else "all".
+        mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
         memory_limit: bytes for a block of scores.
 
@@ -277,7 +304,10 @@ def evaluate(
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
-    scorer, truth = recommender.scorer, _ground_truth(recommender, dataset, split, candidates)
+    protocol = protocol_of(recommender, dataset.info, split, test_history, test_target, mask_seen)
+    if protocol.test_target == "last":
+        dataset = with_last_target(dataset)
+    scorer, truth = _ground_truth(recommender, dataset, split, candidates, protocol)
     if k is None:
         cutoffs = _fitting(cutoffs, scorer.n_items if truth.candidates is None else len(truth.candidates))
     result = evaluate_scorer(scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit)
@@ -288,7 +318,7 @@ def evaluate(
     if breakdown:
         groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
         groups["activity"] = by_activity(truth, result.per_user)
-    return Metrics(result.values, len(truth.users), frame, groups)
+    return Metrics(result.values, len(truth.users), frame, groups, protocol)
 
 
 def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
@@ -306,20 +336,24 @@ def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict
     return move_to_train(dataset, recommender.users, recommender.items, train)
 
 
-def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidates: str) -> GroundTruth:
-    """The held-out and the training pairs of the dataset as rows of the recommender."""
+def _ground_truth(
+    recommender: HasScorer, dataset: Dataset, split: str, candidates: str, protocol: EvaluationProtocol
+) -> tuple[Scorer, GroundTruth]:
+    """The scorer with the queries of the protocol; held-out pairs and histories as rows of the recommender."""
     scorer = recommender.scorer
     stored_on = next(iter(scorer.tensors().values())).device
     device = scorer.queries(torch.zeros(1, dtype=torch.int64, device=stored_on)).device
     user_rows, item_rows = recommender.users.rows(dataset.users.ids), recommender.items.rows(dataset.items.ids)
 
-    def pairs(name: str) -> tuple[Tensor, Tensor]:
-        interactions = dataset.split(name)
+    def pairs(*names: str) -> tuple[Tensor, Tensor]:
+        parts = [dataset.split(name).oldest_first() for name in names]
+        interactions = Interactions.concatenate(parts).oldest_first()
         users, items = user_rows[interactions.users], item_rows[interactions.items]
         is_known = (users >= 0) & (items >= 0)
         if not is_known.all():
             lost = pluralize(int((~is_known).sum()), "pair")
-            log.warning("%s of %s left out: the model does not know the user or the item", lost, name)
+            message = "%s of %s left out: the model does not know the user or the item"
+            log.warning(message, lost, " and ".join(names))
         return torch.from_numpy(users[is_known]).to(device), torch.from_numpy(items[is_known]).to(device)
 
     if candidates not in ("all", "cold"):
@@ -331,10 +365,25 @@ def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidat
         if not len(ranked):
             raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
     ranked = None if ranked is None else ranked.to(device)
-    truth = GroundTruth.from_pairs(pairs("train"), pairs(split), len(recommender.users), candidates=ranked)
+    n_users = len(recommender.users)
+    truth = GroundTruth.from_pairs(pairs(*protocol.splits), pairs(split), n_users, candidates=ranked)
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
-    return replace(truth, masked=split != "train")  # for split="train", training items are the relevant ones
+    # for split="train", training items are the relevant ones
+    truth = replace(truth, masked=protocol.mask_seen and split != "train")
+    if protocol.test_history == "train":
+        return scorer, truth
+    truth = replace(truth, trained=Histories(*pairs("train"), n_users))
+    if protocol.queries == "trained":
+        n_untrained = int((truth.training.counts()[truth.users] == 0).sum())
+        log.warning(
+            "this model makes no queries from histories: in the test users are known by their training interactions"
+            " alone%s",
+            f", and the vectors of {n_untrained:,} users without any are not trained" if n_untrained else "",
+        )
+        return scorer, truth
+    added = Histories(*pairs("valid"), n_users)
+    return with_histories(recommender, scorer, truth.seen, added), truth
 
 
 def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarray) -> Tensor | None:

@@ -101,6 +101,7 @@ def base_cell(
         {"metric": config.metric, **config.training, **(training or {})},
         feature_set=feature_set,
         modalities=config.sets.get(feature_set),
+        extra={"evaluation": config.evaluation} if config.evaluation else {},
     )
 
 

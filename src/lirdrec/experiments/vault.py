@@ -35,6 +35,7 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.protocol import TestHistory, TestTarget
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -94,7 +95,8 @@ def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) 
     with write_errors(sealed.vault):
         sealed.vault.mkdir(parents=True, exist_ok=True)
     with atomic_write(test) as temporary, temporary.open("wb") as file:
-        np.save(file, np.stack([data.test.users, data.test.items]))
+        columns = [data.test.users, data.test.items, data.test.timestamps]
+        np.save(file, np.stack([column for column in columns if column is not None]))
     counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
     counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
     write_json(sealed.vault / "counts.json", counts | {"test_sha256": sha256(test)})
@@ -107,11 +109,11 @@ def without_test(dataset: Dataset) -> Dataset:
 
     empty = np.empty(0, dtype=np.int64)
     times = None if dataset.test.timestamps is None else empty
-    split = dataset.info.get("split")
     return dataclasses.replace(
         dataset,
         test=Interactions(empty, empty, times),
-        info={"split": split, "development": True} if split else {"development": True},
+        info={name: dataset.info[name] for name in ("split", "timestamps") if dataset.info.get(name)}
+        | {"development": True},
         folder=None,
     )
 
@@ -190,7 +192,11 @@ class Vault:
         development: Dataset,
         *,
         candidates: Literal["all", "cold"] = "all",
+        metrics: Sequence[str] = FINAL_METRICS,
         cutoffs: Sequence[int] = CUTOFFS,
+        test_history: TestHistory | None = None,
+        test_target: TestTarget | None = None,
+        mask_seen: bool = True,
         per_user: Path | None = None,
     ) -> dict[str, float]:
         """Test metrics of a declared model: computed once; later calls return the recorded values.
@@ -199,7 +205,8 @@ class Vault:
             trial: the final trial; its options must be those declared.
             recommender: trained with these options and the trial's seed, on `development`.
             candidates: "cold": rank only items without training interactions.
-            cutoffs: cut-offs of recall and NDCG.
+            metrics, cutoffs: names without cut-off, and their cut-offs.
+            test_history, test_target, mask_seen: as of `evaluate`.
             per_user: Parquet file for the values of each user.
 
         Raises:
@@ -221,7 +228,8 @@ class Vault:
                 return _recorded(path)
             test = Interactions(*_test_interactions(self.vault))
             complete = dataclasses.replace(development, test=test, folder=None)
-            options: dict[str, Any] = {"metrics": FINAL_METRICS, "candidates": candidates, "per_user": True}
+            options: dict[str, Any] = {"metrics": metrics, "candidates": candidates, "per_user": True}
+            options |= {"test_history": test_history, "test_target": test_target, "mask_seen": mask_seen}
             result = evaluate(recommender, complete, "test", k=cutoffs, **options)
             assert result.per_user is not None
             for file in (users, per_user):
@@ -253,7 +261,7 @@ def _recorded(path: Path) -> dict[str, float]:
 
 
 def _test_interactions(vault: Path) -> np.ndarray:
-    """User and item indices of the test interactions, `(2, T)` int64."""
+    """User and item rows of the test interactions and, where known, their timestamps: `(2, T)` or `(3, T)` int64."""
     from lirdrec.data.features import open_array
 
     path = vault / SEALED

@@ -97,7 +97,9 @@ def _trials(config: ExperimentConfig, base: TrialSpec, variant: Variant, loss: s
             options["modality_weights"] = kept if sum(kept.values()) > 0 else None
     # declarations are named by variant, so each loss needs its own variant name
     name = variant.label if loss is None or len(config.losses) < 2 else f"{variant.label}, {loss}"
-    changed = base.with_(model_options=options, modalities=modalities, variant=name, extra={"final": True})
+    changed = base.with_(
+        model_options=options, modalities=modalities, variant=name, extra={**base.extra, "final": True}
+    )
     return [changed.with_(seed=seed) for seed in config.seeds_of(base.model)]
 
 
