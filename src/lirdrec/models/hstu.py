@@ -81,8 +81,7 @@ class HSTU(SequentialModel):
         distance = torch.arange(config.max_length, device=device)
         lag = (distance[:, None] - distance).clamp(min=0)
         self.register_buffer("lag", lag, persistent=False)
-        allowed = torch.ones(lag.shape, device=device).tril() / config.max_length
-        self.register_buffer("weight_of_lag", allowed, persistent=False)
+        self.register_buffer("earlier", torch.ones(lag.shape, device=device).tril(), persistent=False)
 
     def item_table(self) -> Tensor:
         return self.item_embedding
@@ -91,9 +90,9 @@ class HSTU(SequentialModel):
         p, length = self.config.dropout if self.training else 0.0, items.shape[1]
         x = items * self.config.embedding_size**0.5 + self.position[:length]
         x = dropout(x, p, self.generator)
-        lag, allowed = self.lag[:length, :length], self.weight_of_lag[:length, :length].to(x.dtype)
+        lag, earlier = self.lag[:length, :length], self.earlier[:length, :length].to(x.dtype)
         for unit in self.units:
-            x = unit(x, lag, allowed, p, self.generator)
+            x = unit(x, lag, earlier, p, self.generator)
         return x
 
 
@@ -111,13 +110,13 @@ class _Unit(nn.Module):
         xavier_uniform_(self.output_weight, generator, e, e)
         self.output_bias = nn.Parameter(torch.zeros(e, device=device))
 
-    def forward(self, x: Tensor, lag: Tensor, allowed: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    def forward(self, x: Tensor, lag: Tensor, earlier: Tensor, p: float, generator: torch.Generator) -> Tensor:
         n, length, e = x.shape
         u, v, q, k = F.silu(_normed(x) @ self.input_weight).split(e, dim=-1)
         q, k, v = (part.view(n, length, self.n_heads, -1).transpose(1, 2) for part in (q, k, v))  # (n, heads, T, c)
         bias = self.distance_bias.index_select(0, lag.reshape(-1)).view(lag.shape)
-        weights = F.silu(q @ k.transpose(-1, -2) + bias) * allowed
-        seen = (weights @ v).transpose(1, 2).reshape(n, length, e)
+        weights = F.silu(q @ k.transpose(-1, -2) + bias) * earlier
+        seen = (weights @ v).transpose(1, 2).reshape(n, length, e) / len(self.distance_bias)
         gated = dropout(u * _normed(seen), p, generator)
         return x + F.linear(gated, self.output_weight, self.output_bias)
 
