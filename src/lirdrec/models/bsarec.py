@@ -23,6 +23,8 @@ states before the last one have not seen the items after them, as in the attenti
 
 Other differences from the public code: positions count from the first item instead of the last; what is before the
 first item is 0, where the public code has a random vector; and no dropout of attention weights.
+
+**Published training**: the authors' `src/utils.py`, with dropout 0.5; their command for Beauty has rate 5e-4.
 """
 
 from __future__ import annotations
@@ -73,8 +75,9 @@ class BSARec(SequentialModel):
     name = BSARecConfig.model
     Config = BSARecConfig
     capabilities = Capabilities(
-        needs_features=False, cold_items=False, new_users=True, training="gradient", ordered=True
+        needs_features=False, cold_items=False, new_users=True, training="gradient", weights=True, ordered=True
     )
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 256, "epochs": 200, "patience": 10}
     grid: ClassVar = {"filter_weight": (0.1, 0.3, 0.5, 0.7, 0.9), "cutoff": (1, 3, 5, 7, 9), "n_heads": (1, 2, 4)}
 
     def __init__(self, inputs: ModelInputs, config: BSARecConfig):

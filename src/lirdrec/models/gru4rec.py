@@ -10,6 +10,8 @@ With item vectors `V` `(I, e)`, which are free parameters, and the items `i_1 â€
 trained by the softmax over all items at every position. The network is that of RecBole. The authors train sessions in
 parallel with sampled items, and the losses TOP1 and BPR-max; their code has biases in the GRU, one for each item in the
 score, and dropout after every layer, but no layer `W`.
+
+**Published training**: RecBole's `overall.yaml`.
 """
 
 from __future__ import annotations
@@ -52,8 +54,9 @@ class GRU4Rec(SequentialModel):
     name = GRU4RecConfig.model
     Config = GRU4RecConfig
     capabilities = Capabilities(
-        needs_features=False, cold_items=False, new_users=True, training="gradient", ordered=True
+        needs_features=False, cold_items=False, new_users=True, training="gradient", weights=True, ordered=True
     )
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 300, "patience": 10}
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "n_layers": (1, 2), "hidden_size": (64, 128)}
 
     def __init__(self, inputs: ModelInputs, config: GRU4RecConfig):
