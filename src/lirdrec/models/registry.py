@@ -29,6 +29,9 @@ _MODELS = {
     "slmrec": ("lirdrec.models.slmrec", "SLMRec"),
     "lirdrec_seq": ("lirdrec.models.lirdrec_seq", "LIRDRecSeq"),
     "sasrec": ("lirdrec.models.sasrec", "SASRec"),
+    "gru4rec": ("lirdrec.models.gru4rec", "GRU4Rec"),
+    "bsarec": ("lirdrec.models.bsarec", "BSARec"),
+    "hstu": ("lirdrec.models.hstu", "HSTU"),
 }
 
 
