@@ -29,6 +29,12 @@ _MODELS = {
     "slmrec": ("lirdrec.models.slmrec", "SLMRec"),
     "lirdrec_seq": ("lirdrec.models.lirdrec_seq", "LIRDRecSeq"),
     "sasrec": ("lirdrec.models.sasrec", "SASRec"),
+    "sasrec_features": ("lirdrec.models.sasrec_features", "SASRecFeatures"),
+    "unisrec": ("lirdrec.models.unisrec", "UniSRec"),
+    "whitenrec": ("lirdrec.models.whitenrec", "WhitenRec"),
+    "whitenrec_plus": ("lirdrec.models.whitenrec", "WhitenRecPlus"),
+    "last_item_knn": ("lirdrec.models.last_item_knn", "LastItemKNN"),
+    "last_content_knn": ("lirdrec.models.last_content_knn", "LastContentKNN"),
 }
 
 
