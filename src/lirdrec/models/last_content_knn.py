@@ -60,7 +60,7 @@ class LastContentKNN(ContentKNN):
         return decayed_history(self.inputs, self.config.decay)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Decayed rows `(B, I)` of histories given oldest first, or their weighted sums of item vectors `(B, Σ d_m)`."""
+        """Decayed rows `(B, I)` of histories given oldest first, or their sums of item vectors `(B, Σ d_m)`."""
         if isinstance(scorer, ItemWeightScorer):
             return decayed_rows(scorer, histories, self.config.decay)
         assert isinstance(scorer, VectorScorer)

@@ -121,8 +121,7 @@ def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
 
     With weights of the interactions, each term is multiplied by `√(w_ui w_uj)`.
     """
-    assert inputs.timestamps is not None
-    order = Histories(inputs.users, torch.arange(len(inputs.users)), inputs.n_users, inputs.timestamps).items
+    order = _ordered_pairs(inputs).items
     users, items = inputs.users[order], inputs.items[order]
     roots = None if inputs.relative_weights is None else inputs.relative_weights[order].sqrt()
     indices, values = [], []
@@ -135,7 +134,7 @@ def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
         values.append(value if roots is None else value * roots[same] * roots[same + distance])
     shape = inputs.n_items, inputs.n_items
     if not indices:
-        return torch.sparse_coo_tensor(torch.empty(2, 0, dtype=torch.int64), torch.empty(0), shape).coalesce()
+        return torch.sparse_coo_tensor(items.new_empty(2, 0), torch.empty(0, device=items.device), shape).coalesce()
     return torch.sparse_coo_tensor(torch.cat(indices, dim=1), torch.cat(values), shape).coalesce()
 
 
@@ -167,6 +166,13 @@ def decayed_rows(scorer: ItemWeightScorer, histories: Sequence[Tensor], decay: f
 def decay_weights(items: Tensor, decay: float) -> Tensor:
     """Weights `(n,)` float32 of the items of a history given oldest first."""
     return _powers(decay, torch.arange(len(items) - 1, -1, -1, device=items.device))
+
+
+def _ordered_pairs(inputs: ModelInputs) -> Histories:
+    """Positions of the training pairs of each user, oldest first, in place of items."""
+    assert inputs.timestamps is not None
+    positions = torch.arange(len(inputs.users), device=inputs.device)
+    return Histories(inputs.users, positions, inputs.n_users, inputs.timestamps)
 
 
 def _powers(decay: float, exponents: Tensor) -> Tensor:

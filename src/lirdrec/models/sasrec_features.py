@@ -14,6 +14,7 @@ A new item has the vector of its features. `models/unisrec.py` and `models/white
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,7 +141,7 @@ class SASRecFeatures(FeatureSequenceModel):
         widths = [sum(self.widths), *[e] * (self.config.n_hidden + 1)]
         device = self.inputs.device
         self.projection_weight = nn.ParameterList(
-            nn.Parameter(torch.empty(b, a, device=device)) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Parameter(torch.empty(b, a, device=device)) for a, b in itertools.pairwise(widths)
         )
         self.projection_bias = nn.ParameterList(nn.Parameter(torch.zeros(e, device=device)) for _ in widths[1:])
         for weight in self.projection_weight:
