@@ -92,8 +92,12 @@ class UniSRec(FeatureSequenceModel):
         if not self.training:
             return F.linear(x, self.gate_weight).softmax(-1)
         logits, spread = F.linear(x, torch.cat([self.gate_weight, self.noise_weight])).chunk(2, dim=-1)
-        noise = torch.randn(logits.shape, generator=self.generator).to(logits)
+        noise = self.draw_noise(len(x)).to(logits)
         return (logits + noise * (F.softplus(spread) + SMALLEST_NOISE)).softmax(-1)
+
+    def draw_noise(self, n: int) -> Tensor:
+        """Standard normal noise `(n, K)` of the gates of `n` items."""
+        return torch.randn(n, self.config.n_experts, generator=self.generator)
 
     def item_table(self) -> Tensor:
         table = super().item_table()
