@@ -94,7 +94,11 @@ class LIRDRecSeq(SequentialModel):
 
     name = LIRDRecSeqConfig.model
     Config = LIRDRecSeqConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", ordered=True)
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
+    )
+    # not published: the setting that validation chose on Scientific
+    published: ClassVar = {"learning_rate": 2e-3, "batch_size": 2048, "epochs": 200, "patience": 10}
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_layers": (1, 2)}
     user_rows = ("theta", "copied", "n_copied")
     item_rows = ()  # item vectors come from features

@@ -137,19 +137,23 @@ class SequentialModel(Model):
         gaps = self._drop_gaps(gap_classes(times[:, :-1])) if self.reads_gaps else None
         inputs = table.index_select(0, rows.clamp(min=0).reshape(-1)).view(*rows.shape, -1)
         states = self.states(inputs, gaps, users)[is_target]  # (targets, D)
-        return {"loss": self._softmax(states, table, targets[is_target])}
+        targets, weights = targets[is_target], None
+        if self.inputs.pair_weights is not None:
+            owners = users[:, None].expand(is_target.shape)[is_target]
+            weights = self.inputs.pair_weights.of(owners, targets)
+        return {"loss": self._softmax(states, table, targets, weights)}
 
-    def _softmax(self, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of states `(B, D)` with their target rows `(B,)`."""
+    def _softmax(self, states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `(B,)` weights."""
         states, n = self.comparable(states), self.config.n_negatives
         if n is None:
             items = self.comparable(table if self._pool is None else table.index_select(0, self._pool))
-            return full_softmax(states, items, self._index_in_pool[targets], self.config.temperature)
+            return full_softmax(states, items, self._index_in_pool[targets], self.config.temperature, weights=weights)
         chosen = torch.randint(self._n_targets, (n,), generator=self.generator).to(targets.device)
         negatives = chosen if self._pool is None else self._pool[chosen]
         positive, negative = (self.comparable(table.index_select(0, rows)) for rows in (targets, negatives))
         excluded = negatives == targets[:, None]
-        return sampled_softmax(states, positive, negative, self.config.temperature, excluded)
+        return sampled_softmax(states, positive, negative, self.config.temperature, excluded, weights)
 
     def _drop_gaps(self, gaps: Tensor) -> Tensor:
         """The gaps with those of a fifth of the sequences unknown, as in histories that are given without times."""
@@ -165,7 +169,7 @@ class SequentialModel(Model):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         """Item vectors, and the state of every user after the last training item; 0 for users without one."""
-        table = self.item_table()
+        table = self.item_table().detach().clone()
         histories = self.inputs.histories
         lists = [histories.of(user) for user in range(self.inputs.n_users)]
         times = None
