@@ -32,6 +32,12 @@ _MODELS = {
     "gru4rec": ("lirdrec.models.gru4rec", "GRU4Rec"),
     "bsarec": ("lirdrec.models.bsarec", "BSARec"),
     "hstu": ("lirdrec.models.hstu", "HSTU"),
+    "sasrec_features": ("lirdrec.models.sasrec_features", "SASRecFeatures"),
+    "unisrec": ("lirdrec.models.unisrec", "UniSRec"),
+    "whitenrec": ("lirdrec.models.whitenrec", "WhitenRec"),
+    "whitenrec_plus": ("lirdrec.models.whitenrec", "WhitenRecPlus"),
+    "last_item_knn": ("lirdrec.models.last_item_knn", "LastItemKNN"),
+    "last_content_knn": ("lirdrec.models.last_content_knn", "LastContentKNN"),
 }
 
 
