@@ -12,6 +12,7 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.experiments.config import resolve_options
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import splits
 from lirdrec.experiments.trial import TrialSpec
@@ -87,7 +88,7 @@ def test_the_protocol_of_an_experiment_is_that_of_evaluate(context, inline, time
         protocol = {"test_history": "train+valid", "test_target": "all", "mask_seen": False, "queries": "histories"}
         assert result.data["protocol"] == protocol
         data = Dataset.load(timed).resplit(**result.cell.split)
-        recommender = lirdrec.fit(data, "item_knn", progress=False, cache=False)
+        recommender = lirdrec.fit(data, *resolve_options(result.cell), progress=False, cache=False)
         options = {"test_history": "train+valid", "mask_seen": False, "metrics": ("hit", "ndcg"), "k": (5, 20)}
         assert result.figures["test"] == pytest.approx(evaluate(recommender, data, **options).values)
     assert_facts(" ".join(results.remarks()), ["training", "validation", "seen"])
