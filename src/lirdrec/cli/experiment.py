@@ -64,6 +64,9 @@ def experiment(
         None, metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
     ),
     output: Path | None = option(None, "Folder (default: experiments/NAME).", "--output", "-o", metavar="DIR"),
+    lists: list[str] | None = option(
+        None, "compare: recommendations made elsewhere, as a row of the report; may be repeated.", metavar="NAME=FILE"
+    ),
     report_only: bool = option(False, "Only write the report, from the results so far."),
 ) -> None:
     """Compare or ablate models: all tuned with the same budget, tested once, with a report at the end.
@@ -89,7 +92,7 @@ def experiment(
     chosen = experiment_by_name(name)
     if not datasets:
         raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
-    config = _config(chosen, datasets, output, tuning, training)
+    config = _config(chosen, datasets, output, tuning, training, _external_lists(chosen, lists or []))
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
@@ -100,7 +103,12 @@ def experiment(
 
 
 def _config(
-    chosen: Experiment, datasets: Sequence[Path], output: Path | None, tuning: TuningOptions, training: TrainingOptions
+    chosen: Experiment,
+    datasets: Sequence[Path],
+    output: Path | None,
+    tuning: TuningOptions,
+    training: TrainingOptions,
+    lists: dict[str, str],
 ) -> ExperimentConfig:
     """The configuration of an experiment."""
     from lirdrec.config import parse_assignments
@@ -133,6 +141,7 @@ def _config(
         model_options=model_options,
         training=train_options,
         settings=own_settings,
+        lists=lists,
         device=training.device,
         keep=training.save_models,
         quiet=settings.quiet,
@@ -146,6 +155,21 @@ def _listed(text: str, flag: str) -> tuple[str, ...]:
     if not names:
         raise ConfigError(f"{flag} is empty; name at least one, separated by commas")
     return names
+
+
+def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
+    """NAME=FILE of --lists as name → file."""
+    if entries and chosen.name != "compare":
+        raise ConfigError(f"--lists: is for compare, not for {chosen.name}; leave it out")
+    lists: dict[str, str] = {}
+    for entry in entries:
+        name, equals, file = entry.partition("=")
+        if not equals or not name.strip() or not file:
+            raise ConfigError(f"--lists {entry!r}: write it as NAME=FILE, for instance als=als.parquet")
+        if name.strip() in lists:
+            raise ConfigError(f"--lists: the name '{name.strip()}' occurs twice")
+        lists[name.strip()] = file
+    return lists
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:

@@ -6,15 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.config import check_minimum, make_config, suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
+
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
+BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # also of the test, for reports
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class ExperimentConfig:
         model_options: fixed options, for every model that has them; not tuned.
         training: fixed fields of `TrainConfig`, for every training; not tuned.
         settings: the experiment's own settings.
+        lists: name → file of recommendation lists that were made elsewhere, for `compare`.
         metric: validation metric of tuning and early stopping.
         prune: stop tuning trials early if they are below the median of earlier ones.
         sampler: "tpe" (Optuna, seeded) or "grid".
@@ -62,6 +67,7 @@ class ExperimentConfig:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
     metric: str = "recall@20"
     prune: bool = True
     sampler: Literal["tpe", "grid"] = "tpe"
@@ -114,6 +120,11 @@ class ExperimentConfig:
         """The entries of `model_options` that are options of the model."""
         names = option_names(model)
         return {name: value for name, value in self.model_options.items() if name in names}
+
+
+def beyond_accuracy(dataset: Dataset) -> tuple[str, ...]:
+    """The metrics beyond accuracy that final trials have; diversity needs features."""
+    return tuple(name for name in BEYOND_ACCURACY if name != "diversity" or dataset.features)
 
 
 def option_names(model: str) -> set[str]:

@@ -144,7 +144,9 @@ def bootstrap_intervals(
         counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in drawn]).astype(np.float64)
         with np.errstate(invalid="ignore"):  # a draw without any user who has a value
             means[drawn.start : drawn.stop] = (counts @ filled) / (counts @ known)
-    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0) if known.any() else np.full((2, len(columns)), math.nan)
+    low, high = np.full((2, len(columns)), math.nan)
+    valued = known.any(0)
+    low[valued], high[valued] = np.nanpercentile(means[:, valued], [2.5, 97.5], axis=0)
     return {name: (float(a), float(b)) for name, a, b in zip(columns, low, high, strict=True)}
 
 
