@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lirdrec.cli.options import DeviceOption, SetOption, option
+from lirdrec.cli.options import DeviceOption, SetOption, TrackOption, option
 from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
@@ -54,6 +54,7 @@ class TrainingOptions:
     jobs: int = option(1, "Parallel trainings; they share the cores.")
     device: DeviceOption = "auto"
     save_models: bool = option(False, "Keep the run folders of the final trainings.")
+    track: TrackOption = None
 
 
 def experiment(
@@ -144,6 +145,7 @@ def _config(
         lists=lists,
         device=training.device,
         keep=training.save_models,
+        track=training.track,
         quiet=settings.quiet,
         command=shlex.join(["lirdrec", *sys.argv[1:]]),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from lirdrec.cli.options import (
     OutputOption,
     SeedOption,
     SetOption,
+    TrackOption,
     integer,
     option,
 )
@@ -35,6 +37,7 @@ from lirdrec.cli.output import (
 )
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.trackers import check_tracker
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
@@ -116,6 +119,7 @@ def train(
     device: str | None = option(None, "auto, cpu, cuda or mps (default: auto)."),
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
+    track: TrackOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train a model, save the best epoch in a run folder, and show its test metrics beside those of popularity.
@@ -134,23 +138,20 @@ def train(
     from lirdrec.data.readers import read_any
     from lirdrec.recommender.fit import fit
 
+    check_tracker(track)
     arguments = options.for_fit() | ({} if device is None else {"device": device})
     data = read_any(dataset)
     refit = options.refit
     kind = "refit" if refit is not None else "continued" if options.start is not None else options.model or "lirdrec"
     folder = run or _default_run(data.name, kind, resume)
-    recommender = fit(
-        data,
-        run=folder,
-        resume=resume,
-        overwrite=overwrite,
-        progress=not settings.quiet and not json,
-        calibrate_new_items=not options.no_new_item_calibration,
-        **arguments,
-    )
-    stopped = recommender.info.get("stopped") == "interrupted"
-    data = _unseen(recommender, data)
-    results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
+    arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
+    with tracked(track, folder, data.name, arguments) as log_final:
+        recommender = fit(data, progress=not settings.quiet and not json, **arguments)
+        stopped = recommender.info.get("stopped") == "interrupted"
+        data = _unseen(recommender, data)
+        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+        log_final({f"test/{name}": value for name, value in next(iter(results.values()), {}).items()})
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
@@ -162,6 +163,32 @@ def train(
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def tracked(
+    kind: str | None, run: Path, dataset: str, arguments: dict[str, Any]
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Add the tracker's callback to the arguments of `fit`; gives a function that takes the final metrics."""
+    if kind is None:
+        yield lambda metrics: None
+        return
+    from dataclasses import asdict, is_dataclass
+
+    from lirdrec.training.tracking import TrackingCallback
+
+    given = {key: value for key, value in arguments.items() if key in ("config", "training", "preset")}
+    params = {key: asdict(value) if is_dataclass(value) else value for key, value in given.items()}  # type: ignore[arg-type]
+    model = {"model": getattr(arguments.get("config"), "model", None), "dataset": dataset, "run": str(run)}
+    callback = TrackingCallback(kind, run.name, model | params)
+    arguments["callbacks"] = (callback,)
+    final: dict[str, float] = {}
+    try:
+        yield final.update
+    except BaseException:
+        callback.finish(final, failed=True)
+        raise
+    callback.finish(final)
 
 
 def _show_batches(recommender: Recommender) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lirdrec.config import check_minimum, make_config, suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
+from lirdrec.trackers import check_tracker
 from lirdrec.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ExperimentConfig:
         keep: keep the run folders of the final trainings.
         cache: folder of neighbor graphs, passed to `fit`; None: the user's cache.
         quiet: show no progress.
+        track: log every trial that ends to "mlflow" or "wandb"; None: to none.
         command: command line, for the report.
 
     Raises:
@@ -76,6 +78,7 @@ class ExperimentConfig:
     keep: bool = False
     cache: str | None = None
     quiet: bool = False
+    track: str | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -95,6 +98,7 @@ class ExperimentConfig:
         from lirdrec.evaluation.metrics import split_name  # imports torch, which not every process needs
 
         split_name(self.metric)
+        check_tracker(self.track)
         if self.sampler not in ("tpe", "grid"):
             raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or grid")
         for loss in self.losses:
