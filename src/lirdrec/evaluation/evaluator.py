@@ -313,14 +313,7 @@ def evaluate(
     """
     names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
     check_metrics(names)
-    if getattr(recommender, "info", {}).get("refit"):
-        log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
-    dataset, n_moved = unseen_part(recommender, dataset)
-    if n_moved.get(split):
-        log.warning(
-            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
-            *(n_moved[split], split),
-        )
+    dataset = _only_unseen(recommender, dataset, split)
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
@@ -366,6 +359,19 @@ def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
         return read
 
     return Catalog.of(seen, len(items), {name: vectors_of(matrix) for name, matrix in dataset.features.items()})
+
+
+def _only_unseen(recommender: HasScorer, dataset: Dataset, split: str) -> Dataset:
+    """`unseen_part`, with warnings for a run that was trained on held-out interactions."""
+    if getattr(recommender, "info", {}).get("refit"):
+        log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
+    dataset, n_moved = unseen_part(recommender, dataset)
+    if n_moved.get(split):
+        log.warning(
+            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
+            *(n_moved[split], split),
+        )
+    return dataset
 
 
 def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
