@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.options import DeviceOption, SetOption, option
+from lirdrec.cli.options import DeviceOption, SetOption, TrackOption, option
 from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
@@ -54,6 +54,7 @@ class TrainingOptions:
     jobs: int = option(1, "Parallel trainings; they share the cores.")
     device: DeviceOption = "auto"
     save_models: bool = option(False, "Keep the run folders of the final trainings.")
+    track: TrackOption = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,9 @@ def experiment(
         None, metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
     ),
     output: Path | None = option(None, "Folder (default: experiments/NAME).", "--output", "-o", metavar="DIR"),
+    lists: list[str] | None = option(
+        None, "compare: recommendations made elsewhere, as a row of the report; may be repeated.", metavar="NAME=FILE"
+    ),
     report_only: bool = option(False, "Only write the report, from the results so far."),
 ) -> None:
     """Compare or ablate models: all tuned with the same budget, tested once, with a report at the end.
@@ -121,7 +125,9 @@ def experiment(
     chosen = experiment_by_name(name)
     if not datasets:
         raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
-    config = _config(chosen, datasets, output, tuning, training, evaluation)
+    config = _config(
+        chosen, datasets, output, tuning, training, evaluation, _external_lists(chosen, lists or [])
+    )
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
@@ -138,6 +144,7 @@ def _config(
     tuning: TuningOptions,
     training: TrainingOptions,
     evaluation: EvaluationOptions,
+    lists: dict[str, str],
 ) -> ExperimentConfig:
     """The configuration of an experiment."""
     from lirdrec.config import parse_assignments
@@ -171,8 +178,10 @@ def _config(
         model_options=model_options,
         training=train_options,
         settings=own_settings,
+        lists=lists,
         device=training.device,
         keep=training.save_models,
+        track=training.track,
         quiet=settings.quiet,
         command=shlex.join(["lirdrec", *sys.argv[1:]]),
     )
@@ -184,6 +193,21 @@ def _listed(text: str, flag: str) -> tuple[str, ...]:
     if not names:
         raise ConfigError(f"{flag} is empty; name at least one, separated by commas")
     return names
+
+
+def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
+    """NAME=FILE of --lists as name → file."""
+    if entries and chosen.name != "compare":
+        raise ConfigError(f"--lists: is for compare, not for {chosen.name}; leave it out")
+    lists: dict[str, str] = {}
+    for entry in entries:
+        name, equals, file = entry.partition("=")
+        if not equals or not name.strip() or not file:
+            raise ConfigError(f"--lists {entry!r}: write it as NAME=FILE, for instance als=als.parquet")
+        if name.strip() in lists:
+            raise ConfigError(f"--lists: the name '{name.strip()}' occurs twice")
+        lists[name.strip()] = file
+    return lists
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:

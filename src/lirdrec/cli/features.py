@@ -21,6 +21,7 @@ from lirdrec.cli.options import (
     PerMinuteOption,
     PriceInputOption,
     RevisionOption,
+    TrackOption,
     YesOption,
     given,
     option,
@@ -29,6 +30,7 @@ from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
+from lirdrec.trackers import check_tracker
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
@@ -113,6 +115,7 @@ def features(
     cost: CostOptions,
     work: WorkOptions,
     overwrite: bool = option(False, "Replace a matrix from the source data or from another encoder."),
+    track: TrackOption = None,
     json: JsonOption = False,
 ) -> None:
     """Encode texts and images. If interrupted, the same command resumes; only changed inputs are encoded again.
@@ -155,7 +158,10 @@ def features(
         per_worker = "it would hold for each worker of --ray-address; leave one of them out"
         raise ConfigError(f"--requests-per-minute: {per_worker}")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
+    check_tracker(track)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
+    for job, result in zip(jobs, results, strict=True):
+        _track(track, dataset, job, result)
     if json:
         print_json([_plain(result) for result in results])
     else:
@@ -192,6 +198,17 @@ def _encode(
         if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
             print_line("\nFinished work is saved. To continue: the same command.", errors=True)
         raise
+
+
+def _track(kind: str | None, dataset: Path, job: FeatureJob, result: FeatureRun) -> None:
+    """Log a finished matrix to a tracker."""
+    if kind is None:
+        return
+    from lirdrec.trackers import tracker
+
+    params = {"dataset": dataset.name, "matrix": result.name, "encoder": _model(job), "identity": job.encoder.identity}
+    counts = {name: value for name, value in result.summary().items() if isinstance(value, (int, float))}
+    tracker(kind, f"features-{dataset.name}-{result.name}", params).finish(counts | {"seconds": result.seconds})
 
 
 def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:

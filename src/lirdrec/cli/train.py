@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ from lirdrec.cli.options import (
     DeviceOption,
     JsonOption,
     OutputOption,
-    RunArgument,
     SeedOption,
     SetOption,
+    TrackOption,
     integer,
     option,
 )
@@ -36,11 +37,11 @@ from lirdrec.cli.output import (
 )
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.trackers import check_tracker
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.recommender.recommender import Recommender
 
 WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
@@ -118,6 +119,7 @@ def train(
     device: str | None = option(None, "auto, cpu, cuda or mps (default: auto)."),
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
+    track: TrackOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train a model, save the best epoch in a run folder, and show its test metrics beside those of popularity.
@@ -136,23 +138,20 @@ def train(
     from lirdrec.data.readers import read_any
     from lirdrec.recommender.fit import fit
 
+    check_tracker(track)
     arguments = options.for_fit() | ({} if device is None else {"device": device})
     data = read_any(dataset)
     refit = options.refit
     kind = "refit" if refit is not None else "continued" if options.start is not None else options.model or "lirdrec"
     folder = run or _default_run(data.name, kind, resume)
-    recommender = fit(
-        data,
-        run=folder,
-        resume=resume,
-        overwrite=overwrite,
-        progress=not settings.quiet and not json,
-        calibrate_new_items=not options.no_new_item_calibration,
-        **arguments,
-    )
-    stopped = recommender.info.get("stopped") == "interrupted"
-    data = _unseen(recommender, data)
-    results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
+    arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
+    with tracked(track, folder, data.name, arguments) as log_final:
+        recommender = fit(data, progress=not settings.quiet and not json, **arguments)
+        stopped = recommender.info.get("stopped") == "interrupted"
+        data = _unseen(recommender, data)
+        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+        log_final({f"test/{name}": value for name, value in next(iter(results.values()), {}).items()})
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
@@ -164,6 +163,32 @@ def train(
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def tracked(
+    kind: str | None, run: Path, dataset: str, arguments: dict[str, Any]
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Add the tracker's callback to the arguments of `fit`; gives a function that takes the final metrics."""
+    if kind is None:
+        yield lambda metrics: None
+        return
+    from dataclasses import asdict, is_dataclass
+
+    from lirdrec.training.tracking import TrackingCallback
+
+    given = {key: value for key, value in arguments.items() if key in ("config", "training", "preset")}
+    params = {key: asdict(value) if is_dataclass(value) else value for key, value in given.items()}  # type: ignore[arg-type]
+    model = {"model": getattr(arguments.get("config"), "model", None), "dataset": dataset, "run": str(run)}
+    callback = TrackingCallback(kind, run.name, model | params)
+    arguments["callbacks"] = (callback,)
+    final: dict[str, float] = {}
+    try:
+        yield final.update
+    except BaseException:
+        callback.finish(final, failed=True)
+        raise
+    callback.finish(final)
 
 
 def _show_batches(recommender: Recommender) -> None:
@@ -205,7 +230,8 @@ class MetricOptions:
     k: list[int] | None = option(None, "List length; may be repeated (10 and 20).", "--k", "-k", metavar="K")
     metric: list[str] | None = option(
         None,
-        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity or gini; may be repeated.",
+        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity, gini, diversity, novelty, arp,"
+        " aplt, calibration or auc; may be repeated (default: the first nine).",
         metavar="NAME",
     )
     candidates: str | None = option(None, "all; or cold: only items without training interactions.")
@@ -263,13 +289,41 @@ class MetricOptions:
         return given if self.mask_seen else given | {"mask_seen": False}
 
 
+@dataclass(frozen=True)
+class ListOptions:
+    """Lists made elsewhere, instead of a run"""
+
+    lists: Path | None = option(
+        None, "File with the columns user, item, and rank or score: lirdrec evaluate --lists FILE DATASET."
+    )
+    name: str | None = option(None, "What the lists are called (default: the name of the file).")
+    sealed: Path | None = option(None, "Folder that records what was scored on the test (default: experiments/lists).")
+
+    def check(self, run: Path | None, dataset: Path | None, others: Mapping[str, object]) -> None:
+        """Raise a ConfigError for arguments and options that do not go together."""
+        if self.lists is None:
+            for name in ("name", "sealed"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"--{name}: is for --lists; leave it out")
+            if run is None:
+                raise ConfigError("name a run folder: lirdrec evaluate RUN; or lists: evaluate --lists FILE DATASET")
+            return
+        if run is None or dataset is not None:
+            raise ConfigError("--lists: name one dataset and no run: lirdrec evaluate --lists FILE DATASET")
+        for flag, value in others.items():
+            if value:
+                raise ConfigError(f"{flag}: is for a run, not for --lists; leave it out")
+
+
 def evaluate(
-    run: RunArgument,
     options: MetricOptions,
+    external: ListOptions,
+    run: Path | None = typer.Argument(None, metavar="[RUN]", help="A run folder.", show_default=False),
     dataset: Path | None = typer.Argument(
         None, metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."
     ),
     cold_users: bool = option(False, "Also evaluate with every user treated as new, known by items alone."),
+    intervals: bool = option(False, "With --json and --output, too: 95 % bootstrap intervals of the means over users."),
     per_user: Path | None = option(None, "Write the values of each user to this file.", "--per-user-output"),
     device: DeviceOption = "cpu",
     json: JsonOption = False,
@@ -281,29 +335,101 @@ def evaluate(
     \b
       lirdrec evaluate runs/demo
       lirdrec evaluate runs/demo --split validation -k 5 -k 50
+      lirdrec evaluate runs/demo --metric diversity --metric novelty --metric auc
       lirdrec evaluate runs/demo --cold-users
-    """
-    import polars as pl
+      lirdrec evaluate --lists recs.parquet mydata
 
+    --lists evaluates recommendations of any other system. On the test, each name stands for one file, and the command
+    says how many files have been scored; choose between lists on validation (--split validation).
+    """
     from lirdrec.data.readers import read_any
     from lirdrec.recommender.recommender import Recommender
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
+    external.check(run, dataset, {"--cold-users": cold_users, "--candidates": options.candidates})
     arguments = options.for_evaluate()
+    assert run is not None
+    shows = _ShownMetrics(intervals, per_user, json, output, csv_safe)
+    if external.lists is not None:
+        return shows.show(*_evaluate_lists(external, run, arguments), f"{options.split or 'test'}, {run.name}")
     recommender = Recommender.load(run, device=device)
     data = read_any(dataset if dataset is not None else _trained_on(recommender, run))
-    results, user_values = evaluate_with_baseline(
-        recommender, data, cold_users, device, per_user=per_user is not None, **arguments
+    wanted = {"per_user": per_user is not None, "intervals": True, **arguments}
+    shows.show(
+        *evaluate_with_baseline(recommender, data, cold_users, device, **wanted),
+        f"{options.split or 'test'}, {data.name}",
     )
-    if per_user is not None and user_values is not None:
-        write_frame(user_values, per_user, csv_safe)
-    if output is not None:
-        rows = [(name, metric, value) for name, values in results.items() for metric, value in values.items()]
-        return write_frame(pl.DataFrame(rows, ["recommender", "metric", "value"], orient="row"), output, csv_safe)
-    if json:
-        return print_json(results)
-    console().print(metrics_table(results, f"{options.split or 'test'}, {data.name}"))
+
+
+def _evaluate_lists(
+    external: ListOptions, dataset: Path, arguments: dict[str, Any]
+) -> tuple[dict[str, dict[str, float]], Metrics]:
+    """Metrics of lists and of popularity: on the sealed test, or on validation."""
+    from lirdrec.data.ids import pluralize
+    from lirdrec.data.readers import read_any
+    from lirdrec.evaluation.evaluator import evaluate as measure
+    from lirdrec.evaluation.external_lists import evaluate_external, read_lists
+    from lirdrec.experiments.lists import FOLDER, score_lists
+
+    assert external.lists is not None
+    options = {name: arguments[name] for name in ("k", "metrics") if name in arguments}
+    split, data = arguments.get("split", "test"), read_any(dataset)
+    name = external.name or external.lists.name.partition(".")[0]
+    if split == "test":
+        folder = external.sealed or FOLDER
+        scored = score_lists(dataset, external.lists, name=name, folder=folder, **options)
+        result = scored.metrics
+        listed = f" (before: {', '.join(scored.others)})" if scored.others else ""
+        count = pluralize(len(scored.others) + 1, "file")
+        print_line(f"{count} of lists scored on this test{listed}; the record is in {folder}", errors=True)
+    else:
+        result = evaluate_external(
+            read_lists(external.lists, data), data, split, per_user=True, intervals=True, **options
+        )
+    names = tuple(dict.fromkeys(metric.partition("@")[0] for metric in result.values))
+    cutoffs = tuple(dict.fromkeys(int(metric.partition("@")[2]) for metric in result.values))
+    baseline = measure(_popularity(data, "cpu"), data, split, k=cutoffs, metrics=names)
+    return {name: dict(result.values), "popularity": dict(baseline.values)}, result
+
+
+@dataclass(frozen=True)
+class _ShownMetrics:
+    """How `evaluate` gives its metrics: a table, JSON, or a file; and the values of each user."""
+
+    intervals: bool
+    per_user: Path | None
+    json: bool
+    output: Path | None
+    csv_safe: bool
+
+    def show(self, results: dict[str, dict[str, float]], first: Metrics, title: str) -> None:
+        """Show the metrics of each recommender; `first` has the intervals and the users of the first one."""
+        import polars as pl
+
+        name = next(iter(results))
+        if self.per_user is not None and first.per_user is not None:
+            write_frame(first.per_user, self.per_user, self.csv_safe)
+        if self.output is not None:
+            rows: list[tuple[Any, ...]] = []
+            for recommender, values in results.items():
+                known = first.intervals if recommender == name else {}
+                rows += [
+                    (recommender, metric, value, *known.get(metric, (None, None))) for metric, value in values.items()
+                ]
+            schema = {
+                "recommender": pl.String,
+                "metric": pl.String,
+                "value": pl.Float64,
+                "low": pl.Float64,
+                "high": pl.Float64,
+            }
+            frame = pl.DataFrame(rows, schema, orient="row")
+            return write_frame(frame if self.intervals else frame.drop("low", "high"), self.output, self.csv_safe)
+        if self.json:
+            intervals = {"intervals": {name: {key: list(pair) for key, pair in first.intervals.items()}}}
+            return print_json(results | (intervals if self.intervals else {}))
+        console().print(metrics_table(results, title, intervals={name: first.intervals}))
 
 
 def config(
@@ -334,25 +460,21 @@ def config(
 
 
 def evaluate_with_baseline(
-    recommender: Recommender,
-    data: Dataset,
-    cold_users: bool = False,
-    device: str = "cpu",
-    per_user: bool = False,
-    **options: Any,
-) -> tuple[dict[str, dict[str, float]], pl.DataFrame | None]:
-    """Metrics of the recommender and, for comparison, of popularity; and the values of each user, if requested.
+    recommender: Recommender, data: Dataset, cold_users: bool = False, device: str = "cpu", **options: Any
+) -> tuple[dict[str, dict[str, float]], Metrics]:
+    """Metrics of the recommender and, for comparison, of popularity; and all that was asked of the recommender.
 
     Args:
-        recommender, data, per_user, options: as for `lirdrec.evaluation.evaluator.evaluate`.
+        recommender, data, options: as for `lirdrec.evaluation.evaluator.evaluate`.
         cold_users: also evaluate with every user treated as new.
         device: where popularity is computed.
     """
     from lirdrec.evaluation.evaluator import evaluate as measure
 
     name = str(recommender.info.get("model", "model"))
-    result = measure(recommender, data, per_user=per_user, **options)
+    result = measure(recommender, data, **options)
     results = {name: dict(result.values)}
+    options = {key: value for key, value in options.items() if key not in ("per_user", "intervals")}
     if cold_users:
         from lirdrec.recommender.new_users import as_new_users
 
@@ -360,7 +482,7 @@ def evaluate_with_baseline(
     if name != "popularity":
         data = _unseen(recommender, data)
         results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
-    return results, result.per_user
+    return results, result
 
 
 def _unseen(recommender: Recommender, data: Dataset) -> Dataset:

@@ -6,15 +6,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.config import check_minimum, make_config, suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
+from lirdrec.trackers import check_tracker
 from lirdrec.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
 
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
+BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # also of the test, for reports
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class ExperimentConfig:
         model_options: fixed options, for every model that has them; not tuned.
         training: fixed fields of `TrainConfig`, for every training; not tuned.
         settings: the experiment's own settings.
+        lists: name → file of recommendation lists that were made elsewhere, for `compare`.
         metric: validation metric of tuning and early stopping.
         metrics, cutoffs: of the reported metrics: names without cut-off, and the cut-offs.
         test_history: "train" or "train+valid", by which users are known in the test; None: by the dataset's split.
@@ -47,6 +53,7 @@ class ExperimentConfig:
         keep: keep the run folders of the final trainings.
         cache: folder of neighbor graphs, passed to `fit`; None: the user's cache.
         quiet: show no progress.
+        track: log every trial that ends to "mlflow" or "wandb"; None: to none.
         command: command line, for the report.
 
     Raises:
@@ -66,6 +73,7 @@ class ExperimentConfig:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
     metric: str = "recall@20"
     metrics: tuple[str, ...] = FINAL_METRICS
     cutoffs: tuple[int, ...] = CUTOFFS
@@ -79,6 +87,7 @@ class ExperimentConfig:
     keep: bool = False
     cache: str | None = None
     quiet: bool = False
+    track: str | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -98,6 +107,7 @@ class ExperimentConfig:
         if self.trials is None and self.minutes is None:
             raise ConfigError("tuning needs a budget: give a number of trials or of minutes")
         self._check_evaluation()
+        check_tracker(self.track)
         if self.sampler not in ("tpe", "grid"):
             raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or grid")
         for loss in self.losses:
@@ -141,6 +151,11 @@ class ExperimentConfig:
         """The entries of `model_options` that are options of the model."""
         names = option_names(model)
         return {name: value for name, value in self.model_options.items() if name in names}
+
+
+def beyond_accuracy(dataset: Dataset) -> tuple[str, ...]:
+    """The metrics beyond accuracy that final trials have; diversity needs features."""
+    return tuple(name for name in BEYOND_ACCURACY if name != "diversity" or dataset.features)
 
 
 def option_names(model: str) -> set[str]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
+from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, beyond_accuracy
 from lirdrec.experiments.trial import (
     TrialSpec,
     fingerprint,
@@ -36,6 +36,8 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.protocol import TestHistory, TestTarget
+    from lirdrec.evaluation.evaluator import Metrics
+    from lirdrec.evaluation.external_lists import ExternalLists
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -91,16 +93,21 @@ def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) 
     verify_features(data)
     if split:
         data = data.resplit(**split)
-    test = sealed.vault / SEALED
-    with write_errors(sealed.vault):
-        sealed.vault.mkdir(parents=True, exist_ok=True)
+    write_test(data, sealed.vault)
+    without_test(data).save(sealed.development, overwrite=True)
+
+
+def write_test(data: Dataset, vault: Path) -> None:
+    """Write the test interactions of a dataset into a vault folder."""
+    test = vault / SEALED
+    with write_errors(vault):
+        vault.mkdir(parents=True, exist_ok=True)
     with atomic_write(test) as temporary, temporary.open("wb") as file:
         columns = [data.test.users, data.test.items, data.test.timestamps]
         np.save(file, np.stack([column for column in columns if column is not None]))
     counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
     counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
-    write_json(sealed.vault / "counts.json", counts | {"test_sha256": sha256(test)})
-    without_test(data).save(sealed.development, overwrite=True)
+    write_json(vault / "counts.json", counts | {"test_sha256": sha256(test)})
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -213,12 +220,63 @@ class Vault:
             ConfigError: not declared, or the options of the trial or of the recommender differ from the declaration.
             RunFolderError: the test interactions or the recorded scores are damaged.
         """
-        from lirdrec.data.dataset import Interactions
         from lirdrec.evaluation.evaluator import evaluate
 
-        self._check_declared(trial, recommender, development)
+        self._check_declared(trial, development)
+        _check_trained(trial, recommender)
+        metrics = tuple(dict.fromkeys((*metrics, *beyond_accuracy(development))))
+        options: dict[str, Any] = {"metrics": metrics, "candidates": candidates, "per_user": True}
+        options |= {"test_history": test_history, "test_target": test_target, "mask_seen": mask_seen}
+
+        def measure(complete: Dataset) -> Metrics:
+            return evaluate(recommender, complete, "test", k=cutoffs, **options)
+
+        return self._once(trial, measure, development, "" if candidates == "all" else f"-{candidates}", per_user)
+
+    def score_lists(
+        self,
+        trial: TrialSpec,
+        lists: ExternalLists,
+        development: Dataset,
+        *,
+        cutoffs: Sequence[int],
+        metrics: Sequence[str],
+        per_user: Path | None = None,
+    ) -> dict[str, float]:
+        """Test metrics of declared lists that were made elsewhere; the same lists may be scored with other cut-offs.
+
+        Args:
+            trial: its declaration names the content of the lists.
+            lists: read with `development`.
+            cutoffs, metrics: as of `evaluate_external`.
+            per_user: Parquet file for the values of each user.
+
+        Raises:
+            ConfigError, RunFolderError: as for `score`.
+        """
+        from lirdrec.evaluation.external_lists import evaluate_external
+
+        self._check_declared(trial, development)
+
+        def measure(complete: Dataset) -> Metrics:
+            return evaluate_external(lists, complete, k=cutoffs, metrics=metrics, per_user=True)
+
+        suffix = f"-{short_hash([*cutoffs, *metrics])[:8]}"
+        return self._once(trial, measure, development, suffix, per_user)
+
+    def _once(
+        self,
+        trial: TrialSpec,
+        measure: Callable[[Dataset], Metrics],
+        development: Dataset,
+        suffix: str,
+        per_user: Path | None,
+    ) -> dict[str, float]:
+        """The recorded metrics of a trial or, for the first call, those of `measure` on the complete dataset."""
+        from lirdrec.data.dataset import Interactions
+
         name = declaration_name(trial)
-        stem = f"{short_hash(name)}-{trial.seed}" + ("" if candidates == "all" else f"-{candidates}")
+        stem = f"{short_hash(name)}-{trial.seed}{suffix}"
         path = self.vault / "scores" / f"{stem}.json"
         with locked(self.vault / "locks" / stem):
             users = path.with_suffix(".parquet")
@@ -227,10 +285,7 @@ class Vault:
                     _write(per_user, lambda temporary: temporary.write_bytes(users.read_bytes()))
                 return _recorded(path)
             test = Interactions(*_test_interactions(self.vault))
-            complete = dataclasses.replace(development, test=test, folder=None)
-            options: dict[str, Any] = {"metrics": metrics, "candidates": candidates, "per_user": True}
-            options |= {"test_history": test_history, "test_target": test_target, "mask_seen": mask_seen}
-            result = evaluate(recommender, complete, "test", k=cutoffs, **options)
+            result = measure(dataclasses.replace(development, test=test, folder=None))
             assert result.per_user is not None
             for file in (users, per_user):
                 if file is not None:
@@ -239,15 +294,14 @@ class Vault:
             write_checked(path, content | {"figures": result.values})
         return dict(result.values)
 
-    def _check_declared(self, trial: TrialSpec, recommender: Recommender, development: Dataset) -> None:
-        """Raise unless the trial is declared with its options, and the recommender was trained with them."""
+    def _check_declared(self, trial: TrialSpec, development: Dataset) -> None:
+        """Raise unless the trial is declared with its options, and the dataset has no test interactions."""
         name, options = declaration_name(trial), self.preregistration.declared(trial)
         if options is None:
             raise ConfigError(f"{name}: not declared, so its test cannot be scored; declare its options first")
         if options != declared_options(trial):
             different = _difference(options, declared_options(trial))
             raise ConfigError(f"{name}: declared with other options ({different}), so its test cannot be scored")
-        _check_trained(trial, recommender)
         if len(development.test):
             raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
