@@ -29,6 +29,7 @@ SMALL = {
     "ease": {"regularization": 20.0},
     "cease": {"regularization": 20.0, "rank": 60},
     "add_ease": {"regularization": 20.0, "feature_regularization": 2.0, "rank": 60},
+    "l3ae": {"regularization": 20.0, "distillation": 10.0, "feature_regularization": 2.0, "rank": 60},
     "mf": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1},
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1, "temperature": 0.3},
@@ -39,6 +40,8 @@ SMALL = {
     "bm3": {"embedding_size": 16, "n_layers": 2, "contrast_weight": 0.2},
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
+    "mgcn": {"embedding_size": 8, "n_neighbors": 5},
+    "smore": {"embedding_size": 8, "n_neighbors": 5, "gate_dropout": 0.1},
 }
 TRAINING = TrainConfig(epochs=12, batch_size=256, learning_rate=5e-3, patience=20, seed=7)
 # what a model needs otherwise to learn in seconds
@@ -53,6 +56,8 @@ TRAININGS = {
     "bm3": {"epochs": 30, "batch_size": 128, "learning_rate": 3e-2},
     "lgmrec": {"epochs": 20, "learning_rate": 1e-2},
     "slmrec": {"learning_rate": 1e-2},
+    "mgcn": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "smore": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
 }
 # test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
 MARGIN = {
@@ -62,6 +67,7 @@ MARGIN = {
     "ease": 0.2,
     "cease": 0.2,
     "add_ease": 0.2,
+    "l3ae": 0.2,
     "mf": 0.2,
     "lightgcn": 0.2,
     "vbpr": 0.2,
@@ -72,6 +78,8 @@ MARGIN = {
     "lattice": 0.2,
     "micro": 0.2,
     "bm3": 0.2,
+    "mgcn": 0.2,
+    "smore": 0.2,
 }
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 

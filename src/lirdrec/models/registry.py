@@ -21,12 +21,15 @@ _MODELS = {
     "ease": ("lirdrec.models.ease", "EASE"),
     "cease": ("lirdrec.models.ease", "CEASE"),
     "add_ease": ("lirdrec.models.ease", "AddEASE"),
+    "l3ae": ("lirdrec.models.l3ae", "L3AE"),
     "mf": ("lirdrec.models.mf", "MF"),
     "lightgcn": ("lirdrec.models.lightgcn", "LightGCN"),
     "vbpr": ("lirdrec.models.vbpr", "VBPR"),
     "grcn": ("lirdrec.models.grcn", "GRCN"),
     "lgmrec": ("lirdrec.models.lgmrec", "LGMRec"),
     "slmrec": ("lirdrec.models.slmrec", "SLMRec"),
+    "mgcn": ("lirdrec.models.mgcn", "MGCN"),
+    "smore": ("lirdrec.models.smore", "SMORE"),
 }
 
 
