@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lirdrec.evaluation.evaluator import Metrics, evaluate
     from lirdrec.hub.api import from_hub, push_to_hub
     from lirdrec.models.bm3 import BM3Config
+    from lirdrec.models.cohesion import COHESIONConfig
     from lirdrec.models.content_knn import ContentKNNConfig
     from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
     from lirdrec.models.freedom import FREEDOMConfig
@@ -48,6 +49,7 @@ __all__ = [
     "AddEASEConfig",
     "BM3Config",
     "CEASEConfig",
+    "COHESIONConfig",
     "ContentKNNConfig",
     "Dataset",
     "EASEConfig",
@@ -81,6 +83,7 @@ _LAZY_IMPORTS = {
     "AddEASEConfig": "lirdrec.models.ease",
     "BM3Config": "lirdrec.models.bm3",
     "CEASEConfig": "lirdrec.models.ease",
+    "COHESIONConfig": "lirdrec.models.cohesion",
     "ContentKNNConfig": "lirdrec.models.content_knn",
     "Dataset": "lirdrec.data.dataset",
     "EASEConfig": "lirdrec.models.ease",

@@ -41,6 +41,7 @@ SMALL = {
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
     "mgcn": {"embedding_size": 8, "n_neighbors": 5},
+    "cohesion": {"embedding_size": 8, "n_neighbors": 5, "n_user_neighbors": 10},
     "smore": {"embedding_size": 8, "n_neighbors": 5, "gate_dropout": 0.1},
 }
 TRAINING = TrainConfig(epochs=12, batch_size=256, learning_rate=5e-3, patience=20, seed=7)
@@ -57,6 +58,7 @@ TRAININGS = {
     "lgmrec": {"epochs": 20, "learning_rate": 1e-2},
     "slmrec": {"learning_rate": 1e-2},
     "mgcn": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "cohesion": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
     "smore": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
 }
 # test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
@@ -80,6 +82,7 @@ MARGIN = {
     "bm3": 0.2,
     "mgcn": 0.2,
     "smore": 0.2,
+    "cohesion": 0.2,
 }
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 

@@ -207,6 +207,32 @@ CASES["smore"] = Case(
     },
     VIEW_TERMS,
 )
+CHANNELS = {0: "id", 1: "v", 2: "t"}
+CASES["cohesion"] = Case(
+    {
+        "embedding_size": 16,
+        "n_layers": 3,
+        "n_item_layers": 2,
+        "n_neighbors": 5,
+        "n_user_neighbors": 5,
+        "regularization": 0.1,
+    },
+    {
+        "item_embedding": named("id_feat"),
+        "preference.0": named("id_gcn.preference"),
+        "preference.1": named("v_preference"),
+        "preference.2": named("t_preference"),
+        **{
+            f"{ours}_{part}.{row}": named(f"{short}_gcn.{theirs}.{part}")
+            for row, short in CHANNELS.items()
+            for part in ("weight", "bias")
+            for ours, theirs in (("first", "MLP"), ("second", "MLP_1"))
+        },
+    },
+    {"ranking": lambda terms: terms["bpr"], "regularization": lambda terms: 0.1 * terms["reg"]},
+    # the penalty of a table that occurs nowhere else
+    left_out=lambda model, users: 0.1 * torch.from_numpy(load("cohesion")["term/weight_u"]),
+)
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -455,3 +481,24 @@ def test_l3ae_has_the_weights_of_the_public_code(label):
             off = ours.sources @ ours.targets.T
             off.fill_diagonal_(0)
             close(off, fixture[f"{label}weights"], tolerance, "weights of the low-rank form")
+
+
+def test_cohesion_without_the_gradient_that_the_public_code_cuts(monkeypatch):
+    """The one difference in the gradients is that cut: the channel of IDs, whose vectors are constants there."""
+    fixture = load("cohesion")
+    ours = model("cohesion", CASES["cohesion"], fixture)
+    layers = ours.layers
+
+    def cut() -> Any:
+        whole, cosines = layers()
+        constant = lambda x: torch.cat([x[:, :1].detach(), x[:, 1:]], 1)
+        return [(constant(users), constant(items)) for users, items in whole], cosines
+
+    monkeypatch.setattr(ours, "layers", cut)
+    ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))["loss"].backward()
+    gradients = under(fixture, "cut_grad/")
+    for key, parameter in ours.named_parameters():
+        if parameter.grad is not None:
+            close(parameter.grad, CASES["cohesion"].parameters[key](gradients), 1e-7, f"gradient of {key}")
+    without = {"preference.0", *(f"{one}_{part}.0" for one in ("first", "second") for part in ("weight", "bias"))}
+    assert {key for key, parameter in ours.named_parameters() if parameter.grad is None} == without

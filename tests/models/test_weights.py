@@ -44,6 +44,7 @@ SMALL = {
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
     "mgcn": {"embedding_size": 8, "n_neighbors": 3},
+    "cohesion": {"embedding_size": 8, "n_neighbors": 3},
     "smore": {"embedding_size": 8, "n_neighbors": 3},
 }
 TRAINING = TrainConfig(epochs=15, batch_size=128, learning_rate=1e-2, patience=50, seed=7)

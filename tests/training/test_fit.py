@@ -183,6 +183,7 @@ LATENT = {"patience": 10, "evaluate_every": 5, **DECAY}
         ("grcn", 1e-4, 1024, 1000, {"patience": 21}),
         ("slmrec", 1e-2, 2048, 1000, {"patience": 50}),
         ("lattice", 5e-4, 1024, 200, LATENT),
+        ("cohesion", 1e-3, 2048, 1000, {}),
         ("mgcn", 1e-3, 2048, 1000, DECAY | {"patience": 10}),
         ("smore", 1e-3, 2048, 1000, DECAY),
         ("micro", 5e-4, 1024, 1000, LATENT),

@@ -154,8 +154,9 @@ class EASE(Model):
             self.register_buffer("targets", torch.zeros(n, width, device=inputs.device))  # Y_j / P_jj
             return
         if n > DENSE_LIMIT:
+            size = self.dense_matrices * 8 * n * n / 1e9
             raise CapabilityError(
-                f"{self.name} would need {self.dense_matrices * 8 * n * n / 1e9:.0f} GB of memory for its dense solution of {n:,} items; "
+                f"{self.name} would need {size:.0f} GB of memory for its dense solution of {n:,} items; "
                 f"above {DENSE_LIMIT:,} set rank, for instance to 1000, for the low-rank form"
             )
         self.register_buffer("weights", torch.zeros(n, n, device=inputs.device))  # B

@@ -10,6 +10,7 @@ and `z_m = W_m F_m + b_m` `(I, e)` for each modality m:
     loss = -mean log σ(⟨u, X_i⟩ - ⟨u, X_j⟩) + λ (‖u‖² + ‖X_i‖² + ‖X_j‖²) / 2B + γ Σ_{users, items} contrast
 
 The contrast is InfoNCE of the batch's rows: `side` finds the `C` of its row by cosine at τ among the rows of the batch.
+Its cost grows with the square of the batch, so larger batches than the published ones contrast a sample of their pairs.
 
 An item that lacks a modality is in none of its links, so its `V_m` is 0, and it is fused from the others. **New items**
 have no row of Q and no edge: `C_n = 0`, `V_c,n` by the row of `S_c`, found among all items, old and new; rows of old
@@ -54,6 +55,7 @@ class ItemViewOptions(RankingOptions):
     regularization: float = option(1e-4, "λ of the squared vectors of a batch")
     contrast_weight: float = option(0.01, "γ of the contrast between the two parts of a vector")
     contrast_temperature: float = option(0.2, "τ of that contrast")
+    n_contrasted: int | None = option(2048, "pairs of a batch in that contrast, drawn from larger ones; none: all")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +64,8 @@ class ItemViewOptions(RankingOptions):
         check_minimum(self, 0, "regularization", "contrast_weight")
         if not self.contrast_temperature > 0:
             raise ConfigError(f"contrast_temperature is {self.contrast_temperature}; it must be more than 0")
+        if self.n_contrasted is not None and self.n_contrasted < 2:
+            raise ConfigError(f"n_contrasted is {self.n_contrasted}; it must be 2 or more, or none for all pairs")
 
 
 @dataclass(frozen=True)
@@ -204,12 +208,19 @@ class ItemViewModel(Model):
             "regularization": c.regularization * batch_penalty("squared", gathered),
         }
         if c.contrast_weight > 0:
-            both = [
-                info_nce(v.side.index_select(0, rows), v.content.index_select(0, rows), c.contrast_temperature)
-                for v, rows in ((of_items, positives), (of_users, users))
-            ]
-            terms["contrast"] = c.contrast_weight * (both[0] + both[1])
+            terms["contrast"] = c.contrast_weight * self.contrast(of_users, of_items, users, positives)
         return {"loss": torch.stack(list(terms.values())).sum(), **{k: term.detach() for k, term in terms.items()}}
+
+    def contrast(self, of_users: Vectors, of_items: Vectors, users: Tensor, items: Tensor) -> Tensor:
+        """The contrast of the batch's users and that of its items, added."""
+        n, total = self.config.n_contrasted, of_users.side.new_zeros(())
+        if n is not None and n < len(users):
+            drawn = torch.randperm(len(users), generator=self.generator)[:n].to(users.device)
+            users, items = users[drawn], items[drawn]
+        for vectors, rows in ((of_users, users), (of_items, items)):
+            a, b = (x.index_select(0, rows) for x in (vectors.side, vectors.content))
+            total = total + info_nce(a, b, self.config.contrast_temperature)
+        return total
 
     @property
     def dropout(self) -> float:

@@ -30,6 +30,7 @@ _MODELS = {
     "slmrec": ("lirdrec.models.slmrec", "SLMRec"),
     "mgcn": ("lirdrec.models.mgcn", "MGCN"),
     "smore": ("lirdrec.models.smore", "SMORE"),
+    "cohesion": ("lirdrec.models.cohesion", "COHESION"),
 }
 
 
