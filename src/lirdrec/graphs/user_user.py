@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse import SparseMatrix, product
 
 MEMORY_LIMIT = 128 * 2**20  # bytes of a block of counts
 
@@ -32,7 +32,7 @@ def user_user_graph(history: Tensor, k: int, dtype: torch.dtype = torch.float32)
         owner = torch.repeat_interleave(torch.arange(last - first, device=start.device), start[first : last + 1].diff())
         wanted = history.values().new_zeros(n_items, last - first)
         wanted[items[start[first] : start[last]], owner] = 1
-        common = torch.sparse.mm(history, wanted).T
+        common = product(history, wanted).T
         own = torch.arange(first, last, device=start.device)
         common[own - first, own] = 0
         found, nearest, weights = weighted_users(common, k, dtype)

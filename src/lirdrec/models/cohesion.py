@@ -270,7 +270,7 @@ class COHESION(Model):
         for column, history in enumerate(histories):
             rows = torch.as_tensor(history, device=own.device)
             liked[rows[rows < self.inputs.n_items], column] = 1  # nobody else has an added item
-        common = torch.sparse.mm(self.history, liked).T
+        common = product(self.history, liked).T
         queries, users, weights = weighted_users(common, self.config.n_user_neighbors, own.dtype)
         similar = memory["users_before"].index_select(0, users) * weights[:, None]
         return self.ranking.transform_for_scoring(own.index_add(0, queries, similar))
