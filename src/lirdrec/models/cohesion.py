@@ -23,9 +23,9 @@ with: the mean cosine of all users in that layer and channel takes its place; it
 **Differs from public code** (the authors' github.com/Jinfeng-Xu/COHESION): theirs cuts the gradient of the channel of
 IDs (`.data`), so that its preferences and its layers keep their initial values; here they are trained, as the paper
 describes. A table `weight_u` of theirs only occurs in its own penalty, and is left out. Their users with fewer than 40
-neighbors have some of them several times, drawn at random in each epoch; here once. Numbers of common items that are
-equal are told apart by the row of the user. `S` has `1/k`, theirs `1/(k + 1e-7)`. Scores are of the current parameters,
-theirs of the last training step's forward, which the step has outdated.
+neighbors have some of them several times, drawn at random in each epoch; here once. Users with equal numbers of common
+items are ordered by row. `S` has `1/k`, theirs `1/(k + 1e-7)`. Scores are of the current parameters, theirs of the last
+training step's forward, which the step has outdated.
 
 **Published training**: `configs/overall.yaml`; the grid (and rates of 1e-4 to 0.1): `configs/model/COHESION.yaml`.
 """
