@@ -25,7 +25,8 @@ so users are `Σ_{i ∈ H_u}` of the rows of the two left factors, side by side.
 theirs one matrix of embeddings as the encoder gives them; with one modality whose rows have length 1 the numbers agree.
 Theirs has no low-rank form.
 
-The grid is around the values in their `script/*.sh`: λ_F 5 and 10, λ 50 and 100, λ_E 150 and 200.
+The defaults are the choice of their `script/*.sh` for Games; the grid is around their values: λ_F 5 and 10, λ 50 and
+100, λ_E 150 and 200.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class L3AEConfig(FeatureOptions):
 
     model: ClassVar[str] = "l3ae"
 
-    regularization: float = option(250.0, "λ = λ_X + λ_E, the whole ridge of the second regression, in counts of users")
-    distillation: float = option(100.0, "λ_E, how strongly B is drawn to the weights of the features; 0: EASE")
+    regularization: float = option(100.0, "λ = λ_X + λ_E, the whole ridge of the second regression, in counts of users")
+    distillation: float = option(150.0, "λ_E, how strongly B is drawn to the weights of the features; 0: EASE")
     feature_regularization: float = option(5.0, "λ_F of the regression on the features")
 
     def __post_init__(self) -> None:
