@@ -227,8 +227,11 @@ class COHESION(Model):
         for layer in range(self.config.n_item_layers):
             memory[f"item_smoothed_{layer}"] = level
             level = product(self.item_item.csr, level)
-        vectors = users + product(self.user_user.csr, users), items + level
-        return VectorScorer(*(self.ranking.transform_for_scoring(v) for v in vectors), memory=memory)
+        return VectorScorer(
+            self.ranking.transform_for_scoring(users + product(self.user_user.csr, users)),
+            self.ranking.transform_for_scoring(items + level),
+            memory=memory,
+        )
 
     @torch.no_grad()
     def add_items(
