@@ -30,6 +30,7 @@ SMALL = {
     "ease": {"regularization": 20.0},
     "cease": {"regularization": 20.0, "rank": 60},
     "add_ease": {"regularization": 20.0, "feature_regularization": 2.0, "rank": 60},
+    "l3ae": {"regularization": 20.0, "distillation": 10.0, "feature_regularization": 2.0, "rank": 60},
     "mf": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1},
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.1, "temperature": 0.3},
@@ -42,6 +43,9 @@ SMALL = {
     "slmrec": {"embedding_size": 8},
     "lirdrec_seq": {"embedding_size": 8, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
     "sasrec": {"embedding_size": 16, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
+    "mgcn": {"embedding_size": 8, "n_neighbors": 5},
+    "cohesion": {"embedding_size": 8, "n_neighbors": 5, "n_user_neighbors": 10},
+    "smore": {"embedding_size": 8, "n_neighbors": 5, "gate_dropout": 0.1},
 }
 TRAINING = TrainConfig(epochs=12, batch_size=256, learning_rate=5e-3, patience=20, seed=7)
 # what a model needs otherwise to learn in seconds
@@ -58,6 +62,9 @@ TRAININGS = {
     "slmrec": {"learning_rate": 1e-2},
     "lirdrec_seq": {"epochs": 20, "learning_rate": 1e-2},
     "sasrec": {"epochs": 20, "learning_rate": 1e-2},
+    "mgcn": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "cohesion": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
+    "smore": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
 }
 # test recall@20 on the planted data, at least this much above popularity's (popularity: about .2)
 MARGIN = {
@@ -67,6 +74,7 @@ MARGIN = {
     "ease": 0.2,
     "cease": 0.2,
     "add_ease": 0.2,
+    "l3ae": 0.2,
     "mf": 0.2,
     "lightgcn": 0.2,
     "vbpr": 0.2,
@@ -79,6 +87,9 @@ MARGIN = {
     "bm3": 0.2,
     "lirdrec_seq": 0.2,
     "sasrec": 0.12,
+    "mgcn": 0.2,
+    "smore": 0.2,
+    "cohesion": 0.2,
 }
 # of ten recommendations, the share that is of the user's groups, where it is not .8
 SHARE = {"sasrec": 0.6}

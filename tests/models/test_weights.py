@@ -32,6 +32,7 @@ SMALL = {
     "ease": {"regularization": 5.0},
     "cease": {"regularization": 5.0, "rank": 24},
     "add_ease": {"regularization": 5.0, "feature_regularization": 2.0},
+    "l3ae": {"regularization": 5.0, "distillation": 2.0, "feature_regularization": 2.0},
     "mf": {"embedding_size": 2, "penalty": "squared", "regularization": 0.1},
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.01},
@@ -47,6 +48,9 @@ SMALL = {
     "gru4rec": {"embedding_size": 8, "hidden_size": 16, "dropout": 0.1},
     "bsarec": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
     "hstu": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "mgcn": {"embedding_size": 8, "n_neighbors": 3},
+    "cohesion": {"embedding_size": 8, "n_neighbors": 3},
+    "smore": {"embedding_size": 8, "n_neighbors": 3},
 }
 TRAINING = TrainConfig(epochs=15, batch_size=128, learning_rate=1e-2, patience=50, seed=7)
 EPOCHS = {"mf": 30}

@@ -21,6 +21,7 @@ _MODELS = {
     "ease": ("lirdrec.models.ease", "EASE"),
     "cease": ("lirdrec.models.ease", "CEASE"),
     "add_ease": ("lirdrec.models.ease", "AddEASE"),
+    "l3ae": ("lirdrec.models.l3ae", "L3AE"),
     "mf": ("lirdrec.models.mf", "MF"),
     "lightgcn": ("lirdrec.models.lightgcn", "LightGCN"),
     "vbpr": ("lirdrec.models.vbpr", "VBPR"),
@@ -38,6 +39,9 @@ _MODELS = {
     "whitenrec_plus": ("lirdrec.models.whitenrec", "WhitenRecPlus"),
     "last_item_knn": ("lirdrec.models.last_item_knn", "LastItemKNN"),
     "last_content_knn": ("lirdrec.models.last_content_knn", "LastContentKNN"),
+    "mgcn": ("lirdrec.models.mgcn", "MGCN"),
+    "smore": ("lirdrec.models.smore", "SMORE"),
+    "cohesion": ("lirdrec.models.cohesion", "COHESION"),
 }
 
 
