@@ -9,6 +9,8 @@ modalities side by side (0 where an item lacks one), and `H` hidden layers (`n_h
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
 In training, the input of each layer is dropped out with `feature_dropout`, once for all uses of an item in a batch.
+**Published training**: the defaults of RecBole, with which UniSRec's authors train.
+
 A new item has the vector of its features. `models/unisrec.py` and `models/whitenrec.py` change the projection.
 """
 
@@ -70,7 +72,11 @@ class SASRecFeaturesConfig(FeatureSequenceOptions):
 class FeatureSequenceModel(SequentialModel):
     """A transformer whose item vectors are projected from features; a model adds `project`."""
 
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", ordered=True)
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
+    )
+    # as in the public code of UniSRec, whose harness has this model as a baseline
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 300, "patience": 10}
     item_rows = ()  # item vectors come from features
 
     def __init__(self, inputs: ModelInputs, config: FeatureSequenceOptions):

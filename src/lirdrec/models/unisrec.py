@@ -15,7 +15,7 @@ Differences from the public code (github.com/RUCAIBox/UniSRec): the transformer 
 here (pre-norm instead of post-norm, no dropout of attention weights); each position of a history is a target of the
 same pass instead of one example each; noise and dropout are sampled once for each item and batch, not anew for each
 occurrence in a history, and the dropout is the same for all experts. The public code initializes with a standard
-deviation of 0.02; so does this.
+deviation of 0.02; so does this. **Published training**: its fine-tuning, which has RecBole's defaults.
 """
 
 from __future__ import annotations

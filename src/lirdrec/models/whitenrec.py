@@ -17,7 +17,8 @@ new item is whitened with the same; an item without the modality has 0, the mean
 Compared with the public code of the same authors' DWSRec (github.com/lzz0007/DWSRec), from which the whitening was
 checked: directions without variance become 0 instead of growing without bound; blocks of columns may differ by one in
 width; no relu after the last layer of `f`; the transformer is the one of all sequential models here. DWSRec also mixes
-the two views inside the attention; WhitenRec+, as here, sums them before it.
+the two views inside the attention; WhitenRec+, as here, sums them before it. **Published training**: that of DWSRec,
+`props/general.yaml` and `model.hyper`, with the epochs of RecBole.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class WhitenRec(SASRecFeatures):
 
     name = WhitenRecConfig.model
     Config = WhitenRecConfig
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 1024, "epochs": 300, "patience": 50}
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_groups": (1, 4, 8, 16, 32)}
 
     @property
