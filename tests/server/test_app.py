@@ -15,7 +15,7 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.schemas import ProblemBody
 
-from ..helpers import assert_mentions
+from ..helpers import PATIENCE, assert_mentions
 from .runs import KINDS, N_USERS, asked
 from .servers import Servers
 
@@ -309,7 +309,7 @@ def test_stopping_waits_for_work_that_a_cancelled_request_left(tmp_path):
 
     def work() -> None:
         started.set()
-        assert closing.wait(60)
+        assert closing.wait(PATIENCE)
         done.extend(sorted(range(200_000), reverse=True)[:1])
 
     async def serve() -> list[int]:
@@ -317,7 +317,7 @@ def test_stopping_waits_for_work_that_a_cancelled_request_left(tmp_path):
         close = services._close
         services._close = lambda: (closing.set(), close())  # the work ends only after the server began to close
         request = asyncio.create_task(services.read(work))
-        await asyncio.to_thread(started.wait, 60)
+        await asyncio.to_thread(started.wait, PATIENCE)
         request.cancel()
         await services.stop()
         return list(done)
