@@ -373,6 +373,7 @@ def test_an_unknown_model_is_named_with_its_neighbor():
         ({"layer_weights": "1,1,x,1"}, ["layer_weights", "'1,1,x,1'", "'equal', 'decaying', 'learned'", "numbers"]),
         ({"layer_weights": 1.0}, ["layer_weights", 1.0, "'equal', 'decaying', 'learned'", "numbers"]),
         ({"layer_weights": (0, 0, 0, 0)}, ["layer_weights", 0]),
+        ({"layer_weights": (1, 0, 0, 0)}, ["layer_weights", "1, 0, 0, 0", "1 to 3"]),
         ({"layer_weights": (1.0, float("inf"), 1.0, 1.0)}, ["layer_weights", "inf"]),
     ],
     ids=str,

@@ -162,7 +162,10 @@ def _show_new_items(info: Any) -> None:
         step = encoder.step(cost)
         assert step is not None
         steps.setdefault(step.offset, (f"boost={cost:g}", step))
-    steps[calibrated.offset] = ("calibrated", calibrated)
+    if (plain := encoder.step_at(0.0)) is not None:
+        steps[0.0] = ("none", plain)
+    name = "calibrated, none" if calibrated.offset == 0 else "calibrated"
+    steps[calibrated.offset] = (name, calibrated)
     rows = [
         [name, f"{step.offset:+.4f}", f"{step.cost:.1%}", f"{step.share:.1%}", f"{step.recall:.4f}"]
         for name, step in sorted(steps.values(), key=lambda row: row[1].offset)

@@ -194,25 +194,10 @@ class ImageSource(Source):
 
     def read(self, start: int, stop: int) -> list[Item]:
         paths = self.rows.read(start, stop, self.columns)[self.column] if self.found is None else self.found[start:stop]
-        return [self._item(path) for path in paths.cast(pl.String).to_list()]
+        return [image_item(self.root, path) for path in paths.cast(pl.String).to_list()]
 
     def digest(self) -> str:
         return super().digest() if self.found is None else digest([self.found.to_frame()])
-
-    def _item(self, name: str | None) -> Item:
-        if name is None or not name.strip():
-            return Item()
-        if name.startswith(("http://", "https://")):
-            return Item(problem="this is a web address, not a file; download the image first", source=name)
-        path = self.root / name
-        try:
-            with open_file(path) as file:
-                key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
-        except ImageError as error:
-            return Item(problem=str(error), source=name)
-        except OSError as error:
-            return Item(problem=f"cannot be read ({error.strerror or error})", source=name)
-        return Item(path, key, source=name)
 
 
 def digest(frames: Iterable[pl.DataFrame]) -> str:
@@ -223,6 +208,23 @@ def digest(frames: Iterable[pl.DataFrame]) -> str:
         frame.write_ipc(buffer)
         hashed.update(buffer.getbuffer())
     return hashed.hexdigest()
+
+
+def image_item(root: Path, name: str | None) -> Item:
+    """An image file as an `Item`; `name` is its path below `root`, or blank where there is no image."""
+    if name is None or not name.strip():
+        return Item()
+    if name.startswith(("http://", "https://")):
+        return Item(problem="this is a web address, not a file; download the image first", source=name)
+    path = root / name
+    try:
+        with open_file(path) as file:
+            key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
+    except ImageError as error:
+        return Item(problem=str(error), source=name)
+    except OSError as error:
+        return Item(problem=f"cannot be read ({error.strerror or error})", source=name)
+    return Item(path, key, source=name)
 
 
 def text_item(text: str | None) -> Item:
