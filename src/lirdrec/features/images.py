@@ -148,11 +148,11 @@ def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
 def _open_content(source: Path | bytes) -> BinaryIO:
     if isinstance(source, Path):
         return open_file(source)
-    _check_bytes(len(source))
+    check_bytes(len(source))
     return io.BytesIO(source)
 
 
-def open_file(path: Path) -> io.BufferedReader:
+def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io.BufferedReader:
     """The file, open for reading; other than regular files are rejected before opening, since pipes block forever.
 
     Raises:
@@ -161,10 +161,10 @@ def open_file(path: Path) -> io.BufferedReader:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("is a folder, not an image")
+            raise ImageError(f"is a folder, not {article(noun)}")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is not a regular file")
-        _check_bytes(status.st_size)
+        check_bytes(status.st_size, noun, max_bytes)
         return path.open("rb")
     except ImageError:
         raise
@@ -175,11 +175,18 @@ def open_file(path: Path) -> io.BufferedReader:
         raise ImageError("is no name of a file") from None
 
 
-def _check_bytes(size: int) -> None:
+def check_bytes(size: int, noun: str = "image", max_bytes: int = MAX_BYTES) -> None:
+    """Raise an ImageError if a file of this size is empty or too large."""
     if size == 0:
         raise ImageError("the file is empty")
-    if size > MAX_BYTES:
-        raise ImageError(f"{size / 2**20:,.0f} MB are too much for an image (the limit is 256 MB)")
+    if size > max_bytes:
+        limit = f"the limit is {max_bytes / 2**20:,.0f} MB"
+        raise ImageError(f"{size / 2**20:,.0f} MB are too much for {article(noun)} ({limit})")
+
+
+def article(noun: str) -> str:
+    """The noun with its article: "an image"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _check_size(claimed: tuple[int, int], max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
