@@ -78,7 +78,7 @@ def test_sounds_and_videos_become_matrices(lirdrec, data, tmp_path):
     encoder = load_encoder(data, "audio")
     vector = encode_rows(encoder, [tmp_path / "sounds" / "0.wav"], 1).vectors[0]
     np.testing.assert_allclose(vector, dataset.features["audio"].values[0], atol=1e-6)
-    trained = lirdrec("train", data, "--run", tmp_path / "run", "--epochs", 1)
+    trained = lirdrec("train", data, "--run", tmp_path / "run", "--set", "epochs=1")
     assert trained.exit_code == 0, trained.stderr
     assert lirdrec("recommend", tmp_path / "run", "--user", 1).exit_code == 0
 

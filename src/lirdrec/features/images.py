@@ -43,6 +43,8 @@ _SIGNATURES: dict[str, bytes | tuple[bytes, ...]] = {
     "Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "Ico": b"\0\0\1\0",
 }
+HEAD_BYTES = 64  # of a file, by which its type is detected
+_SUFFIX = {"Jpeg": ".jpg"}
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _OTHERS: dict[str, bytes | tuple[bytes, ...]] = {
@@ -220,18 +222,7 @@ def _image_errors(problem: str) -> Iterator[None]:
 
 def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
     """Read the header with the Pillow plugin that fits the first bytes; nothing is decoded yet."""
-    start = file.read(64)
-    name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        name = "WebP"
-    elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
-        length = min(int.from_bytes(start[:4], "big"), len(start))
-        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
-        name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
-    if name is None:
-        text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        other = next((kind for kind, signature in _OTHERS.items() if text.startswith(signature)), "something else")
-        raise ImageError(f"holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO image")
+    name = _kind_of(file.read(HEAD_BYTES))
     from PIL import features
 
     file.seek(0)
@@ -248,6 +239,27 @@ def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
         ) from None
     image: ImageFile = getattr(module, f"{name}ImageFile")(file)
     return image
+
+
+def image_suffix(start: bytes) -> str:
+    """The suffix of an image by its first `HEAD_BYTES` bytes, such as ".jpg"; raises an ImageError if it is none."""
+    return _SUFFIX.get(name := _kind_of(start), f".{name.lower()}")
+
+
+def _kind_of(start: bytes) -> str:
+    """Pillow's module for a file by its first bytes; raises an ImageError if it is no image."""
+    name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        name = "WebP"
+    elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
+        length = min(int.from_bytes(start[:4], "big"), len(start))
+        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+        name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
+    if name is None:
+        text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        other = next((kind for kind, signature in _OTHERS.items() if text.startswith(signature)), "something else")
+        raise ImageError(f"holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO image")
+    return name
 
 
 def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
