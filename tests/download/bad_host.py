@@ -18,7 +18,8 @@ INSIDE = "10.0.0.5"  # the address of inside.test
 class Host:
     """`with Host() as host:` serves `host.files[path]`; `host.script[path]` says what goes wrong first, in order.
 
-    short: half of what is announced; drop: no answer; STATUS: this status; wrong-range: another part than asked for;
+    short: half of what is announced; drop: no answer; hold: none until the end; STATUS: this status;
+    wrong-range: another part than asked for;
     no-range: all of it, always; endless: bytes without an end; large: announces far too much; html: a web page;
     gzip: a coding that was not asked for; ignored-416: says that the part cannot be had; to:URL: a redirect.
     """
@@ -30,6 +31,7 @@ class Host:
         self.requests: list[tuple[str, str | None]] = []  # path and Range
         self.paused: list[float] = []
         self.resolved: list[str] = []
+        self.release = threading.Event()  # lets held requests go
         self.lock = threading.Lock()
         outer = self
 
@@ -50,6 +52,7 @@ class Host:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.release.set()
         self.http.shutdown()
         self.http.server_close()
 
@@ -85,7 +88,9 @@ class Host:
 
     def _answer(self, request: BaseHTTPRequestHandler, deed: str, content: bytes, asked: str | None) -> None:
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        if deed == "drop":
+        if deed == "hold":
+            self.release.wait()
+        if deed in ("drop", "hold"):
             request.close_connection = True
             return
         if deed.isdigit():

@@ -209,6 +209,24 @@ def test_default_network_opens_no_local_server(host):
     assert host.requests == []
 
 
+def test_the_time_for_everything_ends(host):
+    host.always["/a.bin"] = "hold"
+    with assert_error(DownloadError) as caught, get(host.url("/a.bin"), network=host.network, seconds=0.05):
+        pass
+    assert not caught.value.passing  # type: ignore[attr-defined]
+    host.always["/a.bin"] = "endless"
+    with assert_error(DownloadError), get(host.url("/a.bin"), network=host.network, seconds=0.5) as response:
+        for _ in response.blocks():
+            pass
+
+
+def test_names_and_paths_beyond_ascii(host):
+    host.files["/%C3%BC%20a.bin?q=%25"] = CONTENT
+    with get(host.url("/ü%20a.bin?q=%25", "bücher.test"), network=host.network) as response:
+        assert b"".join(response.blocks()) == CONTENT
+    assert host.resolved == ["xn--bcher-kva.test"]
+
+
 def test_unknown_host_and_closed_port(host, tmp_path: Path):
     for url in ("http://unknown.test/a", "http://data.test:1/a"):
         with assert_error(DownloadError, mentions=[url]) as caught, get(url, network=host.network):

@@ -131,10 +131,11 @@ def described(dataset: Dataset) -> dict[str, Any]:
     """
     table = dataset.item_table
     has_images = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
+    files = {media.column for media in (AUDIO_FILES, VIDEO_FILES) if media.folder in dataset.info}
     texts = {}
     for name, dtype in table.schema.items():
         # a title may be a list of words; other lists are not texts
-        if name not in (ITEM, IMAGE) and (dtype == pl.String or (dtype == pl.List and is_title(name))):
+        if name not in (ITEM, IMAGE, *files) and (dtype == pl.String or (dtype == pl.List and is_title(name))):
             texts[name] = int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum())
     return {
         "pictures": table.height - table[IMAGE].null_count() if has_images else 0,

@@ -12,9 +12,11 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -81,8 +83,8 @@ class Network:
 class Response:
     """An open response: `status`, `headers` with lower-case names, and its content in blocks."""
 
-    def __init__(self, raw: http.client.HTTPResponse, url: str, deadline: float | None):
-        self.status, self.url, self._raw, self._deadline = raw.status, url, raw, deadline
+    def __init__(self, raw: http.client.HTTPResponse, url: str):
+        self.status, self.url, self._raw = raw.status, url, raw
         self.headers = {name.lower(): value for name, value in raw.getheaders()}
 
     @property
@@ -92,14 +94,12 @@ class Response:
         return int(text) if text.isascii() and text.isdigit() else None
 
     def blocks(self) -> Iterator[bytes]:
-        """The content; a DownloadError if it ends too early or takes too long."""
+        """The content; a DownloadError if it ends too early."""
         n = 0
         try:
             while block := self._raw.read1(BLOCK):
                 n += len(block)
                 yield block
-                if self._deadline is not None and time.monotonic() > self._deadline:
-                    raise DownloadError(f"{self.url}: takes too long")
         except (OSError, http.client.HTTPException) as error:
             raise DownloadError(f"{self.url}: the connection broke ({describe_error(error)})", passing=True) from None
         if self.n_bytes is not None and n < self.n_bytes:
@@ -126,17 +126,14 @@ def get(
     deadline = None if seconds is None else time.monotonic() + seconds
     for _ in range(MAX_REDIRECTS + 1):
         parts = _checked(url)
-        connection = _connected(parts, network, url)
-        try:
+        with _connected(parts, network, url) as connection, _ended_at(deadline, connection, url):
             raw = _ask(connection, parts, headers or {}, url)
             location = raw.getheader("location") if raw.status in _REDIRECTS else None
             if location is None:
-                response = Response(raw, url, deadline)
+                response = Response(raw, url)
                 _check_status(response)
                 yield response
                 return
-        finally:
-            connection.close()
         following = urljoin(url, quote(location, safe=_SAFE))
         if parts.scheme == "https" and not following.lower().startswith("https:"):
             raise DownloadError(f"{url}: leads from https to {following}, which is not encrypted")
@@ -144,13 +141,42 @@ def get(
     raise DownloadError(f"{url}: leads on more than {MAX_REDIRECTS} times")
 
 
+@contextlib.contextmanager
+def _ended_at(deadline: float | None, connection: http.client.HTTPConnection, url: str) -> Iterator[None]:
+    """Break the connection at the deadline, also while a server sends one byte after the other."""
+    if deadline is None:
+        yield
+        return
+    sock = connection.sock
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), partial(_break, sock))
+    timer.daemon = True
+    timer.start()
+    late = DownloadError(f"{url}: takes too long")
+    try:
+        yield
+    except DownloadError:
+        if time.monotonic() >= deadline:
+            raise late from None
+        raise
+    finally:
+        timer.cancel()
+    if time.monotonic() >= deadline:  # content without an announced length ends like this, too
+        raise late
+
+
+def _break(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 def _checked(url: str) -> SplitResult:
     if any(letter.isspace() or not letter.isprintable() for letter in url):
         raise DownloadError(f"{url!r}: is not an address of the web")
     try:
-        parts = urlsplit(quote(url, safe=_SAFE))
+        parts = urlsplit(url)
         _ = parts.port
-    except ValueError:
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # UnicodeError is one
         raise DownloadError(f"{url}: is not an address of the web") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise DownloadError(f"{url}: is not an address that begins with http:// or https://")
@@ -159,8 +185,9 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-def _connected(parts: SplitResult, network: Network, url: str) -> http.client.HTTPConnection:
-    host, port = str(parts.hostname), parts.port or _PORTS[parts.scheme]
+@contextlib.contextmanager
+def _connected(parts: SplitResult, network: Network, url: str) -> Iterator[http.client.HTTPConnection]:
+    host, port = str(parts.hostname).encode("idna").decode(), parts.port or _PORTS[parts.scheme]
     try:
         addresses = network.resolve(host, port)
     except (OSError, UnicodeError) as error:
@@ -175,7 +202,9 @@ def _connected(parts: SplitResult, network: Network, url: str) -> http.client.HT
         except OSError as error:
             failure = error
             continue
-        return _wrapped(sock, parts, host, port, network, url)
+        with contextlib.closing(_wrapped(sock, parts, host, port, network, url)) as connection:
+            yield connection
+        return
     raise DownloadError(f"{url}: no connection to {host} ({describe_error(failure)})", passing=True)
 
 
@@ -199,7 +228,7 @@ def _wrapped(
 def _ask(
     connection: http.client.HTTPConnection, parts: SplitResult, headers: Mapping[str, str], url: str
 ) -> http.client.HTTPResponse:
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_SAFE)
     default = {"User-Agent": f"lirdrec/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
     try:
         connection.request("GET", path, headers={**default, **headers})
