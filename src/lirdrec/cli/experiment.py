@@ -125,9 +125,7 @@ def experiment(
     chosen = experiment_by_name(name)
     if not datasets:
         raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
-    config = _config(
-        chosen, datasets, output, tuning, training, evaluation, _external_lists(chosen, lists or [])
-    )
+    config = _config(chosen, datasets, output, tuning, training, evaluation, _external_lists(chosen, lists or []))
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
