@@ -276,9 +276,8 @@ def evaluate(
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, …
         candidates: "cold" ranks only the items without a training pair.
         test_history: interactions by which users are known in the test: "train", "train+valid", or None: with those
-            of the validation after a split by time (docs/sequential.md).
-        test_target: relevant interactions of the test: "all"; "last": each user's last one, with those before it in the
-            history; None: "last" after the split "global_time_last", else "all".
+            of the validation after a split by time.
+        test_target: "all", each user's "last" test interaction, or None: see docs/sequential.md.
         mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
         memory_limit: bytes for a block of scores.
@@ -291,16 +290,8 @@ def evaluate(
     >>> 0 <= metrics["recall@10"] <= 1
     True
     """
-    names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
-    check_metrics(names)
-    if getattr(recommender, "info", {}).get("refit"):
-        log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
-    dataset, n_moved = unseen_part(recommender, dataset)
-    if n_moved.get(split):
-        log.warning(
-            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
-            *(n_moved[split], split),
-        )
+    check_metrics(names := tuple(dict.fromkeys(map(canonical_metric, metrics))))
+    dataset = _checked(recommender, dataset, split)
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:
         raise ConfigError("k is empty; give at least one cut-off")
@@ -319,6 +310,19 @@ def evaluate(
         groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
         groups["activity"] = by_activity(truth, result.per_user)
     return Metrics(result.values, len(truth.users), frame, groups, protocol)
+
+
+def _checked(recommender: HasScorer, dataset: Dataset, split: str) -> Dataset:
+    """The dataset without held-out interactions that the run was trained on; warns of them."""
+    if getattr(recommender, "info", {}).get("refit"):
+        log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
+    dataset, n_moved = unseen_part(recommender, dataset)
+    if n_moved.get(split):
+        log.warning(
+            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
+            *(n_moved[split], split),
+        )
+    return dataset
 
 
 def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
