@@ -100,7 +100,8 @@ def test_sampled_negatives_leave_out_the_target(cycle):
 def test_transitions_count_neighbors_in_either_order():
     users, items = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 1, 0, 1, 2, 3])
     times = torch.tensor([1, 2, 3, 9, 4, 1])  # user 1 took item 2 before item 1
-    graph = transition_graph(Histories(users, items, 3, times), 5).csr.to_dense().numpy()
+    histories = Histories(users, items, 3, times)
+    graph = transition_graph(histories.start, histories.items, 5).csr.to_dense().numpy()
     counts = np.zeros((5, 5))
     for a, b in ((0, 1), (1, 0), (2, 1)):
         counts[a, b] += 1

@@ -103,8 +103,7 @@ class Dataset(DatasetParts):
             features: name → `(ids, matrix)`, a frame of ids and vectors, a file, or a matrix with the rows of `items`.
             name, info: of the dataset; user, item, items_id: columns of user ids, item ids, and item ids in `items`.
             title: column of titles in `items`; rating, min_rating: column of ratings, and the least one to keep.
-            timestamp, time_format: column of times (integers, dates or ISO texts); strptime format of other texts.
-            order: "file": without a column of times, the order of the rows is that of each user's interactions.
+            timestamp, time_format: column of times, format of texts; order: "file": without times, rows are in order.
             weight: column of weights, added up for a repeated pair; a pair with 0 or less is a dislike (docs/data.md).
             event, event_weights: column of the kind of event, and kind → weight: `{"view": 1, "buy": 5}`, all kinds.
             half_life: days, counted back from the last interaction, in which a weight halves; at most 20 times.
@@ -114,8 +113,7 @@ class Dataset(DatasetParts):
             without_features, unknown_features: items that no matrix covers; feature rows of unknown items.
             k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
             keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
-            split: one of `lirdrec.data.splits.METHODS` (random, leave_last_out …), or a column of labels.
-            held_out, seed: share held out by the split, half of it for validation; seed of the split.
+            split, held_out, seed: one of `splits.METHODS` or a column of labels; share held out, half valid; seed.
 
         Raises:
             DataError, ConfigError: the data are invalid; an argument has a wrong type or is out of range.

@@ -322,9 +322,8 @@ def evaluate(
             popularity, gini, those of `beyond_accuracy.list_values`, and auc.
         candidates: "cold" ranks only the items without a training pair.
         test_history: interactions by which users are known in the test: "train", "train+valid", or None: with those
-            of the validation after a split by time (docs/sequential.md).
-        test_target: relevant interactions of the test: "all"; "last": each user's last one, with those before it in the
-            history; None: "last" after the split "global_time_last", else "all".
+            of the validation after a split by time.
+        test_target: "all", each user's "last" test interaction, or None: see docs/sequential.md.
         mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
         intervals: also return a bootstrap interval of every mean over the users.
@@ -338,8 +337,7 @@ def evaluate(
     >>> 0 <= metrics["recall@10"] <= 1
     True
     """
-    names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
-    check_metrics(names)
+    check_metrics(names := tuple(dict.fromkeys(map(canonical_metric, metrics))))
     dataset = _only_unseen(recommender, dataset, split)
     cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
     if not cutoffs:

@@ -174,7 +174,7 @@ def evaluate_external(
     keep = per_user or intervals
     result = evaluate_lists(blocks, dataset.n_items, truth, names, cutoffs, keep=keep, catalog=catalog)
     frame = per_user_frame(dataset.users, truth.users, result) if per_user else None
-    return Metrics(result.values, len(truth.users), frame, {}, intervals_of(result) if intervals else {})
+    return Metrics(result.values, len(truth.users), frame, intervals=intervals_of(result) if intervals else {})
 
 
 def default_metrics(dataset: Dataset) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
     model_name, weights = str(info["model"]), recommender.state.weights
     if weights is None:
         raise ConfigError(f"{model_name}: the run has no parameters, so no modality can be knocked out")
-    config = make_config(config_type(model_name), info["model_config"], f"options of {model_name}")
+    config: Any = make_config(config_type(model_name), info["model_config"], f"options of {model_name}")
     model = model_type(model_name)(make_model_inputs(poorer, recommender.state.device, False, info["seed"]), config)
     model.load_state_dict(dict(weights))
     return Recommender.from_training(model, poorer, info=dict(info))

@@ -90,7 +90,7 @@ def score_lists(
     values = Vault(vault).score_lists(trial, lists, development, **options)
     frame = pl.read_parquet(users, glob=False)
     columns = {name: frame[name].cast(pl.Float64).to_numpy() for name in frame.columns[1:]}
-    scored = Metrics(values, frame.height, frame, {}, bootstrap_intervals(columns))
+    scored = Metrics(values, frame.height, frame, intervals=bootstrap_intervals(columns))
     return ScoredLists(scored, tuple(n for n in _scored_names(preregistration) if n != trial.variant))
 
 

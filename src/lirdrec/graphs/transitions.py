@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from lirdrec.graphs.sparse import SparseMatrix
-from lirdrec.ranking.histories import Histories
 
 
-def transition_graph(histories: Histories, n_items: int) -> SparseMatrix:
+def transition_graph(start: Tensor, items: Tensor, n_items: int) -> SparseMatrix:
     """`D^-½ C D^-½` `(I, I)`, where `C_ij` counts how often i and j are next to each other, in either order.
 
     Args:
-        histories: items of each user, in order.
+        start, items: `(U+1,)` and `(n,)` int64: the items of user u, in order, are `items[start[u] : start[u + 1]]`.
         n_items: I; an item without a neighbor in a history has a zero row.
     """
-    owner = torch.repeat_interleave(histories.counts())
+    owner = torch.repeat_interleave(start.diff())
     adjacent = owner[1:] == owner[:-1]
-    before, after = histories.items[:-1][adjacent], histories.items[1:][adjacent]
+    before, after = items[:-1][adjacent], items[1:][adjacent]
     rows, columns = torch.cat([before, after]), torch.cat([after, before])
     keys, counts = (rows * n_items + columns).unique(return_counts=True)
     rows, columns = keys // n_items, keys % n_items

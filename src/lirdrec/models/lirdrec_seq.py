@@ -193,7 +193,7 @@ class LIRDRecSeq(SequentialModel):
     @cached_property
     def transitions(self) -> SparseMatrix:
         """T, `(I, I)`."""
-        return transition_graph(self.inputs.histories, self.inputs.n_items)
+        return transition_graph(self.inputs.histories.start, self.inputs.histories.items, self.inputs.n_items)
 
     @cached_property
     def _graphs(self) -> list[SparseMatrix]:
