@@ -75,6 +75,11 @@ class InputOptions:
         inputs += [("audio", self.audio), ("video", self.video), ("joint", self.joint)]
         return [(name, model) for name, models in inputs for model in models or ()]
 
+    def sources(self) -> dict[str, Any]:
+        """Where the inputs are, as `parse_jobs` takes it."""
+        folders = {"images": self.images, "audio_files": self.audio_files, "video_files": self.video_files}
+        return {"template": self.text_template, **folders}
+
 
 @dataclass(frozen=True)
 class EncoderOptions:
@@ -164,15 +169,7 @@ def features(
                 )
         _check_imports(dataset, files, [], overwrite)
         return _import(dataset, files, overwrite, json)
-    jobs = parse_jobs(
-        dataset,
-        inputs.wanted(),
-        template=inputs.text_template,
-        images=inputs.images,
-        audio_files=inputs.audio_files,
-        video_files=inputs.video_files,
-        options=options,
-    )
+    jobs = parse_jobs(dataset, inputs.wanted(), **inputs.sources(), options=options)
     if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no encoder is a server; leave it out")
     if server.requests_per_minute is not None and work.ray is not None:

@@ -78,8 +78,8 @@ class MultimodalModel:
 
     def supports(self, *kinds: str) -> bool:
         """Whether the model takes inputs of these kinds ("text", "image", "audio", "video"), several as one input."""
-        outline: Any = self.outline  # its types name the kinds one by one
-        return bool(outline.supports(kinds[0] if len(kinds) == 1 else tuple(sorted(kinds))))
+        modality: Any = kinds[0] if len(kinds) == 1 else tuple(sorted(kinds))
+        return bool(self.outline.supports(modality))
 
     def encode(self, inputs: Sequence[Any]) -> np.ndarray:
         """Vectors `(n, d)` float32 of inputs of one kind."""
