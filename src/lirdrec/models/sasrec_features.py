@@ -77,7 +77,7 @@ class FeatureSequenceModel(SequentialModel):
     )
     # as in the public code of UniSRec, whose harness has this model as a baseline
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 300, "patience": 10}
-    item_rows = ()  # item vectors come from features
+    item_rows: ClassVar[tuple[str, ...]] = ()  # item vectors come from features
 
     def __init__(self, inputs: ModelInputs, config: FeatureSequenceOptions):
         super().__init__(inputs, config)

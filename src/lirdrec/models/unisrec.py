@@ -13,7 +13,7 @@ side by side (0 where an item lacks one), and `K = n_experts`:
 
 Differences from the public code (github.com/RUCAIBox/UniSRec): the transformer is the one of all sequential models
 here (pre-norm instead of post-norm, no dropout of attention weights); each position of a history is a target of the
-same pass instead of one example each; noise and dropout are sampled once for each item and batch, not anew for each
+same pass instead of one example each; noise and dropout are sampled once for each item and batch, not again for each
 occurrence in a history, and the dropout is the same for all experts. The public code initializes with a standard
 deviation of 0.02; so does this. **Published training**: its fine-tuning, which has RecBole's defaults.
 """
