@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.models.base import Features
 from lirdrec.nn.dct import idct
 from lirdrec.nn.functional import normalize
-from lirdrec.row_buffers import append_rows
 
 
 def branch_vectors(
@@ -56,31 +54,3 @@ def branch_vectors(
             z = z * features[row].present[:, None]
         outputs.append(z)
     return normalize(torch.stack(outputs, dim=1).to(output_weight.dtype))
-
-
-def smoothed_levels(items: Tensor, matrix: SparseMatrix, n_layers: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """`S^L X` without gradients, and `S^l X` for l < L by the names under which `append_smoothed` needs them."""
-    levels = {}
-    for layer in range(n_layers):
-        levels[f"item_smoothed_{layer}"] = items
-        items = product(matrix.csr, items)
-    return items, levels
-
-
-def append_smoothed(
-    own: Tensor, rows: SparseMatrix, memory: dict[str, Tensor], n_layers: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`S^L X` `(n, D)` of `n` new items, and the memory with their rows.
-
-    Args:
-        own: `(n, D)`, the new rows of `X`.
-        rows: `(n, I + n)`, the new rows of `S`.
-        memory: with the levels of `smoothed_levels`.
-        n_layers: L.
-    """
-    memory = dict(memory)
-    for layer in range(n_layers):
-        level = append_rows(memory[f"item_smoothed_{layer}"], own)
-        memory[f"item_smoothed_{layer}"] = level
-        own = product(rows.csr, level)
-    return own, memory

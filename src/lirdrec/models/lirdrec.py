@@ -41,7 +41,7 @@ from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.interactions import item_degrees, user_item_graph
-from lirdrec.models.item_branches import append_smoothed, branch_vectors, smoothed_levels
+from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import reduced, reductions
@@ -345,11 +345,10 @@ class LIRDRec(Model):
             "item_states": states,
             "item_degrees": item_degrees(self.inputs, states.dtype),
         }
-        levels: dict[str, Tensor] = {}
         smoothed = items
-        if self.config.n_item_layers > 0:
-            smoothed, levels = smoothed_levels(items, self.item_item, self.config.n_item_layers)
-        memory |= levels
+        for layer in range(self.config.n_item_layers):
+            memory[f"item_smoothed_{layer}"] = smoothed
+            smoothed = product(self.item_item.csr, smoothed)
         if self._learns_weights:
             memory["mean_theta"] = self.theta.mean(0, keepdim=True)
         vectors, items = (
@@ -385,7 +384,11 @@ class LIRDRec(Model):
         memory = dict(scorer.memory)
         memory["item_states"] = append_rows(memory["item_states"], states)
         memory["item_degrees"] = append_rows(memory["item_degrees"], own.new_zeros(n))
-        smoothed, memory = append_smoothed(own, rows, memory, self.config.n_item_layers)
+        smoothed = own
+        for layer in range(self.config.n_item_layers):
+            level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
+            memory[f"item_smoothed_{layer}"] = level
+            smoothed = product(rows.csr, level)
         return scorer.with_items(self.ranking.transform_for_scoring(own + smoothed), memory)
 
     @torch.no_grad()

@@ -4,13 +4,18 @@ The item branches are those of LIRDRec (arXiv 2505.04960, Eqs. 11-13 and 17; mod
 branches (each modality and *shared*), `e = embedding_size` and `D = K·e`:
 
     z_k(i)  normalized output of branch k for the features of item i
-    V_i = Z_i + (S^Lm Z)_i,  Z_i = [z_1(i) | … | z_K(i)]         item vectors; without smoothing V = Z
+    V = Z + S Z + T Z,  Z_i = [z_1(i) | … | z_K(i)]              item vectors, smoothed over items
     [c_1 | … | c_K]_t = CausalTransformer(V_{i_1} B, …, V_{i_t} B)   state after item t, chunks of width e
     α_t = softmax over the branches                              progressive weight copying (PWC), below
     u_t = [α_t1 c_t1 | … | α_tK c_tK]
     score(u_t, i) = cos(u_t, V_i) = Σ_k α_tk ⟨c_tk, V_ik⟩ / (‖u_t‖ ‖V_i‖)
 
-so a score is an exact sum over branches. `encoder="shared"` is one transformer of width D that lets branches interact;
+so a score is an exact sum over branches. `item_graph` selects the graphs of the smoothing: `S` is LIRDRec's graph of
+items with similar features, and `T = D^-½ C D^-½` that of transitions, where `C_ij` counts how often i and j are next
+to each other in a training history. The vector of an item thus has a part of those that it is taken with, without any
+parameter of its own; a new item has no transitions, and its vector is `Z` (`+ S Z`).
+
+`encoder="shared"` is one transformer of width D that lets branches interact;
 `encoder="branches"` gives each branch its own of width e. Both may add the time since the item before (`time_gaps`).
 
 PWC of LIRDRec weighs the branches once for each user; here, at each step:
@@ -36,15 +41,17 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.transitions import transition_graph
 from lirdrec.models.base import Capabilities, Features, ModelInputs
-from lirdrec.models.item_branches import append_smoothed, branch_vectors, smoothed_levels
+from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import reduced, reductions
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
 from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.row_buffers import append_rows
 
 
 @dataclass(frozen=True)
@@ -68,18 +75,19 @@ class LIRDRecSeqConfig(TransformerOptions):
     )
     pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch of released and logits")
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
-    n_item_layers: int = option(0, "Lm, item-item propagation layers; 0: no smoothing")
-    n_neighbors: int = option(10, "neighbors per item and modality in the item-item graph, itself included")
+    item_graph: Literal["none", "features", "transitions", "both"] = option(
+        "transitions", "over which item vectors are smoothed: similar features, neighbors in histories, or both"
+    )
+    n_neighbors: int = option(10, "neighbors per item and modality in the graph of features, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     feature_columns: int | None = option(None, "columns to which PCA reduces each wider feature matrix; none: all")
-    whiten: bool = option(False, "scale the principal components of each feature matrix to equal variance")
+    whiten: bool = option(True, "scale the principal components of each feature matrix to equal variance")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimum(self, 0, "n_item_layers")
         check_minimum(self, 1, "n_neighbors")
         check_modality_weights(self.modality_weights)
         for name in ("pwc_weight", "pwc_base"):
@@ -172,10 +180,25 @@ class LIRDRecSeq(SequentialModel):
     def part_names(self) -> tuple[str, ...]:
         return self.branches
 
+    @property
+    def _smooths_features(self) -> bool:
+        return self.config.item_graph in ("features", "both")
+
     @cached_property
-    def item_item(self) -> SparseMatrix:
+    def feature_graph(self) -> SparseMatrix:
+        """S, `(I, I)`."""
         tables = {m: self.inputs.neighbors(m, self.config.n_neighbors) for m in self.modalities}
         return fuse(tables, self.weights, self.inputs.n_items)
+
+    @cached_property
+    def transitions(self) -> SparseMatrix:
+        """T, `(I, I)`."""
+        return transition_graph(self.inputs.histories, self.inputs.n_items)
+
+    @cached_property
+    def _graphs(self) -> list[SparseMatrix]:
+        graphs = [self.feature_graph] if self._smooths_features else []
+        return [*graphs, self.transitions] if self.config.item_graph in ("transitions", "both") else graphs
 
     @cached_property
     def _reduced(self) -> list[Features]:
@@ -191,10 +214,10 @@ class LIRDRecSeq(SequentialModel):
         return z.flatten(1)
 
     def item_table(self) -> Tensor:
-        own = smoothed = self.item_branches(self._reduced)
-        for _ in range(self.config.n_item_layers):
-            smoothed = self.item_item.matmul(smoothed)
-        return own if self.config.n_item_layers == 0 else own + smoothed
+        vectors = own = self.item_branches(self._reduced)
+        for graph in self._graphs:
+            vectors = vectors + graph.matmul(own)
+        return vectors
 
     def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
         weighted, alpha, logits = self.weighted_states(items, gaps, users)
@@ -258,21 +281,18 @@ class LIRDRecSeq(SequentialModel):
         return None
 
     def serving_memory(self) -> dict[str, Tensor]:
-        if self.config.n_item_layers == 0:
-            return {}
-        own = self.item_branches(self._reduced)
-        return smoothed_levels(own, self.item_item, self.config.n_item_layers)[1]
+        return {"item_own": self.item_branches(self._reduced)} if self._smooths_features else {}
 
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         own = self.item_branches(self._reduce([new[m] for m in self.modalities]))
-        if self.config.n_item_layers == 0:
+        if not self._smooths_features:
             return own, dict(scorer.memory)
         tables = {}
         for m in self.modalities:
             blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
             tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbors)
         rows = fuse(tables, self.weights, scorer.n_items + len(own), own.dtype)
-        smoothed, memory = append_smoothed(own, rows, scorer.memory, self.config.n_item_layers)
-        return own + smoothed, memory
+        everything = append_rows(scorer.memory["item_own"], own)
+        return own + product(rows.csr, everything), scorer.memory | {"item_own": everything}
