@@ -44,6 +44,9 @@ SMALL = {
     "slmrec": {"embedding_size": 8},
     "lirdrec_seq": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
     "sasrec": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "gru4rec": {"embedding_size": 8, "hidden_size": 16, "dropout": 0.1},
+    "bsarec": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "hstu": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
 }
 TRAINING = TrainConfig(epochs=15, batch_size=128, learning_rate=1e-2, patience=50, seed=7)
 EPOCHS = {"mf": 30}

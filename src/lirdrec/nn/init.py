@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 
-@torch.no_grad()
 def xavier_normal_(parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int) -> None:
     """Normal with variance `2 / (fan_in + fan_out)` (Glorot & Bengio, AISTATS 2010)."""
-    std = (2 / (fan_in + fan_out)) ** 0.5
-    parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
+    normal_(parameter, generator, (2 / (fan_in + fan_out)) ** 0.5)
 
 
 def xavier_uniform_(parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int) -> None:
@@ -21,6 +19,12 @@ def xavier_uniform_(parameter: Tensor, generator: torch.Generator, fan_in: int, 
 def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
     """Uniform in `±1/√fan_in`: torch's default for weights and biases of a linear layer."""
     uniform_(parameter, generator, fan_in**-0.5)
+
+
+@torch.no_grad()
+def normal_(parameter: Tensor, generator: torch.Generator, std: float) -> None:
+    """Normal with mean 0 and standard deviation `std`."""
+    parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
 
 
 @torch.no_grad()

@@ -164,8 +164,9 @@ class SequenceSampler:
         """Rows of windows of each batch of an epoch."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(self.targets), generator=generator)
-        # blocks of some 32 batches, each sorted by length
-        block = self.targets[order].cumsum(0) // (size * SORTED_BATCHES)
+        # blocks of some 32 batches, equally large, each sorted by length
+        n_blocks = max(1, round(len(self) / (size * SORTED_BATCHES)))
+        block = (self.targets[order].cumsum(0) - 1) * n_blocks // len(self)
         order = order[(block * (self.max_length + 1) + self.targets[order]).argsort(stable=True)]
         batch = (self.targets[order].cumsum(0) - 1) // size
         groups = order.split(torch.bincount(batch).tolist())
