@@ -20,24 +20,34 @@ if TYPE_CHECKING:
     from lirdrec.evaluation.evaluator import Metrics, evaluate
     from lirdrec.hub.api import from_hub, push_to_hub
     from lirdrec.models.bm3 import BM3Config
+    from lirdrec.models.bsarec import BSARecConfig
     from lirdrec.models.cohesion import COHESIONConfig
     from lirdrec.models.content_knn import ContentKNNConfig
     from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
     from lirdrec.models.freedom import FREEDOMConfig
     from lirdrec.models.grcn import GRCNConfig
+    from lirdrec.models.gru4rec import GRU4RecConfig
+    from lirdrec.models.hstu import HSTUConfig
     from lirdrec.models.item_knn import ItemKNNConfig
     from lirdrec.models.l3ae import L3AEConfig
+    from lirdrec.models.last_content_knn import LastContentKNNConfig
+    from lirdrec.models.last_item_knn import LastItemKNNConfig
     from lirdrec.models.lattice import LATTICEConfig
     from lirdrec.models.lgmrec import LGMRecConfig
     from lirdrec.models.lightgcn import LightGCNConfig
     from lirdrec.models.lirdrec import LIRDRecConfig
+    from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
     from lirdrec.models.mf import MFConfig
     from lirdrec.models.mgcn import MGCNConfig
     from lirdrec.models.micro import MICROConfig
     from lirdrec.models.popularity import PopularityConfig
+    from lirdrec.models.sasrec import SASRecConfig
+    from lirdrec.models.sasrec_features import SASRecFeaturesConfig
     from lirdrec.models.slmrec import SLMRecConfig
     from lirdrec.models.smore import SMOREConfig
+    from lirdrec.models.unisrec import UniSRecConfig
     from lirdrec.models.vbpr import VBPRConfig
+    from lirdrec.models.whitenrec import WhitenRecConfig, WhitenRecPlusConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
     from lirdrec.recommender.recommender import Recommender
@@ -48,6 +58,7 @@ from lirdrec._version import __version__ as __version__
 __all__ = [
     "AddEASEConfig",
     "BM3Config",
+    "BSARecConfig",
     "CEASEConfig",
     "COHESIONConfig",
     "ContentKNNConfig",
@@ -55,11 +66,16 @@ __all__ = [
     "EASEConfig",
     "FREEDOMConfig",
     "GRCNConfig",
+    "GRU4RecConfig",
+    "HSTUConfig",
     "ItemKNNConfig",
     "L3AEConfig",
     "LATTICEConfig",
     "LGMRecConfig",
     "LIRDRecConfig",
+    "LIRDRecSeqConfig",
+    "LastContentKNNConfig",
+    "LastItemKNNConfig",
     "LightGCNConfig",
     "LirdrecError",
     "MFConfig",
@@ -68,10 +84,15 @@ __all__ = [
     "Metrics",
     "PopularityConfig",
     "Recommender",
+    "SASRecConfig",
+    "SASRecFeaturesConfig",
     "SLMRecConfig",
     "SMOREConfig",
     "TrainConfig",
+    "UniSRecConfig",
     "VBPRConfig",
+    "WhitenRecConfig",
+    "WhitenRecPlusConfig",
     "evaluate",
     "fit",
     "from_hub",
@@ -82,6 +103,7 @@ __all__ = [
 _LAZY_IMPORTS = {
     "AddEASEConfig": "lirdrec.models.ease",
     "BM3Config": "lirdrec.models.bm3",
+    "BSARecConfig": "lirdrec.models.bsarec",
     "CEASEConfig": "lirdrec.models.ease",
     "COHESIONConfig": "lirdrec.models.cohesion",
     "ContentKNNConfig": "lirdrec.models.content_knn",
@@ -89,11 +111,16 @@ _LAZY_IMPORTS = {
     "EASEConfig": "lirdrec.models.ease",
     "FREEDOMConfig": "lirdrec.models.freedom",
     "GRCNConfig": "lirdrec.models.grcn",
+    "GRU4RecConfig": "lirdrec.models.gru4rec",
+    "HSTUConfig": "lirdrec.models.hstu",
     "ItemKNNConfig": "lirdrec.models.item_knn",
     "L3AEConfig": "lirdrec.models.l3ae",
     "LATTICEConfig": "lirdrec.models.lattice",
     "LGMRecConfig": "lirdrec.models.lgmrec",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
+    "LIRDRecSeqConfig": "lirdrec.models.lirdrec_seq",
+    "LastContentKNNConfig": "lirdrec.models.last_content_knn",
+    "LastItemKNNConfig": "lirdrec.models.last_item_knn",
     "LightGCNConfig": "lirdrec.models.lightgcn",
     "MFConfig": "lirdrec.models.mf",
     "MGCNConfig": "lirdrec.models.mgcn",
@@ -101,10 +128,15 @@ _LAZY_IMPORTS = {
     "Metrics": "lirdrec.evaluation.evaluator",
     "PopularityConfig": "lirdrec.models.popularity",
     "Recommender": "lirdrec.recommender.recommender",
+    "SASRecConfig": "lirdrec.models.sasrec",
+    "SASRecFeaturesConfig": "lirdrec.models.sasrec_features",
     "SLMRecConfig": "lirdrec.models.slmrec",
     "SMOREConfig": "lirdrec.models.smore",
     "TrainConfig": "lirdrec.training.config",
+    "UniSRecConfig": "lirdrec.models.unisrec",
     "VBPRConfig": "lirdrec.models.vbpr",
+    "WhitenRecConfig": "lirdrec.models.whitenrec",
+    "WhitenRecPlusConfig": "lirdrec.models.whitenrec",
     "evaluate": "lirdrec.evaluation.evaluator",
     "fit": "lirdrec.recommender.fit",
     "from_hub": "lirdrec.hub.api",
