@@ -6,9 +6,11 @@ import random
 import pytest
 
 from lirdrec.config import make_config
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
+from lirdrec.experiments.studies.compare import default_models
 from lirdrec.experiments.trial import TrialResult, TrialStore, canonical
 from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, suggest
 from lirdrec.models.lirdrec import LIRDRec
@@ -289,3 +291,11 @@ def test_every_registered_model_has_a_space_of_right_options():
             of_model, training = parts(choice)
             make_config(config_type(name), of_model, name)
             make_config(TrainConfig, training, name)
+
+
+@pytest.mark.parametrize("split", ["random", "leave_last_out"])
+def test_ordered_models_are_compared_where_the_split_keeps_the_order(split, tmp_path):
+    data = make_synthetic_dataset(20, 15, 80, {"text": 3}, groups=3, timestamps=True, split=split)
+    models = default_models(str(data.save(tmp_path / split)))
+    assert ("sasrec" in models, "lirdrec_seq" in models) == (split != "random", split != "random")
+    assert {"lirdrec", "ease", "mgcn"} <= set(models)

@@ -195,6 +195,19 @@ def feature_names(dataset: str) -> tuple[str, ...]:
     return tuple(sorted(read_any(dataset).features))
 
 
+@lru_cache
+def is_split_by_time(dataset: str) -> bool:
+    """Whether the split of a dataset keeps the order of time, which models of ordered histories are made for."""
+    from lirdrec.data.readers import read_any
+    from lirdrec.data.splits import TIMED
+    from lirdrec.data.storage import MANIFEST, read_manifest
+
+    prepared = (Path(dataset) / MANIFEST).is_file()
+    info = read_manifest(dataset)["info"] if prepared else read_any(dataset).info
+    split = info.get("split")
+    return isinstance(split, Mapping) and split.get("method") in TIMED
+
+
 def _chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> int | None:
     """Number of the trial chosen with this budget, or None."""
     return next((choice["number"] for choice in choices if choice["budget"] == budget), None)

@@ -30,7 +30,7 @@ from lirdrec.experiments.studies.compare_tables import (
 )
 from lirdrec.experiments.studies.sentences import count, draw, listed
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.experiments.tuning import TuningState, base_cell, n_trials, suggest
+from lirdrec.experiments.tuning import TuningState, base_cell, is_split_by_time, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, points
 from lirdrec.reporting import lines as line_chart
@@ -66,9 +66,15 @@ def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
 def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
     """Base trials of the searches: one for each dataset, model and, for models with features, feature set."""
     for dataset in config.datasets:
-        for model in config.models or model_names():
+        for model in config.models or default_models(dataset):
             for feature_set in config.sets if uses_features(model) else ("",):
                 yield base_cell(config, dataset, model, feature_set)
+
+
+def default_models(dataset: str) -> list[str]:
+    """All models that suit a dataset: those of ordered histories only where it is split by time."""
+    ordered = is_split_by_time(dataset)
+    return [name for name in model_names() if ordered or not model_type(name).capabilities.ordered]
 
 
 def uses_features(model: str) -> bool:
