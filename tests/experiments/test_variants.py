@@ -45,6 +45,16 @@ class TestAblation:
         full = next(iter(ablation.plan(context(model_options={"pwc": "uniform", "dct": None}), Results())))
         assert (full.variant, full.model_options["pwc"], full.model_options["dct"]) == ("full", "released", "features")
 
+    def test_the_sequential_model_has_variants_of_its_own(self, context):
+        cells = list(ablation.plan(context(models=("lirdrec_seq",), seeds=1), Results()))
+        full = cells[0]
+        changed = [
+            {k: v for k, v in cell.model_options.items() if full.model_options.get(k, "") != v} for cell in cells
+        ]
+        assert {cell.model for cell in cells} == {"lirdrec_seq"} and changed[0] == {}
+        assert [len(one) for one in changed[1:]] == [1] * 8
+        assert {next(iter(one)) for one in changed[1:]} == {"pwc", "item_graph", "whiten", "encoder"}
+
     def test_with_both_losses_every_declaration_has_a_name_of_its_own(self, context):
         cells = list(ablation.plan(context(losses=("bpr", "softmax")), Results()))
         assert len(cells) == 12

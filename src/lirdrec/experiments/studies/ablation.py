@@ -1,4 +1,4 @@
-"""Experiment "ablation" (Table III of the paper): one part of LIRDRec changed or removed at a time."""
+"""Experiment "ablation" (Table III of the paper): one part of LIRDRec or LIRDRec-Seq changed or removed at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.sentences import listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.reporting import Section
+from lirdrec.reporting import Section, label
 
 MODELS = ("lirdrec",)
 # every variant sets both options, since tuning may have chosen others: "full" is the published model
@@ -25,13 +25,38 @@ VARIANTS = (
     Variant("w/o DCT", {**FULL, "dct": None}),
     Variant("DCT over matrix", {**FULL, "dct": "matrix"}),
 )
+# "full" has the defaults of LIRDRec-Seq
+FULL_SEQUENTIAL = {"pwc": "learned", "item_graph": "transitions", "whiten": True, "encoder": "shared"}
+SEQUENTIAL_VARIANTS = (
+    Variant("full", FULL_SEQUENTIAL),
+    Variant("PWC as released", {**FULL_SEQUENTIAL, "pwc": "released"}),
+    Variant("PWC on logits", {**FULL_SEQUENTIAL, "pwc": "logits"}),
+    Variant("uniform weights", {**FULL_SEQUENTIAL, "pwc": "uniform"}),
+    Variant("w/o item graph", {**FULL_SEQUENTIAL, "item_graph": "none"}),
+    Variant("graph of features", {**FULL_SEQUENTIAL, "item_graph": "features"}),
+    Variant("both graphs", {**FULL_SEQUENTIAL, "item_graph": "both"}),
+    Variant("w/o whitening", {**FULL_SEQUENTIAL, "whiten": False}),
+    Variant("a transformer a branch", {**FULL_SEQUENTIAL, "encoder": "branches"}),
+)
+VARIANTS_OF = {"lirdrec": VARIANTS, "lirdrec_seq": SEQUENTIAL_VARIANTS}
 NOTES = (
     "Uniform weights: α = 1/K for every user, nothing is learned.",
     "PWC on logits: θ receives logits instead of softmaxed weights.",
     "DCT over matrix: Eq. 12 read literally mixes the items, so it cannot take new ones.",
 )
+SEQUENTIAL_NOTES = (
+    "Full: the weights of each step come from the network alone, and item vectors are smoothed over transitions.",
+    "PWC as released, on logits: θ receives each user's mean weights or logits after an epoch.",
+    NOTES[0],
+)
 # names of variants in sentences
-TITLES = {"full": "the full model", "w/o PWC": "without PWC", "w/o DCT": "without DCT"}
+TITLES = {
+    "full": "the full model",
+    "w/o PWC": "without PWC",
+    "w/o DCT": "without DCT",
+    "w/o item graph": "without the item graph",
+    "w/o whitening": "without whitening",
+}
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
@@ -42,12 +67,14 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 def report(config: ExperimentConfig, results: Results) -> Path:
     """A table, a figure, and the parts that matter."""
     study = Study(_groups(config), results, config.metric)
-    table = study.table("ablation", "Variant", "LIRDRec with one part changed at a time.", NOTES)
+    name = " and ".join(map(label, config.models or MODELS))
+    notes = NOTES if set(config.models or MODELS) == set(MODELS) else SEQUENTIAL_NOTES
+    table = study.table("ablation", "Variant", f"{name} with one part changed at a time.", notes)
     figure = study.figure("ablation", f"Test {study.metric} of the variants, {over(config.seeds)}.")
     return study.write_report(
         config,
-        "Contribution of each part of LIRDRec",
-        "Is LIRDRec worse when one of its parts is changed or removed?",
+        f"Contribution of each part of {name}",
+        f"Is {name} worse when one of its parts is changed or removed?",
         _answer,
         Section("Variants", [table, *figure]),
     )
@@ -70,6 +97,7 @@ def _answer(study: Study, group: Group) -> str:
 
 def _groups(config: ExperimentConfig) -> list[Group]:
     for model in config.models:
-        if model not in MODELS:
-            raise ConfigError(f"the ablation is defined for lirdrec only, not for {model}; omit --models")
-    return variants.groups(config, MODELS, lambda modalities: VARIANTS)
+        if model not in VARIANTS_OF:
+            known = " and ".join(VARIANTS_OF)
+            raise ConfigError(f"the ablation is defined for {known}, not for {model}; omit --models")
+    return variants.groups(config, config.models or MODELS, lambda model, modalities: VARIANTS_OF[model])

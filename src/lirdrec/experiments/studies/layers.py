@@ -78,4 +78,4 @@ def _groups(config: ExperimentConfig) -> list[Group]:
         if OPTION not in option_names(model):
             raise ConfigError(f"{model} has no layers over the user-item graph; name other models")
     tried = [Variant(str(number), {OPTION: number}) for number in dict.fromkeys(numbers)]
-    return variants.groups(config, models, lambda modalities: tried)
+    return variants.groups(config, models, lambda model, modalities: tried)

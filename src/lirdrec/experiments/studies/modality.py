@@ -128,4 +128,8 @@ def _answer(study: Study, group: Group) -> str:
 def _groups(config: ExperimentConfig) -> list[Group]:
     models = [model for model in config.models or MODELS if uses_features(model)]
     with_controls = bool(config.setting("controls", True))
-    return variants.groups(config, models, lambda names: sets_of(names) + (controls_of(names) if with_controls else []))
+
+    def tried(model: str, names: tuple[str, ...]) -> list[Variant]:
+        return sets_of(names) + (controls_of(names) if with_controls else [])
+
+    return variants.groups(config, models, tried)

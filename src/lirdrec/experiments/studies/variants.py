@@ -69,14 +69,14 @@ class Group:
 
 
 def groups(
-    config: ExperimentConfig, models: Sequence[str], variants: Callable[[tuple[str, ...]], Sequence[Variant]]
+    config: ExperimentConfig, models: Sequence[str], variants: Callable[[str, tuple[str, ...]], Sequence[Variant]]
 ) -> list[Group]:
-    """One group for each dataset, model, feature set and loss; `variants` maps modalities to variants."""
+    """One group for each dataset, model, feature set and loss; `variants` maps model and modalities to variants."""
     names, unnamed = [], []
     for dataset, model, (feature_set, modalities) in product(config.datasets, models, config.sets.items()):
         for loss in losses_of(config, model):
             base = settled(config, dataset, model, feature_set, loss=loss)
-            chosen = variants(feature_names(dataset) if modalities is None else modalities)
+            chosen = variants(model, feature_names(dataset) if modalities is None else modalities)
             trials = {variant.label: _trials(config, base, variant, loss) for variant in chosen}
             names.append((base.dataset_name, model, feature_set, loss or ""))
             unnamed.append(Group("", base.dataset_name, model, trials))
