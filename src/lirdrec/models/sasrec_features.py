@@ -9,7 +9,7 @@ modalities side by side (0 where an item lacks one), and `H` hidden layers (`n_h
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
 In training, the input of each layer is dropped out with `feature_dropout`, once for all uses of an item in a batch;
-the public codes drop 0.2, which is worse on the validation part of Scientific (docs/models.md).
+the public codes of UniSRec and DWSRec drop 0.2, which is worse on validation (docs/models.md).
 **Published training**: the defaults of RecBole, with which UniSRec's authors train.
 
 A new item has the vector of its features. `models/unisrec.py` and `models/whitenrec.py` change the projection.
