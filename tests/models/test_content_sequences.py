@@ -27,7 +27,7 @@ CASES = [
     ("whitenrec_plus", {"n_groups": 5}),
     ("whitenrec_plus", {"n_groups": 2, "modalities": ("text",)}),
     ("last_content_knn", {}),
-    ("last_content_knn", {"decay": 0.5}),
+    ("last_content_knn", {"history_decay": 0.5}),
 ]
 
 
@@ -105,7 +105,9 @@ def test_new_items_are_those_of_a_model_of_the_whole_catalog(name, options):
     assert not torch.allclose(queries[0], model.fold_in(scorer, [lists[0].flip(0)])[0])  # the order counts
 
 
-@pytest.mark.parametrize(("name", "options"), [*CASES, ("last_item_knn", {}), ("last_item_knn", {"decay": 0.7})])
+@pytest.mark.parametrize(
+    ("name", "options"), [*CASES, ("last_item_knn", {}), ("last_item_knn", {"history_decay": 0.7})]
+)
 def test_a_new_user_with_a_known_history_has_the_query_of_the_known_user(name, options):
     model = trained(name, options)
     scorer = model.scorer()
@@ -167,7 +169,7 @@ def decayed(items: list[int], decay: float) -> np.ndarray:
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("window", [1, 3])
 def test_transitions(window, decay):
-    model = trained("last_item_knn", {"window": window, "decay": decay, "shrinkage": 2.0})
+    model = trained("last_item_knn", {"window": window, "history_decay": decay, "shrinkage": 2.0})
     counts, takers = np.zeros((N_OLD, N_OLD)), np.zeros(N_OLD)
     for items in histories():
         for position, item in enumerate(items):
@@ -194,7 +196,7 @@ def test_only_the_most_frequent_transitions_are_kept():
 
 
 def test_cosine_of_the_last_item():
-    model = trained("last_item_knn", {"similarity": "cosine", "shrinkage": 0.0})
+    model = trained("last_item_knn", {"relation": "cosine", "shrinkage": 0.0})
     taken = np.zeros((N_USERS, N_OLD))
     for user, items in enumerate(histories()):
         taken[user, items] = 1
@@ -219,7 +221,7 @@ def test_content_of_the_last_item():
 
 def test_new_items_are_ranked_by_the_nearest_items_of_the_history():
     """With a limit of neighbors; all items of training count as liked, whatever the decay."""
-    model = trained("last_content_knn", {"modalities": ("text",), "n_neighbors": 3, "decay": 0.5})
+    model = trained("last_content_knn", {"modalities": ("text",), "n_neighbors": 3, "history_decay": 0.5})
     old, new = (features(rows, torch.float32) for rows in (slice(N_OLD), slice(N_OLD, None)))
     scorer = model.add_items(model.scorer(), [old], new)
     text = features(slice(None))["text"].values.numpy()
@@ -235,7 +237,7 @@ def test_new_items_are_ranked_by_the_nearest_items_of_the_history():
 
 
 def test_an_item_that_occurs_twice_counts_where_it_occurs_last():
-    model = trained("last_item_knn", {"decay": 0.5})
+    model = trained("last_item_knn", {"history_decay": 0.5})
     (row,) = model.fold_in(model.scorer(), [torch.tensor([4, 2, 4, 9])])
     assert row[[4, 2, 9]].tolist() == [0.5, 0.25, 1.0]
     assert row.sum().item() == 1.75
@@ -243,7 +245,7 @@ def test_an_item_that_occurs_twice_counts_where_it_occurs_last():
 
 def test_weights_of_interactions_scale_transitions_and_histories():
     given = replace(inputs(), weights=torch.rand(len(inputs().users), generator=torch.Generator().manual_seed(1)) + 0.5)
-    model = trained("last_item_knn", {"window": 2, "decay": 0.5, "shrinkage": 1.0}, given)
+    model = trained("last_item_knn", {"window": 2, "history_decay": 0.5, "shrinkage": 1.0}, given)
     w = {}
     for user, item, weight in zip(given.users, given.items, given.weights / given.weights.mean(), strict=True):
         w[int(user), int(item)] = float(weight)

@@ -2,11 +2,12 @@ r"""Content kNN of the last item: recommend items with features similar to those
 
 With `z_i` the fused features of item `i` and `W` as in `models/content_knn.py`:
 
-    score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = decay^(items of u after i)
+    score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = history_decay^(items of u after i)
 
-so `decay=0` ranks by the similarity to the last item, `decay=1` is content kNN. By default all items of a history
-count (`n_neighbors=None`), and with `decay=0` the score is the cosine of the last item and `j`. With weights of the
-interactions, `q_ui` is multiplied by `w_ui`, divided by its mean over the training pairs; new users have weights of 1.
+so `history_decay=0` ranks by the similarity to the last item, and `history_decay=1` is content kNN. By default all
+items of a history count (`n_neighbors=None`), and with `history_decay=0` the score is the cosine of the last item and
+`j`. With weights of the interactions, `q_ui` is multiplied by `w_ui`, divided by its mean over the training pairs; new
+users have weights of 1.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 class LastContentKNNConfig(ContentKNNConfig):
     """Hyper-parameters of content kNN of the last item.
 
-    >>> LastContentKNNConfig(decay=0.5).n_neighbors is None
+    >>> LastContentKNNConfig(history_decay=0.5).n_neighbors is None
     True
     """
 
     model: ClassVar[str] = "last_content_knn"
 
     n_neighbors: int | None = option(None, "k, similar liked items that count for each item; none: all")
-    decay: float = option(0.0, "weight of an item relative to the one after it; 0: only the last item counts")
+    history_decay: float = option(0.0, "weight of an item relative to the one after it; 0: only the last item counts")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_decay(self.decay)
+        check_decay(self.history_decay)
 
 
 class LastContentKNN(ContentKNN):
@@ -52,21 +53,21 @@ class LastContentKNN(ContentKNN):
     capabilities = Capabilities(
         needs_features=True, cold_items=True, new_users=True, training="closed_form", weights=True, ordered=True
     )
-    grid: ClassVar = {"decay": (0.0, 0.3, 0.5, 0.7, 0.9), "n_neighbors": (None, 20, 100, 500)}
+    grid: ClassVar = {"history_decay": (0.0, 0.3, 0.5, 0.7, 0.9), "n_neighbors": (None, 20, 100, 500)}
 
     config: LastContentKNNConfig
 
     def _history(self) -> Tensor:
-        return decayed_history(self.inputs, self.config.decay)
+        return decayed_history(self.inputs, self.config.history_decay)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """Decayed rows `(B, I)` of histories given oldest first, or their sums of item vectors `(B, Σ d_m)`."""
         if isinstance(scorer, ItemWeightScorer):
-            return decayed_rows(scorer, histories, self.config.decay)
+            return decayed_rows(scorer, histories, self.config.history_decay)
         assert isinstance(scorer, VectorScorer)
         vectors, queries = scorer.item_vectors, []
         for history in histories:
             items = torch.as_tensor(history, device=vectors.device)
-            weights = decay_weights(items, self.config.decay).to(vectors)
+            weights = decay_weights(items, self.config.history_decay).to(vectors)
             queries.append((weights[:, None] * vectors[items]).sum(0))
         return torch.stack(queries)

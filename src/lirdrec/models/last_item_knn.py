@@ -1,12 +1,12 @@
 r"""Last-item kNN: items that others took next, or with, the last items of a history; a closed form without vectors.
 
-    score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = decay^(items of u after i)
+    score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = history_decay^(items of u after i)
 
-so `decay=0` counts the last item only and `decay=1` the whole history without order. `W` keeps the `k` largest
-entries of each item `i`, `i ≠ j`, of
+so `history_decay=0` counts the last item only and `history_decay=1` the whole history without order. `W` keeps the `k`
+largest entries of each item `i`, `i ≠ j`, of
 
-    similarity="transitions"   n_ij / (n_i + shrinkage),   n_ij = Σ 1/d over pairs "j is d ≤ window items after i"
-    similarity="cosine"        |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage), as in models/item_knn.py
+    relation="transitions"   n_ij / (n_i + shrinkage),   n_ij = Σ 1/d over pairs "j is d ≤ window items after i"
+    relation="cosine"        |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage), as in models/item_knn.py
 
 where `n_i` is the number of users of item `i`. Transitions with `window=1` are a Markov chain of the first order, with
 a larger one the sequential rules of Ludewig & Jannach (UMUAI 2018). With weights `w` of the interactions, divided by
@@ -37,22 +37,22 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 class LastItemKNNConfig(ItemKNNConfig):
     """Hyper-parameters of last-item kNN.
 
-    >>> LastItemKNNConfig(decay=0.5).similarity
+    >>> LastItemKNNConfig(history_decay=0.5).relation
     'transitions'
     """
 
     model: ClassVar[str] = "last_item_knn"
 
-    similarity: Literal["transitions", "cosine"] = option(
+    relation: Literal["transitions", "cosine"] = option(
         "transitions", "what was taken soon after an item, or by the same users"
     )
     window: int = option(1, "largest distance of a transition, in items")
-    decay: float = option(0.0, "weight of an item relative to the one after it; 0: only the last item counts")
+    history_decay: float = option(0.0, "weight of an item relative to the one after it; 0: only the last item counts")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_minimum(self, 1, "window")
-        check_decay(self.decay)
+        check_decay(self.history_decay)
 
 
 class LastItemKNN(ItemKNN):
@@ -64,9 +64,9 @@ class LastItemKNN(ItemKNN):
         needs_features=False, cold_items=False, new_users=True, training="closed_form", weights=True, ordered=True
     )
     grid: ClassVar = {
-        "similarity": ("transitions", "cosine"),
+        "relation": ("transitions", "cosine"),
         "window": (1, 3, 10),
-        "decay": (0.0, 0.3, 0.5, 0.7, 0.9),
+        "history_decay": (0.0, 0.3, 0.5, 0.7, 0.9),
         "n_neighbors": (100, 1000),
         "shrinkage": (0.0, 10.0, 100.0),
     }
@@ -75,7 +75,7 @@ class LastItemKNN(ItemKNN):
 
     def solve(self) -> None:
         """Fill `neighbours` and `similarity`, `(I, k)`: the scored items of each item of a history."""
-        if self.config.similarity == "cosine":
+        if self.config.relation == "cosine":
             super().solve()
             return
         n_items, k = self.neighbours.shape
@@ -98,22 +98,22 @@ class LastItemKNN(ItemKNN):
         indices = torch.stack([row, self.neighbours[row, slot]])
         shape = self.inputs.n_items, self.inputs.n_items
         weights = torch.sparse_coo_tensor(indices, self.similarity[row, slot], shape).coalesce().to_sparse_csr()
-        return ItemWeightScorer(decayed_history(self.inputs, self.config.decay), weights)
+        return ItemWeightScorer(decayed_history(self.inputs, self.config.history_decay), weights)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """Decayed rows `(B, I)` of histories given oldest first."""
         assert isinstance(scorer, ItemWeightScorer)
-        return decayed_rows(scorer, histories, self.config.decay)
+        return decayed_rows(scorer, histories, self.config.history_decay)
 
 
 def check_decay(decay: float) -> None:
-    """Check the option `decay`.
+    """Check the option `history_decay`.
 
     Raises:
         ConfigError: it is not from 0 to 1.
     """
     if not 0 <= decay <= 1:
-        raise ConfigError(f"decay is {decay}; it must be from 0 to 1")
+        raise ConfigError(f"history_decay is {decay}; it must be from 0 to 1")
 
 
 def transition_counts(inputs: ModelInputs, window: int) -> Tensor:

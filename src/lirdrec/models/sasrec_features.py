@@ -8,7 +8,8 @@ modalities side by side (0 where an item lacks one), and `H` hidden layers (`n_h
     h = CausalTransformer(V_{i_1}, …, V_{i_T})        nn/transformer.py
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
-In training, the input of each layer is dropped out with `feature_dropout`, once for all uses of an item in a batch.
+In training, the input of each layer is dropped out with `feature_dropout`, once for all uses of an item in a batch;
+the public codes of UniSRec and DWSRec drop 0.2, which is worse on validation (docs/models.md).
 **Published training**: the defaults of RecBole, with which UniSRec's authors train.
 
 A new item has the vector of its features. `models/unisrec.py` and `models/whitenrec.py` change the projection.
@@ -42,7 +43,7 @@ from lirdrec.ranking.scorers import VectorScorer
 class FeatureSequenceOptions(TransformerOptions):
     """Options of transformers whose item vectors are projected from features."""
 
-    feature_dropout: float = option(0.2, "share of the inputs of the projection set to 0 in training")
+    feature_dropout: float = option(0.0, "share of the inputs of the projection set to 0 in training")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
 
     def __post_init__(self) -> None:
@@ -140,7 +141,7 @@ class SASRecFeatures(FeatureSequenceModel):
     name = SASRecFeaturesConfig.model
     Config: ClassVar[type] = SASRecFeaturesConfig
     config: Any
-    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_hidden": (0, 1, 2)}
+    grid: ClassVar = {"n_hidden": (0, 1), "feature_dropout": (0.0, 0.2)}
 
     def _make_projection(self, generator: torch.Generator) -> None:
         e = self.config.embedding_size

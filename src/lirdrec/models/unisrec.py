@@ -62,7 +62,7 @@ class UniSRec(FeatureSequenceModel):
 
     name = UniSRecConfig.model
     Config = UniSRecConfig
-    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.07, 0.1, 0.15), "n_experts": (1, 4, 8)}
+    grid: ClassVar = {"n_experts": (1, 4, 8), "feature_dropout": (0.0, 0.2)}
     item_rows = ("item_embedding",)
 
     def _make_projection(self, generator: torch.Generator) -> None:

@@ -96,7 +96,7 @@ class WhitenRec(SASRecFeatures):
     name = WhitenRecConfig.model
     Config = WhitenRecConfig
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 1024, "epochs": 300, "patience": 50}
-    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_groups": (1, 4, 8, 16, 32)}
+    grid: ClassVar = {"n_groups": (1, 4, 8, 16, 32), "n_hidden": (0, 1), "feature_dropout": (0.0, 0.2)}
 
     @property
     def views(self) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ class WhitenRecPlus(WhitenRec):
 
     name = WhitenRecPlusConfig.model
     Config = WhitenRecPlusConfig
-    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_groups": (4, 8, 16, 32, 64)}
+    grid: ClassVar = {"n_groups": (4, 8, 16, 32, 64), "n_hidden": (0, 1), "feature_dropout": (0.0, 0.2)}
 
     @property
     def views(self) -> tuple[int, ...]:
