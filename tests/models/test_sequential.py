@@ -203,6 +203,13 @@ def test_time_gaps_are_read_where_they_are_asked_for(cycle):
         assert torch.allclose(*states, atol=1e-6) is not gaps
 
 
+def test_time_gaps_need_times_and_not_positions(cycle):
+    positions = dataclasses.replace(cycle, info={**cycle.info, "timestamps": "positions"})
+    config = make_config(config_type("lirdrec_seq"), {**TINY, "time_gaps": True})
+    with assert_error(ConfigError, mentions=["time_gaps", cycle.name]):
+        fit(positions, config, TrainConfig(epochs=1), progress=False, cache=False)
+
+
 def test_without_timestamps_it_says_what_is_missing(cycle):
     bare = dataclasses.replace(cycle, train=dataclasses.replace(cycle.train, timestamps=None))
     with assert_error(CapabilityError, mentions=["sasrec", "timestamp"]):

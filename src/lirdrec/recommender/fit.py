@@ -14,6 +14,7 @@ import torch
 
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.history_order import has_clock
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError, ConfigError
@@ -241,6 +242,11 @@ def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[Fa
         verify_features(job.dataset, getattr(job.config, "modalities", None))
     if job.dataset.train.weights is not None and not model.capabilities.weights:
         log.warning("%s does not use weights: it learns from %s as if all were 1", model.name, job.dataset.name)
+    if getattr(job.config, "time_gaps", False) and not has_clock(job.dataset.info):
+        raise ConfigError(
+            f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
+            " items is unknown; leave time_gaps out, or prepare the dataset with a column of times"
+        )
     built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
     if job.start is not None:
         start_from(built, job.dataset, job.start)
