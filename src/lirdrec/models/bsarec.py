@@ -72,6 +72,7 @@ class BSARecConfig(TransformerOptions):
 class BSARec(SequentialModel):
     """Self-attention and a frequency filter over item IDs; see the file's docstring for the formulas."""
 
+    low_pass: Tensor
     name = BSARecConfig.model
     Config = BSARecConfig
     capabilities = Capabilities(
@@ -135,7 +136,7 @@ class _Block(nn.Module):
 
     def _filtered(self, x: Tensor, kernel: Tensor, p: float, generator: torch.Generator) -> Tensor:
         low, beta = kernel @ x, self.root_beta.square()
-        result: Tensor = self.norm_filter(x + dropout(torch.lerp(low, x, beta), p, generator))
+        result: Tensor = self.norm_filter(x + dropout(low + beta * (x - low), p, generator))
         return result
 
     def _attended(self, x: Tensor, p: float, generator: torch.Generator) -> Tensor:

@@ -64,6 +64,8 @@ class HSTUConfig(SequentialOptions):
 class HSTU(SequentialModel):
     """Transduction units over item IDs; see the file's docstring for the formulas."""
 
+    lag: Tensor
+    earlier: Tensor
     name = HSTUConfig.model
     Config = HSTUConfig
     capabilities = Capabilities(
