@@ -48,6 +48,9 @@ SMALL = {
     "whitenrec_plus": {"embedding_size": 16, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
     "last_item_knn": {"relation": "cosine", "history_decay": 1.0},
     "last_content_knn": {"history_decay": 1.0, "n_neighbors": 100},
+    "gru4rec": {"embedding_size": 16, "hidden_size": 32, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
+    "bsarec": {"embedding_size": 16, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
+    "hstu": {"embedding_size": 16, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
     "sasrec": {"embedding_size": 16, "n_layers": 1, "dropout": 0.2, "temperature": 0.2},
     "mgcn": {"embedding_size": 8, "n_neighbors": 5},
     "cohesion": {"embedding_size": 8, "n_neighbors": 5, "n_user_neighbors": 10},
@@ -71,6 +74,9 @@ TRAININGS = {
     "unisrec": {"epochs": 20, "learning_rate": 1e-2},
     "whitenrec": {"epochs": 20, "learning_rate": 1e-2},
     "whitenrec_plus": {"epochs": 20, "learning_rate": 1e-2},
+    "gru4rec": {"epochs": 20, "learning_rate": 1e-2},
+    "bsarec": {"epochs": 20, "learning_rate": 1e-2},
+    "hstu": {"epochs": 20, "learning_rate": 1e-2},
     "sasrec": {"epochs": 20, "learning_rate": 1e-2},
     "mgcn": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
     "cohesion": {"epochs": 20, "batch_size": 128, "learning_rate": 1e-2},
@@ -102,13 +108,16 @@ MARGIN = {
     "whitenrec_plus": 0.12,
     "last_item_knn": 0.2,
     "last_content_knn": 0.08,
+    "gru4rec": 0.06,
+    "bsarec": 0.15,
+    "hstu": 0.07,
     "sasrec": 0.12,
     "mgcn": 0.2,
     "smore": 0.2,
     "cohesion": 0.2,
 }
 # of ten recommendations, the share that is of the user's groups, where it is not .8
-SHARE = {"sasrec": 0.6}
+SHARE = {"sasrec": 0.6, "gru4rec": 0.5, "hstu": 0.5}
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 
 

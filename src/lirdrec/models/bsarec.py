@@ -81,8 +81,6 @@ class BSARec(SequentialModel):
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 256, "epochs": 200, "patience": 10}
     grid: ClassVar = {"filter_weight": (0.1, 0.3, 0.5, 0.7, 0.9), "cutoff": (1, 3, 5, 7, 9), "n_heads": (1, 2, 4)}
 
-    low_pass: Tensor
-
     def __init__(self, inputs: ModelInputs, config: BSARecConfig):
         super().__init__(inputs, config)
         self.config: BSARecConfig = config

@@ -74,9 +74,6 @@ class HSTU(SequentialModel):
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 1024, "epochs": 200, "patience": 20}
     grid: ClassVar = {"dropout": (0.2, 0.5), "n_layers": (2, 4), "n_heads": (1, 2, 4)}
 
-    lag: Tensor
-    earlier: Tensor
-
     def __init__(self, inputs: ModelInputs, config: HSTUConfig):
         super().__init__(inputs, config)
         self.config: HSTUConfig = config
