@@ -114,7 +114,7 @@ def test_whole_table_of_a_small_temporal_split():
         ("temporal", ["timestamp='COLUMN'"]),
         ("global_time", ["timestamp='COLUMN'"]),
         ("leave_last_out", ["timestamp='COLUMN'"]),
-        ("bymoon", ["random, cold_items, temporal, global_time, leave_last_out, none"]),
+        ("bymoon", ["random, cold_items, temporal, global_time, global_time_last, leave_last_out, none"]),
     ],
 )
 def test_what_cannot_be_split(method, facts):

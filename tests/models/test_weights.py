@@ -43,6 +43,10 @@ SMALL = {
     "bm3": {"embedding_size": 8, "n_layers": 2},
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
+    "whitenrec": {"n_groups": 2},
+    "whitenrec_plus": {"n_groups": 2},
+    "last_item_knn": {"relation": "cosine", "history_decay": 1.0},
+    "last_content_knn": {"history_decay": 1.0},
     "lirdrec_seq": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
     "sasrec": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
     "gru4rec": {"embedding_size": 8, "hidden_size": 16, "dropout": 0.1},
@@ -53,7 +57,7 @@ SMALL = {
     "smore": {"embedding_size": 8, "n_neighbors": 3},
 }
 TRAINING = TrainConfig(epochs=15, batch_size=128, learning_rate=1e-2, patience=50, seed=7)
-EPOCHS = {"mf": 30}
+EPOCHS = {"mf": 30, "hstu": 30}
 WITH_WEIGHTS = [name for name in model_names() if model_type(name).capabilities.weights]
 
 

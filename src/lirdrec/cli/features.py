@@ -140,7 +140,7 @@ def features(
     MODEL is, for texts: hashed, minilm, endpoint:URL#MODEL, or a sentence-transformers or Hugging Face model by its
     name or folder. For images: descriptor, efficientnet-lite0, or a Hugging Face vision model. For sounds:
     spectrum, or an audio model. For videos: an encoder of images. For --joint: a model of texts and images. The
-    defaults, hashed and descriptor, need no download. NAME is the name of the matrix: a dataset can have several.
+    defaults, hashed and descriptor, need no download. NAME is that of the matrix: a dataset can have several.
 
     \b
       lirdrec features mydata                                        with the defaults
@@ -173,8 +173,7 @@ def features(
     if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no encoder is a server; leave it out")
     if server.requests_per_minute is not None and work.ray is not None:
-        per_worker = "it would hold for each worker of --ray-address; leave one of them out"
-        raise ConfigError(f"--requests-per-minute: {per_worker}")
+        raise ConfigError("--requests-per-minute: it would hold for each worker of --ray-address; leave one out")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
     check_tracker(track)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)

@@ -48,12 +48,10 @@ def make_synthetic_dataset(
         n_users, n_items, n_pairs: sizes; the pairs are distinct, every user has at least `min(5, n_pairs // n_users)`.
         dims: name → number of columns of the modality.
         groups: number of groups, at most `n_items`; seed: of all random numbers, the split included.
-        noise: 0 makes the items of a group equal, 1 is as strong as the centers.
+        noise: 0 makes the items of a group equal, 1 is as strong as the centers; dtype: np.float32 or np.float16.
         missing: name → share of items that lack the modality; an item that would lack all keeps the first.
-        dtype: np.float32 or np.float16.
         off_taste: share of the draws that ignore the user's groups.
-        split: "random", "cold_items" or "none", and those by time with `timestamps`.
-        timestamps: whether pairs have a time; the times are in random order.
+        split: "random", "cold_items" or "none"; with timestamps also by time. timestamps: times in random order.
         folder: write the matrices there as `NAME.npy` and memory-map them; name: name of the dataset.
 
     Raises:
@@ -61,14 +59,11 @@ def make_synthetic_dataset(
     """
     _check_sizes(n_users, n_items, n_pairs, groups)
     # one random stream per purpose: features of a seed do not depend on the number of pairs
-    streams = np.random.SeedSequence(seed).spawn(3 + len(dims))
-    taste_rng, pair_rng, presence_rng, *feature_rngs = map(np.random.default_rng, streams)
+    taste_rng, pair_rng, presence_rng, *feature_rngs = _streams(seed, 3 + len(dims))
     group = taste_rng.permutation(np.arange(n_items) % groups)
     tastes = taste_rng.integers(0, groups, (n_users, LIKED))
     pairs = _draw_pairs(n_users, n_pairs, group, tastes, off_taste, pair_rng)
-    if timestamps:
-        times = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(streams),))).permutation(len(pairs))
-        pairs = Interactions(pairs.users, pairs.items, times)
+    pairs = _timed(pairs, seed) if timestamps else pairs
     present = _presence(n_items, dims, missing or {}, presence_rng)
     features = {}
     for (key, width), rng in zip(dims.items(), feature_rngs, strict=True):
@@ -85,6 +80,16 @@ def make_synthetic_dataset(
         item_table=pl.DataFrame({ITEM: np.arange(n_items), "group": group}),
         info={"source": source, "split": {"method": split, "seed": seed, "held_out": 0.2}},
     )
+
+
+def _streams(seed: int, number: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(number)]
+
+
+def _timed(pairs: Interactions, seed: int) -> Interactions:
+    """The pairs with times in random order, from a random stream of their own."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(99,)))
+    return Interactions(pairs.users, pairs.items, rng.permutation(len(pairs)))
 
 
 def _check_sizes(n_users: int, n_items: int, n_pairs: int, groups: int) -> None:

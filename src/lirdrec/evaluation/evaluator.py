@@ -321,12 +321,11 @@ def evaluate(
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage,
             popularity, gini, those of `beyond_accuracy.list_values`, and auc.
         candidates: "cold" ranks only the items without a training pair.
-        test_history: interactions by which users are known in the test: "train", "train+valid", or None: with those
-            of the validation after a split by time.
-        test_target: "all", each user's "last" test interaction, or None: see docs/sequential.md.
+        test_history, test_target: by which interactions users are known in the test, "train" or "train+valid", and
+            what is relevant, "all" or each user's "last" one; None: by the split (docs/sequential.md).
         mask_seen: leave the items of the history out of the ranking.
-        per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
-        intervals: also return a bootstrap interval of every mean over the users.
+        per_user, breakdown, intervals: also return each user's values, metrics by item popularity and user activity,
+            and a bootstrap interval of every mean over the users.
         memory_limit: bytes for a block of scores.
 
     Raises:
@@ -339,9 +338,7 @@ def evaluate(
     """
     check_metrics(names := tuple(dict.fromkeys(map(canonical_metric, metrics))))
     dataset = _only_unseen(recommender, dataset, split)
-    cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
-    if not cutoffs:
-        raise ConfigError("k is empty; give at least one cut-off")
+    cutoffs = _cutoffs(k)
     protocol = protocol_of(recommender, dataset.info, split, test_history, test_target, mask_seen)
     if protocol.test_target == "last":
         dataset = with_last_target(dataset)
@@ -352,14 +349,19 @@ def evaluate(
     keep = per_user or breakdown or intervals
     options: dict[str, Any] = {"keep": keep, "memory_limit": memory_limit, "catalog": catalog}
     result = evaluate_scorer(scorer, truth, names, cutoffs, **options)
-    frame, groups = None, {}
-    if per_user:
-        frame = per_user_frame(recommender.users, truth.users, result)
+    frame = per_user_frame(recommender.users, truth.users, result) if per_user else None
+    groups = {}
     if breakdown:
         groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
         groups["activity"] = by_activity(truth, result.per_user)
-    found = intervals_of(result) if intervals else {}
-    return Metrics(result.values, len(truth.users), frame, groups, protocol, found)
+    return Metrics(result.values, len(truth.users), frame, groups, protocol, intervals_of(result) if intervals else {})
+
+
+def _cutoffs(k: int | Sequence[int] | None) -> tuple[int, ...]:
+    cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
+    if not cutoffs:
+        raise ConfigError("k is empty; give at least one cut-off")
+    return cutoffs
 
 
 def per_user_frame(ids: IdMap, users: Tensor, result: EvaluationResult) -> pl.DataFrame:

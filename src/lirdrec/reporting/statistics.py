@@ -146,7 +146,8 @@ def bootstrap_intervals(
             means[drawn.start : drawn.stop] = (counts @ filled) / (counts @ known)
     low, high = np.full((2, len(columns)), math.nan)
     valued = known.any(0)
-    low[valued], high[valued] = np.nanpercentile(means[:, valued], [2.5, 97.5], axis=0)
+    if valued.any():
+        low[valued], high[valued] = np.nanpercentile(means[:, valued], [2.5, 97.5], axis=0)
     return {name: (float(a), float(b)) for name, a, b in zip(columns, low, high, strict=True)}
 
 
