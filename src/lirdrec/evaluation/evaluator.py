@@ -315,8 +315,7 @@ def evaluate(
     Args:
         recommender: its ids may be in another order than the dataset's; ids that it does not know are left out. Items
             added after training are ranked only if the dataset has them, so that metrics stay comparable.
-        dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
-        split: which pairs are held out.
+        dataset, split: give the held-out pairs, and the training pairs to mask (not masked for split="train").
         k: cut-offs; None: 10 and 20, or a smaller one if fewer items are ranked.
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage,
             popularity, gini, those of `beyond_accuracy.list_values`, and auc.
