@@ -232,3 +232,18 @@ def test_without_timestamps_it_says_what_is_missing(cycle):
 def test_values_out_of_range(options, facts):
     with assert_error(ConfigError, mentions=facts):
         make_config(config_type("lirdrec_seq"), options)
+
+
+@pytest.mark.parametrize("name", ["lirdrec_seq", "sasrec", "unisrec"])
+@pytest.mark.parametrize("options", [{}, {"positions": "rotary", "encoder": "branches", "time_gaps": True}])
+def test_the_state_of_one_position_is_that_of_all(name, options, cycle):
+    if options and name != "lirdrec_seq":
+        pytest.skip("it has no such options")
+    for n_layers in (0, 1, 2):
+        model = built(name, cycle, **{**options, "n_layers": n_layers}).eval()
+        _, (items, times, _) = first_batch(model, 60)
+        rows, table = items[:, :-1].clamp(min=0), model.item_table()
+        gaps = gap_classes(times[:, :-1]) if model.reads_gaps else None
+        last = (items[:, :-1] >= 0).sum(1) - 1
+        expected = model.states(table[rows], gaps, None)[torch.arange(len(rows)), last]
+        torch.testing.assert_close(model.last_states(table[rows], gaps, None, last), expected)

@@ -55,7 +55,9 @@ class ForOptions:
 
     user: UsersOption = None
     all_users: bool = option(False, "Every user.", "--all")
-    history: list[str] | None = option(None, "Items of a new user: ID,ID,… or @FILE; may be repeated.", metavar="IDS")
+    history: list[str] | None = option(
+        None, "Items of a new user, oldest first: ID,ID,… or @FILE; may be repeated.", metavar="IDS"
+    )
     unknown_users: str | None = option(None, "What unknown users get (default: error).", metavar="error|skip|popular")
 
     def check(self) -> None:
@@ -225,8 +227,17 @@ def _show_reason(reason: Explanation) -> None:
         rows.append(["score", "", score])
         console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
     if reason.liked:
-        rows = [[*item, f"{liked.similarity:.3f}"] for item, liked in zip(items, reason.liked, strict=True)]
-        console().print(table("Most similar liked items", [*names, "similarity"], rows, right=["similarity"]))
+        if reason.liked[0].moved is None:
+            heading, column, values = (
+                "Most similar liked items",
+                "similarity",
+                [f"{a.similarity:.3f}" for a in reason.liked],
+            )
+        else:
+            heading, column = "What each liked item changed in the score", "change"
+            values = [f"{liked.moved:+.4f}" for liked in reason.liked]
+        rows = [[*item, value] for item, value in zip(items, values, strict=True)]
+        console().print(table(heading, [*names, column], rows, right=[column]))
 
 
 def add_items(

@@ -194,7 +194,7 @@ def with_histories(recommender: Any, scorer: Scorer, history: Histories, added: 
         added: the part of it that is not in the training.
     """
     users = added.counts().nonzero().squeeze(1)
-    if isinstance(scorer, ItemWeightScorer):
+    if isinstance(scorer, ItemWeightScorer) and not getattr(recommender, "is_ordered", False):
 
         def longer_rows(rows: Tensor) -> Tensor:
             queries = scorer.queries(rows)

@@ -187,8 +187,11 @@ class Model(nn.Module):
         strength, half = self.warm_up
         memory = dict(scorer.memory)
         if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
-            memory["mean_user"] = scorer.user_vectors.mean(0, dtype=torch.float64)
-            memory["user_length"] = torch.linalg.vector_norm(scorer.user_vectors, dim=1).mean(dtype=torch.float64)
+            users = scorer.user_vectors
+            if len(scorer.grown_users):
+                users = scorer.trained_queries(torch.arange(scorer.n_users, device=users.device))
+            memory["mean_user"] = users.mean(0, dtype=torch.float64)
+            memory["user_length"] = torch.linalg.vector_norm(users, dim=1).mean(dtype=torch.float64)
         center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)
         start = scorer.vectors_before(items).double()
         length = start.norm(dim=1, keepdim=True)

@@ -226,16 +226,22 @@ class LIRDRecSeq(SequentialModel):
 
     _to_copy: Tensor | None = None  # of the last call of `states`
 
+    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
+        return self.weighted_states(items, gaps, users, last)[0][:, 0]
+
     def weighted_states(
-        self, items: Tensor, gaps: Tensor | None, users: Tensor | None
+        self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """States `(n, T, D)`, the weights α `(n, T, K)` of their branches, and the logits behind α; None if uniform."""
+        """States `(n, T, D)`, the weights α `(n, T, K)` of their branches, and the logits behind α; None if uniform.
+
+        With positions `last` `(n,)` those of one position, T = 1, without dropout.
+        """
         n, length, _ = items.shape
         groups = len(self.input.weight)
         tokens = items.view(n * length, groups, -1).transpose(0, 1)  # (G, n·T, width)
         x = self.input(tokens).view(groups, n, length, -1)
-        states = self.network(x, gaps, self.generator)
-        chunks = states.permute(1, 2, 0, 3).reshape(n, length, len(self.branches), -1)
+        states = self.network(x, gaps, self.generator) if last is None else self.network.at(x, last, gaps)[:, :, None]
+        chunks = states.permute(1, 2, 0, 3).reshape(n, states.shape[2], len(self.branches), -1)
         if self.config.pwc == "uniform":
             return chunks.flatten(2), None, None
         logits = self._logits(chunks, users)

@@ -77,3 +77,6 @@ class SASRec(SequentialModel):
     def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
         states: Tensor = self.network(items[None], generator=self.generator)[0]
         return states
+
+    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
+        return self.network.at(items[None], last)[0]

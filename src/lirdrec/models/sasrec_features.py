@@ -129,6 +129,9 @@ class FeatureSequenceModel(SequentialModel):
         states: Tensor = self.network(items[None], generator=self.generator)[0]
         return states
 
+    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
+        return self.network.at(items[None], last)[0]
+
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -112,6 +112,14 @@ class SequentialModel(Model):
             users: `(n,)` int64 rows of users known from training; None: new users.
         """
 
+    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
+        """States `(n, D)` after one item of each history, for serving; the arguments are those of `states`.
+
+        Args:
+            last: `(n,)` int64 positions.
+        """
+        return self.states(items, gaps, users)[torch.arange(len(last), device=last.device), last]
+
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -208,9 +216,8 @@ class SequentialModel(Model):
             if times is not None:
                 gaps = gap_classes(_padded([times[b][-length:] for b in block.tolist()], table.device))
             inputs = table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
-            states = self.states(inputs, gaps, None if users is None else users[block.to(users.device)])
-            last = states[torch.arange(len(block), device=table.device), n - 1]
-            result[block.to(table.device)] = self.comparable(last)
+            states = self.last_states(inputs, gaps, None if users is None else users[block.to(users.device)], n - 1)
+            result[block.to(table.device)] = self.comparable(states)
         return result
 
     @torch.no_grad()

@@ -43,10 +43,11 @@ class GroupedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(groups, 1, outputs, device=device))
         xavier_uniform_(self.weight, generator, inputs, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if len(self.weight) == 1:  # the product of one matrix is faster than that of a batch of one
-            return torch.addmm(self.bias[0], x[0], self.weight[0])[None]
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, columns: slice = slice(None)) -> Tensor:
+        weight, bias = self.weight[..., columns], self.bias[..., columns]
+        if len(weight) == 1:  # the product of one matrix is faster than that of a batch of one
+            return torch.addmm(bias[0], x[0], weight[0])[None]
+        return torch.baddbmm(bias, x, weight)
 
 
 class GroupedNorm(nn.Module):
@@ -92,6 +93,22 @@ class _Block(nn.Module):
         hidden = F.gelu(self.hidden(self.norm_hidden(x).reshape(groups, n * length, width)))
         hidden = self.output(hidden)
         return x + (hidden if generator is None else dropout(hidden, p, generator)).view_as(x)
+
+    def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The output `(G, n, width)` of `forward` at one position of each sequence, `last` `(n,)`, without dropout."""
+        groups, n, length, width = x.shape
+        tokens, here = self.norm_attention(x), torch.arange(n, device=x.device)
+        q = self.attention_input(tokens[:, here, last], slice(width)).view(groups * n, 1, self.n_heads, -1)
+        keys = self.attention_input(tokens.reshape(groups, n * length, width), slice(width, None))
+        k, v = keys.view(groups * n, length, 2, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        q = q.transpose(1, 2)  # (G·n, heads, 1, c)
+        if rotation is not None:
+            own = tuple(part[last].repeat(groups, 1)[:, None, None] for part in rotation)
+            q, k = _rotated(q, (own[0], own[1])), _rotated(k, rotation)
+        past = torch.arange(length, device=x.device) <= last[:, None]
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=past.repeat(groups, 1)[:, None, None])
+        x = x[:, here, last] + self.attention_output(seen.transpose(1, 2).reshape(groups, n, width))
+        return x + self.output(F.gelu(self.hidden(self.norm_hidden(x))))
 
 
 class CausalTransformer(nn.Module):
@@ -152,21 +169,41 @@ class CausalTransformer(nn.Module):
             x: `(G, n, T, width)`; gaps: `(n, T)` int64 classes, where the network has them.
             generator: of the dropout in training; None: no dropout.
         """
+        if not self.training:
+            generator = None
+        x, rotation = self._first(x, gaps, generator)
+        for block in self.blocks:
+            x = block(x, rotation, self.dropout, generator)
+        return self.norm_output(x)
+
+    def at(self, x: Tensor, last: Tensor, gaps: Tensor | None = None) -> Tensor:
+        """States `(G, n, width)` at one position of each sequence, without dropout; cheaper than all of `forward`.
+
+        Args:
+            x, gaps: as in `forward`; what comes after the position does not matter.
+            last: `(n,)` int64 positions.
+        """
+        x, rotation = self._first(x, gaps, None)
+        *blocks, final = self.blocks or [None]
+        for block in blocks:
+            x = block(x, rotation, 0.0, None)
+        if final is None:
+            x = x[:, torch.arange(len(last), device=x.device), last]
+        return self.norm_output(x if final is None else final.at(x, last, rotation))
+
+    def _first(
+        self, x: Tensor, gaps: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The input of the first block, and the rotation of each position, if any."""
         length = x.shape[2]
         if self.positions == "learned":
             x = x + self.position[:, None, :length]
         if gaps is not None:
             flat = self.gap.index_select(1, gaps.reshape(-1))
             x = x + flat.view(len(flat), *gaps.shape, -1)
-        if not self.training:
-            generator = None
         x = self.norm_input(self._dropped(x, generator))
-        rotation = None
-        if self.positions == "rotary":
-            rotation = _angles(length, x.shape[3] // self.n_heads, x.device)
-        for block in self.blocks:
-            x = block(x, rotation, self.dropout, generator)
-        return self.norm_output(x)
+        rotation = _angles(length, x.shape[3] // self.n_heads, x.device) if self.positions == "rotary" else None
+        return x, rotation
 
     def _dropped(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return x if generator is None else dropout(x, self.dropout, generator)

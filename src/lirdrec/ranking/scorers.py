@@ -7,6 +7,7 @@ history as a 0/1 row over items (`ItemWeightScorer`). `scores(queries)` serves k
 from __future__ import annotations
 
 import abc
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,6 +117,7 @@ class VectorScorer(Scorer):
 
     kind = "vectors"
     MOVED = "moved_rows", "moved_from"  # in `memory`: item rows that likes moved, and their vectors before
+    GROWN = "grown_users", "grown_from"  # in `memory`: user rows with a longer history, and their trained vectors
 
     def __init__(
         self,
@@ -203,6 +205,28 @@ class VectorScorer(Scorer):
         table[items] = vectors.to(table.dtype)
         return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, self.offsets)
 
+    @property
+    def grown_users(self) -> Tensor:
+        """Rows `(m,)` int64, in order, of the users whose vectors `with_users` has replaced."""
+        return self.memory.get(self.GROWN[0], torch.empty(0, dtype=torch.int64, device=self.user_vectors.device))
+
+    def trained_queries(self, users: Tensor) -> Tensor:
+        """Vectors `(B, D)` of the users `(B,)` as they were before `with_users`; a copy."""
+        vectors, grown = self.user_vectors[users], self.grown_users
+        if len(grown):
+            at = torch.searchsorted(grown, users).clamp(max=len(grown) - 1)
+            has_grown = grown[at] == users
+            vectors[has_grown] = self.memory[self.GROWN[1]][at[has_grown]]
+        return vectors
+
+    def with_users(self, users: Tensor, queries: Tensor) -> VectorScorer:
+        """A scorer with other vectors `(n, D)` of the users `(n,)`; it keeps those of the training."""
+        rows = torch.unique(torch.cat([self.grown_users, users]))
+        memory = self.memory | dict(zip(self.GROWN, (rows, self.trained_queries(rows)), strict=True))
+        table = self.user_vectors.clone()
+        table[users] = queries.to(table.dtype)
+        return VectorScorer(table, self.item_vectors, self.branch_names, self.weights, memory, self.offsets)
+
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
         named |= {} if self.weights is None else {"weights": self.weights}
@@ -281,6 +305,19 @@ class ItemWeightScorer(Scorer):
         grown._sparse, grown._weights, grown._parts = True, None, parts
         grown._weights_t = torch.sparse_csr_tensor(*parts, (total, total))
         grown.n_users, grown.n_items = self.n_users, total
+        return grown
+
+    def with_users(self, users: Tensor, queries: Tensor) -> ItemWeightScorer:
+        """A scorer with other histories of the users `(n,)`, given as queries `(n, I)`."""
+        h = self.history
+        owners = torch.repeat_interleave(h.crow_indices().diff())
+        kept = ~torch.isin(owners, users)
+        new, items = queries.nonzero(as_tuple=True)
+        owners = torch.cat([owners[kept], users[new]])
+        columns = torch.cat([h.col_indices()[kept], items])
+        values = torch.cat([h.values()[kept], queries[new, items].to(h.values())])
+        grown = copy.copy(self)
+        grown.history = torch.sparse_coo_tensor(torch.stack([owners, columns]), values, h.shape).to_sparse_csr()
         return grown
 
     def queries(self, users: Tensor) -> Tensor:

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from lirdrec.data.ids import known_rows
 from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.models.base import Model
+from lirdrec.ranking.scorers import Scorer
 from lirdrec.recommender.state import RunState
+
+LATEST = 50  # items of a history whose effects are computed, where the model has no `max_length`
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,15 @@ class LikedItem:
         item, title: its id and title.
         similarity: to the recommended item (`Recommender.similar_items`).
         part: its contribution to the score, if the score is a sum over liked items (EASE, item-kNN …); else None.
+        moved: of models of ordered histories, the score of the history less the score of the history without this
+            item (`history_effects`); else None.
     """
 
     item: Any
     title: str | None
     similarity: float
     part: float | None = None
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Explanation:
         parts: branch → its part; `sum(parts.values()) == score` exactly.
         weights: branch → the weight α that this user gives it, or None if the model has no such weights.
         liked: the user's training items most similar to the item; if the score is a sum over liked items, those with
-            the largest contributions.
+            the largest contributions; of models of ordered histories, those that moved the score up most.
     """
 
     user: Any
@@ -69,14 +76,23 @@ class Explanation:
         if self.liked and self.liked[0].part is not None:
             sums = ", ".join(f"{item.title or item.item} {item.part:+.4f}" for item in self.liked)
             return f"{self.title or self.item} for user {self.user}: {self.score:.4f}, of what they liked: {sums}"
+        if self.liked and self.liked[0].moved is not None:
+            near = ", ".join(f"{item.title or item.item} {item.moved:+.4f}" for item in self.liked)
+            intro = "moved by"
+        else:
+            near, intro = ", ".join(str(item.title or item.item) for item in self.liked), "near what they liked:"
         parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.parts.items())
-        near = ", ".join(str(item.title or item.item) for item in self.liked)
         text = f"{self.title or self.item} for user {self.user}: {self.score:.4f} = {parts.removeprefix('+ ')}"
-        return f"{text}; near what they liked: {near}" if near else text
+        return f"{text}; {intro} {near}" if near else text
 
 
-def explain(state: RunState, user: Any, item: Any, n_liked: int = 5) -> Explanation:
-    """Explain the score of a user and an item of the run; see `Recommender.explain`."""
+def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Model | None = None) -> Explanation:
+    """Explain the score of a user and an item of the run; see `Recommender.explain`.
+
+    Args:
+        state, user, item, n_liked: as there.
+        model: that of the run if it is one of ordered histories, for the effects of the items.
+    """
     if state.histories is None:
         raise CapabilityError("a slim run cannot explain: it has no liked items; explain with the full run")
     if n_liked < 0:
@@ -84,8 +100,31 @@ def explain(state: RunState, user: Any, item: Any, n_liked: int = 5) -> Explanat
     user_row, item_row = int(known_rows([user], state.users)[0]), int(known_rows([item], state.items)[0])
     users = torch.tensor([user_row], device=state.device)
     query, weights = state.scorer.queries(users), state.scorer.user_weights(users)
-    history = state.histories.of(user_row).cpu().numpy()
-    return explained(state, user, item_row, query, weights, history, n_liked)
+    history = state.histories.of(user_row)
+    effects = None if model is None or not n_liked else history_effects(model, state.scorer, history, item_row)
+    return explained(state, user, item_row, query, weights, history.cpu().numpy(), n_liked, effects)
+
+
+@torch.no_grad()
+def history_effects(model: Model, scorer: Scorer, history: Tensor, item_row: int) -> dict[int, float]:
+    """How much each item of an ordered history moved the score of an item: item row → difference of two scores.
+
+    They are the scores of the history and of the history without the item, both folded in, exactly. Of a longer history
+    than the model reads (`max_length`; else `LATEST`), its latest items count; the others are not in the result.
+
+    Args:
+        model: with `capabilities.ordered`; scorer: of this model.
+        history: `(n,)` int64 distinct item rows, oldest first.
+        item_row: the scored item.
+    """
+    recent = history[-int(getattr(model.config, "max_length", LATEST)) :]
+    if not len(recent):
+        return {}
+    shorter = [torch.cat([recent[:place], recent[place + 1 :]]) for place in range(len(recent))]
+    queries = model.fold_in(scorer, [recent, *shorter])
+    items = torch.full((len(queries),), item_row, device=queries.device)
+    scores = scorer.parts(queries, items).double().sum(1)
+    return dict(zip(recent.tolist(), (scores[0] - scores[1:]).tolist(), strict=True))
 
 
 def explained(
@@ -96,6 +135,7 @@ def explained(
     weights: Tensor | None,
     history: np.ndarray,
     n_liked: int,
+    effects: Mapping[int, float] | None = None,
 ) -> Explanation:
     """Explain the score of an item for any user vector.
 
@@ -106,6 +146,7 @@ def explained(
         query: `(1, D)`, the user's vector; weights: `(1, K)`, its α, or None.
         history: `(n,)` int64 rows of the user's items; the explained item itself is left out.
         n_liked: how many of these to show.
+        effects: item row → how much it moved the score; rows that are missing moved nothing. None: not known.
     """
     scorer, items = state.scorer, torch.tensor([item_row], device=query.device)
     names, ids = scorer.part_names, state.items.series
@@ -114,7 +155,9 @@ def explained(
     similarity = scorer.similar_items(items)[0].cpu().numpy()[history]
     contributions = scorer.contributions(query, items)
     summands = None if contributions is None else contributions[0].double().cpu().numpy()[history]
-    nearest = np.argsort(-(similarity if summands is None else summands), kind="stable")[:n_liked]
+    moved = None if effects is None else np.array([effects.get(row, 0.0) for row in history.tolist()])
+    order = next(values for values in (summands, moved, similarity) if values is not None)
+    nearest = np.argsort(-order, kind="stable")[:n_liked]
     return Explanation(
         user=user,
         item=ids[item_row],
@@ -128,6 +171,7 @@ def explained(
                 state.title(row),
                 float(similarity[index]),
                 None if summands is None else float(summands[index]),
+                None if moved is None else float(moved[index]),
             )
             for index, row in zip(nearest, history[nearest].tolist(), strict=True)
         ),

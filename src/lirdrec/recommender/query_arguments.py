@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lirdrec.data.frames import to_polars
 from lirdrec.data.ids import IdMap, as_list, known_rows
-from lirdrec.data.schema import ITEM, RANK, SCORE, USER
+from lirdrec.data.schema import ITEM, RANK, SCORE, TIMESTAMP, USER
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
@@ -88,6 +88,38 @@ def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.
         user_rows,
         item_rows,
     )
+
+
+def pair_times(pairs: Any) -> np.ndarray | None:
+    """The column `timestamp` of a frame of pairs as `(n,)` int64; None without one.
+
+    Raises:
+        DataError: it is not of whole numbers, or has missing values.
+    """
+    if isinstance(pairs, (list, tuple)):
+        return None
+    frame, _ = to_polars(pairs)
+    if TIMESTAMP not in frame.columns:
+        return None
+    times = frame[TIMESTAMP]
+    if not times.dtype.is_integer() or times.null_count():
+        raise DataError(
+            f"the column '{TIMESTAMP}' must have whole numbers in the unit of the training interactions, in every row;"
+            " leave it out for the order of the rows"
+        )
+    return times.cast(pl.Int64).to_numpy()
+
+
+def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
+    """The distinct item rows of a history: for ordered models as given, each at its latest place, else ascending.
+
+    >>> history_rows(np.array([4, 2, 4]), ordered=True).tolist()
+    [2, 4]
+    """
+    if not ordered:
+        return np.unique(rows)
+    last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
+    return rows[np.sort(last)]
 
 
 def as_histories(items_or_lists: Any) -> list[list[Any]]:

@@ -22,8 +22,9 @@ from lirdrec.data.ids import IdMap, as_list, known_rows, pluralize
 from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model
+from lirdrec.models.registry import model_names, model_type
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
@@ -38,8 +39,10 @@ from lirdrec.recommender.query_arguments import (
     check_k,
     check_queries,
     check_unknown,
+    history_rows,
     long_frame,
     pair_rows,
+    pair_times,
     popular,
 )
 from lirdrec.recommender.serialization import read_run, rebuild, write_metrics, write_run
@@ -105,7 +108,9 @@ class Recommender:
         self._model = model
         self._weights = weights
         self._exclusions: Histories | None = None  # of `exclusions`, made at first use
-        self._histories = histories if histories is not None else make_histories(train, len(users), device)
+        self._histories = (
+            histories if histories is not None else make_histories(train, len(users), device, n_trained_pairs)
+        )
 
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
@@ -178,6 +183,14 @@ class Recommender:
         return self._model is not None or self._weights is not None
 
     @property
+    def is_ordered(self) -> bool:
+        """Whether the model takes a user as the ordered history of items (`Capabilities.ordered`)."""
+        if self._model is not None:
+            return self._model.capabilities.ordered
+        name = self.info.get("model")
+        return self.has_model and not self.is_slim and name in model_names() and model_type(name).capabilities.ordered
+
+    @property
     def histories(self) -> Histories:
         """The training items of every user, as rows.
 
@@ -199,12 +212,12 @@ class Recommender:
         if self._exclusions is None or self._exclusions.items.device != histories.items.device:
             assert self.train is not None
             everything = Interactions.concatenate([self.train, self.dislikes])
-            self._exclusions = make_histories(everything, self.n_users, self.device)
+            self._exclusions = make_histories(everything, self.n_users, self.device, self.n_trained_pairs)
         assert self._exclusions is not None
         return self._exclusions
 
     def liked_rows(self, user_row: int) -> np.ndarray:
-        """Item rows `(n,)` int64 of the user's training items."""
+        """Item rows `(n,)` int64 of the user's training items, oldest first where there are timestamps."""
         return self._full_histories("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
@@ -301,7 +314,8 @@ class Recommender:
 
         Args:
             items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
-                in each row.
+                in each row. Models of ordered histories take it oldest first, with the latest place of a repeated
+                item; for other models the order does not matter.
             k, candidates, new_items: as in `recommend`.
             exclude_seen: leave out the items of the history.
 
@@ -319,7 +333,8 @@ class Recommender:
         lists = as_histories(items_or_lists)
         flat = known_rows([item for history in lists for item in history], self.items)
         bounds = np.cumsum([0, *map(len, lists)])
-        histories = [np.unique(flat[start:stop]) for start, stop in itertools.pairwise(bounds)]
+        ordered = self.is_ordered
+        histories = [history_rows(flat[start:stop], ordered) for start, stop in itertools.pairwise(bounds)]
         candidate_rows = self._candidates(candidates)
         model, policy = self.model("serve new users"), NewItemPolicy.parse(new_items)
         scorer, quota = self.policy_scorer(policy), policy.quota(k, self.n_trained_items)
@@ -374,6 +389,8 @@ class Recommender:
     def explain(self, user: Any, item: Any, n_liked: int = 5) -> Explanation:
         """Explain a score: its exact parts, α, and the `n_liked` most similar items of the user's history.
 
+        For models of ordered histories the items are those that moved the score most (`LikedItem.moved`).
+
         Raises:
             UnknownIdError: the user or the item is unknown.
             CapabilityError: a slim run keeps no liked items.
@@ -382,7 +399,7 @@ class Recommender:
         >>> abs(sum(explanation.parts.values()) - explanation.score) < 1e-4
         True
         """
-        return explanation.explain(self.state, user, item, n_liked)
+        return explanation.explain(self.state, user, item, n_liked, self.model() if self.is_ordered else None)
 
     # ------------------------------------------------------------ new items
 
@@ -446,8 +463,13 @@ class Recommender:
         the new likes of a user come from `recommend_for_history(recommender.liked(user))`. Likes that are known already
         change nothing; the order of likes, and of calls, does not matter.
 
+        A model of ordered histories appends the likes: an item that is known already moves to its new place, and a user
+        whose history has changed gets the vector that is folded in from it, so lists follow at once.
+
         Args:
-            likes: a frame with columns user and item, a list of (user, item), or one such pair.
+            likes: a frame with columns user and item, a list of (user, item), or one such pair; oldest first. For
+                models of ordered histories a column timestamp, in the unit of the training interactions, puts each
+                like in its place in time; without it likes are the latest.
 
         Raises:
             UnknownIdError: a user or an item is unknown.
@@ -461,6 +483,8 @@ class Recommender:
         check_full(self.train, "take in likes")
         assert self.train is not None
         _, users, items = pair_rows(likes, self.users, self.items)
+        if self.is_ordered:
+            return self._append(users, items, pair_times(likes))
         keys = np.unique(users * self.n_items + items)
         keys = keys[~np.isin(keys, self.train.users * self.n_items + self.train.items)]
         if not len(keys):
@@ -468,10 +492,37 @@ class Recommender:
         new_users, new_items = keys // self.n_items, keys % self.n_items
         train = with_pairs(self.train, new_users, new_items)
         histories = make_histories(train, self.n_users, self.device)
-        scorer, added = self.scorer, np.unique(new_items[new_items >= self.n_trained_items])
-        if len(added) and self.has_model and self.model().can_warm_up:
-            scorer = self.model().fold_in_items(scorer, self._rows(added), self._likers(train, added))
-        # nothing can fail from here on
+        assert histories is not None
+        self._take_in(train, histories, self._with_moved_items(train, new_items))
+
+    def _append(self, users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> None:
+        """Take in likes as rows `(n,)` of a model of ordered histories, with their times `(n,)`, or as the latest."""
+        assert self.train is not None
+        n_trained = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
+        train, before = with_pairs(self.train, users, items, times), self.histories
+        histories = make_histories(train, self.n_users, self.device, n_trained)
+        assert histories is not None
+        grown = [user for user in np.unique(users).tolist() if not torch.equal(histories.of(user), before.of(user))]
+        if not grown:
+            return
+        scorer, model = self._with_moved_items(train, items), self.model("take in likes")
+        assert isinstance(scorer, (VectorScorer, ItemWeightScorer))
+        queries = []
+        for block in blocks(len(grown), self._query_width()):
+            queries.append(model.fold_in(scorer, [histories.of(user) for user in grown[block]]))
+            check_queries(queries[-1], block.start)
+        self._take_in(train, histories, scorer.with_users(self._rows(np.array(grown)), torch.cat(queries)))
+
+    def _with_moved_items(self, train: Interactions, liked: np.ndarray) -> Scorer:
+        """The scorer with those of the liked items `(n,)` moved that were added after the training."""
+        added = np.unique(liked[liked >= self.n_trained_items])
+        if not len(added) or not self.has_model or not self.model().can_warm_up:
+            return self.scorer
+        return self.model().fold_in_items(self.scorer, self._rows(added), self._likers(train, added))
+
+    def _take_in(self, train: Interactions, histories: Histories, scorer: Scorer) -> None:
+        """Replace what likes change; nothing can fail here."""
+        assert self.train is not None
         self.n_trained_pairs = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
         self.train, self._histories, self._exclusions, self.scorer = train, histories, None, scorer
 
@@ -563,8 +614,10 @@ class Recommender:
         return self._histories
 
     def _likers(self, train: Interactions, items: np.ndarray) -> list[Tensor]:
-        """Queries of the users who like each item, in the order of their rows."""
-        return [self.scorer.queries(self._rows(np.unique(train.users[train.items == item]))) for item in items]
+        """Queries, as trained, of the users who like each item, in the order of their rows."""
+        scorer = self.scorer
+        queries = scorer.trained_queries if isinstance(scorer, VectorScorer) else scorer.queries
+        return [queries(self._rows(np.unique(train.users[train.items == item]))) for item in items]
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written

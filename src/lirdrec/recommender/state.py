@@ -78,15 +78,21 @@ def first_pairs(pairs: Interactions, n: int | None) -> Interactions:
     return pairs if n is None or n >= len(pairs) else pairs.take(np.arange(len(pairs)) < n)
 
 
-def with_pairs(pairs: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
-    """The pairs, followed by more of them, with the latest known time, and weight 1, where pairs have them."""
-    times = pairs.timestamps
-    if times is not None:
-        times = np.concatenate([times, np.full(len(users), times.max() if len(times) else 0)])
+def with_pairs(
+    pairs: Interactions, users: np.ndarray, items: np.ndarray, times: np.ndarray | None = None
+) -> Interactions:
+    """The pairs, followed by more of them, with weight 1 where pairs have weights.
+
+    Where pairs have times, the new ones get `times` `(n,)` int64, by default the latest known time.
+    """
+    known = pairs.timestamps
+    if known is not None:
+        latest = np.full(len(users), known.max() if len(known) else 0)
+        known = np.concatenate([known, latest if times is None else times])
     weights = pairs.weights
     if weights is not None:
         weights = np.concatenate([weights, np.ones(len(users), weights.dtype)])
-    return Interactions(np.concatenate([pairs.users, users]), np.concatenate([pairs.items, items]), times, weights)
+    return Interactions(np.concatenate([pairs.users, users]), np.concatenate([pairs.items, items]), known, weights)
 
 
 def item_title(table: pl.DataFrame, row: int) -> str | None:
@@ -105,9 +111,20 @@ def check_full(train: Interactions | None, purpose: str) -> None:
         raise CapabilityError(f"a slim run has vectors and ids only, so it cannot {purpose}; use the full run")
 
 
-def make_histories(train: Interactions | None, n_users: int, device: torch.device | str) -> Histories | None:
-    """The training items of each user on `device`, oldest first where there are timestamps; None without `train`."""
+def make_histories(
+    train: Interactions | None, n_users: int, device: torch.device | str, n_trained: int | None = None
+) -> Histories | None:
+    """The training items of each user on `device`, oldest first where there are timestamps; None without `train`.
+
+    Pairs after the first `n_trained` may repeat others; each then has its latest place.
+    """
     if train is None:
         return None
+    if n_trained is not None and n_trained < len(train) and train.timestamps is not None:
+        train = train.oldest_first()
+        keys = train.users * (int(train.items.max()) + 1) + train.items
+        is_last = np.zeros(len(train), dtype=bool)
+        is_last[len(train) - 1 - np.unique(keys[::-1], return_index=True)[1]] = True
+        train = train.take(is_last)
     times = None if train.timestamps is None else torch.tensor(train.timestamps)
     return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users, times).to(device)

@@ -146,7 +146,7 @@ class RecommendRequest(Body):
 
     user: Id | None = Field(None, description="Id of the user, as in the run.")
     history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
-        None, description="Ids of liked items; added items are allowed."
+        None, description="Ids of liked items, oldest first; added items are allowed."
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Number of items; fewer are returned if fewer remain.")
     exclude_seen: bool = Field(True, description="Exclude items that the user liked already.")
@@ -375,6 +375,9 @@ class LikedNeighbor(Neighbor):
     """A liked item in an explanation."""
 
     part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
+    moved: float | None = Field(
+        None, description="The score less that of the history without this item, if the model reads ordered histories."
+    )
 
 
 class ExplanationAnswer(_Titled):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import logging
+import math
 import threading
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,9 +59,10 @@ CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
 class UserState:
     """A user with new likes or dislikes since training."""
 
-    history: Tensor  # (n,) int64 item rows, those of training included
+    history: Tensor  # (n,) int64 item rows, those of training included; oldest first for ordered models, else ascending
     is_folded: bool  # whether the vector is folded in from them; not every model can do that
     disliked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # (m,) rows never recommended
+    times: tuple[float, ...] | None = None  # of `history`, ascending, for ordered models; -inf: from the training
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,20 +241,34 @@ class LiveState:
         return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run, likers))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
+        ordered = snapshot.recommender.is_ordered
         opinions: dict[Id, dict[int, bool]] = {}  # user → item row → whether it is liked; applied once, at the end
+        events: dict[Id, list[_RowEvent]] = {}  # of ordered models, all of them instead
         while changes := self.store.changes(snapshot.number):
             for group in _independent_groups(changes):
                 snapshot = _with_stored(snapshot, group.items)
                 for event in group.events:
                     row = snapshot.item_rows.get(event.item, -1)
-                    if row >= 0:
+                    if row >= 0 and ordered:
+                        like = _RowEvent(row, self.is_like(event), event.timestamp)
+                        events.setdefault(event.user, []).append(like)
+                    elif row >= 0:
                         opinions.setdefault(event.user, {})[row] = self.is_like(event)
                 if rows := [snapshot.item_rows[item] for item in group.removed if item in snapshot.item_rows]:
                     removed = snapshot.removed.clone()
                     removed[rows] = True
                     snapshot = replace(snapshot, removed=removed)
             snapshot = replace(snapshot, number=changes[-1].number)
-        return _with_likes(snapshot, opinions)
+        return _with_events(snapshot, events) if ordered else _with_likes(snapshot, opinions)
+
+
+@dataclass(frozen=True)
+class _RowEvent:
+    """An event of a user, by the item's row."""
+
+    row: int
+    is_like: bool
+    timestamp: float | None
 
 
 @dataclass
@@ -370,6 +387,52 @@ def _with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -
         return snapshot
     liked = replace(snapshot, user_states=snapshot.user_states.updated(states))
     return _with_moved_items(liked, states) if has_model and recommender.model().can_warm_up else liked
+
+
+def _with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[_RowEvent]]) -> Snapshot:
+    """A snapshot with more events of users of an ordered model: user → events in the order in which they were sent.
+
+    Likes follow the history of the training, in the order of their times; one without a time is the latest. A user
+    whose history is that of the training keeps the trained vector.
+    """
+    if not events:
+        return snapshot
+    states: dict[Id, UserState] = {}
+    for user, of_user in events.items():
+        before = snapshot.liked_rows(user)
+        known = snapshot.user_states.get(user)
+        start = known.times if known is not None and known.times is not None else (-math.inf,) * len(before)
+        rows, times = _appended(before.tolist(), list(start), of_user)
+        history, disliked_before = torch.tensor(rows, dtype=torch.int64), snapshot.disliked_rows(user)
+        is_liked = {event.row: event.is_like for event in of_user}  # the last event of an item decides
+        sent, liked = torch.tensor(list(is_liked)), torch.tensor(list(is_liked.values()))
+        disliked = _changed(disliked_before, sent[~liked], sent[liked])
+        if tuple(times) == start and torch.equal(history, before) and torch.equal(disliked, disliked_before):
+            continue
+        row = snapshot.user_rows.get(user, -1)
+        trained = row >= 0 and torch.equal(history, torch.from_numpy(snapshot.recommender.liked_rows(row)))
+        states[user] = UserState(history, len(history) > 0 and not trained, disliked, tuple(times))
+    if not states:
+        return snapshot
+    grown = replace(snapshot, user_states=snapshot.user_states.updated(states))
+    return _with_moved_items(grown, states) if snapshot.recommender.model().can_warm_up else grown
+
+
+def _appended(rows: list[int], times: list[float], events: Sequence[_RowEvent]) -> tuple[list[int], list[float]]:
+    """Item rows in the order of their times after further events; a repeated item has its latest time."""
+    for event in events:
+        latest = times[-1] if times else -math.inf
+        time = latest if event.timestamp is None else event.timestamp
+        if event.row in rows:
+            place = rows.index(event.row)
+            if event.is_like and time < times[place]:  # sent late: it has been taken again since
+                continue
+            del rows[place], times[place]
+        if event.is_like:
+            place = bisect.bisect_right(times, time)
+            rows.insert(place, event.row)
+            times.insert(place, time)
+    return rows, times
 
 
 def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:

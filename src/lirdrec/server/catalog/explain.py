@@ -29,9 +29,11 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
         vectors, weights = recommender.scorer.queries(rows), recommender.scorer.user_weights(rows)
     else:
         raise UnknownIdError(f"no user has the id {user!r}")
-    liked = snapshot.liked_rows(user)
+    liked, effects = snapshot.liked_rows(user), None
+    if recommender.is_ordered and n_liked:
+        effects = explanation.history_effects(recommender.model(), recommender.scorer, liked, row)
     liked = liked[~snapshot.removed[liked]]
-    return explanation.explained(recommender.state, user, row, vectors, weights, liked.numpy(), n_liked)
+    return explanation.explained(recommender.state, user, row, vectors, weights, liked.numpy(), n_liked, effects)
 
 
 def similar_items(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:

@@ -16,6 +16,7 @@ from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
 from lirdrec.ranking.top_k import Quota
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
+from lirdrec.recommender.query_arguments import history_rows
 from lirdrec.server.state import Id, Snapshot, UserState
 
 CALIBRATED = NewItemPolicy()
@@ -149,7 +150,7 @@ def build_query_batch(
             if (limit := Limits.of(snapshot, query)) is not None:
                 limits[position] = limit
             if query.history is not None:
-                histories[position] = _item_rows(snapshot, query.history)
+                histories[position] = _history_rows(snapshot, query.history)
                 continue
             assert query.user is not None
             state, row = snapshot.user_states.get(query.user), snapshot.user_rows.get(query.user, -1)
@@ -268,10 +269,19 @@ def candidate_rows(snapshot: Snapshot, query: Query) -> Tensor | None:
     Raises:
         UnknownIdError, ConfigError: an item that cannot be recommended, or an id of the wrong type.
     """
-    return None if query.candidates is None else _item_rows(snapshot, query.candidates, "candidates")
+    return None if query.candidates is None else torch.unique(_item_rows(snapshot, query.candidates, "candidates"))
 
 
-def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str = "history") -> Tensor:
+def _history_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
+    """Distinct item rows `(n,)` int64 of a history, in order for models of ordered histories."""
+    rows = _item_rows(snapshot, history, "history")
+    if not snapshot.recommender.is_ordered:
+        return torch.unique(rows)
+    return torch.from_numpy(history_rows(rows.numpy(), ordered=True))
+
+
+def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str) -> Tensor:
+    """Item rows `(n,)` int64 of ids, in the order given."""
     rows = torch.tensor([snapshot.item_rows.get(item, -1) for item in items])
     available = (rows >= 0) & ~snapshot.removed[rows.clamp(min=0)]
     if not bool(available.all()):
@@ -279,7 +289,7 @@ def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str = "history"
         for item in unknown:
             _check_id_type(item, snapshot.item_rows, "item")
         raise UnknownIdError(f"{pluralize(len(unknown), 'item')} of the {subject} unknown: {describe_ids(unknown)}")
-    return torch.unique(rows)
+    return rows
 
 
 def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:

@@ -90,15 +90,19 @@ async def users(services: ServicesDep, snapshot: CurrentSnapshot, caches: Caches
 
 @router.get("/users/{user:path}", **answers(UserAnswer, 404))
 async def user(snapshot: CurrentSnapshot, user: str, offset: Offset = 0, limit: Limit = 50) -> Response:
-    """A user's liked items, those since training first."""
+    """A user's liked items, those since training first; the latest first where the model reads their order."""
     recommender = snapshot.recommender
     id = parse_id(user, recommender.users)
     row = snapshot.user_rows.get(id, -1)
     if row < 0 and id not in snapshot.user_states:
         raise UnknownIdError(f"no user has the id {id!r}")
-    trained = [] if row < 0 or recommender.is_slim else recommender.liked_rows(row).tolist()
-    old = set(trained)
-    rows = [*(item for item in snapshot.liked_rows(id).tolist() if item not in old), *trained]
+    rows = snapshot.liked_rows(id).tolist()
+    if recommender.is_ordered:
+        rows.reverse()
+    else:
+        trained = [] if row < 0 or recommender.is_slim else recommender.liked_rows(row).tolist()
+        old = set(trained)
+        rows = [*(item for item in rows if item not in old), *trained]
     rows = [item for item in rows if not bool(snapshot.removed[item])]
     liked = [list_item(snapshot, item) for item in rows[offset : offset + limit]]
     scorer, weights = recommender.scorer, None

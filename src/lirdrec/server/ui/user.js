@@ -139,7 +139,7 @@ const gives = (weights) => {
     : "";
 };
 
-function small(one) {
+function small(one, moved) {
   return el(
     "li",
     { class: "mini" },
@@ -148,6 +148,7 @@ function small(one) {
       { href: itemLink(one.item) },
       el("span", { class: "picture" }, picture(one.item)),
       el("span", { class: "name" }, called(one)),
+      moved != null && el("span", { class: "quiet" }, `${moved > 0 ? "+" : ""}${formatNumber(moved, 3)}`),
     ),
   );
 }
@@ -159,7 +160,7 @@ function moreHistory(who, signal) {
   button.addEventListener("click", async () => {
     try {
       const next = await api.user(who.user, { offset, limit: 100 }, signal);
-      const cards = next.liked.map(small);
+      const cards = next.liked.map((one) => small(one));
       last.before(...cards);
       cards[0]?.querySelector("a").focus();
       offset += next.liked.length;
@@ -216,12 +217,13 @@ function partsTable(model, one) {
 
 function because(reasons) {
   if (!reasons.liked.length) return [el("p", { class: "quiet" }, "The user has no liked items to compare it with.")];
+  const title = reasons.liked[0].moved == null ? "Similar liked items" : "What each liked item changed in the score";
   return [
-    el("h3", {}, "Similar liked items"),
+    el("h3", {}, title),
     el(
       "ul",
-      { class: "strip wrap", "aria-label": "Similar liked items" },
-      reasons.liked.map((one) => small(one)),
+      { class: "strip wrap", "aria-label": title },
+      reasons.liked.map((one) => small(one, one.moved)),
     ),
   ];
 }
