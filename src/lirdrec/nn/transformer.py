@@ -184,12 +184,13 @@ class CausalTransformer(nn.Module):
             last: `(n,)` int64 positions.
         """
         x, rotation = self._first(x, gaps, None)
-        *blocks, final = self.blocks or [None]
-        for block in blocks:
+        if not len(self.blocks):
+            return self.norm_output(x[:, torch.arange(len(last), device=x.device), last])
+        for block in self.blocks[:-1]:
             x = block(x, rotation, 0.0, None)
-        if final is None:
-            x = x[:, torch.arange(len(last), device=x.device), last]
-        return self.norm_output(x if final is None else final.at(x, last, rotation))
+        final = self.blocks[-1]
+        assert isinstance(final, _Block)
+        return self.norm_output(final.at(x, last, rotation))
 
     def _first(
         self, x: Tensor, gaps: Tensor | None, generator: torch.Generator | None
