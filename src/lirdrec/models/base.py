@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
+from lirdrec.parallel.ranks import ONE, Ranks, Shards
 from lirdrec.ranking.histories import PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.sharded_scorer import ShardedScorer
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Capabilities:
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
         weights: the weights of the training pairs change what the model learns; without, training warns.
+        several_devices: training can be split over several processes (docs/distributed.md).
     """
 
     needs_features: bool
@@ -32,6 +35,7 @@ class Capabilities:
     new_users: bool
     training: Literal["gradient", "closed_form"]
     weights: bool = False
+    several_devices: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class ModelInputs:
             included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
         weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.
+        ranks: the processes that train together. With several, `features` hold only the rows `shards.items`; pairs,
+            neighbors and weights are complete on all.
     """
 
     n_users: int
@@ -67,10 +73,16 @@ class ModelInputs:
     neighbors: Callable[[str, int], Tensor]
     seed: int = 0
     weights: Tensor | None = None
+    ranks: Ranks = ONE
 
     @property
     def device(self) -> torch.device:
         return self.users.device
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The rows of users and items that this process holds; all of them in a training in one process."""
+        return Shards.of(self.ranks, self.n_users, self.n_items)
 
     @cached_property
     def relative_weights(self) -> Tensor | None:
@@ -110,6 +122,10 @@ class Model(nn.Module):
                 f"{self.name} learns from features, and the dataset has none: add a feature matrix,"
                 " or take a model that needs none (ease, lightgcn …)"
             )
+        if inputs.ranks.size > 1 and not self.capabilities.several_devices:
+            raise CapabilityError(
+                f"{self.name} is trained on one device only; leave out devices, or take another model"
+            )
         self.inputs, self.config = inputs, config
         # the only source of randomness in training, on the CPU so that all devices agree; start_epoch replaces it, so
         # that a resumed training uses the same random numbers as an uninterrupted one
@@ -119,8 +135,23 @@ class Model(nn.Module):
         """Called once when the parameters of an earlier run have been loaded, before training with newer data."""
 
     def scorer(self) -> Scorer:
-        """The scorer of the current parameters, without gradients; changes no state."""
+        """The scorer of the current parameters, without gradients; changes no state. For models in one process."""
         raise CapabilityError(f"{self.name} gives no scorer")
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """User and item vectors as the scorer compares them, the rows of `inputs.shards`; for `several_devices`."""
+        raise CapabilityError(f"{self.name} is trained on one device only")
+
+    @torch.no_grad()
+    def validation_scorer(self) -> Scorer:
+        """The scorer for the validation after an epoch; with several ranks each has its own rows (`ShardedScorer`)."""
+        if self.inputs.ranks.size == 1:
+            return self.scorer()
+        return ShardedScorer(*self.vectors(), self.inputs.shards)
+
+    def is_split(self, name: str) -> bool:
+        """Whether the parameter or buffer `name` has one row per user or item, so that ranks hold parts of it."""
+        return any(name == table or name.startswith(f"{table}.") for table in (*self.user_rows, *self.item_rows))
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch; `epoch` counts from 1."""

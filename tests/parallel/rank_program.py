@@ -1,0 +1,78 @@
+"""Train models on planted data as one of several ranks; run by the tests of this folder in processes of its own.
+
+    python rank_program.py FOLDER RANK SIZE
+
+Reads FOLDER/jobs.json, a list of {"model", "options", "training"}; rank 0 writes FOLDER/found.pt with the results.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lirdrec.config import make_config
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.models.registry import config_type, model_type
+from lirdrec.parallel.ranks import Ranks
+from lirdrec.recommender.fit import _validation
+from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.gradients import sum_gradients
+from lirdrec.training.loop import train
+from lirdrec.training.sampling import TripleSampler
+
+
+def planted() -> Dataset:
+    """61 users and 47 items: no number of ranks divides them; some items lack the image, some occur in no pair."""
+    return make_synthetic_dataset(61, 47, 700, {"image": 7, "text": 5}, groups=4, seed=5, missing={"image": 0.2})
+
+
+def whole(model: Any, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
+    shards = model.inputs.shards
+    if not model.is_split(name):
+        return tensor.detach().clone()
+    is_user = any(name == table or name.startswith(f"{table}.") for table in model.user_rows)
+    table = (shards.users if is_user else shards.items).whole(tensor)
+    return None if table is None else table.clone()
+
+
+def results(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Initial parameters, the first step's gradients, and losses, metrics and parameters of a training."""
+    config = make_config(config_type(job["model"]), job["options"])
+    options = {"epochs": 3, "batch_size": 256, "learning_rate": 5e-3, "metric": "recall@5", "seed": 3} | job["training"]
+    training = TrainConfig(**options)
+    data = planted()
+
+    def built() -> Any:
+        return model_type(job["model"])(make_model_inputs(data, cache=False, seed=3, ranks=ranks), config)
+
+    model = built()
+    found: dict[str, Any] = {"start": {n: whole(model, n, p) for n, p in model.state_dict().items()}}
+    inputs = model.inputs
+    triples = [column[:100] for column in TripleSampler(inputs.users, inputs.items, inputs.n_items, 3).epoch(1)]
+    model.start_epoch(1)
+    model.loss(*triples)["loss"].backward()
+    sum_gradients(model)
+    found["gradients"] = {n: whole(model, n, p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    model = built()
+    history = train(model, training, _validation(data, training.metric)).history
+    found["history"] = [{k: v for k, v in line.items() if "seconds" not in k} for line in history]
+    found["end"] = {n: whole(model, n, p) for n, p in model.state_dict().items()}
+    return found
+
+
+if __name__ == "__main__":
+    folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    all_found = [results(job, Ranks(rank, size)) for job in json.loads((folder / "jobs.json").read_text())]
+    if rank == 0:
+        torch.save(all_found, folder / "found.pt")
+    dist.barrier()
+    dist.destroy_process_group()
