@@ -34,11 +34,10 @@ def planted() -> Dataset:
 
 
 def whole(model: Any, name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-    shards = model.inputs.shards
-    if not model.is_split(name):
+    shard = model.shard_of(name)
+    if shard is None:
         return tensor.detach().clone()
-    is_user = any(name == table or name.startswith(f"{table}.") for table in model.user_rows)
-    table = (shards.users if is_user else shards.items).whole(tensor)
+    table = shard.whole(tensor)
     return None if table is None else table.clone()
 
 

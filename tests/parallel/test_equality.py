@@ -70,9 +70,8 @@ def test_ranks_equal_one_process(size, of_one, tmp_path):
         for part, tolerance in (("start", 0.0), ("gradients", 1e-5), ("end", 1e-4)):
             assert found[part].keys() == expected[part].keys(), name
             for key, tensor in expected[part].items():
-                torch.testing.assert_close(
-                    found[part][key], tensor, rtol=tolerance, atol=tolerance, msg=lambda m: f"{name}, {part} {key}: {m}"
-                )
+                where = f"{name}, {part} {key}"
+                torch.testing.assert_close(found[part][key], tensor, rtol=tolerance, atol=tolerance, msg=where)
         for line, expected_line in zip(found["history"], expected["history"], strict=True):
             assert line.pop("valid") == pytest.approx(expected_line["valid"], abs=1e-5), name
             assert line == pytest.approx({k: v for k, v in expected_line.items() if k != "valid"}, abs=1e-5), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from lirdrec.available_memory import check_memory
 from lirdrec.cli.options import (
+    ARGUMENTS,
     CsvSafeOption,
     DatasetArgument,
     DeviceOption,
@@ -114,8 +116,12 @@ class ModelOptions:
 def train(
     dataset: DatasetArgument,
     options: ModelOptions,
-    run: Path | None = option(None, "Folder to write (default: runs/DATASET-MODEL)."),
+    context: typer.Context,
+    run: Path | None = option(None, "Folder to write (default: runs/DATASET-MODEL).", "--run", "--output", "-o"),
     device: str | None = option(None, "auto, cpu, cuda or mps (default: auto)."),
+    devices: int | None = option(
+        None, "Train in so many processes, on a GPU each or on the CPU.", callback=integer(1), metavar="N"
+    ),
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
     json: JsonOption = False,
@@ -128,28 +134,32 @@ def train(
       lirdrec train mydata --run runs/first --resume
       lirdrec train mydata --refit runs/first --run runs/served
       lirdrec train newdata --from runs/first --run runs/second
+      lirdrec train mydata --devices 4 --run runs/large
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
     --from starts from the parameters of an earlier run and needs few epochs; of the options, --set, --config and --seed
-    may change those of training.
+    may change those of training. --devices splits the rows of users and items (docs/distributed.md); with torchrun,
+    write --output in place of --run, which it takes for its own option.
     """
     from lirdrec.data.readers import read_any
-    from lirdrec.recommender.fit import fit
 
-    arguments = options.for_fit() | ({} if device is None else {"device": device})
+    if devices is not None and devices > 1 and _start_ranks(context, devices):
+        return
+    arguments = options.for_fit()
     data = read_any(dataset)
     refit = options.refit
     kind = "refit" if refit is not None else "continued" if options.start is not None else options.model or "lirdrec"
     folder = run or _default_run(data.name, kind, resume)
-    recommender = fit(
-        data,
-        run=folder,
-        resume=resume,
-        overwrite=overwrite,
-        progress=not settings.quiet and not json,
-        calibrate_new_items=not options.no_new_item_calibration,
-        **arguments,
-    )
+    arguments |= {
+        "run": folder,
+        "resume": resume,
+        "overwrite": overwrite,
+        "progress": not settings.quiet and not json,
+        "calibrate_new_items": not options.no_new_item_calibration,
+    }
+    recommender = _fit(data, device, arguments)
+    if recommender is None:  # rank 0 does the rest
+        return
     stopped = recommender.info.get("stopped") == "interrupted"
     data = _unseen(recommender, data)
     results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
@@ -164,6 +174,42 @@ def train(
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
+
+
+def _start_ranks(context: typer.Context, devices: int) -> bool:
+    """Run this command in so many processes and wait for them; False in one of these processes.
+
+    Raises:
+        typer.Exit: with the exit code of the training, other than 0.
+        ConfigError: another launcher has started this process.
+    """
+    from lirdrec.parallel.launch import RENDEZVOUS, run_ranks
+
+    if RENDEZVOUS in os.environ:
+        return False
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("--devices: the launcher (torchrun) has started the processes; leave it out")
+    code = run_ranks(context.meta[ARGUMENTS], devices)
+    if code:
+        raise typer.Exit(code)
+    return True
+
+
+def _fit(data: Dataset, device: str | None, arguments: dict[str, Any]) -> Recommender | None:
+    """`fit`, alone or together with the other processes; None where another process has the result."""
+    from lirdrec.parallel.join import LostRankError, is_launched, is_rank, joined
+    from lirdrec.recommender.distributed import fit_on_ranks
+    from lirdrec.recommender.fit import fit
+
+    if not is_rank():
+        return fit(data, **arguments, **({} if device is None else {"device": device}))
+    try:
+        with joined(device or "auto") as (ranks, own_device):
+            return fit_on_ranks(ranks, data, device=own_device, **arguments)
+    except LostRankError:
+        if is_launched():  # the process that started this one says so
+            os._exit(LostRankError.exit_code)
+        raise
 
 
 def _show_batches(recommender: Recommender) -> None:

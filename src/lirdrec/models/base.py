@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
-from lirdrec.parallel.ranks import ONE, Ranks, Shards
+from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
@@ -149,9 +149,15 @@ class Model(nn.Module):
             return self.scorer()
         return ShardedScorer(*self.vectors(), self.inputs.shards)
 
-    def is_split(self, name: str) -> bool:
-        """Whether the parameter or buffer `name` has one row per user or item, so that ranks hold parts of it."""
-        return any(name == table or name.startswith(f"{table}.") for table in (*self.user_rows, *self.item_rows))
+    def shard_of(self, name: str) -> Shard | None:
+        """The rows that this rank holds of the parameter or buffer `name`; None where it has no row per user or item.
+
+        Their states in the optimizer (`NAME.KEY`) are split alike.
+        """
+        for shard, tables in ((self.inputs.shards.users, self.user_rows), (self.inputs.shards.items, self.item_rows)):
+            if any(name == table or name.startswith(f"{table}.") for table in tables):
+                return shard
+        return None
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch; `epoch` counts from 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def _drawn(
     # takes the rest, too
     step = max(16, BLOCK_NUMBERS // width // 16 * 16)
     bounds = [*range(0, max(1, shard.total - 15), step), shard.total]
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         drawn = draw((last - first, *parameter.shape[1:]), generator=generator, dtype=torch.float64)
         start, stop = max(first, shard.start), min(last, shard.stop)
         if start < stop:

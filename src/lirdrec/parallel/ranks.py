@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -93,6 +94,18 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def values_of_all(self, value: Any) -> list[Any]:
+        """The values of all ranks, such as numbers and texts, in their order."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait_for_all(self) -> None:
+        """Wait until all ranks have come here."""
+        self.values_of_all(None)
+
     def tensor_from_first(self, x: Tensor | None) -> Tensor:
         """The tensor of rank 0; the others give None."""
         if self.size == 1:
@@ -149,7 +162,7 @@ class Shard:
     @property
     def longest(self) -> int:
         """The largest number of rows of a rank."""
-        return max(stop - start for start, stop in zip(self.bounds, self.bounds[1:], strict=False))
+        return max(stop - start for start, stop in pairwise(self.bounds))
 
     @property
     def total(self) -> int:
@@ -254,7 +267,7 @@ def _exchange(x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor
 
 def _rows_to_columns(x: Tensor, shard: Shard, widths: Sequence[int]) -> Tensor:
     rank = shard.ranks.rank
-    lengths = [stop - start for start, stop in zip(shard.bounds, shard.bounds[1:], strict=False)]
+    lengths = [stop - start for start, stop in pairwise(shard.bounds)]
     sent = torch.cat([part.reshape(-1) for part in x.split(list(widths), dim=1)])
     received = _exchange(sent, [len(x) * w for w in widths], [n * widths[rank] for n in lengths])
     return received.view(shard.total, widths[rank])
@@ -262,7 +275,7 @@ def _rows_to_columns(x: Tensor, shard: Shard, widths: Sequence[int]) -> Tensor:
 
 def _columns_to_rows(x: Tensor, shard: Shard, widths: Sequence[int]) -> Tensor:
     rank = shard.ranks.rank
-    lengths = [stop - start for start, stop in zip(shard.bounds, shard.bounds[1:], strict=False)]
+    lengths = [stop - start for start, stop in pairwise(shard.bounds)]
     received = _exchange(
         x.contiguous().view(-1), [n * widths[rank] for n in lengths], [shard.length * w for w in widths]
     )

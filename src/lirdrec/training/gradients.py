@@ -12,7 +12,7 @@ def sum_gradients(model: Model) -> None:
     ranks = model.inputs.ranks
     if ranks.size == 1:
         return
-    gradients = [p.grad for name, p in model.named_parameters() if p.grad is not None and not model.is_split(name)]
+    gradients = [p.grad for name, p in model.named_parameters() if p.grad is not None and model.shard_of(name) is None]
     if not gradients:
         return
     summed = ranks.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
@@ -26,9 +26,9 @@ def clip_gradient(model: Model, limit: float) -> None:
     if ranks.size == 1:
         torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
         return
-    squares = {True: torch.zeros((), device=model.inputs.device), False: torch.zeros((), device=model.inputs.device)}
+    split, common = torch.zeros((), device=model.inputs.device), torch.zeros((), device=model.inputs.device)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            squares[model.is_split(name)] += parameter.grad.square().sum()
-    norm = (ranks.sum_(squares[True]) + squares[False]).sqrt()
+            (common if model.shard_of(name) is None else split).add_(parameter.grad.square().sum())
+    norm = (ranks.sum_(split) + common).sqrt()
     torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), limit, norm)
