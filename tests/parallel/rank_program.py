@@ -2,7 +2,8 @@
 
     python rank_program.py FOLDER RANK SIZE
 
-Reads FOLDER/jobs.json, a list of {"model", "options", "training"}; rank 0 writes FOLDER/found.pt with the results.
+Reads FOLDER/jobs.json, a list of {"model", "options", "training"} and, to continue from a checkpoint and write one,
+"checkpoint"; rank 0 writes FOLDER/found.pt with the results.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lirdrec.training.config import TrainConfig
 from lirdrec.training.gradients import sum_gradients
 from lirdrec.training.loop import train
 from lirdrec.training.sampling import TripleSampler
+from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 
 def planted() -> Dataset:
@@ -60,7 +62,10 @@ def results(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     sum_gradients(model)
     found["gradients"] = {n: whole(model, n, p.grad) for n, p in model.named_parameters() if p.grad is not None}
     model = built()
-    history = train(model, training, _validation(data, training.metric)).history
+    store = None
+    if "checkpoint" in job:
+        store = ShardedCheckpointStore(Path(job["checkpoint"]), {}, ranks, model.shard_of)
+    history = train(model, training, _validation(data, training.metric), store=store, resume=True).history
     found["history"] = [{k: v for k, v in line.items() if "seconds" not in k} for line in history]
     found["end"] = {n: whole(model, n, p) for n, p in model.state_dict().items()}
     return found

@@ -38,13 +38,16 @@ JOBS: dict[str, dict[str, Any]] = {
         "training": {},
     },
     "mf": {"model": "mf", "options": {"embedding_size": 8, "penalty": "norm"}, "training": {}},
+    "vbpr": {"model": "vbpr", "options": {"embedding_size": 8}, "training": {"batch_size": 16, "epochs": 2}},
+    "vbpr, softmax": {"model": "vbpr", "options": {"embedding_size": 8, "loss": "softmax"}, "training": {}},
     "freedom": {"model": "freedom", "options": {**SMALL, "regularization": 0.1}, "training": {}},
 }
 
 
-def ranks_found(folder: Path, size: int) -> dict[str, dict[str, Any]]:
-    """The results of all jobs by `size` ranks."""
-    (folder / "jobs.json").write_text(json.dumps(list(JOBS.values())))
+def ranks_found(folder: Path, size: int, jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The results of the jobs by `size` ranks."""
+    folder.mkdir(exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(list(jobs.values())))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(rank), str(size)], env=environment)
@@ -55,7 +58,7 @@ def ranks_found(folder: Path, size: int) -> dict[str, dict[str, Any]]:
     finally:
         for process in processes:
             process.kill()
-    return dict(zip(JOBS, torch.load(folder / "found.pt", weights_only=True), strict=True))
+    return dict(zip(jobs, torch.load(folder / "found.pt", weights_only=True), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +68,42 @@ def of_one() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_equal_one_process(size, of_one, tmp_path):
-    for name, found in ranks_found(tmp_path, size).items():
+    for name, found in ranks_found(tmp_path, size, JOBS).items():
         expected = of_one[name]
         for part, tolerance in (("start", 0.0), ("gradients", 1e-5), ("end", 1e-4)):
             assert found[part].keys() == expected[part].keys(), name
             for key, tensor in expected[part].items():
                 where = f"{name}, {part} {key}"
                 torch.testing.assert_close(found[part][key], tensor, rtol=tolerance, atol=tolerance, msg=where)
-        for line, expected_line in zip(found["history"], expected["history"], strict=True):
-            assert line.pop("valid") == pytest.approx(expected_line["valid"], abs=1e-5), name
-            assert line == pytest.approx({k: v for k, v in expected_line.items() if k != "valid"}, abs=1e-5), name
+        assert_same_history(found["history"], expected["history"], name)
+
+
+def assert_same_history(found: list[dict[str, Any]], expected: list[dict[str, Any]], name: str) -> None:
+    for line, expected_line in zip(found, expected, strict=True):
+        assert line["valid"] == pytest.approx(expected_line["valid"], abs=1e-5), name
+        terms, expected_terms = ({k: v for k, v in one.items() if k != "valid"} for one in (line, expected_line))
+        assert terms == pytest.approx(expected_terms, abs=1e-5), name
+
+
+def test_a_checkpoint_is_resumed_by_any_number_of_ranks(tmp_path):
+    def jobs(epochs: int, checkpoint: bool = True) -> dict[str, dict[str, Any]]:
+        chosen = {name: JOBS[name] for name in ("lirdrec", "lightgcn")}
+        return {
+            name: job
+            | {"training": {"epochs": epochs, "metric": "recall@5"}}
+            | ({"checkpoint": str(tmp_path / name)} if checkpoint else {})
+            for name, job in chosen.items()
+        }
+
+    ranks_found(tmp_path / "two", 2, jobs(2))
+    ranks_found(tmp_path / "three", 3, jobs(4))
+    for name, job in jobs(5).items():
+        resumed, whole = results(job, Ranks()), results(jobs(5, checkpoint=False)[name], Ranks())
+        assert_same_history(resumed["history"], whole["history"], name)
+        for key, tensor in whole["end"].items():
+            torch.testing.assert_close(resumed["end"][key], tensor, rtol=1e-4, atol=1e-4, msg=key)
+        # a single process leaves its own kind of checkpoint, which two ranks read
+        assert sorted(path.suffix for path in (tmp_path / name).iterdir()) == [".safetensors"] * 2
+    found = ranks_found(tmp_path / "two again", 2, jobs(6))
+    for name, job in jobs(6, checkpoint=False).items():
+        assert_same_history(found[name]["history"], results(job, Ranks())["history"], name)

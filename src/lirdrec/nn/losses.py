@@ -88,22 +88,32 @@ class RankingLoss:
         self.pool = None if len(occurring) == n_items else occurring
         self.pool_shard = shards.items
         if self.pool is not None and shards.ranks.size > 1:
-            bounds = torch.searchsorted(occurring, torch.tensor(shards.items.bounds, device=items.device))
-            self.pool_shard = Shard(shards.ranks, tuple(bounds.tolist()))
+            self.pool_shard = shards.items.among(occurring)
             self.pool = occurring[self.pool_shard.rows] - shards.items.start
         self.index_in_pool = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
         self.index_in_pool[occurring] = torch.arange(len(occurring), device=items.device)
 
     def __call__(
-        self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+        self,
+        user_vectors: Tensor,
+        item_vectors: Tensor,
+        users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        among: Tensor | None = None,
     ) -> Tensor:
         """Mean loss of a batch, a scalar; with several ranks, this rank's share of it.
 
         Args:
             user_vectors: `(U, D)`; item_vectors: `(I, D)`.
             users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
+            among: `(n,)` int64, ascending: the items whose vectors are given, which must be those of the batch; None:
+                all items. Not for softmax over all items.
         """
         weights, shards = self.weights_of(users, positives), self.shards
+        if among is not None:
+            shards = Shards(shards.users, shards.items.among(among))
+            positives, negatives = torch.searchsorted(among, positives), torch.searchsorted(among, negatives)
         if self.options.loss == "bpr":
             return bpr(user_vectors, item_vectors, users, positives, negatives, weights, shards)
         temperature, n = self.options.temperature, self.options.n_negatives

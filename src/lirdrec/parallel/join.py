@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
-from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.parallel.launch import LOST, RENDEZVOUS
 from lirdrec.parallel.ranks import Ranks
 
@@ -72,7 +72,7 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
     try:
         yield Ranks(rank, size), f"cuda:{local_rank}" if on_gpu else "cpu"
     except RuntimeError as error:
-        if not _is_lost(error):
+        if isinstance(error, LirdrecError) or not _is_lost(error):
             raise
         raise LostRankError(
             "another process of this training has ended; to continue from the last checkpoint: the same command"

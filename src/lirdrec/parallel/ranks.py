@@ -168,6 +168,13 @@ class Shard:
     def total(self) -> int:
         return self.bounds[-1]
 
+    def among(self, rows: Tensor) -> Shard:
+        """The shard of a smaller table, of the rows `(n,)` int64 of this one, ascending and the same on all ranks."""
+        if self.ranks.size == 1:
+            return Shard(self.ranks, (0, len(rows)))
+        bounds = torch.searchsorted(rows, torch.tensor(self.bounds, device=rows.device))
+        return Shard(self.ranks, tuple(bounds.tolist()))
+
     def take(self, x: Tensor, rows: Tensor) -> Tensor:
         """The rows `(n,)` int64 of the table, `(n, …)`, zero where another rank holds them; differentiable.
 

@@ -58,7 +58,10 @@ class ShardedCheckpointStore(CheckpointStore):
             RunFolderError: the disk is full or the folder cannot be written.
         """
         if self.ranks.size == 1:
+            saved = self._saved
             super().save(checkpoint)
+            if self._saved == saved:  # too early
+                return
             (self.folder / INDEX).unlink(missing_ok=True)
             self._remove_folders()
             return
