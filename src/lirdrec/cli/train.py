@@ -79,6 +79,11 @@ class ModelOptions:
         )
         return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
 
+    @property
+    def kind(self) -> str:
+        """The end of the run folder's default name."""
+        return "refit" if self.refit is not None else "continued" if self.start is not None else self.model or "lirdrec"
+
     def _refuse(self, with_option: str, *names: str) -> None:
         for name in names:
             if getattr(self, name) not in (None, [], False):
@@ -148,8 +153,7 @@ def train(
     arguments = options.for_fit()
     data = read_any(dataset)
     refit = options.refit
-    kind = "refit" if refit is not None else "continued" if options.start is not None else options.model or "lirdrec"
-    folder = run or _default_run(data.name, kind, resume)
+    folder = run or _default_run(data.name, options.kind, resume)
     arguments |= {
         "run": folder,
         "resume": resume,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,13 @@ from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
-from lirdrec.parallel.ranks import Ranks
+from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.recommender import fit as one_process
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
-
-log = logging.getLogger(__name__)
 
 
 def fit_on_ranks(
@@ -70,31 +68,35 @@ def fit_on_ranks(
         job = one_process._make_job(dataset, *resolved, progress, ())
     else:
         job = one_process._refit_job(dataset, refit, training, progress, ())
-    job = one_process.replace(job, calibrate=calibrate_new_items)
-    model_type = model_for_config(job.config)
-    if not model_type.capabilities.several_devices:
-        raise CapabilityError(f"{model_type.name} is trained on one device only; leave out devices")
-    folder, torch_device = Path(ranks.from_first(str(run))), resolve_device(device)
+    job = replace(job, calibrate=calibrate_new_items)
+    folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
         if ranks.is_first:
             _prepare_folder(folder, resume, overwrite)
-            if model_type.capabilities.needs_features:
-                verify_features(job.dataset, getattr(job.config, "modalities", None))
         ranks.wait_for_all()
-        inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, progress, ranks)
-        built = model_type(inputs, job.config)
         store = ShardedCheckpointStore(folder / "checkpoint", one_process._fingerprint(job), ranks, built.shard_of)
         result = one_process._optimize(job, built, store, resume, folder if ranks.is_first else None)
         state = gathered(built)
+        del built, store
         if state is None:
             return None
-        del built, inputs
-        # from here on rank 0 is alone, with the usual model
-        alone = model_type(make_model_inputs(job.dataset, torch_device, cache, job.training.seed, progress), job.config)
+        alone = _built(job, ONE, device, cache)
         alone.load_state_dict(state)
         recommender = one_process._finish(job, alone, result, {"devices": ranks.size})
         recommender.save(folder, overwrite=True)
     return recommender
+
+
+def _built(job: one_process._Job, ranks: Ranks, device: str, cache: str | Path | Literal[False] | None) -> Model:
+    """The model of this rank, or, for `ONE`, the usual model."""
+    model_type = model_for_config(job.config)
+    if not model_type.capabilities.several_devices:
+        raise CapabilityError(f"{model_type.name} is trained on one device only; leave out devices")
+    if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
+        verify_features(job.dataset, getattr(job.config, "modalities", None))
+    torch_device = resolve_device(device)
+    inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks)
+    return model_type(inputs, job.config)
 
 
 def gathered(model: Model) -> dict[str, Tensor] | None:

@@ -88,10 +88,8 @@ def train(
 ) -> TrainResult:
     """Train `model` in place until the validation metric stops rising; it ends with its best parameters.
 
-    With several ranks (`model.inputs.ranks`) every rank calls it; all stop after the same epoch.
-
     Args:
-        model: built from its inputs; config: options.
+        model: built from its inputs; with several ranks, all call `train`. config: options.
         validate: metrics of a scorer, with `config.metric`; None: no validation, the last epoch is the best.
         store: where checkpoints are written, or None.
         resume: continue from the store's checkpoint, if any; bit-identical on the CPU with the same number of threads.
