@@ -123,9 +123,7 @@ class Model(nn.Module):
                 " or take a model that needs none (ease, lightgcn …)"
             )
         if inputs.ranks.size > 1 and not self.capabilities.several_devices:
-            raise CapabilityError(
-                f"{self.name} is trained on one device only; leave out devices, or take another model"
-            )
+            raise CapabilityError(f"{self.name} is trained on one device only, not on {inputs.ranks.size}")
         self.inputs, self.config = inputs, config
         # the only source of randomness in training, on the CPU so that all devices agree; start_epoch replaces it, so
         # that a resumed training uses the same random numbers as an uninterrupted one

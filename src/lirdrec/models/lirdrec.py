@@ -185,9 +185,13 @@ class LIRDRec(Model):
             CapabilityError: such an option.
         """
         if self.inputs.ranks.size > 1 and self.config.dct == "matrix":
-            raise CapabilityError('dct="matrix" mixes all items and is trained on one device only; leave out devices')
+            raise CapabilityError(
+                'dct="matrix" mixes all items and is trained on one device only; use one device, or dct="features"'
+            )
         if self.inputs.ranks.size > 1 and self.config.feature_columns is not None:
-            raise CapabilityError("feature_columns is fitted to all items and needs one device; leave out devices")
+            raise CapabilityError(
+                "feature_columns is fitted to all items, on one device only; use one device, or leave it out"
+            )
 
     @property
     def _learns_weights(self) -> bool:

@@ -15,7 +15,8 @@ from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
-from lirdrec.models.registry import model_for_config
+from lirdrec.models.registry import model_for_config, model_names
+from lirdrec.models.registry import model_type as registered
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.recommender import fit as one_process
 from lirdrec.recommender.inputs import make_model_inputs
@@ -61,7 +62,7 @@ def fit_on_ranks(
         RunFolderError, TrainingError, DataError: as of `fit`.
     """
     if warm_start is not None:
-        raise CapabilityError("a training that continues an earlier run takes one device; leave out devices")
+        raise CapabilityError("a training that continues an earlier run is done on one device only; use one")
     progress = progress and ranks.is_first
     if refit is None:
         resolved = one_process._resolve_configs(config, model, training, preset)
@@ -91,7 +92,10 @@ def _built(job: one_process._Job, ranks: Ranks, device: str, cache: str | Path |
     """The model of this rank, or, for `ONE`, the usual model."""
     model_type = model_for_config(job.config)
     if not model_type.capabilities.several_devices:
-        raise CapabilityError(f"{model_type.name} is trained on one device only; leave out devices")
+        others = [name for name in model_names() if registered(name).capabilities.several_devices]
+        raise CapabilityError(
+            f"{model_type.name} is trained on one device only; use one, or a model among {', '.join(others)}"
+        )
     if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
         verify_features(job.dataset, getattr(job.config, "modalities", None))
     torch_device = resolve_device(device)
