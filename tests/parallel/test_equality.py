@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from lirdrec.parallel.ranks import Ranks
+from lirdrec.training.checkpoint import Checkpoint
+from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 from .rank_program import results
 
@@ -68,7 +70,8 @@ def of_one() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_equal_one_process(size, of_one, tmp_path):
-    for name, found in ranks_found(tmp_path, size, JOBS).items():
+    chosen = JOBS if size == 2 else {name: job for name, job in JOBS.items() if job["model"] in ("lirdrec", "lightgcn")}
+    for name, found in ranks_found(tmp_path, size, chosen).items():
         expected = of_one[name]
         for part, tolerance in (("start", 0.0), ("gradients", 1e-5), ("end", 1e-4)):
             assert found[part].keys() == expected[part].keys(), name
@@ -104,6 +107,16 @@ def test_a_checkpoint_is_resumed_by_any_number_of_ranks(tmp_path):
             torch.testing.assert_close(resumed["end"][key], tensor, rtol=1e-4, atol=1e-4, msg=key)
         # a single process leaves its own kind of checkpoint, which two ranks read
         assert sorted(path.suffix for path in (tmp_path / name).iterdir()) == [".safetensors"] * 2
-    found = ranks_found(tmp_path / "two again", 2, jobs(6))
-    for name, job in jobs(6, checkpoint=False).items():
-        assert_same_history(found[name]["history"], results(job, Ranks())["history"], name)
+        of_ranks = [loaded(tmp_path / name, Ranks(rank, 2)) for rank in (0, 1)]
+        key = "optimizer.user_embedding.exp_avg"
+        assert [len(part.tensors[key]) for part in of_ranks] == [31, 30]
+        joined = torch.cat([part.tensors[key] for part in of_ranks])
+        assert torch.equal(joined, loaded(tmp_path / name, Ranks()).tensors[key])
+
+
+def loaded(folder: Path, ranks: Ranks) -> Checkpoint:
+    shard = ranks.shard(61)
+    store = ShardedCheckpointStore(folder, {}, ranks, lambda name: shard if name.startswith("user_embedding") else None)
+    checkpoint = store.load()
+    assert checkpoint is not None
+    return checkpoint
