@@ -50,7 +50,7 @@ def test_torchrun_writes_the_usual_run(data, tmp_path):
     config = make_config(LIRDRecConfig, recommender.info["model_config"])
     expected = fit(Dataset.load(data), config, training, progress=False, cache=False)
     assert recommender.info["devices"] == 2
-    assert printed["test"] == pytest.approx(evaluate(expected, Dataset.load(data)).values, abs=1e-5)
+    assert printed["test"]["lirdrec"] == pytest.approx(evaluate(expected, Dataset.load(data)).values, abs=1e-5)
 
 
 @pytest.mark.parametrize(
