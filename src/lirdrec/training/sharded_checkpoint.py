@@ -157,11 +157,14 @@ class ShardedCheckpointStore(CheckpointStore):
 
     def _read(self, folder: Path) -> dict[str, Tensor]:
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
         try:
             described = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
             own: dict[str, Tensor] = {}
             for name, kind in described.items():
+                if not isinstance(kind, TensorStorageMetadata):
+                    raise ValueError(f"'{name}' is not a tensor")
                 shard = self._shard(name) if len(kind.size) else None
                 size = kind.size if shard is None else (shard.length, *kind.size[1:])
                 own[name] = torch.zeros(size, dtype=kind.properties.dtype)
