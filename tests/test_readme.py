@@ -96,7 +96,7 @@ def serve_until_ready(arguments: list[str], cwd: Path) -> None:
     command = [sys.executable, "-m", "lirdrec", *arguments, "--port", str(port.number)]
     patient = {"transport": httpx.HTTPTransport(retries=10), "timeout": PATIENCE}
     with httpx.Client(base_url=f"http://127.0.0.1:{port.number}", **patient) as client, contextlib.closing(port):
-        with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen(command, cwd=cwd, stderr=subprocess.DEVNULL) as server:  # a full pipe would stop it
             try:
                 while client.get("/ready").status_code == 503:
                     assert client.get("/health").status_code == 200

@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from lirdrec.evaluation.evaluator import Metrics, evaluate
     from lirdrec.hub.api import from_hub, push_to_hub
     from lirdrec.models.bm3 import BM3Config
+    from lirdrec.models.cohesion import COHESIONConfig
     from lirdrec.models.content_knn import ContentKNNConfig
     from lirdrec.models.ease import AddEASEConfig, CEASEConfig, EASEConfig
     from lirdrec.models.freedom import FREEDOMConfig
     from lirdrec.models.grcn import GRCNConfig
     from lirdrec.models.item_knn import ItemKNNConfig
+    from lirdrec.models.l3ae import L3AEConfig
     from lirdrec.models.lattice import LATTICEConfig
     from lirdrec.models.lgmrec import LGMRecConfig
     from lirdrec.models.lightgcn import LightGCNConfig
     from lirdrec.models.lirdrec import LIRDRecConfig
     from lirdrec.models.mf import MFConfig
+    from lirdrec.models.mgcn import MGCNConfig
     from lirdrec.models.micro import MICROConfig
     from lirdrec.models.popularity import PopularityConfig
     from lirdrec.models.slmrec import SLMRecConfig
+    from lirdrec.models.smore import SMOREConfig
     from lirdrec.models.vbpr import VBPRConfig
     from lirdrec.recommender.fit import fit
     from lirdrec.recommender.presets import preset
@@ -45,23 +49,27 @@ __all__ = [
     "AddEASEConfig",
     "BM3Config",
     "CEASEConfig",
+    "COHESIONConfig",
     "ContentKNNConfig",
     "Dataset",
     "EASEConfig",
     "FREEDOMConfig",
     "GRCNConfig",
     "ItemKNNConfig",
+    "L3AEConfig",
     "LATTICEConfig",
     "LGMRecConfig",
     "LIRDRecConfig",
     "LightGCNConfig",
     "LirdrecError",
     "MFConfig",
+    "MGCNConfig",
     "MICROConfig",
     "Metrics",
     "PopularityConfig",
     "Recommender",
     "SLMRecConfig",
+    "SMOREConfig",
     "TrainConfig",
     "VBPRConfig",
     "evaluate",
@@ -75,22 +83,26 @@ _LAZY_IMPORTS = {
     "AddEASEConfig": "lirdrec.models.ease",
     "BM3Config": "lirdrec.models.bm3",
     "CEASEConfig": "lirdrec.models.ease",
+    "COHESIONConfig": "lirdrec.models.cohesion",
     "ContentKNNConfig": "lirdrec.models.content_knn",
     "Dataset": "lirdrec.data.dataset",
     "EASEConfig": "lirdrec.models.ease",
     "FREEDOMConfig": "lirdrec.models.freedom",
     "GRCNConfig": "lirdrec.models.grcn",
     "ItemKNNConfig": "lirdrec.models.item_knn",
+    "L3AEConfig": "lirdrec.models.l3ae",
     "LATTICEConfig": "lirdrec.models.lattice",
     "LGMRecConfig": "lirdrec.models.lgmrec",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
     "LightGCNConfig": "lirdrec.models.lightgcn",
     "MFConfig": "lirdrec.models.mf",
+    "MGCNConfig": "lirdrec.models.mgcn",
     "MICROConfig": "lirdrec.models.micro",
     "Metrics": "lirdrec.evaluation.evaluator",
     "PopularityConfig": "lirdrec.models.popularity",
     "Recommender": "lirdrec.recommender.recommender",
     "SLMRecConfig": "lirdrec.models.slmrec",
+    "SMOREConfig": "lirdrec.models.smore",
     "TrainConfig": "lirdrec.training.config",
     "VBPRConfig": "lirdrec.models.vbpr",
     "evaluate": "lirdrec.evaluation.evaluator",

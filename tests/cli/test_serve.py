@@ -207,11 +207,12 @@ def test_workers_see_each_others_changes_and_count_together(run, tmp_path):
     """`pytest -m slow tests/cli/test_serve.py`."""
     with Served(run, "--workers", "2") as served:
         with ThreadPoolExecutor(8) as pool:  # connections of their own, so that both workers get some
-            ask = lambda _: httpx.post(f"{served.url}/recommend", json={"user": 1, "k": 3}).json()["items"]
+            body = {"user": 1, "k": 3}
+            ask = lambda _: httpx.post(f"{served.url}/recommend", json=body, timeout=PATIENCE).json()["items"]
             assert {one[0]["item"] for one in pool.map(ask, range(40))} == {20}
-            assert httpx.delete(f"{served.url}/items/20").status_code == 200
+            assert httpx.delete(f"{served.url}/items/20", timeout=PATIENCE).status_code == 200
             assert {one[0]["item"] for one in pool.map(ask, range(40))} == {10}
-        text = httpx.get(f"{served.url}/metrics").text
+        text = httpx.get(f"{served.url}/metrics", timeout=PATIENCE).text
     assert 'lirdrec_requests_total{method="POST",route="/recommend",status="200"} 80.0' in text
     started = [line for line in served.lines if "Started server process" in line]
     assert len(started) == 2 and Recommender.load(run).n_items == 3

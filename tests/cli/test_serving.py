@@ -17,7 +17,7 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 
-from ..helpers import assert_mentions, assert_refused
+from ..helpers import PATIENCE, assert_mentions, assert_refused
 from .conftest import files
 
 
@@ -321,7 +321,7 @@ def test_a_stream_without_a_letter_gets_it_escaped(comma_run, encoding):
     def output(*arguments):
         environment = os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "100"}
         command = [sys.executable, "-m", "lirdrec", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout.decode(encoding)
 

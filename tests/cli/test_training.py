@@ -334,6 +334,8 @@ def test_training_calibrates_new_items_and_inspect_shows_the_frontier(lirdrec, d
     assert five.offset == encoder.offset_for(0.05)
     for step in (calibrated, five):
         assert f"{step.offset:+.4f} {step.cost:.1%} {step.share:.1%} {step.recall:.4f}" in words
+    none = encoder.step_at(0.0)
+    assert f"none {0:+.4f} {none.cost:.1%} {none.share:.1%} {none.recall:.4f}" in words
     assert "calibrated" in words and "boost=0.05" in words
     plain = lirdrec("train", "data", "--run", "plain", "--no-new-item-calibration", *QUICK)
     assert plain.exit_code == 0 and Recommender.load("plain").new_item_encoder is None

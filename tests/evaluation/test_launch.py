@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lirdrec
-from lirdrec.data.holdout import draw_launch
+from lirdrec.data.holdout import draw_launch, with_launched_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 from lirdrec.evaluation.launch import evaluate_launch
@@ -117,6 +117,40 @@ def test_by_time_the_latest_items_are_launched_and_the_latest_interactions_held_
 def test_a_launch_by_time_needs_timestamps(dataset):
     with assert_error(DataError, mentions=[dataset.name, "timestamps"]):
         draw_launch(dataset, by="time")
+
+
+def test_a_launch_from_an_ordered_dataset_keeps_its_split_and_its_times(dataset):
+    rng = np.random.default_rng(1)
+    ordered = replace(
+        dataset,
+        **{name: replace(dataset.split(name), timestamps=rng.permutation(len(dataset.split(name)))) for name in SPLITS},
+    ).resplit("leave_last_out")
+    moment = {
+        (user, item): time
+        for part in map(ordered.split, SPLITS)
+        for user, item, time in zip(part.users, part.items, part.timestamps, strict=True)
+    }
+    launch = draw_launch(ordered, seed=2)
+    known, users = launch.dataset, launch.dataset.users.ids
+    assert known.info["split"]["method"] == "leave_last_out"
+    new = launch.test.table["item"].to_numpy()
+    for part, ids in ((known.train, known.items.ids), (known.test, known.items.ids), (launch.test, new)):
+        rows = dataset.items.rows(ids[part.items])
+        expected = [moment[u, i] for u, i in zip(dataset.users.rows(users[part.users]), rows, strict=True)]
+        assert part.timestamps.tolist() == expected
+    for user in np.unique(known.test.users):
+        assert (known.test.users == user).sum() == 1
+        assert known.test.timestamps[known.test.users == user] > known.train.timestamps[known.train.users == user].max()
+    grown = with_launched_items(known, launch.test)
+    assert grown.train.timestamps.tolist() == [*known.train.timestamps, *launch.test.timestamps]
+    assert grown.valid.timestamps is not None
+
+
+def test_a_launch_by_time_needs_a_clock(dataset):
+    splits = {name: replace(dataset.split(name), timestamps=np.arange(len(dataset.split(name)))) for name in SPLITS}
+    positions = replace(dataset, **splits, info={**dataset.info, "timestamps": "positions"})
+    with assert_error(DataError, mentions=[dataset.name, "positions"]):
+        draw_launch(positions, by="time")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -7,9 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+import lirdrec
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.experiments.config import resolve_options
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import splits
 from lirdrec.experiments.trial import TrialSpec
@@ -70,6 +73,34 @@ def test_trained_for_real_the_last_pairs_are_the_test(context, inline, timed):
     for user in range(copies["temporal"].n_users):
         train, valid = (getattr(copies["temporal"], name) for name in ("train", "valid"))
         assert train.timestamps[train.users == user].max() <= valid.timestamps[valid.users == user].min(initial=10**9)
+
+
+def test_the_protocol_of_an_experiment_is_that_of_evaluate(context, inline, timed):
+    """Metrics, cut-offs, histories and masking reach the sealed test; the report says how the test was done."""
+    given = {"metrics": ("hit_rate", "ndcg"), "cutoffs": (5, 20), "mask_seen": False, "test_history": "train+valid"}
+    settings = context(
+        datasets=(timed,), models=("item_knn",), settings={"methods": ["random", "leave_last_out"]}, **given
+    )
+    assert settings.evaluation["metrics"] == ("hit", "ndcg")
+    results = inline(splits.plan, settings)
+    for result in results:
+        assert set(result.figures["test"]) == {"hit@5", "hit@20", "ndcg@5", "ndcg@20"}
+        protocol = {"test_history": "train+valid", "test_target": "all", "mask_seen": False, "queries": "histories"}
+        assert result.data["protocol"] == protocol
+        data = Dataset.load(timed).resplit(**result.cell.split)
+        recommender = lirdrec.fit(data, *resolve_options(result.cell), progress=False, cache=False)
+        options = {"test_history": "train+valid", "mask_seen": False, "metrics": ("hit", "ndcg"), "k": (5, 20)}
+        assert result.figures["test"] == pytest.approx(evaluate(recommender, data, **options).values)
+    assert_facts(" ".join(results.remarks()), ["training", "validation", "seen"])
+    plain = list(splits.plan(context(datasets=(timed,), models=("item_knn",)), Results()))
+    assert all("evaluation" not in cell.extra for cell in plain)
+
+
+def test_positions_are_not_split_at_one_moment(context, timed, tmp_path):
+    data = Dataset.load(timed)
+    positions = dataclasses.replace(data, info={**data.info, "timestamps": "positions"}).save(tmp_path / "positions")
+    with assert_error(DataError, ["positions", "methods"]):
+        list(splits.plan(context(datasets=(str(positions),), models=("item_knn",)), Results()))
 
 
 def test_kendall_s_tau_of_equal_and_reversed_orders():

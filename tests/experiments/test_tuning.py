@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 
+from lirdrec.config import make_config
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
 from lirdrec.experiments.trial import TrialResult, TrialStore, canonical
 from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, suggest
 from lirdrec.models.lirdrec import LIRDRec
+from lirdrec.models.registry import config_type, model_names
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error
@@ -127,6 +130,53 @@ def test_the_size_of_a_space_is_the_number_of_its_configurations():
     assert space_of("lgmrec", {}, ("bpr",)).size == 4 * 5 * 4 * 8 * 10 * 11 * 7 * 7 * 3 * 6
 
 
+SEQUENTIAL = [name for name in model_names() if "similarity" in {f.name for f in dataclasses.fields(config_type(name))}]
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_sequential_models_are_searched_alike(name):
+    """The same dropout, layers, rates and similarities for all; products have no other temperature than 1."""
+    space = space_of(name, {}, losses=("softmax",))
+    assert set(space.branches) == {"cosine", "product"}
+    assert space.branches["product"]["temperature"] == (1.0,)
+    cosine = space.branches["cosine"]
+    assert (min(cosine["temperature"]), max(cosine["temperature"])) == (0.05, 0.2)
+    for branch in space.branches.values():
+        assert (min(branch["learning_rate"]), max(branch["learning_rate"])) == (5e-4, 5e-3)
+    assert space.shared["dropout"] == (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert space.shared.get("n_layers", (1, 2)) == (1, 2)
+    assert [choice["similarity"] for choice in space.first] == ["cosine", "product"]
+    draw = random.Random(1)
+    for choice in [*space.first, *(space.draw(draw) for _ in range(20))]:
+        assert "loss" not in choice
+        of_model, _ = parts(choice)
+        config = make_config(config_type(name), of_model, name)
+        assert (config.temperature == 1) == (config.similarity == "product")
+
+
+def test_a_similarity_or_temperature_set_by_hand_is_not_searched():
+    space = space_of("sasrec", {"similarity": "product", "dropout": 0.2})
+    assert list(space.branches) == ["product"]
+    assert not {"similarity", "dropout"} & {*space.shared, *space.branches["product"]}
+    assert "temperature" not in space_of("hstu", {"temperature": 0.3}).branches["cosine"]
+
+
+def test_a_search_over_both_similarities(context, inline):
+    """TPE proposes from both branches and keeps their options apart; products win in this made-up truth."""
+
+    def truth(cell) -> TrialResult:
+        value = 0.1 + 0.5 * (cell.model_options["similarity"] == "product")
+        return TrialResult(cell, figures={"valid": {METRIC: value}}, seconds=1.0)
+
+    settings = context(trials=16, models=("sasrec",), **FREE)
+    results = inline(plan_of("sasrec"), settings, truth)
+    options = options_of(results)
+    assert [one["similarity"] for one in options[:2]] == ["cosine", "product"]
+    assert {one["similarity"] for one in options[4:]} == {"cosine", "product"}
+    assert all((one["temperature"] == 1) == (one["similarity"] == "product") for one in options)
+    assert found(settings, results, "sasrec").chosen.model_options["similarity"] == "product"
+
+
 def test_options_set_by_hand_are_not_searched(context, inline):
     settings = context(trials=8, model_options={"n_layers": 4}, training={"batch_size": 512}, losses=("softmax",))
     for one in options_of(inline(plan_of(), settings, by_truth)):
@@ -232,9 +282,6 @@ def test_a_grid_that_names_an_unknown_option_is_told(monkeypatch):
 
 
 def test_every_registered_model_has_a_space_of_right_options():
-    from lirdrec.config import make_config
-    from lirdrec.models.registry import config_type, model_names
-
     for name in model_names():
         space = space_of(name, {})
         draw = random.Random(0)

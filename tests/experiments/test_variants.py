@@ -99,6 +99,7 @@ class TestModality:
         settings = context(
             datasets=(str(mixed.save(tmp_path / "mixed")),),
             training={"epochs": 12, "batch_size": 256, "learning_rate": 5e-3},
+            settings={"controls": False},
         )
         results = inline(modality.plan, settings)
         figures = {one.cell.variant: one.figures["test"]["recall@20"] for one in results}

@@ -18,6 +18,7 @@ import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.evaluation.beyond_accuracy import BEYOND
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
@@ -192,7 +193,8 @@ def test_the_test_figures_are_those_of_evaluate(data, context, job):
     given = job(cell, settings)
     recommender = given.fit()
     found = given.score_test(recommender)
-    right = evaluate(recommender, Dataset.load(data), "test", k=(10, 20), metrics=("recall", "ndcg"), per_user=True)
+    metrics = ("recall", "ndcg", *BEYOND)
+    right = evaluate(recommender, Dataset.load(data), "test", k=(10, 20), metrics=metrics, per_user=True)
     assert found == right.values
     kept = pl.read_parquet(settings.output / given.per_user)
     assert kept.equals(right.per_user)

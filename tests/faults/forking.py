@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-PATIENCE = 120  # seconds until a child that does not end is ended
+PATIENCE = 600  # seconds until a child that does not end is ended
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
 from lirdrec.models.ease import CEASE, EASE, AddEASE, AddEASEConfig, CEASEConfig, EASEConfig
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
+from lirdrec.models.l3ae import L3AE, L3AEConfig
 from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 
 from ..helpers import assert_error
@@ -79,6 +80,18 @@ def ridge(a: np.ndarray, regularization: float) -> np.ndarray:
     return b
 
 
+def distilled(a: np.ndarray, target: np.ndarray, regularization: float, distillation: float) -> np.ndarray:
+    """Each column of `a` regressed on the others, drawn to the column of `target`: λ = λ_X + λ_E, and λ_E."""
+    n = a.shape[1]
+    b = np.zeros((n, n))
+    for j in range(n):
+        others = np.arange(n) != j
+        rest = a[:, others]
+        right = rest.T @ a[:, j] + distillation * target[others, j]
+        b[others, j] = np.linalg.solve(rest.T @ rest + regularization * np.eye(n - 1), right)
+    return b
+
+
 REGRESSIONS = [
     (EASE, EASEConfig(3.0), lambda: ridge(X, 3.0)),
     (
@@ -96,8 +109,14 @@ REGRESSIONS = [
         AddEASEConfig(3.0, modality_weights=WEIGHTS, feature_share=1.0, feature_regularization=None),
         lambda: ridge(fused().T, 3.0),
     ),
+    (
+        L3AE,
+        L3AEConfig(3.0, modality_weights=WEIGHTS, distillation=2.2, feature_regularization=0.5),
+        lambda: distilled(X, ridge(fused().T, 0.5), 3.0, 2.2),
+    ),
+    (L3AE, L3AEConfig(3.0, modality_weights=WEIGHTS, distillation=0.0), lambda: ridge(X, 3.0)),
 ]
-NAMES = ["ease", "cease", "add_ease", "features alone"]
+NAMES = ["ease", "cease", "add_ease", "features alone", "l3ae", "l3ae without distillation"]
 
 
 @pytest.mark.parametrize("kind, config, expected", REGRESSIONS, ids=NAMES)

@@ -32,6 +32,7 @@ SMALL = {
     "ease": {"regularization": 5.0},
     "cease": {"regularization": 5.0, "rank": 24},
     "add_ease": {"regularization": 5.0, "feature_regularization": 2.0},
+    "l3ae": {"regularization": 5.0, "distillation": 2.0, "feature_regularization": 2.0},
     "mf": {"embedding_size": 2, "penalty": "squared", "regularization": 0.1},
     "lightgcn": {"embedding_size": 8, "n_layers": 2, "penalty": "squared", "regularization": 0.01},
     "vbpr": {"embedding_size": 8, "penalty": "squared", "regularization": 0.01},
@@ -42,6 +43,14 @@ SMALL = {
     "bm3": {"embedding_size": 8, "n_layers": 2},
     "lgmrec": {"embedding_size": 8},
     "slmrec": {"embedding_size": 8},
+    "lirdrec_seq": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "sasrec": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "gru4rec": {"embedding_size": 8, "hidden_size": 16, "dropout": 0.1},
+    "bsarec": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "hstu": {"embedding_size": 8, "n_layers": 1, "dropout": 0.1},
+    "mgcn": {"embedding_size": 8, "n_neighbors": 3},
+    "cohesion": {"embedding_size": 8, "n_neighbors": 3},
+    "smore": {"embedding_size": 8, "n_neighbors": 3},
 }
 TRAINING = TrainConfig(epochs=15, batch_size=128, learning_rate=1e-2, patience=50, seed=7)
 EPOCHS = {"mf": 30}
@@ -66,9 +75,9 @@ def planted(weight_of_a: float, weight_of_b: float, seed: int = 0) -> Dataset:
         "text": np.concatenate([content, 0.2 * rng.normal(size=(2 * N_GROUP, 2))], 1).astype(np.float32),
     }
     weights = np.where(np.array(items) < N_GROUP, weight_of_a, weight_of_b)
-    frame = pl.DataFrame({"user": users, "item": items, "w": weights})
+    frame = pl.DataFrame({"user": users, "item": items, "w": weights, "time": rng.permutation(len(users))})
     table = pl.DataFrame({"item": np.arange(2 * N_GROUP)})
-    return Dataset.from_frames(frame, items=table, features=features, weight="w", split="none")
+    return Dataset.from_frames(frame, items=table, features=features, weight="w", timestamp="time", split="none")
 
 
 def configuration(name: str):
@@ -146,9 +155,9 @@ def random_weights(seed: int = 3) -> tuple[Dataset, np.ndarray, np.ndarray]:
     users, items = np.nonzero(mask)
     weights = rng.integers(1, 40, len(users)) / 4
     features = {"text": rng.normal(size=(12, 4)).astype(np.float32)}
-    frame = pl.DataFrame({"user": users, "item": items, "w": weights})
+    frame = pl.DataFrame({"user": users, "item": items, "w": weights, "time": rng.permutation(len(users))})
     table = pl.DataFrame({"item": np.arange(12)})
-    dataset = Dataset.from_frames(frame, items=table, features=features, weight="w", split="none")
+    dataset = Dataset.from_frames(frame, items=table, features=features, weight="w", timestamp="time", split="none")
     matrix = np.zeros(mask.shape)
     matrix[dataset.train.users, dataset.train.items] = dataset.train.weights
     return dataset, mask.astype(float), matrix / weights.mean()

@@ -32,7 +32,7 @@ SCALES = (1.0, 1e6, 1e11, 1e14, 1e16, 1e19, 3e38)
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return make_synthetic_dataset(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1)
+    return make_synthetic_dataset(60, 50, 600, DIMS, groups=5, noise=0.3, seed=1, timestamps=True)
 
 
 def made(data: Dataset, name: str, **options: object) -> Recommender:

@@ -121,7 +121,7 @@ MOVABLE = [
 
 def grown(name: str, **options):
     """A model with its start parameters, and its scorer with three random new items."""
-    data = make_synthetic_dataset(30, 40, 400, {"image": 6, "text": 5}, groups=4, noise=0.3, seed=1)
+    data = make_synthetic_dataset(30, 40, 400, {"image": 6, "text": 5}, groups=4, noise=0.3, seed=1, timestamps=True)
     model = build(name, make_model_inputs(data, "cpu", cache=False), model_type(name).Config(**options)).eval()
     draw = torch.Generator().manual_seed(0)
     everything = torch.ones(N_NEW, dtype=torch.bool)
@@ -177,7 +177,7 @@ def first_new(model) -> dict[str, Features]:
 
 @pytest.mark.parametrize("name", [name for name in model_names() if name not in MOVABLE])
 def test_other_models_say_that_they_cannot(name):
-    data = make_synthetic_dataset(20, 30, 200, {"image": 6}, groups=4, seed=1)
+    data = make_synthetic_dataset(20, 30, 200, {"image": 6}, groups=4, seed=1, timestamps=True)
     model = build(name, make_model_inputs(data, "cpu", cache=False), model_type(name).Config())
     with assert_error(CapabilityError, mentions=[name]):
         model.fold_in_items(None, torch.tensor([30]), [torch.ones(1, 4)])

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from lirdrec.recommender.recommender import Recommender
 
+from ..helpers import PATIENCE
 from .runs import trained
 from .servers import Servers
 
@@ -18,6 +19,12 @@ from .servers import Servers
 def shop(tmp_path_factory) -> Path:
     """A trained run beside its dataset, of the shop in `runs.py`. Nobody changes it."""
     return trained(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(autouse=True)
+def patient_writers(monkeypatch) -> None:
+    """Writers wait for each other as long as it takes: on a busy machine more than the ten seconds of a server."""
+    monkeypatch.setattr("lirdrec.server.store.SECONDS", round(PATIENCE))
 
 
 @pytest.fixture

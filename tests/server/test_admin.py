@@ -89,7 +89,7 @@ def test_the_model_is_built_ahead_only_where_its_features_are_small(start, monke
     monkeypatch.setattr(Recommender, "model", lambda self, *purpose: (asked_for.append(1), model(self, *purpose))[1])
     monkeypatch.setattr(Services, "_warm", noted)
     start()
-    assert warmed.wait(60)
+    assert warmed.wait(PATIENCE)
     assert bool(asked_for) is built
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,11 +12,11 @@ import polars as pl
 import pytest
 
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.dependencies import Services
+from lirdrec.server.dependencies import SWITCH_SECONDS, Services
 from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.schemas import ProblemBody
 
-from ..helpers import assert_mentions
+from ..helpers import PATIENCE, assert_mentions
 from .runs import KINDS, N_USERS, asked
 from .servers import Servers
 
@@ -309,7 +310,7 @@ def test_stopping_waits_for_work_that_a_cancelled_request_left(tmp_path):
 
     def work() -> None:
         started.set()
-        assert closing.wait(60)
+        assert closing.wait(PATIENCE)
         done.extend(sorted(range(200_000), reverse=True)[:1])
 
     async def serve() -> list[int]:
@@ -317,9 +318,28 @@ def test_stopping_waits_for_work_that_a_cancelled_request_left(tmp_path):
         close = services._close
         services._close = lambda: (closing.set(), close())  # the work ends only after the server began to close
         request = asyncio.create_task(services.read(work))
-        await asyncio.to_thread(started.wait, 60)
+        await asyncio.to_thread(started.wait, PATIENCE)
         request.cancel()
         await services.stop()
         return list(done)
 
     assert asyncio.run(serve()) == [199_999]
+
+
+def test_large_bodies_are_read_one_at_a_time_and_let_other_threads_run(tmp_path):
+    usual, seen, running = sys.getswitchinterval(), [], []
+
+    def work() -> None:
+        running.append(1)
+        seen.append((len(running), sys.getswitchinterval()))
+        running.pop()
+        if len(seen) == 2:
+            raise ValueError
+
+    async def serve() -> list[object]:
+        services = Services(ServerConfig(run=str(tmp_path)))
+        return await asyncio.gather(*(services.read_large(work) for _ in range(4)), return_exceptions=True)
+
+    results = asyncio.run(serve())
+    assert seen == [(1, pytest.approx(SWITCH_SECONDS))] * 4 and sys.getswitchinterval() == usual
+    assert sum(isinstance(one, ValueError) for one in results) == 1

@@ -81,6 +81,7 @@ def test_while_encoders_load_vectors_are_taken_and_titles_put_off(start, recomme
     monkeypatch.setattr(Encoders, "load", slowly)
     client = start(encoders=True)
     loading.wait()
+    assert client.get("/ready").status_code == 200 and client.get("/model").json()["loading"] is True
     title = {"items": [{"id": 900, "columns": {"title": "an old lamp"}}]}
     early = client.post("/items", json=title)
     assert early.status_code == 503 and early.headers["retry-after"] == "5" and "encoders" in early.json()["detail"]
@@ -89,7 +90,7 @@ def test_while_encoders_load_vectors_are_taken_and_titles_put_off(start, recomme
     go_on.set()
     while (answer := client.post("/items", json=title)).status_code == 503:
         pass
-    assert answer.status_code == 201
+    assert answer.status_code == 201 and client.get("/model").json()["loading"] is False
 
 
 def test_encoders_that_cannot_be_had_are_told(start, recommender, shop, tmp_path):

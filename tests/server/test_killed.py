@@ -18,7 +18,7 @@ import pytest
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 
-from ..helpers import FreePort
+from ..helpers import PATIENCE, FreePort
 from .postgres import running
 from .runs import growing, new_item
 
@@ -46,6 +46,7 @@ class Server:
         self.held = FreePort()
         self.port = self.held.number
         options = {"run": str(run), "port": self.port, "store": store, "threads": 1, "access_log": False}
+        options["timeout_seconds"] = PATIENCE
         self.process = CONTEXT.Process(target=_serve, args=(options,))
         self.process.start()
 

@@ -17,6 +17,7 @@ from lirdrec.data import Dataset
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.recommender.recommender import Recommender
 
+from ..helpers import PATIENCE
 from .servers import Listening, Servers
 
 FIRST = 2**53 + 1  # two neighbors are one number to JavaScript
@@ -98,7 +99,7 @@ def test_the_page_opens_explains_and_removes_the_very_item_that_it_shows(run, tm
     recommender = Recommender.load(run)
     with Listening(run, tmp_path, ui=True) as server:
         command = ["node", "page.mjs", server.url, str(source), str(tmp_path / "api.mjs"), ODD]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert {one[0] for one in seen["opened"]} == set(map(str, ITEMS))

@@ -198,12 +198,18 @@ def test_the_server_takes_policies_candidates_and_added(client, recommender):
     answers = client.post("/recommend/batch", json={"requests": requests}).json()["answers"]
     for request, answer in zip(requests, answers, strict=True):
         assert [one["item"] for one in answer["items"]] == asked(client, **request)
+    for text, share in (("share=0.4", 0.4), ("share=0", 0), ("share=1", 1)):
+        assert asked(client, user=5, new_items=text) == asked(client, user=5, new_items={"share": share})
 
 
 @pytest.mark.parametrize(
     ("fields", "status", "mentions"),
     [
-        ({"new_items": "most"}, 422, ["new_items"]),
+        ({"new_items": "most"}, 422, ["new_items", "share=SHARE"]),
+        ({"new_items": "share=1.5"}, 422, ["new_items", "share=SHARE"]),
+        ({"new_items": "share"}, 422, ["new_items", "share=SHARE"]),
+        ({"new_items": "boost=1"}, 422, ["new_items", "boost=SHARE"]),
+        ({"new_items": "share=" + "0" * 100}, 422, ["new_items"]),
         ({"new_items": {"share": 1.5}}, 422, ["share"]),
         ({"new_items": {"boost": 1}}, 422, ["boost"]),
         ({"new_items": {"share": 0.1, "boost": 0.1}}, 422, ["new_items"]),

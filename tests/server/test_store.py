@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.server import store as module
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreError, StoreFullError
 
-from ..helpers import assert_error
+from ..helpers import PATIENCE, assert_error
 from .postgres import running
 
 WRITERS, EACH = 2, 15
@@ -110,6 +111,7 @@ def test_a_batch_with_one_conflict_leaves_nothing(url):
 
 
 def _write(url: str, writer: int, into: object) -> None:
+    module.SECONDS = round(PATIENCE)
     store = Store(url)
     numbers = [store.add_items([NewItem(f"{writer}-{at}")]) for at in range(EACH)]
     into.put(numbers)  # type: ignore[attr-defined]
@@ -125,10 +127,10 @@ def test_processes_write_at_once_and_all_see_one_order(url):
     reader, seen = Store(url), []
     while len(seen) < WRITERS * EACH and any(one.is_alive() for one in writers):
         seen += reader.changes(after=seen[-1].number if seen else 0)
-    acknowledged = sorted(number for _ in writers for number in queue.get(timeout=600))
     for one in writers:
         one.join()
         assert one.exitcode == 0
+    acknowledged = sorted(number for _ in writers for number in queue.get())
     seen += reader.changes(after=seen[-1].number if seen else 0)
     assert [one.number for one in seen] == acknowledged == sorted({one.number for one in reader.changes()})
     for writer in range(WRITERS):

@@ -166,7 +166,8 @@ def test_damaged_features_are_refused_before_a_training_that_reads_them(dataset,
     fit(loaded, ItemKNNConfig(), **QUIET)
 
 
-LATENT = {"patience": 10, "evaluate_every": 5, "schedule": "exponential", "decay": 0.96, "decay_epochs": 50}
+DECAY = {"schedule": "exponential", "decay": 0.96, "decay_epochs": 50}
+LATENT = {"patience": 10, "evaluate_every": 5, **DECAY}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,9 @@ LATENT = {"patience": 10, "evaluate_every": 5, "schedule": "exponential", "decay
         ("grcn", 1e-4, 1024, 1000, {"patience": 21}),
         ("slmrec", 1e-2, 2048, 1000, {"patience": 50}),
         ("lattice", 5e-4, 1024, 200, LATENT),
+        ("cohesion", 1e-3, 2048, 1000, {}),
+        ("mgcn", 1e-3, 2048, 1000, DECAY | {"patience": 10}),
+        ("smore", 1e-3, 2048, 1000, DECAY),
         ("micro", 5e-4, 1024, 1000, LATENT),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training triples: every pair once, never a positive as a negative, negatives uniform over the pool."""
+"""Training triples: every pair once, never a positive as a negative; sequences: every next item once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from lirdrec.training.sampling import TripleSampler
+from lirdrec.ranking.histories import Histories
+from lirdrec.training.sampling import SequenceSampler, TripleSampler
 
 
 def pairs_of(rows: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,3 +109,106 @@ def test_one_item_left_is_found():
     users, _, negatives = TripleSampler(*pairs_of(rows), n_items=500, seed=0).epoch(1)
     assert (negatives[users == 0] == 499).all()
     assert (negatives[users == 1] != 499).all()
+
+
+def histories_of(lists: list[list[int]], times: list[list[int]] | None = None) -> Histories:
+    """Lists of items with the times 0, 1, 2 … or those given, in a shuffled table of pairs."""
+    rows = [
+        (user, item, at if times is None else times[user][at])
+        for user, items in enumerate(lists)
+        for at, item in enumerate(items)
+    ]
+    order = np.random.default_rng(0).permutation(len(rows))
+    users, items, stamps = (torch.tensor([rows[at][k] for at in order], dtype=torch.int64) for k in range(3))
+    return Histories(users, items, len(lists), stamps)
+
+
+def windows_of(sampler: SequenceSampler, epoch: int, size: int) -> list[tuple[int, list[int], list[int]]]:
+    """User, items and times of each sequence of an epoch, without padding; checks what a batch must have."""
+    found = []
+    for count, (items, times, users) in sampler.batches(epoch, size, torch.device("cpu")):
+        assert items.dtype == times.dtype == users.dtype == torch.int64
+        assert items.shape == times.shape == (len(users), items.shape[1])
+        real = items >= 0
+        assert torch.equal(real, times >= 0)
+        assert (real.long().diff(dim=1) <= 0).all() and real[:, :2].all()  # padding only at the end, a target each
+        assert count == int(real[:, 1:].sum())
+        for user, row, at, keep in zip(users.tolist(), items, times, real, strict=True):
+            found.append((user, row[keep].tolist(), at[keep].tolist()))
+    return found
+
+
+LISTS = st.lists(st.lists(st.integers(0, 9), max_size=23), min_size=1, max_size=12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LISTS, st.integers(1, 8), st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 50))
+def test_every_item_but_the_first_of_a_user_is_a_target_once(lists, max_length, size, seed, epoch):
+    sampler = SequenceSampler(histories_of(lists), max_length, seed)
+    targets = []
+    for user, items, times in windows_of(sampler, epoch, size):
+        assert 2 <= len(items) <= max_length + 1
+        assert times == list(range(times[0], times[0] + len(times)))  # one after the other in time
+        assert items == lists[user][times[0] : times[0] + len(items)]
+        targets += [(user, at) for at in times[1:]]
+    expected = [(user, at) for user, items in enumerate(lists) for at in range(1, len(items))]
+    assert sorted(targets) == expected
+    assert len(sampler) == len(expected)
+
+
+def test_a_long_history_becomes_windows_from_its_end():
+    """Eleven items, windows of four targets: only the earliest window is shorter, and the windows share one item."""
+    sampler = SequenceSampler(histories_of([list(range(20, 31)), [3], [], list(range(5)), [1, 2]]), 4, seed=0)
+    found = sorted((user, items) for user, items, _ in windows_of(sampler, 1, 100))
+    assert found == [
+        (0, [20, 21, 22]),
+        (0, [22, 23, 24, 25, 26]),
+        (0, [26, 27, 28, 29, 30]),
+        (3, [0, 1, 2, 3, 4]),
+        (4, [1, 2]),
+    ]
+
+
+def test_sequences_are_in_the_order_of_time_and_ties_in_that_of_the_data():
+    times = [[30, 10, 20, 10], [2**40, -5, 2**40, 0]]
+    users, items = torch.tensor([0] * 4 + [1] * 4), torch.arange(8)
+    histories = Histories(users, items, 2, torch.tensor(times).flatten())
+    sampler = SequenceSampler(histories, 10, seed=0)
+    found = {
+        int(user): (row.tolist(), at.tolist())
+        for _, batch in sampler.batches(1, 100, torch.device("cpu"))
+        for row, at, user in zip(*batch, strict=True)
+    }
+    assert found == {0: ([1, 3, 2, 0], [10, 10, 20, 30]), 1: ([5, 7, 4, 6], [-5, 0, 2**40, 2**40])}
+
+
+def test_an_epoch_of_sequences_does_not_depend_on_those_before_it():
+    lists = [list(range(1 + user % 9)) for user in range(60)]
+    first, second, other = (SequenceSampler(histories_of(lists), 5, seed) for seed in (4, 4, 5))
+    epochs = [windows_of(first, epoch, 20) for epoch in range(1, 5)]
+    torch.manual_seed(0)
+    assert windows_of(second, 4, 20) == epochs[3]
+    assert windows_of(second, 2, 20) == epochs[1]
+    assert windows_of(other, 4, 20) != epochs[3]
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_batches_of_sequences_are_full_and_hardly_padded():
+    """Ten thousand histories of skewed lengths: padding adds at most an eighth, where a random order quadruples it."""
+    rng = np.random.default_rng(1)
+    lists = [rng.integers(0, 50, 2 + min(int(rng.exponential(8)), 58)).tolist() for _ in range(10_000)]
+    sampler = SequenceSampler(histories_of(lists), 50, seed=0)
+    size, used, padded, counts = 2048, 0, 0, []
+    batches = list(sampler.batches(1, size, torch.device("cpu")))
+    for count, (items, _, _) in batches:
+        used += count
+        padded += items[:, 1:].numel()
+        counts.append(count)
+    assert used == len(sampler)
+    assert padded < 1.125 * used
+    shuffled = rng.permutation(np.minimum([len(items) - 1 for items in lists], 50))  # about as many batches of these
+    assert sum(len(part) * part.max() for part in np.array_split(shuffled, len(batches))) > 3 * padded
+    assert len(batches) == sampler.n_steps(size)
+    assert max(counts) <= size + 50 and sorted(counts)[1] >= size - 50  # a window is never cut
+    lengths = [batch[1][0].shape[1] for batch in batches]
+    assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)  # batches are shuffled

@@ -163,7 +163,7 @@ def test_a_row_without_any_neighbor_starts_from_the_mean(old, new):
 def test_every_table_of_users_or_items_is_declared(name):
     shapes, models = [], []
     for n_users, n_items in ((31, 37), (32, 37), (31, 38)):
-        data = make_synthetic_dataset(n_users, n_items, 300, {"image": 6, "text": 5}, groups=4, seed=1)
+        data = make_synthetic_dataset(n_users, n_items, 300, {"image": 6, "text": 5}, groups=4, seed=1, timestamps=True)
         model = build(name, make_model_inputs(data, "cpu", cache=False), model_type(name).Config())
         models.append(model)
         shapes.append({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})

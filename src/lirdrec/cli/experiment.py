@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.options import DeviceOption, SetOption, option
+from lirdrec.cli.options import DeviceOption, SetOption, TrackOption, option
 from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
@@ -54,16 +54,52 @@ class TrainingOptions:
     jobs: int = option(1, "Parallel trainings; they share the cores.")
     device: DeviceOption = "auto"
     save_models: bool = option(False, "Keep the run folders of the final trainings.")
+    track: TrackOption = None
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Evaluation"""
+
+    metrics: str | None = option(None, "Reported metrics (default: recall,ndcg).", metavar="A,B")
+    k: list[int] | None = option(None, "Their cut-offs; may be repeated (10 and 20).", "--k", "-k", metavar="K")
+    test_history: str | None = option(
+        None,
+        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        metavar="train|train+valid",
+    )
+    test_target: str | None = option(
+        None,
+        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
+        metavar="all|last",
+    )
+    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+
+    def for_config(self) -> dict[str, Any]:
+        """The arguments of `ExperimentConfig`."""
+        from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
+
+        return {
+            "metrics": FINAL_METRICS if self.metrics is None else _listed(self.metrics, "--metrics"),
+            "cutoffs": tuple(sorted(set(self.k))) if self.k else CUTOFFS,
+            "test_history": self.test_history,
+            "test_target": self.test_target,
+            "mask_seen": self.mask_seen,
+        }
 
 
 def experiment(
     tuning: TuningOptions,
     training: TrainingOptions,
+    evaluation: EvaluationOptions,
     name: str | None = typer.Argument(None, metavar="[NAME]", help="The experiment; without a name, all are listed."),
     datasets: list[Path] | None = typer.Argument(
         None, metavar="[DATASET]…", help="Prepared datasets, or folders that prepare can read.", show_default=False
     ),
     output: Path | None = option(None, "Folder (default: experiments/NAME).", "--output", "-o", metavar="DIR"),
+    lists: list[str] | None = option(
+        None, "compare: recommendations made elsewhere, as a row of the report; may be repeated.", metavar="NAME=FILE"
+    ),
     report_only: bool = option(False, "Only write the report, from the results so far."),
 ) -> None:
     """Compare or ablate models: all tuned with the same budget, tested once, with a report at the end.
@@ -89,7 +125,7 @@ def experiment(
     chosen = experiment_by_name(name)
     if not datasets:
         raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
-    config = _config(chosen, datasets, output, tuning, training)
+    config = _config(chosen, datasets, output, tuning, training, evaluation, _external_lists(chosen, lists or []))
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
@@ -100,7 +136,13 @@ def experiment(
 
 
 def _config(
-    chosen: Experiment, datasets: Sequence[Path], output: Path | None, tuning: TuningOptions, training: TrainingOptions
+    chosen: Experiment,
+    datasets: Sequence[Path],
+    output: Path | None,
+    tuning: TuningOptions,
+    training: TrainingOptions,
+    evaluation: EvaluationOptions,
+    lists: dict[str, str],
 ) -> ExperimentConfig:
     """The configuration of an experiment."""
     from lirdrec.config import parse_assignments
@@ -124,6 +166,7 @@ def _config(
     }
     return ExperimentConfig(
         **tuning_options,
+        **evaluation.for_config(),
         datasets=tuple(map(str, datasets)),
         output=output if output is not None else Path("experiments") / chosen.name,
         models=models,
@@ -133,8 +176,10 @@ def _config(
         model_options=model_options,
         training=train_options,
         settings=own_settings,
+        lists=lists,
         device=training.device,
         keep=training.save_models,
+        track=training.track,
         quiet=settings.quiet,
         command=shlex.join(["lirdrec", *sys.argv[1:]]),
     )
@@ -146,6 +191,21 @@ def _listed(text: str, flag: str) -> tuple[str, ...]:
     if not names:
         raise ConfigError(f"{flag} is empty; name at least one, separated by commas")
     return names
+
+
+def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
+    """NAME=FILE of --lists as name → file."""
+    if entries and chosen.name != "compare":
+        raise ConfigError(f"--lists: is for compare, not for {chosen.name}; leave it out")
+    lists: dict[str, str] = {}
+    for entry in entries:
+        name, equals, file = entry.partition("=")
+        if not equals or not name.strip() or not file:
+            raise ConfigError(f"--lists {entry!r}: write it as NAME=FILE, for instance als=als.parquet")
+        if name.strip() in lists:
+            raise ConfigError(f"--lists: the name '{name.strip()}' occurs twice")
+        lists[name.strip()] = file
+    return lists
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from lirdrec.cli.options import (
     PerMinuteOption,
     PriceInputOption,
     RevisionOption,
+    TrackOption,
     YesOption,
     given,
     option,
@@ -29,6 +30,7 @@ from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
+from lirdrec.trackers import check_tracker
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
@@ -42,6 +44,10 @@ BETTER = {
     "text": ("hashed", "compares words, not meanings", "minilm"),
     "image": ("descriptor", "sees colors and edges, not things", "efficientnet-lite0"),
 }
+WITHOUT = {
+    **{"text": "a text", "image": "an image", "audio": "a sound", "video": "a video"},
+    "joint": "a text or an image",
+}
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,28 @@ class InputOptions:
     text: list[str] | None = option(None, "Encode the items' texts; may be repeated.", metavar="[NAME=]MODEL")
     image: list[str] | None = option(None, "Encode the items' images; may be repeated.", metavar="[NAME=]MODEL")
     caption: list[str] | None = option(None, "Encode the captions that lirdrec caption wrote.", metavar="[NAME=]MODEL")
+    audio: list[str] | None = option(None, "Encode the items' sounds; may be repeated.", metavar="[NAME=]MODEL")
+    video: list[str] | None = option(None, "Encode frames of the items' videos.", metavar="[NAME=]MODEL")
+    joint: list[str] | None = option(None, "Encode text and image as one vector.", metavar="[NAME=]MODEL")
     imports: list[str] | None = option(
         None, "Import vectors from a file, after the encoding.", "--import", metavar="NAME=FILE"
     )
     text_template: str | None = option(None, "Template of an item's text: '{title}. {brand}'.")
     images: ImagesOption = None
+    audio_files: Path | None = option(None, "Folder of the sounds: ITEM.wav, .mp3 … (default: the recorded one).")
+    video_files: Path | None = option(None, "Folder of the videos: ITEM.mp4, .webm … (default: the recorded one).")
 
     def wanted(self) -> list[tuple[What, str]]:
         """What to encode, and the encoder of each."""
         inputs: list[tuple[What, list[str] | None]]
         inputs = [("text", self.text), ("image", self.image), ("caption", self.caption)]
+        inputs += [("audio", self.audio), ("video", self.video), ("joint", self.joint)]
         return [(name, model) for name, models in inputs for model in models or ()]
+
+    def sources(self) -> dict[str, Any]:
+        """Where the inputs are, as `parse_jobs` takes it."""
+        folders = {"images": self.images, "audio_files": self.audio_files, "video_files": self.video_files}
+        return {"template": self.text_template, **folders}
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,8 @@ class EncoderOptions:
     device: str | None = option(None, "auto, cpu, cuda or mps.")
     precision: str | None = option(None, "float32, bfloat16 or float16.")
     revision: RevisionOption = None
+    max_seconds: float | None = option(None, "Seconds of a sound that are used.", show_default="120")
+    frames: int | None = option(None, "Frames of a video that are used.", show_default="8")
 
 
 @dataclass(frozen=True)
@@ -113,13 +132,15 @@ def features(
     cost: CostOptions,
     work: WorkOptions,
     overwrite: bool = option(False, "Replace a matrix from the source data or from another encoder."),
+    track: TrackOption = None,
     json: JsonOption = False,
 ) -> None:
     """Encode texts and images. If interrupted, the same command resumes; only changed inputs are encoded again.
 
     MODEL is, for texts: hashed, minilm, endpoint:URL#MODEL, or a sentence-transformers or Hugging Face model by its
-    name or folder. For images: descriptor, efficientnet-lite0, or a Hugging Face vision model. The defaults, hashed
-    and descriptor, need no download. NAME is the name of the matrix, so that a dataset can have several.
+    name or folder. For images: descriptor, efficientnet-lite0, or a Hugging Face vision model. For sounds:
+    spectrum, or an audio model. For videos: an encoder of images. For --joint: a model of texts and images. The
+    defaults, hashed and descriptor, need no download. NAME is the name of the matrix: a dataset can have several.
 
     \b
       lirdrec features mydata                                        with the defaults
@@ -148,14 +169,17 @@ def features(
                 )
         _check_imports(dataset, files, [], overwrite)
         return _import(dataset, files, overwrite, json)
-    jobs = parse_jobs(dataset, inputs.wanted(), template=inputs.text_template, images=inputs.images, options=options)
+    jobs = parse_jobs(dataset, inputs.wanted(), **inputs.sources(), options=options)
     if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no encoder is a server; leave it out")
     if server.requests_per_minute is not None and work.ray is not None:
         per_worker = "it would hold for each worker of --ray-address; leave one of them out"
         raise ConfigError(f"--requests-per-minute: {per_worker}")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
+    check_tracker(track)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
+    for job, result in zip(jobs, results, strict=True):
+        _track(track, dataset, job, result)
     if json:
         print_json([_plain(result) for result in results])
     else:
@@ -192,6 +216,17 @@ def _encode(
         if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
             print_line("\nFinished work is saved. To continue: the same command.", errors=True)
         raise
+
+
+def _track(kind: str | None, dataset: Path, job: FeatureJob, result: FeatureRun) -> None:
+    """Log a finished matrix to a tracker."""
+    if kind is None:
+        return
+    from lirdrec.trackers import tracker
+
+    params = {"dataset": dataset.name, "matrix": result.name, "encoder": _model(job), "identity": job.encoder.identity}
+    counts = {name: value for name, value in result.summary().items() if isinstance(value, (int, float))}
+    tracker(kind, f"features-{dataset.name}-{result.name}", params).finish(counts | {"seconds": result.seconds})
 
 
 def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
@@ -263,8 +298,8 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
         )
     folder = shlex.quote(str(dataset))
     for job in jobs:
-        default, fault, better = BETTER[job.encoder.kind]
-        if _model(job) == default:
+        default, fault, better = BETTER.get(job.encoder.kind, ("", "", ""))
+        if default and _model(job) == default:
             print_line(f"{default} {fault}. Better: {EXTRA}, then {_instead(dataset, job, better, template)}")
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
     print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
@@ -301,7 +336,7 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
     for job, result in zip(jobs, results, strict=True):
         if result.missing:
             path = f"{dataset}/features/{result.name}.missing.csv"
-            source = "an image" if job.encoder.kind == "image" else "a text"
+            source = WITHOUT[job.encoder.kind]
             print_line(f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}")
 
 

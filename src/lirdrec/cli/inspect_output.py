@@ -90,6 +90,7 @@ def _split_line(summary: Mapping[str, Any]) -> str:
         "random": f"random, for each user{shares}{seed}",
         "temporal": f"by time, for each user the latest interactions{shares}",
         "global_time": f"by time, one moment for all users{shares}",
+        "global_time_last": "by time, after one moment for all users test, each user's last before it validation",
         "leave_last_out": "by time, the last interaction of each user is test, the one before it validation",
         "cold_items": f"by item, held-out items have no training interactions{shares}{seed}",
         "none": "none, all interactions are training data",
@@ -161,7 +162,10 @@ def _show_new_items(info: Any) -> None:
         step = encoder.step(cost)
         assert step is not None
         steps.setdefault(step.offset, (f"boost={cost:g}", step))
-    steps[calibrated.offset] = ("calibrated", calibrated)
+    if (plain := encoder.step_at(0.0)) is not None:
+        steps[0.0] = ("none", plain)
+    name = "calibrated, none" if calibrated.offset == 0 else "calibrated"
+    steps[calibrated.offset] = (name, calibrated)
     rows = [
         [name, f"{step.offset:+.4f}", f"{step.cost:.1%}", f"{step.share:.1%}", f"{step.recall:.4f}"]
         for name, step in sorted(steps.values(), key=lambda row: row[1].offset)

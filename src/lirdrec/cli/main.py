@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lirdrec.cli import caption, demo, experiment, export, features, hub, prepare, query, serve, train
+from lirdrec.cli import caption, demo, download, experiment, export, features, hub, prepare, query, serve, train
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
 from lirdrec.cli.options import ARGUMENTS, GroupedCommand, grouped, option
 from lirdrec.cli.output import settings, show_log
@@ -80,7 +80,7 @@ def options(
 COMMANDS = (
     *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train, train.evaluate, train.config),
     *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
-    *(hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
+    *(download.download, hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
 )
 for command in COMMANDS:
     app.command(cls=GroupedCommand)(grouped(command))

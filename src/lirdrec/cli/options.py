@@ -66,6 +66,9 @@ FeatureFilesOption = Annotated[
 YesOption = Annotated[bool, option(..., "Start without asking.", "--yes", "-y")]
 PriceInputOption = Annotated[float | None, option(..., "Price per million input tokens.", metavar="PRICE", min=0)]
 PerMinuteOption = Annotated[float | None, option(..., "Maximum number of requests.")]
+TrackOption = Annotated[
+    str | None, option(..., "Log to a tracker: mlflow, or wandb (offline).", metavar="mlflow|wandb")
+]
 RevisionOption = Annotated[str | None, option(..., "Commit, tag or branch of a model of the Hugging Face hub.")]
 
 

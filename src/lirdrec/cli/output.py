@@ -167,15 +167,24 @@ def _widths(cells: Sequence[Sequence[Any]], n: int) -> tuple[list[int], bool]:
 
 
 def metrics_table(
-    results: Mapping[str, Mapping[str, float]], title: str | None = None, prefixes: tuple[str, ...] = ("",)
+    results: Mapping[str, Mapping[str, float]],
+    title: str | None = None,
+    prefixes: tuple[str, ...] = ("",),
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
 ) -> Any:
-    """Table of the metrics with one of the prefixes: a row per recommender, or per metric if there are more than 6."""
+    """Table of the metrics with one of the prefixes: a row per recommender, or per metric if there are more than 6.
+
+    A recommender with `intervals` has one more row (column), with the interval of each of its metrics.
+    """
     metrics = dict.fromkeys(name for values in results.values() for name in values)
     names = [name for name in metrics if name.startswith(prefixes)]
 
     rows = [["", *names]]
     for recommender, values in results.items():
         rows.append([recommender, *(f"{values[name]:.4f}" if name in values else "" for name in names)])
+        if known := (intervals or {}).get(recommender, {}):
+            texts = ("{:.4f} – {:.4f}".format(*known[name]) if name in known else "" for name in names)
+            rows.append(["95 % interval", *texts])
     if len(names) > 6:
         rows = list(map(list, zip(*rows, strict=True)))
     return table(title, rows[0], rows[1:], right=rows[0][1:])

@@ -44,6 +44,9 @@ class ColumnOptions:
     rating: str | None = option(None, "Column of ratings.")
     min_rating: float | None = option(None, "Keep ratings of this value or more.")
     timestamp: str | None = option(None, "Column of times.")
+    order: str | None = option(
+        None, "file: without a column of times, the rows of each user are in order.", metavar="file"
+    )
     time_format: str | None = option(None, "Format of times: '%d/%m/%Y %H:%M'.", metavar="FORMAT")
     weight: str | None = option(
         None, "Column of weights; repeated pairs are added up; 0 or less in total is a dislike.", metavar="COLUMN"
@@ -105,7 +108,8 @@ class SplitOptions:
 
     k_core: int | None = option(None, "Keep users and items with K interactions or more.")
     split: str | None = option(
-        None, "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels."
+        None,
+        "random, cold_items, temporal, global_time, global_time_last, leave_last_out, none, or a column of labels.",
     )
     held_out: float | None = option(None, "Share of validation and test data together.")
     seed: int | None = option(None, "Seed of the split.")

@@ -236,12 +236,18 @@ def add_items(
     item: str = option("item", "Column of the item ids."),
     separator: SeparatorOption = None,
     encoding: EncodingOption = None,
+    images: Path | None = option(None, "Folder of the images in the table (default: that of the table)."),
+    device: DeviceOption = "cpu",
     save_as: Path | None = option(None, "Write a new run folder (default: update RUN)."),
 ) -> None:
     """Add items to a trained run, without retraining.
 
     \b
+      lirdrec add-items runs/demo --items new.csv
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
+
+    Features without --features are encoded from the columns of the table (title, description, image …), if the dataset
+    of the run records its encoders.
 
     Options of lirdrec recommend: --new-items says how they compete with the others; --candidates ranks them alone.
     """
@@ -255,9 +261,32 @@ def add_items(
         recommender = _load(run, "cpu")
         layout = {"separator": separator, "encoding": encoding}
         frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
-        recommender.add_items(frame, dict(map(named_file, features or [])))
+        given: dict[str, Any] = dict(map(named_file, features or []))
+        given |= _encoded(recommender, frame, given, images or items.parent, device)
+        recommender.add_items(frame, given)
         target = recommender.save(save_as or run, overwrite=save_as is None)
     print_line(f"{pluralize(frame.height, 'item')} added; {target} now has {recommender.n_items:,}")
+
+
+def _encoded(
+    recommender: Recommender, frame: pl.DataFrame, given: dict[str, Any], images: Path, device: str
+) -> dict[str, Any]:
+    """The features of new items that were not given, as far as the encoders of the run's dataset can make them."""
+    from lirdrec.devices import resolve_device
+    from lirdrec.features.new_items import encode_items
+    from lirdrec.recommender.new_items import new_table
+
+    store = recommender.features
+    if store is None or store.trained is None or store.folder is None:
+        return {}
+    names = [name for name in store.trained if name not in given]
+    complete = new_table(frame, recommender.items, recommender.item_table)  # with the types of the run's table
+    found = encode_items(store.folder, names, complete, images, str(resolve_device(device)))
+    if found.features:
+        print_line(f"Encoded: {', '.join(found.features)}")
+    for name, reason in found.reasons.items():
+        print_line(f"The features '{name}' are left out: {reason}", "yellow", errors=True)
+    return dict(found.features)
 
 
 def strip(run: RunArgument, output: FolderOption) -> None:

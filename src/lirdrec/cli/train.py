@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from lirdrec.cli.options import (
     DeviceOption,
     JsonOption,
     OutputOption,
-    RunArgument,
     SeedOption,
     SetOption,
+    TrackOption,
     integer,
     option,
 )
@@ -38,11 +39,11 @@ from lirdrec.cli.output import (
 )
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.trackers import check_tracker
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.recommender.recommender import Recommender
 
 WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
@@ -129,6 +130,7 @@ def train(
     ),
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
+    track: TrackOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train a model, save the best epoch in a run folder, and show its test metrics beside those of popularity.
@@ -150,23 +152,21 @@ def train(
 
     if devices is not None and devices > 1 and _start_ranks(context, devices):
         return
+    check_tracker(track)
     arguments = options.for_fit()
     data = read_any(dataset)
     refit = options.refit
     folder = run or _default_run(data.name, options.kind, resume)
-    arguments |= {
-        "run": folder,
-        "resume": resume,
-        "overwrite": overwrite,
-        "progress": not settings.quiet and not json,
-        "calibrate_new_items": not options.no_new_item_calibration,
-    }
-    recommender = _fit(data, device, arguments)
-    if recommender is None:  # rank 0 does the rest
-        return
-    stopped = recommender.info.get("stopped") == "interrupted"
-    data = _unseen(recommender, data)
-    results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
+    arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
+    with _ending_when_lost(), tracked(track, folder, data.name, arguments) as log_final:
+        recommender = _fit(data, device, arguments | {"progress": not settings.quiet and not json})
+        if recommender is None:  # rank 0 does the rest
+            return
+        stopped = recommender.info.get("stopped") == "interrupted"
+        data = _unseen(recommender, data)
+        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+        log_final({f"test/{name}": value for name, value in next(iter(results.values()), {}).items()})
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
@@ -201,19 +201,58 @@ def _start_ranks(context: typer.Context, devices: int) -> bool:
 
 def _fit(data: Dataset, device: str | None, arguments: dict[str, Any]) -> Recommender | None:
     """`fit`, alone or together with the other processes; None where another process has the result."""
-    from lirdrec.parallel.join import LostRankError, is_launched, is_rank, joined
+    from lirdrec.parallel.join import is_rank, joined
     from lirdrec.recommender.distributed import fit_on_ranks
     from lirdrec.recommender.fit import fit
 
     if not is_rank():
-        return fit(data, **arguments, **({} if device is None else {"device": device}))
+        return fit(data, **(arguments if device is None else arguments | {"device": device}))
+    with joined(device or "auto") as (ranks, own_device):
+        return fit_on_ranks(ranks, data, device=own_device, **arguments)
+
+
+@contextmanager
+def _ending_when_lost() -> Iterator[None]:
+    """Ends this process at once where another rank has ended and the process that started both says so."""
+    from lirdrec.parallel.join import LostRankError, is_launched
+
     try:
-        with joined(device or "auto") as (ranks, own_device):
-            return fit_on_ranks(ranks, data, device=own_device, **arguments)
+        yield
     except LostRankError:
-        if is_launched():  # the process that started this one says so
+        if is_launched():
             os._exit(LostRankError.exit_code)
         raise
+
+
+@contextmanager
+def tracked(
+    kind: str | None, run: Path, dataset: str, arguments: dict[str, Any]
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Add the tracker's callback to the arguments of `fit`; gives a function that takes the final metrics.
+
+    Of several processes that train together, rank 0 alone tracks.
+    """
+    from lirdrec.parallel.join import is_first
+
+    if kind is None or not is_first():
+        yield lambda metrics: None
+        return
+    from dataclasses import asdict, is_dataclass
+
+    from lirdrec.training.tracking import TrackingCallback
+
+    given = {key: value for key, value in arguments.items() if key in ("config", "training", "preset")}
+    params = {key: asdict(value) if is_dataclass(value) else value for key, value in given.items()}  # type: ignore[arg-type]
+    model = {"model": getattr(arguments.get("config"), "model", None), "dataset": dataset, "run": str(run)}
+    callback = TrackingCallback(kind, run.name, model | params)
+    arguments["callbacks"] = (callback,)
+    final: dict[str, float] = {}
+    try:
+        yield final.update
+    except BaseException:
+        callback.finish(final, failed=True)
+        raise
+    callback.finish(final)
 
 
 def _show_batches(recommender: Recommender) -> None:
@@ -255,10 +294,22 @@ class MetricOptions:
     k: list[int] | None = option(None, "List length; may be repeated (10 and 20).", "--k", "-k", metavar="K")
     metric: list[str] | None = option(
         None,
-        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity or gini; may be repeated.",
+        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity, gini, diversity, novelty, arp,"
+        " aplt, calibration or auc; may be repeated (default: the first nine).",
         metavar="NAME",
     )
     candidates: str | None = option(None, "all; or cold: only items without training interactions.")
+    test_history: str | None = option(
+        None,
+        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        metavar="train|train+valid",
+    )
+    test_target: str | None = option(
+        None,
+        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
+        metavar="all|last",
+    )
+    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
@@ -268,12 +319,21 @@ class MetricOptions:
             ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
+        from lirdrec.evaluation.protocol import TEST_HISTORIES, TEST_TARGETS
         from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
         if self.candidates not in (None, "all", "cold"):
             raise ConfigError(f"--candidates {self.candidates}: choose all or cold")
+        for flag, value, choices in (
+            ("--test-history", self.test_history, TEST_HISTORIES),
+            ("--test-target", self.test_target, TEST_TARGETS),
+        ):
+            if value not in (None, *choices):
+                raise ConfigError(f"{flag} {value}: choose one of {', '.join(choices)}")
+            if value == choices[1] and SPLITS.get(self.split or "test") != "test":
+                raise ConfigError(f"{flag} {value}: is for the test, not for --split {self.split}")
         if self.memory_limit is not None:
             check_memory(self.memory_limit << 20, f"--memory-limit {self.memory_limit}")
         for k in self.k or ():
@@ -285,18 +345,49 @@ class MetricOptions:
             "k": tuple(self.k or ()),
             "metrics": metrics,
             "candidates": self.candidates,
+            "test_history": self.test_history,
+            "test_target": self.test_target,
             "memory_limit": (self.memory_limit or 0) << 20,
         }
-        return {name: value for name, value in arguments.items() if value}
+        given = {name: value for name, value in arguments.items() if value}
+        return given if self.mask_seen else given | {"mask_seen": False}
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Lists made elsewhere, instead of a run"""
+
+    lists: Path | None = option(
+        None, "File with the columns user, item, and rank or score: lirdrec evaluate --lists FILE DATASET."
+    )
+    name: str | None = option(None, "What the lists are called (default: the name of the file).")
+    sealed: Path | None = option(None, "Folder that records what was scored on the test (default: experiments/lists).")
+
+    def check(self, run: Path | None, dataset: Path | None, others: Mapping[str, object]) -> None:
+        """Raise a ConfigError for arguments and options that do not go together."""
+        if self.lists is None:
+            for name in ("name", "sealed"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"--{name}: is for --lists; leave it out")
+            if run is None:
+                raise ConfigError("name a run folder: lirdrec evaluate RUN; or lists: evaluate --lists FILE DATASET")
+            return
+        if run is None or dataset is not None:
+            raise ConfigError("--lists: name one dataset and no run: lirdrec evaluate --lists FILE DATASET")
+        for flag, value in others.items():
+            if value:
+                raise ConfigError(f"{flag}: is for a run, not for --lists; leave it out")
 
 
 def evaluate(
-    run: RunArgument,
     options: MetricOptions,
+    external: ListOptions,
+    run: Path | None = typer.Argument(None, metavar="[RUN]", help="A run folder.", show_default=False),
     dataset: Path | None = typer.Argument(
         None, metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."
     ),
     cold_users: bool = option(False, "Also evaluate with every user treated as new, known by items alone."),
+    intervals: bool = option(False, "With --json and --output, too: 95 % bootstrap intervals of the means over users."),
     per_user: Path | None = option(None, "Write the values of each user to this file.", "--per-user-output"),
     device: DeviceOption = "cpu",
     json: JsonOption = False,
@@ -308,29 +399,101 @@ def evaluate(
     \b
       lirdrec evaluate runs/demo
       lirdrec evaluate runs/demo --split validation -k 5 -k 50
+      lirdrec evaluate runs/demo --metric diversity --metric novelty --metric auc
       lirdrec evaluate runs/demo --cold-users
-    """
-    import polars as pl
+      lirdrec evaluate --lists recs.parquet mydata
 
+    --lists evaluates recommendations of any other system. On the test, each name stands for one file, and the command
+    says how many files have been scored; choose between lists on validation (--split validation).
+    """
     from lirdrec.data.readers import read_any
     from lirdrec.recommender.recommender import Recommender
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
+    external.check(run, dataset, {"--cold-users": cold_users, "--candidates": options.candidates})
     arguments = options.for_evaluate()
+    assert run is not None
+    shows = _ShownMetrics(intervals, per_user, json, output, csv_safe)
+    if external.lists is not None:
+        return shows.show(*_evaluate_lists(external, run, arguments), f"{options.split or 'test'}, {run.name}")
     recommender = Recommender.load(run, device=device)
     data = read_any(dataset if dataset is not None else _trained_on(recommender, run))
-    results, user_values = evaluate_with_baseline(
-        recommender, data, cold_users, device, per_user=per_user is not None, **arguments
+    wanted = {"per_user": per_user is not None, "intervals": True, **arguments}
+    shows.show(
+        *evaluate_with_baseline(recommender, data, cold_users, device, **wanted),
+        f"{options.split or 'test'}, {data.name}",
     )
-    if per_user is not None and user_values is not None:
-        write_frame(user_values, per_user, csv_safe)
-    if output is not None:
-        rows = [(name, metric, value) for name, values in results.items() for metric, value in values.items()]
-        return write_frame(pl.DataFrame(rows, ["recommender", "metric", "value"], orient="row"), output, csv_safe)
-    if json:
-        return print_json(results)
-    console().print(metrics_table(results, f"{options.split or 'test'}, {data.name}"))
+
+
+def _evaluate_lists(
+    external: ListOptions, dataset: Path, arguments: dict[str, Any]
+) -> tuple[dict[str, dict[str, float]], Metrics]:
+    """Metrics of lists and of popularity: on the sealed test, or on validation."""
+    from lirdrec.data.ids import pluralize
+    from lirdrec.data.readers import read_any
+    from lirdrec.evaluation.evaluator import evaluate as measure
+    from lirdrec.evaluation.external_lists import evaluate_external, read_lists
+    from lirdrec.experiments.lists import FOLDER, score_lists
+
+    assert external.lists is not None
+    options = {name: arguments[name] for name in ("k", "metrics") if name in arguments}
+    split, data = arguments.get("split", "test"), read_any(dataset)
+    name = external.name or external.lists.name.partition(".")[0]
+    if split == "test":
+        folder = external.sealed or FOLDER
+        scored = score_lists(dataset, external.lists, name=name, folder=folder, **options)
+        result = scored.metrics
+        listed = f" (before: {', '.join(scored.others)})" if scored.others else ""
+        count = pluralize(len(scored.others) + 1, "file")
+        print_line(f"{count} of lists scored on this test{listed}; the record is in {folder}", errors=True)
+    else:
+        result = evaluate_external(
+            read_lists(external.lists, data), data, split, per_user=True, intervals=True, **options
+        )
+    names = tuple(dict.fromkeys(metric.partition("@")[0] for metric in result.values))
+    cutoffs = tuple(dict.fromkeys(int(metric.partition("@")[2]) for metric in result.values))
+    baseline = measure(_popularity(data, "cpu"), data, split, k=cutoffs, metrics=names)
+    return {name: dict(result.values), "popularity": dict(baseline.values)}, result
+
+
+@dataclass(frozen=True)
+class _ShownMetrics:
+    """How `evaluate` gives its metrics: a table, JSON, or a file; and the values of each user."""
+
+    intervals: bool
+    per_user: Path | None
+    json: bool
+    output: Path | None
+    csv_safe: bool
+
+    def show(self, results: dict[str, dict[str, float]], first: Metrics, title: str) -> None:
+        """Show the metrics of each recommender; `first` has the intervals and the users of the first one."""
+        import polars as pl
+
+        name = next(iter(results))
+        if self.per_user is not None and first.per_user is not None:
+            write_frame(first.per_user, self.per_user, self.csv_safe)
+        if self.output is not None:
+            rows: list[tuple[Any, ...]] = []
+            for recommender, values in results.items():
+                known = first.intervals if recommender == name else {}
+                rows += [
+                    (recommender, metric, value, *known.get(metric, (None, None))) for metric, value in values.items()
+                ]
+            schema = {
+                "recommender": pl.String,
+                "metric": pl.String,
+                "value": pl.Float64,
+                "low": pl.Float64,
+                "high": pl.Float64,
+            }
+            frame = pl.DataFrame(rows, schema, orient="row")
+            return write_frame(frame if self.intervals else frame.drop("low", "high"), self.output, self.csv_safe)
+        if self.json:
+            intervals = {"intervals": {name: {key: list(pair) for key, pair in first.intervals.items()}}}
+            return print_json(results | (intervals if self.intervals else {}))
+        console().print(metrics_table(results, title, intervals={name: first.intervals}))
 
 
 def config(
@@ -361,25 +524,21 @@ def config(
 
 
 def evaluate_with_baseline(
-    recommender: Recommender,
-    data: Dataset,
-    cold_users: bool = False,
-    device: str = "cpu",
-    per_user: bool = False,
-    **options: Any,
-) -> tuple[dict[str, dict[str, float]], pl.DataFrame | None]:
-    """Metrics of the recommender and, for comparison, of popularity; and the values of each user, if requested.
+    recommender: Recommender, data: Dataset, cold_users: bool = False, device: str = "cpu", **options: Any
+) -> tuple[dict[str, dict[str, float]], Metrics]:
+    """Metrics of the recommender and, for comparison, of popularity; and all that was asked of the recommender.
 
     Args:
-        recommender, data, per_user, options: as for `lirdrec.evaluation.evaluator.evaluate`.
+        recommender, data, options: as for `lirdrec.evaluation.evaluator.evaluate`.
         cold_users: also evaluate with every user treated as new.
         device: where popularity is computed.
     """
     from lirdrec.evaluation.evaluator import evaluate as measure
 
     name = str(recommender.info.get("model", "model"))
-    result = measure(recommender, data, per_user=per_user, **options)
+    result = measure(recommender, data, **options)
     results = {name: dict(result.values)}
+    options = {key: value for key, value in options.items() if key not in ("per_user", "intervals")}
     if cold_users:
         from lirdrec.recommender.new_users import as_new_users
 
@@ -387,7 +546,7 @@ def evaluate_with_baseline(
     if name != "popularity":
         data = _unseen(recommender, data)
         results["popularity"] = dict(measure(_popularity(data, device), data, **options).values)
-    return results, result.per_user
+    return results, result
 
 
 def _unseen(recommender: Recommender, data: Dataset) -> Dataset:

@@ -78,6 +78,7 @@ class Dataset(DatasetParts):
         rating: str | None = None,
         min_rating: float | None = None,
         timestamp: str | None = None,
+        order: Literal["file"] | None = None,
         weight: str | None = None,
         event: str | None = None,
         event_weights: Mapping[str, float] | None = None,
@@ -102,7 +103,7 @@ class Dataset(DatasetParts):
             features: name → `(ids, matrix)`, a frame of ids and vectors, a file, or a matrix with the rows of `items`.
             name, info: of the dataset; user, item, items_id: columns of user ids, item ids, and item ids in `items`.
             title: column of titles in `items`; rating, min_rating: column of ratings, and the least one to keep.
-            timestamp, time_format: column of times (integers, dates or ISO texts); strptime format of other texts.
+            timestamp, time_format: column of times, format of texts; order: "file": without times, rows are in order.
             weight: column of weights, added up for a repeated pair; a pair with 0 or less is a dislike (docs/data.md).
             event, event_weights: column of the kind of event, and kind → weight: `{"view": 1, "buy": 5}`, all kinds.
             half_life: days, counted back from the last interaction, in which a weight halves; at most 20 times.
@@ -112,8 +113,7 @@ class Dataset(DatasetParts):
             without_features, unknown_features: items that no matrix covers; feature rows of unknown items.
             k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
             keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
-            split: "random", "cold_items", "temporal", "global_time", "leave_last_out", "none", or a column of labels.
-            held_out, seed: share held out by the split, half of it for validation; seed of the split.
+            split, held_out, seed: one of `splits.METHODS` or a column of labels; share held out, half valid; seed.
 
         Raises:
             DataError, ConfigError: the data are invalid; an argument has a wrong type or is out of range.
@@ -162,7 +162,7 @@ class Dataset(DatasetParts):
         """The same interactions, items and features under another split.
 
         Args:
-            split: "random", "cold_items", "temporal", "global_time", "leave_last_out" or "none".
+            split: "random", "cold_items", "temporal", "global_time", "global_time_last", "leave_last_out" or "none".
             seed: seed of the split.
             held_out: share held out, half of it for validation.
 

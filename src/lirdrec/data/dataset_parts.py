@@ -19,7 +19,7 @@ from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time")
+USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time", "global_time_last")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +67,29 @@ class Interactions:
     def concatenate(cls, parts: Sequence[Interactions]) -> Interactions:
         """The interactions of all parts, in order.
 
-        There are timestamps if every part has them, and weights if one has them; parts without count 1.
+        There are timestamps if every part with interactions has them, and weights if one has them; in parts without
+        weights each pair counts 1.
         """
-        times = [part.timestamps for part in parts if part.timestamps is not None]
+        timed = [part for part in parts if len(part)] or parts
+        times = [part.timestamps for part in timed if part.timestamps is not None]
         weights = None
         if any(part.weights is not None for part in parts):
             weights = np.concatenate([part.known_weights() for part in parts])
         return cls(
             np.concatenate([part.users for part in parts]),
             np.concatenate([part.items for part in parts]),
-            np.concatenate(times) if len(times) == len(parts) else None,
+            np.concatenate(times) if len(times) == len(timed) else None,
             weights,
         )
+
+    def oldest_first(self) -> Interactions:
+        """The pairs in the order of time; equal times, and pairs without times, stay in their order.
+
+        >>> pairs = Interactions(np.array([0, 0, 1]), np.array([7, 8, 9]), np.array([30, 10, 20]))
+        >>> pairs.oldest_first().items.tolist()
+        [8, 9, 7]
+        """
+        return self if self.timestamps is None else self.take(np.argsort(self.timestamps, kind="stable"))
 
     def known_weights(self) -> np.ndarray:
         """The weights `(E,)` float32; ones if there are none."""
@@ -240,5 +251,5 @@ class DatasetParts:
                 " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
                 " that the split was given so"
             )
-        message = "%s: no training item for %s of valid or test; evaluation leaves them out"
+        message = "%s: no training item for %s of valid or test; evaluation leaves those without a history out"
         logger.warning(message, self.name, pluralize(len(untrained), "user"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
+from lirdrec.data.history_order import has_clock
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, SPLITS
-from lirdrec.data.splits import split_labels
+from lirdrec.data.splits import TIMED, split_labels
 from lirdrec.errors import DataError
 
 
@@ -86,13 +88,7 @@ def move_to_train(
         moved.append(pairs.take(leaked))
     if not any(numbers.values()):
         return dataset, numbers
-    times = [part.timestamps for part in moved if part.timestamps is not None]
-    train = Interactions(
-        np.concatenate([part.users for part in moved]),
-        np.concatenate([part.items for part in moved]),
-        np.concatenate(times) if len(times) == len(moved) else None,
-    )
-    return replace(dataset, train=train, valid=parts["valid"], test=parts["test"]), numbers
+    return replace(dataset, train=Interactions.concatenate(moved), valid=parts["valid"], test=parts["test"]), numbers
 
 
 @dataclass(frozen=True)
@@ -103,12 +99,19 @@ class LaunchedItems:
         table, features: arguments for `Recommender.add_items`.
         users: `(n,)` int64 rows of the users, in the dataset of the launch.
         items: `(n,)` int64 rows of the items, in `table`.
+        timestamps: `(n,)` int64, or None, as in `Interactions`.
     """
 
     table: pl.DataFrame
     features: dict[str, FeatureMatrix]
     users: np.ndarray
     items: np.ndarray
+    timestamps: np.ndarray | None = None
+
+    def take(self, chosen: np.ndarray) -> LaunchedItems:
+        """The same items, with some of the interactions, chosen by a mask or by positions."""
+        times = None if self.timestamps is None else self.timestamps[chosen]
+        return replace(self, users=self.users[chosen], items=self.items[chosen], timestamps=times)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Launch:
     """A dataset without some of its items, and these items: one part to choose settings by, one for the test.
 
     Attributes:
-        dataset: the known items with their interactions, split 8:1:1.
+        dataset: the known items with their interactions, split by time if that of the original was, else 8:1:1.
         valid, test: the launched items.
     """
 
@@ -131,14 +134,15 @@ def draw_launch(
     """Remove two shares of the items with their interactions: items of the validation launch and of the test launch.
 
     Args:
-        dataset: is not changed; its own split is ignored.
+        dataset: is not changed; of its own split only the method counts.
         seed: of the random choice of items and of the random split of the other interactions.
         share: share of the items of each of the two launches.
-        by: "random": random items, and the interactions of the others split at random per user; "time": the items
-            whose first interactions are the latest, and each user's latest interactions held out.
+        by: "random": random items, and the interactions of the others split as the dataset is where that is by time,
+            else at random per user; "time": the items whose first interactions are the latest, and of the others each
+            user's latest interactions held out, or those that the split by time of the dataset holds out.
 
     Raises:
-        DataError: "time" without timestamps, or a share that leaves no items.
+        DataError: "time" without times, or a share that leaves no items.
     """
     if not 0 < share < 0.5 or round(share * dataset.n_items) < 1:
         raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and give an item")
@@ -146,8 +150,9 @@ def draw_launch(
     users, items, times = everything.users, everything.items, everything.timestamps
     n = round(share * dataset.n_items)
     if by == "time":
-        if times is None:
-            raise DataError(f"{dataset.name}: a launch by time needs timestamps of the interactions")
+        if times is None or not has_clock(dataset.info):
+            lacking = "timestamps of" if times is None else "times, and has positions in each user's history, of"
+            raise DataError(f"{dataset.name}: a launch by time needs {lacking} the interactions")
         first = np.full(dataset.n_items, np.iinfo(np.int64).max)
         np.minimum.at(first, items, times)
         order = np.argsort(-first, kind="stable")
@@ -158,12 +163,21 @@ def draw_launch(
     known = launched[items] == 0
     labels = np.full(len(users), -1, np.int8)
     known_times = None if times is None else times[known]
-    method = "temporal" if by == "time" else "random"
+    method = _split_method(dataset, "temporal" if by == "time" else "random")
     labels[known] = split_labels(method, users[known], items[known], known_times, seed=seed)
-    return _launch(dataset, launched, everything, labels)
+    return _launch(dataset, launched, everything, labels, {"method": method, "seed": seed, "held_out": 0.2})
 
 
-def _launch(dataset: Dataset, launched: np.ndarray, everything: Interactions, labels: np.ndarray) -> Launch:
+def _split_method(dataset: Dataset, default: str) -> str:
+    """The method of the dataset's split where it is by time and there are timestamps, else `default`."""
+    split = dataset.info.get("split")
+    method = split.get("method") if isinstance(split, Mapping) else None
+    return str(method) if method in TIMED and dataset.train.timestamps is not None else default
+
+
+def _launch(
+    dataset: Dataset, launched: np.ndarray, everything: Interactions, labels: np.ndarray, split: dict[str, Any]
+) -> Launch:
     """The launch of given items; users without a training interaction are left out."""
     trained = np.bincount(everything.users[labels == 0], minlength=dataset.n_users) > 0
     new_user, position = np.cumsum(trained) - 1, np.zeros(dataset.n_items, np.int64)
@@ -181,7 +195,7 @@ def _launch(dataset: Dataset, launched: np.ndarray, everything: Interactions, la
     def launched_items(number: int) -> LaunchedItems:
         taken = pairs(launched[everything.items] == number)
         table = dataset.item_table.filter(pl.Series(launched == number))
-        return LaunchedItems(table, features(number), taken.users, taken.items)
+        return LaunchedItems(table, features(number), taken.users, taken.items, taken.timestamps)
 
     disliked = dataset.dislikes
     rest = Dataset(
@@ -193,7 +207,7 @@ def _launch(dataset: Dataset, launched: np.ndarray, everything: Interactions, la
         pairs(labels == 2),
         features=features(0),
         item_table=dataset.item_table.filter(pl.Series(launched == 0)),
-        info=dict(dataset.info),
+        info={**dataset.info, "split": split},
         frame_kind=dataset.frame_kind,
         dislikes=None if disliked is None else pairs(launched[disliked.items] == 0, disliked),
     )
@@ -213,13 +227,11 @@ def with_launched_items(dataset: Dataset, items: LaunchedItems) -> Dataset:
         new = items.features[name]
         values = np.concatenate([np.asarray(matrix.values), new.values])
         features[name] = FeatureMatrix(values, np.concatenate([matrix.present, new.present]))
-    train = dataset.train
+    added = Interactions(items.users, items.items + n, items.timestamps)
     return replace(
         dataset,
         items=dataset.items.extended(items.table[ITEM]),
         item_table=pl.concat([dataset.item_table, items.table], how="vertical_relaxed"),
         features=features,
-        train=Interactions(np.concatenate([train.users, items.users]), np.concatenate([train.items, items.items + n])),
-        valid=replace(dataset.valid, timestamps=None),
-        test=replace(dataset.test, timestamps=None),
+        train=Interactions.concatenate([dataset.train, added]),
     )

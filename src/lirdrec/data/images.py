@@ -1,4 +1,4 @@
-"""Item images: find the files by item id or by a column of paths, and record them in the column `image`."""
+"""Files of items (images, audio, video): find them by item id or by a column of paths, and record them in a column."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,36 @@ logger = logging.getLogger(__name__)
 IMAGE = "image"  # column of the item table: path below the folder `info["images"]`
 IMAGES = "images"  # entry of `info`: the folder, absolute
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tiff", ".tif")
+
+
+@dataclass(frozen=True)
+class Media:
+    """A kind of files of items.
+
+    Attributes:
+        column: of the item table: path below the folder.
+        folder: entry of `info`: the folder, absolute.
+        option: of the command line that names the folder.
+        noun: one such file, in messages.
+        suffixes: of files that are found by item id.
+    """
+
+    column: str
+    folder: str
+    option: str
+    noun: str
+    suffixes: tuple[str, ...]
+
+
+IMAGE_FILES = Media(IMAGE, IMAGES, "--images", "image", SUFFIXES)
+AUDIO_FILES = Media(
+    *("audio", "audio_files", "--audio-files", "audio file"),
+    (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".wma"),
+)
+VIDEO_FILES = Media(
+    *("video", "video_files", "--video-files", "video"),
+    (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"),
+)
 
 
 def with_images(dataset: Dataset, folder: str | Path, column: str | None = None) -> Dataset:
@@ -61,8 +92,10 @@ def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
         return dataset
 
 
-def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series | None = None) -> pl.Series:
-    """The path of each item's image relative to the folder, with forward slashes; null for items without an image.
+def image_column(
+    items: IdMap | Iterable[Any], folder: Path, column: pl.Series | None = None, media: Media = IMAGE_FILES
+) -> pl.Series:
+    """The path of each item's image (or other file) below the folder, with forward slashes; null if there is none.
 
     Only folders are listed; files are not opened or checked one by one.
 
@@ -73,19 +106,20 @@ def image_column(items: IdMap | Iterable[Any], folder: Path, column: pl.Series |
             name may lack its suffix, and the file may be in a direct subfolder. The path of a missing file is kept, so
             that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` are searched
             in the folder and its direct subfolders; of several the first by path is used.
+        media: the kind of the files; `SUFFIXES` are then its own.
 
     Returns:
-        Series `image` `(I,)` of strings.
+        Series `image` (or `media.column`) `(I,)` of strings.
 
     Raises:
         DataError: there is no such folder, a path leaves it, or no image is found.
     """
     ids = items.series if isinstance(items, IdMap) else IdMap(items, ITEM).series
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images")
-    paths = _by_id(ids, folder) if column is None else _by_path(ids, folder, column)
+        raise DataError(f"{folder}: no such folder of {media.noun}s")
+    paths = _by_id(ids, folder, media) if column is None else _by_path(ids, folder, column, media)
     n_images = f"{len(paths) - paths.null_count():,}"
-    logger.info("%s: an image for %s of %s", folder, n_images, pluralize(len(ids), "item"))
+    logger.info("%s: a file (%s) for %s of %s", folder, media.noun, n_images, pluralize(len(ids), "item"))
     return paths
 
 
@@ -97,10 +131,11 @@ def described(dataset: Dataset) -> dict[str, Any]:
     """
     table = dataset.item_table
     has_images = IMAGES in dataset.info and IMAGE in table.columns and has_paths(table[IMAGE])
+    files = {media.column for media in (AUDIO_FILES, VIDEO_FILES) if media.folder in dataset.info}
     texts = {}
     for name, dtype in table.schema.items():
         # a title may be a list of words; other lists are not texts
-        if name not in (ITEM, IMAGE) and (dtype == pl.String or (dtype == pl.List and is_title(name))):
+        if name not in (ITEM, IMAGE, *files) and (dtype == pl.String or (dtype == pl.List and is_title(name))):
             texts[name] = int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum())
     return {
         "pictures": table.height - table[IMAGE].null_count() if has_images else 0,
@@ -116,69 +151,71 @@ def has_paths(column: pl.Series) -> bool:
     return bool((texts.str.strip_chars() != "").any()) and not texts.str.contains("://", literal=True).any()
 
 
-def _by_id(ids: pl.Series, folder: Path) -> pl.Series:
-    images = [path for path in sorted(_listing(folder, deep=True)) if PurePosixPath(path).suffix.lower() in SUFFIXES]
+def _by_id(ids: pl.Series, folder: Path, media: Media) -> pl.Series:
+    files = sorted(_listing(folder, deep=True))
+    images = [path for path in files if PurePosixPath(path).suffix.lower() in media.suffixes]
     if not images:
-        raise DataError(f"{folder}: no image in it or in its subfolders ({', '.join(SUFFIXES)})")
+        raise DataError(f"{folder}: no {media.noun} in it or in its subfolders ({', '.join(media.suffixes)})")
     stems = pl.Series("id", [PurePosixPath(path).stem for path in images], dtype=pl.String)
-    table = pl.DataFrame({"id": stems, IMAGE: images})
+    table = pl.DataFrame({"id": stems, media.column: images})
     wanted = pl.DataFrame({"id": ids.cast(pl.String)})
     several = table.filter(pl.col("id").is_duplicated()).join(wanted, on="id", how="semi", maintain_order="left")
     if several.height:
-        used, other = several.filter(pl.col("id") == several["id"][0])[IMAGE].head(2)
+        used, other = several.filter(pl.col("id") == several["id"][0])[media.column].head(2)
         n_items = pluralize(several["id"].n_unique(), "item")
-        message = "%s: several images for %s; the first by name is used (%s, not %s)"
-        logger.warning(message, folder, n_items, used, other)
-    paths = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[IMAGE]
+        message = "%s: several %ss for %s; the first by name is used (%s, not %s)"
+        logger.warning(message, folder, media.noun, n_items, used, other)
+    paths = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[media.column]
     if paths.null_count() == len(paths):
         raise DataError(
-            f"{folder}: none of {pluralize(len(images), 'image')} is named after an item: the first is {images[0]},"
-            f" the first item {ids[0]}; rename them to ITEM.jpg, or name a column of the item table with their paths"
+            f"{folder}: none of {pluralize(len(images), media.noun)} is named after an item: the first is {images[0]},"
+            f" the first item {ids[0]}; rename them to ITEM{media.suffixes[0]}, or name a column of the item table with"
+            " their paths"
         )
     return paths
 
 
-def _by_path(ids: pl.Series, folder: Path, column: pl.Series) -> pl.Series:
+def _by_path(ids: pl.Series, folder: Path, column: pl.Series, media: Media) -> pl.Series:
     if column.dtype != pl.String and not (column.dtype.is_integer() or column.dtype == pl.Null):
-        raise DataError(f"column '{column.name}' of the item table holds {column.dtype}, not paths of images")
+        raise DataError(f"column '{column.name}' of the item table holds {column.dtype}, not paths of {media.noun}s")
     texts = column.cast(pl.String).str.strip_chars().replace("", None)
-    requested = [text and _inside(text, folder, f"item {id}") for id, text in zip(ids, texts, strict=True)]
+    requested = [text and _inside(text, folder, f"item {id}", media.noun) for id, text in zip(ids, texts, strict=True)]
     paths = {path for path in requested if path is not None}
     parents = {str(PurePosixPath(path).parent) for path in paths}
     existing = {path for parent in sorted(parents) for path in _listing(folder, parent)}
     by_name: dict[str, str] = {}
     if any("/" not in path for path in paths - existing):
         files = [PurePosixPath(path) for path in sorted(_listing(folder, deep=True), reverse=True)]
-        by_name = {path.stem: str(path) for path in files if path.suffix.lower() in SUFFIXES}
+        by_name = {path.stem: str(path) for path in files if path.suffix.lower() in media.suffixes}
         by_name |= {path.name: str(path) for path in files}
     missing = [path for path in requested if path is not None and path not in existing and path not in by_name]
     if missing and len(missing) == len(requested) - requested.count(None):
         raise DataError(
-            f"{folder}: none of the images in column '{column.name}' exists: {describe_ids(missing)};"
+            f"{folder}: none of the {media.noun}s in column '{column.name}' exists: {describe_ids(missing)};"
             " name the folder that the paths are relative to"
         )
     if missing:
-        n_missing = pluralize(len(missing), "image")
+        n_missing = pluralize(len(missing), media.noun)
         logger.warning("%s: %s of column '%s' missing: %s", folder, n_missing, column.name, describe_ids(missing))
     result = [path if path is None or path in existing else by_name.get(path, path) for path in requested]
-    return pl.Series(IMAGE, result, dtype=pl.String)
+    return pl.Series(media.column, result, dtype=pl.String)
 
 
-def _inside(text: str, folder: Path, owner: str) -> str:
+def _inside(text: str, folder: Path, owner: str, noun: str) -> str:
     """Convert a path given by the user to one relative to the folder; raises a DataError if it is outside."""
     if "://" in text:
-        raise DataError(f"the image of {owner} is a URL ({text}); download the images into a folder first")
+        raise DataError(f"the {noun} of {owner} is a URL ({text}); download the {noun}s into a folder first")
     if "\0" in text:
-        raise DataError(f"the image of {owner} has a zero byte in its path")
+        raise DataError(f"the {noun} of {owner} has a zero byte in its path")
     path = PurePosixPath(text.replace("\\", "/"))
     if Path(text).is_absolute() or path.is_absolute():
         roots = [root.as_posix() for root in (folder.absolute(), folder.resolve())]
         root = next((root for root in roots if path.is_relative_to(root)), None)
         if root is None:
-            raise DataError(f"the image of {owner}, {text}, is outside of {folder}; name a folder that contains all")
+            raise DataError(f"the {noun} of {owner}, {text}, is outside of {folder}; name a folder that contains all")
         path = path.relative_to(root)
     if ".." in path.parts:
-        raise DataError(f"the image of {owner}, {text}, leaves the folder {folder}; paths must not contain '..'")
+        raise DataError(f"the {noun} of {owner}, {text}, leaves the folder {folder}; paths must not contain '..'")
     return str(path)
 
 

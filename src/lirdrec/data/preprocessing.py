@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from lirdrec.data.column_matching import column_of_ids
 from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
+from lirdrec.data.history_order import POSITIONS, are_positions, has_clock, row_positions
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.interaction_filters import in_words, keep_only
 from lirdrec.data.interaction_pairs import distinct_pairs, k_core
@@ -23,7 +25,7 @@ from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
-from lirdrec.data.splits import METHODS, given_labels, split_labels
+from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED, given_labels, split_labels
 from lirdrec.data.table import Table
 from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_ids, parse_numbers, parse_times
 from lirdrec.errors import ConfigError, DataError
@@ -82,9 +84,10 @@ def from_sparse(
         if len(ids[entity]) != size:
             raise DataError(f"{entity}_ids: {pluralize(len(ids[entity]), 'id')}, but the matrix has {size:,} {axis}")
         IdMap(ids[entity], entity)  # each id once
-    for option in (USER, ITEM, RATING, "timestamp"):
+    for option in (USER, ITEM, RATING, "timestamp", "order"):
         if option in options:
-            raise ConfigError(f"from_sparse: a matrix has no column '{option}'; leave the option out")
+            lacks = "no order of interactions" if option == "order" else f"no column '{option}'"
+            raise ConfigError(f"from_sparse: a matrix has {lacks}; leave the option out")
     if min_rating is not None:
         options |= {"rating": RATING, "min_rating": min_rating}
     pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
@@ -133,7 +136,9 @@ def build(
     dislikes = _dislikes(everything, has_pairs, keep, counts)
     if dislikes is not None:
         dislikes = dislikes.with_rows(user_rows[dislikes.users], item_rows[dislikes.items])
-    splits, split = _split(pairs, labels, config)
+    if "order" in counts:
+        info = {**info, "timestamps": POSITIONS}
+    splits, split = _split(pairs, labels, config, has_clock(info))
     logger.info("%s: %s", name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items()))
     return DatasetParts(
         name,
@@ -228,7 +233,12 @@ def _numbered(
         counts["rows_of_unknown_items_dropped"] = int((~listed & keep).sum())
         keep = keep & listed
     weights, keep = row_weights(table, config, times, keep, counts)
-    pairs = Interactions(users.rows(user_ids), rows, times).take(keep)
+    pairs = Interactions(users.rows(user_ids), rows, times)
+    if config.order is not None or (times is not None and are_positions(pairs.users, times)):
+        counts["order"] = config.order or POSITIONS
+    pairs = pairs.take(keep)
+    if config.order is not None:
+        pairs = replace(pairs, timestamps=row_positions(pairs.users))
     if labels is not None:
         labels = labels[keep]
         _check_labels(pairs, labels, users, catalog, table.source)
@@ -238,8 +248,10 @@ def _numbered(
         weights = summed_weights(pairs.users, pairs.items, weights[keep])
         if n_dislikes := int((weights <= 0).sum()):
             counts["dislikes"] = n_dislikes
-    pairs = pairs.take(first)
-    pairs = Interactions(pairs.users, pairs.items, pairs.timestamps, weights)
+    pairs = replace(pairs.take(first), weights=weights)
+    if config.split in TIMED and pairs.timestamps is not None:  # equal times: in the order of the rows
+        by_time = np.lexsort((first, pairs.timestamps, pairs.users))
+        pairs, first = pairs.take(by_time), first[by_time]
     return pairs, None if labels is None else labels[first], users, catalog, item_table, items
 
 
@@ -268,19 +280,25 @@ def _items_to_keep(
 
 
 def _split(
-    pairs: Interactions, labels: np.ndarray | None, config: PreprocessingConfig
+    pairs: Interactions, labels: np.ndarray | None, config: PreprocessingConfig, clock: bool
 ) -> tuple[tuple[Interactions, Interactions, Interactions], dict[str, Any]]:
     """Train, validation and test interactions, and the record of the split."""
     if labels is None:
-        return _split_by_method(pairs, config.split or "none", config.seed, config.held_out)
+        return _split_by_method(pairs, config.split or "none", config.seed, config.held_out, clock)
     splits = pairs.by_label(labels)
     n_untrained = len(np.setdiff1d(pairs.users, splits[0].users))
     return splits, {"method": "label", "column": config.split, "users_without_training": n_untrained}
 
 
 def _split_by_method(
-    pairs: Interactions, method: str, seed: int, held_out: float
+    pairs: Interactions, method: str, seed: int, held_out: float, clock: bool
 ) -> tuple[tuple[Interactions, Interactions, Interactions], dict[str, Any]]:
+    if method in ONE_CLOCK and not clock:
+        raise DataError(
+            f"split '{method}' needs times, and the interactions have positions in each user's history, which are no"
+            " common clock; take 'leave_last_out' or 'temporal', or name a column of times"
+            f" ({option_text('timestamp', 'COLUMN')})"
+        )
     splits = pairs.by_label(split_labels(method, pairs.users, pairs.items, pairs.timestamps, seed, held_out))
     n_untrained = len(np.setdiff1d(pairs.users, splits[0].users))
     return splits, {"method": method, "seed": seed, "held_out": held_out, "users_without_training": n_untrained}
@@ -289,8 +307,13 @@ def _split_by_method(
 def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
     """The same interactions, items and features under another split; see `Dataset.resplit`."""
     pairs = dataset.all_interactions()
-    pairs = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[3])
-    (train, valid, test), record = _split_by_method(pairs, split, seed, held_out)
+    before = dataset.info.get("split")
+    in_file_order = isinstance(before, Mapping) and before.get("method") in TIMED  # pairs with equal times
+    if not (split in TIMED and in_file_order):
+        pairs = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[3])
+    if split in TIMED and pairs.timestamps is not None:
+        pairs = pairs.take(np.lexsort((pairs.timestamps, pairs.users)))
+    (train, valid, test), record = _split_by_method(pairs, split, seed, held_out, has_clock(dataset.info))
     return dataclasses.replace(
         dataset, train=train, valid=valid, test=test, info={**dataset.info, "split": record}, folder=None
     )

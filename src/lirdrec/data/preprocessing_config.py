@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lirdrec.config import make_config, option, validated
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.errors import ConfigError
-from lirdrec.option_names import name_of, option_text
+from lirdrec.option_names import name_of, option_name, option_text
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class PreprocessingConfig:
     rating: str | None = option(None, "column of ratings, needed with min_rating")
     min_rating: float | None = option(None, "keep only rows rated at least this much")
     timestamp: str | None = option(None, "column of times: integers, dates or ISO texts")
+    order: Literal["file"] | None = option(
+        None, "file: without a column of times, each user's interactions are numbered in the order of the rows"
+    )
     weight: str | None = option(
         None, "column of weights; those of a repeated pair are added up, and a pair with 0 or less is a dislike"
     )
@@ -63,7 +66,8 @@ class PreprocessingConfig:
         None, "keep items without interactions; default: yes if there is an item table and no k-core"
     )
     split: str | None = option(
-        "random", "random, cold_items, temporal, global_time, leave_last_out, none, or a column of labels"
+        "random",
+        "random, cold_items, temporal, global_time, global_time_last, leave_last_out, none, or a column of labels",
     )
     held_out: float = option(0.2, "share held out by the split, half of it for validation")
     seed: int = option(0, "seed of the split")
@@ -86,6 +90,11 @@ class PreprocessingConfig:
         for kind, weight in (self.event_weights or {}).items():
             if not math.isfinite(weight):
                 raise ConfigError(f"the weight of event '{kind}' is {weight}; it must be a finite number")
+        if self.order is not None and self.timestamp is not None:
+            raise ConfigError(
+                f"the interactions have times (column '{self.timestamp}'), which give their order; leave"
+                f" {option_name('order')} out"
+            )
         if self.half_life is not None and self.timestamp is None:
             raise ConfigError(f"a half-life needs the column of times ({option_text('timestamp', 'COLUMN')})")
         if self.half_life is not None and not 0 < self.half_life < math.inf:

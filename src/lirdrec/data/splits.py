@@ -1,7 +1,8 @@
 """Split methods: each maps interactions to labels 0 (train), 1 (validation) or 2 (test).
 
-Pairs come sorted by user and item (see `distinct_pairs`), so a split depends on the set of interactions and on the
-seed, never on the order of lines in a file.
+Pairs come sorted by user and item (see `distinct_pairs`), so a random split depends on the set of interactions and on
+the seed, never on the order of lines in a file. For a split by time they come sorted by user, time and line, so equal
+times are in the order of the file.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from lirdrec.data.frames import row_place
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 
-METHODS = ("random", "cold_items", "temporal", "global_time", "leave_last_out", "none")
-TIMED = ("temporal", "global_time", "leave_last_out")
+METHODS = ("random", "cold_items", "temporal", "global_time", "global_time_last", "leave_last_out", "none")
+TIMED = ("temporal", "global_time", "global_time_last", "leave_last_out")
+ONE_CLOCK = ("global_time", "global_time_last")  # they compare the times of different users
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
 
 
@@ -36,11 +38,13 @@ def split_labels(
             "temporal": the same numbers per user, the latest pairs are held out;
             "leave_last_out": each user's last pair is test, the one before valid (users with 3 pairs and more);
             "global_time": one cut in time for everyone: the last `held_out` share of the pairs, first half valid;
+            "global_time_last": one cut in time, with the same test as "global_time"; valid is each user's last pair
+                before it (users with 2 pairs and more before it);
             "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
             "none": everything is train.
         users, items: `(E,)` int64.
-        timestamps: `(E,)` int64. Ties are broken by item row, except in "global_time", where pairs with equal
-            timestamps stay in one split.
+        timestamps: `(E,)` int64. Pairs of a user with equal timestamps are in the order given, except in
+            "global_time" and at the cut of "global_time_last", where pairs with equal timestamps stay together.
         seed: of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
@@ -50,7 +54,10 @@ def split_labels(
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in TIMED and timestamps is None:
-        raise DataError(f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})")
+        raise DataError(
+            f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')}), or"
+            f" say that the rows of each user are in order ({option_text('order', 'file')})"
+        )
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)
@@ -61,6 +68,8 @@ def split_labels(
     if timestamps is not None and method in TIMED:
         if method == "global_time":
             return _global_time(timestamps, held_out)
+        if method == "global_time_last":
+            return _global_time_last(users, timestamps, held_out)
         return _hold_last(users, timestamps, None if method == "leave_last_out" else held_out)
     raise DataError(f"there is no split '{method}'; choose one of {', '.join(METHODS)}, or name a column of labels")
 
@@ -118,6 +127,23 @@ def _global_time(timestamps: np.ndarray, held_out: float) -> np.ndarray:
         raise DataError(
             f"split 'global_time' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs:"
             " too many pairs have the same timestamp; use 'temporal' or 'random'"
+        )
+    return labels
+
+
+def _global_time_last(users: np.ndarray, timestamps: np.ndarray, held_out: float) -> np.ndarray:
+    cut = np.sort(timestamps)[min(len(timestamps) - 1, int(len(timestamps) * (1 - held_out / 2)))]
+    labels = np.where(timestamps >= cut, 2, 0).astype(np.int8)
+    early = np.flatnonzero(labels == 0)
+    order = early[np.lexsort((timestamps[early], users[early]))]
+    is_last = np.diff(users[order], append=-1) != 0
+    has_more = np.bincount(users[early], minlength=int(users.max()) + 1)[users[order]] > 1
+    labels[order[is_last & has_more]] = 1
+    sizes = np.bincount(labels, minlength=3)
+    if not sizes.all():
+        raise DataError(
+            f"split 'global_time_last' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs;"
+            " use 'temporal' or 'random'"
         )
     return labels
 

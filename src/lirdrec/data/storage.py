@@ -214,20 +214,20 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
 
 
 def interactions(dataset: DatasetParts) -> pl.DataFrame:
-    """The table of all pairs: user row, item row, split; timestamps if every split has them, weights if one has.
+    """The table of all pairs: user row, item row and split; the split of a dislike is "dislike".
 
-    The split of a dislike is "dislike".
+    There are timestamps if every split with pairs has them, and weights if one has them.
     """
     named = {name: dataset.split(name) for name in SPLITS}
     if dataset.dislikes is not None:
         named[DISLIKE] = dataset.dislikes
     parts = []
-    timed = all(pairs.timestamps is not None for pairs in named.values())
+    timed = all(pairs.timestamps is not None for pairs in named.values() if len(pairs))
     weighted = any(pairs.weights is not None for pairs in named.values())
     for name, pairs in named.items():
         columns: dict[str, Any] = {USER: pairs.users, ITEM: pairs.items}
         if timed:
-            columns[TIMESTAMP] = pairs.timestamps
+            columns[TIMESTAMP] = pairs.users if pairs.timestamps is None else pairs.timestamps  # both are empty
         if weighted:
             columns[WEIGHT] = pairs.known_weights()
         parts.append(pl.DataFrame(columns).with_columns(pl.lit(name).alias(SPLIT)))

@@ -33,6 +33,7 @@ def make_synthetic_dataset(
     dtype: Any = np.float32,
     off_taste: float = 0.1,
     split: str = "random",
+    timestamps: bool = False,
     folder: str | Path | None = None,
     name: str = "planted",
 ) -> Dataset:
@@ -51,7 +52,8 @@ def make_synthetic_dataset(
         missing: name → share of items that lack the modality; an item that would lack all keeps the first.
         dtype: np.float32 or np.float16.
         off_taste: share of the draws that ignore the user's groups.
-        split: "random", "cold_items" or "none".
+        split: "random", "cold_items" or "none", and those by time with `timestamps`.
+        timestamps: whether pairs have a time; the times are in random order.
         folder: write the matrices there as `NAME.npy` and memory-map them; name: name of the dataset.
 
     Raises:
@@ -64,6 +66,9 @@ def make_synthetic_dataset(
     group = taste_rng.permutation(np.arange(n_items) % groups)
     tastes = taste_rng.integers(0, groups, (n_users, LIKED))
     pairs = _draw_pairs(n_users, n_pairs, group, tastes, off_taste, pair_rng)
+    if timestamps:
+        times = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(streams),))).permutation(len(pairs))
+        pairs = Interactions(pairs.users, pairs.items, times)
     present = _presence(n_items, dims, missing or {}, presence_rng)
     features = {}
     for (key, width), rng in zip(dims.items(), feature_rngs, strict=True):
@@ -75,7 +80,7 @@ def make_synthetic_dataset(
         name,
         IdMap(np.arange(n_users), USER),
         IdMap(np.arange(n_items), ITEM),
-        *pairs.by_label(split_labels(split, pairs.users, pairs.items, None, seed)),
+        *pairs.by_label(split_labels(split, pairs.users, pairs.items, pairs.timestamps, seed)),
         features=features,
         item_table=pl.DataFrame({ITEM: np.arange(n_items), "group": group}),
         info={"source": source, "split": {"method": split, "seed": seed, "held_out": 0.2}},

@@ -1,7 +1,8 @@
 """All-ranking evaluation: rank all items for every user with held-out items, and average the metrics over the users.
 
-The user's training items are masked; validation items are not, not even in the test (ALGORITHM: the released code's
-protocol). Users without a training pair are left out.
+The items of the user's history are masked, unless `mask_seen` is off. The history is that of the training; validation
+items are not in it, not even in the test (ALGORITHM: the released code's protocol), except after a split by time, whose
+test follows the validation (`test_history`). Users without a history are left out.
 
 `evaluate` takes a recommender and a dataset, `evaluate_scorer` a scorer and a `GroundTruth`.
 """
@@ -11,17 +12,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.holdout import move_to_train
 from lirdrec.data.ids import IdMap, pluralize
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND, Catalog, Vectors, auc, check_catalog, list_values
 from lirdrec.evaluation.metrics import (
     PER_LIST,
     PER_USER,
@@ -30,9 +33,18 @@ from lirdrec.evaluation.metrics import (
     list_metrics,
     per_user_metrics,
 )
+from lirdrec.evaluation.protocol import (
+    EvaluationProtocol,
+    TestHistory,
+    TestTarget,
+    protocol_of,
+    with_histories,
+    with_last_target,
+)
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT, rank_users
+from lirdrec.reporting.statistics import bootstrap_intervals
 
 log = logging.getLogger(__name__)
 DEFAULT_METRICS = PER_USER + PER_LIST
@@ -49,9 +61,10 @@ class GroundTruth:
     Attributes:
         users: `(n,)` int64, the users to rank for.
         relevant: their held-out items.
-        seen: training items of all users.
+        seen: items of the history of all users.
         candidates: `(c,)` int64 items to rank, or None for all.
         masked: whether what the user has seen is left out of the ranking.
+        trained: training items of all users, where `seen` has more; they give the popularity of items.
     """
 
     users: Tensor
@@ -59,6 +72,12 @@ class GroundTruth:
     seen: Histories
     candidates: Tensor | None = None
     masked: bool = True
+    trained: Histories | None = None
+
+    @property
+    def training(self) -> Histories:
+        """The training items of all users."""
+        return self.seen if self.trained is None else self.trained
 
     @classmethod
     def from_pairs(
@@ -75,7 +94,8 @@ class GroundTruth:
     def to(self, device: torch.device) -> GroundTruth:
         candidates = None if self.candidates is None else self.candidates.to(device)
         relevant, seen = self.relevant.to(device), self.seen.to(device)
-        return GroundTruth(self.users.to(device), relevant, seen, candidates, self.masked)
+        trained = None if self.trained is None else self.trained.to(device)
+        return GroundTruth(self.users.to(device), relevant, seen, candidates, self.masked, trained)
 
 
 @dataclass
@@ -94,6 +114,7 @@ def evaluate_scorer(
     *,
     keep: bool = False,
     memory_limit: int = MEMORY_LIMIT,
+    catalog: Catalog | None = None,
 ) -> EvaluationResult:
     """Metrics of a scorer on rows; the core of `evaluate`, and the validation after each epoch.
 
@@ -103,36 +124,74 @@ def evaluate_scorer(
         names: metrics without cut-off; cutoffs: their cut-offs.
         keep: also return each user's values.
         memory_limit: bytes for a block of scores.
+        catalog: features of the items, for diversity; None: without.
 
     Raises:
-        ConfigError: a cut-off below 1 or beyond the ranked items.
+        ConfigError: a cut-off below 1 or beyond the ranked items; diversity without features.
     """
     n_candidates = scorer.n_items if truth.candidates is None else len(truth.candidates)
     for k in cutoffs:
         if not 1 <= k <= n_candidates:
             raise ConfigError(f"k is {k}; it must be between 1 and the {n_candidates} items that are ranked")
-    relevant_keys = _keys(truth.relevant, truth.users, scorer.n_items)
+    seen = truth.seen if truth.masked else None
+    options: dict[str, Any] = {"seen": seen, "candidates": truth.candidates, "memory_limit": memory_limit}
+    ranked = rank_users(scorer, truth.users, max(cutoffs), **options)
+    lists = ((users, items) for users, _, items in ranked)
+    result = evaluate_lists(lists, scorer.n_items, truth, names, cutoffs, keep=keep, catalog=catalog)
+    if AUC in names:
+        per_user = auc(scorer, truth.users, truth.relevant, **options)
+        result.values[AUC] = float(per_user.nanmean())
+        result.per_user |= {AUC: per_user} if keep else {}
+    return result
+
+
+def evaluate_lists(
+    lists: Iterable[tuple[Tensor, Tensor]],
+    n_items: int,
+    truth: GroundTruth,
+    names: Sequence[str],
+    cutoffs: Sequence[int],
+    *,
+    keep: bool = False,
+    catalog: Catalog | None = None,
+) -> EvaluationResult:
+    """Metrics of ranked lists of item rows; AUC, which needs the scores of all items, is left out.
+
+    Args:
+        lists: blocks of users `(b,)` int64, together `truth.users` in order, and of their items `(b, K)` int64, best
+            first, -1 where a list is shorter; `K ≥ max(cutoffs)`.
+        n_items: number of items.
+        truth, names, cutoffs, keep, catalog: as of `evaluate_scorer`.
+
+    Raises:
+        ConfigError: diversity without features.
+    """
+    beyond = [name for name in names if name in BEYOND]
+    check_catalog(beyond, catalog)
+    if beyond and catalog is None:
+        catalog = Catalog.of(truth.training, n_items)
+    relevant_keys = _keys(truth.relevant, truth.users, n_items)
     sizes = truth.relevant.counts()
     collected: dict[str, list[Tensor]] = {}
-    counts = {k: torch.zeros(scorer.n_items, dtype=torch.int64, device=truth.users.device) for k in cutoffs}
+    counts = {k: torch.zeros(n_items, dtype=torch.int64, device=truth.users.device) for k in cutoffs}
     on_lists = [name for name in names if name in PER_LIST]
-    seen = truth.seen if truth.masked else None
-    for users, _, items in rank_users(
-        scorer, truth.users, max(cutoffs), seen=seen, candidates=truth.candidates, memory_limit=memory_limit
-    ):
-        keys = users[:, None] * scorer.n_items + items
+    for users, items in lists:
+        keys = users[:, None] * n_items + items
         hits = relevant_keys[torch.searchsorted(relevant_keys, keys).clamp(max=len(relevant_keys) - 1)] == keys
         hits &= items >= 0
-        for name, column in per_user_metrics(hits, sizes[users], names, cutoffs).items():
+        columns = per_user_metrics(hits, sizes[users], names, cutoffs)
+        if catalog is not None and beyond:
+            columns |= list_values(items, users, truth.seen, catalog, beyond, cutoffs)
+        for name, column in columns.items():
             collected.setdefault(name, []).append(column)
         if on_lists:
             for k in cutoffs:
                 shown = items[:, :k]
-                counts[k] += torch.bincount(shown[shown >= 0], minlength=scorer.n_items)
-    per_user = {name: torch.cat(columns) for name, columns in collected.items()}
-    values = {name: float(column.mean()) for name, column in per_user.items()}
+                counts[k] += torch.bincount(shown[shown >= 0], minlength=n_items)
+    per_user = {name: torch.cat(parts) for name, parts in collected.items()}
+    values = {name: float(column.nanmean()) for name, column in per_user.items()}
     if on_lists:
-        popularity = torch.bincount(truth.seen.items, minlength=scorer.n_items)
+        popularity = torch.bincount(truth.training.items, minlength=n_items)
         ranked = slice(None) if truth.candidates is None else truth.candidates
         for name in on_lists:
             for k in cutoffs:
@@ -150,7 +209,7 @@ def by_popularity(
     scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
 ) -> Rows:
     """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
-    degree = torch.bincount(truth.seen.items, minlength=scorer.n_items)
+    degree = torch.bincount(truth.training.items, minlength=scorer.n_items)
     group = _fifths(degree)
     owner, items = truth.relevant.pairs(truth.users)
     users = truth.users[owner]
@@ -171,13 +230,13 @@ def by_popularity(
 
 def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
     """Means over each fifth of the evaluated users by number of training items."""
-    degree = truth.seen.counts()[truth.users]
+    degree = truth.training.counts()[truth.users]
     group = _fifths(degree)
     rows: Rows = []
     for number in range(GROUPS):
         in_group = group == number
         if bool(in_group.any()):
-            means = {name: float(values[in_group].mean()) for name, values in per_user.items()}
+            means = {name: float(values[in_group].nanmean()) for name, values in per_user.items()}
             rows.append({"group": _label("training items", degree[in_group]), "n": int(in_group.sum()), **means})
     return rows
 
@@ -209,9 +268,11 @@ class Metrics:
         values: "recall@20" → mean over the users.
         n_users: users that were ranked for.
         per_user: a polars frame with a row per user (user, one column per metric), if requested.
+        intervals: "recall@20" → 95 % bootstrap interval of the mean over the users, if requested.
         breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if requested. Items in five groups of
             equal size by training users, and users in five groups by training items; the metrics of an item group count
             only its own relevant items.
+        protocol: by which history users were known, and whether its items were masked.
 
     >>> evaluate(recommender, dataset, k=5)["recall@5"] <= 1
     True
@@ -221,6 +282,8 @@ class Metrics:
     n_users: int
     per_user: pl.DataFrame | None = None
     breakdown: dict[str, Rows] = field(default_factory=dict)
+    protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -239,8 +302,12 @@ def evaluate(
     k: int | Sequence[int] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     candidates: Literal["all", "cold"] = "all",
+    test_history: TestHistory | None = None,
+    test_target: TestTarget | None = None,
+    mask_seen: bool = True,
     per_user: bool = False,
     breakdown: bool = False,
+    intervals: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Metrics:
     """Rank all items for every user of a split of the dataset, and average the metrics over the users.
@@ -251,9 +318,15 @@ def evaluate(
         dataset: gives the held-out pairs, and the training pairs to mask (not masked for split="train").
         split: which pairs are held out.
         k: cut-offs; None: 10 and 20, or a smaller one if fewer items are ranked.
-        metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, …
+        metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage,
+            popularity, gini, those of `beyond_accuracy.list_values`, and auc.
         candidates: "cold" ranks only the items without a training pair.
+        test_history: interactions by which users are known in the test: "train", "train+valid", or None: with those
+            of the validation after a split by time.
+        test_target: "all", each user's "last" test interaction, or None: see docs/sequential.md.
+        mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown: also return each user's values, and metrics by item popularity and user activity.
+        intervals: also return a bootstrap interval of every mean over the users.
         memory_limit: bytes for a block of scores.
 
     Raises:
@@ -264,8 +337,61 @@ def evaluate(
     >>> 0 <= metrics["recall@10"] <= 1
     True
     """
-    names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
-    check_metrics(names)
+    check_metrics(names := tuple(dict.fromkeys(map(canonical_metric, metrics))))
+    dataset = _only_unseen(recommender, dataset, split)
+    cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
+    if not cutoffs:
+        raise ConfigError("k is empty; give at least one cut-off")
+    protocol = protocol_of(recommender, dataset.info, split, test_history, test_target, mask_seen)
+    if protocol.test_target == "last":
+        dataset = with_last_target(dataset)
+    scorer, truth = _ground_truth(recommender, dataset, split, candidates, protocol)
+    if k is None:
+        cutoffs = _fitting(cutoffs, scorer.n_items if truth.candidates is None else len(truth.candidates))
+    catalog = make_catalog(recommender.items, dataset, truth.training) if set(names) & set(BEYOND) else None
+    keep = per_user or breakdown or intervals
+    options: dict[str, Any] = {"keep": keep, "memory_limit": memory_limit, "catalog": catalog}
+    result = evaluate_scorer(scorer, truth, names, cutoffs, **options)
+    frame, groups = None, {}
+    if per_user:
+        frame = per_user_frame(recommender.users, truth.users, result)
+    if breakdown:
+        groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
+        groups["activity"] = by_activity(truth, result.per_user)
+    found = intervals_of(result) if intervals else {}
+    return Metrics(result.values, len(truth.users), frame, groups, protocol, found)
+
+
+def per_user_frame(ids: IdMap, users: Tensor, result: EvaluationResult) -> pl.DataFrame:
+    """A row per user: "user" and one column per metric; null where a user has no value."""
+    columns = {name: values.cpu().numpy() for name, values in result.per_user.items()}
+    frame = pl.DataFrame({"user": ids.series.gather(users.cpu().numpy())} | columns)
+    return frame.with_columns(pl.col(name).fill_nan(None) for name in columns)
+
+
+def intervals_of(result: EvaluationResult) -> dict[str, tuple[float, float]]:
+    """The 95 % bootstrap interval of every mean over users."""
+    return bootstrap_intervals({name: values.cpu().numpy() for name, values in result.per_user.items()})
+
+
+def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
+    """Popularity and features of the items, as rows of `items`; an item that the dataset lacks has no features."""
+    rows, device = torch.from_numpy(dataset.items.rows(items.series)), seen.items.device
+
+    def vectors_of(matrix: FeatureMatrix) -> Vectors:
+        def read(wanted: Tensor) -> tuple[Tensor, Tensor]:
+            own = rows[wanted.cpu()]
+            at = own.clamp(min=0).numpy()
+            present = torch.from_numpy(np.array(matrix.present[at])) & (own >= 0)
+            return torch.from_numpy(np.array(matrix.values[at], np.float32)).to(device), present.to(device)
+
+        return read
+
+    return Catalog.of(seen, len(items), {name: vectors_of(matrix) for name, matrix in dataset.features.items()})
+
+
+def _only_unseen(recommender: HasScorer, dataset: Dataset, split: str) -> Dataset:
+    """`unseen_part`, with warnings for a run that was trained on held-out interactions."""
     if getattr(recommender, "info", {}).get("refit"):
         log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
     dataset, n_moved = unseen_part(recommender, dataset)
@@ -274,21 +400,7 @@ def evaluate(
             "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
             *(n_moved[split], split),
         )
-    cutoffs = DEFAULT_CUTOFFS if k is None else tuple(k) if isinstance(k, Iterable) else (k,)
-    if not cutoffs:
-        raise ConfigError("k is empty; give at least one cut-off")
-    scorer, truth = recommender.scorer, _ground_truth(recommender, dataset, split, candidates)
-    if k is None:
-        cutoffs = _fitting(cutoffs, scorer.n_items if truth.candidates is None else len(truth.candidates))
-    result = evaluate_scorer(scorer, truth, names, cutoffs, keep=per_user or breakdown, memory_limit=memory_limit)
-    frame, groups = None, {}
-    if per_user:
-        ids = recommender.users.series.gather(truth.users.cpu().numpy())
-        frame = pl.DataFrame({"user": ids} | {name: v.cpu().numpy() for name, v in result.per_user.items()})
-    if breakdown:
-        groups["popularity"] = by_popularity(scorer, truth, names, cutoffs, memory_limit)
-        groups["activity"] = by_activity(truth, result.per_user)
-    return Metrics(result.values, len(truth.users), frame, groups)
+    return dataset
 
 
 def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
@@ -306,20 +418,24 @@ def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict
     return move_to_train(dataset, recommender.users, recommender.items, train)
 
 
-def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidates: str) -> GroundTruth:
-    """The held-out and the training pairs of the dataset as rows of the recommender."""
+def _ground_truth(
+    recommender: HasScorer, dataset: Dataset, split: str, candidates: str, protocol: EvaluationProtocol
+) -> tuple[Scorer, GroundTruth]:
+    """The scorer with the queries of the protocol; held-out pairs and histories as rows of the recommender."""
     scorer = recommender.scorer
     stored_on = next(iter(scorer.tensors().values())).device
     device = scorer.queries(torch.zeros(1, dtype=torch.int64, device=stored_on)).device
     user_rows, item_rows = recommender.users.rows(dataset.users.ids), recommender.items.rows(dataset.items.ids)
 
-    def pairs(name: str) -> tuple[Tensor, Tensor]:
-        interactions = dataset.split(name)
+    def pairs(*names: str) -> tuple[Tensor, Tensor]:
+        parts = [dataset.split(name).oldest_first() for name in names]
+        interactions = Interactions.concatenate(parts).oldest_first()
         users, items = user_rows[interactions.users], item_rows[interactions.items]
         is_known = (users >= 0) & (items >= 0)
         if not is_known.all():
             lost = pluralize(int((~is_known).sum()), "pair")
-            log.warning("%s of %s left out: the model does not know the user or the item", lost, name)
+            message = "%s of %s left out: the model does not know the user or the item"
+            log.warning(message, lost, " and ".join(names))
         return torch.from_numpy(users[is_known]).to(device), torch.from_numpy(items[is_known]).to(device)
 
     if candidates not in ("all", "cold"):
@@ -331,10 +447,25 @@ def _ground_truth(recommender: HasScorer, dataset: Dataset, split: str, candidat
         if not len(ranked):
             raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
     ranked = None if ranked is None else ranked.to(device)
-    truth = GroundTruth.from_pairs(pairs("train"), pairs(split), len(recommender.users), candidates=ranked)
+    n_users = len(recommender.users)
+    truth = GroundTruth.from_pairs(pairs(*protocol.splits), pairs(split), n_users, candidates=ranked)
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
-    return replace(truth, masked=split != "train")  # for split="train", training items are the relevant ones
+    # for split="train", training items are the relevant ones
+    truth = replace(truth, masked=protocol.mask_seen and split != "train")
+    if protocol.test_history == "train":
+        return scorer, truth
+    truth = replace(truth, trained=Histories(*pairs("train"), n_users))
+    if protocol.queries == "trained":
+        n_untrained = int((truth.training.counts()[truth.users] == 0).sum())
+        log.warning(
+            "this model makes no queries from histories: in the test users are known by their training interactions"
+            " alone%s",
+            f", and the vectors of {n_untrained:,} users without any are not trained" if n_untrained else "",
+        )
+        return scorer, truth
+    added = Histories(*pairs("valid"), n_users)
+    return with_histories(recommender, scorer, truth.seen, added), truth
 
 
 def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarray) -> Tensor | None:

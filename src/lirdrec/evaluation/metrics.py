@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import ConfigError
+from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND
 
 PER_USER = ("recall", "ndcg", "precision", "map", "mrr", "hit")
 PER_LIST = ("coverage", "popularity", "gini")
+SELECTING = PER_USER + PER_LIST  # metrics that may choose the best epoch
+ALL_METRICS = (*SELECTING, *BEYOND, AUC)
 ALIASES = {"hit_rate": "hit"}
 
 
@@ -21,24 +24,24 @@ def canonical_metric(name: str) -> str:
     return ALIASES.get(base, base) + at + cutoff
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raise a ConfigError for a name that is not a metric."""
+def check_metrics(names: Sequence[str], known: Sequence[str] = ALL_METRICS) -> None:
+    """Raise a ConfigError for a name that is not among the known metrics."""
     for name in names:
-        if name not in PER_USER + PER_LIST:
-            raise ConfigError(f"unknown metric '{name}'; known: {', '.join(PER_USER + PER_LIST)}")
+        if name not in known:
+            raise ConfigError(f"unknown metric '{name}'; known: {', '.join(known)}")
 
 
 def split_name(metric: str) -> tuple[str, int]:
     """`"recall@20"` → `("recall", 20)`.
 
     Raises:
-        ConfigError: not of this form, or an unknown metric.
+        ConfigError: not of this form, or a metric that no epoch is chosen by.
     """
     match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,17})", metric)
     if match is None:
         shown = metric if len(metric) <= 100 else f"{metric[:100]}…"
         raise ConfigError(f"metric '{shown}' must be a name and a cut-off, for instance recall@20")
-    check_metrics([match[1]])
+    check_metrics([match[1]], SELECTING)
     return match[1], int(match[2])
 
 

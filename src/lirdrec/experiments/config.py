@@ -6,15 +6,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.config import check_minimum, make_config, suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import TrialSpec
+from lirdrec.trackers import check_tracker
 from lirdrec.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
 
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
+BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # also of the test, for reports
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,12 @@ class ExperimentConfig:
         model_options: fixed options, for every model that has them; not tuned.
         training: fixed fields of `TrainConfig`, for every training; not tuned.
         settings: the experiment's own settings.
+        lists: name → file of recommendation lists that were made elsewhere, for `compare`.
         metric: validation metric of tuning and early stopping.
+        metrics, cutoffs: of the reported metrics: names without cut-off, and the cut-offs.
+        test_history: "train" or "train+valid", by which users are known in the test; None: by the dataset's split.
+        test_target: "all" test interactions are relevant, or each user's "last"; None: by the dataset's split.
+        mask_seen: leave the items of the history out of the ranking, in the final validation and in the test.
         prune: stop tuning trials early if they are below the median of earlier ones.
         sampler: "tpe" (Optuna, seeded) or "grid".
         device: "auto", "cpu", "cuda" …
@@ -43,6 +53,7 @@ class ExperimentConfig:
         keep: keep the run folders of the final trainings.
         cache: folder of neighbor graphs, passed to `fit`; None: the user's cache.
         quiet: show no progress.
+        track: log every trial that ends to "mlflow" or "wandb"; None: to none.
         command: command line, for the report.
 
     Raises:
@@ -62,7 +73,13 @@ class ExperimentConfig:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
     metric: str = "recall@20"
+    metrics: tuple[str, ...] = FINAL_METRICS
+    cutoffs: tuple[int, ...] = CUTOFFS
+    test_history: Literal["train", "train+valid"] | None = None
+    test_target: Literal["all", "last"] | None = None
+    mask_seen: bool = True
     prune: bool = True
     sampler: Literal["tpe", "grid"] = "tpe"
     device: str = "auto"
@@ -70,11 +87,14 @@ class ExperimentConfig:
     keep: bool = False
     cache: str | None = None
     quiet: bool = False
+    track: str | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", tuple(map(os.fspath, self.datasets)))
-        for name, kind in {"output": Path, "tuned": Path, "models": tuple, "losses": tuple, "formats": tuple}.items():
+        kinds: dict[str, Any] = {"output": Path, "tuned": Path, "models": tuple, "losses": tuple, "formats": tuple}
+        kinds |= {"metrics": tuple, "cutoffs": tuple}
+        for name, kind in kinds.items():
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
         if not self.datasets:
@@ -86,14 +106,31 @@ class ExperimentConfig:
             raise ConfigError(f"minutes is {self.minutes}; it must be more than 0")
         if self.trials is None and self.minutes is None:
             raise ConfigError("tuning needs a budget: give a number of trials or of minutes")
-        from lirdrec.evaluation.metrics import split_name  # imports torch, which not every process needs
-
-        split_name(self.metric)
+        self._check_evaluation()
+        check_tracker(self.track)
         if self.sampler not in ("tpe", "grid"):
             raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or grid")
         for loss in self.losses:
             if loss not in ("bpr", "softmax"):
                 raise ConfigError(f"losses: there is no loss {loss!r}; choose bpr, softmax or both")
+
+    def _check_evaluation(self) -> None:
+        from lirdrec.evaluation.metrics import canonical_metric, check_metrics, split_name  # imports torch
+        from lirdrec.evaluation.protocol import check_protocol
+
+        split_name(self.metric)
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(canonical_metric, self.metrics))))
+        check_metrics(self.metrics)
+        if not self.metrics or not self.cutoffs or min(self.cutoffs) < 1:
+            raise ConfigError("metrics and cutoffs need at least one entry each, and cut-offs of 1 or more")
+        check_protocol(self.test_history, self.test_target)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The options of the evaluation that differ from the defaults; {} if none does."""
+        names = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
 
     @property
     def sets(self) -> Mapping[str, tuple[str, ...] | None]:
@@ -114,6 +151,11 @@ class ExperimentConfig:
         """The entries of `model_options` that are options of the model."""
         names = option_names(model)
         return {name: value for name, value in self.model_options.items() if name in names}
+
+
+def beyond_accuracy(dataset: Dataset) -> tuple[str, ...]:
+    """The metrics beyond accuracy that final trials have; diversity needs features."""
+    return tuple(name for name in BEYOND_ACCURACY if name != "diversity" or dataset.features)
 
 
 def option_names(model: str) -> set[str]:

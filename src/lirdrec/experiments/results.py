@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,15 +136,31 @@ class Results:
         return over_seeds([pl.read_parquet(self.folder / str(path), glob=False) for path in paths])
 
     def remarks(self) -> list[str]:
-        """Warnings for the reader of the metrics: trainings that were cut off by the maximum number of epochs."""
+        """Facts for the reader of the metrics: how tests by time were done, and trainings that --epochs cut off."""
         trained = [result for result in self._results if result.done and result.epochs]
         capped = sum(result.was_still_improving for result in trained)
         if not capped:
-            return []
+            return self._protocols()
         return [
+            *self._protocols(),
             f"**{capped} of {len(trained)} trainings were still improving when --epochs ended them**: "
-            "their metrics are too low; increase --epochs before you compare models."
+            "their metrics are too low; increase --epochs before you compare models.",
         ]
+
+    def _protocols(self) -> list[str]:
+        """A sentence about tests that knew users by their validation interactions too, or did not mask."""
+        protocols: dict[str, Mapping[str, Any]] = {}
+        for result in self._results:
+            if isinstance(result.data, Mapping) and (protocol := result.data.get("protocol")):
+                protocols.setdefault(result.cell.model, protocol)
+        sentences = []
+        if longer := {m: p for m, p in protocols.items() if p["test_history"] == "train+valid"}:
+            sentences.append("In the test, users are known by their training and validation interactions.")
+            if kept := [model for model, protocol in longer.items() if protocol["queries"] == "trained"]:
+                sentences.append(f"These models cannot use the latter, and keep the users' vectors: {', '.join(kept)}.")
+        if any(not protocol["mask_seen"] for protocol in protocols.values()):
+            sentences.append("Items that a user has seen are ranked too.")
+        return [" ".join(sentences)] if sentences else []
 
     def _identity(self, result: TrialResult) -> list[Any]:
         return [self.experiment, *(_value(result, name) for name in IDENTITY[1:])]

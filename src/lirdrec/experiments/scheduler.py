@@ -284,6 +284,8 @@ class _Run:
 
     def _ended(self, result: TrialResult) -> None:
         self.store.record(result)
+        if self.config.track is not None:
+            log_trial(self.config.track, self.experiment.name, result)
         done = self._done()
         waiting = [trial for key, trial in self.planned.items() if key not in done]
         self.progress.ended(result, done.values(), waiting)
@@ -296,6 +298,21 @@ class _Run:
             worker.process.wait()
             worker.claim.close()
         self.progress.stop()
+
+
+def log_trial(kind: str, experiment: str, result: TrialResult) -> None:
+    """Log a trial that ended to a tracker: its specification, a step per epoch, its metrics, time and memory."""
+    from lirdrec.experiments.progress import name_of
+    from lirdrec.trackers import tracker
+
+    trial = result.cell
+    params = {**trial.to_json(), "dataset": trial.dataset_name, "experiment": experiment, "key": trial.key}
+    run = tracker(kind, " ".join(name_of(trial).split()), params)
+    for line in result.history:
+        run.log({name: value for name, value in line.items() if name != "epoch"}, int(line["epoch"]))
+    final = {f"{stage}/{name}": value for stage, values in result.figures.items() for name, value in values.items()}
+    final |= {"seconds": result.seconds, "peak_memory": result.peak_memory, "best_epoch": result.best_epoch}
+    run.finish(final, failed=not result.done)
 
 
 def _environment(jobs: int) -> dict[str, str]:

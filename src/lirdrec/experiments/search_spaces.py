@@ -1,4 +1,4 @@
-"""Search spaces of tuning: the published grid of a model, and training options for each ranking loss."""
+"""Search spaces of tuning: the published grid of a model, and training options for each ranking loss or similarity."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import canonical
 from lirdrec.models.registry import model_type
-from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES
+from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES, SEQUENCE_RATE
 from lirdrec.training.config import AUTO_BATCH, TrainConfig
 
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
 _BPR = {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)}
-# training options searched in addition to the grid, by ranking loss; "": gradient models with a fixed loss
+_SEQUENCES = {"batch_size": (2048,), "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3)}
+# training options searched in addition to the grid, by ranking loss; "": gradient models with a fixed loss. Models of
+# ordered histories by similarity: cosines lie in [-1, 1] and need a small temperature, products grow by training
 STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "bpr": _BPR,
     "softmax": {
@@ -27,13 +29,20 @@ STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3),
     },
     "": _BPR,
+    "cosine": {"similarity": ("cosine",), "temperature": (0.05, 0.07, 0.1, 0.15, 0.2), **_SEQUENCES},
+    "product": {"similarity": ("product",), "temperature": (1.0,), **_SEQUENCES},
 }
+# model options searched for all models of ordered histories that have them, instead of their own grids
+SEQUENCE_MODELS: Mapping[str, tuple[Any, ...]] = {"dropout": (0.1, 0.2, 0.3, 0.4, 0.5), "n_layers": (1, 2)}
 # start of the search, by ranking loss: the published setting (LIRDRec's, or that of common public code), then softmax
 FIRST: Mapping[str, Mapping[str, Any]] = {
     "bpr": {"batch_size": 2048},
     "softmax": {"temperature": 0.15, "scoring": "product", "batch_size": 4096, "learning_rate": 1e-3},
     "": {"batch_size": 2048},
+    "cosine": {"similarity": "cosine", "temperature": 0.1, "batch_size": 2048, "learning_rate": SEQUENCE_RATE},
+    "product": {"similarity": "product", "temperature": 1.0, "batch_size": 2048, "learning_rate": COMMON_RATE},
 }
+LOSSES = ("bpr", "softmax")
 WEIGHTS = (0.1, 0.5, 0.9)  # of the first of two modalities in an item-item graph; the second has 1 - weight
 
 Choice = dict[str, Any]  # option → value, of the model and of training
@@ -45,7 +54,7 @@ class Space:
 
     Attributes:
         shared: option → values, for every loss.
-        branches: loss → option → values; a single branch "" for models with a fixed loss.
+        branches: loss or similarity → option → values; a single branch "" for models with neither.
         first: complete configurations to try first.
     """
 
@@ -73,9 +82,15 @@ class Space:
         return with_loss(loss, {name: generator.choice(values) for name, values in options.items()})
 
 
-def with_loss(loss: str, options: Choice) -> Choice:
-    """The options with the loss first, if the model has a choice of losses."""
-    return {"loss": loss, **options} if loss else options
+def with_loss(branch: str, options: Choice) -> Choice:
+    """The options of a branch with the loss first, if the model has a choice of losses."""
+    return {"loss": branch, **options} if branch in LOSSES else options
+
+
+def branch_of(options: Mapping[str, Any]) -> str:
+    """The branch that a configuration of a space with several branches belongs to."""
+    branch: str = options["loss"] if "loss" in options else options["similarity"]
+    return branch
 
 
 def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), modalities: Sequence[str] = ()) -> Space:
@@ -104,17 +119,19 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
     start = {name: defaults[name] for name in shared}
     if kind.capabilities.training == "closed_form":
         return Space(shared, {"": {}}, (start,))
-    if "loss" not in defaults:
-        wanted: tuple[str, ...] = ("",)
-    elif "loss" in fixed:
-        wanted = (fixed["loss"],)
-    else:
-        wanted = tuple(losses) or ("bpr", "softmax")
+    sequences = kind.capabilities.ordered
+    if sequences:
+        shared.pop("temperature", None)  # it depends on the similarity
+        for name in SEQUENCE_MODELS.keys() & defaults.keys() - fixed.keys():
+            shared[name] = _with(SEQUENCE_MODELS[name], defaults[name])
+        shared = dict(sorted(shared.items()))
+        start = {name: defaults[name] for name in shared}
+    wanted = _branches(fixed, losses, defaults, sequences)
     branches, first = {}, []
     for loss in wanted:
         branch = {name: values for name, values in STEPS[loss].items() if name not in fixed and name not in shared}
         initial = {**FIRST[loss]}
-        if loss != "softmax":
+        if "learning_rate" not in initial:
             initial["learning_rate"] = PUBLISHED_RATES.get(model, COMMON_RATE)
         if "batch_size" in fixed:  # scale the learning rate with the square root of the batch size
             size = AUTO_BATCH if fixed["batch_size"] == "auto" else fixed["batch_size"]
@@ -124,6 +141,17 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
         branches[loss] = branch
         first.append(with_loss(loss, {**start, **{name: initial[name] for name in branch}}))
     return Space(shared, branches, tuple(first))
+
+
+def _branches(
+    fixed: Mapping[str, Any], losses: Sequence[str], options: Mapping[str, Any], sequences: bool
+) -> tuple[str, ...]:
+    """Names of the branches of a model that is trained by gradients, from its options."""
+    if sequences:
+        return (fixed["similarity"],) if "similarity" in fixed else ("cosine", "product")
+    if "loss" not in options:
+        return ("",)
+    return (fixed["loss"],) if "loss" in fixed else tuple(losses) or LOSSES
 
 
 def parts(choice: Choice) -> tuple[Choice, Choice]:

@@ -41,7 +41,8 @@ class TrialSpec:
         modalities: names of the feature matrices to use; None: all.
         split: another split of all interactions, as arguments of `Dataset.resplit`.
         extra: further arguments of the work. For "train": "final" (true: score the sealed test),
-            "candidates" ("cold": rank unseen items only), "keep" (true: save the run folder in runs/KEY/model).
+            "candidates" ("cold": rank unseen items only), "keep" (true: save the run folder in runs/KEY/model),
+            "evaluation" (`ExperimentConfig.evaluation`).
     """
 
     work: str

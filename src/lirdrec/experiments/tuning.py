@@ -25,7 +25,7 @@ from typing import Any
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.search_spaces import Choice, Space, all_numbers, parts, space_of, with_loss
+from lirdrec.experiments.search_spaces import Choice, Space, all_numbers, branch_of, parts, space_of, with_loss
 from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash
 from lirdrec.files.atomic import write_json
 
@@ -101,6 +101,7 @@ def base_cell(
         {"metric": config.metric, **config.training, **(training or {})},
         feature_set=feature_set,
         modalities=config.sets.get(feature_set),
+        extra={"evaluation": config.evaluation} if config.evaluation else {},
     )
 
 
@@ -266,7 +267,7 @@ def _propose(
 def _by_tpe(
     space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[TrialResult], metric: str, seed: int
 ) -> Choice:
-    """The next configuration by Optuna's TPE, over the indices of the values; "loss" is a dimension of its own."""
+    """The next configuration by Optuna's TPE, over the indices of the values; the branch is a dimension of its own."""
     optuna = _optuna()
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=0, seed=seed))
     losses = list(space.branches)
@@ -290,7 +291,7 @@ def _by_tpe(
         distributions = {}
         loss = losses[0]
         if len(losses) > 1:
-            indices["loss"] = loss = options.get("loss", "")
+            indices["loss"] = loss = branch_of(options)
             distributions["loss"] = optuna.distributions.CategoricalDistribution(losses)
         for key, (name, values) in dimensions(loss).items():
             indices[key] = [canonical(known) for known in values].index(canonical(options[name]))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lirdrec.errors import ConfigError, RunFolderError
-from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
+from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, beyond_accuracy
 from lirdrec.experiments.trial import (
     TrialSpec,
     fingerprint,
@@ -35,6 +35,9 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluator import Metrics
+    from lirdrec.evaluation.external_lists import ExternalLists
+    from lirdrec.evaluation.protocol import TestHistory, TestTarget
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"
@@ -90,15 +93,21 @@ def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) 
     verify_features(data)
     if split:
         data = data.resplit(**split)
-    test = sealed.vault / SEALED
-    with write_errors(sealed.vault):
-        sealed.vault.mkdir(parents=True, exist_ok=True)
+    write_test(data, sealed.vault)
+    without_test(data).save(sealed.development, overwrite=True)
+
+
+def write_test(data: Dataset, vault: Path) -> None:
+    """Write the test interactions of a dataset into a vault folder."""
+    test = vault / SEALED
+    with write_errors(vault):
+        vault.mkdir(parents=True, exist_ok=True)
     with atomic_write(test) as temporary, temporary.open("wb") as file:
-        np.save(file, np.stack([data.test.users, data.test.items]))
+        columns = [data.test.users, data.test.items, data.test.timestamps]
+        np.save(file, np.stack([column for column in columns if column is not None]))
     counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
     counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
-    write_json(sealed.vault / "counts.json", counts | {"test_sha256": sha256(test)})
-    without_test(data).save(sealed.development, overwrite=True)
+    write_json(vault / "counts.json", counts | {"test_sha256": sha256(test)})
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -107,11 +116,11 @@ def without_test(dataset: Dataset) -> Dataset:
 
     empty = np.empty(0, dtype=np.int64)
     times = None if dataset.test.timestamps is None else empty
-    split = dataset.info.get("split")
     return dataclasses.replace(
         dataset,
         test=Interactions(empty, empty, times),
-        info={"split": split, "development": True} if split else {"development": True},
+        info={name: dataset.info[name] for name in ("split", "timestamps") if dataset.info.get(name)}
+        | {"development": True},
         folder=None,
     )
 
@@ -190,7 +199,11 @@ class Vault:
         development: Dataset,
         *,
         candidates: Literal["all", "cold"] = "all",
+        metrics: Sequence[str] = FINAL_METRICS,
         cutoffs: Sequence[int] = CUTOFFS,
+        test_history: TestHistory | None = None,
+        test_target: TestTarget | None = None,
+        mask_seen: bool = True,
         per_user: Path | None = None,
     ) -> dict[str, float]:
         """Test metrics of a declared model: computed once; later calls return the recorded values.
@@ -199,19 +212,71 @@ class Vault:
             trial: the final trial; its options must be those declared.
             recommender: trained with these options and the trial's seed, on `development`.
             candidates: "cold": rank only items without training interactions.
-            cutoffs: cut-offs of recall and NDCG.
+            metrics, cutoffs: names without cut-off, and their cut-offs.
+            test_history, test_target, mask_seen: as of `evaluate`.
             per_user: Parquet file for the values of each user.
 
         Raises:
             ConfigError: not declared, or the options of the trial or of the recommender differ from the declaration.
             RunFolderError: the test interactions or the recorded scores are damaged.
         """
-        from lirdrec.data.dataset import Interactions
         from lirdrec.evaluation.evaluator import evaluate
 
-        self._check_declared(trial, recommender, development)
+        self._check_declared(trial, development)
+        _check_trained(trial, recommender)
+        metrics = tuple(dict.fromkeys((*metrics, *beyond_accuracy(development))))
+        options: dict[str, Any] = {"metrics": metrics, "candidates": candidates, "per_user": True}
+        options |= {"test_history": test_history, "test_target": test_target, "mask_seen": mask_seen}
+
+        def measure(complete: Dataset) -> Metrics:
+            return evaluate(recommender, complete, "test", k=cutoffs, **options)
+
+        return self._once(trial, measure, development, "" if candidates == "all" else f"-{candidates}", per_user)
+
+    def score_lists(
+        self,
+        trial: TrialSpec,
+        lists: ExternalLists,
+        development: Dataset,
+        *,
+        cutoffs: Sequence[int],
+        metrics: Sequence[str],
+        per_user: Path | None = None,
+    ) -> dict[str, float]:
+        """Test metrics of declared lists that were made elsewhere; the same lists may be scored with other cut-offs.
+
+        Args:
+            trial: its declaration names the content of the lists.
+            lists: read with `development`.
+            cutoffs, metrics: as of `evaluate_external`.
+            per_user: Parquet file for the values of each user.
+
+        Raises:
+            ConfigError, RunFolderError: as for `score`.
+        """
+        from lirdrec.evaluation.external_lists import evaluate_external
+
+        self._check_declared(trial, development)
+
+        def measure(complete: Dataset) -> Metrics:
+            return evaluate_external(lists, complete, k=cutoffs, metrics=metrics, per_user=True)
+
+        suffix = f"-{short_hash([*cutoffs, *metrics])[:8]}"
+        return self._once(trial, measure, development, suffix, per_user)
+
+    def _once(
+        self,
+        trial: TrialSpec,
+        measure: Callable[[Dataset], Metrics],
+        development: Dataset,
+        suffix: str,
+        per_user: Path | None,
+    ) -> dict[str, float]:
+        """The recorded metrics of a trial or, for the first call, those of `measure` on the complete dataset."""
+        from lirdrec.data.dataset import Interactions
+
         name = declaration_name(trial)
-        stem = f"{short_hash(name)}-{trial.seed}" + ("" if candidates == "all" else f"-{candidates}")
+        stem = f"{short_hash(name)}-{trial.seed}{suffix}"
         path = self.vault / "scores" / f"{stem}.json"
         with locked(self.vault / "locks" / stem):
             users = path.with_suffix(".parquet")
@@ -220,9 +285,7 @@ class Vault:
                     _write(per_user, lambda temporary: temporary.write_bytes(users.read_bytes()))
                 return _recorded(path)
             test = Interactions(*_test_interactions(self.vault))
-            complete = dataclasses.replace(development, test=test, folder=None)
-            options: dict[str, Any] = {"metrics": FINAL_METRICS, "candidates": candidates, "per_user": True}
-            result = evaluate(recommender, complete, "test", k=cutoffs, **options)
+            result = measure(dataclasses.replace(development, test=test, folder=None))
             assert result.per_user is not None
             for file in (users, per_user):
                 if file is not None:
@@ -231,15 +294,14 @@ class Vault:
             write_checked(path, content | {"figures": result.values})
         return dict(result.values)
 
-    def _check_declared(self, trial: TrialSpec, recommender: Recommender, development: Dataset) -> None:
-        """Raise unless the trial is declared with its options, and the recommender was trained with them."""
+    def _check_declared(self, trial: TrialSpec, development: Dataset) -> None:
+        """Raise unless the trial is declared with its options, and the dataset has no test interactions."""
         name, options = declaration_name(trial), self.preregistration.declared(trial)
         if options is None:
             raise ConfigError(f"{name}: not declared, so its test cannot be scored; declare its options first")
         if options != declared_options(trial):
             different = _difference(options, declared_options(trial))
             raise ConfigError(f"{name}: declared with other options ({different}), so its test cannot be scored")
-        _check_trained(trial, recommender)
         if len(development.test):
             raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
@@ -253,7 +315,7 @@ def _recorded(path: Path) -> dict[str, float]:
 
 
 def _test_interactions(vault: Path) -> np.ndarray:
-    """User and item indices of the test interactions, `(2, T)` int64."""
+    """User and item rows of the test interactions and, where known, their timestamps: `(2, T)` or `(3, T)` int64."""
     from lirdrec.data.features import open_array
 
     path = vault / SEALED

@@ -93,6 +93,7 @@ class Job:
         vault: folder of the sealed test; None unless the trial is final.
         device, cache: as in `fit`.
         figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
+        protocol: how the test was done, from `score_test`; {} before.
         per_user: path of per-user test values, relative to `folder`.
         callback, best_epoch: recorder and best epoch of the last `fit`.
         checkpoint_seconds: time between checkpoints.
@@ -106,6 +107,7 @@ class Job:
     device: str = "auto"
     cache: str | None = None
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
     per_user: str | None = None
     callback: TrialCallback | None = None
     checkpoint_seconds: float = 60.0
@@ -186,7 +188,7 @@ class Job:
         return GroundTruth.from_pairs(train, valid, data.n_users)
 
     def score_valid(self, recommender: Recommender) -> None:
-        """Store the validation metrics as stage "valid": recall and NDCG at 10 and 20, and the training metric."""
+        """Store the validation metrics as stage "valid": those of the test, and the training metric."""
         from lirdrec.evaluation.evaluator import evaluate
         from lirdrec.evaluation.metrics import split_name
 
@@ -194,8 +196,10 @@ class Job:
             return
         candidates = self._candidates()
         name, k = split_name(resolve_options(self.cell)[1].metric)
-        names, cutoffs = tuple(dict.fromkeys((*FINAL_METRICS, name))), self._cutoffs(candidates, (*CUTOFFS, k))
-        metrics = evaluate(recommender, self.dataset, "valid", k=cutoffs, metrics=names, candidates=candidates)
+        chosen = self._evaluation()
+        options: dict[str, Any] = {"metrics": tuple(dict.fromkeys((*chosen["metrics"], name)))}
+        options |= {"k": self._cutoffs(candidates, (*chosen["cutoffs"], k)), "candidates": candidates}
+        metrics = evaluate(recommender, self.dataset, "valid", mask_seen=chosen["mask_seen"], **options)
         self.figures["valid"] = dict(metrics.values)
 
     def score_test(
@@ -211,23 +215,34 @@ class Job:
         Raises:
             ConfigError: the trial is not final, or differs from its declaration.
         """
+        from lirdrec.evaluation.protocol import protocol_of
         from lirdrec.experiments.vault import Vault
 
         if self.vault is None:
             raise ConfigError(f"{self.cell.model}: only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
+        evaluation = self._evaluation()
+        history = {name: evaluation[name] for name in ("test_history", "test_target", "mask_seen")}
+        self.protocol = protocol_of(recommender, self.dataset.info, "test", **history).to_json()
+        options = {"candidates": chosen, "cutoffs": self._cutoffs(chosen, evaluation["cutoffs"]), **history}
         self.figures[stage] = metrics = Vault(self.vault).score(
-            self.cell, recommender, self.dataset, candidates=chosen, cutoffs=self._cutoffs(chosen), per_user=file
+            self.cell, recommender, self.dataset, metrics=evaluation["metrics"], per_user=file, **options
         )
         if file is not None:
             self.per_user = file.relative_to(self.folder).as_posix()
         return metrics
 
+    def _evaluation(self) -> dict[str, Any]:
+        """The options of the evaluation, with the defaults of those that the trial does not change."""
+        defaults: dict[str, Any] = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS}
+        defaults |= {"test_history": None, "test_target": None, "mask_seen": True}
+        return defaults | self.cell.extra.get("evaluation", {})
+
     def _candidates(self) -> Candidates:
         return cast(Candidates, self.cell.extra.get("candidates", "all"))
 
-    def _cutoffs(self, candidates: Candidates, cutoffs: Sequence[int] = CUTOFFS) -> tuple[int, ...]:
+    def _cutoffs(self, candidates: Candidates, cutoffs: Sequence[int]) -> tuple[int, ...]:
         """The cut-offs that do not exceed the number of candidate items."""
         import numpy as np
 
@@ -274,6 +289,8 @@ def compute(job: Job) -> dict[str, Any]:
             config, training = resolve_options(job.cell)
             values["options"] = {"model": to_dict(config), "training": to_dict(training)}
         values["data"] = find_work(job.cell.work)(job)
+        if job.protocol and isinstance(values["data"], dict):
+            values["data"]["protocol"] = job.protocol
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         if not isinstance(error, LirdrecError):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from lirdrec.features.encoder import Encoder, encode_rows
+from lirdrec.features.encoder import Encoder, TextAndImage, encode_rows
 from lirdrec.features.sources import KEY_BYTES, Item
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
 
@@ -101,7 +101,7 @@ def _problem(vector: np.ndarray) -> str | None:
 def _source(item: Item) -> str:
     if item.source:
         return item.source
-    if isinstance(item.value, bytes):
-        return "this image"
-    text = " ".join(str(item.value).split())
+    if isinstance(item.value, bytes) or (isinstance(item.value, TextAndImage) and item.value.text is None):
+        return "this file"
+    text = " ".join(str(item.value.text if isinstance(item.value, TextAndImage) else item.value).split())
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

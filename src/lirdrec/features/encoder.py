@@ -16,8 +16,18 @@ from lirdrec.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["text", "image"]
-Input = str | Path | bytes  # a text; or an image: its file, or the content of one
+Kind = Literal["text", "image", "audio", "video", "joint"]
+
+
+@dataclass(frozen=True)
+class TextAndImage:
+    """The input of a joint encoder: a text, an image (its file or content), or both."""
+
+    text: str | None = None
+    image: Path | bytes | None = None
+
+
+Input = str | Path | bytes | TextAndImage  # a text; or an image, a sound, a video: its file, or the content of one
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Encoder(ABC):
     same batches give the same bits on the same machine.
 
     Attributes:
-        kind: of its inputs, "text" or "image".
+        kind: of its inputs: "text", "image", "audio", "video", or "joint" (a text and an image).
         shard_rows: items of a shard, the unit of work that is written at once: some seconds.
         batch_size: default number of inputs of a batch; halved when memory runs out.
         needs_fit: whether `fit` must be called first, with a sample of the inputs.

@@ -43,6 +43,8 @@ _SIGNATURES: dict[str, bytes | tuple[bytes, ...]] = {
     "Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "Ico": b"\0\0\1\0",
 }
+HEAD_BYTES = 64  # of a file, by which its type is detected
+_SUFFIX = {"Jpeg": ".jpg"}
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _OTHERS: dict[str, bytes | tuple[bytes, ...]] = {
@@ -148,11 +150,11 @@ def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
 def _open_content(source: Path | bytes) -> BinaryIO:
     if isinstance(source, Path):
         return open_file(source)
-    _check_bytes(len(source))
+    check_bytes(len(source))
     return io.BytesIO(source)
 
 
-def open_file(path: Path) -> io.BufferedReader:
+def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io.BufferedReader:
     """The file, open for reading; other than regular files are rejected before opening, since pipes block forever.
 
     Raises:
@@ -161,10 +163,10 @@ def open_file(path: Path) -> io.BufferedReader:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("is a folder, not an image")
+            raise ImageError(f"is a folder, not {article(noun)}")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is not a regular file")
-        _check_bytes(status.st_size)
+        check_bytes(status.st_size, noun, max_bytes)
         return path.open("rb")
     except ImageError:
         raise
@@ -175,11 +177,18 @@ def open_file(path: Path) -> io.BufferedReader:
         raise ImageError("is no name of a file") from None
 
 
-def _check_bytes(size: int) -> None:
+def check_bytes(size: int, noun: str = "image", max_bytes: int = MAX_BYTES) -> None:
+    """Raise an ImageError if a file of this size is empty or too large."""
     if size == 0:
         raise ImageError("the file is empty")
-    if size > MAX_BYTES:
-        raise ImageError(f"{size / 2**20:,.0f} MB are too much for an image (the limit is 256 MB)")
+    if size > max_bytes:
+        limit = f"the limit is {max_bytes / 2**20:,.0f} MB"
+        raise ImageError(f"{size / 2**20:,.0f} MB are too much for {article(noun)} ({limit})")
+
+
+def article(noun: str) -> str:
+    """The noun with its article: "an image"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _check_size(claimed: tuple[int, int], max_pixels: int, decoded: tuple[int, int] | None = None) -> None:
@@ -213,18 +222,7 @@ def _image_errors(problem: str) -> Iterator[None]:
 
 def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
     """Read the header with the Pillow plugin that fits the first bytes; nothing is decoded yet."""
-    start = file.read(64)
-    name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        name = "WebP"
-    elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
-        length = min(int.from_bytes(start[:4], "big"), len(start))
-        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
-        name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
-    if name is None:
-        text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        other = next((kind for kind, signature in _OTHERS.items() if text.startswith(signature)), "something else")
-        raise ImageError(f"holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO image")
+    name = _kind_of(file.read(HEAD_BYTES))
     from PIL import features
 
     file.seek(0)
@@ -241,6 +239,27 @@ def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
         ) from None
     image: ImageFile = getattr(module, f"{name}ImageFile")(file)
     return image
+
+
+def image_suffix(start: bytes) -> str:
+    """The suffix of an image by its first `HEAD_BYTES` bytes, such as ".jpg"; raises an ImageError if it is none."""
+    return _SUFFIX.get(name := _kind_of(start), f".{name.lower()}")
+
+
+def _kind_of(start: bytes) -> str:
+    """Pillow's module for a file by its first bytes; raises an ImageError if it is no image."""
+    name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        name = "WebP"
+    elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
+        length = min(int.from_bytes(start[:4], "big"), len(start))
+        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+        name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
+    if name is None:
+        text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        other = next((kind for kind, signature in _OTHERS.items() if text.startswith(signature)), "something else")
+        raise ImageError(f"holds {other}, not a JPEG, PNG, GIF, WebP, AVIF, HEIC, BMP, TIFF or ICO image")
+    return name
 
 
 def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:

@@ -1,18 +1,88 @@
-"""Features of new items from their texts, by the encoders that made the features of a prepared dataset."""
+"""Features of new items from their texts and images, by the encoders that made the features of a prepared dataset."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from lirdrec.data.images import IMAGE
 from lirdrec.data.storage import read_manifest
-from lirdrec.errors import DataError
+from lirdrec.errors import DataError, LirdrecError
 from lirdrec.features.encode import encode_shard
 from lirdrec.features.registry import load_encoder
-from lirdrec.features.sources import text_item
+from lirdrec.features.sources import Item, image_item, text_item
 from lirdrec.features.template import recorded_template
+
+
+@dataclass(frozen=True)
+class EncodedItems:
+    """Features of new items, made by the encoders of a dataset.
+
+    Attributes:
+        features: name → a row `(d,)` float32 for each item, None for an item without a text or an image.
+        reasons: name → why the features were not made, for those whose encoder the dataset records.
+    """
+
+    features: dict[str, list[np.ndarray | None]]
+    reasons: dict[str, str]
+
+
+def encode_items(
+    folder: str | Path, names: Iterable[str], table: pl.DataFrame, images: str | Path = ".", device: str = "cpu"
+) -> EncodedItems:
+    """Encode the texts and images of new items, for `Recommender.add_items`.
+
+    Args:
+        folder: the prepared dataset, whose manifest records the encoders.
+        names: the features to make; those without a recorded encoder are left out.
+        table: a row per new item, with columns of the dataset's item table.
+        images: folder of the paths in the column of images.
+        device: where the encoders run.
+
+    Raises:
+        DataError: a text or an image cannot be encoded.
+    """
+    made: dict[str, list[np.ndarray | None]] = {}
+    reasons: dict[str, str] = {}
+    recorded = read_manifest(Path(folder))["info"].get("encoders", {})
+    for name in names:
+        entry = recorded.get(name) or {}
+        if not entry.get("origin"):
+            continue
+        items, columns = _inputs(entry, table, Path(images))
+        if all(item.value is None and item.problem is None for item in items):
+            reasons[name] = f"the new items have nothing in the columns {', '.join(columns)}"
+            continue
+        try:
+            encoder = load_encoder(folder, name, device=device)
+            arrays, facts = encode_shard(encoder, items, encoder.batch_size)
+            encoder.release()
+        except LirdrecError as error:
+            reasons[name] = str(error)
+            continue
+        if facts["problems"]:
+            index, source, problem = facts["problems"][0]
+            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {source}: {problem}")
+        rows = zip(arrays["vectors"], arrays["present"], strict=True)
+        made[name] = [row if present else None for row, present in rows]
+    return EncodedItems(made, reasons)
+
+
+def _inputs(entry: Mapping[str, Any], table: pl.DataFrame, images: Path) -> tuple[list[Item], list[str]]:
+    """The texts or images of new items, and the columns that they are made of."""
+    if entry["origin"].get("kind") == "text":
+        template = recorded_template(entry.get("source", {}))
+        missing = [pl.lit(None, pl.String).alias(column) for column in template.columns if column not in table.columns]
+        return list(map(text_item, template.render(table.with_columns(missing)))), template.columns
+    column = str(entry.get("source", {}).get("column", IMAGE))
+    if column not in table.columns:
+        return [Item()] * table.height, [column]
+    return [image_item(images, path) for path in table[column].cast(pl.String).to_list()], [column]
 
 
 def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -> dict[str, np.ndarray]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import describe_ids, pluralize
-from lirdrec.data.images import IMAGES
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path, write_item_table
 from lirdrec.data.transaction import dataset_lock, recover
@@ -32,7 +31,7 @@ from lirdrec.features.dataset_writer import (
 )
 from lirdrec.features.encode import Loop, encode_shard, local
 from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
-from lirdrec.features.sources import ImageSource, ItemRows, default_texts, names_pictures
+from lirdrec.features.sources import FileSource, ItemRows, default_texts, names_pictures
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work
@@ -43,6 +42,7 @@ WORK = "work/features"  # unfinished work, in the prepared folder
 CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
 
 FeatureRun = FeatureResult
+NOUNS = {"text": "text", "image": "image", "audio": "audio", "video": "video", "joint": "text or image"}
 Joined = Mapping[str, FeatureResult]  # by the names of the matrices
 
 
@@ -133,9 +133,9 @@ def _add_to_dataset(
     """
     joined = {work.job.name: work.join() for work in works}
     _check_not_empty(works, joined)
-    images = [work.job.source for work in works if isinstance(work.job.source, ImageSource)]
-    info = {IMAGES: str(images[0].root.absolute())} if images else {}
-    columns = {source.column: source.found for source in images if source.found is not None}
+    sources = [source for work in works for source in work.job.source.files]
+    info = {source.media.folder: str(source.root.absolute()) for source in sources}
+    columns = {source.column: source.found for source in sources if source.found is not None}
     files, counts, dropped, matrices = {}, None, None, joined
     with dataset_lock(folder):  # from reading the item table to writing it: captions may change it, too
         recover(folder)
@@ -212,12 +212,17 @@ def _check_not_empty(works: Sequence[FeatureJobRunner], joined: Joined) -> None:
         work.shards.discard()
     job, result = empty[0].job, joined[empty[0].job.name]
     problem = f"; the first problem: {result.problems[0][1]}: {result.problems[0][2]}" if result.problems else ""
-    searched = f"; images were searched in {job.source.root} (--images)" if isinstance(job.source, ImageSource) else ""
+    searched = _searched(job.source) if isinstance(job.source, FileSource) else ""
     raise DataError(
         f"{empty[0].folder}: no item got a vector for '{job.name}': of {pluralize(result.items, 'item')}"
-        f" {result.missing:,} have no {job.source.kind} and {pluralize(result.n_problems, 'input')} cannot be used"
+        f" {result.missing:,} have no {NOUNS[job.source.kind]} and {pluralize(result.n_problems, 'input')} cannot be"
+        " used"
         f"{problem}{searched}"
     )
+
+
+def _searched(source: FileSource) -> str:
+    return f"; {source.media.noun}s were searched in {source.root} ({source.media.option})"
 
 
 def _covered(folder: Path, joined: Joined) -> np.ndarray:

@@ -282,11 +282,11 @@ def import_ray() -> Any:
 
 
 def _check_files(items: list[Item]) -> None:
-    """Raise a ConfigError if this machine sees none of the image files; all would count as missing."""
+    """Raise a ConfigError if this machine sees none of the files; all would count as missing."""
     paths = [item.value for item in items if isinstance(item.value, Path)]
     if paths and not any(path.exists() for path in paths):
         raise ConfigError(
-            f"{platform.node()} does not see {paths[0]}; the images must have the same path on all machines of the"
+            f"{platform.node()} does not see {paths[0]}; the files must have the same path on all machines of the"
             " cluster, such as on a shared disk"
         )
 

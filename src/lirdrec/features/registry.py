@@ -21,20 +21,36 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Encoder, Kind
 from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
 from lirdrec.features.encoders.efficientnet import EfficientNetLite0, ProjectedEfficientNetLite0
-from lirdrec.features.encoders.model_loading import minilm_folder
+from lirdrec.features.encoders.frames import FrameEncoder
+from lirdrec.features.encoders.model_loading import is_sentence_transformer, minilm_folder
+from lirdrec.features.encoders.multimodal import JointEncoder, MultimodalAudio, MultimodalVideo
 from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.features.encoders.sound import SpectrumEncoder
 from lirdrec.features.encoders.tfidf import TfidfEncoder
+from lirdrec.features.encoders.transformers_audio import TransformersAudio
 from lirdrec.features.encoders.transformers_vision import VisionEncoder
 from lirdrec.features.job import FeatureJob, fitted_state, identity
 from lirdrec.features.remote.client import OpenAIClient
-from lirdrec.features.sources import ImageSource, ItemRows, Source, TextSource, names_pictures
+from lirdrec.features.sources import (
+    AudioSource,
+    FileSource,
+    ImageSource,
+    ItemRows,
+    JointSource,
+    Source,
+    TextSource,
+    VideoSource,
+    names_pictures,
+)
 from lirdrec.option_names import flag
 
 logger = logging.getLogger(__name__)
 
-What = Literal["text", "image", "caption"]
+What = Literal["text", "image", "caption", "audio", "video", "joint"]
 CAPTION = "caption"
+_SOURCES: Mapping[str, type[FileSource]] = {"image": ImageSource, "audio": AudioSource, "video": VideoSource}
+_WITH_TEXT, _WITH_IMAGES = {"text", "joint"}, {"image", "joint"}
 
 
 def parse_jobs(
@@ -43,6 +59,8 @@ def parse_jobs(
     *,
     template: str | None = None,
     images: str | Path | None = None,
+    audio_files: str | Path | None = None,
+    video_files: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[FeatureJob]:
     """Jobs for `make_features`.
@@ -52,6 +70,7 @@ def parse_jobs(
             the texts and images of the dataset, with the encoders that need no download.
         images: the image folder. If the item table has no column of paths, the images are files named after items; the
             table gets that column together with the matrix.
+        audio_files, video_files: the same for sounds and videos.
         options: of the encoders; each gets those that it takes. None is the default.
 
     Raises:
@@ -60,17 +79,22 @@ def parse_jobs(
     """
     wanted = list(wanted) or _defaults(folder, template, images)
     kinds = {what for what, _ in wanted}
-    if template is not None and "text" not in kinds:
+    if template is not None and not kinds & _WITH_TEXT:
         raise ConfigError("--text-template: no text of a template is encoded; add --text MODEL, or leave it out")
-    if images is not None and "image" not in kinds:
-        raise ConfigError(f"--images {images}: no images are encoded; add --image MODEL, or leave it out")
+    folders = {"image": images, "audio": audio_files, "video": video_files}
+    for kind_of_files, path in folders.items():
+        if path is not None and not kinds & (_WITH_IMAGES if kind_of_files == "image" else {kind_of_files}):
+            media = _SOURCES[kind_of_files].media
+            raise ConfigError(
+                f"{media.option} {path}: no {media.noun}s are encoded; add --{kind_of_files} MODEL, or leave it out"
+            )
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    sources = cache(partial(_source, folder, template, images))
+    sources = cache(partial(_source, folder, template, folders))
     encoders: list[tuple[EncoderSpec, Encoder]] = []  # equal ones are shared: their weights are in memory once
     jobs: list[FeatureJob] = []
     for what, text in wanted:
         name, model = named(text, what)
-        kind: Kind = "image" if what == "image" else "text"
+        kind: Kind = "text" if what == "caption" else what
         takes = EncoderSpec(kind, model).takes
         spec = EncoderSpec(kind, model, {key: value for key, value in given.items() if key in takes})
         # a fitted state belongs to one matrix
@@ -92,13 +116,23 @@ def named(text: str, what: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (what, text)
 
 
-def _source(folder: str | Path, template: str | None, images: str | Path | None, what: What) -> Source:
-    if what != "image":
-        return TextSource(folder, column=CAPTION) if what == "caption" else TextSource(folder, template)
+def _source(folder: str | Path, template: str | None, folders: Mapping[str, str | Path | None], what: What) -> Source:
+    if what == "caption":
+        return TextSource(folder, column=CAPTION)
+    if what == "text":
+        return TextSource(folder, template)
+    if what == "joint":
+        images = _files(folder, folders["image"], ImageSource)
+        assert isinstance(images, ImageSource)
+        return JointSource(TextSource(folder, template), images)
+    return _files(folder, folders[what], _SOURCES[what])
+
+
+def _files(folder: str | Path, root: str | Path | None, source: type[FileSource]) -> FileSource:
     rows, paths = ItemRows(folder), None
-    if images is not None and not names_pictures(rows):  # files named after items
-        paths = image_column(rows.read(0, len(rows))[ITEM], Path(images))
-    return ImageSource(folder, root=images, found=paths)
+    if root is not None and not names_pictures(rows, source.media.column):  # files named after items
+        paths = image_column(rows.read(0, len(rows))[ITEM], Path(root), media=source.media)
+    return source(folder, root=root, found=paths)
 
 
 def _defaults(folder: str | Path, template: str | None, images: str | Path | None) -> list[tuple[What, str]]:
@@ -121,7 +155,14 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
 
 HASHED, MINILM, ENDPOINT = "hashed", "minilm", "endpoint:"
 DESCRIPTOR, EFFICIENTNET = "descriptor", "efficientnet-lite0"
-NAMES: Mapping[Kind, tuple[str, ...]] = {"text": (HASHED, MINILM), "image": (DESCRIPTOR, EFFICIENTNET)}
+SPECTRUM = "spectrum"
+NAMES: Mapping[Kind, tuple[str, ...]] = {
+    "text": (HASHED, MINILM),
+    "image": (DESCRIPTOR, EFFICIENTNET),
+    "audio": (SPECTRUM,),
+    "video": (DESCRIPTOR, EFFICIENTNET),  # of its frames
+    "joint": (),
+}
 DEFAULTS: Mapping[Kind, str] = {"text": HASHED, "image": DESCRIPTOR}
 
 # The options that each kind of encoder takes, besides its model.
@@ -136,13 +177,17 @@ class EncoderSpec:
     """An encoder by its kind, model and options.
 
     Attributes:
-        kind: "text" or "image".
+        kind: "text", "image", "audio", "video" or "joint".
         model: for texts `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by
-            its name or folder; for images `descriptor`, `efficientnet-lite0`, or a Hugging Face vision model.
+            its name or folder; for images `descriptor`, `efficientnet-lite0`, or a Hugging Face vision model;
+            for sounds `spectrum`, a Hugging Face audio model, or a sentence-transformers model that takes sounds; for
+            videos any encoder of images, which encodes frames, or a sentence-transformers model that takes videos;
+            joint (text and image): a sentence-transformers or Hugging Face model that takes both.
         options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of other text
             models: pooling, prompt, max_length, device, precision, revision; of `efficientnet-lite0`: device, and
             components (its vectors are reduced to so many principal components); of other vision models: device,
-            precision, revision. None is the default.
+            precision, revision; of audio models also max_seconds, of videos also frames, of joint models also
+            prompt. None is the default.
 
     Raises:
         ConfigError: an option that this encoder does not take, or a misspelled name.
@@ -156,12 +201,15 @@ class EncoderSpec:
         given = {name: value for name, value in self.options.items() if value is not None}
         object.__setattr__(self, "options", given)
         if not self.model:
-            raise ConfigError(f"no {self.kind} encoder is named; for instance {', '.join(NAMES[self.kind])}")
+            example = ", ".join(NAMES[self.kind]) or "openai/clip-vit-base-patch32"
+            raise ConfigError(f"no {self.kind} encoder is named; for instance {example}")
         near = difflib.get_close_matches(self.model.lower(), NAMES[self.kind], n=1, cutoff=0.8)
         if near and self.model not in NAMES[self.kind] and not Path(self.model).is_dir():
             raise ConfigError(f"no {self.kind} encoder is called '{self.model}'; did you mean '{near[0]}'?")
-        if self.kind == "image" and self.model.startswith(ENDPOINT):
-            raise ConfigError("a server cannot encode images; caption them (lirdrec caption), then encode the captions")
+        if self.kind != "text" and self.model.startswith(ENDPOINT):
+            raise ConfigError(
+                "a server encodes only texts; of images, caption them (lirdrec caption), then encode the captions"
+            )
         for name in given:
             if name not in self.takes:
                 can = f"it takes {', '.join(self.takes)}" if self.takes else "it takes no options"
@@ -170,13 +218,16 @@ class EncoderSpec:
     @property
     def takes(self) -> tuple[str, ...]:
         """The options of this encoder."""
-        if self.model == HASHED:
-            return ("dims",)
-        if self.model.startswith(ENDPOINT):
-            return ("dims", "prompt", *_SERVER)
         if self.kind == "text":
-            return _LANGUAGE
-        return {DESCRIPTOR: (), EFFICIENTNET: ("device", "components")}.get(self.model, _VISION)
+            if self.model.startswith(ENDPOINT):
+                return ("dims", "prompt", *_SERVER)
+            return ("dims",) if self.model == HASHED else _LANGUAGE
+        if self.kind == "audio":
+            return ("max_seconds",) if self.model == SPECTRUM else (*_VISION, "max_seconds")
+        if self.kind == "joint":
+            return (*_VISION, "prompt")
+        image = {DESCRIPTOR: (), EFFICIENTNET: ("device", "components")}.get(self.model, _VISION)
+        return image if self.kind == "image" else (*(name for name in image if name != "components"), "frames")
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -189,6 +240,18 @@ class EncoderSpec:
     def encoder(self) -> Encoder:
         """The encoder, without its weights; raises a ConfigError if a package is missing or an option out of range."""
         options = dict(self.options)
+        if self.kind == "joint":
+            return JointEncoder(self.model, **options)
+        if self.kind == "audio":
+            if self.model == SPECTRUM:
+                return SpectrumEncoder(**options)
+            of_library = is_sentence_transformer(self.model, options.get("revision"))
+            return (MultimodalAudio if of_library else TransformersAudio)(self.model, **options)
+        if self.kind == "video":
+            frames = {"frames": options.pop("frames")} if "frames" in options else {}
+            if self.model not in NAMES["video"] and is_sentence_transformer(self.model, options.get("revision")):
+                return MultimodalVideo(self.model, **frames, **options)
+            return FrameEncoder(EncoderSpec("image", self.model, options).encoder(), **frames)
         if self.kind == "image":
             if self.model == DESCRIPTOR:
                 return ColorEdgeEncoder()

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
-from lirdrec.data.images import IMAGE, IMAGES, has_paths
+from lirdrec.data.images import AUDIO_FILES, IMAGE, IMAGE_FILES, VIDEO_FILES, Media, has_paths
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.encoder import Input, Kind
-from lirdrec.features.images import ImageError, open_file
+from lirdrec.features.encoder import Input, Kind, TextAndImage
+from lirdrec.features.images import MAX_BYTES, ImageError, open_file
+from lirdrec.features.media import MAX_MEDIA_BYTES
 from lirdrec.features.template import Template, default_template
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Source(ABC):
     description: dict[str, Any]  # JSON-able: the column or the template; stored in `info["encoders"]`
     columns: tuple[str, ...]  # of the item table
     place: str | None = None  # location of inputs that the table only references
+    files: tuple[FileSource, ...] = ()  # sources of files in this one: their folders and columns are recorded
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -164,10 +166,11 @@ class TextSource(Source):
         return [text_item(text) for text in frame[self.columns[0]].cast(pl.String).to_list()]
 
 
-class ImageSource(Source):
-    """Image files whose paths (or nulls) are in a column of the item table.
+class FileSource(Source):
+    """Base class of files whose paths (or nulls) are in a column of the item table.
 
     Args:
+        column: by default that of the kind of files, such as `image`.
         root: base folder of the paths; by default the one recorded by `lirdrec prepare`.
         found: `(I,)` paths to use instead of the column; they are stored in it when the matrix is added.
 
@@ -175,44 +178,89 @@ class ImageSource(Source):
         DataError: no such column or folder.
     """
 
-    kind = "image"
+    media: ClassVar[Media]
+    max_bytes: ClassVar[int] = MAX_MEDIA_BYTES
 
     def __init__(
-        self, folder: str | Path, column: str = IMAGE, root: str | Path | None = None, found: pl.Series | None = None
+        self,
+        folder: str | Path,
+        column: str | None = None,
+        root: str | Path | None = None,
+        found: pl.Series | None = None,
     ):
+        column, noun, option = column or self.media.column, self.media.noun, self.media.option
         self.rows = ItemRows(folder)
         self.column, self.found = column, None if found is None else found.alias(column)
         if found is None:
-            self.rows.need(column, "; prepare the dataset with --images, so that it knows the image of each item")
+            self.rows.need(column, f"; give the folder of files named after items ({option} FOLDER)")
         self.columns, self.description = (column,), {"column": column}
-        recorded = self.rows.manifest["info"].get(IMAGES)
+        recorded = self.rows.manifest["info"].get(self.media.folder)
         default = self.rows.folder / (recorded if isinstance(recorded, str) else "")
         self.root = default if root is None else Path(root)
         if not self.root.is_dir():
-            raise DataError(f"{self.root}: the image folder is missing; give its path with --images")
+            raise DataError(f"{self.root}: the folder of {noun}s is missing; give its path with {option}")
         self.place = str(self.root.resolve())
+        self.files = (self,)
 
     def read(self, start: int, stop: int) -> list[Item]:
         paths = self.rows.read(start, stop, self.columns)[self.column] if self.found is None else self.found[start:stop]
-        return [self._item(path) for path in paths.cast(pl.String).to_list()]
+        return [file_item(self.root, path, self.media, self.max_bytes) for path in paths.cast(pl.String).to_list()]
 
     def digest(self) -> str:
         return super().digest() if self.found is None else digest([self.found.to_frame()])
 
-    def _item(self, name: str | None) -> Item:
-        if name is None or not name.strip():
-            return Item()
-        if name.startswith(("http://", "https://")):
-            return Item(problem="this is a web address, not a file; download the image first", source=name)
-        path = self.root / name
-        try:
-            with open_file(path) as file:
-                key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
-        except ImageError as error:
-            return Item(problem=str(error), source=name)
-        except OSError as error:
-            return Item(problem=f"cannot be read ({error.strerror or error})", source=name)
-        return Item(path, key, source=name)
+
+class ImageSource(FileSource):
+    """Image files whose paths are in a column of the item table; see `FileSource`."""
+
+    kind, media, max_bytes = "image", IMAGE_FILES, MAX_BYTES
+
+
+class AudioSource(FileSource):
+    """Sound files whose paths are in a column of the item table; see `FileSource`."""
+
+    kind, media = "audio", AUDIO_FILES
+
+
+class VideoSource(FileSource):
+    """Video files whose paths are in a column of the item table; see `FileSource`."""
+
+    kind, media = "video", VIDEO_FILES
+
+
+class JointSource(Source):
+    """The text and the image of each item; one of them may be missing, but an image that cannot be read is a problem.
+
+    The key is the hash of both keys, with zeros for what is missing.
+    """
+
+    kind = "joint"
+
+    def __init__(self, texts: TextSource, images: ImageSource):
+        self.texts, self.images, self.rows = texts, images, texts.rows
+        self.columns = (*texts.columns, *images.columns)
+        self.description = {**texts.description, "image": images.column}
+        self.place, self.files = images.place, (images,)
+
+    def read(self, start: int, stop: int) -> list[Item]:
+        return [
+            joint_item(text, image)
+            for text, image in zip(self.texts.read(start, stop), self.images.read(start, stop), strict=True)
+        ]
+
+    def digest(self) -> str:
+        return f"{self.texts.digest()}{self.images.digest()}"
+
+
+def joint_item(text: Item, image: Item) -> Item:
+    """A text and an image as one `Item`."""
+    if image.problem is not None or (text.value is None and image.value is None):
+        return image
+    nothing = bytes(KEY_BYTES)
+    key = hashlib.blake2b((text.key or nothing) + (image.key or nothing), digest_size=KEY_BYTES).digest()
+    assert text.value is None or isinstance(text.value, str)
+    assert image.value is None or isinstance(image.value, Path | bytes)
+    return Item(TextAndImage(text.value, image.value), key, source=image.source or str(text.value))
 
 
 def digest(frames: Iterable[pl.DataFrame]) -> str:
@@ -223,6 +271,28 @@ def digest(frames: Iterable[pl.DataFrame]) -> str:
         frame.write_ipc(buffer)
         hashed.update(buffer.getbuffer())
     return hashed.hexdigest()
+
+
+def image_item(root: Path, name: str | None) -> Item:
+    """An image file as an `Item`; see `file_item`."""
+    return file_item(root, name, IMAGE_FILES, MAX_BYTES)
+
+
+def file_item(root: Path, name: str | None, media: Media, max_bytes: int) -> Item:
+    """A media file as an `Item`; `name` is its path below `root`, or blank where there is no file."""
+    if name is None or not name.strip():
+        return Item()
+    if name.startswith(("http://", "https://")):
+        return Item(problem=f"this is a web address, not a file; download the {media.noun} first", source=name)
+    path = root / name
+    try:
+        with open_file(path, media.noun, max_bytes) as file:
+            key = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
+    except ImageError as error:
+        return Item(problem=str(error), source=name)
+    except OSError as error:
+        return Item(problem=f"cannot be read ({error.strerror or error})", source=name)
+    return Item(path, key, source=name)
 
 
 def text_item(text: str | None) -> Item:

@@ -13,7 +13,7 @@ from typing import Any
 from lirdrec.errors import DataError
 
 ENVIRONMENT = ("python", "platform", "versions", "git_revision", "seed", "written")
-IMAGE = "image"  # the column of the item table that names images
+FILES = ("image", "audio", "video")  # columns of the item table that name files
 
 _ABSOLUTE_PATH = re.compile(r"(?:/|~[/\\]|[A-Za-z]:[\\/]|\\\\|file://)", re.IGNORECASE)
 _BEFORE = r"(?<![\w.:/\\~-])"  # not preceded by the host of an address or by a word
@@ -87,7 +87,7 @@ def scrub_file(path: Path, folders: Sequence[str]) -> bytes | None:
 
 
 def check_table(path: Path) -> None:
-    """Raise if an item table has absolute paths: in the column `image`, or in all cells of another.
+    """Raise if an item table has absolute paths: in the column `image`, `audio` or `video`, or in all cells of another.
 
     Raises:
         DataError: it does; names column and row.
@@ -100,7 +100,7 @@ def check_table(path: Path) -> None:
         if column.dtype != pl.String or column.null_count() == len(column):
             continue
         absolute = column.str.contains(_ABSOLUTE)
-        if absolute.any() if name == IMAGE else absolute.all():
+        if absolute.any() if name in FILES else absolute.all():
             row = int(absolute.arg_true()[0])
             raise DataError(
                 f"{path}: column '{name}' contains paths of this machine (row {row + 1}: {column[row]}); make them "

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
+from lirdrec.option_names import option_text
 from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
-from lirdrec.ranking.histories import PairWeights
+from lirdrec.ranking.histories import Histories, PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
 
@@ -27,6 +28,8 @@ class Capabilities:
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
         weights: the weights of the training pairs change what the model learns; without, training warns.
+        ordered: a user is the ordered history of items: training takes sequences, which need timestamps, and
+            `fold_in` takes each history oldest first.
         several_devices: training can be split over several processes (docs/distributed.md).
     """
 
@@ -35,6 +38,7 @@ class Capabilities:
     new_users: bool
     training: Literal["gradient", "closed_form"]
     weights: bool = False
+    ordered: bool = False
     several_devices: bool = False
 
 
@@ -61,6 +65,7 @@ class ModelInputs:
             included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
         weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.
+        timestamps: `(E,)` int64, the time of each training pair in the unit of the source, or None.
         ranks: the processes that train together. With several, `features` hold only the rows `shards.items`; pairs,
             neighbors and weights are complete on all.
     """
@@ -73,11 +78,17 @@ class ModelInputs:
     neighbors: Callable[[str, int], Tensor]
     seed: int = 0
     weights: Tensor | None = None
+    timestamps: Tensor | None = None
     ranks: Ranks = ONE
 
     @property
     def device(self) -> torch.device:
         return self.users.device
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The training items of each user, oldest first where there are timestamps."""
+        return Histories(self.users, self.items, self.n_users, self.timestamps)
 
     @cached_property
     def shards(self) -> Shards:
@@ -124,6 +135,11 @@ class Model(nn.Module):
             )
         if inputs.ranks.size > 1 and not self.capabilities.several_devices:
             raise CapabilityError(f"{self.name} is trained on one device only, not on {inputs.ranks.size}")
+        if self.capabilities.ordered and inputs.timestamps is None:
+            raise CapabilityError(
+                f"{self.name} learns from the order of each user's items, and the dataset has no timestamps: prepare it"
+                f" with {option_text('timestamp', 'COLUMN')}, or take a model that needs none (lirdrec, lightgcn …)"
+            )
         self.inputs, self.config = inputs, config
         # the only source of randomness in training, on the CPU so that all devices agree; start_epoch replaces it, so
         # that a resumed training uses the same random numbers as an uninterrupted one
@@ -161,8 +177,12 @@ class Model(nn.Module):
         """Called before each epoch; `epoch` counts from 1."""
         self.generator = epoch_generator(self.inputs.seed, epoch)
 
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch of `(B,)` int64 rows; "loss" is minimized, other keys are terms to log."""
+    def loss(self, *batch: Any, **options: Any) -> dict[str, Tensor]:
+        """Loss of a batch; "loss" is minimized, other keys are terms to log.
+
+        The batch is users, positives and negatives, `(B,)` int64 rows each; for ordered models it is a block of
+        sequences (`models.sequential.SequentialModel.loss`).
+        """
         raise CapabilityError(f"{self.name} is not trained by gradients")
 
     def solve(self) -> None:

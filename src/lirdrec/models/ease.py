@@ -73,7 +73,9 @@ class EASEConfig:
 
 @dataclass(frozen=True)
 @validated
-class _FeatureOptions(EASEConfig):
+class FeatureOptions(EASEConfig):
+    """Hyper-parameters of the extensions of EASE with features."""
+
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the features; none: image .1 and text .9 for exactly these two, else 1/M"
@@ -86,7 +88,7 @@ class _FeatureOptions(EASEConfig):
 
 @dataclass(frozen=True)
 @validated
-class CEASEConfig(_FeatureOptions):
+class CEASEConfig(FeatureOptions):
     """Hyper-parameters of collective EASE.
 
     >>> CEASEConfig(regularization=300.0).regularization
@@ -105,7 +107,7 @@ class CEASEConfig(_FeatureOptions):
 
 @dataclass(frozen=True)
 @validated
-class AddEASEConfig(_FeatureOptions):
+class AddEASEConfig(FeatureOptions):
     """Hyper-parameters of additive EASE.
 
     >>> AddEASEConfig(regularization=300.0).regularization
@@ -136,6 +138,7 @@ class EASE(Model):
     # the published 50 … 1000, and less for data of fewer users
     grid: ClassVar = {"regularization": (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}
     part_names: ClassVar[tuple[str, ...]] = ("score",)  # one for each regression
+    dense_matrices: ClassVar[int] = 2  # `I×I` in float64 that the dense solution holds at once
 
     weights: Tensor
     sources: Tensor
@@ -151,8 +154,9 @@ class EASE(Model):
             self.register_buffer("targets", torch.zeros(n, width, device=inputs.device))  # Y_j / P_jj
             return
         if n > DENSE_LIMIT:
+            size = self.dense_matrices * 8 * n * n / 1e9
             raise CapabilityError(
-                f"{self.name} would need {2 * 8 * n * n / 1e9:.0f} GB of memory for its dense solution of {n:,} items; "
+                f"{self.name} would need {size:.0f} GB of memory for its dense solution of {n:,} items; "
                 f"above {DENSE_LIMIT:,} set rank, for instance to 1000, for the low-rank form"
             )
         self.register_buffer("weights", torch.zeros(n, n, device=inputs.device))  # B
@@ -194,8 +198,10 @@ class EASE(Model):
         return torch.stack([sources[torch.as_tensor(liked)].sum(0) for liked in histories])
 
 
-class _WithFeatures(EASE):
-    def __init__(self, inputs: ModelInputs, config: _FeatureOptions):
+class EASEWithFeatures(EASE):
+    """Base of the extensions of EASE: the chosen modalities as one matrix."""
+
+    def __init__(self, inputs: ModelInputs, config: FeatureOptions):
         super().__init__(inputs, config)
         names = chosen_modalities(inputs, config.modalities, model=self.name)
         self.modality_weights = modality_weights(names, config.modality_weights)
@@ -205,7 +211,7 @@ class _WithFeatures(EASE):
         return fused_features(self.inputs.features, self.modality_weights)
 
 
-class CEASE(_WithFeatures):
+class CEASE(EASEWithFeatures):
     """Collective EASE: features are further rows of the interactions."""
 
     name = CEASEConfig.model
@@ -220,7 +226,7 @@ class CEASE(_WithFeatures):
         return [(1.0, Gram(self._history(), self.config.feature_weight * self.fused()), self.config.regularization)]
 
 
-class AddEASE(_WithFeatures):
+class AddEASE(EASEWithFeatures):
     """Additive EASE: a mix of the weights that interactions give and those that features give."""
 
     name = AddEASEConfig.model
@@ -311,6 +317,17 @@ def dense_weights(gram: Tensor, regularization: float) -> Tensor:
 def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """`Y` and `Y_j / P_jj`, `(I, rank)` float64 each: `B_ij` is the inner product of row i of one and j of the other.
 
+    Arguments as of `low_rank_inverse`.
+    """
+    sources, targets, _ = low_rank_inverse(gram, regularization, rank, generator)
+    return sources, targets
+
+
+def low_rank_inverse(
+    gram: Gram, regularization: float, rank: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Y` and `Y_j / P_jj` `(I, rank)`, and the diagonal of `D` `(I,)`, of `P = D^-1 - Y Yᵀ`; float64.
+
     Args:
         gram: of the regression.
         regularization: λ.
@@ -331,4 +348,4 @@ def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: to
     inner.diagonal().add_(1)
     y = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), scaled.T, upper=False).T  # (I, r)
     p = 1 / d - y.square().sum(1)
-    return y, y / p[:, None]
+    return y, y / p[:, None], d

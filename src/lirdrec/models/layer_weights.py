@@ -48,6 +48,11 @@ def check_layer_weights(layer_weights: LayerWeighting, n_layers: int) -> None:
         )
     if not all(map(math.isfinite, layer_weights)) or not any(layer_weights):
         raise ConfigError(f"layer_weights is {shown}; it must be finite numbers that are not all 0")
+    if n_layers > 0 and not any(layer_weights[1:]):
+        raise ConfigError(
+            f"layer_weights is {shown}; a layer from 1 to {n_layers} must have a weight other than 0: the vectors of "
+            "new users are made of these layers"
+        )
 
 
 def fixed_weights(layer_weights: LayerWeighting, n_layers: int) -> tuple[float, ...]:

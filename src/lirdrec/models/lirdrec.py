@@ -41,10 +41,11 @@ from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.interactions import item_degrees, user_item_graph
+from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.models.reduction import PCA, reductions
-from lirdrec.nn.dct import dct, idct
+from lirdrec.models.reduction import reduced, reductions
+from lirdrec.nn.dct import dct
 from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
@@ -251,12 +252,7 @@ class LIRDRec(Model):
         """Features of any items, one entry per modality, with the columns that the branches read."""
         if self.config.feature_columns is None:
             return list(features)
-        found = []
-        for reduction, own, feature in zip(self.reductions, self.features, features, strict=True):
-            if isinstance(reduction, PCA) and not bool(reduction.fitted):
-                reduction.fit(own)
-            found.append(reduction(feature))
-        return found
+        return reduced(self.reductions, self.features, features)
 
     @cached_property
     def _mixed(self) -> list[Tensor]:
@@ -272,30 +268,8 @@ class LIRDRec(Model):
             features: one entry per modality of the model, in its order, as `reduced` gives them.
             mixed: the inputs of the shared branch's first product where they differ (`dct="matrix"`).
         """
-        hidden: list[Tensor] = []
-        shared: Tensor | None = None
-        h = self.hidden_bias.shape[1]
-        for row, feature in enumerate(features):
-            weight = self.hidden_weight[row]
-            if self.config.dct is None:
-                hidden.append(F.linear(feature.values, weight))
-                continue
-            rotated = idct(self.shared_weight[row])
-            if mixed is None:  # one product for the two branches that read the same features
-                own, common = F.linear(feature.values, torch.cat([weight, rotated])).split(h, dim=1)
-            else:
-                own, common = F.linear(feature.values, weight), F.linear(mixed[row], rotated)
-            hidden.append(own)
-            shared = common if shared is None else shared + common
-        if shared is not None:
-            hidden.append(shared)
-        outputs = []
-        for row, pre in enumerate(hidden):
-            z = F.linear(F.leaky_relu(pre + self.hidden_bias[row]), self.output_weight[row])  # (n, e)
-            if row < len(features) and not bool(features[row].present.all()):
-                z = z * features[row].present[:, None]
-            outputs.append(z)
-        return normalize(torch.stack(outputs, dim=1).to(self.user_embedding.dtype))
+        shared = self.shared_weight if self.config.dct is not None else None
+        return branch_vectors(features, self.hidden_weight, shared, self.hidden_bias, self.output_weight, mixed)
 
     def _propagated(self, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
         """`X` as `(U, K·e)` and `(I, K·e)`; with several ranks all rows of this rank's columns."""

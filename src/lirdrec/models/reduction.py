@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ class PCA(nn.Module):
     state; items that are added later are reduced with the same. Rows of items without the modality stay zero.
 
     Args:
-        width: columns of the matrix; n_columns: k < width.
+        width: columns of the matrix; n_columns: k ≤ width.
         dtype, device: of the mean and the directions.
+        whiten: divide each component by its standard deviation, so that all have the same variance.
 
     >>> pca = PCA(5, 2)
     >>> pca.fit(Features(torch.rand(20, 5), torch.ones(20, dtype=torch.bool)))
@@ -38,8 +39,10 @@ class PCA(nn.Module):
         n_columns: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        whiten: bool = False,
     ):
         super().__init__()
+        self.whiten = whiten
         self.register_buffer("mean", torch.zeros(width, dtype=dtype, device=device))
         self.register_buffer("directions", torch.zeros(width, n_columns, dtype=dtype, device=device))  # C
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
@@ -57,11 +60,16 @@ class PCA(nn.Module):
             mean += block.sum(0)
             products += block.T @ block
         mean /= count
-        _, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # ascending
+        variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # ascending
         directions = vectors.flip(1)[:, : self.directions.shape[1]]
         # the sign of an eigenvector is arbitrary: its largest entry is made positive
-        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-        self.directions.copy_(directions * largest.sign())
+        directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+        if self.whiten:
+            variances = variances.flip(0)[: directions.shape[1]]
+            # components without variance stay zero instead of growing from rounding errors
+            counts = variances > 1e-9 * variances[0]
+            directions = directions * torch.where(counts, variances.clamp(min=1e-300).rsqrt(), 0)
+        self.directions.copy_(directions)
         self.mean.copy_(mean)
         self.fitted.fill_(True)
 
@@ -73,6 +81,26 @@ class PCA(nn.Module):
         return Features(values * features.present[:, None], features.present)
 
 
-def reductions(widths: Sequence[int], n_columns: int, dtype: torch.dtype, device: torch.device | str) -> nn.ModuleList:
-    """A `PCA` to `n_columns` for each matrix that is wider, and the identity for the others."""
-    return nn.ModuleList(PCA(d, n_columns, dtype, device) if n_columns < d else nn.Identity() for d in widths)
+def reductions(
+    widths: Sequence[int],
+    n_columns: int | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    whiten: bool = False,
+) -> nn.ModuleList:
+    """A `PCA` to `n_columns` for each matrix that is wider, else the identity; `whiten`: a `PCA` for each."""
+    sizes = [d if n_columns is None else min(d, n_columns) for d in widths]
+    return nn.ModuleList(
+        PCA(d, size, dtype, device, whiten) if whiten or size < d else nn.Identity()
+        for d, size in zip(widths, sizes, strict=True)
+    )
+
+
+def reduced(reductions: Iterable[nn.Module], own: Sequence[Features], features: Sequence[Features]) -> list[Features]:
+    """Features of any items with the columns that the reductions keep; they are fitted to `own` at first use."""
+    found = []
+    for reduction, trained, feature in zip(reductions, own, features, strict=True):
+        if isinstance(reduction, PCA) and not bool(reduction.fitted):
+            reduction.fit(trained)
+        found.append(reduction(feature))
+    return found

@@ -13,14 +13,11 @@ from lirdrec.parallel.ranks import WHOLE, Shard
 BLOCK_NUMBERS = 2**20  # random numbers drawn at once for a table of which this rank holds a part
 
 
-@torch.no_grad()
 def xavier_normal_(
     parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int, shard: Shard = WHOLE.users
 ) -> None:
     """Normal with variance `2 / (fan_in + fan_out)` (Glorot & Bengio, AISTATS 2010)."""
-    std = (2 / (fan_in + fan_out)) ** 0.5
-    for part, drawn in _drawn(torch.randn, parameter, generator, shard):
-        part.copy_(drawn * std)
+    normal_(parameter, generator, (2 / (fan_in + fan_out)) ** 0.5, shard)
 
 
 def xavier_uniform_(
@@ -33,6 +30,13 @@ def xavier_uniform_(
 def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
     """Uniform in `±1/√fan_in`: torch's default for weights and biases of a linear layer."""
     uniform_(parameter, generator, fan_in**-0.5)
+
+
+@torch.no_grad()
+def normal_(parameter: Tensor, generator: torch.Generator, std: float, shard: Shard = WHOLE.users) -> None:
+    """Normal with mean 0 and standard deviation `std`."""
+    for part, drawn in _drawn(torch.randn, parameter, generator, shard):
+        part.copy_(drawn * std)
 
 
 @torch.no_grad()

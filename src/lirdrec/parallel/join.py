@@ -27,6 +27,11 @@ def is_rank() -> bool:
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
+def is_first() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return not is_rank() or os.environ["RANK"] == "0"
+
+
 def is_launched() -> bool:
     """Whether `lirdrec train --devices` has started this process as a rank."""
     return RENDEZVOUS in os.environ

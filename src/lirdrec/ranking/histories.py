@@ -14,11 +14,22 @@ class Histories:
     Args:
         users, items: `(n,)` int64 pairs in any order.
         n_users: number of users; users without a pair have an empty list.
+        timestamps: `(n,)` int64; each list is then in the order of time, oldest first, and pairs with equal
+            timestamps stay in the order given. None: all pairs stay in the order given.
+
+    Attributes:
+        items: `(n,)` int64, the lists one after the other; start: `(n_users + 1,)` int64, where each list begins.
+        times: `(n,)` int64, the timestamps of `items`, or None.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, n_users: int):
-        order = torch.argsort(users, stable=True)
+    def __init__(self, users: Tensor, items: Tensor, n_users: int, timestamps: Tensor | None = None):
+        if timestamps is None:
+            order = torch.argsort(users, stable=True)
+        else:
+            by_time = torch.argsort(timestamps, stable=True)
+            order = by_time[torch.argsort(users[by_time], stable=True)]
         self.items = items[order]
+        self.times = None if timestamps is None else timestamps[order]
         self.start = torch.zeros(n_users + 1, dtype=torch.int64, device=users.device)
         self.start[1:] = torch.bincount(users, minlength=n_users).cumsum(0)
 
@@ -38,6 +49,7 @@ class Histories:
     def to(self, device: torch.device | str) -> Histories:
         moved = object.__new__(Histories)
         moved.items, moved.start = self.items.to(device), self.start.to(device)
+        moved.times = None if self.times is None else self.times.to(device)
         return moved
 
 

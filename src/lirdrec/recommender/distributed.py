@@ -23,6 +23,7 @@ from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Callback
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 
@@ -42,6 +43,7 @@ def fit_on_ranks(
     device: str = "cpu",
     progress: bool = True,
     cache: str | Path | Literal[False] | None = None,
+    callbacks: tuple[Callback, ...] = (),
     calibrate_new_items: bool = True,
 ) -> Recommender | None:
     """Train one model by several processes, which all call this function; rank 0 gets the recommender.
@@ -53,6 +55,7 @@ def fit_on_ranks(
         ranks: the processes, after `torch.distributed.init_process_group` (`lirdrec.parallel.join.joined`).
         run: folder of the run, on a file system that all ranks share; its checkpoint is written by all.
         device: of this rank, for instance "cuda:1".
+        callbacks: called on this rank; the training stops on all when one of them requests it on one.
         dataset, config, training, model, preset, resume, overwrite, refit, progress, cache, calibrate_new_items: as for
             `fit`.
 
@@ -66,9 +69,9 @@ def fit_on_ranks(
     progress = progress and ranks.is_first
     if refit is None:
         resolved = one_process._resolve_configs(config, model, training, preset)
-        job = one_process._make_job(dataset, *resolved, progress, ())
+        job = one_process._make_job(dataset, *resolved, progress, callbacks)
     else:
-        job = one_process._refit_job(dataset, refit, training, progress, ())
+        job = one_process._refit_job(dataset, refit, training, progress, callbacks)
     job = replace(job, calibrate=calibrate_new_items)
     folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():

@@ -73,8 +73,13 @@ def make_model_inputs(
         neighbors=neighbors,
         seed=seed,
         ranks=ranks,
-        weights=None if dataset.train.weights is None else torch.from_numpy(np.array(dataset.train.weights)).to(device),
+        weights=_optional_tensor(dataset.train.weights, device),
+        timestamps=_optional_tensor(dataset.train.timestamps, device),
     )
+
+
+def _optional_tensor(values: np.ndarray | None, device: torch.device | str) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(np.array(values)).to(device)
 
 
 class _NeighborsOfFirst:

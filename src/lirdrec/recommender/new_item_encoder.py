@@ -126,6 +126,10 @@ class NewItemEncoder:
         offset = self.offset if cost is None else self.offset_for(cost)
         return min(self.frontier, key=lambda step: abs(step.offset - offset))
 
+    def step_at(self, offset: float) -> LaunchStep | None:
+        """The effect of an offset that was simulated; None for another one."""
+        return next((step for step in self.frontier if step.offset == offset), None)
+
     def to_info(self) -> dict[str, Any]:
         """JSON-able form, for `RunState.info`."""
         return asdict(self)

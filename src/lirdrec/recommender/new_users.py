@@ -7,11 +7,10 @@ import copy
 import torch
 
 from lirdrec.errors import CapabilityError
+from lirdrec.evaluation.protocol import BATCH_USERS
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.query_arguments import check_queries
 from lirdrec.recommender.recommender import Recommender
-
-BATCH_USERS = 1024  # folded in at once
 
 
 @torch.no_grad()

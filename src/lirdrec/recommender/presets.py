@@ -17,6 +17,7 @@ PUBLISHED_RATES = {"lirdrec": 1e-4}
 COMMON_RATE = 1e-3  # of all other models in MMRec, unless it is searched
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
+SEQUENCE_BATCH, SEQUENCE_RATE = 2048, 2e-3  # targets of a batch of sequences
 # with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
 SOFTMAX_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"n_layers": 4, "scoring": "cosine"}}
 
@@ -49,6 +50,8 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
         options |= SOFTMAX_OPTIONS.get(model, {})
     config: Any = make_config(model_class.Config, options, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
+    if model_class.capabilities.ordered and model_class.capabilities.training == "gradient":
+        return config, TrainConfig(batch_size=SEQUENCE_BATCH, learning_rate=SEQUENCE_RATE)
     if name == "paper" and loss != "softmax":
         return config, make_config(TrainConfig, dict(model_class.published), "the preset")
     if loss == "softmax":

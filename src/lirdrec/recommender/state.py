@@ -106,7 +106,8 @@ def check_full(train: Interactions | None, purpose: str) -> None:
 
 
 def make_histories(train: Interactions | None, n_users: int, device: torch.device | str) -> Histories | None:
-    """The training items of each user on `device`; None without `train`."""
+    """The training items of each user on `device`, oldest first where there are timestamps; None without `train`."""
     if train is None:
         return None
-    return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users).to(device)
+    times = None if train.timestamps is None else torch.tensor(train.timestamps)
+    return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users, times).to(device)

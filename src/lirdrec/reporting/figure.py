@@ -29,6 +29,7 @@ MARKERS = ("o", "s", "D")
 PLACES = (
     *("freedom", "lattice", "bm3", "vbpr", "lightgcn", "lgmrec", "popularity"),
     *("slmrec", "micro", "grcn", "ease", "mf", "item_knn", "random", "content_knn", "cease", "add_ease"),
+    *("l3ae", "mgcn", "smore", "cohesion"),
 )
 WIDTH = 7.2  # of a figure, in inches
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WARM_BYTES = 256 * 2**20  # of features that are loaded before the first new item
+SWITCH_SECONDS = 0.0005  # after which a thread that reads a large body lets the event loop run
+_USUAL_SWITCH = sys.getswitchinterval()
 
 
 class Services:
@@ -42,7 +46,7 @@ class Services:
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = RunPointer(config.run)
         self.encoders = None if config.encoders else Encoders()  # None while they are being loaded
-        self.reading = asyncio.Lock()  # of the request whose large body is being read
+        self._large = asyncio.Lock()  # of the request whose large body is being read
         self.failure: str | None = None  # why the server could not start
         self.on_failure: Callable[[], None] = lambda: None  # called then
         self._served: Stamp | None = None
@@ -89,6 +93,21 @@ class Services:
                     self._idle.notify_all()
 
         return await anyio.to_thread.run_sync(counted, abandon_on_cancel=True)
+
+    async def read_large(self, work: Callable[[], T]) -> T:
+        """`read` for a large body: one at a time, and after each there is a pause as long as the work took.
+
+        Meanwhile threads take turns more often than Python's 5 ms, because the event loop waits for its turn several
+        times in each request.
+        """
+        await self._large.acquire()
+        started = time.perf_counter()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            return await self.read(work)
+        finally:
+            sys.setswitchinterval(_USUAL_SWITCH)
+            asyncio.get_running_loop().call_later(time.perf_counter() - started, self._large.release)
 
     async def write(self, work: Callable[[], T]) -> T:
         """Run in a thread, one at a time; work that has started is finished even if the request is cancelled."""

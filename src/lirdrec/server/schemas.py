@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from lirdrec.data.ids import LARGEST
+from lirdrec.errors import ConfigError
+from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.timestamps import LAST
 
@@ -104,6 +106,24 @@ class Share(Body):
     share: float = Field(ge=0, le=1, description="Share of the k places: 0.2 gives new items 2 of 10.")
 
 
+def _check_policy(text: str) -> str:
+    try:
+        NewItemPolicy.parse(text)
+    except ConfigError:
+        raise ValueError("must be calibrated, none, boost=SHARE or share=SHARE, with a SHARE between 0 and 1") from None
+    return text
+
+
+PolicyText = Annotated[
+    str,
+    Field(
+        max_length=64,
+        json_schema_extra={"pattern": r"^(calibrated|none|boost=0(\.[0-9]+)?|share=(0(\.[0-9]+)?|1))$"},
+    ),
+    AfterValidator(_check_policy),
+]
+
+
 class RecommendRequest(Body):
     """Recommend items to a known user, or by a history of liked items; exactly one of the two is required.
 
@@ -145,10 +165,11 @@ class RecommendRequest(Body):
         ]
         | None
     ) = Field(None, description="Ids of the items to rank; all items by default. Conditions of `filter` hold as well.")
-    new_items: Literal["calibrated", "none"] | Boost | Share = Field(
+    new_items: PolicyText | Boost | Share = Field(
         "calibrated",
-        description="How items that were added after training compete: with the offset that simulated launches chose; "
-        "without one; with a boost, or with a share of the places. Has no effect where no items were added.",
+        description="How items that were added after training compete: calibrated (with the offset that simulated "
+        "launches chose), none (without one), boost=0.05 or share=0.2, or one of the last two as an object. Has no "
+        "effect where no items were added.",
     )
     diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; closer to 1: more different items (MMR).")
     branch_weights: (

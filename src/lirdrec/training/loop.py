@@ -23,7 +23,7 @@ from lirdrec.ranking.scorers import Scorer
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.gradients import clip_gradient, sum_gradients
-from lirdrec.training.sampling import TripleSampler
+from lirdrec.training.sampling import Sampler, make_sampler
 
 
 def keep_freed_memory() -> bool:
@@ -101,14 +101,12 @@ def train(
         RunFolderError: the checkpoint is damaged or of another training, or the disk is full.
     """
     keep_freed_memory()
-    sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
-    if len(sampler) == 0:
-        raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
+    sampler = make_sampler(model, config)
     training, ranks = _Training(model, config.resolved(len(model.inputs.users))), model.inputs.ranks
     if store is not None and resume:
         training.restore(store)
     result = training.result
-    n_steps = math.ceil(len(sampler) / training.config.pairs_per_step(len(sampler)))
+    n_steps = sampler.n_steps(training.config.pairs_per_step(len(sampler)))
     stop_requested = ranks.any(any([_stops(c.on_train_begin, result.history, n_steps) for c in callbacks]))
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
@@ -184,7 +182,7 @@ class _Training:
         facts = {"best_epoch": result.best_epoch, "best_value": result.best_value, "history": result.history}
         return Checkpoint(tensors, facts, self.best)
 
-    def run_epoch(self, sampler: TripleSampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, Any]:
+    def run_epoch(self, sampler: Sampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, Any]:
         """Train for one epoch; its line of history: the mean of each loss term over the pairs, and the seconds."""
         started, config = time.perf_counter(), self.config
         for group in self.optimizer.param_groups:
@@ -198,17 +196,15 @@ class _Training:
             )
         return line
 
-    def _run_steps(self, sampler: TripleSampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, float]:
+    def _run_steps(self, sampler: Sampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, float]:
         model, config, device = self.model, self.config, self.model.inputs.device
         model.train()
         model.start_epoch(epoch)
-        triples = [column.to(device) for column in sampler.epoch(epoch)]
         totals: dict[str, Tensor] = {}
-        size = config.pairs_per_step(len(sampler))
-        batches = zip(*(column.split(size) for column in triples), strict=True)
-        for step, (users, positives, negatives) in enumerate(batches, start=1):
+        batches = sampler.batches(epoch, config.pairs_per_step(len(sampler)), device)
+        for step, (n_pairs, batch) in enumerate(batches, start=1):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                terms = model.loss(users, positives, negatives)
+                terms = model.loss(*batch)
             self.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             sum_gradients(model)
@@ -216,7 +212,7 @@ class _Training:
                 clip_gradient(model, config.gradient_clip)
             self.optimizer.step()
             for name, term in terms.items():
-                weighted = term.detach().double() * len(users)
+                weighted = term.detach().double() * n_pairs
                 totals[name] = totals[name] + weighted if name in totals else weighted
             for callback in callbacks:
                 callback.on_step_end(epoch, step)

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lirdrec.errors import CapabilityError, TrainingError
+from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.sampling import TripleSampler
+from lirdrec.training.sampling import make_sampler
 
 Phase = Literal["forward", "backward"]
 
@@ -106,11 +106,9 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
         )
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     was_training, device = model.training, model.inputs.device
-    sampler = TripleSampler(model.inputs.users, model.inputs.items, model.inputs.n_items, config.seed, config.order)
+    sampler = make_sampler(model, config)
     config = config.resolved(len(model.inputs.users))
-    batch = [column[: config.pairs_per_step(len(sampler))].to(device) for column in sampler.epoch(1)]
-    if not len(batch[0]):
-        raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
+    n_pairs, batch = next(sampler.batches(1, config.pairs_per_step(len(sampler)), device))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda"))
     counter = ProductCounter()
 
@@ -145,7 +143,7 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
         model.zero_grad(set_to_none=True)
         model.load_state_dict(state)
         model.train(was_training)
-    return Complexity(len(batch[0]), dict(counter.products), seconds)
+    return Complexity(n_pairs, dict(counter.products), seconds)
 
 
 class ProductCounter(TorchDispatchMode):
@@ -197,7 +195,7 @@ def _entries(matrix: Tensor) -> int:
     return int(matrix._nnz())
 
 
-def _loss(model: Model, batch: list[Tensor], config: TrainConfig) -> Tensor:
+def _loss(model: Model, batch: tuple[Tensor, ...], config: TrainConfig) -> Tensor:
     device = model.inputs.device
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         return model.loss(*batch)["loss"]

@@ -1,11 +1,50 @@
-"""Sample training triples (user, positive, negative) for an epoch at once; a negative is never a positive."""
+"""Batches of an epoch: triples (user, positive, negative), or for ordered models sequences of items."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Iterator
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from lirdrec.errors import TrainingError
+from lirdrec.models.base import Model
+from lirdrec.ranking.histories import Histories
+from lirdrec.training.config import TrainConfig
+
+SORTED_BATCHES = 32  # batches whose sequences are sorted by length together, so that batches differ in every epoch
+
+
+class Sampler(Protocol):
+    """The source of the batches of each epoch; `len` is the number of training pairs of an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def n_steps(self, size: int) -> int:
+        """Number of batches of an epoch with batches of `size` pairs."""
+
+    def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """The batches of an epoch: number of pairs, and the arguments of `Model.loss` on `device`."""
+
+
+def make_sampler(model: Model, config: TrainConfig) -> Sampler:
+    """The sampler of the model: `SequenceSampler` for ordered models, else `TripleSampler`.
+
+    Raises:
+        TrainingError: there is nothing to train on.
+    """
+    inputs = model.inputs
+    if model.capabilities.ordered:
+        sequences = SequenceSampler(inputs.histories, model.config.max_length, config.seed)
+        if len(sequences) == 0:
+            raise TrainingError("there is nothing to train on: no user has two training items or more")
+        return sequences
+    triples = TripleSampler(inputs.users, inputs.items, inputs.n_items, config.seed, config.order)
+    if len(triples) == 0:
+        raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
+    return triples
 
 
 class TripleSampler:
@@ -35,6 +74,14 @@ class TripleSampler:
     def __len__(self) -> int:
         return len(self.users)
 
+    def n_steps(self, size: int) -> int:
+        return math.ceil(len(self) / size)
+
+    def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        columns = (column.to(device).split(size) for column in self.epoch(epoch))
+        for batch in zip(*columns, strict=True):
+            yield len(batch[0]), batch
+
     def epoch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Users, positives and negatives of epoch `number`, `(E,)` int64 each, in random order."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
@@ -62,3 +109,67 @@ class TripleSampler:
         keys = users * self.n_items + items
         index = torch.searchsorted(self.positive_keys, keys).clamp(max=len(self.positive_keys) - 1)
         return self.positive_keys[index] == keys
+
+
+class SequenceSampler:
+    """The items of each user in order, in windows of at most `max_length` targets, batched with others as long.
+
+    Every training item but a user's first is a target once an epoch. A history longer than `max_length + 1` becomes
+    several windows, from its end; the last item of a window is the first of the next one. Batches hold `size` targets
+    or a few less, and sequences of nearly the same length, so that hardly any position is padding.
+
+    Args:
+        histories: items of each user with their times, oldest first.
+        max_length: largest number of targets of a window.
+        seed: of all epochs; epoch `t` does not depend on which epochs were sampled before.
+    """
+
+    def __init__(self, histories: Histories, max_length: int, seed: int):
+        self.items = histories.items.cpu()
+        assert histories.times is not None
+        self.times = histories.times.cpu()
+        self.max_length, self.seed = max_length, seed
+        start = histories.start.cpu()
+        n_targets = (start.diff() - 1).clamp(min=0)
+        # window w of a user ends w·max_length items before the end of the history
+        windows = (n_targets + max_length - 1) // max_length
+        owner = torch.repeat_interleave(windows)
+        number = torch.arange(len(owner)) - (windows.cumsum(0) - windows)[owner]
+        self.users = owner
+        self.last = start[owner + 1] - 1 - number * max_length  # position of the window's last item
+        self.targets = (n_targets[owner] - number * max_length).clamp(max=max_length)
+
+    def __len__(self) -> int:
+        return int(self.targets.sum())
+
+    def n_steps(self, size: int) -> int:
+        return math.ceil(len(self) / size)
+
+    def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Number of targets; items, times (`(B, T+1)` int64 each, padded with -1 at the end) and users `(B,)`."""
+        for windows in self._groups(epoch, size):
+            batch = (*self.tables(windows), self.users[windows])
+            yield int(self.targets[windows].sum()), tuple(table.to(device) for table in batch)
+
+    def tables(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Items and times of windows `(B,)`: `(B, T+1)` int64 each, padded with -1 at the end."""
+        lengths = self.targets[windows] + 1
+        first = self.last[windows] - self.targets[windows]
+        column = torch.arange(int(lengths.max()))
+        entry = (first[:, None] + column).clamp(max=len(self.items) - 1)
+        padding = column >= lengths[:, None]
+        return self.items[entry].masked_fill(padding, -1), self.times[entry].masked_fill(padding, -1)
+
+    def _groups(self, epoch: int, size: int) -> Iterator[Tensor]:
+        """Rows of windows of each batch of an epoch."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        order = torch.randperm(len(self.targets), generator=generator)
+        # blocks of some 32 batches, equally large, each sorted by length
+        n_blocks = max(1, round(len(self) / (size * SORTED_BATCHES)))
+        block = (self.targets[order].cumsum(0) - 1) * n_blocks // len(self)
+        order = order[(block * (self.max_length + 1) + self.targets[order]).argsort(stable=True)]
+        batch = (self.targets[order].cumsum(0) - 1) // size
+        groups = order.split(torch.bincount(batch).tolist())
+        for number in torch.randperm(len(groups), generator=generator).tolist():
+            if len(groups[number]):
+                yield groups[number]

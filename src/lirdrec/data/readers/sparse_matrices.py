@@ -24,7 +24,7 @@ from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
-FIXED_OPTIONS = ("user", "rating", "timestamp", "only")
+FIXED_OPTIONS = ("user", "rating", "timestamp", "order", "only")
 PICKLE_NAMES = (".pkl", ".pickle", ".pck")
 CONVERT = (
     "holds pickled Python objects, which are never loaded (they could run code); if you trust this matrix, convert it"
@@ -80,7 +80,7 @@ def read_matrices(
         items: a table with a row per item, whose ids are column numbers.
         features, name, info: as for `read_interactions`; the default name is that of the file, or of the folder if
             there are several.
-        options: fields of `PreprocessingConfig` except those that a matrix defines: user, rating, timestamp, only.
+        options: fields of `PreprocessingConfig` except user, rating, timestamp, order and only, which a matrix lacks.
 
     Raises:
         DataError, ConfigError: as of `read_interactions`; or a file is pickled, or the shapes differ.

@@ -201,8 +201,12 @@ def _transductive(
 ) -> Iterator[TrialSpec]:
     """The trial; closed-form models, which train fast, are first tuned on the same split."""
     feature_set = next(iter(config.sets))
-    cold: dict[str, Any] = {"split": {"split": "cold_items", "seed": seed}, "extra": {"candidates": "cold"}}
-    base = settled(config, dataset, model, feature_set).with_(**cold)
+    base = settled(config, dataset, model, feature_set)
+    cold: dict[str, Any] = {
+        "split": {"split": "cold_items", "seed": seed},
+        "extra": {**base.extra, "candidates": "cold"},
+    }
+    base = base.with_(**cold)
     if model_type(model).capabilities.training == "closed_form":
         search = suggest(config, results, base_cell(config, dataset, model, feature_set).with_(**cold))
         yield from search.cells

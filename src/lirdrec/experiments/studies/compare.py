@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lirdrec.experiments import lists
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results, loss_of
 from lirdrec.experiments.studies.compare_tables import (
     Entry,
     Rows,
     answer,
+    beyond_accuracy_tables,
     gather,
+    interval_tables,
     metric_tables,
     panel,
     plain,
@@ -29,7 +32,8 @@ from lirdrec.experiments.studies.sentences import count, draw, listed
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.experiments.tuning import TuningState, base_cell, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
-from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, lines, points
+from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, points
+from lirdrec.reporting import lines as line_chart
 from lirdrec.reporting.formatting import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
 
@@ -46,6 +50,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
         if search.chosen is not None:
             for seed in config.seeds_of(base.model):
                 yield search.final(seed, **extra)
+    yield from lists.planned(config.datasets, config.lists, config.output)
 
 
 def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
@@ -53,6 +58,8 @@ def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
     numbers: Counter[tuple[str, str]] = Counter()
     for base in searches(config):
         numbers[base.dataset, base.model] += n_trials(config, base) + len(config.seeds_of(base.model))
+    if config.lists:
+        numbers[config.datasets[0], ""] += len(config.lists)
     return numbers
 
 
@@ -87,7 +94,8 @@ def make_report(config: ExperimentConfig, results: Results, searches: Sequence[T
     rows = gather(config, results, searches)
     sections = []
     if rows.main:
-        sections.append(Section("Test metrics", metric_tables(rows)))
+        sections.append(Section("Test metrics", [*metric_tables(rows), *interval_tables(rows)]))
+        sections.append(Section("Beyond accuracy", beyond_accuracy_tables(rows)))
         sections.append(Section("Tests over users", _differences(rows)))
         sections.append(Section("Accuracy and cost", _cost(rows)))
     sections.append(Section("Tuning", _tuning(config, rows)))
@@ -96,7 +104,7 @@ def make_report(config: ExperimentConfig, results: Results, searches: Sequence[T
         f"- **{e.title} on {label(e.dataset)}**: {e.problem}. {e.error}".rstrip() for e in rows.entries if e.problem
     ]
     sections.append(Section("Unfinished and failed trainings", ["\n".join(problems)] if problems else []))
-    models = len({entry.model for entry in rows.entries})
+    models = len({entry.model for entry in rows.entries if not entry.is_lists})
     return Report(
         f"{count(models, 'model')} on {listed(map(label, rows.datasets))}",
         "Which model recommends best if all have the same tuning budget and the test set is scored once?",
@@ -162,7 +170,7 @@ def _several(rows: Sequence[Sequence[Any]]) -> str | None:
 def _cost(rows: Rows) -> list[Any]:
     """Figures of accuracy, and of accuracy against training time."""
     main, ours = rows.main, rows.ours
-    scored = [entry for entry in rows.entries if entry.measure(main)]
+    scored = [entry for entry in rows.entries if entry.measure(main) and not entry.is_lists]
     if len(scored) < 2:
         return []
     values = [
@@ -201,6 +209,7 @@ def _tuning(config: ExperimentConfig, rows: Rows) -> list[Any]:
     cells = [
         Row(_chosen_cells(config, entry), block=label(entry.dataset), accent=entry.model == rows.ours)
         for entry in rows.entries
+        if not entry.is_lists
     ]
     note = f"Chosen by validation {label(config.metric)}, without the test set. Options not listed: defaults."
     return [Table("settings", columns, cells, "Chosen settings", [note]), *_tuning_curves(config, rows)]
@@ -241,7 +250,7 @@ def _tuning_curves(config: ExperimentConfig, rows: Rows) -> list[Any]:
     style: dict[str, Any] = {"x": "trial", "series": "model", "panel": _several(values), "accent": rows.ours}
     style |= {"x_label": "trial", "y_label": f"best validation {label(config.metric)}"}
     caption = "Progress of tuning: the best validation metric after each trial."
-    return draw(lines, values, ["panel", "model", "trial", "value"], "tuning", caption=caption, **style)
+    return draw(line_chart, values, ["panel", "model", "trial", "value"], "tuning", caption=caption, **style)
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -254,6 +263,7 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
         "tuning": f"{budget}, {config.sampler}, by validation {config.metric}",
         "losses": list(config.losses) or "all",
         "set by hand": {**config.model_options, **config.training, **config.settings},
+        "lists made elsewhere": [f"{name}={Path(file).name}" for name, file in config.lists.items()],
         "device": config.device,
     }
     return {name: value for name, value in settings.items() if value not in ({}, [])}

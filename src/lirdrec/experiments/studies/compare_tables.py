@@ -16,14 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import LirdrecError
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
+from lirdrec.experiments.lists import WORK
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies.literature import SOURCES, Split, published
 from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, measured
 from lirdrec.experiments.trial import TrialResult
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.formatting import NARROW, Value, model_order
-from lirdrec.reporting.statistics import ALPHA, Comparison, average_gain, compare_pairs, gain
+from lirdrec.reporting.statistics import (
+    ALPHA,
+    RESAMPLES,
+    Comparison,
+    average_gain,
+    bootstrap_intervals,
+    compare_pairs,
+    gain,
+)
 
 if TYPE_CHECKING:
     from lirdrec.experiments.tuning import TuningState
@@ -32,6 +41,12 @@ OURS = "lirdrec"
 KINDS = ("recall", "ndcg")  # order of the metrics of a table
 WORSE, BETTER = "*", "†"  # marks of models that are worse, or better, than ours
 PUBLISHED = ("recall@20", "ndcg@20")
+BEYOND_NOTES = (
+    "Diversity: mean of 1 − cosine of the features of two items of a list. Novelty: mean of log2(users / training "
+    "users of the item). ARP: mean training users of an item of a list. APLT: share of items of the tail, the least "
+    "popular items that together have 20 % of the interactions. Calibration: KL divergence of the list's head, middle "
+    "and tail from those of the user's training items; 0 is best.",
+)
 LEGEND = "**Best**, second best underlined."
 
 
@@ -45,6 +60,8 @@ class Entry:
         problem: text instead of metrics: "out of memory", "failed" or "not finished".
         error: message of a failure.
         comparisons: metric → test of ours against this model.
+        intervals: metric → 95 % bootstrap interval of the mean over users.
+        is_lists: whether the row is of lists that were made elsewhere.
     """
 
     dataset: str
@@ -55,6 +72,8 @@ class Entry:
     problem: str = ""
     error: str = ""
     comparisons: dict[str, Comparison] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    is_lists: bool = False
 
     def measure(self, metric: str, stage: str = "test") -> Measure | None:
         """Mean and sd over the seeds."""
@@ -131,8 +150,13 @@ def gather(config: ExperimentConfig, results: Results, searches: Sequence[Tuning
         return int(k or 0), KINDS.index(kind) if kind in KINDS else len(KINDS)
 
     names = dict.fromkeys(name for entry in entries for final in entry.finals for name in final.figures.get("test", {}))
+    names = {name: None for name in names if name.partition("@")[0] not in BEYOND_ACCURACY}
     rows = Rows(sorted(entries, key=order), ours, sorted(names, key=metric_order))
     users = [results.mean_per_user(entry.finals) for entry in rows.entries]
+    for entry, frame in zip(rows.entries, users, strict=True):
+        if frame is not None:
+            known = [name for name in rows.metrics if name in frame.columns]
+            entry.intervals = bootstrap_intervals({name: frame[name].to_numpy() for name in known})
     pairs = []
     for number, entry in enumerate(rows.entries):
         rival = rows.rival(entry)
@@ -165,7 +189,13 @@ def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
         failed = list(finals) or ([] if any(trial.done for trial in entry.trials) else entry.trials)
         worst = next((trial for trial in failed if trial.status == "out of memory"), failed[0] if failed else None)
         entry.problem, entry.error = (worst.status, worst.error or "") if worst else ("not finished", "")
-    return list(entries.values())
+    return [*entries.values(), *map(_entry_of_lists, results.where(work=WORK))]
+
+
+def _entry_of_lists(result: TrialResult) -> Entry:
+    problem, error = ("", "") if result.done else (result.status, result.error or "")
+    finals = [result] if result.done else []
+    return Entry(result.cell.dataset_name, result.cell.variant, "", finals, [], problem, error, is_lists=True)
 
 
 def answer(rows: Rows) -> str:
@@ -249,8 +279,9 @@ def _table(rows: Rows, dataset: str) -> Table:
             cells[metric] = measure or entry.problem
         if gains:
             cells["gain"] = _gain(rows, entry)
-        cells["seconds"] = Measure.of(result.seconds for result in entry.finals)
-        cells["memory"] = max((result.peak_memory for result in entry.finals), default=None)
+        trainings = [] if entry.is_lists else entry.finals
+        cells["seconds"] = Measure.of(result.seconds for result in trainings)
+        cells["memory"] = max((result.peak_memory for result in trainings), default=None)
         if gpu:
             cells["gpu"] = max((r.peak_gpu_memory for r in entry.finals if r.peak_gpu_memory), default=None)
         table_rows.append(Row(cells, accent=entry.model == ours))
@@ -296,6 +327,51 @@ def _overview(rows: Rows) -> Table:
     if any(entry.problem == "out of memory" for entry in entries):
         notes.append("OOM: out of memory.")
     return Table("test-all", columns, table_rows, "All data sets: test metrics, means over the seeds", notes)
+
+
+def interval_tables(rows: Rows) -> list[Table]:
+    """For each dataset the 95 % bootstrap interval of every mean; [] without values of users."""
+    tables = []
+    for dataset in rows.datasets:
+        mine = [entry for entry in rows.on(dataset) if entry.intervals]
+        columns = _model_columns(mine) + [Column(metric, label(metric), format="text") for metric in rows.metrics]
+        cells = [
+            Row(
+                _model_cells(entry.model, entry.features, mine)
+                | {name: f"{low:.4f} – {high:.4f}" for name, (low, high) in entry.intervals.items()},
+                accent=entry.model == rows.ours,
+            )
+            for entry in mine
+        ]
+        note = f"Percentile bootstrap over the users, {RESAMPLES} draws; values of a user are means over the seeds."
+        if mine:
+            caption = f"{label(dataset)}: 95 % intervals of the test metrics"
+            tables.append(Table(f"intervals-{_slug(dataset)}", columns, cells, caption, [note]))
+    return tables
+
+
+def beyond_accuracy_tables(rows: Rows) -> list[Table]:
+    """For each dataset the metrics beyond accuracy at the greatest k; [] for results of earlier versions."""
+    last = rows.main.partition("@")[2]
+    names = [f"{name}@{last}" for name in BEYOND_ACCURACY]
+    tables = []
+    for dataset in rows.datasets:
+        mine = [entry for entry in rows.on(dataset) if entry.means(names)]
+        known = [name for name in names if any(entry.measure(name) for entry in mine)]
+        digits = {f"arp@{last}": 1}
+        columns = [Column(name, label(name), digits=digits.get(name, 3)) for name in known]
+        cells = [
+            Row(
+                _model_cells(entry.model, entry.features, mine) | {name: entry.measure(name) for name in known},
+                accent=entry.model == rows.ours,
+            )
+            for entry in mine
+        ]
+        if mine:
+            caption = f"{label(dataset)}: lists of {last} beyond accuracy"
+            table_columns = [*_model_columns(mine), *columns]
+            tables.append(Table(f"beyond-accuracy-{_slug(dataset)}", table_columns, cells, caption, BEYOND_NOTES))
+    return tables
 
 
 def published_tables(rows: Rows, paths: Sequence[str]) -> list[Table]:

@@ -201,7 +201,8 @@ def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec
     for dataset in config.datasets:
         # the same seeds for all models, deterministic ones too: each mix has one member per model
         bases = {model: settled(config, dataset, model, next(iter(config.sets))) for model in models}
-        extra = {"final": True, "keep": True}
+        evaluation = bases[models[0]].extra
+        extra = {**evaluation, "final": True, "keep": True}
         members = {
             model: [base.with_(seed=seed, variant="alone", extra=extra) for seed in range(config.seeds)]
             for model, base in bases.items()
@@ -209,13 +210,16 @@ def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec
         same = {"dataset": fingerprint(dataset), "seed": None}  # the seed is that of the mix, see `_members`
         described = [{"name": model, "cell": {**cells[0].to_json(), **same}} for model, cells in members.items()]
         trial = bases[models[0]].with_(
-            work="fusion:try_mixes", variant="mixes on validation", extra={"members": described, "steps": steps}
+            work="fusion:try_mixes",
+            variant="mixes on validation",
+            extra={**evaluation, "members": described, "steps": steps},
         )
         yield members, [trial.with_(seed=seed) for seed in range(config.seeds)]
 
 
 def _finals(trials: Sequence[TrialSpec], chosen: Mapping[str, Any]) -> list[TrialSpec]:
-    extra = {"members": trials[0].extra["members"], "weights": chosen["weights"], "how": chosen["how"], "final": True}
+    extra = {key: value for key, value in trials[0].extra.items() if key != "steps"}
+    extra |= {"weights": chosen["weights"], "how": chosen["how"], "final": True}
     return [trial.with_(work="fusion:score_mix", variant=MIX, extra=extra) for trial in trials]
 
 

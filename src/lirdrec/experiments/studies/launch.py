@@ -65,10 +65,10 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
                 raise ConfigError(f"{model} cannot add items after the training; choose other models")
             for seed in range(config.seeds):
                 trial = _preset_trial(config, dataset, model).with_(seed=seed, variant=by)
-                yield trial.with_(work="launch:launched", extra={"by": by, "likes": likes})
+                yield trial.with_(work="launch:launched", extra={**trial.extra, "by": by, "likes": likes})
                 if config.setting("retrain", False) and model_type(model).capabilities.training == "gradient":
                     for number in likes:
-                        extra = {"by": by, "likes": [number]}
+                        extra = {**trial.extra, "by": by, "likes": [number]}
                         yield trial.with_(work="launch:retrained", variant=f"{number} likes", extra=extra)
 
 
@@ -77,15 +77,16 @@ def launched(job: Job) -> dict[str, Any]:
     launch = _draw(job)
     recommender = job.fit(launch.dataset, calibrate_new_items=True)
     encoder = recommender.new_item_encoder
+    history = _test_history(job)
     names = [*POLICIES, *(f"boost={cost:g}" for cost in COSTS if encoder is not None and encoder.frontier)]
     for stage in ("valid", "test"):
         items = getattr(launch, stage)
         for name in names:
-            job.figures[f"{stage} {name}"] = asdict(_measure(recommender, launch, items, stage, name))
+            job.figures[f"{stage} {name}"] = asdict(_measure(recommender, launch, items, stage, name, history))
     if job.cell.extra["likes"] and model_type(job.cell.model).capabilities.training == "gradient":
         for number in (0, *job.cell.extra["likes"]):
             liked, rest = _reveal(launch.test, number, job.cell.seed)
-            metrics = _measure(recommender, launch, rest, "test", "calibrated", liked)
+            metrics = _measure(recommender, launch, rest, "test", "calibrated", history, liked)
             job.figures[f"test after {number}"] = asdict(metrics)
     return {"offset": None if encoder is None else encoder.offset, "new": launch.test.table.height}
 
@@ -97,7 +98,7 @@ def retrained(job: Job) -> dict[str, Any]:
     launch, number = _draw(job), job.cell.extra["likes"][0]
     liked, rest = _reveal(launch.test, number, job.cell.seed)
     recommender = job.fit(with_launched_items(launch.dataset, liked))
-    metrics = _score(recommender, launch, rest, "test", launch.dataset.n_items)
+    metrics = _score(recommender, launch, rest, "test", _test_history(job))
     job.figures[f"test retrained {number}"] = asdict(metrics)
     return {"new": launch.test.table.height}
 
@@ -160,6 +161,7 @@ def _measure(
     items: LaunchedItems,
     stage: str,
     name: str,
+    history: str | None,
     liked: LaunchedItems | None = None,
 ) -> LaunchMetrics:
     """Add the items to a copy of the recommender, take in likes if there are any, and measure one policy."""
@@ -174,25 +176,47 @@ def _measure(
         users = launch.dataset.users.series.gather(liked.users).to_list()
         added.update(list(zip(users, items.table["item"].gather(liked.items).to_list(), strict=True)))
     policy = NewItemPolicy.parse("none" if name == "content" else name)
-    return _score(added, launch, items, stage, launch.dataset.n_items, policy)
+    return _score(added, launch, items, stage, history, policy)
+
+
+def _test_history(job: Job) -> str | None:
+    return job.cell.extra.get("evaluation", {}).get("test_history")
 
 
 def _score(
-    recommender: Recommender, launch: Launch, items: LaunchedItems, stage: str, first: int, policy: Any = None
+    recommender: Recommender,
+    launch: Launch,
+    items: LaunchedItems,
+    stage: str,
+    test_history: str | None,
+    policy: Any = None,
 ) -> LaunchMetrics:
     import torch
 
+    from lirdrec.data.dataset import Interactions
     from lirdrec.evaluation.launch import evaluate_launch
+    from lirdrec.evaluation.protocol import protocol_of, with_histories
     from lirdrec.ranking.histories import Histories
 
-    n, pairs = launch.dataset.n_users, launch.dataset.split(stage)
+    def histories(*parts: Interactions) -> Histories:
+        together = Interactions.concatenate(parts).oldest_first()
+        return Histories(torch.tensor(together.users), torch.tensor(together.items), n).to(recommender.device)
+
+    n, first, pairs = launch.dataset.n_users, launch.dataset.n_items, launch.dataset.split(stage)
     known, new = (
         Histories(torch.tensor(users), torch.tensor(rows), n)
         for users, rows in ((pairs.users, pairs.items), (items.users, items.items + first))
     )
     scorer = recommender.scorer if policy is None else recommender.policy_scorer(policy)
     quota = None if policy is None else policy.quota(20, first)
-    metrics = evaluate_launch(scorer, recommender.histories, known, new, first, quota=quota)
+    seen, valid = recommender.histories, launch.dataset.valid
+    protocol = protocol_of(recommender, launch.dataset.info, stage, test_history if stage == "test" else None, None)
+    if protocol.test_history == "train+valid":
+        assert recommender.train is not None
+        seen = histories(recommender.train, valid)  # with the likes of the launched items
+        if protocol.queries == "histories":
+            scorer = with_histories(recommender, scorer, histories(launch.dataset.train, valid), histories(valid))
+    metrics = evaluate_launch(scorer, seen, known, new, first, quota=quota)
     # all interactions of the launched items are held out, and only some of those of the known ones
     n_known = sum(len(launch.dataset.split(name)) for name in SPLITS)
     return replace(metrics, demand=len(items.users) / max(1, len(items.users) + n_known))
@@ -208,8 +232,7 @@ def _reveal(items: LaunchedItems, number: int, seed: int) -> tuple[LaunchedItems
     rank = np.arange(len(by_item)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.zeros(len(order), bool)
     chosen[by_item] = (rank < number) & (counts[items.items[by_item]] > number)
-    parts = [replace(items, users=items.users[mask], items=items.items[mask]) for mask in (chosen, ~chosen)]
-    return parts[0], parts[1]
+    return items.take(chosen), items.take(~chosen)
 
 
 def _runs(done: Sequence[TrialResult], dataset: str) -> dict[str, list[TrialResult]]:

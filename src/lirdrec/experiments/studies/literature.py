@@ -1,8 +1,8 @@
 """Published metrics of datasets, from `literature.toml`: a rough reference, since splits and protocols differ.
 
 The five datasets of the LIRDRec paper have the values of its Table II, including baselines; TikTok those of Table 1 of
-the DiffMM paper. Two more kinds are marked by their source: an independent re-run of LIRDRec whose hyper-parameters
-were chosen on validation only, and the highest metrics claimed in other papers, which are not checked here.
+the DiffMM paper. Two more sources trained LIRDRec themselves: the authors of DAMPS, and a re-run with one fixed setting
+(github.com/ustc-mkh/COMP5331). Every figure has a source that can be looked up.
 """
 
 from __future__ import annotations

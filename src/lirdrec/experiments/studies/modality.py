@@ -1,4 +1,10 @@
-"""Experiment "modality" (Table IV of the paper): each modality removed, each alone, all together."""
+"""Experiment "modality" (Table IV of the paper): each modality removed, each alone, all together; and controls.
+
+The controls ask whether a model uses the content of its features, or only gains from having more parameters: features
+shuffled over the items, noise with the same singular values, and a modality knocked out after the training ("Are
+Multimodal Embeddings Truly Beneficial for Recommendation?", ECIR 2026, arXiv 2508.07399, which uses constant and random
+features; see also arXiv 2508.05377). `--set controls=false` leaves them out.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +12,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lirdrec.errors import DataError
+from lirdrec.experiments import feature_controls
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variants
 from lirdrec.experiments.studies.compare import uses_features
-from lirdrec.experiments.studies.sentences import format_mean_sd, listed, over
+from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, listed, over
 from lirdrec.experiments.studies.variants import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section
 
 MODELS = ("lirdrec",)
 ALL = "all modalities"
+SETTINGS = {"controls": (True, "also train with shuffled features and noise, and knock each modality out")}
+SHUFFLED, NOISE = "features shuffled over the items", "noise of the same spectrum"
+KNOCKED_OUT = "knocked out after training"
+NOTES = (
+    f"{SHUFFLED.capitalize()}: each item has the vector of another one. {NOISE.capitalize()}: random vectors with the "
+    "same mean and singular values. Both have as many parameters, and their validation is of the changed features.",
+    f"{KNOCKED_OUT.capitalize()}: trained with all modalities; then no item has this one.",
+)
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
@@ -27,12 +42,13 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 def report(config: ExperimentConfig, results: Results) -> Path:
     """A table, a figure, and the most important modality."""
     study = Study(_groups(config), results, config.metric)
-    table = study.table("modality", "Modalities", f"{study.models} with subsets of the modalities.")
+    caption = f"{study.models} with subsets of the modalities."
+    table = study.table("modality", "Modalities", caption, NOTES if config.setting("controls", True) else ())
     figure = study.figure("modality", f"{study.stage.capitalize()} {study.metric} by modalities, {over(config.seeds)}.")
     return study.write_report(
         config,
         "Contribution of each modality",
-        "How good are the recommendations without one modality, and with one alone?",
+        "How good are the recommendations without one modality, with one alone, and with features without content?",
         _answer,
         Section("Modalities", [table, *figure]),
     )
@@ -54,8 +70,43 @@ def sets_of(modalities: Sequence[str]) -> list[Variant]:
     return subsets + [Variant(f"{name} only", modalities=(name,)) for name in names]
 
 
+def controls_of(modalities: Sequence[str]) -> list[Variant]:
+    """Variants: shuffled features, noise, and each modality knocked out after the training."""
+    kinds = {SHUFFLED: feature_controls.SHUFFLED, NOISE: feature_controls.NOISE}
+    trained = [Variant(name, work=feature_controls.WORK, extra={"control": kind}) for name, kind in kinds.items()]
+    return trained + [
+        Variant(
+            f"{name} {KNOCKED_OUT}",
+            work=feature_controls.WORK,
+            extra={"control": feature_controls.KNOCKED_OUT, "knocked_out": name},
+        )
+        for name in modalities
+    ]
+
+
+def _content(study: Study, group: Group) -> str:
+    """One sentence: whether the content of the features matters, or only their number of parameters."""
+    base = study.measure(group, group.reference)
+    measures = {name: study.measure(group, name) for name in (SHUFFLED, NOISE) if name in group.trials}
+    found = {name: measure for name, measure in measures.items() if measure is not None}
+    if base is None or len(found) < 2:
+        return ""
+    best = max(found, key=lambda name: found[name].mean)
+    loss = format_gain(found[best].mean, base.mean)
+    if found[best].mean >= base.mean:
+        return f" **No use of content is shown**: the model is as good with {best}, with as many parameters."
+    several = min(base.n, *(measure.n for measure in found.values())) > 1
+    if several and all(study.differs(group, name) == -1 for name in found):
+        return (
+            f" **The model uses the content of the features**: with as many parameters and features without content it"
+            f" is significantly worse ({loss} with {best}, the better of the two controls)."
+        )
+    why = "the difference is not significant" if several else "one seed does not show how trainings vary"
+    return f" Features without content are worse ({loss} with {best}), which suggests a use of content; {why}."
+
+
 def _answer(study: Study, group: Group) -> str:
-    text = study.describe(group)
+    text = study.describe(group) + _content(study, group)
     # of two modalities, the variant without one is the variant with the other alone
     single = {name.removesuffix(" only"): name for name in group.trials if name.endswith(" only")}
     without = {name.removeprefix("w/o "): name for name in group.trials if name.startswith("w/o ")}
@@ -76,4 +127,5 @@ def _answer(study: Study, group: Group) -> str:
 
 def _groups(config: ExperimentConfig) -> list[Group]:
     models = [model for model in config.models or MODELS if uses_features(model)]
-    return variants.groups(config, models, sets_of)
+    with_controls = bool(config.setting("controls", True))
+    return variants.groups(config, models, lambda names: sets_of(names) + (controls_of(names) if with_controls else []))

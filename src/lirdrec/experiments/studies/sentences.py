@@ -16,7 +16,7 @@ from lirdrec.reporting.statistics import gain
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 LISTED = ("datasets", "metric", "seeds", "tuned")  # always listed as settings
-NOT_LISTED = ("output", "command", "quiet", "formats", "cache", "keep", "jobs")
+NOT_LISTED = ("output", "command", "quiet", "formats", "cache", "keep", "jobs", "track")
 
 
 def write_report(
@@ -93,7 +93,8 @@ def stage_of(results: Results) -> str:
 def metrics_of(results: Results, stage: str, first: str) -> tuple[str, ...]:
     """The usual metrics that the results have at a stage, after `first` if they have it; all if there are none."""
     names = dict.fromkeys(name for result in results for name in result.figures.get(stage, {}))
-    return tuple(name for name in dict.fromkeys((first, *SHOWN)) if name in names) or tuple(names)
+    others = names if stage == "test" else ()  # the validation has further metrics, of the tuning
+    return tuple(name for name in dict.fromkeys((first, *SHOWN, *others)) if name in names) or tuple(names)
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
     datasets = ", ".join(Path(dataset).name for dataset in config.datasets)
     settings: dict[str, Any] = {"datasets": datasets, "metric": config.metric, "seeds": config.seeds}
     for name, value in asdict(config).items():
-        if name not in LISTED + NOT_LISTED and value and value != defaults[name]:
+        if name not in LISTED + NOT_LISTED and (value or name == "mask_seen") and value != defaults[name]:
             settings |= value if isinstance(value, dict) else {name: value}
     others = f"those of the best trials in {config.tuned.name}" if config.tuned else "published defaults"
     return settings | {"other settings": others}

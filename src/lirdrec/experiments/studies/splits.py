@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lirdrec.data.splits import METHODS
+from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
@@ -26,10 +26,10 @@ NAMES = {
     "random": "random per user",
     "temporal": "time per user",
     "global_time": "one point in time",
+    "global_time_last": "last after one point in time",
     "leave_last_out": "leave last out",
     "cold_items": "unseen items",
 }
-BY_TIME = ("temporal", "global_time", "leave_last_out")
 
 Runs = Mapping[tuple[str, str, str], Sequence[TrialResult]]  # (dataset's name, method, model) → results
 
@@ -169,16 +169,23 @@ def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSp
     methods = _methods(config)
     trials: dict[tuple[str, str, str], list[TrialSpec]] = {}
     for dataset in config.datasets:
-        if any(method in BY_TIME for method in methods) and not _has_times(dataset):
+        if any(method in TIMED for method in methods) and not _has_times(dataset):
             raise DataError(
                 f"{dataset}: splits by time need timestamps, and it has none; prepare it with a timestamp column, or "
                 "choose other splits with --set methods=…"
+            )
+        if any(method in ONE_CLOCK for method in methods) and not _has_clock(dataset):
+            raise DataError(
+                f"{dataset}: has positions in each user's history and no times, so it cannot be split at one moment; "
+                "choose other splits, for instance --set methods=random,temporal"
             )
         for method in methods:
             for model in config.models or MODELS:
                 base = settled(config, dataset, model, next(iter(config.sets)))
                 # the same settings under every split, so that only the split differs
-                base = base.with_(split={"split": method, "seed": 0}, variant=method, extra={"final": True})
+                base = base.with_(
+                    split={"split": method, "seed": 0}, variant=method, extra={**base.extra, "final": True}
+                )
                 trials[base.dataset_name, method, model] = [base.with_(seed=seed) for seed in config.seeds_of(model)]
     return trials
 
@@ -190,3 +197,11 @@ def _has_times(dataset: str) -> bool:
 
     data = read_any(dataset)
     return all(data.split(name).timestamps is not None for name in SPLITS if len(data.split(name)))
+
+
+@lru_cache
+def _has_clock(dataset: str) -> bool:
+    from lirdrec.data.history_order import has_clock
+    from lirdrec.data.readers import read_any
+
+    return has_clock(read_any(dataset).info)

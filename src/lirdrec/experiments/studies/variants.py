@@ -37,11 +37,14 @@ class Variant:
         label: label of the row.
         options: changed fields of the model's config.
         modalities: feature matrices to use; None: those of the feature set.
+        work: `TrialSpec.work`; extra: further arguments of the work.
     """
 
     label: str
     options: Mapping[str, Any] = field(default_factory=dict)
     modalities: tuple[str, ...] | None = None
+    work: str = "train"
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def _trials(config: ExperimentConfig, base: TrialSpec, variant: Variant, loss: s
             options["modality_weights"] = kept if sum(kept.values()) > 0 else None
     # declarations are named by variant, so each loss needs its own variant name
     name = variant.label if loss is None or len(config.losses) < 2 else f"{variant.label}, {loss}"
-    changed = base.with_(model_options=options, modalities=modalities, variant=name, extra={"final": True})
+    extra = {**base.extra, "final": True, **variant.extra}
+    changed = base.with_(work=variant.work, model_options=options, modalities=modalities, variant=name, extra=extra)
     return [changed.with_(seed=seed) for seed in config.seeds_of(base.model)]
 
 

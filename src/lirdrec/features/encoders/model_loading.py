@@ -69,6 +69,23 @@ def load(model: str, revision: str | None, precision: str, device: str | None) -
         raise ConfigError(_explanation(model, folder, revision, error)) from error
 
 
+def is_sentence_transformer(model: str, revision: str | None = None) -> bool:
+    """Whether a folder or a model of the hub has the `modules.json` of sentence-transformers; the hub may be asked."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return (folder / "modules.json").is_file()
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        raise ConfigError(f"models of the Hugging Face hub need sentence-transformers: {EXTRA}") from None
+    try:
+        hf_hub_download(model, "modules.json", revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError):  # absent, or no connection: the model itself is then reported
+        return False
+    return True
+
+
 def commit_of(model: str, revision: str | None) -> str | None:
     """The commit of a hub model in the local cache; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache

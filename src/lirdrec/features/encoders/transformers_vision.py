@@ -115,12 +115,12 @@ def pooled(network: Module, pixels: Tensor, pooling: str) -> Tensor:
 
 
 @contextlib.contextmanager
-def explained(model: str) -> Iterator[None]:
+def explained(model: str, noun: str = "vision model") -> Iterator[None]:
     """Load without bars and reports; errors become one sentence."""
     try:
         from transformers.utils import logging
     except ImportError:
-        raise ConfigError(f"encoding images with a vision model needs transformers: {EXTRA}") from None
+        raise ConfigError(f"encoding with {noun}s needs transformers: {EXTRA}") from None
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -130,7 +130,7 @@ def explained(model: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, the hub's client and safetensors each have errors of their own
         place = "in this folder" if Path(model).is_dir() else "no folder here, and"
-        raise ConfigError(f"'{model}': {place} no vision model can be loaded ({first_line(error)})") from error
+        raise ConfigError(f"'{model}': {place} no {noun} can be loaded ({first_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
 

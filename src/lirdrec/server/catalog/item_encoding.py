@@ -52,6 +52,8 @@ class Encoders:
                     raise DataError("the run stores its features itself, without information on how they were made")
                 info = read_manifest(features.folder)["info"].get("encoders", {}).get(name, {})
                 encoder = load_encoder(features.folder, name, device=device)
+                if encoder.kind in ("audio", "video"):
+                    raise DataError(f"a server takes no {encoder.kind} files of new items; send vectors")
                 _warm_up(encoder)
                 loaded[name] = _LoadedEncoder(encoder, info.get("source", {}))
                 log.info("features '%s' of new items are made by the server (%s)", name, encoder.kind)
@@ -62,7 +64,7 @@ class Encoders:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Name → "text" or "image"."""
+        """Name → "text", "image" or "joint" (a text, an image or both)."""
         return {name: loaded.encoder.kind for name, loaded in self._loaded.items()}
 
     def encode(self, name: str, items: Sequence[NewItem]) -> list[np.ndarray | None]:
@@ -75,12 +77,23 @@ class Encoders:
         from lirdrec.features.encode import encode_shard
 
         loaded = self._loaded[name]
-        sources = _texts(loaded, items) if loaded.encoder.kind == "text" else _images(item.image for item in items)
+        sources = _inputs(loaded, items)
         arrays, facts = encode_shard(loaded.encoder, sources, loaded.encoder.batch_size)
         if facts["problems"]:
             index, _, message = facts["problems"][0]
             raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {message}")
         return [row if present else None for row, present in zip(arrays["vectors"], arrays["present"], strict=True)]
+
+
+def _inputs(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
+    from lirdrec.features.sources import joint_item
+
+    if loaded.encoder.kind == "text":
+        return _texts(loaded, items)
+    images = _images(item.image for item in items)
+    if loaded.encoder.kind == "image":
+        return images
+    return [joint_item(text, image) for text, image in zip(_texts(loaded, items), images, strict=True)]
 
 
 def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
@@ -111,8 +124,10 @@ def _warm_up(encoder: Encoder) -> None:
     from PIL import Image
 
     from lirdrec.features.encode import encode_shard
-    from lirdrec.features.sources import text_item
+    from lirdrec.features.sources import joint_item, text_item
 
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
-    encode_shard(encoder, [text_item("a")] if encoder.kind == "text" else _images([content.getvalue()]), 1)
+    text, image = text_item("a"), _images([content.getvalue()])[0]
+    samples = {"text": [text], "image": [image], "joint": [joint_item(text, image)]}
+    encode_shard(encoder, samples[encoder.kind], 1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Generic, TypeVar
@@ -168,14 +166,7 @@ async def parse_body(request: Request, model: type[M]) -> M:
             with contextlib.suppress(ValueError, RecursionError):  # invalid JSON is left to the parser
                 _READER.decode(body.decode())
         return model.model_validate_json(body)
-    services = get_services(request)
-    lock = services.reading
-    await lock.acquire()
-    started = time.perf_counter()
-    try:
-        return await services.read(lambda: counter.read(body))
-    finally:
-        asyncio.get_running_loop().call_later(time.perf_counter() - started, lock.release)
+    return await get_services(request).read_large(lambda: counter.read(body))
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> None:

@@ -39,6 +39,7 @@ from lirdrec.server.schemas import (
 
 router = APIRouter(tags=["recommend"])
 MAX_INLINE_VALUES = 200  # values of filters that are checked on the event loop
+MAX_SHARED_VALUES = 5000  # values of filters that are checked while others are
 _QUERY_FIELDS = [field.name for field in fields(batcher.Query) if field.name not in ("where", "new_items")]
 
 
@@ -135,7 +136,8 @@ async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> 
     operands = [operand for condition in conditions if isinstance(condition, dict) for operand in condition.values()]
     n_values = len(conditions) + sum(len(operand) if isinstance(operand, list) else 1 for operand in operands)
     if n_values > MAX_INLINE_VALUES:
-        return await services.read(lambda: [parse(conditions) for conditions in filters])
+        read = services.read_large if n_values > MAX_SHARED_VALUES else services.read
+        return await read(lambda: [parse(conditions) for conditions in filters])
     return [parse(conditions) for conditions in filters]
 
 

@@ -1,0 +1,43 @@
+"""Order of each user's interactions: positions in the rows of a table, and whether a column holds positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+POSITIONS = "positions"  # the entry "timestamps" of `DatasetParts.info`: they are positions, not times
+
+
+def row_positions(users: np.ndarray) -> np.ndarray:
+    """The number of earlier rows of the same user, `(N,)` int64, for the user rows `(N,)` in the order of the table.
+
+    >>> row_positions(np.array([4, 4, 1, 4])).tolist()
+    [0, 1, 0, 2]
+    """
+    order = np.argsort(users, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(users[order]) != 0])[: len(users)]
+    lengths = np.diff(np.r_[starts, len(users)])
+    positions = np.empty(len(users), dtype=np.int64)
+    positions[order] = np.arange(len(users)) - np.repeat(starts, lengths)
+    return positions
+
+
+def are_positions(users: np.ndarray, timestamps: np.ndarray) -> bool:
+    """Whether the timestamps `(N,)` number the rows of every user: 0, 1, 2 … or 1, 2, 3 …, with no gap.
+
+    Times of a common clock do not: each user would have to start at the same moment, and to act at every tick. One user
+    alone, or users with one row each, prove nothing: False.
+    """
+    if not len(users) or timestamps.min() not in (0, 1):
+        return False
+    order = np.lexsort((timestamps, users))
+    ranks = row_positions(users[order]) + timestamps.min()
+    n_long = int((ranks == timestamps.min() + 1).sum())  # users with two rows or more
+    return n_long >= 2 and bool((ranks == timestamps[order]).all())
+
+
+def has_clock(info: Mapping[str, Any]) -> bool:
+    """Whether the timestamps of a dataset with this `info` are times, and not positions in each user's history."""
+    return info.get("timestamps") != POSITIONS

@@ -1,0 +1,203 @@
+"""Download published datasets by name; the addresses and digests are in `datasets.toml`."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from lirdrec.config import suggest_name
+from lirdrec.download.archives import unpack
+from lirdrec.download.connection import DownloadError, Network
+from lirdrec.download.files import RemoteFile, check_sha256, fetch
+from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.files.atomic import sha256, write_errors, write_json
+from lirdrec.files.locks import folder_lock
+from lirdrec.files.progress_bars import progress_bar
+from lirdrec.files.transaction import atomic_folder
+
+log = logging.getLogger(__name__)
+
+RECORD = "download.json"  # in the folder: the addresses, sizes and digests of what was downloaded
+_DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
+
+
+@dataclass(frozen=True)
+class PublishedDataset:
+    """A published dataset: its `files`, the page that describes it, and who recorded the digests.
+
+    `next` is what to do with the folder, which is called FOLDER there.
+    """
+
+    name: str
+    title: str
+    source: str
+    digests: str
+    next: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def n_bytes(self) -> int | None:
+        """Size of all files; None if one is not known."""
+        sizes = [file.bytes for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the digests of all files are known."""
+        return all(file.checked for file in self.files)
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """What was downloaded into `folder`: names of files → SHA-256; `unchecked`: names of files of unknown digest."""
+
+    folder: Path
+    digests: Mapping[str, str] = field(default_factory=dict)
+    unchecked: Sequence[str] = ()
+    next: str = ""
+
+
+@cache
+def table() -> Mapping[str, PublishedDataset]:
+    """The published datasets by name."""
+    text = resources.files("lirdrec.download").joinpath("datasets.toml").read_text(encoding="utf-8")
+    return {name: _dataset(name, entry) for name, entry in tomllib.loads(text).items()}
+
+
+def names() -> list[str]:
+    """The names of the published datasets."""
+    return list(table())
+
+
+def _dataset(name: str, entry: Mapping[str, object]) -> PublishedDataset:
+    values = dict(entry)
+    files = []
+    for described in values.pop("files"):  # type: ignore[attr-defined]
+        fields = dict(described)
+        if "drive" in fields:
+            fields["url"] = _DRIVE.format(fields.pop("drive"))
+        files.append(RemoteFile(**fields))
+    return PublishedDataset(name=name, files=tuple(files), **values)  # type: ignore[arg-type]
+
+
+def find(name: str) -> PublishedDataset:
+    """A published dataset by its name; raises a ConfigError if there is none."""
+    datasets = table()
+    if name not in datasets:
+        hint = suggest_name(name, datasets, f"choose one of {', '.join(datasets)}")
+        raise ConfigError(f"no dataset is called '{name}'; {hint}")
+    return datasets[name]
+
+
+def download(
+    dataset: str | PublishedDataset,
+    folder: str | Path,
+    *,
+    digests: Mapping[str, str] | None = None,
+    network: Network | None = None,
+    progress: bool = False,
+) -> Downloaded:
+    """Download a published dataset into a new folder, and check it.
+
+    The files are first in the hidden folder `.NAME.download` beside it; an interrupted call resumes there. The folder
+    appears when all files are complete, correct and unpacked.
+
+    Args:
+        dataset: a name in the table, or the files themselves.
+        folder: target folder; must be empty or missing.
+        digests: name of a file → the SHA-256 that it must have, instead of the one in the table.
+        network: how hosts are reached.
+        progress: show bars on the error stream.
+
+    Raises:
+        ConfigError: there is no such dataset or file, or a digest is none.
+        DownloadError: a file cannot be downloaded, is not the expected one, or cannot be unpacked.
+        RunFolderError: the folder is not empty, cannot be written, or another process downloads to it.
+
+    Example:
+        >>> from lirdrec.download import names
+        >>> "baby" in names()
+        True
+    """
+    published = find(dataset) if isinstance(dataset, str) else dataset
+    files = _with_digests(published, digests or {})
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder}: is not empty; choose another folder (--output), or remove it")
+    work = folder.absolute().parent / f".{folder.absolute().name}.download"
+    with folder_lock(work, lambda owner: f"{folder}: another process{owner} downloads to it; wait until it ends"):
+        paths = [_fetch(file, work, network, progress) for file in files]
+        found = {file.name: sha256(path) for file, path in zip(files, paths, strict=True)}
+        with atomic_folder(folder) as temporary:
+            _place(files, paths, temporary)
+            entries = [
+                {"name": file.name, "url": file.url, "bytes": path.stat().st_size, "sha256": found[file.name]}
+                for file, path in zip(files, paths, strict=True)
+            ]
+            record = {"dataset": published.name, "source": published.source, "digests": published.digests}
+            write_json(temporary / RECORD, {**record, "files": entries})
+        for path in paths:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+    unchecked = [file.name for file in files if not file.checked]
+    for name in unchecked:
+        log.warning("%s: its digest is not known; it has the SHA-256 %s, and was not checked", name, found[name])
+    return Downloaded(folder, found, unchecked, published.next.replace("FOLDER", shlex.quote(str(folder))))
+
+
+def _with_digests(published: PublishedDataset, digests: Mapping[str, str]) -> list[RemoteFile]:
+    known = [file.name for file in published.files]
+    for name in digests:
+        if name not in known:
+            raise ConfigError(f"--sha256 {name}=…: '{published.name}' has no such file, only {', '.join(known)}")
+    return [
+        replace(file, sha256=check_sha256(digests[file.name]), git_blob=None) if file.name in digests else file
+        for file in published.files
+    ]
+
+
+def _fetch(file: RemoteFile, work: Path, network: Network | None, progress: bool) -> Path:
+    total = (file.bytes or 0) // 1000
+    if not total:
+        log.info("%s: its size is not known", file.name)
+    with progress_bar(file.name, total, 0, progress and total > 0, unit="kB") as advance:
+        return fetch(file, work, network, _in_kilobytes(advance))
+
+
+def _in_kilobytes(advance: Callable[[int], object]) -> Callable[[int], None]:
+    """A callback for bytes, which reports complete kilobytes."""
+    total = reported = 0
+
+    def report(n: int) -> None:
+        nonlocal total, reported
+        total += n
+        if total // 1000 != reported:
+            advance(total // 1000 - reported)
+            reported = total // 1000
+
+    return report
+
+
+def _place(files: Sequence[RemoteFile], paths: Sequence[Path], folder: Path) -> None:
+    for file, path in zip(files, paths, strict=True):
+        if file.unpack:
+            unpacked = unpack(path, folder)
+            if RECORD in unpacked:
+                raise DownloadError(f"{file.name}: contains {RECORD}, which has another meaning here")
+        else:
+            with write_errors(folder):
+                _copy(path, folder / file.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,219 @@
+"""Download one file: resumed after an interruption, checked by its size and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lirdrec.download.connection import DownloadError, Network, Response, get, tries
+from lirdrec.errors import ConfigError
+from lirdrec.files.atomic import sha256, write_errors, write_json
+
+MAX_BYTES = 50 * 2**30
+TRIES = 6  # in a row without a new byte
+_MOST_TRIES = 200  # of a server that gives a few bytes each time
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a published dataset.
+
+    Attributes:
+        name: of the file in the folder.
+        url: where it is.
+        bytes: its size; None if it is not known.
+        sha256: its digest; None if it is not known.
+        git_blob: the SHA-1 by which git names its content, where no SHA-256 is known.
+        unpack: whether it is a zip archive whose files are wanted.
+    """
+
+    name: str
+    url: str
+    bytes: int | None = None
+    sha256: str | None = None
+    git_blob: str | None = None
+    unpack: bool = False
+
+    @property
+    def checked(self) -> bool:
+        """Whether a digest is known."""
+        return self.sha256 is not None or self.git_blob is not None
+
+
+def fetch(
+    file: RemoteFile,
+    folder: Path,
+    network: Network | None = None,
+    advance: Callable[[int], object] = lambda n: None,
+    max_bytes: int = MAX_BYTES,
+) -> Path:
+    """Download a file into a folder of unfinished work; one that is there and correct is not downloaded again.
+
+    The content is in NAME.part until it is complete and checked. After an interruption the rest is asked for; if the
+    file has changed on the server meanwhile, or the server cannot give a part, it begins again.
+
+    Args:
+        advance: is called with the number of new bytes; a negative number if it begins again.
+        max_bytes: of a file whose size is not known.
+
+    Returns:
+        The path of the complete file.
+
+    Raises:
+        DownloadError: it cannot be downloaded, or is not the expected one.
+        RunFolderError: the folder cannot be written.
+    """
+    network = network or Network()
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file.name
+    if path.is_file():
+        if _fault(file, path) is None:
+            advance(path.stat().st_size)
+            return path
+        path.unlink()
+    part = _Part(file, folder, network, advance, file.bytes or max_bytes)
+    advance(part.size)
+    while True:
+        before = part.size
+        try:
+            tries(TRIES, network, part.load)
+            break
+        except DownloadError as error:
+            part.n_tries += 1
+            if not error.passing or part.size <= before or part.n_tries > _MOST_TRIES:
+                raise
+    if (fault := _fault(file, part.path)) is not None:
+        part.discard()
+        raise DownloadError(f"{file.url}: {fault}; nothing is kept of it")
+    with write_errors(path):
+        part.path.replace(path)
+        part.note.unlink(missing_ok=True)
+    return path
+
+
+def _fault(file: RemoteFile, path: Path) -> str | None:
+    """What is wrong with the content of a complete file; None if nothing is."""
+    size = path.stat().st_size
+    if file.bytes is not None and size != file.bytes:
+        return f"has {size:,} bytes, not {file.bytes:,}"
+    if file.sha256 is not None and (found := sha256(path)) != file.sha256:
+        return f"has the SHA-256 {found}, not {file.sha256}"
+    if file.git_blob is not None and (found := git_blob(path)) != file.git_blob:
+        return f"has the git digest {found}, not {file.git_blob}"
+    return None
+
+
+def git_blob(path: Path) -> str:
+    """The SHA-1 by which git names the content of a file."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_sha256(text: str) -> str:
+    """A SHA-256 in lower case; raises a ConfigError if it is not 64 hexadecimal digits."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ConfigError(f"--sha256 {text}: a SHA-256 has 64 hexadecimal digits")
+    return text.lower()
+
+
+class _Part:
+    """The unfinished content of a file, and a note on the version that it belongs to."""
+
+    def __init__(
+        self, file: RemoteFile, folder: Path, network: Network, advance: Callable[[int], object], max_bytes: int
+    ):
+        self.file, self.network, self.advance, self.max_bytes = file, network, advance, max_bytes
+        self.path, self.note = folder / f"{file.name}.part", folder / f"{file.name}.part.json"
+        self.n_tries = 0
+        if self._noted().get("url") != file.url or self.size > max_bytes:
+            self.discard()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def discard(self) -> None:
+        """Forget the content."""
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+    def load(self) -> None:
+        """Append the rest, or all of it."""
+        start = self.size
+        if start and start == self.file.bytes:
+            return
+        headers = {}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if version := self._noted().get("version"):
+                headers["If-Range"] = version
+        with get(self.file.url, headers, self.network) as response:
+            if start and not _continues(response, start, self.file.bytes):
+                self.advance(-start)
+                self.discard()
+                if response.status != 200:
+                    raise DownloadError(f"{self.file.url}: the server gives another part than asked for", passing=True)
+                start = 0
+            elif response.status != (206 if start else 200):
+                raise DownloadError(f"{self.file.url}: the server answers {response.status} without being asked", True)
+            _check_content(response, self.file, start, self.max_bytes)
+            self._write(response, start)
+
+    def _write(self, response: Response, start: int) -> None:
+        with write_errors(self.path):
+            write_json(self.note, {"url": self.file.url, "version": _version(response)})
+            with self.path.open("ab" if start else "wb") as target:
+                self._copy(response, target, start)
+
+    def _copy(self, response: Response, target: BinaryIO, n: int) -> None:
+        for block in response.blocks():
+            n += len(block)
+            if n > self.max_bytes:
+                target.close()
+                self.discard()
+                raise DownloadError(f"{self.file.url}: is larger than {self.max_bytes:,} bytes; nothing is kept of it")
+            target.write(block)
+            self.advance(len(block))
+
+    def _noted(self) -> Mapping[str, Any]:
+        try:
+            noted = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+
+def _continues(response: Response, start: int, size: int | None) -> bool:
+    """Whether a response is the rest of the file, from `start` on."""
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", "").strip())
+    if response.status != 206 or match is None or int(match[1]) != start:
+        return False
+    return size is None or match[3] in ("*", str(size))
+
+
+def _version(response: Response) -> str | None:
+    """A header that changes with the file: a strong ETag, else the date of its last change."""
+    tag = response.headers.get("etag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("last-modified")
+
+
+def _check_content(response: Response, file: RemoteFile, start: int, max_bytes: int) -> None:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml") and not file.name.endswith((".html", ".htm")):
+        raise DownloadError(
+            f"{file.url}: the server sends a web page instead of {file.name} (a notice, or too many downloads today);"
+            " open the address in a browser"
+        )
+    if response.n_bytes is not None and start + response.n_bytes > max_bytes:
+        expected = f"{file.bytes:,}" if file.bytes else f"at most {max_bytes:,}"
+        raise DownloadError(f"{file.url}: has {start + response.n_bytes:,} bytes, not {expected}")

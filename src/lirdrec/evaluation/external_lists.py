@@ -1,0 +1,209 @@
+"""Evaluate recommendation lists that were made elsewhere, as rows of a dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.ids import pluralize
+from lirdrec.data.raw_ids import read_ids
+from lirdrec.data.schema import ITEM, USER
+from lirdrec.data.table import Table
+from lirdrec.data.tables import read_table
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND
+from lirdrec.evaluation.evaluator import (
+    DEFAULT_CUTOFFS,
+    DEFAULT_METRICS,
+    GroundTruth,
+    Metrics,
+    evaluate_lists,
+    intervals_of,
+    make_catalog,
+    per_user_frame,
+)
+from lirdrec.evaluation.metrics import canonical_metric, check_metrics
+
+log = logging.getLogger(__name__)
+RANK, SCORE = "rank", "score"
+
+
+@dataclass(frozen=True)
+class ExternalLists:
+    """Recommendation lists of users, as rows of a dataset.
+
+    Attributes:
+        items: `(U, K)` int64 item rows, best first; -1: no item, or one that the dataset does not know.
+        source: where they were read, for messages.
+    """
+
+    items: np.ndarray
+    source: str
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Places of each user's list up to its last item, `(U,)` int64."""
+        filled = self.items >= 0
+        return np.where(filled.any(1), self.items.shape[1] - filled[:, ::-1].argmax(1), 0)
+
+
+def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
+    """Read lists from a table with the columns user, item, and rank (1 is best) or score (the highest is best).
+
+    Users that the dataset does not know are left out; an item that it does not know keeps its place and counts as a
+    miss. Items that a user has in training are taken out, as from the lists of every model. Each is counted in a
+    warning.
+
+    Args:
+        path: CSV, TSV, Parquet or any other table that `lirdrec.data.tables.read_table` reads.
+        dataset: gives the ids and the training interactions.
+
+    Raises:
+        DataError: a column is missing; a rank or score is missing or no number; an item occurs twice in a list; no user
+            is known.
+    """
+    table = read_table(path)
+    by = RANK if RANK in table.frame.columns or SCORE not in table.frame.columns else SCORE
+    if by not in table.frame.columns:
+        columns = ", ".join(table.frame.columns)
+        raise DataError(f"{table.source}: needs a column 'rank' or 'score', which gives the order; it has {columns}")
+    table.require_columns((USER, ITEM))
+    order = _numbers(table, by)
+    ids = {
+        name: read_ids(table.frame[name], table.source, name, table.row_location, text=table.text, string_ids=strings)
+        for name, strings in ((USER, not dataset.users.is_integer), (ITEM, not dataset.items.is_integer))
+    }
+    frame = pl.DataFrame({**ids, "by": order if by == RANK else -order})
+    if (twice := frame.select(USER, ITEM).is_duplicated()).any():
+        row = int(twice.arg_true()[0])
+        user, item, place = ids[USER][row], ids[ITEM][row], table.row_location(row)
+        raise DataError(f"{table.source}: user {user} has item {item} twice, first in {place}; list it once")
+    users, items = dataset.users.rows(frame[USER]), dataset.items.rows(frame[ITEM])
+    _warn_unknown(table.source, dataset, users, items)
+    return _matrix(users, items, frame["by"].to_numpy(), dataset, table.source)
+
+
+def _numbers(table: Table, name: str) -> pl.Series:
+    """The column as float64 numbers.
+
+    Raises:
+        DataError: a value is missing, or not a finite number.
+    """
+    numbers = table.frame[name].cast(pl.Float64, strict=False)
+    bad = numbers.is_null() | ~numbers.is_finite()
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        value, place = table.frame[name][row], table.row_location(row)
+        raise DataError(f"{table.source}: column '{name}' has {value!r} in {place}; write a number in every row")
+    return numbers
+
+
+def _warn_unknown(source: str, dataset: Dataset, users: np.ndarray, items: np.ndarray) -> None:
+    if not (users >= 0).any():
+        raise DataError(f"{source}: none of its users is in {dataset.name}; are the ids written in the same way?")
+    if (lost := int((users < 0).sum())) > 0:
+        log.warning("%s: %s of users that %s does not know left out", source, pluralize(lost, "row"), dataset.name)
+    if (missed := int(((users >= 0) & (items < 0)).sum())) > 0:
+        rows = pluralize(missed, "row")
+        log.warning("%s: %s with items that %s does not know count as misses", source, rows, dataset.name)
+
+
+def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Dataset, source: str) -> ExternalLists:
+    """The rows as lists, without training items."""
+    train = dataset.train.users.astype(np.int64) * dataset.n_items + dataset.train.items
+    seen = (items >= 0) & np.isin(users * dataset.n_items + items, train) & (users >= 0)
+    if seen.any():
+        count = pluralize(int(seen.sum()), "row")
+        log.warning("%s: %s with items that the user has in training taken out, as for every model", source, count)
+    keep = (users >= 0) & ~seen
+    users, items, by = users[keep], items[keep], by[keep]
+    order = np.lexsort((items, by, users))
+    users, items = users[order], items[order]
+    counts = np.bincount(users, minlength=dataset.n_users)
+    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    matrix = np.full((dataset.n_users, int(counts.max(initial=1))), -1, dtype=np.int64)
+    matrix[users, place] = items
+    return ExternalLists(matrix, source)
+
+
+def evaluate_external(
+    lists: ExternalLists,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    k: Sequence[int] | None = None,
+    metrics: Sequence[str] | None = None,
+    per_user: bool = False,
+    intervals: bool = False,
+) -> Metrics:
+    """Metrics of lists: as `evaluate` of a model that ranks so. A user without a list counts as all misses.
+
+    Args:
+        lists: from `read_lists` with this dataset.
+        split: "valid" or "test".
+        k: cut-offs; None: 10 and 20, as far as the lists reach.
+        metrics: as of `evaluate`, without auc; None: all, diversity only if the dataset has features.
+        per_user, intervals: as of `evaluate`.
+
+    Raises:
+        ConfigError: auc, which needs the scores of all items; a cut-off beyond the longest list; another split.
+        DataError: nothing is held out.
+    """
+    names = default_metrics(dataset) if metrics is None else tuple(dict.fromkeys(map(canonical_metric, metrics)))
+    check_metrics(names)
+    if AUC in names:
+        raise ConfigError("metric 'auc' needs the scores of all items, which lists do not have; leave it out")
+    if split not in ("valid", "test"):
+        raise ConfigError(f"split is {split!r}; lists are evaluated on validation or test")
+    cutoffs = fitting_cutoffs(lists, k)
+    parts = (dataset.train, dataset.split(split))
+    train, held_out = ((torch.from_numpy(np.array(p.users)), torch.from_numpy(np.array(p.items))) for p in parts)
+    truth = GroundTruth.from_pairs(train, held_out, dataset.n_users)
+    if not len(truth.users):
+        raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
+    _warn_missing(lists, truth, cutoffs)
+    blocks = ((users, torch.from_numpy(lists.items[users.numpy()])) for users in truth.users.split(4096))
+    catalog = make_catalog(dataset.items, dataset, truth.seen) if set(names) & set(BEYOND) else None
+    keep = per_user or intervals
+    result = evaluate_lists(blocks, dataset.n_items, truth, names, cutoffs, keep=keep, catalog=catalog)
+    frame = per_user_frame(dataset.users, truth.users, result) if per_user else None
+    return Metrics(result.values, len(truth.users), frame, intervals=intervals_of(result) if intervals else {})
+
+
+def default_metrics(dataset: Dataset) -> tuple[str, ...]:
+    """All metrics of lists; diversity only if the dataset has features."""
+    return DEFAULT_METRICS + tuple(name for name in BEYOND if name != "diversity" or dataset.features)
+
+
+def fitting_cutoffs(lists: ExternalLists, k: Sequence[int] | None) -> tuple[int, ...]:
+    """The cut-offs; None: 10 and 20, as far as the lists reach.
+
+    Raises:
+        ConfigError: a cut-off below 1 or beyond the longest list.
+    """
+    longest = lists.items.shape[1]
+    if k is None:
+        return tuple(cutoff for cutoff in DEFAULT_CUTOFFS if cutoff <= longest) or (longest,)
+    for cutoff in k:
+        if not 1 <= cutoff <= longest:
+            raise ConfigError(f"k is {cutoff}; it must be between 1 and {longest}, the length of the longest list")
+    return tuple(dict.fromkeys(k))
+
+
+def _warn_missing(lists: ExternalLists, truth: GroundTruth, cutoffs: Sequence[int]) -> None:
+    lengths = lists.lengths[truth.users.numpy()]
+    n, absent, short = len(lengths), int((lengths == 0).sum()), int(((lengths > 0) & (lengths < max(cutoffs))).sum())
+    if absent:
+        log.warning("%s: %d of %d users have no list; all their items count as misses", lists.source, absent, n)
+    if short:
+        log.warning(
+            "%s: %d of %d users have fewer than %d items; the rest of their lists counts as misses",
+            *(lists.source, short, n, max(cutoffs)),
+        )

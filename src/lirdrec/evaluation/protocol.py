@@ -1,0 +1,213 @@
+"""Protocol of a test: by which interactions each user is known, and whether items that the user has seen are ranked.
+
+A test held out by time has everything before it as the user's history, validation interactions included. A model that
+takes new users gets its query from this history (`Model.fold_in`); a model whose queries are histories gets the longer
+one; any other model keeps the vector of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.splits import TIMED
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+
+TestHistory = Literal["train", "train+valid"]
+TEST_HISTORIES: tuple[TestHistory, ...] = ("train", "train+valid")
+TestTarget = Literal["all", "last"]
+TEST_TARGETS: tuple[TestTarget, ...] = ("all", "last")
+BATCH_USERS = 1024  # folded in at once
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """How an evaluation was done.
+
+    Attributes:
+        test_history: interactions that a user is known by: "train" or "train+valid".
+        test_target: the relevant interactions: "all" of the test, or each user's "last"; those before it are then
+            part of the history.
+        mask_seen: whether the items of this history are left out of the ranking.
+        queries: "trained", the queries of the training, or "histories", queries from the longer history.
+    """
+
+    test_history: TestHistory = "train"
+    test_target: TestTarget = "all"
+    mask_seen: bool = True
+    queries: Literal["trained", "histories"] = "trained"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the history."""
+        return tuple(self.test_history.split("+"))
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return asdict(self)
+
+
+def default_test_history(info: Mapping[str, Any]) -> TestHistory:
+    """The history of the test of a dataset with this `info`: "train+valid" after a split by time, else "train".
+
+    >>> default_test_history({"split": {"method": "leave_last_out"}})
+    'train+valid'
+    """
+    return "train+valid" if _method(info) in TIMED else "train"
+
+
+def default_test_target(info: Mapping[str, Any]) -> TestTarget:
+    """The target of the test of a dataset with this `info`: "last" after the split "global_time_last", else "all"."""
+    return "last" if _method(info) == "global_time_last" else "all"
+
+
+def _method(info: Mapping[str, Any]) -> Any:
+    split = info.get("split")
+    return split.get("method") if isinstance(split, Mapping) else None
+
+
+def protocol_of(
+    recommender: Any,
+    info: Mapping[str, Any],
+    split: str,
+    test_history: str | None = None,
+    test_target: str | None = None,
+    mask_seen: bool = True,
+) -> EvaluationProtocol:
+    """The protocol of an evaluation of a recommender on a split of a dataset with this `info`.
+
+    Args:
+        recommender: a `Recommender`, or an object with a `scorer`.
+        info: of the dataset.
+        split: "train", "valid" or "test".
+        test_history: "train", "train+valid", or None: see `default_test_history`. Other splits than the test have the
+            history of the training, and all targets.
+        test_target: "all", "last", or None: see `default_test_target`.
+        mask_seen: whether the items of the history are left out of the ranking.
+
+    Raises:
+        ConfigError: an unknown history or target, or one that only the test can have, for another split.
+    """
+    check_protocol(test_history, test_target)
+    if split != "test":
+        for name, value, plain in (("test_history", test_history, "train"), ("test_target", test_target, "all")):
+            if value not in (None, plain):
+                raise ConfigError(f"{name} is {value!r}, which only the test can have, not the split '{split}'")
+        return EvaluationProtocol(mask_seen=mask_seen)
+    history: Any = test_history or default_test_history(info)
+    target: Any = test_target or default_test_target(info)
+    takes = history == "train+valid" and takes_histories(recommender)
+    return EvaluationProtocol(history, target, mask_seen, "histories" if takes else "trained")
+
+
+def check_protocol(test_history: str | None, test_target: str | None) -> None:
+    """Raise a ConfigError for an unknown history or target."""
+    if test_history not in (None, *TEST_HISTORIES):
+        raise ConfigError(f"test_history is {test_history!r}; choose one of {', '.join(TEST_HISTORIES)}")
+    if test_target not in (None, *TEST_TARGETS):
+        raise ConfigError(f"test_target is {test_target!r}; choose one of {', '.join(TEST_TARGETS)}")
+
+
+def with_last_target(dataset: Dataset) -> Dataset:
+    """The dataset with each user's last test interaction as the test; those before it are moved to valid.
+
+    Raises:
+        DataError: the test interactions have no timestamps.
+    """
+    test = dataset.test.oldest_first()
+    if test.timestamps is None:
+        raise DataError(f"{dataset.name}: the last test interaction of a user needs timestamps, and there are none")
+    last = np.zeros(len(test), dtype=bool)
+    last[len(test) - 1 - np.unique(test.users[::-1], return_index=True)[1]] = True
+    valid = Interactions.concatenate([dataset.valid, test.take(~last)])
+    return replace(dataset, valid=valid, test=test.take(last), folder=None)
+
+
+def takes_histories(recommender: Any) -> bool:
+    """Whether queries can be made from histories: the model folds in new users, or its queries are histories."""
+    if isinstance(recommender.scorer, ItemWeightScorer):
+        return True
+    if not isinstance(recommender.scorer, VectorScorer):  # a mix of several models
+        return False
+    if getattr(recommender, "is_slim", False) or not getattr(recommender, "has_model", False):
+        return False
+    return bool(recommender.model("serve new users").capabilities.new_users)
+
+
+class HistoryScorer(Scorer):
+    """A scorer in which some users have the query of a longer history; everything else is that of `scorer`.
+
+    Args:
+        scorer: gives the scores, and the queries of the other users.
+        users: `(n,)` int64 rows of the users with a query of their own.
+        make: from rows of such users `(B,)` to their queries `(B, D)`.
+    """
+
+    def __init__(self, scorer: Scorer, users: Tensor, make: Callable[[Tensor], Tensor]):
+        self.scorer, self.make = scorer, make
+        self.kind, self.part_names = scorer.kind, scorer.part_names
+        self.n_users, self.n_items = scorer.n_users, scorer.n_items
+        self._is_longer = torch.zeros(self.n_users, dtype=torch.bool, device=users.device)
+        self._is_longer[users] = True
+
+    def queries(self, users: Tensor) -> Tensor:
+        queries, longer = self.scorer.queries(users), self._is_longer[users]
+        for positions in longer.nonzero().squeeze(1).split(BATCH_USERS):
+            queries[positions] = self.make(users[positions]).to(queries)
+        return queries
+
+    def scores(self, queries: Tensor) -> Tensor:
+        return self.scorer.scores(queries)
+
+    def parts(self, queries: Tensor, items: Tensor) -> Tensor:
+        return self.scorer.parts(queries, items)
+
+    def similar_items(self, items: Tensor) -> Tensor:
+        return self.scorer.similar_items(items)
+
+    def similar_users(self, users: Tensor) -> Tensor:
+        return self.scorer.similar_users(users)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.scorer.tensors()
+
+    def to(self, device: torch.device | str) -> Scorer:
+        return self.scorer.to(device)
+
+
+@torch.no_grad()
+def with_histories(recommender: Any, scorer: Scorer, history: Histories, added: Histories) -> Scorer:
+    """The scorer with the queries of histories, for the users whose history is longer than that of the training.
+
+    Args:
+        recommender: for which `takes_histories` is true.
+        scorer: its scorer, or one with other offsets of new items.
+        history: the complete history of every user, oldest first.
+        added: the part of it that is not in the training.
+    """
+    users = added.counts().nonzero().squeeze(1)
+    if isinstance(scorer, ItemWeightScorer):
+
+        def longer_rows(rows: Tensor) -> Tensor:
+            queries = scorer.queries(rows)
+            owner, items = added.pairs(rows)
+            queries[owner, items] = 1  # as in `ItemWeightScorer.queries_of`: the mean weight
+            return queries
+
+        return HistoryScorer(scorer, users, longer_rows)
+    model = recommender.model("serve new users")
+
+    def folded_in(rows: Tensor) -> Tensor:
+        histories: Sequence[Tensor] = [history.of(row) for row in rows.tolist()]
+        with torch.no_grad():
+            return model.fold_in(scorer, histories)
+
+    return HistoryScorer(scorer, users, folded_in)

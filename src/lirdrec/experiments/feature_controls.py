@@ -1,0 +1,116 @@
+"""Controls of features: what remains if a model gets features of the same size without their content?
+
+Both keep everything that a model could use without content: the number of parameters, the number of columns, which
+items have the modality, and (noise) the singular values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lirdrec.data.features import FeatureMatrix
+from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
+    from lirdrec.experiments.worker import Job
+    from lirdrec.recommender.recommender import Recommender
+
+WORK = "lirdrec.experiments.feature_controls:train"  # `TrialSpec.work` of a control
+SHUFFLED, NOISE, KNOCKED_OUT = "shuffled", "noise", "knocked out"
+TRAINED = (SHUFFLED, NOISE)  # controls that a model is trained with
+
+
+def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatrix:
+    """A matrix of the same shape and mask without content.
+
+    Args:
+        matrix: `(I, d)` features of the items.
+        kind: "shuffled": the vectors of the items that have the modality, in another order; "noise": random vectors
+            whose matrix has the same singular values and mean.
+        seed: of the random numbers.
+
+    Raises:
+        ConfigError: an unknown kind.
+
+    >>> matrix = FeatureMatrix(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
+    >>> sorted(control_features(matrix, "shuffled", 0).values.sum(1).tolist())
+    [1.0, 2.0, 3.0]
+    """
+    if kind not in TRAINED:
+        raise ConfigError(f"there is no control {kind!r} of features; choose {' or '.join(TRAINED)}")
+    rng, rows = np.random.default_rng(seed), np.flatnonzero(matrix.present)
+    values = np.zeros(matrix.values.shape, dtype=np.float32)
+    known = np.asarray(matrix.values[rows], dtype=np.float64)
+    values[rows] = known[rng.permutation(len(rows))] if kind == SHUFFLED else _noise(known, rng)
+    return FeatureMatrix(values, np.array(matrix.present))
+
+
+def _noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random rows `(n, d)` float64 with the mean of the given ones and, around it, their singular values."""
+    if not len(values):
+        return values
+    mean = values.mean(0)
+    singular = np.linalg.svd(values - mean, compute_uv=False)
+    n, d = values.shape
+    rank = min(n - 1, d)  # centered rows have at most rank n - 1
+    if not rank:
+        return values
+    left = rng.normal(size=(n, rank))
+    left, _ = np.linalg.qr(left - left.mean(0))  # columns orthogonal to the ones, so that the mean stays
+    right, _ = np.linalg.qr(rng.normal(size=(d, rank)))
+    return mean + (left * singular[:rank]) @ right.T
+
+
+def with_control(dataset: Dataset, kind: str, seed: int) -> Dataset:
+    """The dataset with all of its feature matrices replaced by their control; each by other random numbers."""
+    features = {
+        name: control_features(matrix, kind, seed * 1009 + number)
+        for number, (name, matrix) in enumerate(sorted(dataset.features.items()))
+    }
+    return replace(dataset, features={name: features[name] for name in dataset.features}, folder=None)
+
+
+def without_modality(dataset: Dataset, name: str) -> Dataset:
+    """The dataset in which no item has the modality: its matrix is zero and its mask false, its shape stays."""
+    values = np.zeros(dataset.features[name].values.shape, dtype=np.float32)
+    empty = FeatureMatrix(values, np.zeros(len(values), dtype=bool))
+    return replace(dataset, features={**dataset.features, name: empty}, folder=None)
+
+
+def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recommender:
+    """The trained recommender as if no item had the modality: only what is computed from features changes.
+
+    Args:
+        recommender: trained on the dataset; its parameters stay.
+        dataset: the training data.
+        name: the modality.
+    """
+    from lirdrec.config import make_config
+    from lirdrec.models.registry import config_type, model_type
+    from lirdrec.recommender.inputs import make_model_inputs
+    from lirdrec.recommender.recommender import Recommender
+
+    info, poorer = recommender.info, without_modality(dataset, name)
+    model_name, weights = str(info["model"]), recommender.state.weights
+    if weights is None:
+        raise ConfigError(f"{model_name}: the run has no parameters, so no modality can be knocked out")
+    config: Any = make_config(config_type(model_name), info["model_config"], f"options of {model_name}")
+    model = model_type(model_name)(make_model_inputs(poorer, recommender.state.device, False, info["seed"]), config)
+    model.load_state_dict(dict(weights))
+    return Recommender.from_training(model, poorer, info=dict(info))
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Work of a control: train as "train" does, with features without content, or knock a modality out afterwards."""
+    kind, name = job.cell.extra["control"], job.cell.extra.get("knocked_out")
+    recommender = job.fit(with_control(job.dataset, kind, job.cell.seed) if kind in TRAINED else None)
+    if kind == KNOCKED_OUT:
+        recommender = knocked_out(recommender, job.dataset, str(name))
+    job.score_valid(recommender)
+    job.score_test(recommender)
+    assert job.callback is not None
+    return {"stopped": recommender.info.get("stopped"), "stopped_early": job.callback.stopped_early}

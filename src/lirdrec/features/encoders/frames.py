@@ -1,0 +1,80 @@
+"""Video encoder: frames are sampled, an image encoder turns each into a vector, and their mean is the video's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lirdrec.errors import ConfigError
+from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, encode_rows
+from lirdrec.features.media import MediaError, import_av, read_frames
+
+FRAMES = 8
+MAX_FRAMES = 256
+
+
+def check_frames(frames: int) -> int:
+    """The number of frames; raises a ConfigError if it is out of range, or PyAV is not installed."""
+    if not 1 <= frames <= MAX_FRAMES:
+        raise ConfigError(f"--frames is {frames}; it must be from 1 to {MAX_FRAMES}")
+    import_av()
+    return frames
+
+
+class FrameEncoder(Encoder):
+    """Encoder of videos by an image encoder: the mean of the vectors of frames at equal distances in time.
+
+    Args:
+        image: any encoder of images.
+        frames: sampled from each video, from the middles of as many equal parts.
+
+    Raises:
+        ConfigError: `frames` is out of range, or PyAV is not installed.
+    """
+
+    kind: ClassVar[Kind] = "video"
+    shard_rows: ClassVar[int] = 64
+    batch_size = 4
+
+    def __init__(self, image: Encoder, frames: int = FRAMES):
+        self.image, self.frames = image, check_frames(frames)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The image encoder's identity, and the number of frames."""
+        return {"encoder": "frames", "frames": self.frames, "pooling": "mean", "image": dict(self.image.identity)}
+
+    @property
+    def dims(self) -> int:
+        """Columns of the image encoder's vectors."""
+        return self.image.dims
+
+    def encode(self, batch: Sequence[Prepared]) -> Encoded:
+        """Vectors `(B, d)`; videos that cannot be opened are problems."""
+        vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
+        for at, prepared in enumerate(batch):  # one after the other: frames are large
+            try:
+                frames = [_bitmap(frame) for frame in read_frames(prepared.value, self.frames)]
+            except MediaError as error:
+                problems[at] = str(error)
+                continue
+            rows = encode_rows(self.image, frames, min(self.frames, self.image.batch_size))
+            if rows.problems:
+                problems[at] = f"{prepared.value}: {next(iter(rows.problems.values()))}"
+            else:
+                vectors[at] = rows.vectors.mean(axis=0, dtype=np.float64)
+        return Encoded(vectors, problems)
+
+    def release(self) -> None:
+        """Free the weights of the image encoder."""
+        self.image.release()
+
+
+def _bitmap(frame: Any) -> bytes:
+    """A frame as the content of an image file without loss, which every image encoder takes."""
+    content = io.BytesIO()
+    frame.save(content, format="BMP")
+    return content.getvalue()

@@ -1,0 +1,148 @@
+"""Base class of sound encoders, which cut a sound into windows; and statistics of its spectrum, without any weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lirdrec.errors import ConfigError
+from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
+from lirdrec.features.media import MediaError, audio_seconds, import_av, read_audio
+
+SECONDS = 120.0  # of a sound that are used by default
+WINDOW = 30.0  # seconds of a window where the model does not say it
+_SHORTEST_END = 1.0  # seconds: a shorter last window is left out
+
+
+class SoundEncoder(Encoder):
+    """Base class: a sound is mixed to one channel, cut into windows, and its vector is the mean of theirs.
+
+    Windows of the same length share a batch, so that nothing is padded and vectors do not depend on other sounds.
+
+    Args:
+        max_seconds: seconds of each sound that are used; longer ones are cut, and counted.
+
+    Raises:
+        ConfigError: `max_seconds` is not above zero, or PyAV is not installed.
+    """
+
+    kind: ClassVar[Kind] = "audio"
+    shard_rows: ClassVar[int] = 256
+    batch_size = 8
+
+    def __init__(self, max_seconds: float = SECONDS):
+        if not 0 < max_seconds < float("inf"):
+            raise ConfigError(f"--max-seconds is {max_seconds:g}; it must be above 0")
+        import_av()
+        self.seconds = float(max_seconds)
+
+    @property
+    @abstractmethod
+    def rate(self) -> int:
+        """Samples a second that the model takes."""
+
+    @property
+    def window(self) -> float:
+        """Seconds of a window."""
+        return WINDOW
+
+    @abstractmethod
+    def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors `(n, d)` of windows `(samples,)` float32 of one length."""
+
+    def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
+        """The sounds as they are, and whether they are cut by their headers; `encode` opens them."""
+        return [Prepared(value, cut=self._is_longer(value)) for value in inputs]
+
+    def encode(self, batch: Sequence[Prepared]) -> Encoded:
+        """Vectors `(B, d)`; sounds that cannot be opened are problems."""
+        windows: dict[int, list[tuple[int, np.ndarray]]] = {}
+        problems: dict[int, str] = {}
+        for at, prepared in enumerate(batch):
+            try:
+                samples, _ = read_audio(prepared.value, self.rate, self.seconds)
+            except MediaError as error:
+                problems[at] = str(error)
+                continue
+            for window in split(samples, self.rate, self.window):
+                windows.setdefault(len(window), []).append((at, window))
+        sums, lengths = np.zeros((len(batch), self.dims)), np.zeros((len(batch), 1))
+        for length, pairs in windows.items():
+            for start in range(0, len(pairs), len(batch)):
+                some = pairs[start : start + len(batch)]
+                rows = [at for at, _ in some]
+                np.add.at(sums, rows, length * self.vectors([window for _, window in some]).astype(np.float64))
+                np.add.at(lengths, rows, length)
+        return Encoded((sums / np.maximum(lengths, 1)).astype(np.float32), problems)
+
+    def _is_longer(self, source: Any) -> bool:
+        try:
+            return audio_seconds(source) > self.seconds
+        except MediaError:
+            return False  # `encode` reports it
+
+
+def split(samples: np.ndarray, rate: int, seconds: float) -> list[np.ndarray]:
+    """Windows of `seconds` of a sound; a last one of less than a second is left out, unless it is the only one."""
+    length = max(1, int(seconds * rate))
+    windows = [samples[start : start + length] for start in range(0, len(samples), length)]
+    return windows[:-1] if len(windows) > 1 and len(windows[-1]) < min(length, _SHORTEST_END * rate) else windows
+
+
+class SpectrumEncoder(SoundEncoder):
+    """Encoder by statistics of the loudness in 64 mel bands, 256 columns: no weights, no download.
+
+    The loudness of a band in a frame (32 ms, every 16 ms, at 16 kHz) is the logarithm of its energy, from 0 at 60 dB
+    below the loudest of the window to 1. For each band: its mean and standard deviation over time, and the mean and the
+    standard deviation of its absolute change from frame to frame. The vector has length 1. It tells high from low and
+    steady from lively sounds, not what is said.
+    """
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The version of the method above, and the seconds that are used."""
+        return {"encoder": "spectrum", "version": 1, "seconds": self.seconds}
+
+    @property
+    def dims(self) -> int:
+        """256."""
+        return 4 * _BANDS
+
+    @property
+    def rate(self) -> int:
+        """16,000."""
+        return 16_000
+
+    def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors `(n, 256)`."""
+        return np.stack([_statistics(window) for window in windows])
+
+
+_BANDS, _FRAME, _HOP = 64, 512, 256
+_DEPTH = 6  # powers of ten that loudness spans: 60 dB
+
+
+def _statistics(samples: np.ndarray) -> np.ndarray:
+    frames = np.lib.stride_tricks.sliding_window_view(samples, _FRAME)[::_HOP]
+    power = np.abs(np.fft.rfft(frames * np.hanning(_FRAME), axis=1)) ** 2
+    loudness = np.log10(power @ _mel_bands() + 1e-9)
+    loudness = np.clip((loudness - loudness.max()) / _DEPTH + 1, 0, 1)
+    change = np.abs(np.diff(loudness, axis=0, prepend=loudness[:1]))
+    blocks = [loudness.mean(axis=0), loudness.std(axis=0), change.mean(axis=0), change.std(axis=0)]
+    vector = np.concatenate(blocks)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@cache
+def _mel_bands() -> np.ndarray:
+    """`(frequencies, bands)`: triangles with centers at equal distances in mel, 2595 log10(1 + f / 700)."""
+    top = 2595 * np.log10(1 + 8000 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, _BANDS + 2) / 2595) - 1)
+    frequencies = np.linspace(0, 8000, _FRAME // 2 + 1)[:, None]
+    low, center, high = edges[:-2], np.maximum(edges[1:-1], edges[:-2] + 32), np.maximum(edges[2:], edges[:-2] + 64)
+    rising, falling = (frequencies - low) / (center - low), (high - frequencies) / (high - center)
+    return np.clip(np.minimum(rising, falling), 0, None)

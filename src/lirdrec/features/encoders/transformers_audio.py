@@ -1,0 +1,228 @@
+"""Sound encoder for Hugging Face audio models: Wav2Vec2, HuBERT, WavLM, Whisper, AST, CLAP …"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lirdrec.devices import resolve_device
+from lirdrec.errors import ConfigError
+from lirdrec.features.encoder import give_memory_back
+from lirdrec.features.encoders.model_loading import PRECISIONS, check_choice
+from lirdrec.features.encoders.sound import SECONDS, WINDOW, SoundEncoder
+from lirdrec.features.encoders.transformers_vision import explained
+from lirdrec.features.encoders.weights import fingerprint, model_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+_OTHER_PARTS = ("text_model", "text_projection", "decoder", "lm_head", "proj_out", "logit_scale", "masked_spec_embed")
+
+
+class TransformersAudio(SoundEncoder):
+    """Encoder by the models of `AutoModel` and `AutoFeatureExtractor` that take sounds.
+
+    The vector of a window is, by the first rule that applies,
+
+    1. *audio_embeds*: `get_audio_features`, where the model has it (CLAP: projected);
+    2. *pooler*: the model's own pooled output (AST);
+    3. *mean*: over the last layer of the encoder, of the part that holds sound where the model pads to a fixed length
+       (Whisper: 30 seconds).
+
+    Windows are as long as the model's inputs (Whisper 30 s, CLAP 10 s, AST 10.24 s), else 30 s.
+
+    Args:
+        model: a folder, or a name on the Hugging Face hub.
+        device: "auto", "cpu", "cuda" …
+        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
+        revision: branch, tag or commit of a model on the hub.
+        max_seconds: seconds of each sound that are used.
+
+    Raises:
+        ConfigError: an argument is out of range; at the first use: there is no such model, or not for sounds.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str = "auto",
+        precision: str = "float32",
+        revision: str | None = None,
+        max_seconds: float = SECONDS,
+    ):
+        super().__init__(max_seconds)
+        check_choice("precision", precision, PRECISIONS)
+        self.model = os.path.expanduser(model)
+        self.device, self.precision, self.revision = device, precision, revision
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """The model's name and commit, or the hash of its folder; pooling, precision and windows."""
+        outline = self._outline
+        if Path(self.model).is_dir():
+            origin = {"model": "folder", "sha256": fingerprint(outline.folder)}
+        else:
+            origin = {"model": self.model, "revision": outline.folder.name}  # the cached folder is named by its commit
+        settings = {"pooling": outline.pooling, "precision": self.precision}
+        return {
+            "encoder": "transformers-audio",
+            **origin,
+            **settings,
+            "seconds": self.seconds,
+            "window": outline.window,
+        }
+
+    @property
+    def dims(self) -> int:
+        """Columns of the vectors."""
+        return self._outline.dims
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the model was trained with."""
+        return int(self._outline.extractor.sampling_rate)
+
+    @property
+    def window(self) -> float:
+        """Seconds of the model's input, or 30."""
+        return self._outline.window
+
+    def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors `(n, d)` of windows of one length."""
+        import torch
+
+        network = self._network
+        with torch.inference_mode():
+            features = {
+                name: value.to(network.device, network.dtype if value.is_floating_point() else None)
+                for name, value in inputs_of(self._outline.extractor, windows).items()
+            }
+            share = len(windows[0]) / (self.rate * self.window)
+            found = pooled(network, features, self._outline, share)
+        return found.float().cpu().numpy()
+
+    def release(self) -> None:
+        """Free the weights."""
+        self.__dict__.pop("_network", None)
+        give_memory_back()
+
+    @cached_property
+    def _outline(self) -> Outline:
+        return outline(self.model, self.revision)
+
+    @cached_property
+    def _network(self) -> Any:
+        return load(self.model, self.revision, self.precision).to(resolve_device(self.device))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model without its weights; `pooling` is explained in `TransformersAudio`, `window` is in seconds.
+
+    `padded` tells whether shorter inputs are padded to the window.
+    """
+
+    extractor: Any
+    pooling: str
+    dims: int
+    window: float
+    padded: bool
+    folder: Path
+
+
+def outline(model: str, revision: str | None) -> Outline:
+    """Read the model's configuration and try it on half a second of silence, without weights."""
+    with explained(model, "audio model"):
+        import torch
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+        if model_folder(model, revision) is None:
+            load(model, revision, "float32")
+        folder = model_folder(model, revision)
+        if folder is None:
+            raise ConfigError(f"'{model}' was loaded, but is not in the Hugging Face cache; name its folder")
+        extractor = AutoFeatureExtractor.from_pretrained(folder)
+        if not getattr(extractor, "sampling_rate", None):
+            raise ConfigError(f"'{model}' takes no sounds; choose an audio model")
+        with torch.device("meta"):
+            network = _encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder)))
+        window, padded = _window(extractor)
+        silence = [np.zeros(extractor.sampling_rate // 2, dtype=np.float32)]
+        features = {name: value.to("meta") for name, value in inputs_of(extractor, silence).items()}
+        kind = _pooling(network, features)
+        found = Outline(extractor, kind, 0, window, padded, folder)
+        dims = pooled(network, features, found, 1.0).shape[1]
+        return Outline(extractor, kind, dims, window, padded, folder)
+
+
+def load(model: str, revision: str | None, precision: str) -> Module:
+    """The network on the CPU, without its decoder or text part; raises a ConfigError if weights are missing."""
+    with explained(model, "audio model"):
+        import torch
+        from transformers import AutoModel
+
+        network, loading_info = AutoModel.from_pretrained(
+            model, revision=revision, dtype=getattr(torch, precision), output_loading_info=True
+        )
+        missing = [name for name in sorted(loading_info["missing_keys"]) if not _is_other_part(name)]
+        if missing:
+            raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")
+        for name in ("text_model", "text_projection"):
+            if hasattr(network, "get_audio_features") and hasattr(network, name):
+                delattr(network, name)
+        return _encoder(network).eval()
+
+
+def inputs_of(extractor: Any, windows: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """The model's inputs for windows of one length."""
+    import torch
+
+    values = extractor(list(windows), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    features: dict[str, Tensor] = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    if "is_longer" in features:  # CLAP marks one at random; no window is longer than its input
+        features["is_longer"] = torch.zeros_like(features["is_longer"], dtype=torch.bool)
+    return features
+
+
+def pooled(network: Any, features: dict[str, Tensor], outline: Outline, share: float) -> Tensor:
+    """Vectors `(B, d)`; `share` is the part of the window that holds sound."""
+    if outline.pooling == "audio_embeds":
+        output = network.get_audio_features(**features)
+        vectors: Tensor = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
+    elif outline.pooling == "pooler":
+        vectors = network(**features).pooler_output
+    else:
+        last = network(**features).last_hidden_state  # (B, steps, d)
+        steps = max(1, round(min(share, 1.0) * last.shape[1])) if outline.padded else last.shape[1]
+        vectors = last[:, :steps].mean(dim=1)
+    return vectors.flatten(1)
+
+
+def _encoder(network: Any) -> Any:
+    return network.get_encoder() if network.config.is_encoder_decoder else network
+
+
+def _pooling(network: Any, features: dict[str, Tensor]) -> str:
+    if hasattr(network, "get_audio_features"):
+        return "audio_embeds"
+    return "pooler" if getattr(network(**features), "pooler_output", None) is not None else "mean"
+
+
+def _window(extractor: Any) -> tuple[float, bool]:
+    """Seconds of the model's input, and whether shorter ones are padded to it."""
+    if (seconds := getattr(extractor, "chunk_length", None) or getattr(extractor, "max_length_s", None)) is not None:
+        return float(seconds), True
+    if isinstance(frames := getattr(extractor, "max_length", None), int):
+        return frames / 100, True  # spectrogram frames of 10 ms
+    return WINDOW, False
+
+
+def _is_other_part(name: str) -> bool:
+    return any(part in _OTHER_PARTS for part in name.split("."))

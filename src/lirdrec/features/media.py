@@ -1,0 +1,204 @@
+"""Decode untrusted sound and video files with PyAV: samples or frames, or a `MediaError` of one sentence.
+
+PyAV (the extra `media`) brings FFmpeg's libraries. Only common containers are opened, and never a playlist or a list of
+other files, so that a file cannot make this machine read another file or address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from lirdrec.errors import ConfigError, describe_error
+from lirdrec.features.images import ENOUGH, MAX_PIXELS, ImageError, check_bytes, open_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXTRA = 'pip install "lirdrec[media]"'
+MAX_MEDIA_BYTES = 4 * 2**30
+SHORTEST = 0.1  # seconds of sound
+# FFmpeg's names; files may have any suffix
+FORMATS = "wav,w64,aiff,caf,mp3,flac,ogg,aac,amr,mov,matroska,avi,mpegts,mpeg,mpegvideo,h264,asf,flv,gif"
+_SEEK_FRAMES = 600  # decoded behind a key frame to reach a time
+_MAX_FRAMES = 50_000  # decoded of a video of unknown length
+_CUT_OFF = 0.9  # a file that gives less of the length in its header is cut off
+
+
+class MediaError(ImageError):
+    """A file that cannot be used as sound or as video."""
+
+
+def read_audio(source: Path | bytes, rate: int, seconds: float) -> tuple[np.ndarray, bool]:
+    """The first `seconds` of a sound as `(n,)` float32 in [-1, 1], mixed to one channel, at `rate` samples a second.
+
+    The sound of a video is read, too. Also returns whether the sound is longer.
+
+    Raises:
+        MediaError: missing, no sound, damaged, cut off or shorter than 0.1 seconds; one sentence that names the file.
+        ConfigError: PyAV is not installed.
+    """
+    with _opened(source, "audio file") as container:
+        import av
+
+        if not container.streams.audio:
+            raise MediaError("holds no sound")
+        stream, limit = container.streams.audio[0], round(seconds * rate)
+        resampler = av.AudioResampler(format="fltp", rate=rate)  # its own mix of channels is louder
+        parts, n = [], 0
+        for frame in _frames(container, stream):
+            for part in resampler.resample(frame):
+                parts.append(part.to_ndarray().mean(axis=0))
+                n += len(parts[-1])
+            if n > limit or frame is None:
+                break
+        samples = np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, dtype=np.float32)
+        if n <= limit:
+            _check_length(container, n / rate)
+        if n < SHORTEST * rate:
+            raise MediaError(f"holds {n / rate:.2f} seconds of sound; {SHORTEST} are needed")
+        if not np.isfinite(samples).all():
+            raise MediaError("holds samples that are not numbers; it is damaged")
+        return samples[:limit].clip(-1, 1), n > limit
+
+
+def audio_seconds(source: Path | bytes) -> float:
+    """The length of a sound as its header says it, 0 if it does not; errors as of `read_audio`."""
+    with _opened(source, "audio file") as container:
+        return float((container.duration or 0) / 1_000_000)
+
+
+def read_frames(source: Path | bytes, n: int, enough: int = ENOUGH, max_pixels: int = MAX_PIXELS) -> list[Image]:
+    """`n` frames of a video as upright RGB images, from the middles of `n` equal parts of its length.
+
+    A video of fewer frames gives some of them twice. Large frames come back smaller, as far as both sides keep `enough`
+    pixels. Errors as of `read_audio`.
+    """
+    with _opened(source, "video") as container:
+        if not container.streams.video:
+            raise MediaError("holds no video")
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > max_pixels:
+            raise MediaError(f"{width:,} × {height:,} pixels are too many (the limit is {max_pixels:,})")
+        length = (container.duration or 0) / 1_000_000
+        frames = _at_times(container, stream, n, length) if length > 0 else _evenly(container, stream, n)
+        if not frames:
+            raise MediaError("holds no frame that can be decoded")
+        return [_image(frame, enough, max_pixels) for frame in frames]
+
+
+def _at_times(container: Any, stream: Any, n: int, length: float) -> list[Any]:
+    """The first frames at or behind `n` times, searched from the key frame before each."""
+    start = (container.start_time or 0) / 1_000_000
+    found = []
+    for at in range(n):
+        time = start + length * (at + 0.5) / n
+        container.seek(round(time * 1_000_000), backward=True)
+        last = None
+        for tried, frame in enumerate(container.decode(stream)):
+            last = frame
+            if tried >= _SEEK_FRAMES or (frame.time is not None and frame.time >= time - 1e-6):
+                break
+        if last is None:  # behind the last frame: a header that claims too much
+            raise MediaError("the file is cut off")
+        found.append(last)
+    return found
+
+
+def _evenly(container: Any, stream: Any, n: int) -> list[Any]:
+    """`n` frames at equal distances, of a video that does not say its length; few are in memory at once."""
+    kept: list[Any] = []
+    step = 1
+    for at, frame in enumerate(container.decode(stream)):
+        if at >= _MAX_FRAMES:
+            break
+        if at % step == 0:
+            kept.append(frame)
+            if len(kept) >= 4 * n:
+                kept, step = kept[::2], 2 * step
+    return [kept[int((at + 0.5) * len(kept) / n)] for at in range(n)] if kept else []
+
+
+def _image(frame: Any, enough: int, max_pixels: int) -> Image:
+    if frame.width * frame.height > max_pixels:
+        raise MediaError(f"a frame of {frame.width:,} × {frame.height:,} pixels is too large")
+    image: Image = frame.to_image()
+    factor = max(1, min(image.size) // enough)
+    image = image.reduce(factor) if factor > 1 else image
+    rotation = getattr(frame, "rotation", 0) or 0  # degrees against the clock, as phones record it
+    return image.rotate(rotation, expand=True) if rotation else image
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream, and None, which makes a resampler give its rest."""
+    yield from container.decode(stream)
+    yield None
+
+
+def _check_length(container: Any, seconds: float) -> None:
+    claimed = (container.duration or 0) / 1_000_000
+    exact = container.format.name.split(",")[0] in ("mov", "flac", "matroska", "aiff")  # others estimate it
+    if exact and seconds < _CUT_OFF * claimed - 0.5:
+        raise MediaError(f"the file is cut off: it holds {seconds:.1f} of {claimed:.1f} seconds")
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes, noun: str) -> Iterator[Any]:
+    """An open container; all errors become a MediaError that names the file."""
+    av = import_av()
+    where = str(source) if isinstance(source, Path) else f"this {noun}"
+    try:
+        with _content(source, noun) as file, _media_errors(noun):
+            _check_riff(file)
+            with av.open(file, options={"format_whitelist": FORMATS, "protocol_whitelist": "none"}) as container:
+                yield container
+    except ImageError as error:
+        raise MediaError(f"{where if where.isprintable() else repr(where)}: {error}") from error.__cause__
+
+
+def _content(source: Path | bytes, noun: str) -> BinaryIO:
+    if isinstance(source, Path):
+        return open_file(source, noun, MAX_MEDIA_BYTES)
+    check_bytes(len(source), noun, MAX_MEDIA_BYTES)
+    return io.BytesIO(source)
+
+
+@contextlib.contextmanager
+def _media_errors(noun: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise MediaError("takes more memory than there is") from None
+    except Exception as error:  # PyAV has many errors of its own, and passes those of the system on
+        reason = describe_error(error).rstrip(".")
+        raise MediaError(f"cannot be decoded as {noun} ({reason}); it is damaged or cut off") from error
+
+
+def _check_riff(file: BinaryIO) -> None:
+    """Raise a MediaError if a WAV or AVI file is shorter than its header says; FFmpeg takes it as whole."""
+    head = file.read(8)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    claimed = int.from_bytes(head[4:8], "little")
+    if head[:4] == b"RIFF" and claimed < 2**32 - 64 and claimed + 8 > size + 1:  # a writer to a pipe leaves the largest
+        raise MediaError(f"the file is cut off: it holds {size:,} of {claimed + 8:,} bytes")
+
+
+def import_av() -> Any:
+    """PyAV, without its messages on the error stream; raises a ConfigError if it is not installed."""
+    try:
+        import av
+    except ImportError:
+        raise ConfigError(f"decoding sound and video takes PyAV: {EXTRA}") from None
+    logging.getLogger("libav").setLevel(logging.CRITICAL)
+    av.logging.set_level(None)
+    return av

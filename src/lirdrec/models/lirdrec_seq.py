@@ -1,0 +1,298 @@
+r"""LIRDRec-Seq: LIRDRec for ordered histories, with item vectors learned directly from features.
+
+The item branches are those of LIRDRec (arXiv 2505.04960, Eqs. 11-13 and 17; models/lirdrec.py). With `K = M + 1`
+branches (each modality and *shared*), `e = embedding_size` and `D = K·e`:
+
+    z_k(i)  normalized output of branch k for the features of item i
+    V = Z + S Z + T Z,  Z_i = [z_1(i) | … | z_K(i)]              item vectors, smoothed over items
+    [c_1 | … | c_K]_t = CausalTransformer(V_{i_1} B, …, V_{i_t} B)   state after item t, chunks of width e
+    α_t = softmax over the branches                              progressive weight copying (PWC), below
+    u_t = [α_t1 c_t1 | … | α_tK c_tK]
+    score(u_t, i) = cos(u_t, V_i) = Σ_k α_tk ⟨c_tk, V_ik⟩ / (‖u_t‖ ‖V_i‖)
+
+so a score is an exact sum over branches. `item_graph` selects the graphs of the smoothing: `S` is LIRDRec's graph of
+items with similar features, and `T = D^-½ C D^-½` that of transitions, where `C_ij` counts how often i and j are next
+to each other in a training history. The vector of an item thus has a part of those that it is taken with, without any
+parameter of its own; a new item has no transitions, and its vector is `Z` (`+ S Z`).
+
+`encoder="shared"` is one transformer of width D that lets branches interact;
+`encoder="branches"` gives each branch its own of width e. Both may add the time since the item before (`time_gaps`).
+
+PWC of LIRDRec weighs the branches once for each user; here, at each step:
+
+    a_tk = leaky_relu(c_tk A_k + b_k) q_k + β_k,    α_t = softmax(w1·a_t + w2·θ_u)
+
+`pwc="released"` copies each user's mean of α into θ after an epoch and `pwc="logits"` the mean of the logits, while w1
+falls by the paper's schedule (Eq. 19); `pwc="learned"` keeps w1 = 1 and w2 = 0: the weights of each step come from the
+network alone; `pwc="uniform"`: α = 1/K. A new user has the mean θ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.config import check_minimum, option, validated
+from lirdrec.errors import ConfigError
+from lirdrec.graphs.item_item import fuse, nearest_among
+from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.transitions import transition_graph
+from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.item_branches import branch_vectors
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
+from lirdrec.models.reduction import reduced, reductions
+from lirdrec.models.sequential import SequentialModel, TransformerOptions
+from lirdrec.nn.init import torch_linear_
+from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.row_buffers import append_rows
+
+
+@dataclass(frozen=True)
+@validated
+class LIRDRecSeqConfig(TransformerOptions):
+    """Hyper-parameters of LIRDRec-Seq.
+
+    >>> LIRDRecSeqConfig(n_layers=1, pwc="uniform").embedding_size
+    64
+    """
+
+    model: ClassVar[str] = "lirdrec_seq"
+
+    encoder: Literal["shared", "branches"] = option(
+        "shared", "shared: one transformer over all branches; branches: one for each"
+    )
+    positions: Literal["learned", "rotary", "none"] = option("learned", "how the transformer knows the order")
+    time_gaps: bool = option(False, "read the time between items; only where timestamps are times, not positions")
+    pwc: Literal["released", "logits", "learned", "uniform"] = option(
+        "learned", "weights of the branches at each step: copied as LIRDRec does, from the network, or equal"
+    )
+    pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch of released and logits")
+    pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
+    item_graph: Literal["none", "features", "transitions", "both"] = option(
+        "transitions", "over which item vectors are smoothed: similar features, neighbors in histories, or both"
+    )
+    n_neighbors: int = option(10, "neighbors per item and modality in the graph of features, itself included")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
+    modality_weights: dict[str, float] | None = option(
+        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
+    )
+    feature_columns: int | None = option(None, "columns to which PCA reduces each wider feature matrix; none: all")
+    whiten: bool = option(True, "scale the principal components of each feature matrix to equal variance")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_minimum(self, 1, "n_neighbors")
+        check_modality_weights(self.modality_weights)
+        for name in ("pwc_weight", "pwc_base"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
+        if self.feature_columns is not None:
+            check_minimum(self, 1, "feature_columns")
+
+
+class LIRDRecSeq(SequentialModel):
+    """LIRDRec over ordered histories; see the file's docstring for the formulas."""
+
+    name = LIRDRecSeqConfig.model
+    Config = LIRDRecSeqConfig
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
+    )
+    # not published: the setting that validation chose on Scientific
+    published: ClassVar = {"learning_rate": 2e-3, "batch_size": 2048, "epochs": 200, "patience": 10}
+    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_layers": (1, 2)}
+    user_rows = ("theta", "copied", "n_copied")
+    item_rows = ()  # item vectors come from features
+
+    theta: Tensor
+    copied: Tensor
+    n_copied: Tensor
+    schedule: Tensor
+
+    def __init__(self, inputs: ModelInputs, config: LIRDRecSeqConfig):
+        super().__init__(inputs, config)
+        self.config: LIRDRecSeqConfig = config
+        self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared",))
+        self.branches = (*self.modalities, "shared")
+        self.weights = modality_weights(self.modalities, config.modality_weights)
+        self.features = [inputs.features[m] for m in self.modalities]
+        device, generator = inputs.device, torch.Generator().manual_seed(inputs.seed)
+        dims = [f.values.shape[1] for f in self.features]
+        if config.feature_columns is not None or config.whiten:
+            self.reductions = reductions(dims, config.feature_columns, torch.float32, device, config.whiten)
+            dims = [d if config.feature_columns is None else min(d, config.feature_columns) for d in dims]
+        k, e = len(self.branches), config.embedding_size
+        h, g = 4 * e, max(1, e // 4)
+
+        def table(fan_in: int, *shape: int) -> nn.Parameter:
+            parameter = nn.Parameter(torch.empty(*shape, device=device))
+            torch_linear_(parameter, generator, fan_in)
+            return parameter
+
+        self.hidden_weight = nn.ParameterList([table(d, h, d) for d in dims])  # W_m
+        self.shared_weight = nn.ParameterList([table(sum(dims), h, d) for d in dims])  # W_s, one block per modality
+        self.hidden_bias = table(sum(dims), k, h)
+        self.output_weight = table(h, k, e, h)  # W'_k
+        groups = 1 if config.encoder == "shared" else k
+        width = k * e // groups
+        self.input = GroupedLinear(groups, width, width, generator, device)  # B
+        self.network = CausalTransformer(
+            width,
+            config.n_layers,
+            config.n_heads,
+            width * config.hidden_multiplier,
+            max_length=config.max_length,
+            generator=generator,
+            groups=groups,
+            positions=config.positions,
+            gaps=config.time_gaps,
+            dropout=config.dropout,
+            device=device,
+        )
+        if config.pwc != "uniform":
+            self.attention_weight = table(e, k, g, e)  # A_k
+            self.attention_bias = table(e, k, g)
+            self.attention_vector = table(g, k, g)  # q_k
+            self.attention_offset = table(g, k)  # β_k
+        if self._copies:
+            self.register_buffer("theta", torch.zeros(inputs.n_users, k, device=device))
+            self.register_buffer("copied", torch.zeros(inputs.n_users, k, device=device))  # sums over an epoch's steps
+            self.register_buffer("n_copied", torch.zeros(inputs.n_users, 1, device=device))
+            self.register_buffer(
+                "schedule", torch.tensor([config.pwc_weight, 1 - config.pwc_weight], dtype=torch.float64)
+            )
+
+    @property
+    def _copies(self) -> bool:
+        return self.config.pwc in ("released", "logits")
+
+    @property
+    def reads_gaps(self) -> bool:
+        return self.config.time_gaps
+
+    def part_names(self) -> tuple[str, ...]:
+        return self.branches
+
+    @property
+    def _smooths_features(self) -> bool:
+        return self.config.item_graph in ("features", "both")
+
+    @cached_property
+    def feature_graph(self) -> SparseMatrix:
+        """S, `(I, I)`."""
+        tables = {m: self.inputs.neighbors(m, self.config.n_neighbors) for m in self.modalities}
+        return fuse(tables, self.weights, self.inputs.n_items)
+
+    @cached_property
+    def transitions(self) -> SparseMatrix:
+        """T, `(I, I)`."""
+        return transition_graph(self.inputs.histories.start, self.inputs.histories.items, self.inputs.n_items)
+
+    @cached_property
+    def _graphs(self) -> list[SparseMatrix]:
+        graphs = [self.feature_graph] if self._smooths_features else []
+        return [*graphs, self.transitions] if self.config.item_graph in ("transitions", "both") else graphs
+
+    @cached_property
+    def _reduced(self) -> list[Features]:
+        return self._reduce(self.features)
+
+    def _reduce(self, features: Sequence[Features]) -> list[Features]:
+        """Features of any items, one entry per modality, with the columns that the branches read."""
+        return reduced(self.reductions, self.features, features) if hasattr(self, "reductions") else list(features)
+
+    def item_branches(self, features: Sequence[Features]) -> Tensor:
+        """`Z` `(n, K·e)` of `n` items from the reduced features of each modality."""
+        z = branch_vectors(features, self.hidden_weight, self.shared_weight, self.hidden_bias, self.output_weight)
+        return z.flatten(1)
+
+    def item_table(self) -> Tensor:
+        vectors = own = self.item_branches(self._reduced)
+        for graph in self._graphs:
+            vectors = vectors + graph.matmul(own)
+        return vectors
+
+    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
+        weighted, alpha, logits = self.weighted_states(items, gaps, users)
+        self._to_copy = alpha if self.config.pwc == "released" else logits
+        return weighted
+
+    _to_copy: Tensor | None = None  # of the last call of `states`
+
+    def weighted_states(
+        self, items: Tensor, gaps: Tensor | None, users: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """States `(n, T, D)`, the weights α `(n, T, K)` of their branches, and the logits behind α; None if uniform."""
+        n, length, _ = items.shape
+        groups = len(self.input.weight)
+        tokens = items.view(n * length, groups, -1).transpose(0, 1)  # (G, n·T, width)
+        x = self.input(tokens).view(groups, n, length, -1)
+        states = self.network(x, gaps, self.generator)
+        chunks = states.permute(1, 2, 0, 3).reshape(n, length, len(self.branches), -1)
+        if self.config.pwc == "uniform":
+            return chunks.flatten(2), None, None
+        logits = self._logits(chunks, users)
+        alpha = logits.softmax(-1)
+        return (alpha[..., None] * chunks).flatten(2), alpha, logits
+
+    def _logits(self, chunks: Tensor, users: Tensor | None) -> Tensor:
+        """`w1·a_t + w2·θ_u` `(n, T, K)` of the chunks `(n, T, K, e)`."""
+        hidden = torch.einsum("ntke,kge->ntkg", chunks, self.attention_weight) + self.attention_bias
+        a = (F.leaky_relu(hidden) * self.attention_vector).sum(-1) + self.attention_offset
+        if not self._copies:
+            return a
+        w1, w2 = self.schedule.tolist()
+        theta = self.theta.mean(0) if users is None else self.theta[users][:, None]
+        return w1 * a + w2 * theta
+
+    def start_epoch(self, epoch: int) -> None:
+        """Copy the mean weights of the epoch before into θ and take one step of the schedule (Eq. 19)."""
+        super().start_epoch(epoch)
+        if not self._copies:
+            return
+        with torch.no_grad():
+            self.theta.copy_(torch.where(self.n_copied > 0, self.copied / self.n_copied.clamp(min=1), self.theta))
+            self.copied.zero_()
+            self.n_copied.zero_()
+            w1, w2 = self.schedule.tolist()
+            w1 *= self.config.pwc_base**epoch
+            self.schedule.copy_(torch.tensor([w1 / (w1 + w2), w2 / (w1 + w2)], dtype=torch.float64))
+
+    def loss(self, items: Tensor, times: Tensor, users: Tensor) -> dict[str, Tensor]:
+        """Softmax loss of a block of sequences; adds up the weights that PWC copies after the epoch."""
+        terms = super().loss(items, times, users)
+        if self._copies and self._to_copy is not None:
+            weights, self._to_copy = self._to_copy, None
+            is_target = (items[:, 1:] >= 0)[..., None]
+            self.copied.index_add_(0, users, (weights.detach() * is_target).sum(1))
+            self.n_copied.index_add_(0, users, is_target.sum(1).to(self.n_copied))
+        return terms
+
+    # Serving
+
+    def branch_weights(self) -> Tensor | None:
+        return None
+
+    def serving_memory(self) -> dict[str, Tensor]:
+        return {"item_own": self.item_branches(self._reduced)} if self._smooths_features else {}
+
+    def new_item_vectors(
+        self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        own = self.item_branches(self._reduce([new[m] for m in self.modalities]))
+        if not self._smooths_features:
+            return own, dict(scorer.memory)
+        tables = {}
+        for m in self.modalities:
+            blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
+            tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbors)
+        rows = fuse(tables, self.weights, scorer.n_items + len(own), own.dtype)
+        everything = append_rows(scorer.memory["item_own"], own)
+        return own + product(rows.csr, everything), scorer.memory | {"item_own": everything}

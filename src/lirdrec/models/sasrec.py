@@ -1,0 +1,79 @@
+r"""SASRec: next items by self-attention over the history (Kang & McAuley, ICDM 2018).
+
+With item vectors `V` `(I, e)`, which are free parameters, and the items `i_1 … i_T` of a user in order:
+
+    h = CausalTransformer(V_{i_1}, …, V_{i_T})        nn/transformer.py
+    score(u, i) = ⟨h_T, V_i⟩, or their cosine
+
+trained by the softmax over all items at every position. The paper trains with one sampled negative and a binary
+cross-entropy; the softmax is what makes the model strong (Klenitskiy & Vasilev, RecSys 2023, arXiv 2309.07602).
+
+**Differences.** The paper normalizes the queries of a block only; here the norm is before queries, keys and values, and
+before the first block. Its hidden layer has e columns and ReLU, here `hidden_multiplier` · e and GELU; it scales item
+vectors by √e and drops attention weights. RecBole's network, with norms after the sums, is `bsarec` with
+`filter_weight=0`.
+
+**Published training**: the paper's Section IV-B, 128 sequences a batch (here 1,024 targets), dropout 0.2 or 0.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec.config import validated
+from lirdrec.models.base import Capabilities, ModelInputs
+from lirdrec.models.sequential import SequentialModel, TransformerOptions
+from lirdrec.nn.init import xavier_normal_
+from lirdrec.nn.transformer import CausalTransformer
+
+
+@dataclass(frozen=True)
+@validated
+class SASRecConfig(TransformerOptions):
+    """Hyper-parameters of SASRec.
+
+    >>> SASRecConfig(n_layers=1).max_length
+    50
+    """
+
+    model: ClassVar[str] = "sasrec"
+
+
+class SASRec(SequentialModel):
+    """Self-attention over item IDs; see the file's docstring for the formulas."""
+
+    name = SASRecConfig.model
+    Config = SASRecConfig
+    capabilities = Capabilities(
+        needs_features=False, cold_items=False, new_users=True, training="gradient", weights=True, ordered=True
+    )
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 1024, "epochs": 200, "patience": 20}
+    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "n_layers": (1, 2, 3)}
+
+    def __init__(self, inputs: ModelInputs, config: SASRecConfig):
+        super().__init__(inputs, config)
+        self.config: SASRecConfig = config
+        e, generator = config.embedding_size, torch.Generator().manual_seed(inputs.seed)
+        self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))
+        xavier_normal_(self.item_embedding, generator, inputs.n_items, e)
+        self.network = CausalTransformer(
+            e,
+            config.n_layers,
+            config.n_heads,
+            e * config.hidden_multiplier,
+            max_length=config.max_length,
+            generator=generator,
+            dropout=config.dropout,
+            device=inputs.device,
+        )
+
+    def item_table(self) -> Tensor:
+        return self.item_embedding
+
+    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
+        states: Tensor = self.network(items[None], generator=self.generator)[0]
+        return states

@@ -1,0 +1,163 @@
+r"""SASRec on features: next items by self-attention, with item vectors projected from feature vectors.
+
+SASRec (Kang & McAuley, ICDM 2018) with a projection of the items' features in place of free vectors, the baseline
+"SASRec with text" of UniSRec (KDD 2022) and WhitenRec (ICDE 2024). With `x_i` `(Σ d_m)` the features of item `i`, all
+modalities side by side (0 where an item lacks one), and `H` hidden layers (`n_hidden`):
+
+    g_0 = x_i,   g_n = relu(W_n g_{n-1} + b_n),   V_i = W_{H+1} g_H + b_{H+1}
+    h = CausalTransformer(V_{i_1}, …, V_{i_T})        nn/transformer.py
+    score(u, i) = ⟨h_T, V_i⟩, or their cosine
+
+In training, the input of each layer is dropped out with `feature_dropout`, once for all uses of an item in a batch.
+**Published training**: the defaults of RecBole, with which UniSRec's authors train.
+
+A new item has the vector of its features. `models/unisrec.py` and `models/whitenrec.py` change the projection.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lirdrec.config import check_minimum, option, validated
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.modalities import chosen_modalities
+from lirdrec.models.sequential import SequentialModel, TransformerOptions
+from lirdrec.nn.functional import dropout
+from lirdrec.nn.init import xavier_normal_
+from lirdrec.nn.transformer import CausalTransformer
+from lirdrec.ranking.scorers import VectorScorer
+
+
+@dataclass(frozen=True)
+@validated
+class FeatureSequenceOptions(TransformerOptions):
+    """Options of transformers whose item vectors are projected from features."""
+
+    feature_dropout: float = option(0.2, "share of the inputs of the projection set to 0 in training")
+    modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.feature_dropout < 1:
+            raise ConfigError(f"feature_dropout is {self.feature_dropout}; it must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+@validated
+class SASRecFeaturesConfig(FeatureSequenceOptions):
+    """Hyper-parameters of SASRec on features.
+
+    >>> SASRecFeaturesConfig(n_hidden=0).n_hidden
+    0
+    """
+
+    model: ClassVar[str] = "sasrec_features"
+
+    n_hidden: int = option(1, "H, hidden layers of the projection, of e columns each; 0: one matrix")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_minimum(self, 0, "n_hidden")
+
+
+class FeatureSequenceModel(SequentialModel):
+    """A transformer whose item vectors are projected from features; a model adds `project`."""
+
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
+    )
+    # as in the public code of UniSRec, whose harness has this model as a baseline
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 300, "patience": 10}
+    item_rows: ClassVar[tuple[str, ...]] = ()  # item vectors come from features
+
+    def __init__(self, inputs: ModelInputs, config: FeatureSequenceOptions):
+        super().__init__(inputs, config)
+        self.modalities = chosen_modalities(inputs, config.modalities)
+        self.features = [inputs.features[m] for m in self.modalities]
+        self.widths = [f.values.shape[1] for f in self.features]
+        e, generator = config.embedding_size, torch.Generator().manual_seed(inputs.seed)
+        self.network = CausalTransformer(
+            e,
+            config.n_layers,
+            config.n_heads,
+            e * config.hidden_multiplier,
+            max_length=config.max_length,
+            generator=generator,
+            dropout=config.dropout,
+            device=inputs.device,
+        )
+        self._make_projection(generator)
+
+    def _make_projection(self, generator: torch.Generator) -> None:
+        """Create the parameters of the projection."""
+        raise NotImplementedError
+
+    def projection_inputs(self, features: Sequence[Features]) -> list[Tensor]:
+        """What `project` reads of `n` items, `(n, …)` each; has no parameters, so that it is computed once.
+
+        Args:
+            features: one entry per modality.
+        """
+        return [torch.cat([feature.values for feature in features], dim=1)]
+
+    def project(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Vectors `(n, e)` of items from their `projection_inputs`; differentiable."""
+        raise NotImplementedError
+
+    @cached_property
+    def _own_inputs(self) -> list[Tensor]:
+        return self.projection_inputs(self.features)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """`x` with `feature_dropout` in training."""
+        return dropout(x, self.config.feature_dropout, self.generator) if self.training else x
+
+    def item_table(self) -> Tensor:
+        return self.project(self._own_inputs)
+
+    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
+        states: Tensor = self.network(items[None], generator=self.generator)[0]
+        return states
+
+    def new_item_vectors(
+        self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.project(self.projection_inputs([new[m] for m in self.modalities])), dict(scorer.memory)
+
+
+class SASRecFeatures(FeatureSequenceModel):
+    """Self-attention over items represented by projected features; see the file's docstring for the formulas."""
+
+    name = SASRecFeaturesConfig.model
+    Config: ClassVar[type] = SASRecFeaturesConfig
+    config: Any
+    grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_hidden": (0, 1, 2)}
+
+    def _make_projection(self, generator: torch.Generator) -> None:
+        e = self.config.embedding_size
+        widths = [sum(self.widths), *[e] * (self.config.n_hidden + 1)]
+        device = self.inputs.device
+        self.projection_weight = nn.ParameterList(
+            nn.Parameter(torch.empty(b, a, device=device)) for a, b in itertools.pairwise(widths)
+        )
+        self.projection_bias = nn.ParameterList(nn.Parameter(torch.zeros(e, device=device)) for _ in widths[1:])
+        for weight in self.projection_weight:
+            xavier_normal_(weight, generator, *weight.shape)
+
+    def project(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.head(inputs[0])
+
+    def head(self, x: Tensor) -> Tensor:
+        """The projection `(n, e)` of inputs `(n, Σ d_m)`."""
+        for layer, (weight, bias) in enumerate(zip(self.projection_weight, self.projection_bias, strict=True)):
+            x = F.linear(self.dropped(x if layer == 0 else F.relu(x)), weight, bias)
+        return x

@@ -1,0 +1,238 @@
+r"""`SequentialModel`: the base of models in which a user is the ordered history of items.
+
+A sequential model has a table of item vectors `V` `(I, D)` and a network that turns the vectors of a user's items, in
+order, into a state `h_t` after each of them. The state after the last item represents the user:
+
+    score(u, i) = ⟨h_T, V_i⟩                       similarity="product"
+    score(u, i) = ⟨h_T, V_i⟩ / (‖h_T‖ ‖V_i‖)       similarity="cosine"
+    loss = -mean_t log softmax_i(score(h_t, i) / τ)[item t+1]
+
+All positions of a history are targets, and the softmax goes over all items of training, or over `n_negatives` items
+sampled for the batch. The items of a history are represented by the same vectors as the ranked ones.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lirdrec.config import check_minimum, option, validated
+from lirdrec.errors import ConfigError
+from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.nn.functional import normalize
+from lirdrec.nn.losses import full_softmax, sampled_softmax
+from lirdrec.nn.transformer import gap_classes
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.row_buffers import append_rows
+
+ENCODED_AT_ONCE = 2**15  # positions of the histories that are encoded together for serving
+
+
+@dataclass(frozen=True)
+@validated
+class SequentialOptions:
+    """Options of all sequential models, the first fields of their configs."""
+
+    embedding_size: int = option(64, "e, columns of item vectors; LIRDRec-Seq: of each branch")
+    max_length: int = option(50, "items of a history that the network reads, the latest ones")
+    similarity: Literal["cosine", "product"] = option("cosine", "how states and item vectors are compared")
+    temperature: float = option(0.1, "τ of the softmax: scores are divided by it")
+    n_negatives: int | None = option(None, "negatives shared by a batch; none: all items of training")
+    dropout: float = option(0.3, "share of entries set to 0 in training")
+
+    def __post_init__(self) -> None:
+        check_minimum(self, 1, "embedding_size", "max_length")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}; it must be more than 0")
+        if self.n_negatives is not None:
+            check_minimum(self, 1, "n_negatives")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+@validated
+class TransformerOptions(SequentialOptions):
+    """Options of models whose network is a transformer."""
+
+    n_layers: int = option(2, "L, blocks of the transformer")
+    n_heads: int = option(2, "attention heads of a block; they divide its columns")
+    hidden_multiplier: int = option(4, "columns of a block's hidden layer, as a multiple of the block's columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_minimum(self, 1, "n_heads", "hidden_multiplier")
+        check_minimum(self, 0, "n_layers")
+        if self.embedding_size % self.n_heads:
+            raise ConfigError(f"embedding_size {self.embedding_size} is not a multiple of n_heads {self.n_heads}")
+
+
+class SequentialModel(Model):
+    """Training and serving of models of ordered histories; a model adds `item_table` and `states`.
+
+    A model whose item vectors come from features also adds `new_item_vectors`.
+    """
+
+    config: Any
+    published: ClassVar[Mapping[str, Any]] = {}
+    user_rows: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, inputs: ModelInputs, config: SequentialOptions):
+        super().__init__(inputs, config)
+        occurring = inputs.items.unique()
+        self._pool = None if len(occurring) == inputs.n_items else occurring
+        self._index_in_pool = torch.full((inputs.n_items,), -1, dtype=torch.int64, device=inputs.device)
+        self._index_in_pool[occurring] = torch.arange(len(occurring), device=inputs.device)
+        self._n_targets = len(occurring)
+
+    # What a model defines
+
+    @property
+    def reads_gaps(self) -> bool:
+        """Whether `states` uses the time between items."""
+        return False
+
+    @abc.abstractmethod
+    def item_table(self) -> Tensor:
+        """Vectors `(I, D)` of all items of training, before `similarity` normalizes them; differentiable."""
+
+    @abc.abstractmethod
+    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
+        """States `(n, T, D)` after each item of `n` histories; what is after a history's end is ignored.
+
+        Args:
+            items: `(n, T, D)`, rows of `item_table`.
+            gaps: `(n, T)` int64, classes of the time since the item before (`gap_classes`); None: unknown.
+            users: `(n,)` int64 rows of users known from training; None: new users.
+        """
+
+    def new_item_vectors(
+        self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Vectors `(n, D)` of new items as in `item_table`, and the scorer's memory with their rows."""
+        raise NotImplementedError
+
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the equal chunks of the `D` columns whose products add up to the score."""
+        return ("score",)
+
+    # Training
+
+    def loss(self, items: Tensor, times: Tensor, users: Tensor) -> dict[str, Tensor]:
+        """Softmax loss of a block of sequences.
+
+        Args:
+            items: `(n, T+1)` int64 rows, padded with -1 at the end; times: `(n, T+1)` int64.
+            users: `(n,)` int64 rows.
+        """
+        table = self.item_table()
+        rows, targets = items[:, :-1], items[:, 1:]
+        is_target = targets >= 0
+        gaps = self._drop_gaps(gap_classes(times[:, :-1])) if self.reads_gaps else None
+        inputs = table.index_select(0, rows.clamp(min=0).reshape(-1)).view(*rows.shape, -1)
+        states = self.states(inputs, gaps, users)[is_target]  # (targets, D)
+        targets, weights = targets[is_target], None
+        if self.inputs.pair_weights is not None:
+            owners = users[:, None].expand(is_target.shape)[is_target]
+            weights = self.inputs.pair_weights.of(owners, targets)
+        return {"loss": self._softmax(states, table, targets, weights)}
+
+    def _softmax(self, states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `(B,)` weights."""
+        states, n = self.comparable(states), self.config.n_negatives
+        if n is None:
+            items = self.comparable(table if self._pool is None else table.index_select(0, self._pool))
+            return full_softmax(states, items, self._index_in_pool[targets], self.config.temperature, weights=weights)
+        chosen = torch.randint(self._n_targets, (n,), generator=self.generator).to(targets.device)
+        negatives = chosen if self._pool is None else self._pool[chosen]
+        positive, negative = (self.comparable(table.index_select(0, rows)) for rows in (targets, negatives))
+        excluded = negatives == targets[:, None]
+        return sampled_softmax(states, positive, negative, self.config.temperature, excluded, weights)
+
+    def _drop_gaps(self, gaps: Tensor) -> Tensor:
+        """The gaps with those of a fifth of the sequences unknown, as in histories that are given without times."""
+        unknown = torch.rand(len(gaps), generator=self.generator) < 0.2
+        return gaps.masked_fill(unknown.to(gaps.device)[:, None], 0)
+
+    def comparable(self, vectors: Tensor) -> Tensor:
+        """States or item vectors `(n, D)` as they are compared: normalized for cosines."""
+        return normalize(vectors) if self.config.similarity == "cosine" else vectors
+
+    # Serving
+
+    @torch.no_grad()
+    def scorer(self) -> Scorer:
+        """Item vectors, and the state of every user after the last training item; 0 for users without one."""
+        table = self.item_table().detach().clone()
+        histories = self.inputs.histories
+        lists = [histories.of(user) for user in range(self.inputs.n_users)]
+        times = None
+        if self.reads_gaps and histories.times is not None:
+            bounds = histories.start.tolist()
+            times = [histories.times[start:stop] for start, stop in itertools.pairwise(bounds)]
+        users = torch.arange(self.inputs.n_users, device=table.device)
+        memory = {"item_inputs": table} | self.serving_memory()
+        vectors = self._encode(table, lists, times, users)
+        return VectorScorer(vectors, self.comparable(table), self.part_names(), self.branch_weights(), memory)
+
+    def serving_memory(self) -> dict[str, Tensor]:
+        """Further tensors of the scorer's memory that `new_item_vectors` needs."""
+        return {}
+
+    def branch_weights(self) -> Tensor | None:
+        """Weights `(U, n_parts)` that each user gives to the parts of the score, or None."""
+        return None
+
+    def _encode(
+        self, table: Tensor, lists: Sequence[Tensor], times: Sequence[Tensor] | None, users: Tensor | None
+    ) -> Tensor:
+        """Comparable states `(n, D)` after the last of each list of item rows; 0 for an empty list."""
+        result = table.new_zeros(len(lists), table.shape[1])
+        length = self.config.max_length
+        lengths = torch.tensor([min(len(rows), length) for rows in lists], dtype=torch.int64)
+        order = lengths.argsort(stable=True)
+        order = order[lengths[order] > 0]
+        blocks = (lengths[order].cumsum(0) - 1) // ENCODED_AT_ONCE  # of nearly equal length, so little is padding
+        for block in order.split(torch.bincount(blocks).tolist() if len(order) else 0):
+            if not len(block):
+                continue
+            n = lengths[block].to(table.device)
+            rows = _padded([lists[b][-length:] for b in block.tolist()], table.device)
+            gaps = None
+            if times is not None:
+                gaps = gap_classes(_padded([times[b][-length:] for b in block.tolist()], table.device))
+            inputs = table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
+            states = self.states(inputs, gaps, None if users is None else users[block.to(users.device)])
+            last = states[torch.arange(len(block), device=table.device), n - 1]
+            result[block.to(table.device)] = self.comparable(last)
+        return result
+
+    @torch.no_grad()
+    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
+        """States `(B, D)` of new users after the last item of each history, oldest first; times count as unknown."""
+        assert isinstance(scorer, VectorScorer)
+        return self._encode(scorer.memory["item_inputs"], histories, None, None)
+
+    @torch.no_grad()
+    def add_items(
+        self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> Scorer:
+        """New items from their features; histories may contain them too."""
+        if not self.capabilities.cold_items:
+            return super().add_items(scorer, catalog, new)
+        assert isinstance(scorer, VectorScorer)
+        vectors, memory = self.new_item_vectors(scorer, catalog, new)
+        memory["item_inputs"] = append_rows(memory["item_inputs"], vectors)
+        return scorer.with_items(self.comparable(vectors), memory)
+
+
+def _padded(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The lists as rows `(n, T)` int64, each repeated with its last entry to the longest one's length."""
+    longest = max(map(len, rows))
+    return torch.stack([torch.cat([row, row[-1:].expand(longest - len(row))]) for row in rows]).to(device)
