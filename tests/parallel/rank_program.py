@@ -1,9 +1,10 @@
 """Train models on planted data as one of several ranks; run by the tests of this folder in processes of its own.
 
-    python rank_program.py FOLDER RANK SIZE
+    python rank_program.py FOLDER RANK
 
-Reads FOLDER/jobs.json, a list of {"model", "options", "training"} and, to continue from a checkpoint and write one,
-"checkpoint"; rank 0 writes FOLDER/found.pt with the results.
+Reads FOLDER/phases.json, a list of {"size", "jobs"}: in each phase `size` ranks train the jobs, and the processes above
+wait. A job is {"model", "options", "training"} and, to continue from a checkpoint and write one, "checkpoint". Rank 0
+writes the results of phase n to FOLDER/found-n.pt.
 """
 
 from __future__ import annotations
@@ -71,12 +72,19 @@ def results(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":
-    folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    all_found = [results(job, Ranks(rank, size)) for job in json.loads((folder / "jobs.json").read_text())]
+def run_phase(folder: Path, number: int, phase: dict[str, Any], rank: int) -> None:
+    size, meeting = phase["size"], f"file://{folder}/rendezvous-{number}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    found = [results(job, Ranks(rank, size)) for job in phase["jobs"]]
     if rank == 0:
-        torch.save(all_found, folder / "found.pt")
+        torch.save(found, folder / f"found-{number}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    of_tests, own_rank = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    for n, one_phase in enumerate(json.loads((of_tests / "phases.json").read_text())):
+        if own_rank < one_phase["size"]:
+            run_phase(of_tests, n, one_phase, own_rank)

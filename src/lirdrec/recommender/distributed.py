@@ -72,7 +72,19 @@ def fit_on_ranks(
         job = one_process._make_job(dataset, *resolved, progress, callbacks)
     else:
         job = one_process._refit_job(dataset, refit, training, progress, callbacks)
-    job = replace(job, calibrate=calibrate_new_items)
+    return _trained(ranks, replace(job, calibrate=calibrate_new_items), run, resume, overwrite, device, cache)
+
+
+def _trained(
+    ranks: Ranks,
+    job: one_process._Job,
+    run: str | Path,
+    resume: bool,
+    overwrite: bool,
+    device: str,
+    cache: str | Path | Literal[False] | None,
+) -> Recommender | None:
+    """Train the job on all ranks; rank 0 writes the run folder and returns the recommender."""
     folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
         if ranks.is_first:
