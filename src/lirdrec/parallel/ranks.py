@@ -195,29 +195,6 @@ class Shard:
         """The rows `(n,)` of the table, `(n, …)`, on all ranks; differentiable."""
         return self.ranks.sum(self.take(x, rows))
 
-    def to_columns(self, x: Tensor) -> Tensor:
-        """From this rank's rows `(length, D)` to all rows of its part of the columns, `(total, D_r)`; differentiable.
-
-        Raises:
-            ConfigError: fewer columns than ranks.
-        """
-        if self.ranks.size == 1:
-            return x
-        if x.shape[1] < self.ranks.size:
-            raise ConfigError(
-                f"vectors of {x.shape[1]} columns cannot be split over {self.ranks.size} devices; take fewer devices,"
-                " or a larger embedding_size"
-            )
-        result: Tensor = _ToColumns.apply(x, self, _columns(x.shape[1], self.ranks.size))
-        return result
-
-    def to_rows(self, x: Tensor, n_columns: int) -> Tensor:
-        """The inverse of `to_columns`, for tables of `n_columns` columns; differentiable."""
-        if self.ranks.size == 1:
-            return x
-        result: Tensor = _ToRows.apply(x, self, _columns(n_columns, self.ranks.size))
-        return result
-
     def whole(self, x: Tensor) -> Tensor | None:
         """The complete table on rank 0, in CPU memory, and None on the others; without a gradient."""
         x = x.detach().cpu().contiguous()
@@ -249,45 +226,87 @@ class Shards:
         return self.users.ranks
 
     def to_columns(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """`Shard.to_columns` of both tables."""
-        return self.users.to_columns(users), self.items.to_columns(items)
+        """From this rank's rows `(length, D)` to all rows of its part of the columns, `(total, D_r)`; differentiable.
+
+        Raises:
+            ConfigError: fewer columns than ranks.
+        """
+        n_columns, size = users.shape[1], self.ranks.size
+        if size == 1:
+            return users, items
+        if n_columns < size:
+            raise ConfigError(
+                f"vectors of {n_columns} columns cannot be split over {size} devices; take fewer devices,"
+                " or a larger embedding_size"
+            )
+        result: tuple[Tensor, Tensor] = _ToColumns.apply(users, items, self, n_columns)
+        return result
 
     def to_rows(self, users: Tensor, items: Tensor, n_columns: int) -> tuple[Tensor, Tensor]:
-        """`Shard.to_rows` of both tables."""
-        return self.users.to_rows(users, n_columns), self.items.to_rows(items, n_columns)
+        """The inverse of `to_columns`, for tables of `n_columns` columns; differentiable."""
+        if self.ranks.size == 1:
+            return users, items
+        result: tuple[Tensor, Tensor] = _ToRows.apply(users, items, self, n_columns)
+        return result
 
 
 ONE = Ranks()
 WHOLE = Shards.of(ONE, 0, 0)  # of a training in one process: `take` and `gather` do not need the number of rows
 
 
-def _columns(n: int, size: int) -> tuple[int, ...]:
-    """Widths of the parts of `n` columns; they differ by one at most."""
-    return tuple(n // size + (rank < n % size) for rank in range(size))
+def _columns(n: int, size: int) -> list[slice]:
+    """The columns of each rank, of `n`; their numbers differ by one at most."""
+    bounds = [0]
+    for rank in range(size):
+        bounds.append(bounds[-1] + n // size + (rank < n % size))
+    return [slice(*pair) for pair in pairwise(bounds)]
 
 
-def _exchange(x: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
-    out = x.new_empty(sum(received))
-    dist.all_to_all_single(out, x, list(received), list(sent))
-    return out
+def _exchanged(sent: Sequence[tuple[int, int, Tensor]], received: Sequence[tuple[int, int, Tensor]]) -> None:
+    """Send tensors and fill others, each a tuple of the other rank, the number of its table, and the tensor."""
+    operations = [dist.P2POp(dist.isend, x, rank, tag=table) for rank, table, x in sent]
+    operations += [dist.P2POp(dist.irecv, x, rank, tag=table) for rank, table, x in received]
+    for work in dist.batch_isend_irecv(operations):
+        work.wait()
 
 
-def _rows_to_columns(x: Tensor, shard: Shard, widths: Sequence[int]) -> Tensor:
-    rank = shard.ranks.rank
-    lengths = [stop - start for start, stop in pairwise(shard.bounds)]
-    sent = torch.cat([part.reshape(-1) for part in x.split(list(widths), dim=1)])
-    received = _exchange(sent, [len(x) * w for w in widths], [n * widths[rank] for n in lengths])
-    return received.view(shard.total, widths[rank])
+def _rows_to_columns(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
+    """One exchange for users and items. What a rank keeps is copied once, and what it gets comes into its place."""
+    own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
+    sent, received, results = [], [], []
+    for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):
+        result = x.new_empty(shard.total, columns[own].stop - columns[own].start)
+        for rank, (first, last) in enumerate(pairwise(shard.bounds)):
+            part = x[:, columns[rank]]
+            if rank == own:
+                result[first:last] = part
+            else:
+                sent.append((rank, number, part.contiguous()))
+                received.append((rank, number, result[first:last]))
+        results.append(result)
+    _exchanged(sent, received)
+    return results[0], results[1]
 
 
-def _columns_to_rows(x: Tensor, shard: Shard, widths: Sequence[int]) -> Tensor:
-    rank = shard.ranks.rank
-    lengths = [stop - start for start, stop in pairwise(shard.bounds)]
-    received = _exchange(
-        x.contiguous().view(-1), [n * widths[rank] for n in lengths], [shard.length * w for w in widths]
-    )
-    parts = received.split([shard.length * w for w in widths])
-    return torch.cat([part.view(shard.length, w) for part, w in zip(parts, widths, strict=True)], dim=1)
+def _columns_to_rows(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
+    """The inverse of `_rows_to_columns`; rows are sent from where they are."""
+    own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
+    sent, received, places, results = [], [], [], []
+    for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):
+        x, result = x.contiguous(), x.new_empty(shard.length, n_columns)
+        for rank, (first, last) in enumerate(pairwise(shard.bounds)):
+            place = result[:, columns[rank]]
+            if rank == own:
+                place.copy_(x[first:last])
+            else:
+                sent.append((rank, number, x[first:last]))
+                received.append((rank, number, x.new_empty(place.shape)))
+                places.append(place)
+        results.append(result)
+    _exchanged(sent, received)
+    for place, (_, _, part) in zip(places, received, strict=True):
+        place.copy_(part)
+    return results[0], results[1]
 
 
 class _Sum(torch.autograd.Function):
@@ -306,21 +325,21 @@ class _Sum(torch.autograd.Function):
 
 class _ToColumns(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shard: Shard, widths: tuple[int, ...]) -> Tensor:  # type: ignore[override]  # torch types it (*args)
-        ctx.shard, ctx.widths = shard, widths
-        return _rows_to_columns(x, shard, widths)
+    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
+        ctx.shards, ctx.n_columns = shards, n_columns
+        return _rows_to_columns((users, items), shards, n_columns)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
-        return _columns_to_rows(gradient, ctx.shard, ctx.widths), None, None
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+        return *_columns_to_rows((users, items), ctx.shards, ctx.n_columns), None, None
 
 
 class _ToRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shard: Shard, widths: tuple[int, ...]) -> Tensor:  # type: ignore[override]  # torch types it (*args)
-        ctx.shard, ctx.widths = shard, widths
-        return _columns_to_rows(x, shard, widths)
+    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
+        ctx.shards, ctx.n_columns = shards, n_columns
+        return _columns_to_rows((users, items), shards, n_columns)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
-        return _rows_to_columns(gradient, ctx.shard, ctx.widths), None, None
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+        return *_rows_to_columns((users, items), ctx.shards, ctx.n_columns), None, None
