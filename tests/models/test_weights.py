@@ -117,6 +117,18 @@ def test_items_of_heavy_interactions_are_ranked_first(name):
     assert for_b < 0.25, f"{for_b:.3f}"
 
 
+def test_vbpr_weighs_the_pairs_of_a_batch_that_has_few_of_the_items():
+    inputs = make_model_inputs(planted(9, 1), cache=False)
+    model = build("vbpr", inputs, configuration("vbpr"))
+    few = torch.tensor([0, 5, 200, 500])
+    users, positives, negatives = inputs.users[few], inputs.items[few], torch.tensor([3, 3, 20, 7])
+    heavy = (positives < N_GROUP).double()
+    assert 0 < heavy.sum() < len(few)
+    margins = (model.user_embedding[users] * (model.item_vectors()[positives] - model.item_vectors()[negatives])).sum(1)
+    expected = (torch.nn.functional.softplus(-margins) * (1 + 8 * heavy)).sum() / (1 + 8 * heavy).sum()
+    assert model.loss(users, positives, negatives)["ranking"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_equal_weights_are_no_weights_to_the_bit(name):
     weighted = planted(1, 1)

@@ -12,11 +12,9 @@ from typer.core import TyperGroup
 
 from lirdrec.cli import caption, demo, download, experiment, export, features, hub, prepare, query, serve, train
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
-from lirdrec.cli.options import GroupedCommand, grouped, option
+from lirdrec.cli.options import ARGUMENTS, GroupedCommand, grouped, option
 from lirdrec.cli.output import settings, show_log
 from lirdrec.option_names import command_line
-
-ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
 
 
 class Commands(TyperGroup):

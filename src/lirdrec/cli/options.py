@@ -15,6 +15,8 @@ from typer.models import ParameterInfo
 
 from lirdrec.cli.typed_numbers import check_numbers, integer, number_type
 
+ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
+
 
 def option(default: Any, help: str, *flags: str, **settings: Any) -> Any:
     """An option as default of a parameter or of a field of an option group, for `grouped`.

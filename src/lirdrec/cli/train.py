@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import typer
 
 from lirdrec.available_memory import check_memory
 from lirdrec.cli.options import (
+    ARGUMENTS,
     CsvSafeOption,
     DatasetArgument,
     DeviceOption,
@@ -78,6 +80,11 @@ class ModelOptions:
         )
         return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
 
+    @property
+    def kind(self) -> str:
+        """The end of the run folder's default name."""
+        return "refit" if self.refit is not None else "continued" if self.start is not None else self.model or "lirdrec"
+
     def _refuse(self, with_option: str, *names: str) -> None:
         for name in names:
             if getattr(self, name) not in (None, [], False):
@@ -115,8 +122,12 @@ class ModelOptions:
 def train(
     dataset: DatasetArgument,
     options: ModelOptions,
-    run: Path | None = option(None, "Folder to write (default: runs/DATASET-MODEL)."),
+    context: typer.Context,
+    run: Path | None = option(None, "Folder to write (default: runs/DATASET-MODEL).", "--run", "--output", "-o"),
     device: str | None = option(None, "auto, cpu, cuda or mps (default: auto)."),
+    devices: int | None = option(
+        None, "Train in so many processes, on a GPU each or on the CPU.", callback=integer(1), metavar="N"
+    ),
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
     track: TrackOption = None,
@@ -130,24 +141,28 @@ def train(
       lirdrec train mydata --run runs/first --resume
       lirdrec train mydata --refit runs/first --run runs/served
       lirdrec train newdata --from runs/first --run runs/second
+      lirdrec train mydata --devices 4 --run runs/large
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
     --from starts from the parameters of an earlier run and needs few epochs; of the options, --set, --config and --seed
-    may change those of training.
+    may change those of training. --devices splits the rows of users and items (docs/distributed.md); with torchrun,
+    write --output in place of --run, which it takes for its own option.
     """
     from lirdrec.data.readers import read_any
-    from lirdrec.recommender.fit import fit
 
+    if devices is not None and devices > 1 and _start_ranks(context, devices):
+        return
     check_tracker(track)
-    arguments = options.for_fit() | ({} if device is None else {"device": device})
+    arguments = options.for_fit()
     data = read_any(dataset)
     refit = options.refit
-    kind = "refit" if refit is not None else "continued" if options.start is not None else options.model or "lirdrec"
-    folder = run or _default_run(data.name, kind, resume)
+    folder = run or _default_run(data.name, options.kind, resume)
     arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
     arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
-    with tracked(track, folder, data.name, arguments) as log_final:
-        recommender = fit(data, progress=not settings.quiet and not json, **arguments)
+    with _ending_when_lost(), tracked(track, folder, data.name, arguments) as log_final:
+        recommender = _fit(data, device, arguments | {"progress": not settings.quiet and not json})
+        if recommender is None:  # rank 0 does the rest
+            return
         stopped = recommender.info.get("stopped") == "interrupted"
         data = _unseen(recommender, data)
         results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
@@ -165,12 +180,61 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
+def _start_ranks(context: typer.Context, devices: int) -> bool:
+    """Run this command in so many processes and wait for them; False in one of these processes.
+
+    Raises:
+        typer.Exit: with the exit code of the training, other than 0.
+        ConfigError: another launcher has started this process.
+    """
+    from lirdrec.parallel.launch import RENDEZVOUS, run_ranks
+
+    if RENDEZVOUS in os.environ:
+        return False
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("--devices: the launcher (torchrun) has started the processes; leave it out")
+    code = run_ranks(context.meta[ARGUMENTS], devices)
+    if code:
+        raise typer.Exit(code)
+    return True
+
+
+def _fit(data: Dataset, device: str | None, arguments: dict[str, Any]) -> Recommender | None:
+    """`fit`, alone or together with the other processes; None where another process has the result."""
+    from lirdrec.parallel.join import is_rank, joined
+    from lirdrec.recommender.distributed import fit_on_ranks
+    from lirdrec.recommender.fit import fit
+
+    if not is_rank():
+        return fit(data, **(arguments if device is None else arguments | {"device": device}))
+    with joined(device or "auto") as (ranks, own_device):
+        return fit_on_ranks(ranks, data, device=own_device, **arguments)
+
+
+@contextmanager
+def _ending_when_lost() -> Iterator[None]:
+    """Ends this process at once where another rank has ended and the process that started both says so."""
+    from lirdrec.parallel.join import LostRankError, is_launched
+
+    try:
+        yield
+    except LostRankError:
+        if is_launched():
+            os._exit(LostRankError.exit_code)
+        raise
+
+
 @contextmanager
 def tracked(
     kind: str | None, run: Path, dataset: str, arguments: dict[str, Any]
 ) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Add the tracker's callback to the arguments of `fit`; gives a function that takes the final metrics."""
-    if kind is None:
+    """Add the tracker's callback to the arguments of `fit`; gives a function that takes the final metrics.
+
+    Of several processes that train together, rank 0 alone tracks.
+    """
+    from lirdrec.parallel.join import is_first
+
+    if kind is None or not is_first():
         yield lambda metrics: None
         return
     from dataclasses import asdict, is_dataclass

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
 from lirdrec.option_names import option_text
+from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import Histories, PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.sharded_scorer import ShardedScorer
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Capabilities:
         weights: the weights of the training pairs change what the model learns; without, training warns.
         ordered: a user is the ordered history of items: training takes sequences, which need timestamps, and
             `fold_in` takes each history oldest first.
+        several_devices: training can be split over several processes (docs/distributed.md).
     """
 
     needs_features: bool
@@ -36,6 +39,7 @@ class Capabilities:
     training: Literal["gradient", "closed_form"]
     weights: bool = False
     ordered: bool = False
+    several_devices: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class ModelInputs:
         seed: seed of the parameter initialization.
         weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.
         timestamps: `(E,)` int64, the time of each training pair in the unit of the source, or None.
+        ranks: the processes that train together. With several, `features` hold only the rows `shards.items`; pairs,
+            neighbors and weights are complete on all.
     """
 
     n_users: int
@@ -73,6 +79,7 @@ class ModelInputs:
     seed: int = 0
     weights: Tensor | None = None
     timestamps: Tensor | None = None
+    ranks: Ranks = ONE
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +89,11 @@ class ModelInputs:
     def histories(self) -> Histories:
         """The training items of each user, oldest first where there are timestamps."""
         return Histories(self.users, self.items, self.n_users, self.timestamps)
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The rows of users and items that this process holds; all of them in a training in one process."""
+        return Shards.of(self.ranks, self.n_users, self.n_items)
 
     @cached_property
     def relative_weights(self) -> Tensor | None:
@@ -121,6 +133,8 @@ class Model(nn.Module):
                 f"{self.name} learns from features, and the dataset has none: add a feature matrix,"
                 " or take a model that needs none (ease, lightgcn …)"
             )
+        if inputs.ranks.size > 1 and not self.capabilities.several_devices:
+            raise CapabilityError(f"{self.name} is trained on one device only, not on {inputs.ranks.size}")
         if self.capabilities.ordered and inputs.timestamps is None:
             raise CapabilityError(
                 f"{self.name} learns from the order of each user's items, and the dataset has no timestamps: prepare it"
@@ -135,8 +149,29 @@ class Model(nn.Module):
         """Called once when the parameters of an earlier run have been loaded, before training with newer data."""
 
     def scorer(self) -> Scorer:
-        """The scorer of the current parameters, without gradients; changes no state."""
+        """The scorer of the current parameters, without gradients; changes no state. For models in one process."""
         raise CapabilityError(f"{self.name} gives no scorer")
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """User and item vectors as the scorer compares them, the rows of `inputs.shards`; for `several_devices`."""
+        raise CapabilityError(f"{self.name} is trained on one device only")
+
+    @torch.no_grad()
+    def validation_scorer(self) -> Scorer:
+        """The scorer for the validation after an epoch; with several ranks each has its own rows (`ShardedScorer`)."""
+        if self.inputs.ranks.size == 1:
+            return self.scorer()
+        return ShardedScorer(*self.vectors(), self.inputs.shards)
+
+    def shard_of(self, name: str) -> Shard | None:
+        """The rows that this rank holds of the parameter or buffer `name`; None where it has no row per user or item.
+
+        Their states in the optimizer (`NAME.KEY`) are split alike.
+        """
+        for shard, tables in ((self.inputs.shards.users, self.user_rows), (self.inputs.shards.items, self.item_rows)):
+            if any(name == table or name.startswith(f"{table}.") for table in tables):
+                return shard
+        return None
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch; `epoch` counts from 1."""

@@ -86,7 +86,9 @@ class FREEDOM(Model):
 
     name = FREEDOMConfig.model
     Config = FREEDOMConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, several_devices=True
+    )
     grid: ClassVar = {"edge_dropout": (0.8, 0.9), "regularization": (0.0, 1e-5, 1e-4, 1e-3)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
 
@@ -95,7 +97,8 @@ class FREEDOM(Model):
         self.config: FREEDOMConfig = config
         self.modalities = chosen_modalities(inputs, config.modalities)
         self.weights = modality_weights(self.modalities, config.modality_weights)
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
+        self.shards = inputs.shards
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights, self.shards)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, e = self.features[0].values.dtype, config.embedding_size
         generator = torch.Generator().manual_seed(inputs.seed)
@@ -103,10 +106,11 @@ class FREEDOM(Model):
         def table(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(rows, columns, dtype=dtype, device=inputs.device))
 
-        self.user_embedding = table(inputs.n_users, e)  # P
-        self.item_embedding = table(inputs.n_items, e)  # Q
-        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
-        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+        rows = self.shards
+        self.user_embedding = table(rows.users.length, e)  # P
+        self.item_embedding = table(rows.items.length, e)  # Q
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e, rows.users)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e, rows.items)
         # W_m; with λ = 0 they would get no gradient
         used = self.features if config.regularization > 0 else []
         self.projection_weight = nn.ParameterList([table(e, f.values.shape[1]) for f in used])
@@ -125,11 +129,13 @@ class FREEDOM(Model):
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor]:
         """User vectors `(U, e)` and item vectors `(I, e)`."""
         layers = self.config.n_layers
-        users, items = (graph or self.user_item).propagate(self.user_embedding, self.item_embedding, layers)
-        smoothed: Tensor = self.item_embedding
+        first_users, first_items = self.shards.to_columns(self.user_embedding, self.item_embedding)
+        users, items = (graph or self.user_item).propagate(first_users, first_items, layers)
+        smoothed = first_items
         for _ in range(self.config.n_item_layers):
             smoothed = self.item_item.matmul(smoothed)
-        return users / (layers + 1), items / (layers + 1) + smoothed
+        vectors = users / (layers + 1), items / (layers + 1) + smoothed
+        return self.shards.to_rows(*vectors, self.config.embedding_size)
 
     def start_epoch(self, epoch: int) -> None:
         """Sample the epoch's edges."""
@@ -147,15 +153,22 @@ class FREEDOM(Model):
         user_vectors, item_vectors = self(self._epoch_graph)
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         content, weights = ranking.new_zeros(()), self.ranking.weights_of(users, positives)
-        batch_users = user_vectors.index_select(0, users)
+        shard, ranks = self.shards.items, self.shards.ranks
+        batch_users = self.shards.users.gather(user_vectors, users)
         for feature, weight in zip(self.features, self.projection_weight, strict=False):
             # only the batch's rows are projected, and a pair counts if both of its items have the modality
-            difference = feature.values.index_select(0, positives) - feature.values.index_select(0, negatives)
-            margin = (batch_users * F.linear(difference, weight)).sum(1)
-            both = feature.present[positives] & feature.present[negatives]
+            difference = shard.take(feature.values, positives) - shard.take(feature.values, negatives)
+            margin = ranks.sum((batch_users * F.linear(difference, weight)).sum(1))
+            present = feature.present.to(torch.uint8)
+            both = shard.gather(present, positives) & shard.gather(present, negatives)
             content = content + weighted_mean(F.softplus(-margin) * both, weights)
-        content = self.config.regularization * content
+        content = ranks.share(self.config.regularization * content)
         return {"loss": ranking + content, "ranking": ranking.detach(), "content": content.detach()}
+
+    @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
+        return users, items
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
@@ -168,7 +181,7 @@ class FREEDOM(Model):
         for layer in range(self.config.n_item_layers):
             memory[f"item_smoothed_{layer}"] = level
             level = product(self.item_item.csr, level)
-        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
+        users, items = self.vectors()
         return VectorScorer(users, items, memory=memory)
 
     @torch.no_grad()

@@ -72,7 +72,7 @@ class LightGCN(Model):
     name = LightGCNConfig.model
     Config = LightGCNConfig
     capabilities = Capabilities(
-        needs_features=False, cold_items=False, new_users=True, training="gradient", weights=True
+        needs_features=False, cold_items=False, new_users=True, training="gradient", weights=True, several_devices=True
     )
     grid: ClassVar = {"n_layers": (1, 2, 3, 4), "regularization": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}
@@ -80,14 +80,15 @@ class LightGCN(Model):
     def __init__(self, inputs: ModelInputs, config: LightGCNConfig):
         super().__init__(inputs, config)
         self.config: LightGCNConfig = config
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
-        e = config.embedding_size
-        self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))  # P
-        self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))  # Q
+        self.shards = inputs.shards
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights, self.shards)
+        e, rows = config.embedding_size, self.shards
+        self.user_embedding = nn.Parameter(torch.empty(rows.users.length, e, device=inputs.device))  # P
+        self.item_embedding = nn.Parameter(torch.empty(rows.items.length, e, device=inputs.device))  # Q
         self.layer_weights = LayerWeights(config.layer_weights, config.n_layers, device=inputs.device)
         generator = torch.Generator().manual_seed(inputs.seed)
-        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e)
-        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, e, rows.users)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e, rows.items)
 
     @cached_property
     def user_item(self) -> UserItemGraph:
@@ -95,9 +96,9 @@ class LightGCN(Model):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """User vectors `(U, e)` and item vectors `(I, e)`."""
-        users, items = self.user_item.propagate(
-            self.user_embedding, self.item_embedding, self.config.n_layers, self.layer_weights()
-        )
+        users, items = self.shards.to_columns(self.user_embedding, self.item_embedding)
+        users, items = self.user_item.propagate(users, items, self.config.n_layers, self.layer_weights())
+        users, items = self.shards.to_rows(users, items, self.config.embedding_size)
         return users / self._total, items / self._total
 
     @property
@@ -110,14 +111,19 @@ class LightGCN(Model):
         """Ranking loss of the propagated vectors and the penalty of the batch's parameters."""
         user_vectors, item_vectors = self()
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
-        gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives)
-        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+        gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives, self.shards)
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered, self.shards.ranks)
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
+
+    @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
+        return users, items
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
         """Vectors of the current parameters, with what `fold_in` needs."""
-        users, items = (self.ranking.transform_for_scoring(vectors) for vectors in self())
+        users, items = self.vectors()
         _, states = self.user_item.sums(
             self.user_embedding, self.item_embedding, self.config.n_layers - 1, self.layer_weights.numbers()[1:]
         )

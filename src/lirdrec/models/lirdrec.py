@@ -118,7 +118,9 @@ class LIRDRec(Model):
 
     name = LIRDRecConfig.model
     Config = LIRDRecConfig
-    capabilities = Capabilities(needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True)
+    capabilities = Capabilities(
+        needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, several_devices=True
+    )
 
     published: ClassVar = {"learning_rate": 1e-4, "batch_size": 2048, "epochs": 1000, "patience": 20}
     grid: ClassVar = {
@@ -140,7 +142,9 @@ class LIRDRec(Model):
         self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared",))
         self.branches = self.modalities + (("shared",) if config.dct is not None else ())
         self.weights = modality_weights(self.modalities, config.modality_weights)
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
+        self.shards = inputs.shards
+        self._check_one_device()
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights, self.shards)
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
@@ -153,7 +157,8 @@ class LIRDRec(Model):
         def table(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device))
 
-        self.user_embedding = table(inputs.n_users, k, e)  # P
+        n_users = self.shards.users.length
+        self.user_embedding = table(n_users, k, e)  # P
         self.hidden_weight = nn.ParameterList([table(h, d) for d in dims])  # W_m
         if config.dct is not None:
             self.shared_weight = nn.ParameterList([table(h, d) for d in dims])  # W_s, one block per modality
@@ -164,15 +169,30 @@ class LIRDRec(Model):
             self.attention_bias = table(k, g)
             self.attention_vector = table(k, g)  # q_k
             self.attention_offset = table(k)  # β_k
-            self.theta = table(inputs.n_users, k)
+            self.theta = table(n_users, k)
             # `copied` is what the next epoch copies into theta; before the first training forward that is theta itself
-            self.register_buffer("copied", torch.zeros(inputs.n_users, k, dtype=dtype, device=device))
+            self.register_buffer("copied", torch.zeros(n_users, k, dtype=dtype, device=device))
             # kept on the host: the schedule is arithmetic of Python floats
             self.register_buffer(
                 "schedule", torch.tensor([config.pwc_weight, 1 - config.pwc_weight], dtype=torch.float64)
             )
         self.layer_weights = LayerWeights(config.layer_weights, config.n_layers, dtype, device)
         self._reset_parameters(inputs.seed)
+
+    def _check_one_device(self) -> None:
+        """Refuse options that combine rows of all items, which several devices do not have.
+
+        Raises:
+            CapabilityError: such an option.
+        """
+        if self.inputs.ranks.size > 1 and self.config.dct == "matrix":
+            raise CapabilityError(
+                'dct="matrix" mixes all items and is trained on one device only; use one device, or dct="features"'
+            )
+        if self.inputs.ranks.size > 1 and self.config.feature_columns is not None:
+            raise CapabilityError(
+                "feature_columns is fitted to all items, on one device only; use one device, or leave it out"
+            )
 
     @property
     def _learns_weights(self) -> bool:
@@ -191,9 +211,10 @@ class LIRDRec(Model):
             else:
                 uniform_(parameter, generator, 0.0)
 
-        n_users, k, e = self.user_embedding.shape
+        n_users, rows = self.inputs.n_users, self.shards.users
+        _, k, e = self.user_embedding.shape
         h = self.hidden_bias.shape[1]
-        xavier_normal_(self.user_embedding, generator, n_users, e)
+        xavier_normal_(self.user_embedding, generator, n_users, e, rows)
         dims = [w.shape[1] for w in self.hidden_weight]
         for weight, d in zip(self.hidden_weight, dims, strict=True):
             linear(weight, d, h)
@@ -208,7 +229,7 @@ class LIRDRec(Model):
             linear(self.attention_bias, e)
             linear(self.attention_vector, g, 1)
             linear(self.attention_offset, g)
-            xavier_normal_(self.theta, generator, n_users, k)
+            xavier_normal_(self.theta, generator, n_users, k, rows)
             self.copied.copy_(self.theta)
 
     # Graphs: built at first use, so that a model made only to load weights costs nothing.
@@ -251,10 +272,11 @@ class LIRDRec(Model):
         return branch_vectors(features, self.hidden_weight, shared, self.hidden_bias, self.output_weight, mixed)
 
     def _propagated(self, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
-        """`X` as `(U, K·e)` and `(I, K·e)`."""
+        """`X` as `(U, K·e)` and `(I, K·e)`; with several ranks all rows of this rank's columns."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         items = self.item_branches(self._reduced, mixed).flatten(1)  # (I, K·e)
         users = normalize(self.user_embedding).flatten(1)  # (U, K·e)
+        users, items = self.shards.to_columns(users, items)
         return graph.propagate(users, items, self.config.n_layers, self.layer_weights())
 
     def _smooth(self, items: Tensor) -> Tensor:
@@ -286,8 +308,9 @@ class LIRDRec(Model):
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """User vectors `(U, K·e)`, item vectors `(I, K·e)`, α `(U, K)` or None, logits or None. Changes no state."""
         users, items = self._propagated(graph or self.user_item)
+        users, items = self.shards.to_rows(users, self._smooth(items), len(self.branches) * self.config.embedding_size)
         vectors, alpha, logits = self._weigh(users, self.theta if self._learns_weights else None)
-        return vectors, self._smooth(items), alpha, logits
+        return vectors, items, alpha, logits
 
     # Training
 
@@ -321,10 +344,17 @@ class LIRDRec(Model):
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
-        penalty = self.config.regularization * (mean_square(user_vectors) + mean_square(item_vectors))
+        penalty = self.config.regularization * (
+            mean_square(user_vectors, self.inputs.n_users) + mean_square(item_vectors, self.inputs.n_items)
+        )
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 
     # Serving
+
+    @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        users, items, _, _ = self()
+        return self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items)
 
     @torch.no_grad()
     def scorer(self) -> Scorer:

@@ -53,7 +53,7 @@ class MF(Model):
     name = MFConfig.model
     Config = MFConfig
     capabilities = Capabilities(
-        needs_features=False, cold_items=False, new_users=False, training="gradient", weights=True
+        needs_features=False, cold_items=False, new_users=False, training="gradient", weights=True, several_devices=True
     )
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}  # MMRec
@@ -61,25 +61,28 @@ class MF(Model):
     def __init__(self, inputs: ModelInputs, config: MFConfig):
         super().__init__(inputs, config)
         self.config: MFConfig = config
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
-        e = config.embedding_size
-        self.user_embedding = nn.Parameter(torch.empty(inputs.n_users, e, device=inputs.device))
-        self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))
+        self.shards = inputs.shards
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights, self.shards)
+        e, rows = config.embedding_size, self.shards
+        self.user_embedding = nn.Parameter(torch.empty(rows.users.length, e, device=inputs.device))
+        self.item_embedding = nn.Parameter(torch.empty(rows.items.length, e, device=inputs.device))
         generator = torch.Generator().manual_seed(inputs.seed)
-        xavier_normal_(self.user_embedding, generator, inputs.n_users, e)
-        xavier_normal_(self.item_embedding, generator, inputs.n_items, e)
+        xavier_normal_(self.user_embedding, generator, inputs.n_users, e, rows.users)
+        xavier_normal_(self.item_embedding, generator, inputs.n_items, e, rows.items)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Ranking loss and the penalty of the batch's vectors."""
         ranking = self.ranking(self.user_embedding, self.item_embedding, users, positives, negatives)
-        gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives)
-        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+        gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives, self.shards)
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered, self.shards.ranks)
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 
     @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        transform = self.ranking.transform_for_scoring
+        return transform(self.user_embedding), transform(self.item_embedding)
+
+    @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = (
-            self.ranking.transform_for_scoring(self.user_embedding),
-            self.ranking.transform_for_scoring(self.item_embedding),
-        )
+        users, items = self.vectors()
         return VectorScorer(users.detach().clone(), items.detach().clone())

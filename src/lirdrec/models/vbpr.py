@@ -31,6 +31,7 @@ from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
+from lirdrec.parallel.ranks import Shards
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
@@ -60,7 +61,7 @@ class VBPR(Model):
     name = VBPRConfig.model
     Config = VBPRConfig
     capabilities = Capabilities(
-        needs_features=True, cold_items=True, new_users=False, training="gradient", weights=True
+        needs_features=True, cold_items=True, new_users=False, training="gradient", weights=True, several_devices=True
     )
     grid: ClassVar = {"regularization": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 1000, "patience": 20}  # MMRec
@@ -70,20 +71,22 @@ class VBPR(Model):
         self.config: VBPRConfig = config
         self.modalities = chosen_modalities(inputs, config.modalities)
         self.features = [inputs.features[m] for m in self.modalities]
-        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights)
+        self.shards = inputs.shards
+        self.ranking = RankingLoss(config, inputs.items, inputs.n_items, inputs.pair_weights, self.shards)
         dims = [f.values.shape[1] for f in self.features]
         e, dtype, device = config.embedding_size, self.features[0].values.dtype, inputs.device
 
         def table(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device))
 
-        self.user_embedding = table(inputs.n_users, 2 * e)  # p
-        self.item_embedding = table(inputs.n_items, e)  # ID
+        rows = self.shards
+        self.user_embedding = table(rows.users.length, 2 * e)  # p
+        self.item_embedding = table(rows.items.length, e)  # ID
         self.projection = nn.ParameterList([table(e, d) for d in dims])  # W, one block per modality
         self.bias = table(e)  # b
         generator = torch.Generator().manual_seed(inputs.seed)
-        xavier_uniform_(self.user_embedding, generator, inputs.n_users, 2 * e)
-        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e)
+        xavier_uniform_(self.user_embedding, generator, inputs.n_users, 2 * e, rows.users)
+        xavier_uniform_(self.item_embedding, generator, inputs.n_items, e, rows.items)
         for weight in self.projection:
             xavier_normal_(weight, generator, sum(dims), e)
         uniform_(self.bias, generator, 0.0)
@@ -96,7 +99,7 @@ class VBPR(Model):
         return projected
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """`[ID | W f + b]`, `(n, 2e)`, of the items `rows` `(n,)`; None: of all."""
+        """`[ID | W f + b]`, `(n, 2e)`, of the items `rows` `(n,)` of this rank's; None: of all."""
         if rows is None:
             return torch.cat([self.item_embedding, self.projected([f.values for f in self.features])], dim=1)
         features = [f.values.index_select(0, rows) for f in self.features]
@@ -104,23 +107,28 @@ class VBPR(Model):
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Ranking loss and the penalty of the batch's vectors, which reaches `W` and `b` too."""
+        shards, among = self.shards, None
         if self.config.loss == "softmax" and self.config.n_negatives is None:
             item_vectors = self.item_vectors()
         else:  # only the batch's items are projected: features are wide, and most items are in no batch
-            rows, inverse = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-            item_vectors = self.item_vectors(rows)
-            positives, negatives = inverse.split(len(users))
-        ranking = self.ranking(self.user_embedding, item_vectors, users, positives, negatives)
-        gathered = batch_rows(self.user_embedding, item_vectors, users, positives, negatives)
-        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered)
+            among = torch.unique(torch.cat([positives, negatives]))
+            shards = Shards(shards.users, shards.items.among(among))
+            item_vectors = self.item_vectors(among[shards.items.rows] - self.shards.items.start)
+        ranking = self.ranking(self.user_embedding, item_vectors, users, positives, negatives, among)
+        if among is not None:
+            positives, negatives = torch.searchsorted(among, positives), torch.searchsorted(among, negatives)
+        gathered = batch_rows(self.user_embedding, item_vectors, users, positives, negatives, shards)
+        penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered, shards.ranks)
         return {"loss": ranking + penalty, "ranking": ranking.detach(), "regularization": penalty.detach()}
 
     @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        transform = self.ranking.transform_for_scoring
+        return transform(self.user_embedding), transform(self.item_vectors())
+
+    @torch.no_grad()
     def scorer(self) -> Scorer:
-        users, items = (
-            self.ranking.transform_for_scoring(self.user_embedding),
-            self.ranking.transform_for_scoring(self.item_vectors()),
-        )
+        users, items = self.vectors()
         return VectorScorer(users.detach().clone(), items, ("id", "features"))
 
     @torch.no_grad()

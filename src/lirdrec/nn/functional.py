@@ -20,9 +20,9 @@ def normalize(x: Tensor) -> Tensor:
     return result
 
 
-def mean_square(x: Tensor) -> Tensor:
-    """`x.square().mean()`, a scalar."""
-    result: Tensor = _MeanSquare.apply(x)
+def mean_square(x: Tensor, n_rows: int | None = None) -> Tensor:
+    """`x.square().mean()`, a scalar; with `n_rows`, the share of these rows in the mean of a table of so many rows."""
+    result: Tensor = _MeanSquare.apply(x, len(x) if n_rows is None else n_rows)
     return result
 
 
@@ -54,12 +54,13 @@ class _Normalize(torch.autograd.Function):
 
 class _MeanSquare(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, x: Tensor, n_rows: int) -> Tensor:  # type: ignore[override]  # torch types it (*args)
         ctx.save_for_backward(x)
+        ctx.count = n_rows * x[:1].numel()
         flat = x.reshape(-1)
-        return torch.dot(flat, flat) / flat.numel()
+        return torch.dot(flat, flat) / ctx.count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it (*args)
         (x,) = ctx.saved_tensors
-        return x * (gradient * (2 / x.numel()))
+        return x * (gradient * (2 / ctx.count)), None

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
+from lirdrec.parallel.ranks import WHOLE, Shard
 
-def xavier_normal_(parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int) -> None:
+BLOCK_NUMBERS = 2**20  # random numbers drawn at once for a table of which this rank holds a part
+
+
+def xavier_normal_(
+    parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int, shard: Shard = WHOLE.users
+) -> None:
     """Normal with variance `2 / (fan_in + fan_out)` (Glorot & Bengio, AISTATS 2010)."""
-    normal_(parameter, generator, (2 / (fan_in + fan_out)) ** 0.5)
+    normal_(parameter, generator, (2 / (fan_in + fan_out)) ** 0.5, shard)
 
 
-def xavier_uniform_(parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int) -> None:
+def xavier_uniform_(
+    parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int, shard: Shard = WHOLE.users
+) -> None:
     """Uniform in `±√(6 / (fan_in + fan_out))`: the same variance as `xavier_normal_`."""
-    uniform_(parameter, generator, (6 / (fan_in + fan_out)) ** 0.5)
+    uniform_(parameter, generator, (6 / (fan_in + fan_out)) ** 0.5, shard)
 
 
 def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
@@ -22,12 +33,37 @@ def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) ->
 
 
 @torch.no_grad()
-def normal_(parameter: Tensor, generator: torch.Generator, std: float) -> None:
+def normal_(parameter: Tensor, generator: torch.Generator, std: float, shard: Shard = WHOLE.users) -> None:
     """Normal with mean 0 and standard deviation `std`."""
-    parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
+    for part, drawn in _drawn(torch.randn, parameter, generator, shard):
+        part.copy_(drawn * std)
 
 
 @torch.no_grad()
-def uniform_(parameter: Tensor, generator: torch.Generator, bound: float) -> None:
+def uniform_(parameter: Tensor, generator: torch.Generator, bound: float, shard: Shard = WHOLE.users) -> None:
     """Uniform in `±bound`."""
-    parameter.copy_((torch.rand(parameter.shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound)
+    for part, drawn in _drawn(torch.rand, parameter, generator, shard):
+        part.copy_((drawn * 2 - 1) * bound)
+
+
+def _drawn(
+    draw: Callable[..., Tensor], parameter: Tensor, generator: torch.Generator, shard: Shard
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of the parameter with the float64 numbers drawn for them.
+
+    With several ranks `parameter` is the rows `shard` of a table. The numbers of the complete table are drawn, block by
+    block, so that a row gets the same numbers whichever rank holds it.
+    """
+    if shard.ranks.size == 1:
+        yield parameter, draw(parameter.shape, generator=generator, dtype=torch.float64)
+        return
+    width = parameter[:1].numel()
+    # torch draws normal numbers in groups of 16: blocks of whole groups give the same as one draw, the last one, which
+    # takes the rest, too
+    step = max(16, BLOCK_NUMBERS // width // 16 * 16)
+    bounds = [*range(0, max(1, shard.total - 15), step), shard.total]
+    for first, last in pairwise(bounds):
+        drawn = draw((last - first, *parameter.shape[1:]), generator=generator, dtype=torch.float64)
+        start, stop = max(first, shard.start), min(last, shard.stop)
+        if start < stop:
+            yield parameter[start - shard.start : stop - shard.start], drawn[start - first : stop - first]

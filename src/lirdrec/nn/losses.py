@@ -18,6 +18,7 @@ from torch import Tensor
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.nn.functional import normalize
+from lirdrec.parallel.ranks import ONE, WHOLE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 
 BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
@@ -70,45 +71,71 @@ class RankingLoss:
         items: `(E,)` int64, items of the training pairs; only these are negatives of the softmax.
         n_items: number of item rows.
         weights: of the training pairs: the loss is the mean over the batch's pairs, weighted; None: a plain mean.
+        shards: the rows of users and items that this rank holds. With several ranks, the vectors are these rows, and
+            the loss is this rank's share.
     """
 
-    def __init__(self, options: RankingOptions, items: Tensor, n_items: int, weights: PairWeights | None = None):
-        self.options, self.pair_weights = options, weights
+    def __init__(
+        self,
+        options: RankingOptions,
+        items: Tensor,
+        n_items: int,
+        weights: PairWeights | None = None,
+        shards: Shards = WHOLE,
+    ):
+        self.options, self.pair_weights, self.shards = options, weights, shards
         occurring = items.unique()
         self.pool = None if len(occurring) == n_items else occurring
+        self.pool_shard = shards.items
+        if self.pool is not None and shards.ranks.size > 1:
+            self.pool_shard = shards.items.among(occurring)
+            self.pool = occurring[self.pool_shard.rows] - shards.items.start
         self.index_in_pool = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
         self.index_in_pool[occurring] = torch.arange(len(occurring), device=items.device)
 
     def __call__(
-        self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+        self,
+        user_vectors: Tensor,
+        item_vectors: Tensor,
+        users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        among: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss of a batch, a scalar.
+        """Mean loss of a batch, a scalar; with several ranks, this rank's share of it.
 
         Args:
             user_vectors: `(U, D)`; item_vectors: `(I, D)`.
             users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
+            among: `(n,)` int64, ascending: the items whose vectors are given, which must be those of the batch; None:
+                all items. Not for softmax over all items.
         """
-        weights = self.weights_of(users, positives)
+        weights, shards = self.weights_of(users, positives), self.shards
+        if among is not None:
+            shards = Shards(shards.users, shards.items.among(among))
+            positives, negatives = torch.searchsorted(among, positives), torch.searchsorted(among, negatives)
         if self.options.loss == "bpr":
-            return bpr(user_vectors, item_vectors, users, positives, negatives, weights)
+            return bpr(user_vectors, item_vectors, users, positives, negatives, weights, shards)
         temperature, n = self.options.temperature, self.options.n_negatives
         # gather first, then normalize: a batch has few of the users
         if n is not None:
-            queries = normalize(user_vectors.index_select(0, users))
+            queries = normalize(shards.users.gather(user_vectors, users))
             shared = negatives[:n]
             hit = shared == positives[:, None]
-            return sampled_softmax(
+            loss = sampled_softmax(
                 queries,
-                normalize(item_vectors.index_select(0, positives)),
-                normalize(item_vectors.index_select(0, shared)),
+                normalize(shards.items.gather(item_vectors, positives)),
+                normalize(shards.items.gather(item_vectors, shared)),
                 temperature,
                 hit,
                 weights,
             )
+            return shards.ranks.share(loss)  # type: ignore[no-any-return]  # takes numbers, too
         items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
         once, rows = users.unique(return_inverse=True)
-        queries = normalize(user_vectors.index_select(0, once))
-        return full_softmax(queries, items, self.index_in_pool[positives], temperature, rows=rows, weights=weights)
+        queries = normalize(shards.users.gather(user_vectors, once))
+        targets, pool = self.index_in_pool[positives], self.pool_shard
+        return full_softmax(queries, items, targets, temperature, rows=rows, weights=weights, shard=pool)
 
     def weights_of(self, users: Tensor, positives: Tensor) -> Tensor | None:
         """The weights `(B,)` of training pairs, or None if all count the same."""
@@ -135,6 +162,7 @@ def bpr(
     positives: Tensor,
     negatives: Tensor,
     weights: Tensor | None = None,
+    shards: Shards = WHOLE,
 ) -> Tensor:
     r"""Bayesian personalized ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
 
@@ -146,32 +174,41 @@ def bpr(
         user_vectors: `(U, D)`; item_vectors: `(I, D)`.
         users, positives, negatives: `(B,)` int64 rows.
         weights: `(B,)` float of the `weighted_mean`, or None.
+        shards: with several ranks, the rows that the vectors are; the result is this rank's share.
     """
-    # index_select has a deterministic backward on the CPU, unlike indexing with []
-    u = user_vectors.index_select(0, users)
-    difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
-    return weighted_mean(F.softplus(-(u * difference).sum(1)), weights)
+    u = shards.users.gather(user_vectors, users)
+    difference = shards.items.take(item_vectors, positives) - shards.items.take(item_vectors, negatives)
+    margin = shards.ranks.sum((u * difference).sum(1))
+    share: Tensor = shards.ranks.share(weighted_mean(F.softplus(-margin), weights))
+    return share
 
 
-def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor]) -> Tensor:
+def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor], ranks: Ranks = ONE) -> Tensor:
     r"""Penalty of a batch's vectors, a scalar: `Σ_k ‖X_k‖_F / B` (MMRec) or `Σ_k ‖X_k‖_F² / 2B` (He et al., 2020).
 
     Args:
         kind: "norm" or "squared".
         rows: the gathered vectors `X_k` `(B, D)`: users, positives, negatives. A row that occurs twice counts twice.
+        ranks: with several, the rows that other ranks hold are zero, and the result is this rank's share.
     """
     if kind == "norm":
-        return torch.stack([x.norm() for x in rows]).sum() / len(rows[0])
+        norms: Tensor = ranks.share(torch.stack([ranks.norm(x) for x in rows]).sum())
+        return norms / len(rows[0])
     return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
 
 
 def batch_rows(
-    user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    users: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    shards: Shards = WHOLE,
 ) -> list[Tensor]:
     """The vectors of a batch, three `(B, D)`, as `batch_penalty` takes them; arguments as of `bpr`."""
     return [
-        user_vectors.index_select(0, users),
-        *(item_vectors.index_select(0, rows) for rows in (positives, negatives)),
+        shards.users.take(user_vectors, users),
+        *(shards.items.take(item_vectors, rows) for rows in (positives, negatives)),
     ]
 
 
@@ -208,6 +245,7 @@ def full_softmax(
     excluded: Tensor | None = None,
     rows: Tensor | None = None,
     weights: Tensor | None = None,
+    shard: Shard = WHOLE.items,
 ) -> Tensor:
     r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of queries.
 
@@ -220,6 +258,9 @@ def full_softmax(
         excluded: `(Q,)` int64, the one row of `items` that is left out for each query, or None.
         rows: `(B,)` int64, the query of each target; None: target b belongs to query b.
         weights: `(B,)` float, of the targets in a weighted mean; None: they count the same.
+        shard: with several ranks, the rows of all items that `items` are. Queries and targets are the same on all
+            ranks, and the result is this rank's share. (Vocabulary-parallel cross-entropy, Shoeybi et al., 2019,
+            arXiv 1909.08053.)
     """
     full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
     queries, items = queries.to(full), items.to(full)
@@ -230,8 +271,8 @@ def full_softmax(
     else:
         times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
     target_queries = queries if rows is None else queries.index_select(0, rows)
-    target_logits = (target_queries * items.index_select(0, targets)).sum(1) / temperature
-    log_partition: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded)
+    target_logits = (target_queries * shard.take(items, targets)).sum(1) / temperature
+    log_partition: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded, shard)
     total = len(targets) if weights is None else weights.sum()
     return log_partition / total - weighted_mean(target_logits, weights)
 
@@ -266,7 +307,13 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]  # torch types it (*args)
-        ctx: Any, queries: Tensor, items: Tensor, times: Tensor | None, temperature: float, excluded: Tensor | None
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        times: Tensor | None,
+        temperature: float,
+        excluded: Tensor | None,
+        shard: Shard,
     ) -> Tensor:
         kind = queries.device.type
         # under autocast the products run in bfloat16; everything between them stays in full precision
@@ -274,7 +321,9 @@ class _LogSumExp(torch.autograd.Function):
         total = queries.new_zeros((), dtype=torch.float64)
         needed = queries.requires_grad or items.requires_grad
         g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
-        step = max(1, BLOCK_BYTES // (len(items) * queries.element_size()))
+        ranks = shard.ranks
+        n_columns = len(items) if ranks.size == 1 else shard.longest  # all ranks take the same blocks
+        step = max(1, BLOCK_BYTES // (n_columns * queries.element_size()))
         with torch.autocast(kind, enabled=False):
             short_items = items.to(low)
             for start in range(0, len(queries), step):
@@ -283,10 +332,14 @@ class _LogSumExp(torch.autograd.Function):
                 logits = (short @ short_items.T).to(queries.dtype).div_(temperature)  # (b, I)
                 if excluded is not None:
                     logits.scatter_(1, excluded[rows, None], -torch.inf)
-                largest = logits.amax(1, keepdim=True)
+                # a rank may have none of the items
+                largest = logits.amax(1, keepdim=True) if len(items) else logits.new_full((len(logits), 1), -torch.inf)
                 p = logits.sub_(largest).exp_()
                 mass = p.sum(1, keepdim=True)
                 log_sum = mass.log() + largest
+                if ranks.size > 1:
+                    own, log_sum = log_sum, ranks.log_sum_exp(log_sum)
+                    mass *= (log_sum - own).exp_()
                 if times is not None:
                     log_sum *= times[rows, None]
                     mass /= times[rows, None]
@@ -300,10 +353,12 @@ class _LogSumExp(torch.autograd.Function):
                         g_items += p.T @ short
         ctx.save_for_backward(g_queries, g_items)
         ctx.scale = 1 / temperature
-        return total.to(queries.dtype)
+        share: Tensor = ranks.share(total).to(queries.dtype)
+        return share
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)
+        # the terms of this rank's items in the gradient of the whole sum
         g_queries, g_items = ctx.saved_tensors
         scale = gradient * ctx.scale
-        return g_queries * scale, g_items * scale, None, None, None
+        return g_queries * scale, g_items * scale, None, None, None, None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.sharded_scorer import ShardedScorer
 
 MEMORY_LIMIT = 64 * 2**20
 
@@ -51,6 +52,8 @@ def top_k(
     Returns:
         Scores `(B, k)` and item rows `(B, k)` int64; `-inf` and -1 where fewer than `k` items remain.
     """
+    if isinstance(scorer, ShardedScorer):
+        return _merged_top_k(scorer, queries, k, seen, candidates, memory_limit)
     scores = queries.new_full((len(queries), k), -torch.inf)
     items = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
     if seen is not None:
@@ -64,6 +67,28 @@ def top_k(
             block[seen[0][first:last] - start, seen[1][first:last]] = -torch.inf
         scores[start : start + step], items[start : start + step] = ranked(block, k, candidates, quota)
     return scores, items
+
+
+def _merged_top_k(
+    scorer: ShardedScorer,
+    queries: Tensor,
+    k: int,
+    seen: tuple[Tensor, Tensor] | None,
+    candidates: Tensor | None,
+    memory_limit: int,
+) -> tuple[Tensor, Tensor]:
+    """`top_k` of items that are split over the ranks, on all ranks: of each rank's items, then of all lists."""
+    shard = scorer.shards.items
+    if seen is not None:
+        own = (seen[1] >= shard.start) & (seen[1] < shard.stop)
+        seen = (seen[0][own], seen[1][own] - shard.start)
+    if candidates is not None:
+        candidates = candidates[(candidates >= shard.start) & (candidates < shard.stop)] - shard.start
+    scores, items = top_k(scorer.own, queries, k, seen=seen, candidates=candidates, memory_limit=memory_limit)
+    items = torch.where(items >= 0, items + shard.start, items)
+    # the ranks are in the order of their item rows, so a stable sort keeps equal scores in this order
+    merged, order = torch.cat(shard.ranks.gather(scores), dim=1).sort(dim=1, descending=True, stable=True)
+    return merged[:, :k], torch.cat(shard.ranks.gather(items), dim=1).gather(1, order)[:, :k]
 
 
 def rank_users(

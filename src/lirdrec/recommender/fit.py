@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +52,8 @@ from lirdrec.recommender.warm_start import (
 from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
-from lirdrec.training.loop import Callback, train
+from lirdrec.training.loop import Callback, TrainResult, train
+from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
@@ -257,10 +259,10 @@ def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_ex
     with run_lock(folder):
         check_new(folder, may_exist)  # another process may have written it since
         leave_out(folder, WRITTEN_WHILE_TRAINING)
-        store = CheckpointStore(folder / "checkpoint", _fingerprint(job))
-        if not resume:
-            for file in store.folder.glob("*.safetensors"):
-                file.unlink()
+        # reads a checkpoint of several devices, too
+        store = ShardedCheckpointStore(folder / "checkpoint", _fingerprint(job), model.inputs.ranks, model.shard_of)
+        if not resume and store.folder.is_dir():
+            shutil.rmtree(store.folder)
         recommender = _train(job, model, store, resume, folder)
         recommender.save(folder, overwrite=True)
     return recommender
@@ -269,19 +271,32 @@ def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_ex
 def _train(
     job: _Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
 ) -> Recommender:
-    training, validate = job.training, job.validate
-    info: dict[str, Any] = {"seed": training.seed}
+    if model.capabilities.training == "closed_form":
+        model.solve()
+        info = _origin(job)
+        if job.validate is not None:
+            info["metrics"] = {"valid": job.validate(model.scorer())}
+        return Recommender.from_training(model, job.dataset, info=info)
+    return _finish(job, model, _optimize(job, model, store, resume, folder))
+
+
+def _origin(job: _Job) -> dict[str, Any]:
+    """What a run keeps about its start: the seed and the earlier run, if there is one."""
+    info: dict[str, Any] = {"seed": job.training.seed}
     if job.refit is not None:
         info["refit"] = job.refit
     if job.start is not None:
         info["warm_start"] = _started_from(job.start)
     if job.full_epochs is not None:
         info["full_epochs"] = job.full_epochs
-    if model.capabilities.training == "closed_form":
-        model.solve()
-        if validate is not None:
-            info["metrics"] = {"valid": validate(model.scorer())}
-        return Recommender.from_training(model, job.dataset, info=info)
+    return info
+
+
+def _optimize(
+    job: _Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
+) -> TrainResult:
+    """Run the training loop; with several ranks, the first alone has a `folder` for the history, and progress."""
+    training, validate = job.training, job.validate
     callbacks: list[Callback] = list(job.callbacks)
     if folder is not None:
         callbacks.append(HistoryLogger(folder, training.metric, training.tensorboard))
@@ -302,6 +317,12 @@ def _train(
             training.epochs,
             result.best_epoch,
         )
+    return result
+
+
+def _finish(job: _Job, model: Model, result: TrainResult, info: dict[str, Any] | None = None) -> Recommender:
+    """The recommender of a trained model; `info` is kept with it."""
+    training, info, n_epochs = job.training, _origin(job) | (info or {}), len(result.history)
     scorer = model.scorer()
     encoder = _new_item_encoder(job, model, scorer)
     if encoder is not None:

@@ -16,6 +16,7 @@ from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
+from lirdrec.parallel.ranks import ONE, Ranks
 
 
 def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
@@ -45,26 +46,33 @@ def make_model_inputs(
     cache: str | Path | Literal[False] | None = None,
     seed: int = 0,
     progress: bool = False,
+    ranks: Ranks = ONE,
 ) -> ModelInputs:
-    """Tensors on `device`: training pairs with weights, features in float32, and a cached source of neighbors."""
-    features = {}
+    """Tensors on `device`: training pairs with weights, features in float32, and a cached source of neighbors.
+
+    With several `ranks`, the features are the rows of this rank's items, which alone are read.
+    """
+    features, rows = {}, slice(None) if ranks.size == 1 else ranks.shard(dataset.n_items).rows
     for name in sorted(dataset.features):  # one order everywhere: image before text
         matrix = dataset.features[name]
         features[name] = Features(
-            as_tensor(matrix.values).to(device), torch.from_numpy(np.array(matrix.present)).to(device)
+            as_tensor(matrix.values[rows]).to(device), torch.from_numpy(np.array(matrix.present[rows])).to(device)
         )
+    neighbors: Callable[[str, int], torch.Tensor]
+    if ranks.size == 1:
+        tensors = {name: (f.values, f.present) for name, f in features.items()}
+        neighbors = NeighborSource(tensors, _cache_folder(cache), _neighbor_progress if progress else None)
+    else:
+        neighbors = _NeighborsOfFirst(dataset, torch.device(device), _cache_folder(cache), progress, ranks)
     return ModelInputs(
         n_users=dataset.n_users,
         n_items=dataset.n_items,
         users=torch.from_numpy(np.array(dataset.train.users)).to(device),
         items=torch.from_numpy(np.array(dataset.train.items)).to(device),
         features=features,
-        neighbors=NeighborSource(
-            {name: (f.values, f.present) for name, f in features.items()},
-            _cache_folder(cache),
-            _neighbor_progress if progress else None,
-        ),
+        neighbors=neighbors,
         seed=seed,
+        ranks=ranks,
         weights=_optional_tensor(dataset.train.weights, device),
         timestamps=_optional_tensor(dataset.train.timestamps, device),
     )
@@ -72,6 +80,25 @@ def make_model_inputs(
 
 def _optional_tensor(values: np.ndarray | None, device: torch.device | str) -> torch.Tensor | None:
     return None if values is None else torch.from_numpy(np.array(values)).to(device)
+
+
+class _NeighborsOfFirst:
+    """A `NeighborSource` that rank 0 computes or reads from the cache, for all ranks."""
+
+    def __init__(
+        self, dataset: Dataset, device: torch.device, folder: Path | None, progress: bool, ranks: Ranks
+    ) -> None:
+        self._dataset, self._device, self._folder = dataset, device, folder
+        self._progress, self._ranks = progress, ranks
+
+    def __call__(self, name: str, k: int) -> torch.Tensor:
+        return self._ranks.tensor_from_first(self._computed(name, k) if self._ranks.is_first else None).to(self._device)
+
+    def _computed(self, name: str, k: int) -> torch.Tensor:
+        matrix = self._dataset.features[name]
+        values, present = as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))
+        tensors = {name: (values.to(self._device), present.to(self._device))}
+        return NeighborSource(tensors, self._folder, _neighbor_progress if self._progress else None)(name, k)
 
 
 def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:

@@ -77,17 +77,24 @@ class CheckpointStore:
         if not path.exists():
             return None
         tensors, facts = _read(path, {"fingerprint", "best_epoch", "best_value", "history"})
-        stored = facts.pop("fingerprint")
+        self.check_fingerprint(facts.pop("fingerprint"))
+        best, _ = _read(self._best_file(facts["best_epoch"]))
+        self._best = facts["best_epoch"]
+        self._remove_all_but(self._best_file(facts["best_epoch"]))
+        return Checkpoint(tensors, facts, best)
+
+    def check_fingerprint(self, stored: Mapping[str, Any]) -> None:
+        """Compare the settings of a stored checkpoint with those of this training.
+
+        Raises:
+            RunFolderError: they differ; the first difference is named.
+        """
         for key in self.fingerprint:
             if stored.get(key) != self.fingerprint[key]:
                 raise RunFolderError(
                     f"{self.folder}: the checkpoint was made with {key} = {stored.get(key)!r}, not "
                     f"{self.fingerprint[key]!r}; resume with the same, or train in another folder"
                 )
-        best, _ = _read(self._best_file(facts["best_epoch"]))
-        self._best = facts["best_epoch"]
-        self._remove_all_but(self._best_file(facts["best_epoch"]))
-        return Checkpoint(tensors, facts, best)
 
     def _remove_all_but(self, best: Path) -> None:
         """Remove the best parameters of other epochs; a kill may have left some."""

@@ -22,6 +22,7 @@ from lirdrec.models.base import Model
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
+from lirdrec.training.gradients import clip_gradient, sum_gradients
 from lirdrec.training.sampling import Sampler, make_sampler
 
 
@@ -88,7 +89,7 @@ def train(
     """Train `model` in place until the validation metric stops rising; it ends with its best parameters.
 
     Args:
-        model: built from its inputs; config: options.
+        model: built from its inputs; with several ranks, all call `train`. config: options.
         validate: metrics of a scorer, with `config.metric`; None: no validation, the last epoch is the best.
         store: where checkpoints are written, or None.
         resume: continue from the store's checkpoint, if any; bit-identical on the CPU with the same number of threads.
@@ -101,12 +102,12 @@ def train(
     """
     keep_freed_memory()
     sampler = make_sampler(model, config)
-    training = _Training(model, config.resolved(len(model.inputs.users)))
+    training, ranks = _Training(model, config.resolved(len(model.inputs.users))), model.inputs.ranks
     if store is not None and resume:
         training.restore(store)
     result = training.result
     n_steps = sampler.n_steps(training.config.pairs_per_step(len(sampler)))
-    stop_requested = any([_stops(callback.on_train_begin, result.history, n_steps) for callback in callbacks])
+    stop_requested = ranks.any(any([_stops(c.on_train_begin, result.history, n_steps) for c in callbacks]))
     with _interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
             if stop_requested:
@@ -121,8 +122,9 @@ def train(
                 training.validate(validate, line)
                 line["seconds_with_validation"] = round(time.perf_counter() - started, 4)
             result.history.append(line)
-            stop_requested = any([_stops(callback.on_epoch_end, line) for callback in callbacks])  # calls all of them
-            is_interrupted = interrupted()
+            # a list, so that all callbacks are called
+            stop_requested = ranks.any(any([_stops(callback.on_epoch_end, line) for callback in callbacks]))
+            is_interrupted = ranks.any(interrupted())
             is_last |= is_interrupted or stop_requested or _validations_without_gain(result) > config.patience
             if store is not None and (epoch % config.checkpoint_every == 0 or is_last):
                 store.save(training.checkpoint())
@@ -205,8 +207,9 @@ class _Training:
                 terms = model.loss(*batch)
             self.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
+            sum_gradients(model)
             if config.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+                clip_gradient(model, config.gradient_clip)
             self.optimizer.step()
             for name, term in terms.items():
                 weighted = term.detach().double() * n_pairs
@@ -214,12 +217,14 @@ class _Training:
             for callback in callbacks:
                 callback.on_step_end(epoch, step)
         model.eval()
-        return {name: total.item() / len(sampler) for name, total in totals.items()}
+        ranks = model.inputs.ranks
+        return {name: ranks.sum_(total).item() / len(sampler) for name, total in totals.items()}
 
     def validate(self, validate: Validate | None, line: dict[str, Any]) -> None:
         """Add the validation metrics to the epoch's line, and keep the parameters if they are the best so far."""
         epoch, metric = line["epoch"], self.config.metric
-        metrics = line["valid"] = validate(self.model.scorer()) if validate is not None else {}
+        metrics = validate(self.model.validation_scorer()) if validate is not None else {}
+        metrics = line["valid"] = self.model.inputs.ranks.from_first(metrics)
         if validate is not None and metric not in metrics:
             raise ConfigError(f"metric '{metric}' is not among the validation metrics: {', '.join(metrics)}")
         value = metrics[metric] if validate is not None else float(epoch)

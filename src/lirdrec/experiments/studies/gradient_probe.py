@@ -160,9 +160,11 @@ class GradientProbe(Callback):
         }
         scorer = self.model.scorer()
         assert isinstance(scorer, VectorScorer)
-        triples = [part.to(scorer.user_vectors.device) for part in self.sampler.epoch(line["epoch"])]
+        users, positives, negatives = (
+            part.to(scorer.user_vectors.device) for part in self.sampler.epoch(line["epoch"])
+        )
         for name, part in self._parts(scorer).items():
-            values[f"loss_{name}"] = float(bpr(part.user_vectors, part.item_vectors, *triples))
+            values[f"loss_{name}"] = float(bpr(part.user_vectors, part.item_vectors, users, positives, negatives))
             if self.truth is not None:
                 metrics = evaluate_scorer(part, self.truth, ("recall",), (self.cutoff,)).values
                 values[f"recall_{name}"] = metrics[f"recall@{self.cutoff}"]

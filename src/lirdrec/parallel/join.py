@@ -1,0 +1,107 @@
+"""Join the processes of one training: those of `lirdrec train --devices N`, of torchrun, or of any launcher like it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+from lirdrec.errors import ConfigError, LirdrecError, TrainingError
+from lirdrec.parallel.launch import LOST, RENDEZVOUS
+from lirdrec.parallel.ranks import Ranks
+
+TIMEOUT = timedelta(hours=4)  # rank 0 may compute alone for long; a lost process is noticed at once
+
+
+class LostRankError(TrainingError):
+    """Another process of the training has ended, so this one cannot continue."""
+
+    exit_code = LOST
+
+
+def is_rank() -> bool:
+    """Whether this process was started as one of several (`RANK` and `WORLD_SIZE`, as torchrun sets them)."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return not is_rank() or os.environ["RANK"] == "0"
+
+
+def is_launched() -> bool:
+    """Whether `lirdrec train --devices` has started this process as a rank."""
+    return RENDEZVOUS in os.environ
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
+    """Context manager that joins the other processes; gives the ranks and the name of this rank's device.
+
+    Args:
+        device: "auto" (cuda where there is a GPU for each process of this machine, else cpu), "cpu" or "cuda".
+
+    Raises:
+        ConfigError: another device, or fewer GPUs than processes.
+        LostRankError: inside the block, where another process ended.
+    """
+    import torch
+    import torch.distributed as dist
+
+    size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    n_local, n_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", size)), torch.cuda.device_count()
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device '{device}': with several devices choose cpu or cuda, or keep auto")
+    if device == "cuda" and n_gpus < n_local:
+        raise ConfigError(f"{n_local} devices: this machine has {n_gpus} GPUs; take as many, or cpu")
+    on_gpu = device == "cuda" or (device == "auto" and n_gpus >= n_local)
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    if is_launched():
+        _end_with_launcher()
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            init_method=f"file://{os.environ[RENDEZVOUS]}",
+            rank=rank,
+            world_size=size,
+            timeout=TIMEOUT,
+        )
+    else:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    if rank > 0:  # one process warns for all
+        logging.getLogger("lirdrec").setLevel(logging.ERROR)
+    try:
+        yield Ranks(rank, size), f"cuda:{local_rank}" if on_gpu else "cpu"
+    except RuntimeError as error:
+        if isinstance(error, LirdrecError) or not _is_lost(error):
+            raise
+        raise LostRankError(
+            "another process of this training has ended; to continue from the last checkpoint: the same command"
+            " with --resume"
+        ) from error
+    with contextlib.suppress(RuntimeError):
+        dist.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether an exchange failed because another process is gone, by the type or the text of gloo and NCCL."""
+    import torch.distributed as dist
+
+    text = str(error)
+    return isinstance(error, dist.DistError) or "gloo" in text or "onnection" in text or "NCCL" in text
+
+
+def _end_with_launcher() -> None:
+    """End this process when the one that started it ends, which closes the standard input."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):  # not sys.stdin, whose lock a thread must not hold when Python ends
+                pass
+        os._exit(LOST)
+
+    threading.Thread(target=wait, name="launcher", daemon=True).start()

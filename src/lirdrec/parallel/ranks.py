@@ -1,0 +1,345 @@
+r"""`Ranks` and `Shard`: what the processes of one training exchange, as functions of tensors with gradients.
+
+A table with a row per user (or item) is split over the ranks: rank r holds the rows `start … stop - 1`. Parameters
+without such rows are on all ranks. Three rules make a model's code the same in one process and in many:
+
+- The loss is a sum over the ranks, `L = Σ_r L_r`, and each rank runs backward from its own `L_r`.
+- Every exchange is a linear map of all ranks' tensors, and its backward is the adjoint map. So after backward the
+  gradient of a split table is complete, and that of a replicated parameter is the sum over the ranks (`sum_`).
+- With one rank, every method returns its argument or the plain torch operation: the same bits as without ranks.
+
+Source of the layout: rows for dense layers, columns for graph layers, NeutronTP (Ai et al., PVLDB 18(2), 2024,
+arXiv 2412.20379).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lirdrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one model together; `size` 1 is the usual training in one process.
+
+    Attributes:
+        rank: this process, from 0; size: number of processes.
+
+    >>> Ranks().share(6.0)
+    6.0
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of `x` over the ranks, on all of them; differentiable."""
+        if self.size == 1:
+            return x
+        result: Tensor = _Sum.apply(x)
+        return result
+
+    def share(self, x: Any) -> Any:
+        """This rank's share of a number that all ranks have computed alike: `x / size`."""
+        return x if self.size == 1 else x / self.size
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The Frobenius norm, a scalar, of a matrix whose rows are split; differentiable."""
+        if self.size == 1:
+            return x.norm()
+        own = torch.arange(self.size, device=x.device) == self.rank
+        return self.sum(own * x.norm()).norm()
+
+    def log_sum_exp(self, x: Tensor) -> Tensor:
+        """`log Σ_r e^{x_r}` of each entry, without a gradient."""
+        if self.size == 1:
+            return x
+        return torch.stack(self.gather(x)).logsumexp(0)
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """The tensors `x` of all ranks, of one shape, in their order; without a gradient."""
+        if self.size == 1:
+            return [x]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, x.contiguous())
+        return parts
+
+    def sum_(self, x: Tensor) -> Tensor:
+        """`x`, replaced by its sum over the ranks, without a gradient."""
+        if self.size > 1:
+            dist.all_reduce(x)
+        return x
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on any rank."""
+        return value if self.size == 1 else bool(self.sum_(torch.tensor(int(value))))
+
+    def from_first(self, value: Any) -> Any:
+        """The JSON-able `value` of rank 0."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def values_of_all(self, value: Any) -> list[Any]:
+        """The values of all ranks, such as numbers and texts, in their order."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait_for_all(self) -> None:
+        """Wait until all ranks have come here."""
+        self.values_of_all(None)
+
+    def tensor_from_first(self, x: Tensor | None) -> Tensor:
+        """The tensor of rank 0; the others give None."""
+        if self.size == 1:
+            assert x is not None
+            return x
+        kind = self.from_first(None if x is None else (tuple(x.shape), str(x.dtype).removeprefix("torch.")))
+        if x is None:
+            x = torch.empty(kind[0], dtype=getattr(torch, kind[1]))
+        device = x.device
+        x = x.cpu().contiguous()
+        dist.broadcast(x, src=0)
+        return x.to(device)
+
+    def shard(self, total: int) -> Shard:
+        """The rows of a table of `total` rows, in equal ranges; the last may be shorter.
+
+        Raises:
+            ConfigError: there are too few rows for every rank to get one.
+        """
+        length = -(-total // self.size)  # as torch.chunk and torch.distributed.tensor split
+        if (self.size - 1) * length >= total and self.size > 1:
+            raise ConfigError(f"{total} rows cannot be split over {self.size} devices; take fewer devices")
+        return Shard(self, tuple(min(rank * length, total) for rank in range(self.size + 1)))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of a table that this rank holds.
+
+    Attributes:
+        ranks: the processes; bounds: `(size + 1,)` first row of each rank, and the number of rows of the table.
+    """
+
+    ranks: Ranks
+    bounds: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        return self.bounds[self.ranks.rank]
+
+    @property
+    def stop(self) -> int:
+        return self.bounds[self.ranks.rank + 1]
+
+    @property
+    def rows(self) -> slice:
+        """This rank's rows as a slice of the table."""
+        return slice(self.start, self.stop)
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def longest(self) -> int:
+        """The largest number of rows of a rank."""
+        return max(stop - start for start, stop in pairwise(self.bounds))
+
+    @property
+    def total(self) -> int:
+        return self.bounds[-1]
+
+    def among(self, rows: Tensor) -> Shard:
+        """The shard of a smaller table, of the rows `(n,)` int64 of this one, ascending and the same on all ranks."""
+        if self.ranks.size == 1:
+            return Shard(self.ranks, (0, len(rows)))
+        bounds = torch.searchsorted(rows, torch.tensor(self.bounds, device=rows.device))
+        return Shard(self.ranks, tuple(bounds.tolist()))
+
+    def take(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The rows `(n,)` int64 of the table, `(n, …)`, zero where another rank holds them; differentiable.
+
+        Args:
+            x: `(length, …)`, this rank's rows.
+            rows: rows of the table.
+        """
+        if self.ranks.size == 1:
+            # index_select has a deterministic backward on the CPU, unlike indexing with []
+            return x.index_select(0, rows)
+        if len(x) == 0:
+            return x.new_zeros(len(rows), *x.shape[1:])
+        own = (rows >= self.start) & (rows < self.stop)
+        picked = x.index_select(0, (rows - self.start).clamp(0, len(x) - 1))
+        return picked * own.view(-1, *[1] * (x.dim() - 1))
+
+    def gather(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The rows `(n,)` of the table, `(n, …)`, on all ranks; differentiable."""
+        return self.ranks.sum(self.take(x, rows))
+
+    def whole(self, x: Tensor) -> Tensor | None:
+        """The complete table on rank 0, in CPU memory, and None on the others; without a gradient."""
+        x = x.detach().cpu().contiguous()
+        if self.ranks.size == 1:
+            return x
+        if not self.ranks.is_first:
+            dist.send(x, 0)
+            return None
+        table = x.new_empty(self.total, *x.shape[1:])
+        table[self.rows] = x
+        for rank in range(1, self.ranks.size):
+            dist.recv(table[self.bounds[rank] : self.bounds[rank + 1]], rank)
+        return table
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The rows of users and of items that this rank holds."""
+
+    users: Shard
+    items: Shard
+
+    @classmethod
+    def of(cls, ranks: Ranks, n_users: int, n_items: int) -> Shards:
+        return cls(ranks.shard(n_users), ranks.shard(n_items))
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.users.ranks
+
+    def to_columns(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """From this rank's rows `(length, D)` to all rows of its part of the columns, `(total, D_r)`; differentiable.
+
+        Raises:
+            ConfigError: fewer columns than ranks.
+        """
+        n_columns, size = users.shape[1], self.ranks.size
+        if size == 1:
+            return users, items
+        if n_columns < size:
+            raise ConfigError(
+                f"vectors of {n_columns} columns cannot be split over {size} devices; take fewer devices,"
+                " or a larger embedding_size"
+            )
+        result: tuple[Tensor, Tensor] = _ToColumns.apply(users, items, self, n_columns)
+        return result
+
+    def to_rows(self, users: Tensor, items: Tensor, n_columns: int) -> tuple[Tensor, Tensor]:
+        """The inverse of `to_columns`, for tables of `n_columns` columns; differentiable."""
+        if self.ranks.size == 1:
+            return users, items
+        result: tuple[Tensor, Tensor] = _ToRows.apply(users, items, self, n_columns)
+        return result
+
+
+ONE = Ranks()
+WHOLE = Shards.of(ONE, 0, 0)  # of a training in one process: `take` and `gather` do not need the number of rows
+
+
+def _columns(n: int, size: int) -> list[slice]:
+    """The columns of each rank, of `n`; their numbers differ by one at most."""
+    bounds = [0]
+    for rank in range(size):
+        bounds.append(bounds[-1] + n // size + (rank < n % size))
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _exchanged(sent: Sequence[tuple[int, int, Tensor]], received: Sequence[tuple[int, int, Tensor]]) -> None:
+    """Send tensors and fill others, each a tuple of the other rank, the number of its table, and the tensor."""
+    operations = [dist.P2POp(dist.isend, x, rank, tag=table) for rank, table, x in sent]
+    operations += [dist.P2POp(dist.irecv, x, rank, tag=table) for rank, table, x in received]
+    for work in dist.batch_isend_irecv(operations):
+        work.wait()
+
+
+def _rows_to_columns(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
+    """One exchange for users and items. What a rank keeps is copied once, and what it gets comes into its place."""
+    own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
+    sent, received, results = [], [], []
+    for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):
+        result = x.new_empty(shard.total, columns[own].stop - columns[own].start)
+        for rank, (first, last) in enumerate(pairwise(shard.bounds)):
+            part = x[:, columns[rank]]
+            if rank == own:
+                result[first:last] = part
+            else:
+                sent.append((rank, number, part.contiguous()))
+                received.append((rank, number, result[first:last]))
+        results.append(result)
+    _exchanged(sent, received)
+    return results[0], results[1]
+
+
+def _columns_to_rows(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
+    """The inverse of `_rows_to_columns`; rows are sent from where they are."""
+    own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
+    sent, received, places, results = [], [], [], []
+    for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):
+        x, result = x.contiguous(), x.new_empty(shard.length, n_columns)
+        for rank, (first, last) in enumerate(pairwise(shard.bounds)):
+            place = result[:, columns[rank]]
+            if rank == own:
+                place.copy_(x[first:last])
+            else:
+                sent.append((rank, number, x[first:last]))
+                received.append((rank, number, x.new_empty(place.shape)))
+                places.append(place)
+        results.append(result)
+    _exchanged(sent, received)
+    for place, (_, _, part) in zip(places, received, strict=True):
+        place.copy_(part)
+    return results[0], results[1]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+        y = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+class _ToColumns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
+        ctx.shards, ctx.n_columns = shards, n_columns
+        return _rows_to_columns((users, items), shards, n_columns)
+
+    @staticmethod
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+        return *_columns_to_rows((users, items), ctx.shards, ctx.n_columns), None, None
+
+
+class _ToRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
+        ctx.shards, ctx.n_columns = shards, n_columns
+        return _columns_to_rows((users, items), shards, n_columns)
+
+    @staticmethod
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+        return *_rows_to_columns((users, items), ctx.shards, ctx.n_columns), None, None

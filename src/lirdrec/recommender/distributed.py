@@ -1,0 +1,136 @@
+"""`fit_on_ranks`: `fit` by several processes, each with a part of the rows; the run folder is the usual one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.data.storage import verify_features
+from lirdrec.devices import resolve_device
+from lirdrec.errors import CapabilityError
+from lirdrec.models.base import Model
+from lirdrec.models.registry import model_for_config, model_names
+from lirdrec.models.registry import model_type as registered
+from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.recommender import fit as one_process
+from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Callback
+from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
+
+
+def fit_on_ranks(
+    ranks: Ranks,
+    dataset: Dataset,
+    config: Any = None,
+    training: TrainConfig | None = None,
+    *,
+    run: str | Path,
+    model: str | None = None,
+    preset: str = "fast",
+    resume: bool = False,
+    overwrite: bool = False,
+    refit: str | Path | None = None,
+    warm_start: str | Path | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    cache: str | Path | Literal[False] | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    calibrate_new_items: bool = True,
+) -> Recommender | None:
+    """Train one model by several processes, which all call this function; rank 0 gets the recommender.
+
+    The result equals that of `fit` up to rounding: rows of users and items are split over the ranks, see
+    docs/distributed.md. At the end rank 0 gathers the parameters and writes the run folder; the others return None.
+
+    Args:
+        ranks: the processes, after `torch.distributed.init_process_group` (`lirdrec.parallel.join.joined`).
+        run: folder of the run, on a file system that all ranks share; its checkpoint is written by all.
+        device: of this rank, for instance "cuda:1".
+        callbacks: called on this rank; the training stops on all when one of them requests it on one.
+        dataset, config, training, model, preset, resume, overwrite, refit, progress, cache, calibrate_new_items: as for
+            `fit`.
+
+    Raises:
+        CapabilityError: the model, or one of its options, or `warm_start`, needs a single process.
+        ConfigError: there are fewer users, items or columns of a vector than ranks.
+        RunFolderError, TrainingError, DataError: as of `fit`.
+    """
+    if warm_start is not None:
+        raise CapabilityError("a training that continues an earlier run is done on one device only; use one")
+    progress = progress and ranks.is_first
+    if refit is None:
+        resolved = one_process._resolve_configs(config, model, training, preset)
+        job = one_process._make_job(dataset, *resolved, progress, callbacks)
+    else:
+        job = one_process._refit_job(dataset, refit, training, progress, callbacks)
+    return _trained(ranks, replace(job, calibrate=calibrate_new_items), run, resume, overwrite, device, cache)
+
+
+def _trained(
+    ranks: Ranks,
+    job: one_process._Job,
+    run: str | Path,
+    resume: bool,
+    overwrite: bool,
+    device: str,
+    cache: str | Path | Literal[False] | None,
+) -> Recommender | None:
+    """Train the job on all ranks; rank 0 writes the run folder and returns the recommender."""
+    folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
+    with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
+        if ranks.is_first:
+            _prepare_folder(folder, resume, overwrite)
+        ranks.wait_for_all()
+        store = ShardedCheckpointStore(folder / "checkpoint", one_process._fingerprint(job), ranks, built.shard_of)
+        result = one_process._optimize(job, built, store, resume, folder if ranks.is_first else None)
+        state = gathered(built)
+        del built, store
+        if state is None:
+            return None
+        alone = _built(job, ONE, device, cache)
+        alone.load_state_dict(state)
+        recommender = one_process._finish(job, alone, result, {"devices": ranks.size})
+        recommender.save(folder, overwrite=True)
+    return recommender
+
+
+def _built(job: one_process._Job, ranks: Ranks, device: str, cache: str | Path | Literal[False] | None) -> Model:
+    """The model of this rank, or, for `ONE`, the usual model."""
+    model_type = model_for_config(job.config)
+    if not model_type.capabilities.several_devices:
+        others = [name for name in model_names() if registered(name).capabilities.several_devices]
+        raise CapabilityError(
+            f"{model_type.name} is trained on one device only; use one, or a model among {', '.join(others)}"
+        )
+    if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
+        verify_features(job.dataset, getattr(job.config, "modalities", None))
+    torch_device = resolve_device(device)
+    inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks)
+    return model_type(inputs, job.config)
+
+
+def gathered(model: Model) -> dict[str, Tensor] | None:
+    """The complete parameters and buffers, on the CPU of rank 0; None on the others."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        shard = model.shard_of(name)
+        table = tensor.cpu() if shard is None else shard.whole(tensor)
+        if table is not None:
+            state[name] = table
+    return state if model.inputs.ranks.is_first else None
+
+
+def _prepare_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    check_new(folder, overwrite or resume)
+    leave_out(folder, one_process.WRITTEN_WHILE_TRAINING)
+    if not resume:
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
