@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from lirdrec.data.dataset import Interactions
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import BEYOND
@@ -115,3 +117,21 @@ def test_bad_questions(data, frame, tmp_path):
     with assert_error(ConfigError, mentions=["train"]):
         evaluate_external(lists, data, "train")
     assert set(evaluate_external(lists, data, metrics=("hit_rate",)).values) == {"hit@10"}
+
+
+@pytest.mark.parametrize("method", ["leave_last_out", "global_time_last"])
+def test_lists_are_measured_by_the_protocol_of_the_split(data, table, tmp_path, method):
+    split = Interactions.concatenate([data.train, data.valid, data.test])
+    times = np.random.default_rng(0).permutation(len(split))
+    timed = replace(
+        data, train=replace(split, timestamps=times), valid=split.take(times < 0), test=split.take(times < 0)
+    )
+    timed = timed.resplit(method)
+    rows = [(u, int(i), rank) for u in range(50) for rank, i in enumerate(np.argsort(-table[u]))]
+    pl.DataFrame(rows, ["user", "item", "rank"], orient="row").write_parquet(path := tmp_path / "all.parquet")
+    names = (*DEFAULT_METRICS, *BEYOND)
+    expected = evaluate(recommender_of(table, range(50), range(40)), timed, "test", k=K, metrics=names, per_user=True)
+    found = evaluate_external(read_lists(path, timed), timed, "test", k=K, metrics=names, per_user=True)
+    assert found.values == pytest.approx(expected.values, abs=1e-12, nan_ok=True)
+    assert found.per_user.equals(expected.per_user)
+    assert (found.protocol.test_history, found.protocol.test_target) == ("train+valid", expected.protocol.test_target)

@@ -411,7 +411,12 @@ def evaluate(
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None)
-    external.check(run, dataset, {"--cold-users": cold_users, "--candidates": options.candidates})
+    protocol = {
+        "--test-history": options.test_history,
+        "--test-target": options.test_target,
+        "--no-mask-seen": not options.mask_seen,
+    }
+    external.check(run, dataset, {"--cold-users": cold_users, "--candidates": options.candidates, **protocol})
     arguments = options.for_evaluate()
     assert run is not None
     shows = _ShownMetrics(intervals, per_user, json, output, csv_safe)

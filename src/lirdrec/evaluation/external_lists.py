@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
@@ -30,6 +30,8 @@ from lirdrec.evaluation.evaluator import (
     per_user_frame,
 )
 from lirdrec.evaluation.metrics import canonical_metric, check_metrics
+from lirdrec.evaluation.protocol import TestHistory, TestTarget, protocol_of, with_last_target
+from lirdrec.ranking.histories import Histories
 
 log = logging.getLogger(__name__)
 RANK, SCORE = "rank", "score"
@@ -140,17 +142,21 @@ def evaluate_external(
     *,
     k: Sequence[int] | None = None,
     metrics: Sequence[str] | None = None,
+    test_history: TestHistory | None = None,
+    test_target: TestTarget | None = None,
     per_user: bool = False,
     intervals: bool = False,
 ) -> Metrics:
     """Metrics of lists: as `evaluate` of a model that ranks so. A user without a list counts as all misses.
+
+    Items of the history by which the protocol knows a user are taken out of the lists, as for every model.
 
     Args:
         lists: from `read_lists` with this dataset.
         split: "valid" or "test".
         k: cut-offs; None: 10 and 20, as far as the lists reach.
         metrics: as of `evaluate`, without auc; None: all, diversity only if the dataset has features.
-        per_user, intervals: as of `evaluate`.
+        test_history, test_target, per_user, intervals: as of `evaluate`.
 
     Raises:
         ConfigError: auc, which needs the scores of all items; a cut-off beyond the longest list; another split.
@@ -163,18 +169,41 @@ def evaluate_external(
     if split not in ("valid", "test"):
         raise ConfigError(f"split is {split!r}; lists are evaluated on validation or test")
     cutoffs = fitting_cutoffs(lists, k)
-    parts = (dataset.train, dataset.split(split))
-    train, held_out = ((torch.from_numpy(np.array(p.users)), torch.from_numpy(np.array(p.items))) for p in parts)
-    truth = GroundTruth.from_pairs(train, held_out, dataset.n_users)
+    protocol = protocol_of(None, dataset.info, split, test_history, test_target)
+    if protocol.test_target == "last":
+        dataset = with_last_target(dataset)
+    known = Interactions.concatenate([dataset.split(name) for name in protocol.splits])
+    lists = _without_history(lists, known, dataset.n_items)
+    train, history, held_out = (_pairs(part) for part in (dataset.train, known, dataset.split(split)))
+    truth = GroundTruth.from_pairs(history, held_out, dataset.n_users)
+    if protocol.test_history != "train":
+        truth = replace(truth, trained=Histories(*train, dataset.n_users))
     if not len(truth.users):
         raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
     _warn_missing(lists, truth, cutoffs)
     blocks = ((users, torch.from_numpy(lists.items[users.numpy()])) for users in truth.users.split(4096))
-    catalog = make_catalog(dataset.items, dataset, truth.seen) if set(names) & set(BEYOND) else None
+    catalog = make_catalog(dataset.items, dataset, truth.training) if set(names) & set(BEYOND) else None
     keep = per_user or intervals
     result = evaluate_lists(blocks, dataset.n_items, truth, names, cutoffs, keep=keep, catalog=catalog)
     frame = per_user_frame(dataset.users, truth.users, result) if per_user else None
-    return Metrics(result.values, len(truth.users), frame, intervals=intervals_of(result) if intervals else {})
+    return Metrics(result.values, len(truth.users), frame, {}, protocol, intervals_of(result) if intervals else {})
+
+
+def _pairs(part: Interactions) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(np.array(part.users)), torch.from_numpy(np.array(part.items))
+
+
+def _without_history(lists: ExternalLists, history: Interactions, n_items: int) -> ExternalLists:
+    """The lists without items of the history; the items after them move up."""
+    rows = np.arange(len(lists.items))[:, None]
+    keys = history.users.astype(np.int64) * n_items + history.items
+    seen = (lists.items >= 0) & np.isin(rows * n_items + lists.items, keys)
+    if not seen.any():
+        return lists
+    count = pluralize(int(seen.sum()), "row")
+    log.warning("%s: %s with items of the user's history taken out, as for every model", lists.source, count)
+    order = np.argsort(seen, axis=1, kind="stable")
+    return ExternalLists(np.take_along_axis(np.where(seen, -1, lists.items), order, axis=1), lists.source)
 
 
 def default_metrics(dataset: Dataset) -> tuple[str, ...]:

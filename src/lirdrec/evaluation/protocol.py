@@ -85,7 +85,7 @@ def protocol_of(
     """The protocol of an evaluation of a recommender on a split of a dataset with this `info`.
 
     Args:
-        recommender: a `Recommender`, or an object with a `scorer`.
+        recommender: a `Recommender`, an object with a `scorer`, or None for lists made elsewhere.
         info: of the dataset.
         split: "train", "valid" or "test".
         test_history: "train", "train+valid", or None: see `default_test_history`. Other splits than the test have the
@@ -104,7 +104,7 @@ def protocol_of(
         return EvaluationProtocol(mask_seen=mask_seen)
     history: Any = test_history or default_test_history(info)
     target: Any = test_target or default_test_target(info)
-    takes = history == "train+valid" and takes_histories(recommender)
+    takes = history == "train+valid" and recommender is not None and takes_histories(recommender)
     return EvaluationProtocol(history, target, mask_seen, "histories" if takes else "trained")
 
 

@@ -130,8 +130,9 @@ class Model(nn.Module):
         super().__init__()
         if self.capabilities.needs_features and not inputs.features:
             raise CapabilityError(
-                f"{self.name} learns from features, and the dataset has none: add a feature matrix,"
-                " or take a model that needs none (ease, lightgcn …)"
+                f"{self.name} learns from features, and the dataset has none: add a feature matrix"
+                " (lirdrec features DATASET), or take a model that needs none"
+                f" ({'sasrec, gru4rec' if self.capabilities.ordered else 'ease, lightgcn'} …)"
             )
         if inputs.ranks.size > 1 and not self.capabilities.several_devices:
             raise CapabilityError(f"{self.name} is trained on one device only, not on {inputs.ranks.size}")
