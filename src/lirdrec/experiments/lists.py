@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,17 +124,23 @@ def _scored_names(preregistration: Preregistration) -> Iterator[str]:
             yield parts[1]
 
 
-def planned(datasets: Sequence[str], lists: Mapping[str, str], output: Path) -> Iterator[TrialSpec]:
+def planned(
+    datasets: Sequence[str], lists: Mapping[str, str], output: Path, evaluation: Mapping[str, Any] | None = None
+) -> Iterator[TrialSpec]:
     """The trials of `compare --lists NAME=FILE`; each file is copied into the experiment's folder.
 
+    `evaluation` are the options of the evaluation of the models, which the lists share.
+
     Raises:
-        ConfigError: several datasets, whose users one file cannot have; a name that a model has.
+        ConfigError: several datasets, whose users one file cannot have; a name that a model has; seen items ranked.
         DataError: a file does not exist.
     """
     from lirdrec.models.registry import model_names
 
     if lists and len(datasets) > 1:
         raise ConfigError("--lists: the lists are of the users of one dataset; compare one dataset at a time")
+    if lists and not (evaluation or {}).get("mask_seen", True):
+        raise ConfigError("--no-mask-seen: items of the history are taken out of --lists; leave one of the two out")
     for name, file in lists.items():
         if name in model_names():
             raise ConfigError(f"--lists {name}: is the name of a model; give the lists another name")
@@ -144,7 +150,8 @@ def planned(datasets: Sequence[str], lists: Mapping[str, str], output: Path) -> 
             copy.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(copy) as temporary:
                 temporary.write_bytes(Path(file).read_bytes())
-        yield _trial(datasets[0], name, digest, copy.name)
+        trial = _trial(datasets[0], name, digest, copy.name)
+        yield replace(trial, extra={**trial.extra, "evaluation": dict(evaluation)}) if evaluation else trial
 
 
 def score(job: Job) -> dict[str, Any]:
@@ -153,14 +160,16 @@ def score(job: Job) -> dict[str, Any]:
 
     file = job.folder / "lists" / os.path.basename(str(job.cell.extra["file"]))
     lists = read_lists(file, job.dataset)
-    names = (*FINAL_METRICS, *beyond_accuracy(job.dataset))
-    cutoffs = fitting_cutoffs(lists, [k for k in CUTOFFS if k <= lists.items.shape[1]] or None)
+    chosen = job.cell.extra.get("evaluation", {})
+    names = tuple(dict.fromkeys((*chosen.get("metrics", FINAL_METRICS), *beyond_accuracy(job.dataset))))
+    cutoffs = fitting_cutoffs(lists, [k for k in chosen.get("cutoffs", CUTOFFS) if k <= lists.items.shape[1]] or None)
     if len(job.dataset.valid):
         job.figures["valid"] = dict(evaluate_external(lists, job.dataset, "valid", k=cutoffs, metrics=names).values)
     if job.vault is None:
         raise ConfigError(f"{job.cell.variant}: only a final trial may score the test")
     per_user = job.folder / "per_user" / f"{job.runs.name}.parquet"
     options: dict[str, Any] = {"cutoffs": cutoffs, "metrics": names, "per_user": per_user}
+    options |= {name: chosen.get(name) for name in ("test_history", "test_target")}
     job.figures["test"] = Vault(job.vault).score_lists(job.cell, lists, job.dataset, **options)
     job.per_user = per_user.relative_to(job.folder).as_posix()
     return {"places": int(lists.items.shape[1])}

@@ -241,6 +241,8 @@ class Vault:
         *,
         cutoffs: Sequence[int],
         metrics: Sequence[str],
+        test_history: TestHistory | None = None,
+        test_target: TestTarget | None = None,
         per_user: Path | None = None,
     ) -> dict[str, float]:
         """Test metrics of declared lists that were made elsewhere; the same lists may be scored with other cut-offs.
@@ -248,7 +250,7 @@ class Vault:
         Args:
             trial: its declaration names the content of the lists.
             lists: read with `development`.
-            cutoffs, metrics: as of `evaluate_external`.
+            cutoffs, metrics, test_history, test_target: as of `evaluate_external`.
             per_user: Parquet file for the values of each user.
 
         Raises:
@@ -259,7 +261,8 @@ class Vault:
         self._check_declared(trial, development)
 
         def measure(complete: Dataset) -> Metrics:
-            return evaluate_external(lists, complete, k=cutoffs, metrics=metrics, per_user=True)
+            protocol: dict[str, Any] = {"test_history": test_history, "test_target": test_target}
+            return evaluate_external(lists, complete, k=cutoffs, metrics=metrics, per_user=True, **protocol)
 
         suffix = f"-{short_hash([*cutoffs, *metrics])[:8]}"
         return self._once(trial, measure, development, suffix, per_user)

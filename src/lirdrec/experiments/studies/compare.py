@@ -50,7 +50,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
         if search.chosen is not None:
             for seed in config.seeds_of(base.model):
                 yield search.final(seed, **extra)
-    yield from lists.planned(config.datasets, config.lists, config.output)
+    yield from lists.planned(config.datasets, config.lists, config.output, config.evaluation)
 
 
 def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
