@@ -15,17 +15,16 @@ import json
 import time
 from pathlib import Path
 
-OURS = {"n_layers": 1, "temperature": 0.07}
 SETTINGS = {
-    "LIRDRec-Seq": ("lirdrec_seq", OURS),
-    "graph of features": ("lirdrec_seq", {**OURS, "item_graph": "features"}),
-    "both graphs": ("lirdrec_seq", {**OURS, "item_graph": "both"}),
-    "w/o item graph": ("lirdrec_seq", {**OURS, "item_graph": "none"}),
-    "w/o item graph, uniform weights": ("lirdrec_seq", {**OURS, "item_graph": "none", "pwc": "uniform"}),
-    "uniform weights": ("lirdrec_seq", {**OURS, "pwc": "uniform"}),
-    "PWC as released": ("lirdrec_seq", {**OURS, "pwc": "released"}),
-    "PWC on logits": ("lirdrec_seq", {**OURS, "pwc": "logits"}),
-    "w/o whitening": ("lirdrec_seq", {**OURS, "whiten": False}),
+    "LIRDRec-Seq": ("lirdrec_seq", {}),
+    "graph of features": ("lirdrec_seq", {"item_graph": "features"}),
+    "both graphs": ("lirdrec_seq", {"item_graph": "both"}),
+    "w/o item graph": ("lirdrec_seq", {"item_graph": "none"}),
+    "w/o item graph, uniform weights": ("lirdrec_seq", {"item_graph": "none", "pwc": "uniform"}),
+    "uniform weights": ("lirdrec_seq", {"pwc": "uniform"}),
+    "PWC as released": ("lirdrec_seq", {"pwc": "released"}),
+    "PWC on logits": ("lirdrec_seq", {"pwc": "logits"}),
+    "w/o whitening": ("lirdrec_seq", {"whiten": False}),
     "SASRec": ("sasrec", {}),
     "BSARec": ("bsarec", {}),
     "GRU4Rec": ("gru4rec", {}),

@@ -12,12 +12,12 @@ from typing import Any
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.trial import canonical
 from lirdrec.models.registry import model_type
-from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES, SEQUENCE_RATE
+from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES, SEQUENCE_BATCH, SEQUENCE_RATE
 from lirdrec.training.config import AUTO_BATCH, TrainConfig
 
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
 _BPR = {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)}
-_SEQUENCES = {"batch_size": (2048,), "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3)}
+_SEQUENCES = {"batch_size": (1024, 2048), "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3)}
 # training options searched in addition to the grid, by ranking loss; "": gradient models with a fixed loss. Models of
 # ordered histories by similarity: cosines lie in [-1, 1] and need a small temperature, products grow by training
 STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
@@ -39,8 +39,18 @@ FIRST: Mapping[str, Mapping[str, Any]] = {
     "bpr": {"batch_size": 2048},
     "softmax": {"temperature": 0.15, "scoring": "product", "batch_size": 4096, "learning_rate": 1e-3},
     "": {"batch_size": 2048},
-    "cosine": {"similarity": "cosine", "temperature": 0.1, "batch_size": 2048, "learning_rate": SEQUENCE_RATE},
-    "product": {"similarity": "product", "temperature": 1.0, "batch_size": 2048, "learning_rate": COMMON_RATE},
+    "cosine": {
+        "similarity": "cosine",
+        "temperature": 0.1,
+        "batch_size": SEQUENCE_BATCH,
+        "learning_rate": SEQUENCE_RATE,
+    },
+    "product": {
+        "similarity": "product",
+        "temperature": 1.0,
+        "batch_size": SEQUENCE_BATCH,
+        "learning_rate": COMMON_RATE,
+    },
 }
 LOSSES = ("bpr", "softmax")
 WEIGHTS = (0.1, 0.5, 0.9)  # of the first of two modalities in an item-item graph; the second has 1 - weight

@@ -59,12 +59,14 @@ from lirdrec.row_buffers import append_rows
 class LIRDRecSeqConfig(TransformerOptions):
     """Hyper-parameters of LIRDRec-Seq.
 
-    >>> LIRDRecSeqConfig(n_layers=1, pwc="uniform").embedding_size
+    >>> LIRDRecSeqConfig(n_layers=2, pwc="uniform").embedding_size
     64
     """
 
     model: ClassVar[str] = "lirdrec_seq"
 
+    n_layers: int = option(1, "L, blocks of the transformer")
+    temperature: float = option(0.07, "τ of the softmax: scores are divided by it")
     encoder: Literal["shared", "branches"] = option(
         "shared", "shared: one transformer over all branches; branches: one for each"
     )
@@ -106,7 +108,7 @@ class LIRDRecSeq(SequentialModel):
         needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
     )
     # not published: the setting that validation chose on Scientific
-    published: ClassVar = {"learning_rate": 2e-3, "batch_size": 2048, "epochs": 200, "patience": 10}
+    published: ClassVar = {"learning_rate": 1e-3, "batch_size": 1024, "epochs": 200, "patience": 10}
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_layers": (1, 2)}
     user_rows = ("theta", "copied", "n_copied")
     item_rows = ()  # item vectors come from features

@@ -17,7 +17,7 @@ PUBLISHED_RATES = {"lirdrec": 1e-4}
 COMMON_RATE = 1e-3  # of all other models in MMRec, unless it is searched
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
-SEQUENCE_BATCH, SEQUENCE_RATE = 2048, 2e-3  # targets of a batch of sequences
+SEQUENCE_BATCH, SEQUENCE_RATE = 1024, 1e-3  # targets of a batch of sequences (docs/sequential.md)
 # with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
 SOFTMAX_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"n_layers": 4, "scoring": "cosine"}}
 
