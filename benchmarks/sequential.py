@@ -1,7 +1,7 @@
 """Models of ordered histories and variants of LIRDRec-Seq by validation: the table of docs/sequential.md.
 
-    python benchmarks/sequential.py scientific --output sequential.jsonl
-    python benchmarks/sequential.py scientific --only "LIRDRec-Seq" "w/o item graph"
+    python benchmarks/sequential.py sci --output sequential.jsonl
+    python benchmarks/sequential.py sci --only "LIRDRec-Seq" "w/o item graph"
 
 The dataset is prepared with a split by time (docs/sequential.md). All networks are trained with the same options of
 training. A line of JSON is printed for each setting, and added to `--output`; settings that it has are left out. The
