@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,16 @@ def pytest_unconfigure() -> None:
     import shutil
 
     shutil.rmtree(os.environ["LIRDREC_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """A command that runs in this process with --quiet must not silence the log of later tests."""
+    logger = logging.getLogger("lirdrec")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers = handlers
 
 
 @pytest.fixture(autouse=True)

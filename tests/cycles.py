@@ -46,7 +46,7 @@ def walker(name: str = "lirdrec_seq") -> Recommender:
     """A recommender that has learned the circle; copy it by `from_state` before changing it."""
     if config_type(name).__name__.startswith("Last"):
         return fit(cycle(), make_config(config_type(name), {}), progress=False, cache=False)
-    config = make_config(config_type(name), {"embedding_size": 16, "n_layers": 1, "dropout": 0.1})
+    config = make_config(config_type(name), {"embedding_size": 16, "n_layers": 1, "dropout": 0.1, "temperature": 0.1})
     training = TrainConfig(epochs=40, batch_size=256, learning_rate=1e-2, patience=40, metric="ndcg@5")
     return fit(cycle(), config, training, progress=False, cache=False, calibrate_new_items=False)
 

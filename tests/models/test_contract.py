@@ -117,7 +117,7 @@ MARGIN = {
     "cohesion": 0.2,
 }
 # of ten recommendations, the share that is of the user's groups, where it is not .8
-SHARE = {"sasrec": 0.6, "gru4rec": 0.5, "hstu": 0.5}
+SHARE = {"sasrec": 0.6, "gru4rec": 0.5, "hstu": 0.5, "bsarec": 0.6}
 BY_GRADIENT = [name for name in model_names() if model_type(name).capabilities.training == "gradient"]
 
 
