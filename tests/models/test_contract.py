@@ -101,7 +101,7 @@ MARGIN = {
     "lattice": 0.2,
     "micro": 0.2,
     "bm3": 0.2,
-    "lirdrec_seq": 0.2,
+    "lirdrec_seq": 0.15,
     "sasrec_features": 0.12,
     "unisrec": 0.12,
     "whitenrec": 0.12,
