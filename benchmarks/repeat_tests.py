@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST_LINES = 30
@@ -63,7 +64,7 @@ def main() -> int:
     return int(any(row["status"] for row in rows))
 
 
-def measured(command: list[str], log: Path, loaded: bool) -> dict[str, object]:
+def measured(command: list[str], log: Path, loaded: bool) -> dict[str, Any]:
     """Run the command once, its output into the log; gives what is recorded of it."""
     with load() if loaded else contextlib.nullcontext("none") as kind:
         began = time.monotonic()
@@ -124,14 +125,14 @@ def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen
         process.wait()
 
 
-def show(rows: list[dict[str, object]]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """Print the table of all runs, and the last lines of the logs of those that failed."""
     print(f"{'run':>4}  {'load':<26}{'passed':>8}{'failed':>8}{'seconds':>9}")
     for number, row in enumerate(rows, start=1):
         print(f"{number:>4}  {row['load']:<26}{row['passed']:>8}{row['failed']:>8}{row['seconds']:>9}")
     for number, row in enumerate(rows, start=1):
         if row["status"]:
-            print(f"\nrun {number} ended with {row['status']}:", *row["last_lines"], sep="\n  ")  # type: ignore[misc]  # a list in a row of JSON
+            print(f"\nrun {number} ended with {row['status']}:", *row["last_lines"], sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def validated(config_type: type[C]) -> type[C]:
         if post_init is not None:
             post_init(self)
 
-    config_type.__post_init__ = check  # type: ignore[attr-defined]  # dataclasses call it
+    decorated: Any = config_type  # a dataclass may lack the method; its `__init__` calls it
+    decorated.__post_init__ = check
     return config_type
 
 

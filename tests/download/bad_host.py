@@ -1,4 +1,4 @@
-"""A local web server that misbehaves as it is told, and a network in which its names are public."""
+"""A local web server that sends the faults that a test asks for, and a network in which its names are public."""
 
 from __future__ import annotations
 

@@ -80,9 +80,9 @@ def test_a_server_that_misbehaves(host, tmp_path):
     assert listed[0] == ["item", "url", "problem"]
     assert [row[0] for row in listed[1:]] == [name for name, _ in rows if name not in passing]
     assert [tuple(row) for row in listed[1:]] == made.problems and made.fetched == 3
-    told = {row[0]: row[2] for row in listed[1:]}
-    assert "404" in told["missing"] and INSIDE in told["inside"] and "169.254.169.254" in told["meta"]
-    assert "50,000" in told["big"] and "50,000" in told["endless"]
+    report = {row[0]: row[2] for row in listed[1:]}
+    assert "404" in report["missing"] and INSIDE in report["inside"] and "169.254.169.254" in report["meta"]
+    assert "50,000" in report["big"] and "50,000" in report["endless"]
     asked = [path for path, _ in host.requests]
     assert (asked.count("/missing"), asked.count("/dead"), asked.count("/inside")) == (1, 4, 1)
     assert not list(tmp_path.glob("*.jpg")) and len(list(tmp_path.iterdir())) == 2
@@ -106,8 +106,8 @@ def test_from_a_prepared_dataset_to_features(lirdrec, host, tmp_path, monkeypatc
     data = Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "data")
     made = lirdrec("download", "--image-urls", data, "--output", "posters", "--json")
     assert made.exit_code == 0, made.stderr
-    told = json.loads(made.stdout)
-    assert (told["fetched"], told["missing"], [each["item"] for each in told["problems"]]) == (2, 1, ["40"])
+    report = json.loads(made.stdout)
+    assert (report["fetched"], report["missing"], [each["item"] for each in report["problems"]]) == (2, 1, ["40"])
     shown = lirdrec("download", "--image-urls", data, "--output", "posters")
     assert shown.exit_code == 0 and "posters/problems.csv" in shown.stdout
     encoded_now = lirdrec("features", data, "--text", "hashed", "--image", "descriptor", "--images", "posters")

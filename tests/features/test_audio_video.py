@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def direct(name: str, samples: np.ndarray) -> np.ndarray:
-    """One window's vector from the model built anew from the same seed, by the rule of its paper's library."""
+    """One window's vector from the model built again from the same seed, by the rule of its paper's library."""
     torch.manual_seed(3)
     model, extractor = AUDIO[name]()
     model.eval()
@@ -71,7 +71,7 @@ def test_audio_equals_model_and_extractor(name, models):
     rows = encode_rows(encoder, [wav(tone(330, 1.0, rate), rate), wav(tone(880, 1.0, rate), rate)], 2)
     assert (rows.problems, rows.vectors.shape) == ({}, (2, encoder.dims))
     np.testing.assert_allclose(rows.vectors[0], direct(name, samples), atol=2e-4)
-    assert np.abs(rows.vectors[0] - rows.vectors[1]).max() > 1e-4  # sounds are told apart
+    assert np.abs(rows.vectors[0] - rows.vectors[1]).max() > 1e-4  # different sounds have different vectors
     alone = encode_rows(encoder, [wav(tone(330, 1.0, rate), rate)], 1)
     np.testing.assert_allclose(alone.vectors[0], rows.vectors[0], atol=1e-5)
 

@@ -66,7 +66,8 @@ def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
     try:
         yield
     except USAGE_ERRORS as error:  # typer shows these itself
-        error.message = shortened(str(getattr(error, "message", error)))  # type: ignore[attr-defined]  # click's errors have it
+        shown: Any = error  # click's errors have a message, which their base class does not declare
+        shown.message = shortened(str(getattr(error, "message", error)))
         raise
     except (typer.Exit, typer.Abort, SystemExit, GeneratorExit):
         raise

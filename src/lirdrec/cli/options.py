@@ -115,15 +115,16 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(_parameter(name, parameter.annotation, parameter.default))
 
-    def call(**values: Any) -> None:
+    def call_with_groups(**values: Any) -> None:
         built = {
             name: group(**{field.name: values.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
         command(**values, **built)
 
+    call: Any = call_with_groups
     call.__name__, call.__doc__, call.__module__ = command.__name__, command.__doc__, command.__module__
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+    call.__signature__ = signature.replace(parameters=parameters)  # read by inspect
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
 

@@ -237,12 +237,11 @@ def tracked(
     if kind is None or not is_first():
         yield lambda metrics: None
         return
-    from dataclasses import asdict, is_dataclass
-
+    from lirdrec.config import to_dict
     from lirdrec.training.tracking import TrackingCallback
 
     given = {key: value for key, value in arguments.items() if key in ("config", "training", "preset")}
-    params = {key: asdict(value) if is_dataclass(value) else value for key, value in given.items()}  # type: ignore[arg-type]
+    params = {key: value if isinstance(value, str) else to_dict(value) for key, value in given.items()}
     model = {"model": getattr(arguments.get("config"), "model", None), "dataset": dataset, "run": str(run)}
     callback = TrackingCallback(kind, run.name, model | params)
     arguments["callbacks"] = (callback,)

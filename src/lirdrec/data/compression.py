@@ -46,6 +46,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             f"{path}: the {kind} file is cut short (it ends before its end mark); copy or download it again"
         ) from None
     except (RuntimeError, NotImplementedError) as error:
+        # zipfile raises these for an encrypted member and for an unknown compression; elsewhere they are bugs
         if kind != ZIP:
             raise
         raise DataError(f"{path}: the zip archive cannot be unpacked here ({first_line(error)}); unpack it") from None

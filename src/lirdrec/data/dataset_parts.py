@@ -142,7 +142,7 @@ class DatasetParts:
     valid: Interactions
     test: Interactions
     features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
-    item_table: pl.DataFrame = None  # type: ignore[assignment]  # filled in __post_init__
+    item_table: pl.DataFrame = None  # type: ignore[assignment]  # None only as an argument; never after __post_init__
     info: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     frame_kind: FrameKind = "polars"

@@ -164,9 +164,10 @@ def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, pl.DataFr
         body = dataclasses.replace(body, quoted=False)
     if body.quoted and b'\\"' in body.content:
         escaped = dataclasses.replace(body, content=body.content.replace(b'\\"', b'""'))
-        for variant, policy in ((body, "error"), (escaped, bad_rows)):
+        attempts: tuple[tuple[_Body, BadRows], ...] = ((body, "error"), (escaped, bad_rows))
+        for variant, policy in attempts:
             with contextlib.suppress(DataError):
-                return variant, *variant.read(policy, typed)  # type: ignore[arg-type]  # literals
+                return variant, *variant.read(policy, typed)
     return body, *body.read(bad_rows, typed)
 
 

@@ -31,7 +31,7 @@ class FeatureMatrix:
     """
 
     values: np.ndarray
-    present: np.ndarray = None  # type: ignore[assignment]  # filled in __post_init__
+    present: np.ndarray = None  # type: ignore[assignment]  # None only as an argument; never after __post_init__
 
     def __post_init__(self) -> None:
         values = as_floats(self.values, "the feature matrix")

@@ -136,8 +136,6 @@ class IdMap:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, IdMap) and self.series.equals(other.series, check_dtypes=True)
 
-    __hash__ = None  # type: ignore[assignment]  # not hashable
-
     def __repr__(self) -> str:
         return f"IdMap({len(self)} {self.kind[:-1]} ids)"
 

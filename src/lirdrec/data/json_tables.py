@@ -119,7 +119,9 @@ def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
 
     def skip(position: int) -> int:
-        return blank.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty text
+        found = blank.match(text, position)
+        assert found is not None  # the pattern matches the empty text
+        return found.end()
 
     at, number = skip(text.index("[") + 1), 0
     while text[at : at + 1] != "]":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from lirdrec.config import suggest_name
 from lirdrec.download.archives import unpack
@@ -76,15 +77,15 @@ def names() -> list[str]:
     return list(table())
 
 
-def _dataset(name: str, entry: Mapping[str, object]) -> PublishedDataset:
+def _dataset(name: str, entry: Mapping[str, Any]) -> PublishedDataset:
     values = dict(entry)
     files = []
-    for described in values.pop("files"):  # type: ignore[attr-defined]
+    for described in values.pop("files"):
         fields = dict(described)
         if "drive" in fields:
             fields["url"] = _DRIVE.format(fields.pop("drive"))
         files.append(RemoteFile(**fields))
-    return PublishedDataset(name=name, files=tuple(files), **values)  # type: ignore[arg-type]
+    return PublishedDataset(name=name, files=tuple(files), **values)
 
 
 def find(name: str) -> PublishedDataset:

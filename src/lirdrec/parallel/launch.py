@@ -69,7 +69,7 @@ def _start(arguments: Sequence[str], size: int, folder: Path) -> list[subprocess
 
 @contextlib.contextmanager
 def _forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Context manager in which SIGINT goes on to the processes, and SIGTERM ends them and this one."""
+    """Context manager that passes SIGINT to the processes, and ends them and this one on SIGTERM."""
 
     def forward(number: int, frame: Any) -> None:
         for process in processes:

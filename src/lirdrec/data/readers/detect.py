@@ -155,7 +155,8 @@ def read_raw(
     if kind == "prepared":
         if options:
             raise ConfigError(f"{path}: is prepared already, so options have no effect; prepare the raw files again")
-        dataset = Dataset.load(path)  # type: ignore[arg-type]  # only a table has several paths
+        assert isinstance(path, (str, Path))  # only a table has several paths
+        dataset = Dataset.load(path)
         return dataset if images is None and image_column is None else _with_images(dataset, path, images, image_column)
     known = options_of(kind)
     for option in options:
