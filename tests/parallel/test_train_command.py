@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.cli.train import configuration
+from lirdrec.cli.config import configuration
 from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset
 from lirdrec.evaluation.evaluator import evaluate

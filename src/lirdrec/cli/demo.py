@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lirdrec.cli.config import configuration
+from lirdrec.cli.evaluate import evaluate_with_baseline
 from lirdrec.cli.options import SeedOption, SetOption, option
 from lirdrec.cli.output import HEADLINE, console, metrics_table, print_line, settings, table
-from lirdrec.cli.train import configuration, evaluate_with_baseline
 from lirdrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -10,7 +10,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lirdrec.cli import caption, demo, download, experiment, export, features, hub, prepare, query, serve, train
+from lirdrec.cli import (
+    caption,
+    config,
+    demo,
+    download,
+    evaluate,
+    experiment,
+    export,
+    features,
+    hub,
+    prepare,
+    query,
+    serve,
+    train,
+)
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
 from lirdrec.cli.options import ARGUMENTS, GroupedCommand, grouped, option
 from lirdrec.cli.output import settings, show_log
@@ -78,7 +92,8 @@ def options(
 
 
 COMMANDS = (
-    *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train, train.evaluate, train.config),
+    *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train),
+    *(evaluate.evaluate, config.config),
     *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
     *(download.download, hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
 )
