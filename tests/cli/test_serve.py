@@ -22,7 +22,7 @@ from lirdrec.server.app import create_app
 from lirdrec.server.auth import Keys
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.main import check
-from lirdrec.server.schemas import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
+from lirdrec.server.request_models import MAX_EVENTS, MAX_ITEMS, EventsRequest, RecommendRequest, SwapRequest
 from lirdrec.server.store import Store
 
 from ..helpers import PATIENCE, FreePort, assert_mentions, assert_refused

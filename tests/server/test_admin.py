@@ -21,7 +21,7 @@ from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.dependencies import Services
 from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http import middleware
-from lirdrec.server.schemas import ModelAnswer
+from lirdrec.server.response_models import ModelAnswer
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store, StoreError
 

@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from lirdrec.server.http.errors import MAX_FAULTS, MOST_FAULTS, Problem
-from lirdrec.server.routes.common import MAX_DIGITS, OPENINGS, BodyCounter
-from lirdrec.server.schemas import (
+from lirdrec.server.request_models import (
     MAX_COLUMNS,
     MAX_EVENTS,
     MAX_ITEMS,
@@ -24,6 +23,7 @@ from lirdrec.server.schemas import (
     SwapRequest,
     release_gil,
 )
+from lirdrec.server.routes.common import MAX_DIGITS, OPENINGS, BodyCounter
 
 JSON = {"Content-Type": "application/json"}
 

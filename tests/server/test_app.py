@@ -14,7 +14,7 @@ import pytest
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.dependencies import SWITCH_SECONDS, Services
 from lirdrec.server.http.openapi import BODIES
-from lirdrec.server.schemas import ProblemBody
+from lirdrec.server.response_models import ProblemBody
 
 from ..helpers import PATIENCE, assert_mentions
 from .runs import KINDS, N_USERS, asked

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from lirdrec.server.auth import add_key
-from lirdrec.server.schemas import ProblemBody
+from lirdrec.server.response_models import ProblemBody
 
 from ..helpers import PATIENCE
 from .runs import EACH, KINDS, N_USERS, whole_numbers

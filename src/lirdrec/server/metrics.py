@@ -52,7 +52,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def exposure(self) -> dict[str, int | float | None]:
-        """The counters of new items, of all workers since the start, as `schemas.Exposure`."""
+        """The counters of new items, of all workers since the start, as `response_models.Exposure`."""
         counted = {sample.name: sample.value for metric in self.registry.collect() for sample in metric.samples}
         names = ("places", "new_item_places", "likes", "new_item_likes")
         places, new_places, likes, new_likes = (int(counted.get(f"lirdrec_{name}_total", 0)) for name in names)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.top_k import top_k_dense
-from lirdrec.server.schemas import AudienceAnswer, MemberAnswer
+from lirdrec.server.response_models import AudienceAnswer, MemberAnswer
 from lirdrec.server.state import Snapshot
 
 LISTED = 20  # length of the lists that count for `reach`

@@ -13,7 +13,7 @@ import polars as pl
 from lirdrec.data.images import IMAGE
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
-from lirdrec.server.schemas import ColumnAnswer
+from lirdrec.server.response_models import ColumnAnswer
 
 N_COLORS = 7  # categories with a color; the rest is "other"
 N_RANGES = 5  # of numbers

@@ -34,7 +34,7 @@ def n_candidates(k: int, diversity: float) -> int:
 
 @dataclass(frozen=True)
 class Query:
-    """One request, for a known user or for a history of items; `schemas.RecommendRequest` describes the fields.
+    """One request, for a known user or for a history of items; `request_models.RecommendRequest` describes the fields.
 
     Raises:
         ConfigError: a value is out of range.

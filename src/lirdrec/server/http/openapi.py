@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.http.errors import MEDIA_TYPE
-from lirdrec.server.schemas import BatchRequest, EventsRequest, ItemsRequest, ProblemBody, RecommendRequest, SwapRequest
+from lirdrec.server.request_models import BatchRequest, EventsRequest, ItemsRequest, RecommendRequest, SwapRequest
+from lirdrec.server.response_models import ProblemBody
 
 REFERENCE = "#/components/schemas/{model}"
 BODIES = (RecommendRequest, BatchRequest, ItemsRequest, EventsRequest, SwapRequest)

@@ -15,6 +15,8 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
 from lirdrec.server.http.path_redaction import redact
+from lirdrec.server.request_models import SwapRequest
+from lirdrec.server.response_models import ModelAnswer, Status
 from lirdrec.server.routes.common import (
     CurrentSnapshot,
     ServicesDep,
@@ -25,7 +27,6 @@ from lirdrec.server.routes.common import (
     post,
 )
 from lirdrec.server.run_pointer import allowed_run
-from lirdrec.server.schemas import ModelAnswer, Status, SwapRequest
 from lirdrec.server.state import Snapshot
 
 router = APIRouter(tags=["operations"])

@@ -23,7 +23,7 @@ from lirdrec.errors import UnknownIdError
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import KNOWN, Problem, to_response
 from lirdrec.server.http.openapi import body, errors
-from lirdrec.server.schemas import Body
+from lirdrec.server.request_models import Body
 from lirdrec.server.state import Id, Snapshot
 
 M = TypeVar("M", bound=Body)
@@ -250,14 +250,14 @@ def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
 
 
 def list_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    """An item as `schemas.ItemShort`."""
+    """An item as `response_models.ItemShort`."""
     recommender = snapshot.recommender
     added = row >= recommender.n_trained_items
     return {"item": recommender.items.series[row], "title": recommender.title(row), "added": added}
 
 
 def describe_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    """An item as `schemas.ItemAnswer`."""
+    """An item as `response_models.ItemAnswer`."""
     columns = snapshot.recommender.item_table.drop(ITEM).row(row, named=True)
     return list_item(snapshot, row) | {"columns": columns}
 

@@ -17,6 +17,8 @@ from lirdrec.server.catalog.images import sanitized_image
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
+from lirdrec.server.request_models import MAX_COLUMNS, ItemIn, ItemsRequest
+from lirdrec.server.response_models import Changed, ItemAnswer
 from lirdrec.server.routes.common import (
     BodyCounter,
     CurrentSnapshot,
@@ -30,7 +32,6 @@ from lirdrec.server.routes.common import (
     parse_id,
     post,
 )
-from lirdrec.server.schemas import MAX_COLUMNS, Changed, ItemAnswer, ItemIn, ItemsRequest
 from lirdrec.server.store import ConflictError, NewItem
 
 router = APIRouter(tags=["items"])

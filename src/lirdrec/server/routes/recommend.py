@@ -16,6 +16,8 @@ from lirdrec.server.catalog import explain as catalog
 from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
 from lirdrec.server.http.errors import Problem
+from lirdrec.server.request_models import MAX_K, BatchRequest, RecommendRequest
+from lirdrec.server.response_models import BatchAnswer, ExplanationAnswer, Neighbors, Recommendations
 from lirdrec.server.routes.common import (
     CurrentSnapshot,
     ServicesDep,
@@ -26,15 +28,6 @@ from lirdrec.server.routes.common import (
     parse_body,
     parse_id,
     post,
-)
-from lirdrec.server.schemas import (
-    MAX_K,
-    BatchAnswer,
-    BatchRequest,
-    ExplanationAnswer,
-    Neighbors,
-    Recommendations,
-    RecommendRequest,
 )
 
 router = APIRouter(tags=["recommend"])

@@ -17,6 +17,7 @@ from lirdrec.server.catalog.search import Search
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
+from lirdrec.server.response_models import AudienceAnswer, ColumnsAnswer, ItemList, MapAnswer, UserAnswer, UserList
 from lirdrec.server.routes.common import (
     CurrentSnapshot,
     ServicesDep,
@@ -28,7 +29,6 @@ from lirdrec.server.routes.common import (
     list_item,
     parse_id,
 )
-from lirdrec.server.schemas import AudienceAnswer, ColumnsAnswer, ItemList, MapAnswer, UserAnswer, UserList
 from lirdrec.server.state import Snapshot
 
 
