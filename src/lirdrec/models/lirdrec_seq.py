@@ -216,7 +216,11 @@ class LIRDRecSeq(SequentialModel):
         return z.flatten(1)
 
     def item_table(self) -> Tensor:
-        vectors = own = self.item_branches(self._reduced)
+        return self._smoothed(self.item_branches(self._reduced))
+
+    def _smoothed(self, own: Tensor) -> Tensor:
+        """`V` `(I, K·e)` of `Z` `(I, K·e)`."""
+        vectors = own
         for graph in self._graphs:
             vectors = vectors + graph.matmul(own)
         return vectors
@@ -285,11 +289,10 @@ class LIRDRecSeq(SequentialModel):
 
     # Serving
 
-    def branch_weights(self) -> Tensor | None:
-        return None
-
     def serving_memory(self) -> dict[str, Tensor]:
-        return {"item_own": self.item_branches(self._reduced)} if self._smooths_features else {}
+        own = self.item_branches(self._reduced).detach()
+        memory = {"item_inputs": self._smoothed(own)}
+        return memory | {"item_own": own} if self._smooths_features else memory
 
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
