@@ -21,12 +21,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.nn.functional import normalize
-from lirdrec.nn.losses import full_softmax, sampled_softmax
-from lirdrec.nn.transformer import gap_classes
+from lirdrec.nn.losses import full_softmax, occurring_items, sampled_softmax
+from lirdrec.nn.transformer import CausalTransformer, gap_classes
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
@@ -51,25 +51,35 @@ class SequentialOptions:
             raise ConfigError(f"temperature is {self.temperature}; it must be more than 0")
         if self.n_negatives is not None:
             check_minimum(self, 1, "n_negatives")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_share(self, "dropout")
 
 
 @dataclass(frozen=True)
 @validated
-class TransformerOptions(SequentialOptions):
-    """Options of models whose network is a transformer."""
+class AttentionOptions(SequentialOptions):
+    """Options of models whose network is a stack of layers with attention heads."""
 
     n_layers: int = option(2, "L, blocks of the transformer")
     n_heads: int = option(2, "attention heads of a block; they divide its columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_minimum(self, 1, "n_heads")
+        check_minimum(self, 0, "n_layers")
+        if self.embedding_size % self.n_heads:
+            raise ConfigError(f"embedding_size {self.embedding_size} is not a multiple of n_heads {self.n_heads}")
+
+
+@dataclass(frozen=True)
+@validated
+class TransformerOptions(AttentionOptions):
+    """Options of models whose network is a transformer."""
+
     hidden_multiplier: int = option(4, "columns of a block's hidden layer, as a multiple of the block's columns")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimum(self, 1, "n_heads", "hidden_multiplier")
-        check_minimum(self, 0, "n_layers")
-        if self.embedding_size % self.n_heads:
-            raise ConfigError(f"embedding_size {self.embedding_size} is not a multiple of n_heads {self.n_heads}")
+        check_minimum(self, 1, "hidden_multiplier")
 
 
 class SequentialModel(Model):
@@ -83,11 +93,7 @@ class SequentialModel(Model):
 
     def __init__(self, inputs: ModelInputs, config: SequentialOptions):
         super().__init__(inputs, config)
-        occurring = inputs.items.unique()
-        self._pool = None if len(occurring) == inputs.n_items else occurring
-        self._index_in_pool = torch.full((inputs.n_items,), -1, dtype=torch.int64, device=inputs.device)
-        self._index_in_pool[occurring] = torch.arange(len(occurring), device=inputs.device)
-        self._n_targets = len(occurring)
+        self._pool, self._index_in_pool = occurring_items(inputs.items, inputs.n_items)
 
     # What a model defines
 
@@ -153,10 +159,10 @@ class SequentialModel(Model):
         """Cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `(B,)` weights."""
         states, n = self.comparable(states), self.config.n_negatives
         if n is None:
-            items = self.comparable(table if self._pool is None else table.index_select(0, self._pool))
+            everything = len(self._pool) == len(table)
+            items = self.comparable(table if everything else table.index_select(0, self._pool))
             return full_softmax(states, items, self._index_in_pool[targets], self.config.temperature, weights=weights)
-        chosen = torch.randint(self._n_targets, (n,), generator=self.generator).to(targets.device)
-        negatives = chosen if self._pool is None else self._pool[chosen]
+        negatives = self._pool[torch.randint(len(self._pool), (n,), generator=self.generator).to(targets.device)]
         positive, negative = (self.comparable(table.index_select(0, rows)) for rows in (targets, negatives))
         excluded = negatives == targets[:, None]
         return sampled_softmax(states, positive, negative, self.config.temperature, excluded, weights)
@@ -235,3 +241,30 @@ class SequentialModel(Model):
         vectors, memory = self.new_item_vectors(scorer, catalog, new)
         memory["item_inputs"] = append_rows(memory["item_inputs"], vectors)
         return scorer.with_items(self.comparable(vectors), memory)
+
+
+class TransformerModel(SequentialModel):
+    """A sequential model whose network is one causal transformer over the item vectors."""
+
+    network: CausalTransformer
+
+    def make_network(self, generator: torch.Generator) -> CausalTransformer:
+        """The transformer of the model's options, with initial parameters drawn from `generator`."""
+        c = self.config
+        return CausalTransformer(
+            c.embedding_size,
+            c.n_layers,
+            c.n_heads,
+            c.embedding_size * c.hidden_multiplier,
+            max_length=c.max_length,
+            generator=generator,
+            dropout=c.dropout,
+            device=self.inputs.device,
+        )
+
+    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
+        states: Tensor = self.network(items[None], generator=self.generator)[0]
+        return states
+
+    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
+        return self.network.at(items[None], last)[0]
