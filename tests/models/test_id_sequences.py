@@ -106,7 +106,7 @@ def test_users_are_the_state_after_their_last_item(name, lists):
 
 
 @pytest.mark.parametrize("name", OF_IDS)
-def test_the_last_item_tells_the_next_one(name):
+def test_the_last_item_determines_the_next_one(name):
     """Items follow each other on a cycle: after training, the next item is the first of the list, for unseen users."""
     rng = np.random.default_rng(2)
     cycle = rng.permutation(N_ITEMS)
@@ -130,7 +130,7 @@ def test_the_last_item_tells_the_next_one(name):
 
 
 @pytest.mark.parametrize("name", OF_IDS)
-def test_a_training_that_stops_and_goes_on_ends_with_the_same_bits(name, tmp_path):
+def test_a_training_that_is_stopped_and_resumed_ends_with_the_same_bits(name, tmp_path):
     """With dropout and shuffled sequences, and whatever the global generator of torch is at."""
     rng = np.random.default_rng(5)
     frame = pl.DataFrame({"user": rng.integers(0, 60, 900), "item": rng.integers(0, 40, 900), "time": np.arange(900)})

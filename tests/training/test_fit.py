@@ -94,13 +94,13 @@ def test_half_precision_features_are_widened(dataset):
     np.testing.assert_array_equal(inputs.features["text"].values, halves.features["text"].values.astype(np.float32))
 
 
-def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch):
+def test_the_graph_cache_is_in_the_given_folder(dataset, tmp_path, monkeypatch):
     options = {"progress": False, "device": "cpu"}
-    fit(dataset, CONFIG, TRAINING, cache=tmp_path / "told", **options)
+    fit(dataset, CONFIG, TRAINING, cache=tmp_path / "given", **options)
     monkeypatch.setenv("LIRDREC_CACHE", str(tmp_path / "variable"))
     fit(dataset, CONFIG, TRAINING, **options)
-    assert len(list((tmp_path / "told").iterdir())) == 2
-    assert {f.name for f in (tmp_path / "told").iterdir()} == {f.name for f in (tmp_path / "variable").iterdir()}
+    assert len(list((tmp_path / "given").iterdir())) == 2
+    assert {f.name for f in (tmp_path / "given").iterdir()} == {f.name for f in (tmp_path / "variable").iterdir()}
 
 
 @pytest.mark.parametrize(
