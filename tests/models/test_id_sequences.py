@@ -11,7 +11,7 @@ import torch
 
 from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.models.base import ModelInputs
 from lirdrec.models.registry import build, config_type
 from lirdrec.models.sequential import SequentialModel
@@ -148,6 +148,29 @@ def test_a_training_that_is_stopped_and_resumed_ends_with_the_same_bits(name, tm
     trained("run", 2)
     torch.manual_seed(3)
     assert trained("run", 4, resume=True) == whole
+
+
+def test_a_training_is_not_resumed_with_other_timestamps(tmp_path):
+    """Only models of ordered histories depend on them."""
+    cells = np.random.default_rng(5).permutation(200)[:120]
+    columns = {"user": cells // 10, "item": cells % 10}
+    data, other = (
+        Dataset.from_frames(columns | {"time": times}, timestamp="time") for times in (np.arange(120), -np.arange(120))
+    )
+    np.testing.assert_array_equal(data.train.items, other.train.items)
+
+    def trained(given: Dataset, name: str, epochs: int, **options: Any) -> int:
+        training = TrainConfig(epochs=epochs, batch_size=100, seed=3)
+        run, config = tmp_path / name, make_config(config_type(name), {"embedding_size": 4})
+        made = fit(given, config, training, run=run, progress=False, cache=False, device="cpu", **options)
+        return made.info["metrics"]["epochs"]
+
+    for name in ("mf", "sasrec"):
+        assert trained(data, name, 1) == 1
+    assert trained(other, "mf", 2, resume=True) == 2
+    with assert_error(RunFolderError, mentions=["dataset"]):
+        trained(other, "sasrec", 2, resume=True)
+    assert trained(data, "sasrec", 2, resume=True) == 2
 
 
 @pytest.mark.parametrize(

@@ -226,9 +226,7 @@ class Model(nn.Module):
         strength, half = self.warm_up
         memory = dict(scorer.memory)
         if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
-            users = scorer.user_vectors
-            if len(scorer.grown_users):
-                users = scorer.trained_queries(torch.arange(scorer.n_users, device=users.device))
+            users = scorer.trained_queries(torch.arange(scorer.n_users, device=scorer.user_vectors.device))
             memory["mean_user"] = users.mean(0, dtype=torch.float64)
             memory["user_length"] = torch.linalg.vector_norm(users, dim=1).mean(dtype=torch.float64)
         center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)

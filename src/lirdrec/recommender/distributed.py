@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +17,11 @@ from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config, model_names
 from lirdrec.models.registry import model_type as registered
 from lirdrec.parallel.ranks import ONE, Ranks
-from lirdrec.recommender.fit import WRITTEN_WHILE_TRAINING, finish, optimize
+from lirdrec.recommender.fit import finish, optimize, prepare_folder
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.recommender.run_folder import run_lock
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Callback
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
@@ -89,7 +88,7 @@ def _trained(
     folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
         if ranks.is_first:
-            _prepare_folder(folder, resume, overwrite)
+            prepare_folder(folder, resume, overwrite or resume)
         ranks.wait_for_all()
         store = ShardedCheckpointStore(folder / "checkpoint", fingerprint(job), ranks, built.shard_of)
         result = optimize(job, built, store, resume, folder if ranks.is_first else None)
@@ -128,10 +127,3 @@ def gathered(model: Model) -> dict[str, Tensor] | None:
         if table is not None:
             state[name] = table
     return state if model.inputs.ranks.is_first else None
-
-
-def _prepare_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    check_new(folder, overwrite or resume)
-    leave_out(folder, WRITTEN_WHILE_TRAINING)
-    if not resume:
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)

@@ -123,15 +123,24 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
 
 def _train_in_folder(job: Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
     with run_lock(folder):
-        check_new(folder, may_exist)  # another process may have written it since
-        leave_out(folder, WRITTEN_WHILE_TRAINING)
+        prepare_folder(folder, resume, may_exist)  # another process may have written it since
         # reads a checkpoint of several devices, too
         store = ShardedCheckpointStore(folder / "checkpoint", fingerprint(job), model.inputs.ranks, model.shard_of)
-        if not resume and store.folder.is_dir():
-            shutil.rmtree(store.folder)
         recommender = _train(job, model, store, resume, folder)
         recommender.save(folder, overwrite=True)
     return recommender
+
+
+def prepare_folder(folder: Path, resume: bool, may_exist: bool) -> None:
+    """Remove what an earlier training left in a locked run folder; its checkpoint stays where it is resumed.
+
+    Raises:
+        RunFolderError: there is a finished run, and `may_exist` is false.
+    """
+    check_new(folder, may_exist)
+    leave_out(folder, WRITTEN_WHILE_TRAINING)
+    if not resume and (folder / "checkpoint").is_dir():
+        shutil.rmtree(folder / "checkpoint")
 
 
 def _train(

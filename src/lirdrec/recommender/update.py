@@ -118,6 +118,6 @@ def _with_moved_items(state: RunState, model: Callable[[], Model], train: Intera
 def _likers(state: RunState, train: Interactions, items: np.ndarray) -> list[Tensor]:
     """Queries, as trained, of the users who like each item, in the order of their rows."""
     scorer = state.scorer
-    queries = scorer.trained_queries if isinstance(scorer, VectorScorer) else scorer.queries
+    assert isinstance(scorer, VectorScorer)  # of all models that can warm up
     likers = (np.unique(train.users[train.items == item]) for item in items)
-    return [queries(torch.tensor(rows, device=state.device)) for rows in likers]
+    return [scorer.trained_queries(torch.tensor(rows, device=state.device)) for rows in likers]
