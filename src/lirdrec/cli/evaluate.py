@@ -268,7 +268,8 @@ def _popularity(data: Dataset, device: str) -> Recommender:
     from dataclasses import replace
 
     from lirdrec.models.popularity import PopularityConfig
-    from lirdrec.recommender.fit import fit, fitting_metric
+    from lirdrec.recommender.fit import fit
+    from lirdrec.recommender.job import fitting_metric
     from lirdrec.training.config import TrainConfig
 
     plain = replace(data, features={}, folder=None)  # it needs no features, which may be large

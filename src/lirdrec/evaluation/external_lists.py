@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.history_order import row_positions
 from lirdrec.data.ids import pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
@@ -128,9 +129,8 @@ def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Datas
     users, items, by = users[keep], items[keep], by[keep]
     order = np.lexsort((items, by, users))
     users, items = users[order], items[order]
-    counts = np.bincount(users, minlength=dataset.n_users)
-    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    matrix = np.full((dataset.n_users, int(counts.max(initial=1))), -1, dtype=np.int64)
+    place = row_positions(users)
+    matrix = np.full((dataset.n_users, int(place.max(initial=0)) + 1), -1, dtype=np.int64)
     matrix[users, place] = items
     return ExternalLists(matrix, source)
 

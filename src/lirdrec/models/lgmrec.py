@@ -36,7 +36,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
@@ -77,8 +77,7 @@ class LGMRecConfig(PenaltyOptions):
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_hyper_layers", "n_hyperedges")
         check_minimum(self, 0, "n_layers", "n_modality_layers", "global_weight", "contrast_weight")
-        if not 0 <= self.hyper_dropout < 1:
-            raise ConfigError(f"hyper_dropout is {self.hyper_dropout}; it must be at least 0 and less than 1")
+        check_share(self, "hyper_dropout")
         if not self.hyper_temperature > 0:
             raise ConfigError(f"hyper_temperature is {self.hyper_temperature}; it must be more than 0")
 

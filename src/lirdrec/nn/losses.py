@@ -63,6 +63,18 @@ class PenaltyOptions(RankingOptions):
         check_minimum(self, 0, "regularization")
 
 
+def occurring_items(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
+    """The distinct items `(p,)` int64, ascending, and the index of each item among them `(n_items,)`, -1 for others.
+
+    >>> occurring_items(torch.tensor([4, 1, 4]), 5)
+    (tensor([1, 4]), tensor([-1,  0, -1, -1,  1]))
+    """
+    occurring = items.unique()
+    index = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
+    index[occurring] = torch.arange(len(occurring), device=items.device)
+    return occurring, index
+
+
 class RankingLoss:
     """The ranking loss selected by `options`, as a function of vectors.
 
@@ -84,14 +96,12 @@ class RankingLoss:
         shards: Shards = WHOLE,
     ):
         self.options, self.pair_weights, self.shards = options, weights, shards
-        occurring = items.unique()
+        occurring, self.index_in_pool = occurring_items(items, n_items)
         self.pool = None if len(occurring) == n_items else occurring
         self.pool_shard = shards.items
         if self.pool is not None and shards.ranks.size > 1:
             self.pool_shard = shards.items.among(occurring)
             self.pool = occurring[self.pool_shard.rows] - shards.items.start
-        self.index_in_pool = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
-        self.index_in_pool[occurring] = torch.arange(len(occurring), device=items.device)
 
     def __call__(
         self,
@@ -130,7 +140,7 @@ class RankingLoss:
                 hit,
                 weights,
             )
-            return shards.ranks.share(loss)  # type: ignore[no-any-return]  # takes numbers, too
+            return shards.ranks.share(loss)
         items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
         once, rows = users.unique(return_inverse=True)
         queries = normalize(shards.users.gather(user_vectors, once))
@@ -179,8 +189,7 @@ def bpr(
     u = shards.users.gather(user_vectors, users)
     difference = shards.items.take(item_vectors, positives) - shards.items.take(item_vectors, negatives)
     margin = shards.ranks.sum((u * difference).sum(1))
-    share: Tensor = shards.ranks.share(weighted_mean(F.softplus(-margin), weights))
-    return share
+    return shards.ranks.share(weighted_mean(F.softplus(-margin), weights))
 
 
 def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor], ranks: Ranks = ONE) -> Tensor:
@@ -192,8 +201,7 @@ def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor], rank
         ranks: with several, the rows that other ranks hold are zero, and the result is this rank's share.
     """
     if kind == "norm":
-        norms: Tensor = ranks.share(torch.stack([ranks.norm(x) for x in rows]).sum())
-        return norms / len(rows[0])
+        return ranks.share(torch.stack([ranks.norm(x) for x in rows]).sum()) / len(rows[0])
     return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
 
 
@@ -353,8 +361,7 @@ class _LogSumExp(torch.autograd.Function):
                         g_items += p.T @ short
         ctx.save_for_backward(g_queries, g_items)
         ctx.scale = 1 / temperature
-        share: Tensor = ranks.share(total).to(queries.dtype)
-        return share
+        return ranks.share(total).to(queries.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)

@@ -14,6 +14,7 @@ import torch
 
 from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.parallel.ranks import ONE, Ranks
@@ -54,10 +55,7 @@ def make_model_inputs(
     """
     features, rows = {}, slice(None) if ranks.size == 1 else ranks.shard(dataset.n_items).rows
     for name in sorted(dataset.features):  # one order everywhere: image before text
-        matrix = dataset.features[name]
-        features[name] = Features(
-            as_tensor(matrix.values[rows]).to(device), torch.from_numpy(np.array(matrix.present[rows])).to(device)
-        )
+        features[name] = as_features(dataset.features[name], device, rows)
     neighbors: Callable[[str, int], torch.Tensor]
     if ranks.size == 1:
         tensors = {name: (f.values, f.present) for name, f in features.items()}
@@ -95,9 +93,8 @@ class _NeighborsOfFirst:
         return self._ranks.tensor_from_first(self._computed(name, k) if self._ranks.is_first else None).to(self._device)
 
     def _computed(self, name: str, k: int) -> torch.Tensor:
-        matrix = self._dataset.features[name]
-        values, present = as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))
-        tensors = {name: (values.to(self._device), present.to(self._device))}
+        feature = as_features(self._dataset.features[name], self._device)
+        tensors = {name: (feature.values, feature.present)}
         return NeighborSource(tensors, self._folder, _neighbor_progress if self._progress else None)(name, k)
 
 
@@ -110,8 +107,12 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
 
 
-def as_tensor(values: np.ndarray) -> torch.Tensor:
-    """Features as float32; a memory map of that type is not copied."""
+def as_features(matrix: FeatureMatrix, device: torch.device | str, rows: slice = slice(None)) -> Features:
+    """Rows of a feature matrix as float32 on `device`; a memory map of float32 is not copied on the CPU."""
+    return Features(_as_tensor(matrix.values[rows]), torch.from_numpy(np.array(matrix.present[rows]))).to(device)
+
+
+def _as_tensor(values: np.ndarray) -> torch.Tensor:
     if values.dtype != np.float32 or not values.flags.c_contiguous:
         values = np.array(values, dtype=np.float32)
     with warnings.catch_warnings():
