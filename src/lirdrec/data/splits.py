@@ -7,7 +7,8 @@ times are in the order of the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,21 @@ METHODS = ("random", "cold_items", "temporal", "global_time", "global_time_last"
 TIMED = ("temporal", "global_time", "global_time_last", "leave_last_out")
 ONE_CLOCK = ("global_time", "global_time_last")  # they compare the times of different users
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
+
+
+def is_split_by_time(info: Mapping[str, Any]) -> bool:
+    """Whether the split of a dataset with this `info` keeps the order of time.
+
+    >>> is_split_by_time({"split": {"method": "leave_last_out"}}), is_split_by_time({"split": {"method": "random"}})
+    (True, False)
+    """
+    return split_method(info) in TIMED
+
+
+def split_method(info: Mapping[str, Any]) -> Any:
+    """The method of the split of a dataset with this `info`; None if it records none."""
+    split = info.get("split")
+    return split.get("method") if isinstance(split, Mapping) else None
 
 
 def split_labels(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.splits import TIMED
+from lirdrec.data.splits import is_split_by_time, split_method
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
@@ -61,17 +61,12 @@ def default_test_history(info: Mapping[str, Any]) -> TestHistory:
     >>> default_test_history({"split": {"method": "leave_last_out"}})
     'train+valid'
     """
-    return "train+valid" if _method(info) in TIMED else "train"
+    return "train+valid" if is_split_by_time(info) else "train"
 
 
 def default_test_target(info: Mapping[str, Any]) -> TestTarget:
     """The target of the test of a dataset with this `info`: "last" after the split "global_time_last", else "all"."""
-    return "last" if _method(info) == "global_time_last" else "all"
-
-
-def _method(info: Mapping[str, Any]) -> Any:
-    split = info.get("split")
-    return split.get("method") if isinstance(split, Mapping) else None
+    return "last" if split_method(info) == "global_time_last" else "all"
 
 
 def protocol_of(

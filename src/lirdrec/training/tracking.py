@@ -40,7 +40,7 @@ class TrackingCallback(Callback):
         self.tracker.log({"loss": line["loss"], "seconds": line["seconds"], **valid}, line["epoch"])
 
     def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
-        """Log the final metrics, such as those of the test, and end the tracker's run, if there is one or no failure."""
+        """Log the final metrics, such as those of the test, and end the tracker's run; a failure starts none."""
         if self.tracker is None:
             if failed:
                 return
