@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lirdrec.available_memory import check_memory
-from lirdrec.cli.options import CsvSafeOption, DeviceOption, JsonOption, OutputOption, integer, option
+from lirdrec.cli.options import (
+    CsvSafeOption,
+    DeviceOption,
+    JsonOption,
+    MaskSeenOption,
+    OutputOption,
+    TestHistoryOption,
+    TestTargetOption,
+    integer,
+    option,
+)
 from lirdrec.cli.output import check_output, console, metrics_table, print_json, print_line, write_frame
 from lirdrec.errors import ConfigError, RunFolderError
 
@@ -30,22 +40,14 @@ class MetricOptions:
     k: list[int] | None = option(None, "List length; may be repeated (10 and 20).", "--k", "-k", metavar="K")
     metric: list[str] | None = option(
         None,
-        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity, gini, diversity, novelty, arp,"
+        "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini, diversity, novelty, arp,"
         " aplt, calibration or auc; may be repeated (default: the first nine).",
         metavar="NAME",
     )
     candidates: str | None = option(None, "all; or cold: only items without training interactions.")
-    test_history: str | None = option(
-        None,
-        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
-        metavar="train|train+valid",
-    )
-    test_target: str | None = option(
-        None,
-        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
-        metavar="all|last",
-    )
-    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+    test_history: TestHistoryOption = None
+    test_target: TestTargetOption = None
+    mask_seen: MaskSeenOption = True
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
