@@ -59,18 +59,28 @@ def encode_items(
             reasons[name] = f"the new items have nothing in the columns {', '.join(columns)}"
             continue
         try:
-            encoder = load_encoder(folder, name, device=device)
-            arrays, facts = encode_shard(encoder, items, encoder.batch_size)
-            encoder.release()
+            arrays, problems = _encoded(folder, name, items, device)
         except LirdrecError as error:
             reasons[name] = str(error)
             continue
-        if facts["problems"]:
-            index, source, problem = facts["problems"][0]
-            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {source}: {problem}")
+        _check_problems(name, problems)
         rows = zip(arrays["vectors"], arrays["present"], strict=True)
         made[name] = [row if present else None for row, present in rows]
     return EncodedItems(made, reasons)
+
+
+def _encoded(folder: str | Path, name: str, items: list[Item], device: str) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """The arrays and the problems that `encode_shard` gives."""
+    encoder = load_encoder(folder, name, device=device)
+    arrays, facts = encode_shard(encoder, items, encoder.batch_size)
+    encoder.release()
+    return arrays, facts["problems"]
+
+
+def _check_problems(name: str, problems: list[Any]) -> None:
+    if problems:
+        index, source, problem = problems[0]
+        raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {source}: {problem}")
 
 
 def _inputs(entry: Mapping[str, Any], table: pl.DataFrame, images: Path) -> tuple[list[Item], list[str]]:
@@ -107,11 +117,7 @@ def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -
             continue
         template = recorded_template(entry.get("source", {}))
         template.check(table.columns)
-        encoder = load_encoder(folder, name, device=device)
-        arrays, facts = encode_shard(encoder, list(map(text_item, template.render(table))), encoder.batch_size)
-        encoder.release()
-        if facts["problems"]:
-            index, _, problem = facts["problems"][0]
-            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {problem}")
+        arrays, problems = _encoded(folder, name, list(map(text_item, template.render(table))), device)
+        _check_problems(name, problems)
         found[name] = arrays["vectors"]
     return found
