@@ -48,7 +48,7 @@ def test_the_order_of_rows_is_kept_and_decides_the_test(lirdrec, tmp_path):
         (["evaluate", "run", "--test-history", "all"], ["--test-history all", "train+valid"]),
         (["evaluate", "run", "--test-target", "first"], ["--test-target first", "all, last"]),
         (["evaluate", "run", "--split", "valid", "--test-history", "train+valid"], ["--test-history", "valid"]),
-        (["experiment", "compare", "d", "--test-history", "all"], ["test_history", "train+valid"]),
+        (["experiment", "compare", "d", "--test-history", "all"], ["--test-history all", "train+valid"]),
         (["experiment", "compare", "d", "--metrics", "hits"], ["'hits'", "hit"]),
         (["experiment", "compare", "d", "-k", "0"], ["cut-offs", "1"]),
     ],

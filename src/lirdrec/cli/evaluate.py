@@ -57,21 +57,14 @@ class MetricOptions:
             ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
-        from lirdrec.evaluation.protocol import TEST_HISTORIES, TEST_TARGETS
+        from lirdrec.evaluation.protocol import check_protocol
         from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
         if self.candidates not in (None, "all", "cold"):
             raise ConfigError(f"--candidates {self.candidates}: choose all or cold")
-        for flag, value, choices in (
-            ("--test-history", self.test_history, TEST_HISTORIES),
-            ("--test-target", self.test_target, TEST_TARGETS),
-        ):
-            if value not in (None, *choices):
-                raise ConfigError(f"{flag} {value}: choose one of {', '.join(choices)}")
-            if value == choices[1] and SPLITS.get(self.split or "test") != "test":
-                raise ConfigError(f"{flag} {value}: is for the test, not for --split {self.split}")
+        check_protocol(self.test_history, self.test_target, SPLITS[self.split or "test"])
         if self.memory_limit is not None:
             check_memory(self.memory_limit << 20, f"--memory-limit {self.memory_limit}")
         for k in self.k or ():
