@@ -418,6 +418,6 @@ def test_a_gzip_of_several_parts_is_read_whole(tmp_path):
     packed = io.BytesIO()
     for line in GOOD:
         packed.write(gzip.compress(line.encode() + b"\n"))
-    path = tmp_path / "reviews.json"  # recognized by its bytes, not by its name
+    path = tmp_path / "reviews.json"  # detected by its bytes, not by its name
     path.write_bytes(packed.getvalue())
     assert len(read_amazon(path, split="none").train) == 6

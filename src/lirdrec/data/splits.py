@@ -23,6 +23,15 @@ ONE_CLOCK = ("global_time", "global_time_last")  # they compare the times of dif
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
 
 
+def is_split_by_time(info: Mapping[str, Any]) -> bool:
+    """Whether the split of a dataset with this `info` keeps the order of time.
+
+    >>> is_split_by_time({"split": {"method": "leave_last_out"}}), is_split_by_time({"split": {"method": "random"}})
+    (True, False)
+    """
+    return split_method(info) in TIMED
+
+
 def split_method(info: Mapping[str, Any]) -> str | None:
     """The method of the split of a dataset with this `info`; None where there is none.
 

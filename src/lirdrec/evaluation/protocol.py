@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.history_order import last_places
-from lirdrec.data.splits import TIMED, split_method
+from lirdrec.data.splits import is_split_by_time, split_method
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.option_names import option_text
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
@@ -62,7 +63,7 @@ def default_test_history(info: Mapping[str, Any]) -> TestHistory:
     >>> default_test_history({"split": {"method": "leave_last_out"}})
     'train+valid'
     """
-    return "train+valid" if split_method(info) in TIMED else "train"
+    return "train+valid" if is_split_by_time(info) else "train"
 
 
 def default_test_target(info: Mapping[str, Any]) -> TestTarget:
@@ -92,11 +93,8 @@ def protocol_of(
     Raises:
         ConfigError: an unknown history or target, or one that only the test can have, for another split.
     """
-    check_protocol(test_history, test_target)
+    check_protocol(test_history, test_target, split)
     if split != "test":
-        for name, value, plain in (("test_history", test_history, "train"), ("test_target", test_target, "all")):
-            if value not in (None, plain):
-                raise ConfigError(f"{name} is {value!r}, which only the test can have, not the split '{split}'")
         return EvaluationProtocol(mask_seen=mask_seen)
     history: Any = test_history or default_test_history(info)
     target: Any = test_target or default_test_target(info)
@@ -104,12 +102,16 @@ def protocol_of(
     return EvaluationProtocol(history, target, mask_seen, "histories" if takes else "trained")
 
 
-def check_protocol(test_history: str | None, test_target: str | None) -> None:
-    """Raise a ConfigError for an unknown history or target."""
-    if test_history not in (None, *TEST_HISTORIES):
-        raise ConfigError(f"test_history is {test_history!r}; choose one of {', '.join(TEST_HISTORIES)}")
-    if test_target not in (None, *TEST_TARGETS):
-        raise ConfigError(f"test_target is {test_target!r}; choose one of {', '.join(TEST_TARGETS)}")
+def check_protocol(test_history: str | None, test_target: str | None, split: str = "test") -> None:
+    """Raise a ConfigError for an unknown history or target, or one that only the test can have, for another split."""
+    for name, value, choices in (
+        ("test_history", test_history, TEST_HISTORIES),
+        ("test_target", test_target, TEST_TARGETS),
+    ):
+        if value not in (None, *choices):
+            raise ConfigError(f"{option_text(name, value)}: choose one of {', '.join(choices)}")
+        if split != "test" and value not in (None, choices[0]):
+            raise ConfigError(f"{option_text(name, value)}: is for the test, not for the split '{split}'")
 
 
 def with_last_target(dataset: Dataset) -> Dataset:
