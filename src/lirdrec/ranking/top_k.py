@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
+from lirdrec.ranking.sparse_rows import csr_of, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20
 
@@ -102,11 +107,55 @@ def rank_users(
     memory_limit: int = MEMORY_LIMIT,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block."""
+    if isinstance(scorer, ItemWeightScorer) and scorer.has_sparse_products and quota is None and len(users):
+        yield from _rank_sparse(scorer, users, k, seen, candidates, memory_limit)
+        return
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         pairs = seen.pairs(block) if seen is not None else None
         queries = scorer.queries(block)
         limits = {"candidates": candidates, "quota": quota, "memory_limit": memory_limit}
         yield block, *top_k(scorer, queries, k, seen=pairs, **limits)  # type: ignore[arg-type]  # values of three types
+
+
+def _rank_sparse(
+    scorer: ItemWeightScorer,
+    users: Tensor,
+    k: int,
+    seen: Histories | None,
+    candidates: Tensor | None,
+    memory_limit: int,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`rank_users` by products of sparse matrices; only users with fewer than `k` scores above 0 get dense rows."""
+    if candidates is not None:
+        candidates = candidates.sort().values
+    history, weights = csr_of(scorer.history)[users.numpy()], scorer.csr_weights
+    if seen is not None:  # a seen item is one more entry of the history, and its weight for itself is -inf
+        weights = sp.vstack([weights, sp.diags_array(np.full(scorer.n_items, -np.inf, np.float32))]).tocsr()
+    if candidates is not None:
+        weights = weights[:, candidates.numpy()]
+    threads = torch.get_num_threads()
+
+    def block(rows: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        some, left = users[slice(*rows)], history[slice(*rows)]
+        if seen is not None:
+            owner, items = seen.pairs(some)
+            start = np.concatenate([[0], np.cumsum(np.bincount(owner.numpy(), minlength=len(some)))])
+            hidden = sp.csr_matrix((np.ones(len(items), np.float32), items.numpy(), start), shape=left.shape)
+            left = sp.hstack([left, hidden]).tocsr()
+        scores, items = _best_of_sparse(left @ weights, k, memory_limit // threads)
+        return some, scores, items if candidates is None else torch.where(items < 0, items, candidates[items])
+
+    # the products do not hold Python's global lock
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(block, product_blocks(history, weights, memory_limit // threads))
+
+
+def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tensor]:
+    """`top_k_dense` of scipy's CSR matrix `(b, I)`, where what is not there is 0."""
+    scores, items, counts = map(torch.from_numpy, largest_of_rows(block, k))
+    for rows in (counts < k).nonzero().squeeze(1).split(block_rows(block.shape[1], 4, memory_limit)):
+        scores[rows], items[rows] = top_k_dense(torch.from_numpy(block[rows.numpy()].toarray()), k)
+    return scores, items
 
 
 def ranked(
