@@ -19,7 +19,7 @@ from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.training.loop import Callback
 from peers.data import PARTS, Data
-from peers.runner import EpochLog, Runner
+from peers.runner import EpochLog, Runner, Settings
 
 PACKAGES = ("torch", "numpy", "scipy")
 TRAINING = ("batch_size", "learning_rate", "order")  # options of the training, not of the model
@@ -29,6 +29,11 @@ class LirdrecRunner(Runner):
     """Options: "preset", options of the training, and those of the model."""
 
     suffix = ".parquet"
+
+    def __init__(self, data: Data, settings: Settings):
+        super().__init__(data, settings)
+        # what torch imports at first use: imports are not counted for any library
+        torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
 
     def fit(self, epochs: EpochLog) -> None:
         s = self.settings

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
-from lirdrec.ranking.sparse_rows import csr_of, csr_rows, transposed_csr
+from lirdrec.ranking.sparse_rows import csr_of, csr_of_pairs, masking, transposed_csr
 from lirdrec.row_buffers import append_rows
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -330,9 +330,9 @@ class ItemWeightScorer(Scorer):
         return self._sparse and self._weights is not None and self.history.is_cpu
 
     @cached_property
-    def csr_weights(self) -> Any:
-        """Sparse weights on the CPU as scipy's CSR matrix."""
-        return csr_of(self.weights)
+    def masking_weights(self) -> Any:
+        """Sparse weights on the CPU, and -inf for each item itself below: scipy's CSR `(2I, I)` (`masking`)."""
+        return masking(csr_of(self.weights))
 
     def queries(self, users: Tensor) -> Tensor:
         return _dense_rows(self.history, users)
@@ -346,7 +346,10 @@ class ItemWeightScorer(Scorer):
 
     def scores(self, queries: Tensor) -> Tensor:
         if self.has_sparse_products:
-            return torch.from_numpy((csr_rows(queries) @ self.csr_weights).toarray())
+            rows, columns = queries.nonzero(as_tuple=True)
+            shape = len(queries), 2 * self.n_items
+            history = csr_of_pairs(rows, columns, queries[rows, columns], shape)
+            return torch.from_numpy((history @ self.masking_weights).toarray())
         if self._sparse:
             return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
         return torch.sparse.mm(queries.to_sparse_csr(), self.weights)  # a history is nearly all zeros

@@ -14,6 +14,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from lirdrec.ranking.histories import expand
+
 ENTRY_BYTES = 40  # memory for an entry while the largest of each row are found
 
 
@@ -30,12 +32,28 @@ def transposed_csr(matrix: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(*parts, torch.from_numpy(other.data), other.shape)
 
 
-def csr_rows(queries: Tensor) -> Any:
-    """Dense rows `(B, n)` on the CPU as scipy's CSR matrix, by row and column."""
-    rows, columns = queries.nonzero(as_tuple=True)
-    start = np.zeros(len(queries) + 1, np.int64)
-    np.cumsum(torch.bincount(rows, minlength=len(queries)).numpy(), out=start[1:])
-    return sp.csr_matrix((queries[rows, columns].numpy(), columns.numpy(), start), shape=tuple(queries.shape))
+def csr_of_pairs(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Any:
+    """Entries `(n,)` on the CPU, in the order of their rows, as scipy's CSR matrix."""
+    start = np.zeros(shape[0] + 1, np.int64)
+    np.cumsum(torch.bincount(rows, minlength=shape[0]).numpy(), out=start[1:])
+    return sp.csr_matrix((values.numpy(), columns.numpy(), start), shape=shape)
+
+
+def csr_rows(matrix: Tensor, rows: Tensor) -> Any:
+    """Rows `(B,)` of a CSR tensor `(n, m)` on the CPU as scipy's CSR matrix `(B, m)`."""
+    owner, entry = expand(matrix.crow_indices(), rows)
+    shape = len(rows), matrix.shape[1]
+    return csr_of_pairs(owner, matrix.col_indices()[entry], matrix.values()[entry], shape)
+
+
+def masking(weights: Any) -> Any:
+    """Weights `(I, I)` with -inf for each item itself below, `(2I, I)`; scipy's CSR.
+
+    A history `(B, I)` times the upper half gives scores; with ones for seen items beside it, `(B, 2I)`, the scores of
+    seen items are -inf.
+    """
+    below = sp.diags_array(np.full(weights.shape[1], -np.inf, np.float32), format="csr")
+    return sp.csr_matrix(sp.vstack([weights, sp.csr_matrix(below)], format="csr"))
 
 
 def largest_of_rows(matrix: Any, k: int, *, in_order: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
-from lirdrec.ranking.sparse_rows import csr_of, largest_of_rows, product_blocks
+from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20
 
@@ -128,20 +127,16 @@ def _rank_sparse(
     """`rank_users` by products of sparse matrices; only users with fewer than `k` scores above 0 get dense rows."""
     if candidates is not None:
         candidates = candidates.sort().values
-    history, weights = csr_of(scorer.history)[users.numpy()], scorer.csr_weights
-    if seen is not None:  # a seen item is one more entry of the history, and its weight for itself is -inf
-        weights = sp.vstack([weights, sp.diags_array(np.full(scorer.n_items, -np.inf, np.float32))]).tocsr()
+    history, weights = csr_rows(scorer.history, users), scorer.masking_weights
     if candidates is not None:
         weights = weights[:, candidates.numpy()]
     threads = torch.get_num_threads()
 
     def block(rows: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        some, left = users[slice(*rows)], history[slice(*rows)]
-        if seen is not None:
-            owner, items = seen.pairs(some)
-            start = np.concatenate([[0], np.cumsum(np.bincount(owner.numpy(), minlength=len(some)))])
-            hidden = sp.csr_matrix((np.ones(len(items), np.float32), items.numpy(), start), shape=left.shape)
-            left = sp.hstack([left, hidden]).tocsr()
+        some, own = users[slice(*rows)], history[slice(*rows)]
+        owner, items = (users[:0], users[:0]) if seen is None else seen.pairs(some)
+        hidden = csr_of_pairs(owner, items, torch.ones(len(items)), own.shape)
+        left = sp.hstack([own, hidden], format="csr")
         scores, items = _best_of_sparse(left @ weights, k, memory_limit // threads)
         return some, scores, items if candidates is None else torch.where(items < 0, items, candidates[items])
 
