@@ -13,6 +13,7 @@ from lirdrec.ranking.sparse_rows import (
     ENTRY_BYTES,
     csr_of,
     csr_rows,
+    fill_with_zeros,
     largest_of_rows,
     product_blocks,
     transposed_csr,
@@ -65,12 +66,33 @@ def test_rows_of_more_than_two_bytes_are_sorted_too():
 def test_blocks_cover_all_rows_and_keep_to_the_memory():
     left = sp.random_array((50, 30), density=0.2, format="csr", rng=np.random.default_rng(2))
     right = sp.random_array((30, 20), density=0.4, format="csr", rng=np.random.default_rng(3))
-    blocks = list(product_blocks(left, right, 100 * ENTRY_BYTES))
+    blocks = list(product_blocks(left, right, 200 * ENTRY_BYTES))
     assert [first for first, _ in blocks] == [0, *(last for _, last in blocks[:-1])] and blocks[-1][1] == 50
-    assert len(blocks) > 3
+    assert len(blocks) > 3 and any(last > first + 1 for first, last in blocks)
     for first, last in blocks:
-        assert last == first + 1 or (left[first:last] @ right).nnz <= 100
+        assert last == first + 1 or (left[first:last] @ right).nnz <= 200
     assert list(product_blocks(left, right, 1)) == [(row, row + 1) for row in range(50)]
+
+
+def test_zeros_fill_the_lists_in_the_order_of_columns():
+    matrix = matrix_with_ties()
+    matrix.data[:3] = 0  # zeros that are stored
+    lists = largest_of_rows(matrix, K)
+    left = set(fill_with_zeros(matrix, *lists).tolist())
+    values, columns, counts = lists
+    short = 0
+    for row in range(N_USERS):
+        dense = matrix[row].toarray()[0]
+        zeros = [column for column, value in enumerate(dense) if value == 0][: K - counts[row]]
+        if row in left:
+            assert counts[row] < K and (columns[row, counts[row] :] == -1).all()
+        else:
+            short += counts[row] < K
+            assert columns[row, counts[row] :].tolist() == zeros
+            assert (values[row, counts[row] :] == 0).all()
+    assert short > 3
+    few = sp.csr_matrix(np.float32([[0, -1, 2, 0]]))  # more places than columns
+    assert fill_with_zeros(few, *largest_of_rows(few, 5)).tolist() == [0]
 
 
 def test_rows_and_transposed_matrices_are_those_of_the_dense_ones():

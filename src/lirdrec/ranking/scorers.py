@@ -436,8 +436,10 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
 
 def _nearest_entries(neighbors: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
     """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`, whose first scored item is `first`."""
-    target, slot = (neighbors >= 0).nonzero(as_tuple=True)
-    return torch.stack([neighbors[target, slot], target + first]), similarity[target, slot]
+    is_there = neighbors >= 0
+    rows = torch.arange(first, first + len(neighbors), device=neighbors.device)
+    target = torch.repeat_interleave(rows, is_there.sum(1))
+    return torch.stack([neighbors[is_there], target]), similarity[is_there]
 
 
 def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:

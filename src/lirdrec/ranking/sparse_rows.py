@@ -17,6 +17,7 @@ from torch import Tensor
 from lirdrec.ranking.histories import expand
 
 ENTRY_BYTES = 40  # memory for an entry while the largest of each row are found
+ROW_ENTRIES = 32  # a row needs about as much as these beside its entries
 
 
 def csr_of(matrix: Tensor) -> Any:
@@ -28,8 +29,8 @@ def csr_of(matrix: Tensor) -> Any:
 def transposed_csr(matrix: Tensor) -> Tensor:
     """A CSR tensor `(n, m)` on the CPU as one `(m, n)` with int64 indices, its columns in order."""
     other = csr_of(matrix).T.tocsr()
-    parts = (torch.from_numpy(part.astype(np.int64, copy=False)) for part in (other.indptr, other.indices))
-    return torch.sparse_csr_tensor(*parts, torch.from_numpy(other.data), other.shape)
+    start, columns = (torch.from_numpy(part.astype(np.int64, copy=False)) for part in (other.indptr, other.indices))
+    return torch.sparse_csr_tensor(start, columns, torch.from_numpy(other.data), other.shape)
 
 
 def csr_of_pairs(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Any:
@@ -73,8 +74,11 @@ def largest_of_rows(matrix: Any, k: int, *, in_order: bool = True) -> tuple[np.n
     ([[3, 1], [-1, -1]], [2, 0])
     """
     n_rows, lengths = matrix.shape[0], np.diff(matrix.indptr)
-    data = np.where((matrix.data > 0) & (matrix.data < np.inf), matrix.data, 0).astype(np.float32, copy=False)
-    is_kept = (data > 0) & (data >= np.repeat(_smallest_kept(matrix, data, k), lengths))
+    data = matrix.data.astype(np.float32, copy=False)
+    if len(data) and not (data.min() >= 0 and data.max() < np.inf):
+        data = np.where((data > 0) & (data < np.inf), data, np.float32(0))
+    least = np.maximum(_smallest_kept(matrix, data, k), np.finfo(np.float32).tiny)
+    is_kept = data >= np.repeat(least, lengths)
     # numpy sorts numbers of 16 bits in linear time
     rows = np.repeat(np.arange(n_rows, dtype=np.uint16 if n_rows <= 2**16 else np.int64), lengths)[is_kept]
     found, columns = data[is_kept], matrix.indices[is_kept]
@@ -91,6 +95,31 @@ def largest_of_rows(matrix: Any, k: int, *, in_order: bool = True) -> tuple[np.n
     values, places = np.zeros(n_rows * k, np.float32), np.full(n_rows * k, -1, np.int64)
     values[at], places[at] = found[first], columns[first]
     return values.reshape(n_rows, k), places.reshape(n_rows, k), np.minimum(counts, k)
+
+
+def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Complete the lists of `largest_of_rows` in place by entries that are 0, in the order of their columns.
+
+    Args:
+        matrix: scipy's CSR matrix `(n, m)`; what is not there is 0.
+        values, columns, counts: of `largest_of_rows`.
+
+    Returns:
+        The rows that are not complete: they may need entries below 0, or have very many entries.
+    """
+    k, lengths = values.shape[1], np.diff(matrix.indptr)
+    is_short = counts < k
+    few = is_short & (lengths <= np.minimum(matrix.shape[1] - k, 8 * k))
+    rows = np.flatnonzero(few)
+    if len(rows):
+        some = matrix[rows]
+        free = np.ones((len(rows), k + int(lengths[rows].max())), bool)  # among so many columns there are enough
+        shown = (some.data != 0) & (some.indices < free.shape[1])
+        free[np.repeat(np.arange(len(rows)), lengths[rows])[shown], some.indices[shown]] = False
+        order = free.cumsum(axis=1, dtype=np.int32)
+        row, column = np.nonzero(free & (order <= (k - counts[rows])[:, None]))
+        columns[rows[row], counts[rows[row]] + order[row, column] - 1] = column
+    return np.flatnonzero(is_short & ~few)
 
 
 def _falling(values: np.ndarray) -> np.ndarray:
@@ -122,7 +151,7 @@ def product_blocks(left: Any, right: Any, memory_limit: int) -> Iterator[tuple[i
     """
     width = np.diff(right.indptr)
     up_to = np.concatenate([[0], np.cumsum(width[left.indices], dtype=np.int64)])
-    entries = np.minimum(np.diff(up_to[left.indptr]), right.shape[1])
+    entries = np.minimum(np.diff(up_to[left.indptr]), right.shape[1]) + ROW_ENTRIES
     total = np.cumsum(entries)
     start, limit = 0, max(1, memory_limit // ENTRY_BYTES)
     while start < left.shape[0]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
-from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, largest_of_rows, product_blocks
+from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20
 
@@ -124,7 +124,7 @@ def _rank_sparse(
     candidates: Tensor | None,
     memory_limit: int,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`rank_users` by products of sparse matrices; only users with fewer than `k` scores above 0 get dense rows."""
+    """`rank_users` by products of sparse matrices; few users get dense rows."""
     if candidates is not None:
         candidates = candidates.sort().values
     history, weights = csr_rows(scorer.history, users), scorer.masking_weights
@@ -147,8 +147,10 @@ def _rank_sparse(
 
 def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tensor]:
     """`top_k_dense` of scipy's CSR matrix `(b, I)`, where what is not there is 0."""
-    scores, items, counts = map(torch.from_numpy, largest_of_rows(block, k))
-    for rows in (counts < k).nonzero().squeeze(1).split(block_rows(block.shape[1], 4, memory_limit)):
+    lists = largest_of_rows(block, k)
+    incomplete = torch.from_numpy(fill_with_zeros(block, *lists))
+    scores, items = torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
+    for rows in incomplete.split(block_rows(block.shape[1], 4, memory_limit)):
         scores[rows], items[rows] = top_k_dense(torch.from_numpy(block[rows.numpy()].toarray()), k)
     return scores, items
 
