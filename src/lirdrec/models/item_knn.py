@@ -78,9 +78,14 @@ class ItemKNN(Model):
         k = self.neighbours.shape[1]
         for first, last in product_blocks(by_item, by_user, BLOCK_BYTES):
             common = by_item[first:last] @ by_user  # (b, I), users in common
-            rows = np.repeat(np.arange(first, last), np.diff(common.indptr))
-            common.data /= np.maximum(np.sqrt(degree[rows] * degree[common.indices]) + self.config.shrinkage, 1e-12)
-            common.data[rows == common.indices] = 0
+            lengths = np.diff(common.indptr)
+            norms = np.repeat(degree[first:last], lengths)
+            norms *= degree[common.indices]
+            np.sqrt(norms, out=norms)
+            norms += np.float32(self.config.shrinkage)
+            common.data /= np.maximum(norms, np.float32(1e-12), out=norms)
+            own = np.repeat(np.arange(first, last, dtype=common.indices.dtype), lengths)
+            common.data[own == common.indices] = 0
             similarity, neighbors, _ = largest_of_rows(common, k, in_order=False)
             self.similarity[first:last] = torch.from_numpy(similarity)
             self.neighbours[first:last] = torch.from_numpy(neighbors)
