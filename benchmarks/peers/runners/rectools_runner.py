@@ -12,7 +12,7 @@ from rectools.models import EASEModel, ImplicitALSWrapperModel
 from peers.data import Data
 from peers.runner import EpochLog, Runner, Settings
 
-PACKAGES = ("rectools", "implicit", "numpy", "scipy", "pandas")
+PACKAGES = ("rectools", "numpy", "scipy", "pandas")
 
 
 class RectoolsRunner(Runner):
