@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
+from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20
 
@@ -102,11 +106,53 @@ def rank_users(
     memory_limit: int = MEMORY_LIMIT,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block."""
+    if isinstance(scorer, ItemWeightScorer) and scorer.has_sparse_products and quota is None and len(users):
+        yield from _rank_sparse(scorer, users, k, seen, candidates, memory_limit)
+        return
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         pairs = seen.pairs(block) if seen is not None else None
         queries = scorer.queries(block)
         limits = {"candidates": candidates, "quota": quota, "memory_limit": memory_limit}
         yield block, *top_k(scorer, queries, k, seen=pairs, **limits)  # type: ignore[arg-type]  # values of three types
+
+
+def _rank_sparse(
+    scorer: ItemWeightScorer,
+    users: Tensor,
+    k: int,
+    seen: Histories | None,
+    candidates: Tensor | None,
+    memory_limit: int,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`rank_users` by products of sparse matrices; few users get dense rows."""
+    if candidates is not None:
+        candidates = candidates.sort().values
+    history, weights = csr_rows(scorer.history, users), scorer.masking_weights
+    if candidates is not None:
+        weights = weights[:, candidates.numpy()]
+    threads = torch.get_num_threads()
+
+    def block(rows: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        some, own = users[slice(*rows)], history[slice(*rows)]
+        owner, items = (users[:0], users[:0]) if seen is None else seen.pairs(some)
+        hidden = csr_of_pairs(owner, items, torch.ones(len(items)), own.shape)
+        left = sp.hstack([own, hidden], format="csr")
+        scores, items = _best_of_sparse(left @ weights, k, memory_limit // threads)
+        return some, scores, items if candidates is None else torch.where(items < 0, items, candidates[items])
+
+    # the products do not hold Python's global lock
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(block, product_blocks(history, weights, memory_limit // threads))
+
+
+def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tensor]:
+    """`top_k_dense` of scipy's CSR matrix `(b, I)`, where what is not there is 0."""
+    lists = largest_of_rows(block, k)
+    incomplete = torch.from_numpy(fill_with_zeros(block, *lists))
+    scores, items = torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
+    for rows in incomplete.split(block_rows(block.shape[1], 4, memory_limit)):
+        scores[rows], items[rows] = top_k_dense(torch.from_numpy(block[rows.numpy()].toarray()), k)
+    return scores, items
 
 
 def ranked(
