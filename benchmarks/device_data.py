@@ -46,9 +46,8 @@ def planted(
     held_out = torch.rand(len(users), generator=generator, device=device) < HELD_OUT
     features = {}
     for name, width in dims.items():
-        features[name] = Features(
-            _features(group, n_groups, width, generator), torch.ones_like(group, dtype=torch.bool)
-        )
+        present = torch.ones_like(group, dtype=torch.bool)
+        features[name] = Features(_features(group, n_groups, width, generator), present)
     offsets = torch.rand(n_items, n_neighbors, generator=generator, device=device)
     neighbors = members[start[group][:, None] + (offsets * sizes[group][:, None]).long()]
     neighbors[:, 0] = torch.arange(n_items, device=device)

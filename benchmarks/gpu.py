@@ -5,7 +5,10 @@
 
 Needs torch, NumPy, polars and pyarrow, and `src/` on PYTHONPATH: nothing is installed. Data of the shapes in shapes.py
 are planted on the device. Every part has a share of the time (`--seconds`); what did not fit is listed as skipped.
-`--small` divides the shapes, so that the same code runs in seconds on a CPU. On a CPU all seconds are processor seconds.
+`--small` divides the shapes, so that the same code runs in seconds on a CPU, where seconds are processor seconds.
+
+`limit` is the time of a step if all its products ran at the maker's rate, and all its other bytes at the maker's
+bandwidth, counted by `lirdrec.planning`; `planned` is what `lirdrec plan` expects.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec
+from lirdrec.planning.hardware import DEVICES, Device
+from lirdrec.planning.plan import seconds as seconds_of_work
+from lirdrec.planning.workload import Sizes, workload
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.presets import preset
@@ -45,7 +51,7 @@ CASES = (("baby", 60, 1.5), ("electronics", 300, 3.0), ("microlens", 150, 2.0), 
 SMALL_DIMS = {"image": 48, "text": 16}
 PRECISIONS = ("float32", "tf32", "bfloat16")
 METRICS, CUTOFFS = ("recall", "ndcg"), (20,)
-MOST_SCORES = 5e10  # an evaluation of more is measured on a part of the users and multiplied
+MOST_SCORES, SMALL_SCORES = 5e10, 1e5  # an evaluation of more is measured on a part of the users and multiplied
 KINDS = {  # of kernels, by parts of their names; the first that fits
     "sparse products": ("csrmm", "spmm", "cusparse", "csr2", "sparse"),
     "dense products": ("gemm", "cutlass", "nvjet", "xmma", "splitk", "aten::mm", "aten::addmm", "aten::bmm", "linear"),
@@ -79,9 +85,8 @@ class Report:
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        print(
-            "  ".join(f"{key} {shown(value)}" for key, value in row.items() if not isinstance(value, dict)), flush=True
-        )
+        cells = [f"{key} {shown(value)}" for key, value in row.items() if not isinstance(value, dict)]
+        print("  ".join(cells), flush=True)
         self.write()
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,14 +218,15 @@ def measure(case: Case, report: Report, allotted: float) -> dict[str, Any]:
     once = seconds_of(step, device)
     times = 1 if report.small else max(1, min(20, int(0.2 * allotted / max(once, 1e-4))))
     row["step_s"] = seconds_of(step, device, times)
+    row |= limits(case)
     row["pairs"], row["steps"], row["sampling_s"] = len(case.batch[0]), case.n_steps, case.sampling_s
     row["step_peak_bytes"] = peak_bytes(device)
-    truth, factor = sampled_truth(case.data.truth, case.data.inputs.n_items)
+    most = SMALL_SCORES if report.small else MOST_SCORES
+    truth, factor = sampled_truth(case.data.truth, int(most / case.data.inputs.n_items))
     scorer = case.model.eval().validation_scorer()
     row["forward_s"] = seconds_of(case.model.validation_scorer, device)
-    row["evaluation_s"] = factor * seconds_of(lambda: evaluate_scorer(scorer, truth, METRICS, CUTOFFS), device)
+    row["evaluation_s"] = factor * seconds_of(lambda: validation(scorer, truth), device)
     row["evaluation_measured_on"] = len(truth.users)
-    del scorer
     row["peak_bytes"] = peak_bytes(device)
     expected = case.n_steps * row["step_s"] + case.sampling_s + row["forward_s"] + row["evaluation_s"]
     row["expected_epoch_s"] = expected
@@ -230,9 +236,25 @@ def measure(case: Case, report: Report, allotted: float) -> dict[str, Any]:
     return row
 
 
-def sampled_truth(truth: GroundTruth, n_items: int) -> tuple[GroundTruth, float]:
-    """The truth of so many users that the evaluation stays short, and the share that they are, inverted."""
-    n = max(1, int(MOST_SCORES / n_items))
+def limits(case: Case) -> dict[str, float]:
+    """The least time of a step on this card, and the time and the memory that `lirdrec plan` expects; {} if unknown."""
+    name = case.device.type if case.device.type == "cpu" else torch.cuda.get_device_name(case.device)
+    card = DEVICES["cpu-core"] if name == "cpu" else next((one for one in DEVICES.values() if one.name in name), None)
+    if card is None:
+        return {}
+    inputs = case.data.inputs
+    widths = tuple(one.values.shape[1] for one in inputs.features.values())
+    sizes = Sizes(inputs.n_users, inputs.n_items, len(inputs.users), widths)
+    work = workload(case.model.config, case.training, sizes, 1, name == "cpu")
+    ideal: Device = replace(card, efficiency=1.0, kernel_seconds=0.0)
+    limit, planned = (
+        sum(seconds_of_work(part, one, case.precision) for part in work.step.values()) for one in (ideal, card)
+    )
+    return {"limit_s": limit, "planned_step_s": planned, "planned_bytes": sum(work.memory.values())}
+
+
+def sampled_truth(truth: GroundTruth, n: int) -> tuple[GroundTruth, float]:
+    """The truth of at most `n` users, and the number of all users divided by theirs."""
     if n >= len(truth.users):
         return truth, 1.0
     return replace(truth, users=truth.users[:n]), len(truth.users) / n
@@ -421,15 +443,19 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def table(report: Report) -> str:
-    """The rows as a text of columns."""
-    columns = ("step_s", "evaluation_s", "forward_s", "sampling_s", "expected_epoch_s", "epoch_s")
-    head = [
-        "shape",
-        "settings",
-        "precision",
-        *(c.removesuffix("_s").replace("_", " ") + " s" for c in columns),
-        "peak GB",
-    ]
+    """The rows as a text of columns; times in seconds."""
+    columns = (
+        "step_s",
+        "limit_s",
+        "planned_step_s",
+        "evaluation_s",
+        "forward_s",
+        "sampling_s",
+        "expected_epoch_s",
+        "epoch_s",
+    )
+    names = [column.removesuffix("_s").replace("_", " ") for column in columns]
+    head = ["shape", "settings", "precision", *names, "peak GB"]
     lines = [head]
     for row in report.rows:
         if "step_s" in row:
