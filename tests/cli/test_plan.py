@@ -25,7 +25,7 @@ def test_figures_of_the_devices_and_of_one(lirdrec):
 def test_what_would_make_it_fit_is_said(lirdrec):
     result = lirdrec("plan", *SIZES, "--devices", "8xL4")
     assert result.exit_code == 0, result.stderr
-    assert_mentions(result.stdout, ["8 x L4", "does not fit", "24.0 GB", "devices", "H100"])
+    assert_mentions(result.stdout, ["8 x L4", "does not fit", "24.0 GB", "batch_size", "H100"])
     assert "It fits" in lirdrec("plan", *SIZES, "--devices", "8xL4", "--memory", "1000").stdout
 
 

@@ -32,6 +32,7 @@ CONFIGS = [
     LIRDRecConfig(embedding_size=8, hidden_multiplier=2, loss="softmax", scoring="cosine", n_item_layers=2),
     LightGCNConfig(embedding_size=16, n_layers=2),
     LightGCNConfig(embedding_size=16, loss="softmax"),
+    LIRDRecConfig(embedding_size=8, loss="softmax", n_negatives=30),
 ]
 
 
@@ -103,10 +104,14 @@ def test_the_peak_of_a_step(config):
     model.loss(*batch)["loss"].backward()  # builds the graphs
     model.zero_grad(set_to_none=True)
     with LiveTensors() as live:
-        model.loss(*batch)["loss"].backward()
+        for _ in range(2):  # as the training loop does it: the gradients of a step live until the next loss is there
+            loss = model.loss(*batch)["loss"]
+            model.zero_grad(set_to_none=True)
+            loss.backward()
+            del loss
     memory = workload(config, TRAINING, sizes_of(96, 40), on_cpu=True).memory
     predicted = memory["activations"] + memory["gradients"]
-    assert 0.75 < predicted / live.peak < 1.35, (predicted, live.peak)
+    assert 0.8 < predicted / live.peak < 1.25, (predicted, live.peak)
 
 
 @pytest.mark.parametrize("config", CONFIGS[:3], ids=range(3))

@@ -86,9 +86,11 @@ class _Shape:
     columns: int  # D
     batch: int  # B
     queries: float  # Q
-    softmax: bool  # over all items
+    loss: str  # "bpr", "softmax" over all items, or "sampled": with negatives that the batch shares
+    n_negatives: int  # of "sampled"
     n_layers: int
     block_bytes: int
+    low: bool  # products in bfloat16
 
     @property
     def u(self) -> int:
@@ -101,6 +103,10 @@ class _Shape:
     @property
     def c(self) -> int:
         return -(-self.columns // self.ranks)
+
+    @property
+    def softmax(self) -> bool:
+        return self.loss == "softmax"
 
     @property
     def nodes(self) -> int:
@@ -143,9 +149,11 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     n_steps = math.ceil(sizes.interactions / batch)
     shape = _Shape(
         *(sizes, ranks, columns, batch, _queries(sizes, batch, n_steps, training.order)),
-        softmax=config.loss == "softmax" and config.n_negatives is None,
+        loss="sampled" if config.loss == "softmax" and config.n_negatives is not None else config.loss,
+        n_negatives=min(config.n_negatives or 0, batch) if config.loss == "softmax" else 0,
         n_layers=config.n_layers,
         block_bytes=BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES,
+        low=training.precision == "bfloat16",
     )
     lirdrec = config if isinstance(config, LIRDRecConfig) else None
     parameters = _parameters(shape, lirdrec)
@@ -200,7 +208,7 @@ def _memory(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, i
         entries = _item_entries(config, n_items, len(sizes.features))
         memory["item graph"] = 2 * ((4 + FLOAT) * entries + 4 * (n_items + 1))
         memory["neighbors"] = KEY * n_items * config.n_neighbors * len(sizes.features)
-    memory["activations"] = int(FLOAT * _activations(shape, config))
+    memory["activations"] = int(FLOAT * _activations(shape, config, numbers))
     return memory
 
 
@@ -210,25 +218,41 @@ def _item_entries(config: LIRDRecConfig, n_items: int, n_modalities: int) -> int
     return n_items * min(n_items, n_modalities * (k - 1) + 1)
 
 
-def _activations(shape: _Shape, config: LIRDRecConfig | None) -> float:
-    """The largest number of numbers of a step that exist at once, besides parameters and gradients."""
+def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) -> float:
+    """The largest number of numbers of a step that exist at once, besides parameters and gradients.
+
+    The gradients of a step exist until the next forward pass is over, so the peak of a backward pass replaces them.
+    The factors are the numbers of tables that exist at once, counted with `training.profiling.LiveTensors`.
+    """
     u, i, d = shape.u, shape.i, shape.columns
-    columns_moved = 0 if shape.ranks == 1 else shape.nodes * shape.c  # rows turned into columns, and sent
-    batch = 8 * shape.batch * d
-    logits = 2 * min(shape.block_bytes / FLOAT, shape.queries * i) if shape.softmax else 0
-    ranking = batch + logits + (2 * i * d + 2 * shape.queries * d if shape.softmax else 0)
+    moved = 0 if shape.ranks == 1 else shape.nodes * shape.c  # rows turned into columns, and sent
+    in_layers = 2 * (u + i) * d + 3 * moved
+    logits, vectors = _ranking(shape, penalty=config is None)
+    # of users and items, when the loss is there and when its gradient reaches them
     if config is None:
-        in_loss = 3 * (u + i) * d + ranking
-        in_layers = (u + i) * d + 3 * shape.nodes * shape.c + columns_moved
-        return max(in_loss, in_layers)
+        forward = 2 * u * d + (4 if shape.softmax else 2) * i * d + vectors + logits
+        backward = max(4 * u * d + (5 if shape.softmax else 4) * i * d + vectors, in_layers)
+        return max(forward, backward - gradients)
     h, m = config.embedding_size * config.hidden_multiplier, len(shape.sizes.features)
     k, products = d // config.embedding_size, 1 + (config.dct is not None)
     hidden = 2 * k * i * h  # before and after the non-linearity, kept for the gradient
-    in_branches = hidden + (products * m + (m > 1 and products > 1)) * i * h + 2 * i * d
-    users, items = 5.75, 4.0  # tables of rows between the layers and the loss
-    in_loss = hidden + users * u * d + items * i * d + ranking
-    in_layers = hidden + 2 * (u + i) * d + 3 * shape.nodes * shape.c + columns_moved
-    return max(in_branches, in_loss, in_layers)
+    branches = hidden + (products * m + (m > 1 and products > 1)) * i * h + 3.2 * i * d
+    forward = hidden + 3.9 * u * d + (4 if shape.softmax else 2) * i * d + vectors + logits
+    backward = hidden + max(5.9 * u * d + (5 if shape.softmax else 4) * i * d + vectors, in_layers)
+    return max(branches, forward, backward - gradients)
+
+
+def _ranking(shape: _Shape, penalty: bool) -> tuple[float, float]:
+    """Numbers that the loss of a batch makes: logits, and vectors of its pairs and users."""
+    d = shape.columns
+    tables = {"bpr": 4.0, "softmax": 4.2, "sampled": 6.1}[shape.loss] + (3 if penalty else 0)
+    if shape.ranks > 1 and shape.loss != "softmax":
+        tables += 3  # sums over the ranks are copies
+    logits, vectors = 3.0 * shape.batch * shape.n_negatives, tables * shape.batch * d
+    if shape.softmax:
+        logits = (1 + shape.low) * min(shape.block_bytes / FLOAT, shape.queries * shape.i)
+        vectors += 2 * shape.queries * d
+    return logits, vectors
 
 
 def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int]) -> dict[str, Work]:
@@ -256,7 +280,8 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
         logits = shape.queries * i
         # the products, and passes over the logits: maximum, difference, exponential, sum, quotient
         parts["softmax"] = Work(3 * 2 * logits * d, FLOAT * 12 * logits, 40 + 14 * shape.blocks)
-    parts["batch"] = Work(bytes=FLOAT * 16 * shape.batch * d, kernels=30)
+    sampled = 3 * 2 * shape.batch * shape.n_negatives * d
+    parts["batch"] = Work(sampled, FLOAT * shape.batch * (16 * d + 12 * shape.n_negatives), 30)
     numbers = parameters["rows"] + parameters["common"]
     parts["Adam"] = Work(bytes=7 * FLOAT * numbers, kernels=4 + parameters["tensors"])
     return parts
