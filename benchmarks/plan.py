@@ -79,7 +79,6 @@ def case(name: str, rounds: int) -> dict[str, Any]:
     n_users, n_items, n_pairs = (n // divisor for n in SHAPES[shape])
     torch.set_num_threads(1)
     keep_freed_memory()
-    device = measured_device(rounds)
     config, training = preset(model_name, settings)
     dims = DIMS if model_name == "lirdrec" else {}
     base = peak_bytes()
@@ -109,13 +108,16 @@ def case(name: str, rounds: int) -> dict[str, Any]:
     validation = least(
         lambda: evaluate_scorer(model.validation_scorer(), data.truth, ("recall", "ndcg"), (20,)), max(1, rounds - 1)
     )
+    device = measured_device(rounds)  # last, since its vectors would be the peak of the memory
     plan = make_plan(config, training, Sizes(n_users, n_items, n_training, tuple(dims.values())), Cluster(1, device))
-    # of the users of the validation only
-    ranking = seconds(plan.work.validation["ranking"], device, "float32") * len(data.truth.users) / n_users
+    parts = {name: seconds(work, device, "float32") for name, work in plan.work.validation.items()}
+    ranking = (
+        (parts["scores"] + parts["selection"]) * len(data.truth.users) / n_users
+    )  # of the users with held-out items
     measured = {"step": step_seconds, "validation": validation, "sampling": sampling, "bytes": memory}
     predicted = {
         "step": plan.step_seconds,
-        "validation": seconds(plan.work.validation["forward"], device, "float32") + ranking,
+        "validation": parts["forward"] + ranking,
         "sampling": SAMPLING_SECONDS * n_training,
         "bytes": plan.memory,
     }

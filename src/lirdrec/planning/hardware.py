@@ -71,7 +71,7 @@ DEVICES = {
         _gpu("L4", 24, (30.3, 60, 121), 300, 32, "NVIDIA L4 Tensor Core GPU datasheet, PCIe 4 x16"),
         # a core of benchmarks/plan.py's machine; memory as cloud machines have for each core
         Device(
-            *("cpu-core", 4.0 * GB, 100e9, 100e9, 100e9, 8.0 * GB, 4.0 * GB, 1.25 * GB, 64, 2e-6, 1e-4, 1.0),
+            *("cpu-core", 4.0 * GB, 140e9, 140e9, 140e9, 18.0 * GB, 4.0 * GB, 1.25 * GB, 64, 2e-6, 1e-4, 1.0),
             "measured by benchmarks/plan.py, one thread with AVX-512; network of 10 Gbit/s",
         ),
     )

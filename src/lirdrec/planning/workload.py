@@ -6,7 +6,8 @@ r"""What one rank of a training holds, computes and sends in a step, counted fro
 
     products       2·m·k·n operations each: projection Σ 2·i·d_m·2h, output 2·K·i·h·e, weights of branches 2·K·u·e·g,
                    softmax 2·Q·i·D; with their gradients two times (projection) or three times as many
-    sparse         a layer reads a row of c numbers and 8 bytes for each of 2·E entries, forward and backward
+    sparse         a layer reads a row of c numbers and 8 bytes for each of 2·E entries, forward and backward; a row
+                   read at random costs as much as two read in order
     element-wise   passes over tables of u·D, i·D and K·i·h numbers, counted in the code of the models
     Adam           reads and writes seven numbers for each parameter
 """
@@ -25,6 +26,7 @@ from lirdrec.training.config import TrainConfig
 
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64
+WITHOUT_FORWARD = ("softmax, products", "softmax, passes", "batch", "Adam")  # parts of a step, not of a validation
 
 
 @dataclass(frozen=True)
@@ -259,17 +261,17 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
     u, i, d, n_layers = shape.u, shape.i, shape.columns, shape.n_layers
     row = FLOAT * shape.c
     # each layer: from items to users and back, forward and backward, and one pass over what is added and the result
-    sparse = 2 * n_layers * (2 * shape.sizes.interactions * (row + 8) + 3 * shape.nodes * row)
+    sparse = 2 * n_layers * (2 * shape.sizes.interactions * (2 * row + 8) + 3 * shape.nodes * row)
     parts: dict[str, Work] = {}
     if config is None:
         parts["sparse products"] = Work(bytes=sparse, kernels=8 * n_layers)
-        parts["element-wise"] = Work(bytes=FLOAT * d * (u + i) * 12, kernels=60)
+        parts["element-wise"] = Work(bytes=FLOAT * d * (12 * u + (28 if shape.softmax else 16) * i), kernels=60)
     else:
         e, h, m = config.embedding_size, config.embedding_size * config.hidden_multiplier, len(shape.sizes.features)
         k, products, width = d // e, 1 + (config.dct is not None), sum(shape.sizes.features)
         n = products * h
         entries = _item_entries(config, shape.sizes.items, m)
-        sparse += 2 * config.n_item_layers * (entries * (row + 8) + 3 * shape.sizes.items * row)
+        sparse += 2 * config.n_item_layers * (entries * (2 * row + 8) + 3 * shape.sizes.items * row)
         parts["projection"] = Work(2 * 2 * i * width * n, FLOAT * 2 * i * (width + m * n), 30 * m)
         small = 3 * 2 * (i * h * d + (u * d * (e // 4) if config.pwc in ("released", "logits") else 0))
         parts["small products"] = Work(small, FLOAT * 3 * (i * (k * h + d) + u * d), 12 * k)
@@ -278,10 +280,12 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
         parts["element-wise"] = Work(bytes=FLOAT * passes, kernels=120 + 20 * k)
     if shape.softmax:
         logits = shape.queries * i
-        # the products, and passes over the logits: maximum, difference, exponential, sum, quotient
-        parts["softmax"] = Work(3 * 2 * logits * d, FLOAT * 12 * logits, 40 + 14 * shape.blocks)
+        # two parts, since passes do not run beside products: maximum, difference, exponential, sum, quotient …
+        parts["softmax, products"] = Work(flop=3 * 2 * logits * d, kernels=3 * shape.blocks)
+        parts["softmax, passes"] = Work(bytes=FLOAT * 16 * logits, kernels=40 + 11 * shape.blocks)
     sampled = 3 * 2 * shape.batch * shape.n_negatives * d
-    parts["batch"] = Work(sampled, FLOAT * shape.batch * (16 * d + 12 * shape.n_negatives), 30)
+    tables = 24 if config is not None else 51  # with a penalty of the batch's parameters
+    parts["batch"] = Work(sampled, FLOAT * shape.batch * (tables * d + 12 * shape.n_negatives), 30)
     numbers = parameters["rows"] + parameters["common"]
     parts["Adam"] = Work(bytes=7 * FLOAT * numbers, kernels=4 + parameters["tensors"])
     return parts
@@ -290,11 +294,12 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
 def _validation(shape: _Shape, step: dict[str, Work]) -> dict[str, Work]:
     """A forward pass, about a third of a step, and the scores of all users with the choice of the best."""
     scores = float(shape.sizes.users) * shape.i
-    forward = [work for name, work in step.items() if name not in ("softmax", "batch", "Adam")]
+    forward = [work for name, work in step.items() if name not in WITHOUT_FORWARD]
     blocks = scores * FLOAT / (64 * 2**20 if shape.block_bytes == BLOCK_BYTES else 2**30)
     return {
         "forward": Work(*(sum(getattr(work, key) for work in forward) / 3 for key in ("flop", "bytes", "kernels"))),
-        "ranking": Work(2 * scores * shape.columns, FLOAT * 5 * scores, 40 * max(1.0, blocks)),
+        "scores": Work(flop=2 * scores * shape.columns, kernels=2 * max(1.0, blocks)),
+        "selection": Work(bytes=FLOAT * 20 * scores, kernels=40 * max(1.0, blocks)),
     }
 
 
