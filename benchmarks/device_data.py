@@ -85,8 +85,7 @@ def _features(group: Tensor, n_groups: int, width: int, generator: torch.Generat
     device = group.device
     centers = torch.randn(n_groups, width, generator=generator, device=device)
     values = torch.empty(len(group), width, device=device)
-    for rows in torch.arange(len(group), device=device).split(BLOCK_ROWS):
-        block = values[rows[0] : rows[-1] + 1]
-        torch.randn(block.shape, generator=generator, device=device, out=block)
-        block += centers[group[rows]]
+    for block, groups in zip(values.split(BLOCK_ROWS), group.split(BLOCK_ROWS), strict=True):
+        block.normal_(generator=generator)
+        block += centers[groups]
     return values

@@ -18,6 +18,7 @@ import copy
 import gc
 import json
 import platform
+import re
 import resource
 import time
 import warnings
@@ -97,10 +98,11 @@ class Report:
         if self.output is not None:
             self.output.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
-    def attempt(self, part: str, need: float, work: Callable[[], None]) -> None:
-        """Run a part if `need` seconds are left; a failure is noted, and the next part runs."""
-        if self.left() < need:
-            return self.skip(part, f"{max(0, self.left()):.0f} s are left, it may need {need:.0f} s")
+    def attempt(self, part: str, need: float, work: Callable[[], None], reserved: float = 0.0) -> None:
+        """Run a part if `need` seconds are left besides the reserved; a failure is noted, and the next part runs."""
+        left = self.left() - reserved
+        if left < need:
+            return self.skip(part, f"{max(0, left):.0f} s are left for it, it may need {need:.0f} s")
         try:
             work()
         except torch.OutOfMemoryError as error:
@@ -239,7 +241,8 @@ def measure(case: Case, report: Report, allotted: float) -> dict[str, Any]:
 def limits(case: Case) -> dict[str, float]:
     """The least time of a step on this card, and the time and the memory that `lirdrec plan` expects; {} if unknown."""
     name = case.device.type if case.device.type == "cpu" else torch.cuda.get_device_name(case.device)
-    card = DEVICES["cpu-core"] if name == "cpu" else next((one for one in DEVICES.values() if one.name in name), None)
+    words = {"cpu-core"} if name == "cpu" else set(re.split(r"[\s-]", name))  # "NVIDIA A100-SXM4-80GB"
+    card = next((one for one in DEVICES.values() if one.name in words), None)
     if card is None:
         return {}
     inputs = case.data.inputs
@@ -409,7 +412,6 @@ def run_shape(report: Report, shape: str, divisor: int, until: float) -> None:
     """All parts of one shape, until the time left is `until`."""
     sizes = tuple(n // divisor if report.small else n for n in SHAPES[shape])
     dims = SMALL_DIMS if report.small else DIMS
-    allotted = report.left() - until
     data = planted(sizes, dims, report.device)  # type: ignore[arg-type]
     batches: dict[str, Any] = {}
     parts = [(settings, kind) for settings in ("fast", "paper") for kind in report.precisions]
@@ -424,10 +426,10 @@ def run_shape(report: Report, shape: str, divisor: int, until: float) -> None:
                     report.add(profile(make_case(shape, settings, kind, data, batches)))
 
         started = time.monotonic()
-        report.attempt(f"{shape}, {settings}, {kind}", min(need, allotted), work)
+        report.attempt(f"{shape}, {settings}, {kind}", need, work, until)
         need = 0.7 * (time.monotonic() - started)
     if sizes[1] <= 100_000:
-        report.attempt(f"{shape}, item graph", 5.0, lambda: report.add(graph(data, shape, report.device)))
+        report.attempt(f"{shape}, item graph", 5.0, lambda: report.add(graph(data, shape, report.device)), until)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
