@@ -4,9 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/plan.py --cases baby-fast --rounds 5 --output plan.jsonl
 
 First the rate of float32 products and the bandwidth of the memory are measured; they are the device of the plan. Then
-each case runs in a process of its own: a training step, the validation, the sampling of an epoch, and the peak of the
-memory beyond the program's own. Seconds are processor seconds, which other programs change little; the least of the
-rounds counts.
+each case runs in a process of its own: a training step, the validation, the sampling of an epoch, and the peak memory
+of the process. Seconds are processor seconds, which other programs change little; the least of the rounds counts.
 """
 
 from __future__ import annotations
@@ -81,7 +80,6 @@ def case(name: str, rounds: int) -> dict[str, Any]:
     keep_freed_memory()
     config, training = preset(model_name, settings)
     dims = DIMS if model_name == "lirdrec" else {}
-    base = peak_bytes()
     data = planted((n_users, n_items, n_pairs), dims, torch.device("cpu"))
     n_training = len(data.inputs.users)
     training = training.resolved(n_training)
@@ -103,7 +101,7 @@ def case(name: str, rounds: int) -> dict[str, Any]:
     step()  # builds the graphs
     best = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     step_seconds = least(step, rounds)
-    memory = peak_bytes() - base
+    memory = peak_bytes()
     del best
     validation = least(
         lambda: evaluate_scorer(model.validation_scorer(), data.truth, ("recall", "ndcg"), (20,)), max(1, rounds - 1)

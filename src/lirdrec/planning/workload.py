@@ -26,6 +26,8 @@ from lirdrec.training.config import TrainConfig
 
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64
+PROGRAM_BYTES = 400 * 10**6  # of Python and torch on a CPU (benchmarks/gpu.py --small)
+CONTEXT_BYTES = 600 * 10**6  # of CUDA and its libraries on a GPU; an assumption
 WITHOUT_FORWARD = ("softmax, products", "softmax, passes", "batch", "Adam")  # parts of a step, not of a validation
 
 
@@ -161,6 +163,7 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     parameters = _parameters(shape, lirdrec)
     memory = _memory(shape, lirdrec, parameters)
     host = 72 * sizes.interactions  # of the sampler: pairs, their sorted keys, an epoch in order
+    memory["program"] = PROGRAM_BYTES if on_cpu else CONTEXT_BYTES
     if on_cpu:
         memory["sampling"], host = host, 0
     step = _step(shape, lirdrec, parameters)
