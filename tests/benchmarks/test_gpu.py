@@ -13,17 +13,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # runs the script while every other package is as if it were not installed; packages of torch itself are there with it
 PROGRAM = """
-import importlib.abc, runpy, sys
+import runpy, sys
+from importlib.machinery import PathFinder
 HERE = {"torch", "torchgen", "functorch", "numpy", "scipy", "pandas", "pyarrow", "sklearn", "joblib", "threadpoolctl"}
 HERE |= {"filelock", "typing_extensions", "setuptools", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec"}
 CARRIED = {"lirdrec", "polars", "_polars_runtime_32", "_polars_runtime", "device_data", "shapes"}
+KNOWN = HERE | CARRIED | sys.stdlib_module_names
 
-class Refusing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] not in sys.stdlib_module_names | HERE | CARRIED:
-            raise ModuleNotFoundError(f"not on this machine: {name}", name=name)
+class Hiding:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        first = name.partition(".")[0]
+        return PathFinder.find_spec(name, path, target) if first in KNOWN or first.startswith("_sysconfig") else None
 
-sys.meta_path.insert(0, Refusing())
+sys.meta_path[:] = [Hiding if one is PathFinder else one for one in sys.meta_path]
 script = sys.argv[1]
 sys.path[0] = script.rpartition("/")[0]
 sys.argv = sys.argv[1:]
