@@ -235,7 +235,9 @@ def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) ->
     logits, vectors = _ranking(shape, penalty=config is None)
     # of users and items, when the loss is there and when its gradient reaches them
     if config is None:
-        forward = 2 * u * d + (4 if shape.softmax else 2) * i * d + vectors + logits
+        # the parameters of the batch, for the penalty, come after the logits
+        forward = u * d + (3 if shape.softmax else 1) * i * d + vectors - 3 * shape.batch * d + logits
+        forward = max(forward, 2 * (u + i) * d)
         backward = max(4 * u * d + (5 if shape.softmax else 4) * i * d + vectors, in_layers)
         return max(forward, backward - gradients)
     h, m = config.embedding_size * config.hidden_multiplier, len(shape.sizes.features)
