@@ -37,8 +37,12 @@ def plan(
     from lirdrec.planning.workload import Sizes
 
     config, training = configuration(model, preset, None, assignments or [], None)
-    counts = [_whole(f"--{name}", value) for name, value in zip(SIZES, (users, items, interactions), strict=True)]
-    sizes = Sizes(*counts, _columns(features))
+    sizes = Sizes(
+        _whole("--users", users),
+        _whole("--items", items),
+        _whole("--interactions", interactions),
+        _columns(features),
+    )
     cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)
     plans = [make_plan(config, training, sizes, cluster)]
     if cluster.number > 1:
@@ -48,9 +52,6 @@ def plan(
         return print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
     console().print(_table(plans))
     _show_fit(plans[0], changes)
-
-
-SIZES = ("users", "items", "interactions")
 
 
 def _whole(name: str, value: float) -> int:

@@ -57,9 +57,23 @@ def _gpu(
     name: str, memory: float, tera: tuple[float, float, float], bandwidth: float, link: float, source: str
 ) -> Device:
     """A GPU; `tera` are its 10^12 operations a second; memory in GB, bandwidth and link in GB a second."""
-    rates = [1e12 * one for one in tera]
+    float32, tf32, bfloat16 = (1e12 * one for one in tera)
     network = 50 * GB if link >= 300 else 12.5 * GB  # 400 Gbit/s a device beside NVLink, else 100
-    return Device(name, memory * GB, *rates, bandwidth * GB, link * GB, network, 8, 5e-6, 3e-5, 0.7, source)
+    return Device(
+        name=name,
+        memory=memory * GB,
+        float32=float32,
+        tf32=tf32,
+        bfloat16=bfloat16,
+        bandwidth=bandwidth * GB,
+        link=link * GB,
+        network=network,
+        per_machine=8,
+        kernel_seconds=5e-6,
+        message_seconds=3e-5,
+        efficiency=0.7,
+        source=source,
+    )
 
 
 DEVICES = {
@@ -71,8 +85,19 @@ DEVICES = {
         _gpu("L4", 24, (30.3, 60, 121), 300, 32, "NVIDIA L4 Tensor Core GPU datasheet, PCIe 4 x16"),
         # a core of benchmarks/plan.py's machine; memory as cloud machines have for each core
         Device(
-            *("cpu-core", 4.0 * GB, 140e9, 140e9, 140e9, 18.0 * GB, 4.0 * GB, 1.25 * GB, 64, 2e-6, 1e-4, 1.0),
-            "measured by benchmarks/plan.py, one thread with AVX-512; network of 10 Gbit/s",
+            name="cpu-core",
+            memory=4 * GB,
+            float32=140e9,
+            tf32=140e9,
+            bfloat16=140e9,
+            bandwidth=18 * GB,
+            link=4 * GB,
+            network=1.25 * GB,
+            per_machine=64,
+            kernel_seconds=2e-6,
+            message_seconds=1e-4,
+            efficiency=1.0,
+            source="measured by benchmarks/plan.py, one thread with AVX-512; network of 10 Gbit/s",
         ),
     )
 }

@@ -11,7 +11,7 @@ from lirdrec.planning.workload import Sizes, Work, Workload, workload
 from lirdrec.training.config import TrainConfig
 
 USABLE = 0.9  # part of a device's memory; the rest is for the driver, libraries and gaps between tensors
-SAMPLING_SECONDS = 3e-7  # of the host for an interaction; measured by benchmarks/plan.py
+SAMPLING_SECONDS = 2.6e-7  # of the host for an interaction; measured by benchmarks/plan.py
 FEATURE_SIZES = (2048, 1024, 512, 256, 128, 64)
 MOST_DEVICES = 1024
 SMALLEST_BATCH = 1024

@@ -304,7 +304,7 @@ def _validation(shape: _Shape, step: dict[str, Work]) -> dict[str, Work]:
     return {
         "forward": Work(*(sum(getattr(work, key) for work in forward) / 3 for key in ("flop", "bytes", "kernels"))),
         "scores": Work(flop=2 * scores * shape.columns, kernels=2 * max(1.0, blocks)),
-        "selection": Work(bytes=FLOAT * 20 * scores, kernels=40 * max(1.0, blocks)),
+        "selection": Work(bytes=FLOAT * 24 * scores, kernels=40 * max(1.0, blocks)),
     }
 
 
