@@ -49,6 +49,11 @@ class Features:
     values: Tensor
     present: Tensor
 
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether every item has the modality; kept, since asking a GPU makes the host wait for it."""
+        return bool(self.present.all())
+
     def to(self, device: torch.device | str) -> Features:
         return Features(self.values.to(device), self.present.to(device))
 

@@ -154,7 +154,7 @@ class COHESION(Model):
         items = [self.refined(0, self.item_embedding, self.item_embedding)]
         for row, feature in enumerate(self.features):
             own = self.refined(row + 1, feature.values, self.item_embedding)
-            items.append(own if bool(feature.present.all()) else own * feature.present[:, None])
+            items.append(own if feature.is_complete else own * feature.present[:, None])
         return torch.stack([normalize(p) for p in self.preference], 1), torch.stack(items, 1)
 
     def layers(self) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:

@@ -147,7 +147,7 @@ class SLMRec(Model):
         i, dtype = self.inputs, self.user_embedding.dtype
         graphs = [user_item_graph(i, dtype)]
         for name, feature in zip(self.modalities, self.features, strict=True):
-            complete = bool(feature.present.all())
+            complete = feature.is_complete
             graphs.append(graphs[0] if complete else user_item_graph(i, dtype, pairs_with(i, name)))
         return graphs
 
@@ -160,7 +160,7 @@ class SLMRec(Model):
     def projected(self, row: int, features: Features, scale: Tensor) -> Tensor:
         """`z_m` `(n, e)` of modality `row`; zero where an item lacks it. `scale` `(n, 1)` is `1/‖F_m‖`."""
         z = F.linear(features.values, self.feature_weight[row]) * scale + self.feature_bias[row]
-        if not bool(features.present.all()):
+        if not features.is_complete:
             z = z * features.present[:, None]
         return z.to(self.user_embedding.dtype)
 

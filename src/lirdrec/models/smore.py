@@ -125,7 +125,7 @@ class SMORE(ItemViewModel):
         e = self.config.embedding_size
         waves = [torch.fft.rfft(z, dim=1, norm="ortho") for z in projected]
         factors = [
-            wave if bool(f.present.all()) else torch.where(f.present[:, None], wave, torch.ones_like(wave))
+            wave if f.is_complete else torch.where(f.present[:, None], wave, torch.ones_like(wave))
             for wave, f in zip(waves, self.features, strict=True)
         ]
         spectra = zip([*waves, reduce(torch.mul, factors)], self.spectrum, strict=True)

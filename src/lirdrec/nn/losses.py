@@ -22,6 +22,7 @@ from lirdrec.parallel.ranks import ONE, WHOLE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 
 BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
+DEVICE_BLOCK_BYTES = 512 * 2**20  # on a GPU, which small blocks would leave waiting for the host
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,10 @@ def full_softmax(
         weights = weights.to(full)
         times = weights if rows is None else weights.new_zeros(len(queries)).index_add(0, rows, weights)
     else:
-        times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
+        # not bincount, for which the host waits for a GPU
+        times = (
+            None if rows is None else queries.new_zeros(len(queries)).index_add_(0, rows, queries.new_ones(len(rows)))
+        )
     target_queries = queries if rows is None else queries.index_select(0, rows)
     target_logits = (target_queries * shard.take(items, targets)).sum(1) / temperature
     log_partition: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded, shard)
@@ -331,7 +335,8 @@ class _LogSumExp(torch.autograd.Function):
         g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
         ranks = shard.ranks
         n_columns = len(items) if ranks.size == 1 else shard.longest  # all ranks take the same blocks
-        step = max(1, BLOCK_BYTES // (n_columns * queries.element_size()))
+        block_bytes = BLOCK_BYTES if kind == "cpu" else DEVICE_BLOCK_BYTES
+        step = max(1, block_bytes // (n_columns * queries.element_size()))
         with torch.autocast(kind, enabled=False):
             short_items = items.to(low)
             for start in range(0, len(queries), step):

@@ -16,7 +16,8 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
 from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
-MEMORY_LIMIT = 64 * 2**20
+MEMORY_LIMIT = 64 * 2**20  # bytes of a block of scores on a CPU
+DEVICE_MEMORY_LIMIT = 2**30  # on a GPU, which small blocks would leave waiting for the host
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,14 @@ def rank_users(
     seen: Histories | None = None,
     candidates: Tensor | None = None,
     quota: Quota | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block."""
+    """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block.
+
+    Without a memory limit it is that of the users' device (`default_limit`).
+    """
+    if memory_limit is None:
+        memory_limit = default_limit(users.device)
     if isinstance(scorer, ItemWeightScorer) and scorer.has_sparse_products and quota is None and len(users):
         yield from _rank_sparse(scorer, users, k, seen, candidates, memory_limit)
         return
@@ -214,6 +220,11 @@ def not_numbers(values: Tensor) -> bool:
 def cleaned(scores: Tensor) -> Tensor:
     """Scores with NaN and `+inf` replaced by `-inf`, so that no item is first because its score overflowed."""
     return scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def default_limit(device: torch.device) -> int:
+    """Bytes of a block of scores where nothing else is asked for."""
+    return MEMORY_LIMIT if device.type == "cpu" else DEVICE_MEMORY_LIMIT
 
 
 def block_rows(n_items: int, element_size: int, memory_limit: int) -> int:
