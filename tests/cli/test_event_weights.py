@@ -33,6 +33,7 @@ def test_weights_of_events_reach_the_dataset(lirdrec, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["view", "view=x", "view=1,view=2", "=3", ""])
-def test_weights_of_events_in_another_form_are_refused(lirdrec, raw, tmp_path, text):
+def test_weights_of_events_in_another_form_are_refused(lirdrec, tmp_path, text):
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,2,5\n")
     arguments = ["prepare", tmp_path / "ratings.csv", "--event", "rating", "--output", tmp_path / "out"]
     assert_refused(lirdrec(*arguments, "--event-weights", text), mentions=["--event-weights", "view=1"])
