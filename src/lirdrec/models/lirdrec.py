@@ -40,6 +40,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
@@ -57,7 +58,7 @@ SHORTENED = 0.3  # length of a user's parameters when a training is continued; c
 
 @dataclass(frozen=True)
 @validated
-class LIRDRecConfig(RankingOptions):
+class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid.
 
     >>> LIRDRecConfig(n_layers=2, loss="softmax", scoring="cosine").n_layers

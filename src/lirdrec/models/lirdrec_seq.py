@@ -44,6 +44,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.transitions import transition_graph
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_size import SizeOptions
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import reduced, reductions
@@ -56,7 +57,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class LIRDRecSeqConfig(TransformerOptions):
+class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
     """Hyper-parameters of LIRDRec-Seq.
 
     >>> LIRDRecSeqConfig(n_layers=2, pwc="uniform").embedding_size

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.functional import dropout
@@ -40,7 +41,7 @@ from lirdrec.ranking.scorers import VectorScorer
 
 @dataclass(frozen=True)
 @validated
-class FeatureSequenceOptions(TransformerOptions):
+class FeatureSequenceOptions(FeatureSizeOptions, TransformerOptions):
     """Options of transformers whose item vectors are projected from features."""
 
     feature_dropout: float = option(0.0, "share of the inputs of the projection set to 0 in training")

@@ -73,6 +73,8 @@ class WhitenRecConfig(SASRecFeaturesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.whiten:
+            raise ConfigError(f"whiten: {self.model} whitens features by itself (n_groups); leave it out")
         check_minimum(self, 1, "n_groups")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,11 @@ from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
+from lirdrec.nn.principal_components import Projection
+from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.launch_simulation import fit_new_item_encoder
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
@@ -249,10 +252,19 @@ def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[Fa
             f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
             " items is unknown; leave time_gaps out, or prepare the dataset with a column of times"
         )
-    built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    projections = projections_of(job)
+    inputs = make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress, projections=projections)
+    built = model(inputs, job.config)
     if job.start is not None:
         start_from(built, job.dataset, job.start)
     return built
+
+
+def projections_of(job: _Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
+    """How features are reduced: as in the run that the training starts from, else fitted to the items of training."""
+    if job.start is not None and job.start.features is not None:
+        return job.start.features.projections
+    return fit_projections(job.dataset, job.config, ranks)
 
 
 def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:

@@ -29,7 +29,7 @@ from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.inputs import as_tensor
+from lirdrec.recommender.inputs import as_features
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import (
@@ -153,7 +153,7 @@ class Recommender:
             dataset.item_table,
             dataset.train,
             model=model,
-            features=FeatureStore.of(dataset),
+            features=FeatureStore.of(dataset, model.inputs.projections),
             frames=dataset.frame_kind,
             info=facts | dict(info or {}),
             device=model.inputs.device,
@@ -440,8 +440,8 @@ class Recommender:
         table = new_table(items, self.items, self.item_table)
         new = new_features(IdMap(table[ITEM], self.items.entity), features, blocks[0])
         catalog = [self._trained_features(model, blocks[0])]
-        catalog += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
-        arriving = {name: self._features(matrix) for name, matrix in new.items()}
+        catalog += [self._features(block) for block in blocks[1:]]
+        arriving = self._features(new)
         scorer = model.add_items(self.scorer, catalog, arriving)
         encoder = self.new_item_encoder
         if encoder is not None and isinstance(scorer, VectorScorer):
@@ -622,13 +622,18 @@ class Recommender:
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
 
-    def _features(self, matrix: FeatureMatrix) -> Features:
-        return Features(as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))).to(self.device)
+    def _features(self, matrices: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
+        """The features as the model reads them."""
+        assert self.features is not None
+        projections = self.features.projections
+        return {name: as_features(matrix, self.device, projections.get(name)) for name, matrix in matrices.items()}
 
     def _trained_features(self, model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
         """The features of the trained items; those of the model are not copied, since they may be large."""
         held = model.inputs.features
-        return {name: held[name] if name in held else self._features(matrix) for name, matrix in trained.items()}
+        return {name: held[name] for name in trained if name in held} | self._features(
+            {name: matrix for name, matrix in trained.items() if name not in held}
+        )
 
     def _candidates(self, candidates: Any) -> Tensor | None:
         if candidates is None:
