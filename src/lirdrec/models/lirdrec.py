@@ -253,7 +253,7 @@ class LIRDRec(Model):
         """Features of any items, one entry per modality, with the columns that the branches read."""
         if self.config.feature_columns is None:
             return list(features)
-        return reduced(self.reductions, self.features, features)
+        return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     @cached_property
     def _mixed(self) -> list[Tensor]:

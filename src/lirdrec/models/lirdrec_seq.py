@@ -209,7 +209,9 @@ class LIRDRecSeq(SequentialModel):
 
     def _reduce(self, features: Sequence[Features]) -> list[Features]:
         """Features of any items, one entry per modality, with the columns that the branches read."""
-        return reduced(self.reductions, self.features, features) if hasattr(self, "reductions") else list(features)
+        if not hasattr(self, "reductions"):
+            return list(features)
+        return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     def item_branches(self, features: Sequence[Features]) -> Tensor:
         """`Z` `(n, K·e)` of `n` items from the reduced features of each modality."""

@@ -27,7 +27,7 @@ from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.recommender.feature_size import fit_projections
+from lirdrec.recommender.feature_size import column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.launch_simulation import fit_new_item_encoder
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
@@ -241,7 +241,7 @@ def _resolve_configs(config: Any, model: str | None, training: Any, preset: str)
 
 
 def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
-    check_size(job.dataset, job.config, device)
+    check_size(job.dataset, job.config, device, column_counts(job.dataset, job.config))
     model = model_for_config(job.config)
     if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))

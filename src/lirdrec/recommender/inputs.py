@@ -21,11 +21,12 @@ from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
 
 
-def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
+def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Mapping[str, int] | None = None) -> None:
     """Check that the machine's memory is enough for the vectors of a model, before they are allocated.
 
     A lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of all users
     and items with their gradient; for LIRDRec also the weights of its hidden layers.
+    `columns`: of the modalities that are reduced.
 
     Raises:
         ConfigError: they need more memory; names the option and both sizes.
@@ -37,7 +38,8 @@ def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
     options = f"embedding_size {size}"
     multiplier = getattr(config, "hidden_multiplier", None)
     if multiplier is not None:
-        numbers += 4 * size * multiplier * sum(matrix.dims for matrix in dataset.features.values())
+        widths = {name: matrix.dims for name, matrix in dataset.features.items()} | dict(columns or {})
+        numbers += 4 * size * multiplier * sum(widths.values())
         options += f" with hidden_multiplier {multiplier}"
     check_memory(4 * numbers, f"{options}: training on {dataset.name}")
 
