@@ -5,7 +5,7 @@
     python benchmarks/feature_size.py electronics
     python benchmarks/feature_size.py report
 
-Every result is a line of `benchmarks/results/feature_size.jsonl` (`--output`); what is there already is not measured again.
+Every result is a line of `benchmarks/results/feature_size.jsonl` (`--output`); what is there is not measured again.
 
 `quality`: LIRDRec, fast preset, one training for each dataset, size and seed. A seed draws a launch (`draw_launch`): a
 tenth of the items is added after the training. Measured on validation: Recall@20 of known items, at the epoch that it
@@ -192,10 +192,8 @@ def measure_electronics(lines: Lines, folder: Path, steps: int) -> None:
     data = Dataset.load(folder / "data")
     config, training = lirdrec.preset()
     training = training.resolved(len(data.train.users))
-    settings = {
-        "step": (lirdrec.LIRDRecConfig(n_layers=2), lirdrec.TrainConfig(batch_size=2048)),
-        "epoch": (config, training),
-    }
+    paper = lirdrec.LIRDRecConfig(n_layers=2), lirdrec.TrainConfig(batch_size=2048)
+    settings = {"step": paper, "epoch": (config, training)}
     for variant, options in {v: o for v, o in variants(data).items() if v != "whitened"}.items():
         for what, (base, options_of_training) in settings.items():
             if lines.has(kind="electronics", variant=variant, what=what):
