@@ -137,7 +137,8 @@ def test_items_without_training_do_not_change_the_projection(whole, launched):
 @pytest.mark.parametrize("options", [{"feature_size": 4}, {"feature_size": {"text": 3}, "whiten": True}], ids=str)
 def test_new_items_go_through_the_projection_of_the_run(launched, options, tmp_path):
     rest, table, features = launched
-    trained = fit(rest.save(tmp_path / "data"), replace(SMALL, **options), TRAINING, **QUIET, run=tmp_path / "run")
+    saved = Dataset.load(rest.save(tmp_path / "data"))
+    trained = fit(saved, replace(SMALL, **options), TRAINING, **QUIET, run=tmp_path / "run")
     loaded = Recommender.load(tmp_path / "run")
     for name, p in trained.features.projections.items():
         assert torch.equal(loaded.features.projections[name].directions, p.directions)
@@ -206,6 +207,8 @@ def test_every_model_that_reads_features_takes_a_size(whole, name):
     assert [f.values.shape[1] for f in model.inputs.features.values()] == [3, 5]
     if model.capabilities.training == "closed_form":
         model.solve()
+    else:
+        model.start_epoch(1)
     scorer = model.eval().scorer()
     assert scorer.n_items == whole.n_items
     if model.capabilities.cold_items:
