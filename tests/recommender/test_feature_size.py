@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
@@ -21,6 +21,7 @@ from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.refit import merge_splits
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error
@@ -190,8 +191,7 @@ def test_a_training_that_continues_a_run_keeps_its_projection_and_a_refit_makes_
     for name, p in first.features.projections.items():
         assert torch.equal(second.features.projections[name].directions, p.directions)
     refitted = fit(whole, refit=tmp_path / "run", **QUIET)
-    every = replace(whole, train=Interactions.concatenate([whole.train, whole.valid, whole.test]))
-    expected = fit_projections(every, first.model().config)
+    expected = fit_projections(merge_splits(whole), first.model().config)
     for name, p in refitted.features.projections.items():
         assert torch.equal(p.directions, expected[name].directions)
         assert not torch.equal(p.directions, first.features.projections[name].directions)
@@ -202,9 +202,9 @@ def test_every_model_that_reads_features_takes_a_size(whole, name):
     fields = {field.name for field in dataclasses.fields(config_type(name))}
     assert {"feature_size", "whiten"} <= fields
     options = {"embedding_size": 8} if "embedding_size" in fields else {}
-    config = config_type(name)(feature_size={"image": 3, "text": 5}, **options)
+    config = config_type(name)(feature_size={"image": 4, "text": 5}, **options)
     model = build(name, inputs(whole, config), config)
-    assert [f.values.shape[1] for f in model.inputs.features.values()] == [3, 5]
+    assert [f.values.shape[1] for f in model.inputs.features.values()] == [4, 5]
     if model.capabilities.training == "closed_form":
         model.solve()
     else:
