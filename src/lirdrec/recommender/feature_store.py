@@ -237,7 +237,7 @@ def _check(description: Any, path: Path) -> None:
 
 
 def _write_projections(path: Path, projections: Mapping[str, Projection]) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, projection in projections.items():
         tensors |= {f"{name}.offset": projection.offset, f"{name}.directions": projection.directions}
     save_file(tensors, path)
