@@ -344,7 +344,7 @@ class TestRun:
                 caption(dataset, captioner(server, concurrency=1))
             assert len(server.asked) == 5
             server.script.clear()
-            outcome = caption(dataset, captioner(server))  # goes on behind them
+            outcome = caption(dataset, captioner(server))  # continues behind them
             assert outcome.captions == 5 and outcome.problems == 6 and len(server.asked) == 9
 
     def test_a_wrong_key_in_the_middle_keeps_what_was_sealed(self, dataset):

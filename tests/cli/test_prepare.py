@@ -103,6 +103,16 @@ def test_the_next_command_names_only_what_is_there(lirdrec, films):
     assert result.stdout.endswith("Next: lirdrec features pictures --image descriptor\n")
 
 
+def test_after_a_split_by_time_the_next_model_reads_the_order(lirdrec, films):
+    lirdrec("prepare", "ml-tiny", "--split", "leave_last_out", "-o", "ordered")
+    made = lirdrec("features", "ordered", "--text", "hashed")
+    train = "lirdrec train ordered --model lirdrec_seq"
+    assert made.stdout.endswith(f"{train} --run runs/first\n"), made.stderr
+    assert lirdrec("prepare", "ordered", "-o", "again").stdout.endswith("lirdrec train again --model lirdrec_seq\n")
+    lirdrec("prepare", "ml-tiny", "-o", "random")
+    assert lirdrec("features", "random", "--text", "hashed").stdout.endswith("lirdrec train random --run runs/first\n")
+
+
 def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
     (films / "shop").mkdir()
     (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},../posters/1.jpg\n" for n in range(10)))
@@ -531,76 +541,3 @@ def test_item_tables_with_control_characters(lirdrec, log):
     assert_refused(lirdrec(*options), ["shop.csv", "'item'", "line 12", "--bad-rows skip"])
     assert lirdrec(*options, "--bad-rows", "skip").exit_code == 0
     assert Dataset.load(log / "ready").info["preparation"]["bad_item_rows_skipped"] == 1
-
-
-def test_weights_of_events_reach_the_dataset(lirdrec, tmp_path):
-    log = tmp_path / "log.csv"
-    kinds = ["view", "buy", "cart", "view", "return", "scroll"]
-    lines = [
-        f"{user},{item},{kinds[(user + item) % 6]},2024-01-0{1 + item % 5}" for user in range(6) for item in range(8)
-    ]
-    log.write_text("user,item,kind,day\n" + "\n".join(lines) + "\n")
-    arguments = ["prepare", log, "--event", "kind", "--timestamp", "day", "--half-life", 2, "--split", "none"]
-    weights = "view=1,cart=3,buy=5,return=-1"
-    result = lirdrec(*arguments, "--event-weights", weights, "--output", tmp_path / "out")
-    assert_refused(result, mentions=["'scroll'", "--event-weights", "buy", "return", "line"])
-    result = lirdrec(*arguments, "--event-weights", f"{weights},scroll=0", "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.stderr
-    dataset = Dataset.load(tmp_path / "out")
-    assert dataset.train.weights.max() == pytest.approx(5)
-    assert len(dataset.train) == 32 and len(dataset.dislikes) == 8
-    summary = json.loads(lirdrec("inspect", tmp_path / "out", "--json").stdout)
-    assert summary["weights"]["max"] == pytest.approx(5) and summary["dislikes"] == 8
-    assert_mentions(lirdrec("inspect", tmp_path / "out").stdout, ["buy 5", "half-life 2", "8 dislikes"])
-
-
-@pytest.mark.parametrize("text", ["view", "view=x", "view=1,view=2", "=3", ""])
-def test_weights_of_events_in_another_form_are_refused(lirdrec, raw, tmp_path, text):
-    arguments = ["prepare", tmp_path / "ratings.csv", "--event", "rating", "--output", tmp_path / "out"]
-    assert_refused(lirdrec(*arguments, "--event-weights", text), mentions=["--event-weights", "view=1"])
-
-
-def test_the_order_of_rows_is_kept_and_decides_the_test(lirdrec, tmp_path):
-    """The whole way from a log without times to test figures; `evaluate` takes the options of the protocol."""
-    rng = np.random.default_rng(0)
-    rows = [(user, item) for user in range(12) for item in rng.permutation(15)[:7].tolist()]
-    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in rows))
-    result = lirdrec("prepare", "log.csv", "--order", "file", "--split", "leave_last_out", "-o", "ready")
-    assert result.exit_code == 0, result.stderr
-    test = Dataset.load(tmp_path / "ready").frame("test")
-    last = {user: [item for other, item in rows if other == user][-1] for user in range(12)}
-    assert dict(test.select("user", "item").iter_rows()) == last
-    assert lirdrec("train", "ready", "--model", "item_knn", "--run", "run", "--json").exit_code == 0
-    cutoffs = ["-k", 1, "-k", 5, "--metric", "hit_rate", "--metric", "ndcg", "--json"]
-    results = {}
-    for name, options in {
-        "default": [],
-        "both": ["--test-history", "train+valid", "--test-target", "all", "--mask-seen"],
-        "last": ["--test-target", "last"],
-        "short": ["--test-history", "train"],
-        "unmasked": ["--no-mask-seen"],
-    }.items():
-        results[name] = json.loads(lirdrec("evaluate", "run", *cutoffs, *options).stdout)["item_knn"]
-    assert set(results["default"]) == {"hit@1", "hit@5", "ndcg@1", "ndcg@5"}
-    assert results["default"] == results["both"] == results["last"]  # one interaction of each user is the test
-    assert results["default"] != results["short"] and results["default"] != results["unmasked"]
-
-
-@pytest.mark.parametrize(
-    ("command", "mentions"),
-    [
-        (["prepare", "log.csv", "--order", "file", "--split", "global_time", "-o", "x"], ["global_time", "positions"]),
-        (["prepare", "log.csv", "--order", "file", "--timestamp", "at", "-o", "x"], ["--order", "'at'"]),
-        (["prepare", "log.csv", "--order", "time", "-o", "x"], ["--order", "time", "file"]),
-        (["prepare", "log.csv", "--split", "temporal", "-o", "x"], ["temporal", "--timestamp", "--order file"]),
-        (["evaluate", "run", "--test-history", "all"], ["--test-history all", "train+valid"]),
-        (["evaluate", "run", "--test-target", "first"], ["--test-target first", "all, last"]),
-        (["evaluate", "run", "--split", "valid", "--test-history", "train+valid"], ["--test-history", "valid"]),
-        (["experiment", "compare", "d", "--test-history", "all"], ["test_history", "train+valid"]),
-        (["experiment", "compare", "d", "--metrics", "hits"], ["'hits'", "hit"]),
-        (["experiment", "compare", "d", "-k", "0"], ["cut-offs", "1"]),
-    ],
-)
-def test_wrong_orders_and_protocols_are_refused(lirdrec, tmp_path, command, mentions):
-    (tmp_path / "log.csv").write_text("user,item,at\n" + "".join(f"{n % 3},{n // 3},{n * n}\n" for n in range(30)))
-    assert_refused(lirdrec(*command), mentions)

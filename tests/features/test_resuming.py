@@ -1,4 +1,4 @@
-"""A run killed at any moment goes on, encodes nothing twice, and ends with the bytes of one that was never stopped."""
+"""A run killed at any moment resumes, encodes nothing twice, and ends with the bytes of one that was never stopped."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def looks(folder: Path, root: Path, encoder: Counting | None = None) -> list[Fea
 
 
 def values(folder: Path, root: Path) -> np.ndarray:
-    """What the matrix must hold, told by the files themselves."""
+    """What the matrix must hold, read from the files."""
     rows = np.zeros((40, 3), dtype=np.float32)
     names = Dataset.load(folder).item_table["image"]
     for row, name in enumerate(names):

@@ -346,7 +346,7 @@ def test_a_store_of_another_catalog_is_served_without_its_items(tmp_path, run, c
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_history_of_changes_ends_in_the_state_that_a_plain_book_keeps(run, url, seed):
-    """Random changes, some refused, through two servers; after a restart the stretches are grouped anew."""
+    """Random changes, some refused, through two servers; after a restart the stretches are grouped differently."""
     draw = np.random.default_rng(seed)
     servers = [LiveState(run, Store(url)) for _ in range(2)]
     there, likes = set(range(50)), {}

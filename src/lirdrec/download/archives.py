@@ -8,11 +8,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from lirdrec.download.connection import DownloadError
+from lirdrec.download.files import MAX_BYTES
 from lirdrec.errors import describe_error
 from lirdrec.files.atomic import write_errors
 
 MAX_FILES = 10_000
-MAX_BYTES = 50 * 2**30
 _ENCRYPTED = 0x1
 
 

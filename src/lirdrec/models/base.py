@@ -50,6 +50,11 @@ class Features:
     values: Tensor
     present: Tensor
 
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether every item has the modality; kept, since asking a GPU makes the host wait for it."""
+        return bool(self.present.all())
+
     def to(self, device: torch.device | str) -> Features:
         return Features(self.values.to(device), self.present.to(device))
 
@@ -178,10 +183,13 @@ class Model(nn.Module):
 
         Their states in the optimizer (`NAME.KEY`) are split alike.
         """
-        for shard, tables in ((self.inputs.shards.users, self.user_rows), (self.inputs.shards.items, self.item_rows)):
-            if any(name == table or name.startswith(f"{table}.") for table in tables):
-                return shard
-        return None
+        kind = self.rows_of(name)
+        return None if kind is None else {"user": self.inputs.shards.users, "item": self.inputs.shards.items}[kind]
+
+    def rows_of(self, name: str) -> Literal["user", "item"] | None:
+        """Whether the parameter or buffer `name` has one row per user, or one per item; None: neither."""
+        table = name.split(".")[0]
+        return "user" if table in self.user_rows else "item" if table in self.item_rows else None
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch; `epoch` counts from 1."""
@@ -232,9 +240,7 @@ class Model(nn.Module):
         strength, half = self.warm_up
         memory = dict(scorer.memory)
         if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
-            users = scorer.user_vectors
-            if len(scorer.grown_users):
-                users = scorer.trained_queries(torch.arange(scorer.n_users, device=users.device))
+            users = scorer.trained_queries(torch.arange(scorer.n_users, device=scorer.user_vectors.device))
             memory["mean_user"] = users.mean(0, dtype=torch.float64)
             memory["user_length"] = torch.linalg.vector_norm(users, dim=1).mean(dtype=torch.float64)
         center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
@@ -64,8 +64,7 @@ class BM3Config(FeatureSizeOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_layers")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_share(self, "dropout")
         if not self.contrast_weight > 0:
             raise ConfigError(f"contrast_weight is {self.contrast_weight}; it must be more than 0")
         check_minimum(self, 0, "regularization")

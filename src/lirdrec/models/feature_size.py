@@ -17,7 +17,7 @@ class SizeOptions:
     """The size of features."""
 
     feature_size: int | dict[str, int] | None = option(
-        None, "columns to which PCA reduces features, one number or one for each modality; none: all"
+        None, "columns to which PCA reduces features, also for neighbors; one number or one per modality; none: all"
     )
 
     def __post_init__(self) -> None:

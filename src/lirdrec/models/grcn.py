@@ -125,7 +125,7 @@ class GRCN(Model):
         for row, feature in enumerate(features):
             projected = F.leaky_relu(F.linear(feature.values, self.feature_weight[row], self.feature_bias[row]))
             projected = projected.to(self.user_embedding.dtype)
-            if not bool(feature.present.all()):
+            if not feature.is_complete:
                 projected = projected * feature.present[:, None]
             contents.append(normalize(projected))
         return contents
@@ -168,7 +168,7 @@ class GRCN(Model):
 
     @cached_property
     def _lacking(self) -> list[Tensor | None]:
-        return [None if bool(f.present.all()) else ~f.present[self.edges.columns] for f in self.features]
+        return [None if f.is_complete else ~f.present[self.edges.columns] for f in self.features]
 
     # Training
 

@@ -76,11 +76,15 @@ def reductions(
     whiten: bool = False,
 ) -> nn.ModuleList:
     """A `PCA` to `n_columns` for each matrix that is wider, else the identity; `whiten`: a `PCA` for each."""
-    sizes = [d if n_columns is None else min(d, n_columns) for d in widths]
     return nn.ModuleList(
         PCA(d, size, dtype, device, whiten) if whiten or size < d else nn.Identity()
-        for d, size in zip(widths, sizes, strict=True)
+        for d, size in zip(widths, reduced_widths(widths, n_columns), strict=True)
     )
+
+
+def reduced_widths(widths: Sequence[int], n_columns: int | None) -> list[int]:
+    """The columns that `reductions` keep of matrices of these widths; `n_columns` None: all."""
+    return [d if n_columns is None else min(d, n_columns) for d in widths]
 
 
 def reduced(

@@ -106,8 +106,8 @@ class _NeighborsOfFirst:
         return self._ranks.tensor_from_first(self._computed(name, k) if self._ranks.is_first else None).to(self._device)
 
     def _computed(self, name: str, k: int) -> torch.Tensor:
-        found = as_features(self._dataset.features[name], self._device, self._projections.get(name))
-        tensors = {name: (found.values, found.present)}
+        feature = as_features(self._dataset.features[name], self._device, self._projections.get(name))
+        tensors = {name: (feature.values, feature.present)}
         return NeighborSource(tensors, self._folder, _neighbor_progress if self._progress else None)(name, k)
 
 
@@ -126,14 +126,16 @@ def as_features(
     projection: Projection | None = None,
     rows: slice = slice(None),
 ) -> Features:
-    """Rows of a matrix on `device`, in float32, reduced by the projection if there is one."""
+    """Rows of a feature matrix as float32 on `device`, reduced by the projection if there is one.
+
+    A memory map of float32 is not copied on the CPU.
+    """
     values = matrix.values[rows]
-    tensor = as_tensor(values) if projection is None else projection(stored_tensor(values))
-    return Features(tensor.to(device), torch.from_numpy(np.array(matrix.present[rows])).to(device))
+    tensor = _as_tensor(values) if projection is None else projection(stored_tensor(values))
+    return Features(tensor, torch.from_numpy(np.array(matrix.present[rows]))).to(device)
 
 
-def as_tensor(values: np.ndarray) -> torch.Tensor:
-    """Features as float32; a memory map of that type is not copied."""
+def _as_tensor(values: np.ndarray) -> torch.Tensor:
     return stored_tensor(values if values.dtype == np.float32 else np.array(values, dtype=np.float32))
 
 

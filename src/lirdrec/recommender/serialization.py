@@ -144,7 +144,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
             IdMap(items[ITEM], "item"),
             items,
             train,
-            make_histories(train, len(users), device, config.get("n_trained_pairs")),
+            None if train is None else make_histories(train, len(users), device, config.get("n_trained_pairs")),
             features=FeatureStore.read(folder, features, verify, manifest) if "features.json" in listed else None,
             weights=_read_tensors(path_of(WEIGHTS), "cpu") if WEIGHTS in listed else None,
             frames=config["frames"],

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
+EVALUATION = ()  # of validation alone
 ONE_SEED = 0.05  # relative change that another seed may cause
 REAL, RANDOM = "features", "random features"
 # the two sides of the inequality, per item and in total

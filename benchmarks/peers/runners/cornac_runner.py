@@ -1,0 +1,71 @@
+"""Cornac: BPR, LightGCN and VBPR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from cornac.data import Dataset, ImageModality
+from cornac.models import BPR, VBPR, LightGCN
+
+from peers.data import Data
+from peers.runner import EpochLog, Runner, Settings
+
+PACKAGES = ("cornac", "torch", "numpy", "scipy")
+
+
+class CornacRunner(Runner):
+    """BPR, LightGCN and VBPR of Cornac."""
+
+    def __init__(self, data: Data, settings: Settings):
+        super().__init__(data, settings)
+        users, items = (column.tolist() for column in data.train)
+        self.dataset = Dataset.from_uir(list(zip(users, items, np.ones(len(users)).tolist(), strict=True)))
+        # its rows of users and items -> those of the data
+        self.users, self.items = (np.array(list(ids)) for ids in (self.dataset.uid_map, self.dataset.iid_map))
+
+    def fit(self, epochs: EpochLog) -> None:
+        s = self.settings
+        getattr(self, f"fit_{s.model}")(epochs, s)
+
+    def fit_bpr(self, epochs: EpochLog, s: Settings) -> None:
+        """One epoch at a time, each from the parameters of the one before."""
+        parameters: dict[str, Any] = {}
+        for _ in range(s.epochs):
+            self.model = BPR(max_iter=1, num_threads=s.threads, seed=s.seed, init_params=parameters, **s.options)
+            self.model.fit(self.dataset)
+            parameters = {"U": self.model.u_factors, "V": self.model.i_factors, "Bi": self.model.i_biases}
+            epochs.ended()
+
+    def fit_lightgcn(self, epochs: EpochLog, s: Settings) -> None:
+        class Watched(LightGCN):
+            """Cornac asks for the monitored value after each epoch, in order to stop early."""
+
+            def monitor_value(self, *_: Any) -> float:
+                epochs.ended()
+                self.asked = getattr(self, "asked", 0.0) + 1  # rises: never stops
+                return self.asked
+
+        self.model = Watched(
+            num_epochs=s.epochs, seed=s.seed, early_stopping={"min_delta": 0.0, "patience": s.epochs + 1}, **s.options
+        )
+        self.model.fit(self.dataset, self.dataset)
+
+    def fit_vbpr(self, epochs: EpochLog, s: Settings) -> None:
+        assert self.data.features is not None
+        images = ImageModality(features=self.data.features[self.items], ids=self.items.tolist(), normalized=False)
+        images.build(id_map=self.dataset.iid_map)
+        self.dataset.add_modalities(item_image=images)
+        self.model = VBPR(n_epochs=s.epochs, seed=s.seed, use_gpu=False, **s.options)
+        self.model.fit(self.dataset)
+
+    def top(self, users: np.ndarray, k: int) -> np.ndarray:
+        lists = np.full((len(users), k), -1)
+        for row, user in enumerate(users.tolist()):
+            if user in self.dataset.uid_map:
+                found = self.model.recommend(user, k=k, remove_seen=True, train_set=self.dataset)
+                lists[row, : len(found)] = found
+        return lists
+
+
+RUNNER = CornacRunner
