@@ -22,6 +22,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.parallel.ranks import Ranks
+from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import validation
 from lirdrec.training.config import TrainConfig
@@ -51,8 +52,11 @@ def results(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     training = TrainConfig(**options)
     data = planted()
 
+    projections = fit_projections(data, config, ranks)
+
     def built() -> Any:
-        return model_type(job["model"])(make_model_inputs(data, cache=False, seed=3, ranks=ranks), config)
+        inputs = make_model_inputs(data, cache=False, seed=3, ranks=ranks, projections=projections)
+        return model_type(job["model"])(inputs, config)
 
     model = built()
     found: dict[str, Any] = {"start": {n: whole(model, n, p) for n, p in model.state_dict().items()}}

@@ -36,6 +36,14 @@ CONFIGS = [
 ]
 
 
+def test_features_count_at_their_size():
+    config = LIRDRecConfig(embedding_size=8, feature_size=40)
+    smaller = workload(LIRDRecConfig(embedding_size=8), TRAINING, sizes_of(40, 40))
+    assert workload(config, TRAINING, sizes_of(96, 40)) == smaller
+    with assert_error(ConfigError, mentions=["feature_size"]):
+        workload(LIRDRecConfig(feature_size={"image": 40}), TRAINING, sizes_of(96, 40))
+
+
 def sizes_of(*widths: int) -> Sizes:
     return Sizes(USERS, ITEMS, len(DATA.train), widths)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
+from lirdrec.nn.principal_components import Projection
 from lirdrec.option_names import option_text
 from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import Histories, PairWeights
@@ -73,6 +74,8 @@ class ModelInputs:
         timestamps: `(E,)` int64, the time of each training pair in the unit of the source, or None.
         ranks: the processes that train together. With several, `features` hold only the rows `shards.items`; pairs,
             neighbors and weights are complete on all.
+        projections: name → how the columns of `features` were made of the dataset's, where they differ; kept in the run
+            for items that are added later, and of no concern to a model.
     """
 
     n_users: int
@@ -85,6 +88,7 @@ class ModelInputs:
     weights: Tensor | None = None
     timestamps: Tensor | None = None
     ranks: Ranks = ONE
+    projections: Mapping[str, Projection] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -94,6 +98,11 @@ class ModelInputs:
     def histories(self) -> Histories:
         """The training items of each user, oldest first where there are timestamps."""
         return Histories(self.users, self.items, self.n_users, self.timestamps)
+
+    @cached_property
+    def known_items(self) -> Tensor:
+        """`(I,)` bool: which items have a training pair."""
+        return torch.bincount(self.items, minlength=self.n_items) > 0
 
     @cached_property
     def shards(self) -> Shards:

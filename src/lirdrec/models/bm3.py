@@ -36,6 +36,7 @@ from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
@@ -44,7 +45,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 @dataclass(frozen=True)
 @validated
-class BM3Config:
+class BM3Config(FeatureSizeOptions):
     """Hyper-parameters of BM3; it has no option for the ranking loss since it uses no negatives.
 
     >>> BM3Config(n_layers=2).n_layers
@@ -61,6 +62,7 @@ class BM3Config:
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_layers")
         check_share(self, "dropout")
         if not self.contrast_weight > 0:

@@ -48,6 +48,7 @@ from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.graphs.user_user import user_user_graph, weighted_users
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.functional import normalize
@@ -62,7 +63,7 @@ HIDDEN = 4  # times e: columns between the two linear layers of a channel
 
 @dataclass(frozen=True)
 @validated
-class COHESIONConfig(RankingOptions):
+class COHESIONConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of COHESION.
 
     >>> COHESIONConfig(n_layers=1).n_layers

@@ -42,6 +42,7 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import weighted_history
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
@@ -74,7 +75,7 @@ class EASEConfig:
 
 @dataclass(frozen=True)
 @validated
-class FeatureOptions(EASEConfig):
+class FeatureOptions(FeatureSizeOptions, EASEConfig):
     """Hyper-parameters of the extensions of EASE with features."""
 
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")

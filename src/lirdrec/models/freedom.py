@@ -41,6 +41,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
@@ -51,7 +52,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class FREEDOMConfig(RankingOptions):
+class FREEDOMConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of FREEDOM.
 
     >>> FREEDOMConfig(edge_dropout=0.9).edge_dropout

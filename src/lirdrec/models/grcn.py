@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.functional import normalize
 from lirdrec.nn.init import torch_linear_, xavier_normal_
@@ -51,7 +52,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class GRCNConfig(RankingOptions):
+class GRCNConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of GRCN.
 
     >>> GRCNConfig(embedding_size=32).embedding_size

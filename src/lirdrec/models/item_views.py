@@ -34,6 +34,7 @@ from lirdrec.graphs.links import Links, cosines, nearest_links, pairs
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import linear_layers, xavier_uniform_
@@ -44,7 +45,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class ItemViewOptions(RankingOptions):
+class ItemViewOptions(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of both MGCN and SMORE."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")

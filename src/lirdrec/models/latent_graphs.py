@@ -43,6 +43,7 @@ from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.functional import normalize
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
@@ -55,7 +56,7 @@ Degrees = Callable[[str, Links], Tensor]
 
 @dataclass(frozen=True)
 @validated
-class LatentGraphOptions(RankingOptions):
+class LatentGraphOptions(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of both LATTICE and MICRO."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")

@@ -41,6 +41,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, training_pairs, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import dropout, normalize
@@ -52,7 +53,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class LGMRecConfig(PenaltyOptions):
+class LGMRecConfig(FeatureSizeOptions, PenaltyOptions):
     """Hyper-parameters of LGMRec.
 
     >>> LGMRecConfig(embedding_size=32).embedding_size

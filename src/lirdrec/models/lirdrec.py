@@ -40,6 +40,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
@@ -57,7 +58,7 @@ SHORTENED = 0.3  # length of a user's parameters when a training is continued; c
 
 @dataclass(frozen=True)
 @validated
-class LIRDRecConfig(RankingOptions):
+class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid.
 
     >>> LIRDRecConfig(n_layers=2, loss="softmax", scoring="cosine").n_layers
@@ -79,7 +80,7 @@ class LIRDRecConfig(RankingOptions):
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     feature_columns: int | None = option(
-        None, "columns to which PCA reduces each wider feature matrix, except for finding neighbors; none: all"
+        None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
     )
     regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
     dct: Literal["features", "matrix"] | None = option(
@@ -248,7 +249,7 @@ class LIRDRec(Model):
 
     def reduced(self, features: Sequence[Features]) -> list[Features]:
         """Features of any items, one entry per modality, with the columns that the branches read."""
-        return reduced(self.reductions, self.features, features)
+        return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     @cached_property
     def _mixed(self) -> list[Tensor]:

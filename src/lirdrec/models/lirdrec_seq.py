@@ -44,6 +44,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.transitions import transition_graph
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_size import SizeOptions
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import reduced, reduced_widths, reductions
@@ -56,7 +57,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class LIRDRecSeqConfig(TransformerOptions):
+class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
     """Hyper-parameters of LIRDRec-Seq.
 
     >>> LIRDRecSeqConfig(n_layers=2, pwc="uniform").embedding_size
@@ -85,7 +86,9 @@ class LIRDRecSeqConfig(TransformerOptions):
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
-    feature_columns: int | None = option(None, "columns to which PCA reduces each wider feature matrix; none: all")
+    feature_columns: int | None = option(
+        None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
+    )
     whiten: bool = option(True, "scale the principal components of each feature matrix to equal variance")
 
     def __post_init__(self) -> None:
@@ -207,7 +210,7 @@ class LIRDRecSeq(SequentialModel):
 
     def _reduce(self, features: Sequence[Features]) -> list[Features]:
         """Features of any items, one entry per modality, with the columns that the branches read."""
-        return reduced(self.reductions, self.features, features)
+        return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     def item_branches(self, features: Sequence[Features]) -> Tensor:
         """`Z` `(n, K·e)` of `n` items from the reduced features of each modality."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.models.sequential import TransformerModel, TransformerOptions
 from lirdrec.nn.functional import dropout
@@ -38,7 +39,7 @@ from lirdrec.ranking.scorers import VectorScorer
 
 @dataclass(frozen=True)
 @validated
-class FeatureSequenceOptions(TransformerOptions):
+class FeatureSequenceOptions(FeatureSizeOptions, TransformerOptions):
     """Options of transformers whose item vectors are projected from features."""
 
     feature_dropout: float = option(0.0, "share of the inputs of the projection set to 0 in training")

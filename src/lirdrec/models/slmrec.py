@@ -51,6 +51,7 @@ from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import EPSILON, dropout, normalize
@@ -64,7 +65,7 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 
 @dataclass(frozen=True)
 @validated
-class SLMRecConfig:
+class SLMRecConfig(FeatureSizeOptions):
     """Hyper-parameters of SLMRec; its ranking loss is part of the model.
 
     >>> SLMRecConfig(embedding_size=32).embedding_size
@@ -87,6 +88,7 @@ class SLMRecConfig:
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; none: all")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_minimum(self, 2, "embedding_size")
         check_minimum(self, 0, "n_layers", "contrast_weight", "regularization")
         for name in ("temperature", "contrast_temperature"):

@@ -134,11 +134,15 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
 
     Raises:
         CapabilityError: another model, or LIRDRec without features.
-        ConfigError: more devices than columns of a vector, users or items.
+        ConfigError: more devices than columns of a vector, users or items; `feature_size` by name.
     """
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
             raise CapabilityError("lirdrec learns from features; give the columns of each feature matrix")
+        if isinstance(config.feature_size, dict):
+            raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
+        if config.feature_size is not None:
+            sizes = sizes.reduced(config.feature_size)
         n_branches = len(sizes.features) + (config.dct is not None)
     elif isinstance(config, LightGCNConfig):
         n_branches = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,9 @@ from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config, model_names
 from lirdrec.models.registry import model_type as registered
+from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
-from lirdrec.recommender.fit import finish, optimize, prepare_folder
+from lirdrec.recommender.fit import finish, optimize, prepare_folder, projections_of
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs
 from lirdrec.recommender.recommender import Recommender
@@ -85,7 +87,8 @@ def _trained(
     cache: str | Path | Literal[False] | None,
 ) -> Recommender | None:
     """Train the job on all ranks; rank 0 writes the run folder and returns the recommender."""
-    folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
+    projections = projections_of(job, ranks)
+    folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, projections, device, cache)
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
         if ranks.is_first:
             prepare_folder(folder, resume, overwrite or resume)
@@ -96,14 +99,20 @@ def _trained(
         del built, store
         if state is None:
             return None
-        alone = _built(job, ONE, device, cache)
+        alone = _built(job, ONE, projections, device, cache)
         alone.load_state_dict(state)
         recommender = finish(job, alone, result, {"devices": ranks.size})
         recommender.save(folder, overwrite=True)
     return recommender
 
 
-def _built(job: Job, ranks: Ranks, device: str, cache: str | Path | Literal[False] | None) -> Model:
+def _built(
+    job: Job,
+    ranks: Ranks,
+    projections: Mapping[str, Projection],
+    device: str,
+    cache: str | Path | Literal[False] | None,
+) -> Model:
     """The model of this rank, or, for `ONE`, the usual model."""
     model_type = model_for_config(job.config)
     if not model_type.capabilities.several_devices:
@@ -114,7 +123,7 @@ def _built(job: Job, ranks: Ranks, device: str, cache: str | Path | Literal[Fals
     if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
         verify_features(job.dataset, getattr(job.config, "modalities", None))
     torch_device = resolve_device(device)
-    inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks)
+    inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks, projections)
     return model_type(inputs, job.config)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,11 @@ from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
+from lirdrec.nn.principal_components import Projection
+from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.recommender.feature_size import column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
 from lirdrec.recommender.launch_simulation import fit_new_item_encoder
@@ -104,7 +108,7 @@ def fit(
 
 
 def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
-    check_size(job.dataset, job.config, device)
+    check_size(job.dataset, job.config, device, column_counts(job.dataset, job.config))
     model = model_for_config(job.config)
     if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))
@@ -115,10 +119,19 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
             f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
             " items is unknown; leave time_gaps out, or prepare the dataset with a column of times"
         )
-    built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    projections = projections_of(job)
+    inputs = make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress, projections=projections)
+    built = model(inputs, job.config)
     if job.start is not None:
         start_from(built, job.dataset, job.start)
     return built
+
+
+def projections_of(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
+    """How features are reduced: as in the run that the training starts from, else fitted to the items of training."""
+    if job.start is not None and job.start.features is not None:
+        return job.start.features.projections
+    return fit_projections(job.dataset, job.config, ranks)
 
 
 def _train_in_folder(job: Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:

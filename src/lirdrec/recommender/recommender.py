@@ -150,7 +150,7 @@ class Recommender:
             dataset.item_table,
             dataset.train,
             model=model,
-            features=FeatureStore.of(dataset),
+            features=FeatureStore.of(dataset, model.inputs.projections),
             frames=dataset.frame_kind,
             info=facts | dict(info or {}),
             device=model.inputs.device,

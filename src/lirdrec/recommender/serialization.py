@@ -292,7 +292,7 @@ def rebuild(state: RunState) -> Model:
         features=state.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
         item_table=state.item_table.head(n),
     )
-    inputs = make_model_inputs(dataset, state.device)
+    inputs = make_model_inputs(dataset, state.device, projections=state.features.projections)
     model = build(name, inputs, make_config(config_type(name), state.info["model_config"], f"the run of {name}"))
     model.load_state_dict(dict(state.weights))
     return model.to(state.device).eval()

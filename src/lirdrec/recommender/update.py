@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lirdrec.data.ids import IdMap, pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Features, Model
+from lirdrec.nn.principal_components import Projection
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 from lirdrec.recommender.inputs import as_features
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
@@ -41,9 +43,9 @@ def with_items(state: RunState, model: Model, items: Any, features: Mapping[str,
     n_items, blocks = len(state.items), state.features.blocks()
     table = new_table(items, state.items, state.item_table)
     new = new_features(IdMap(table[ITEM], state.items.entity), features, blocks[0])
-    catalog = [_trained_features(model, blocks[0])]
-    catalog += [{name: as_features(matrix, state.device) for name, matrix in block.items()} for block in blocks[1:]]
-    arriving = {name: as_features(matrix, state.device) for name, matrix in new.items()}
+    read = partial(_as_read, projections=state.features.projections, device=state.device)
+    catalog = [_trained_features(model, blocks[0], read), *map(read, blocks[1:])]
+    arriving = read(new)
     scorer = model.add_items(state.scorer, catalog, arriving)
     encoder = NewItemEncoder.from_info(state.info.get(NEW_ITEMS))
     if encoder is not None and isinstance(scorer, VectorScorer):
@@ -60,10 +62,22 @@ def with_items(state: RunState, model: Model, items: Any, features: Mapping[str,
     )
 
 
-def _trained_features(model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
+def _as_read(
+    block: Mapping[str, FeatureMatrix], projections: Mapping[str, Projection], device: torch.device
+) -> dict[str, Features]:
+    """The features as the model reads them."""
+    return {name: as_features(matrix, device, projections.get(name)) for name, matrix in block.items()}
+
+
+def _trained_features(
+    model: Model,
+    trained: Mapping[str, FeatureMatrix],
+    read: Callable[[Mapping[str, FeatureMatrix]], dict[str, Features]],
+) -> dict[str, Features]:
     """The features of the trained items; those of the model are not copied, since they may be large."""
-    held, device = model.inputs.features, model.inputs.device
-    return {name: held[name] if name in held else as_features(matrix, device) for name, matrix in trained.items()}
+    held = model.inputs.features
+    rest = {name: matrix for name, matrix in trained.items() if name not in held}
+    return {name: held[name] for name in trained if name in held} | read(rest)
 
 
 def with_likes(
