@@ -29,12 +29,11 @@ class CornacRunner(Runner):
         getattr(self, f"fit_{s.model}")(epochs, s)
 
     def fit_bpr(self, epochs: EpochLog, s: Settings) -> None:
-        """One epoch at a time, each from the parameters of the one before."""
-        parameters: dict[str, Any] = {}
+        """One epoch at a time: a model that is fitted again goes on from its parameters and its random state."""
+        seed = s.seed if s.threads == 1 else None  # with a seed Cornac takes one thread
+        self.model = BPR(max_iter=1, num_threads=s.threads, seed=seed, **s.options)
         for _ in range(s.epochs):
-            self.model = BPR(max_iter=1, num_threads=s.threads, seed=s.seed, init_params=parameters, **s.options)
             self.model.fit(self.dataset)
-            parameters = {"U": self.model.u_factors, "V": self.model.i_factors, "Bi": self.model.i_biases}
             epochs.ended()
 
     def fit_lightgcn(self, epochs: EpochLog, s: Settings) -> None:
