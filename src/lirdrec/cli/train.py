@@ -150,7 +150,6 @@ def train(
     check_tracker(track)
     arguments = options.for_fit()
     data = read_any(dataset)
-    refit = options.refit
     folder = run or _default_run(data.name, options.kind, resume)
     arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
     arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
@@ -160,14 +159,14 @@ def train(
             return
         stopped = recommender.info.get("stopped") == "interrupted"
         data = unseen_part(recommender, data)[0]
-        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and options.refit is None else {}
         log_final({f"test/{name}": value for name, value in next(iter(results.values()), {}).items()})
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
-        _show_run(folder, data, results, refit)
+        _show_run(folder, data, results, options.refit)
         _show_batches(recommender)
         _show_new_items(recommender)
     if stopped:
