@@ -408,11 +408,17 @@ def graph(data: Planted, shape: str, device: torch.device) -> dict[str, Any]:
     return {"part": "item graph", "shape": shape, "columns": feature.values.shape[1], "graph_s": spent}
 
 
+def sizes_of(shape: str, divisor: int) -> tuple[int, int, int]:
+    """Users, items and interactions of a shape, each divided."""
+    users, items, interactions = SHAPES[shape]
+    return users // divisor, items // divisor, interactions // divisor
+
+
 def run_shape(report: Report, shape: str, divisor: int, until: float) -> None:
     """All parts of one shape, until the time left is `until`."""
-    sizes = tuple(n // divisor if report.small else n for n in SHAPES[shape])
+    sizes = sizes_of(shape, divisor if report.small else 1)
     dims = SMALL_DIMS if report.small else DIMS
-    data = planted(sizes, dims, report.device)  # type: ignore[arg-type]
+    data = planted(sizes, dims, report.device)
     batches: dict[str, Any] = {}
     parts = [(settings, kind) for settings in ("fast", "paper") for kind in report.precisions]
     need = 0.0  # of the first part nothing is known
@@ -482,9 +488,9 @@ def main() -> None:
     facts = environment(device)
     report = Report(device, arguments.small, arguments.seconds, arguments.output, chosen_precisions, facts=facts)
     print(report.facts, flush=True)
-    sizes = tuple(n // 60 if report.small else n for n in SHAPES["baby"])
+    sizes = sizes_of("baby", 60 if report.small else 1)
     dims = SMALL_DIMS if report.small else DIMS
-    report.attempt("agreement", 0, lambda: report.add(agreement(device, sizes, dims)))  # type: ignore[arg-type]
+    report.attempt("agreement", 0, lambda: report.add(agreement(device, sizes, dims)))
     chosen = [case for case in CASES if case[0] in arguments.shapes]
     for number, (shape, divisor, weight) in enumerate(chosen):
         later = sum(case[2] for case in chosen[number + 1 :])
