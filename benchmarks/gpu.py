@@ -355,7 +355,7 @@ def agreement(device: torch.device, shape: tuple[int, int, int], dims: Mapping[s
     config, training = preset("lirdrec", "fast")
     base = LIRDRec(made.inputs, config)
     state = copy.deepcopy(base.state_dict())
-    batch = [part[: training.pairs_per_step(1)] for part in make_sampler(base, training).epoch(1)]  # type: ignore[union-attr]
+    batch = list(next(make_sampler(base, training).batches(1, training.pairs_per_step(1), torch.device("cpu")))[1])
     exact = one_step(made, torch.device("cpu"), torch.float64, state, batch)
     row: dict[str, Any] = {"part": "agreement", "users": shape[0], "items": shape[1]}
     for name, where in (("device", device), ("cpu", torch.device("cpu"))):
