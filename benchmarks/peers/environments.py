@@ -14,7 +14,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "implicit": ("implicit==0.7.3", "numpy==2.4.6", "scipy==1.17.1"),
     "rectools": ("rectools==0.19.0",),
     "lenskit": ("lenskit==2025.8.1",),
-    "cornac": ("cornac==3.0.1", "torch==2.13.0"),
+    "cornac": ("cornac==3.0.1", "torch==2.13.0", "dgl==1.1.3"),  # dgl: for LightGCN; Cornac does not install it
     "recbole": ("recbole==1.2.1", "numpy==1.26.4", "scipy==1.10.1", "pandas==1.5.3", "torch==2.13.0"),
 }
 FAILED, DONE = "failed.txt", "versions.txt"

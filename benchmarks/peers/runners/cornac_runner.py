@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from typing import Any
 
 import numpy as np
+import torch
 from cornac.data import Dataset, ImageModality
 from cornac.models import BPR, VBPR, LightGCN
 
@@ -19,8 +22,14 @@ class CornacRunner(Runner):
 
     def __init__(self, data: Data, settings: Settings):
         super().__init__(data, settings)
+        # what Cornac and torch import at first use: imports are not counted for any library
+        torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+        if settings.model == "lightgcn":
+            os.environ["DGLBACKEND"] = "pytorch"  # or dgl writes a file into the home folder
+            importlib.import_module("dgl")
         users, items = (column.tolist() for column in data.train)
-        self.dataset = Dataset.from_uir(list(zip(users, items, np.ones(len(users)).tolist(), strict=True)))
+        triples = list(zip(users, items, np.ones(len(users)).tolist(), strict=True))
+        self.dataset = Dataset.from_uir(triples, seed=settings.seed)
         # its rows of users and items -> those of the data
         self.users, self.items = (np.array(list(ids)) for ids in (self.dataset.uid_map, self.dataset.iid_map))
 
