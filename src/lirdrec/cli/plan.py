@@ -19,7 +19,7 @@ def plan(
     interactions: float = option(..., "Number of training interactions."),
     features: str | None = option(None, "Columns of each feature matrix, such as 4096,384."),
     devices: str = option("H100", "Number and kind: 8xH100, H200, A100, L4 or 16xcpu-core."),
-    memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0),
+    memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0.001),
     model: str = option("lirdrec", "lirdrec or lightgcn."),
     preset: str | None = option(None, "fast or paper (default: fast)."),
     assignments: SetOption = None,
@@ -56,7 +56,7 @@ def plan(
 
 def _whole(name: str, value: float) -> int:
     if not 1 <= value < 2**53 or value != int(value):
-        raise ConfigError(f"{name} {value:g}: is not a number of {name[2:]}; give a whole number of 1 or more")
+        raise ConfigError(f"{name} {value:g} is not a number of {name[2:]}; give a whole number of 1 or more")
     return int(value)
 
 
@@ -66,7 +66,7 @@ def _columns(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--features {text}: are not numbers of columns; write them as 4096,384") from None
+        raise ConfigError(f"--features {text} is not a list of numbers of columns; write it as 4096,384") from None
 
 
 def _table(plans: list[Plan]) -> object:
@@ -112,7 +112,7 @@ def _show_fit(first: Plan, changes: list[dict[str, object]]) -> None:
         "feature_size": "feature matrices of at most {} columns",
         "devices": "{} devices",
         "batch_size": "--set batch_size={}",
-        "device": "as many {}",
+        "device": "the same number of {}",
     }
     for change in changes:
         text = texts[str(change["change"])].format(change["value"])

@@ -74,10 +74,10 @@ def split_labels(
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in TIMED and timestamps is None:
-        raise DataError(
-            f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')}), or"
-            f" say that the rows of each user are in order ({option_text('order', 'file')})"
-        )
+        text = f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})"
+        if method not in ONE_CLOCK:
+            text += f", or say that the rows of each user are in order ({option_text('order', 'file')})"
+        raise DataError(text)
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)

@@ -11,7 +11,7 @@ from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)  # so that the models' own options keep their places
 @validated
 class SizeOptions:
     """The size of features."""
@@ -31,7 +31,7 @@ class SizeOptions:
                 raise ConfigError(f"feature_size{of} is {size}; it must be 1 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 @validated
 class FeatureSizeOptions(SizeOptions):
     """The size of features, and whether they are whitened; for models that do not whiten by themselves."""

@@ -138,7 +138,7 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     """
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
-            raise CapabilityError("lirdrec learns from features; give the columns of each feature matrix")
+            raise CapabilityError("lirdrec learns from features; give the columns of each matrix, such as 4096,384")
         if isinstance(config.feature_size, dict):
             raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
         if config.feature_size is not None:
