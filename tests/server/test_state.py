@@ -15,7 +15,8 @@ from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import RECENT, LiveState, PersistentMap, Snapshot
+from lirdrec.server.snapshot import RECENT, PersistentMap, Snapshot
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreFullError
 
 from ..helpers import assert_error
