@@ -201,11 +201,11 @@ def measure_electronics(lines: Lines, folder: Path, steps: int) -> None:
             step, line = step_of(data, replace(base, **options), options_of_training, random_graph=True)
             times = {"seconds": [], "processor_seconds": []}
             for number in range(steps + 1):
-                begun = time.perf_counter(), time.process_time()
+                started = time.perf_counter(), time.process_time()
                 step()
                 if number > 0 or what == "epoch":
-                    times["seconds"].append(time.perf_counter() - begun[0])
-                    times["processor_seconds"].append(time.process_time() - begun[1])
+                    times["seconds"].append(time.perf_counter() - started[0])
+                    times["processor_seconds"].append(time.process_time() - started[1])
             medians = {name: statistics.median(values) for name, values in times.items()}
             if what == "epoch":
                 n_steps = -(-len(data.train.users) // options_of_training.batch_size)

@@ -15,22 +15,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
-import platform
 import re
 import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from device_data import Planted, planted
+from gpu_report import PRECISIONS, Report, environment, table
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.models.base import Features, Model, ModelInputs
@@ -50,7 +49,6 @@ from shapes import DIMS, SHAPES
 # shape, what it is divided by with --small, share of the time
 CASES = (("baby", 60, 1.5), ("electronics", 300, 3.0), ("microlens", 150, 2.0), ("million", 3000, 4.0))
 SMALL_DIMS = {"image": 48, "text": 16}
-PRECISIONS = ("float32", "tf32", "bfloat16")
 METRICS, CUTOFFS = ("recall", "ndcg"), (20,)
 MOST_SCORES, SMALL_SCORES = 5e10, 1e5  # an evaluation of more is measured on a part of the users and multiplied
 KINDS = {  # of kernels, by parts of their names; the first that fits
@@ -60,68 +58,6 @@ KINDS = {  # of kernels, by parts of their names; the first that fits
     "selection and sorting": ("sort", "topk", "radix", "unique", "scan", "bitonic", "gathertopk", "index", "scatter"),
     "copies": ("memcpy", "memset", "copy", "aten::fill_", "aten::zero_"),
 }
-
-
-@dataclass
-class Report:
-    """Rows of results as they come, and what was skipped; written to a file after every part."""
-
-    device: torch.device
-    small: bool
-    seconds: float
-    output: Path | None
-    precisions: tuple[str, ...] = PRECISIONS
-    started: float = field(default_factory=time.monotonic)
-    facts: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-
-    def left(self) -> float:
-        return self.seconds - (time.monotonic() - self.started)
-
-    def skip(self, part: str, why: str) -> None:
-        self.skipped.append({"part": part, "why": why})
-        print(f"skipped {part}: {why}", flush=True)
-        self.write()
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        cells = [f"{key} {shown(value)}" for key, value in row.items() if not isinstance(value, dict)]
-        print("  ".join(cells), flush=True)
-        self.write()
-
-    def to_dict(self) -> dict[str, Any]:
-        used = round(time.monotonic() - self.started, 1)
-        return {"small": self.small, **self.facts, "seconds": used, "rows": self.rows, "skipped": self.skipped}
-
-    def write(self) -> None:
-        if self.output is not None:
-            self.output.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-    def attempt(self, part: str, need: float, work: Callable[[], None], reserved: float = 0.0) -> None:
-        """Run a part if `need` seconds are left besides the reserved; a failure is noted, and the next part runs."""
-        left = self.left() - reserved
-        if left < need:
-            return self.skip(part, f"{max(0, left):.0f} s are left for it, it may need {need:.0f} s")
-        try:
-            work()
-        except torch.OutOfMemoryError as error:
-            self.skip(part, f"out of memory: {str(error).splitlines()[0]}")
-        except Exception as error:  # one part must not take the others with it
-            self.skip(part, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            if self.small:
-                raise
-        free(self.device)
-
-
-def shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def wait(device: torch.device) -> None:
@@ -436,41 +372,6 @@ def run_shape(report: Report, shape: str, divisor: int, until: float) -> None:
         need = 0.7 * (time.monotonic() - started)
     if sizes[1] <= 100_000:
         report.attempt(f"{shape}, item graph", 5.0, lambda: report.add(graph(data, shape, report.device)), until)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": str(device),
-        "name": name,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def table(report: Report) -> str:
-    """The rows as a text of columns; times in seconds."""
-    columns = (
-        "step_s",
-        "limit_s",
-        "planned_step_s",
-        "evaluation_s",
-        "forward_s",
-        "sampling_s",
-        "expected_epoch_s",
-        "epoch_s",
-    )
-    names = [column.removesuffix("_s").replace("_", " ") for column in columns]
-    head = ["shape", "settings", "precision", *names, "peak GB"]
-    lines = [head]
-    for row in report.rows:
-        if "step_s" in row:
-            cells = [f"{row[c]:.4f}" if c in row else "-" for c in columns]
-            lines.append([row["shape"], row["settings"], row["precision"], *cells, f"{row['peak_bytes'] / 1e9:.2f}"])
-    widths = [max(len(line[number]) for line in lines) for number in range(len(head))]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
 
 
 def main() -> None:

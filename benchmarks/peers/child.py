@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.data import Data
-from peers.runner import Runner, Settings
+from peers.runner import ListRunner, Runner, Settings
 
 K = 20
 
@@ -47,7 +47,10 @@ class Epochs:
     def ended(self, ndcg: float | None = None) -> None:
         if len(self.seconds) == len(self.ndcg):
             self.trained()
-        self.ndcg.append(self.runner.evaluate(K) if ndcg is None else ndcg)
+        if ndcg is None:
+            assert isinstance(self.runner, ListRunner)  # the others give it
+            ndcg = self.runner.evaluate(K)
+        self.ndcg.append(ndcg)
         self.validation.append(self.clock.read())
         self.clock.start()
 
@@ -81,7 +84,7 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     spent = [sum(part[i] for part in epochs.validation) for i in (0, 1)]
     result["fit"] = [round(all_ - rest, 5) for all_, rest in zip(total, spent, strict=True)]
     result |= {"epoch_times": epochs.seconds, "ndcg": epochs.ndcg, "fit_peak_mb": round(peak_mb(), 1)}
-    if runner.has_lists:
+    if isinstance(runner, ListRunner):
         clock.start()
         runner.evaluate(K)
         result["evaluation"] = clock.read()
@@ -91,8 +94,8 @@ def measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     elif epochs.validation:
         result["evaluation"] = epochs.validation[-1]
     result["peak_mb"] = round(peak_mb(), 1)
-    # by the same code for all that give lists
-    result["final_ndcg"] = data.ndcg(runner.top(data.evaluated, K)) if runner.has_lists else epochs.ndcg[-1]
+    has_lists = isinstance(runner, ListRunner)  # then by the same code for all
+    result["final_ndcg"] = data.ndcg(runner.top(data.evaluated, K)) if has_lists else epochs.ndcg[-1]
     result["versions"] = {name: importlib.metadata.version(name) for name in module.PACKAGES}
     return result
 

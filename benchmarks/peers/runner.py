@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,13 +13,13 @@ from peers.data import Data
 
 
 class EpochLog(Protocol):
-    """What a runner tells about its epochs."""
+    """What a runner reports about its epochs."""
 
     def trained(self) -> None:
         """The training of an epoch is over; what follows until `ended` is validation, whose time is counted apart."""
 
     def ended(self, ndcg: float | None = None) -> None:
-        """An epoch is over; `ndcg` of the validation items, if the library has computed it, else `Runner.evaluate`."""
+        """An epoch is over; `ndcg` of the validation items, if the library has it, else `ListRunner.evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,29 @@ class Settings:
     folder: Path
 
 
-class Runner:
-    """Base class of the runners; `fit` and `top` are to be written.
+class Runner(abc.ABC):
+    """Base class of the runners; each has its own `fit`.
 
-    `fit` calls `epochs.ended` after each epoch, when `top` gives the lists of the parameters of that moment. With a
-    library that says nothing before the end of its training, it never does: then only the time of all epochs is known.
+    `fit` calls `epochs.ended` after each epoch. With a library that reports nothing before the end of its training, it
+    never does: then only the time of all epochs is known.
     """
-
-    suffix = ".npy"  # of the file of lists
-    has_lists = True  # False: it only validates itself after each epoch
 
     def __init__(self, data: Data, settings: Settings):
         self.data, self.settings = data, settings
 
+    @abc.abstractmethod
     def fit(self, epochs: EpochLog) -> None:
         """Train the model."""
-        raise NotImplementedError
 
+
+class ListRunner(Runner):
+    """A runner that gives lists of items, also after each epoch; others only report metrics of their own."""
+
+    suffix = ".npy"  # of the file of lists
+
+    @abc.abstractmethod
     def top(self, users: np.ndarray, k: int) -> np.ndarray:
         """The rows of the `k` best items `(n, k)` int64 of users `(n,)`, without training items; -1: no item."""
-        raise NotImplementedError
 
     def evaluate(self, k: int) -> float:
         """NDCG of the validation items, by the library's own evaluation if it has one."""

@@ -17,7 +17,7 @@ import runpy, sys
 from importlib.machinery import PathFinder
 HERE = {"torch", "torchgen", "functorch", "numpy", "scipy", "pandas", "pyarrow", "sklearn", "joblib", "threadpoolctl"}
 HERE |= {"filelock", "typing_extensions", "setuptools", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec"}
-CARRIED = {"lirdrec", "polars", "_polars_runtime_32", "_polars_runtime", "device_data", "shapes"}
+CARRIED = {"lirdrec", "polars", "_polars_runtime_32", "_polars_runtime", "device_data", "gpu_report", "shapes"}
 KNOWN = HERE | CARRIED | sys.stdlib_module_names
 
 class Hiding:

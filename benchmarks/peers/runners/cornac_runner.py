@@ -12,12 +12,12 @@ from cornac.data import Dataset, ImageModality
 from cornac.models import BPR, VBPR, LightGCN
 
 from peers.data import Data
-from peers.runner import EpochLog, Runner, Settings
+from peers.runner import EpochLog, ListRunner, Settings
 
 PACKAGES = ("cornac", "torch", "numpy", "scipy")
 
 
-class CornacRunner(Runner):
+class CornacRunner(ListRunner):
     """BPR, LightGCN and VBPR of Cornac."""
 
     def __init__(self, data: Data, settings: Settings):
@@ -38,7 +38,7 @@ class CornacRunner(Runner):
         getattr(self, f"fit_{s.model}")(epochs, s)
 
     def fit_bpr(self, epochs: EpochLog, s: Settings) -> None:
-        """One epoch at a time: a model that is fitted again goes on from its parameters and its random state."""
+        """One epoch at a time: a second `fit` continues from the parameters and the random state of the model."""
         seed = s.seed if s.threads == 1 else None  # with a seed Cornac takes one thread
         self.model = BPR(max_iter=1, num_threads=s.threads, seed=seed, **s.options)
         for _ in range(s.epochs):

@@ -9,12 +9,12 @@ from implicit.als import AlternatingLeastSquares
 from implicit.bpr import BayesianPersonalizedRanking
 from implicit.nearest_neighbours import CosineRecommender
 
-from peers.runner import EpochLog, Runner
+from peers.runner import EpochLog, ListRunner
 
 PACKAGES = ("implicit", "numpy", "scipy")
 
 
-class ImplicitRunner(Runner):
+class ImplicitRunner(ListRunner):
     """BPR, ALS and item kNN of implicit."""
 
     def fit(self, epochs: EpochLog) -> None:

@@ -11,12 +11,12 @@ from lenskit.knn import ItemKNNScorer
 from lenskit.pipeline import topn_pipeline
 from lenskit.training import TrainingOptions
 
-from peers.runner import EpochLog, Runner
+from peers.runner import EpochLog, ListRunner
 
 PACKAGES = ("lenskit", "torch", "numpy", "scipy")
 
 
-class LenskitRunner(Runner):
+class LenskitRunner(ListRunner):
     """Item kNN and ALS of LensKit."""
 
     def fit(self, epochs: EpochLog) -> None:

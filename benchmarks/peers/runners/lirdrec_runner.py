@@ -19,13 +19,13 @@ from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.training.loop import Callback
 from peers.data import PARTS, Data
-from peers.runner import EpochLog, Runner, Settings
+from peers.runner import EpochLog, ListRunner, Settings
 
 PACKAGES = ("torch", "numpy", "scipy")
 TRAINING = ("batch_size", "learning_rate", "order")  # options of the training, not of the model
 
 
-class LirdrecRunner(Runner):
+class LirdrecRunner(ListRunner):
     """Options: "preset", options of the training, and those of the model."""
 
     suffix = ".parquet"

@@ -10,13 +10,13 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
 from peers.data import PARTS, Data
-from peers.runner import EpochLog, Runner, Settings
+from peers.runner import EpochLog, ListRunner, Settings
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy")
 BLOCK = 2048  # users ranked together
 
 
-class RecboleRunner(Runner):
+class RecboleRunner(ListRunner):
     """LightGCN of RecBole."""
 
     def __init__(self, data: Data, settings: Settings):

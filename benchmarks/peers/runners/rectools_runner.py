@@ -10,12 +10,12 @@ from rectools.dataset import Dataset
 from rectools.models import EASEModel, ImplicitALSWrapperModel
 
 from peers.data import Data
-from peers.runner import EpochLog, Runner, Settings
+from peers.runner import EpochLog, ListRunner, Settings
 
 PACKAGES = ("rectools", "numpy", "scipy", "pandas")
 
 
-class RectoolsRunner(Runner):
+class RectoolsRunner(ListRunner):
     """EASE and iALS of RecTools."""
 
     def __init__(self, data: Data, settings: Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -22,8 +23,6 @@ FILES = {1: ("text_feat.npy",), 2: ("image_feat.npy", "text_feat.npy")}  # by th
 class ReleasedRunner(Runner):
     """Options: "checkout", the folder with `src/`, "name" of the model, "settings". It gives no lists, only metrics."""
 
-    has_lists = False
-
     def __init__(self, data: Data, settings: Settings):
         super().__init__(data, settings)
         self.home = settings.folder / "checkout"
@@ -42,7 +41,7 @@ class ReleasedRunner(Runner):
         s = self.settings
         os.chdir(self.home / "src")
         sys.path.insert(0, str(self.home / "src"))
-        from utils.quick_start import quick_start  # type: ignore[import-not-found]  # of the checkout
+        quick_start = importlib.import_module("utils.quick_start").quick_start  # of the checkout
 
         watcher = _Watcher(epochs)
         logging.getLogger().addHandler(watcher)
