@@ -38,7 +38,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: i
             left = max_bytes
             for entry, name in zip(entries, names, strict=True):
                 left -= _extract(file, entry, folder / name, left, f"{archive.name}: {name}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise DownloadError(f"{archive.name}: cannot be unpacked ({describe_error(error)})") from None
     return names
 

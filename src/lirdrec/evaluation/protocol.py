@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -176,8 +176,11 @@ class HistoryScorer(Scorer):
     def tensors(self) -> dict[str, Tensor]:
         return self.scorer.tensors()
 
-    def to(self, device: torch.device | str) -> NoReturn:
-        raise NotImplementedError("its queries are made on the device of `scorer`")
+    def to(self, device: torch.device | str) -> HistoryScorer:
+        """A copy with its scores on `device`; the queries of longer histories are still made where they were."""
+        make, home = self.make, self._is_longer.device
+        users = self._is_longer.nonzero().squeeze(1).to(device)
+        return HistoryScorer(self.scorer.to(device), users, lambda rows: make(rows.to(home)))
 
 
 def with_histories(recommender: Any, scorer: Scorer, history: Histories, added: Histories) -> Scorer:
