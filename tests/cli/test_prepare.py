@@ -67,75 +67,6 @@ def test_inspect_reads_raw_folders_too(lirdrec, tmp_path):
     assert figures["splits"] == {"train": 2, "valid": 0, "test": 1}
 
 
-@pytest.fixture
-def films(tmp_path, lirdrec):
-    """A folder like ml-latest beside a folder of three posters."""
-    (tmp_path / "ml-tiny").mkdir()
-    (tmp_path / "posters").mkdir()
-    rows = "".join(f"{user},{film},{5 - (user + film) % 3},1\n" for user in range(1, 9) for film in range(10))
-    (tmp_path / "ml-tiny" / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
-    titles = "".join(f'{film},"Film, The {film} (199{film})",Drama\n' for film in range(10))
-    (tmp_path / "ml-tiny" / "movies.csv").write_text("movieId,title,genres\n" + titles)
-    for film in (1, 2, 77):
-        (tmp_path / "posters" / f"{film}.jpg").write_bytes(b"x")
-    return tmp_path
-
-
-def test_prepare_recognizes_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
-    result = lirdrec("prepare", "ml-tiny", "--images", "posters", "--min-rating", 4, "-o", "films")
-    assert result.exit_code == 0, result.stderr
-    assert "title 10 (100.0%), genres 10 (100.0%)\n" in result.stdout and "2 (20.0%)\n" in result.stdout
-    assert result.stdout.endswith("Next: lirdrec features films --text hashed --image descriptor\n")
-    data = Dataset.load(films / "films", verify=True)
-    assert data.info["images"] == str(films / "posters") and data.item_table["title"][3] == "Film, The 3"
-    assert data.item_table["image"].to_list()[:3] == [None, "1.jpg", "2.jpg"]
-    assert data.info["preparation"]["min_rating"] == 4 and not data.features
-    figures = json.loads(lirdrec("inspect", "films", "--json").stdout)
-    assert figures["pictures"] == 2 and figures["texts"] == {"title": 10, "genres": 10}
-    assert "2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
-
-
-def test_the_next_command_names_only_what_is_there(lirdrec, films):
-    assert lirdrec("prepare", "ml-tiny", "-o", "texts").stdout.endswith("Next: lirdrec features texts --text hashed\n")
-    ratings = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId"]
-    assert lirdrec(*ratings, "-o", "plain").stdout.endswith("Next: lirdrec train plain --model ease\n")
-    result = lirdrec(*ratings, "--images", "posters", "-o", "pictures")
-    assert result.stdout.endswith("Next: lirdrec features pictures --image descriptor\n")
-
-
-def test_after_a_split_by_time_the_next_model_reads_the_order(lirdrec, films):
-    lirdrec("prepare", "ml-tiny", "--split", "leave_last_out", "-o", "ordered")
-    made = lirdrec("features", "ordered", "--text", "hashed")
-    train = "lirdrec train ordered --model lirdrec_seq"
-    assert made.stdout.endswith(f"{train} --run runs/first\n"), made.stderr
-    assert lirdrec("prepare", "ordered", "-o", "again").stdout.endswith("lirdrec train again --model lirdrec_seq\n")
-    lirdrec("prepare", "ml-tiny", "-o", "random")
-    assert lirdrec("features", "random", "--text", "hashed").stdout.endswith("lirdrec train random --run runs/first\n")
-
-
-def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
-    (films / "shop").mkdir()
-    (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},../posters/1.jpg\n" for n in range(10)))
-    command = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId", "--items", "shop/items.csv"]
-    result = lirdrec(*command, "--image-column", "photo", "-o", "x")
-    assert_refused(result, [0, "../posters/1.jpg", "shop"])
-    assert not (films / "x").exists()
-    (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},posters/{n}.jpg\n" for n in range(10)))
-    result = lirdrec(*command, "--image-column", "photo", "--images", ".", "-o", "x")
-    assert_mentions(result.stderr, ["'photo'", "posters/0.jpg, posters/3.jpg"])
-    # they keep their names, so that lirdrec features can list them
-    assert Dataset.load(films / "x").item_table["image"].to_list() == [f"posters/{n}.jpg" for n in range(10)]
-
-
-def test_pictures_are_added_to_what_was_prepared(lirdrec, films):
-    lirdrec("prepare", "ml-tiny", "-o", "texts", "--seed", 7)
-    assert lirdrec("prepare", "texts", "--images", "posters", "-o", "both").exit_code == 0
-    before, after = Dataset.load(films / "texts"), Dataset.load(films / "both")
-    assert after.item_table.drop("image").equals(before.item_table)
-    assert after.frame("test").equals(before.frame("test")) and after.info["split"]["seed"] == 7
-    assert after.item_table["image"].count() == 2
-
-
 def test_microlens_and_amazon_are_recognized(lirdrec, tmp_path):
     (tmp_path / "micro" / "x_covers").mkdir(parents=True)
     (tmp_path / "micro" / "x_covers" / "1.jpg").write_bytes(b"x")
@@ -245,7 +176,7 @@ def test_damaged_reviews_are_called_damaged(lirdrec, tmp_path, content):
         assert result.stderr.count("\n") == 1 and files(tmp_path) == before
 
 
-def test_reviews_and_metadata_exchanged_are_told_apart(lirdrec, tmp_path):
+def test_reviews_and_metadata_exchanged_are_recognized(lirdrec, tmp_path):
     (tmp_path / "reviews.json").write_text(REVIEWS)
     (tmp_path / "products.json").write_text(META)
     result = lirdrec("prepare", "products.json", "--metadata", "reviews.json", "-o", "x")
@@ -336,29 +267,6 @@ def test_options_about_ids_are_named_as_they_are_typed(lirdrec, tmp_path):
     assert made.features["v"].present.all() and made.items.is_integer
 
 
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ("item,title\n", "lirdrec features 'my shop' --text hashed"),
-        ("item,what it is\n", "lirdrec features 'my shop' --text hashed --text-template '{what it is}'"),
-        ("item,{a}\n", "lirdrec train 'my shop' --model ease"),
-        (None, "lirdrec train 'my shop' --model ease"),
-    ],
-)
-def test_the_next_command_works_on_this_dataset(lirdrec, tmp_path, table, expected):
-    pairs = [(user, item) for user in range(12) for item in range(30) if (user + item) % 3]
-    Path("log.csv").write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in pairs))
-    options = [] if table is None else ["--items", "table.csv"]
-    if table is not None:
-        Path("table.csv").write_text(table + "".join(f"{item},thing {item} of the shop\n" for item in range(30)))
-    result = lirdrec("prepare", "log.csv", "--user", "user", "--item", "item", *options, "-o", "my shop")
-    assert result.exit_code == 0, result.stderr
-    command = result.stdout.rstrip().rpartition("Next: ")[2]
-    assert command == expected
-    done = lirdrec("-q", *shlex.split(command)[1:], *(["-y"] if "features" in command else []))
-    assert done.exit_code == 0, done.stderr
-
-
 def test_a_dataset_is_called_after_its_folder(lirdrec, tmp_path):
     Path("beauty").mkdir()
     Path("toys").mkdir()
@@ -419,125 +327,3 @@ def test_items_without_a_row_of_the_table_need_an_option_for_features(lirdrec, r
     assert Dataset.load(raw / "kept").n_items == 10
     dropped = lirdrec(*command[:-1], "drop", "-o", "dropped")
     assert dropped.exit_code == 0 and "--drop-featureless-items" not in dropped.stdout
-
-
-LOG = "user,item,ts,part\n" + "".join(
-    f"{user},0001{item},{user + item},{('train', 'valid', 'test')[max(item - 7, 0)]}\n"
-    for user in range(1, 5)
-    for item in range(10)
-)
-
-
-def shop(header: str, titles: list[str], prices: list[str]) -> str:
-    rows = [f"0001{row};{title};{price}" for row, (title, price) in enumerate(zip(titles, prices, strict=True))]
-    return "\n".join([header, *rows, ""])
-
-
-@pytest.fixture
-def log(tmp_path, lirdrec):
-    """A log of 4 users and 10 items, and an item table with German names."""
-    (tmp_path / "log.csv").write_text(LOG)
-    prices = ["19,99", "1.056,23", *["8,00"] * 8]
-    (tmp_path / "shop.csv").write_text(shop("item;Titel;Preis", [f"Lampe {n}" for n in range(10)], prices))
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("header", "options", "column", "first"),
-    [
-        ("item;Titel;Preis", [], "Titel", "Lampe 0"),
-        ("item;Product Name;Preis", [], "Product Name", "Lampe 0"),
-        ("item;info.title;Preis", [], "info.title", "Lampe 0"),
-        ("item;Bezeichnung;Preis", [], None, None),
-        ("item;Bezeichnung;Preis", ["--title", "Bezeichnung"], "title", "Lampe 0"),
-        ("item;Title;title", ["--title", "Title"], "title", "Lampe 0"),
-    ],
-)
-def test_titles_have_a_column(lirdrec, log, header, options, column, first):
-    (log / "shop.csv").write_text(shop(header, [f"Lampe {n}" for n in range(10)], ["5"] * 10))
-    result = lirdrec("prepare", "log.csv", "--items", "shop.csv", "-o", "ready", *options)
-    assert result.exit_code == 0, result.stderr
-    figures = json.loads(lirdrec("inspect", "ready", "--json").stdout)
-    assert figures["title"] == column
-    said = next(line for line in result.stdout.splitlines() if line.startswith("Titles: "))
-    assert_mentions(said, ["--title COLUMN"] if column is None else [f"'{column}'"])
-    table = Dataset.load(log / "ready").item_table
-    assert len(table.columns) == 3 and (column is None or table[column][0] == first)
-
-
-@pytest.mark.parametrize(
-    ("options", "mentions"),
-    [
-        (["--items", "shop.csv", "--title", "title"], ["shop.csv", "'title'", "Titel"]),
-        (["--items", "shop.csv", "--title", "item"], ["shop.csv", "'item'", "--title"]),
-        (["--title", "Titel"], ["--title", "'Titel'", "--items"]),
-    ],
-)
-def test_a_column_of_titles_that_cannot_be(lirdrec, log, options, mentions):
-    assert_refused(lirdrec("prepare", "log.csv", "-o", "ready", *options), mentions)
-    assert not (log / "ready").exists()
-
-
-def test_a_number_with_thousands_is_named(lirdrec, log):
-    result = lirdrec("prepare", "log.csv", "--items", "shop.csv", "-o", "ready")
-    assert_mentions(result.stderr, ["shop.csv", "'Preis'", "'1.056,23'", "line 3", "1 value ", "1056,23"])
-    assert "'Titel'" not in result.stderr
-    (log / "shop.csv").write_text((log / "shop.csv").read_text().replace("1.056,23", "1056,23"))
-    assert "texts" not in lirdrec("prepare", "log.csv", "--items", "shop.csv", "-o", "other").stderr
-    assert Dataset.load(log / "other").item_table["Preis"][1] == 1056.23
-
-
-SPLIT_LINES = [
-    (["--split", "random", "--seed", 3], ["8:1:1", "seed 3", "32 train", "4 valid", "4 test"]),
-    (["--held-out", 0.4], ["6:2:2", "seed 0", "24 train", "8 valid", "8 test"]),
-    (["--split", "temporal", "--timestamp", "ts"], ["by time", "8:1:1", "32 train"]),
-    (["--split", "leave_last_out", "--timestamp", "ts"], ["by time", "last", "32 train", "4 valid", "4 test"]),
-    (["--split", "cold_items", "--seed", 1], ["by item", "seed 1", "32 train"]),
-    (["--split", "part"], ["'part'", "32 train", "4 valid", "4 test"]),
-    (["--split", "none"], ["none", "40 train", "0 valid"]),
-]
-
-
-@pytest.mark.parametrize(("options", "mentions"), SPLIT_LINES)
-def test_prepare_prints_the_split(lirdrec, log, options, mentions):
-    result = lirdrec("prepare", "log.csv", "-o", "ready", *options)
-    assert result.exit_code == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("Split: ")]
-    assert len(lines) == 1
-    assert_mentions(lines[0], mentions)
-
-
-@pytest.mark.parametrize(
-    ("options", "mentions"),
-    [
-        (["--k-core", 20], ["log.csv", "40 rows", "--k-core", 20]),
-        (["--rating", "ts", "--min-rating", 20], ["log.csv", "40 rows", "--min-rating", 20]),
-        (["--items", "shop.csv", "--unknown-items", "drop"], ["log.csv", "40 rows", "--unknown-items"]),
-    ],
-)
-def test_nothing_left_says_what_to_change(lirdrec, log, options, mentions):
-    (log / "shop.csv").write_text("item,title\nx,y\n")
-    result = lirdrec("prepare", "log.csv", "-o", "ready", *options)
-    assert_refused(result, mentions)
-    assert not set("{}_[") & set(result.stderr)
-
-
-@pytest.mark.parametrize("column", ["user", "item"])
-def test_ids_with_control_characters(lirdrec, log, column):
-    bad = "4\x07,00015,1,train\n" if column == "user" else "4,0001\x1b5,1,train\n"
-    (log / "log.csv").write_text(LOG + bad)
-    place = ["log.csv", f"'{column}'", "line 42", "--bad-rows skip"]
-    assert_refused(lirdrec("prepare", "log.csv", "-o", "ready"), place)
-    result = lirdrec("prepare", "log.csv", "-o", "ready", "--bad-rows", "skip")
-    assert result.exit_code == 0, result.stderr
-    assert_mentions(result.stderr, ["log.csv", "1 bad row ", "line 42"])
-    data = Dataset.load(log / "ready")
-    assert data.info["preparation"]["bad_rows_skipped"] == 1 and data.n_items == 10
-
-
-def test_item_tables_with_control_characters(lirdrec, log):
-    (log / "shop.csv").write_text((log / "shop.csv").read_text() + "\x1b[2J;Lampe;1\n")
-    options = ["prepare", "log.csv", "--items", "shop.csv", "-o", "ready"]
-    assert_refused(lirdrec(*options), ["shop.csv", "'item'", "line 12", "--bad-rows skip"])
-    assert lirdrec(*options, "--bad-rows", "skip").exit_code == 0
-    assert Dataset.load(log / "ready").info["preparation"]["bad_item_rows_skipped"] == 1

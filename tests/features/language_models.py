@@ -24,8 +24,8 @@ TEXTS = [
 ]
 
 
-def tokeniser(kind: str, padding_side: str = "right"):
-    """A word tokeniser with BERT's special tokens, or with the beginning and end of e5-mistral."""
+def tokenizer(kind: str, padding_side: str = "right"):
+    """A word tokenizer with BERT's special tokens, or with the beginning and end of e5-mistral."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -64,12 +64,12 @@ def bert(folder: Path, **options) -> Path:
         **options,
     )
     BertModel(config).save_pretrained(folder)
-    tokeniser("bert").save_pretrained(folder)
+    tokenizer("bert").save_pretrained(folder)
     return folder
 
 
 def mistral(folder: Path, padding_side: str = "right") -> Path:
-    return tiny_models.mistral(folder, tokeniser("mistral", padding_side))
+    return tiny_models.mistral(folder, tokenizer("mistral", padding_side))
 
 
 def modules(folder: Path, *names: str, pooling: str = "mean", prompts: dict | None = None, **settings) -> Path:

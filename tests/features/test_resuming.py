@@ -364,7 +364,7 @@ def test_a_plan_that_was_killed_before_its_first_shard_is_forgotten(folder, kind
         make_features(folder, [FeatureJob("new", kind(), TextSource(folder, "{brand}, {item}"))], progress=False)
 
 
-def test_another_dataset_that_is_none_is_told_before_anything_is_begun(folder, tmp_path):
+def test_a_folder_that_is_no_dataset_is_refused_before_anything_is_written(folder, tmp_path):
     before = content(folder)
     with assert_error(RunFolderError, mentions=[tmp_path / "nope"]):
         make_features(folder, titles(folder, Counting()), reuse=tmp_path / "nope", progress=False)
