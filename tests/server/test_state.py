@@ -310,7 +310,7 @@ def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live
     with caplog.at_level(logging.WARNING):
         snapshot = live.swap(wider)
     assert snapshot.item_row(110) == 50 and snapshot.item_row(100) == -1 and "ann" not in snapshot.user_states
-    left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.state"]
+    left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.snapshot_changes"]
     assert len(left) == 10 and all(str(at) in said for at, said in zip(range(100, 110), left, strict=True))
     with assert_error(ConflictError, mentions=[100]):
         live.add_items([new_item(100, dims={"image": 13, "text": 8})])
