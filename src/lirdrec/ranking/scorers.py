@@ -104,12 +104,13 @@ class Scorer(abc.ABC):
 
 
 class VectorScorer(Scorer):
-    """Score = inner product of a user vector and an item vector, split into equal-width named parts, plus an offset.
+    """Score = inner product of a user vector and an item vector, split into named parts, plus an offset.
 
     Args:
         users: `(U, D)` float.
         items: `(I, D)` float.
-        branch_names: names of the `len(branch_names)` equal chunks of the `D` columns.
+        branch_names: names of the chunks of the `D` columns.
+        widths: columns of each chunk; None: equal chunks.
         weights: `(U, n_branches)` weights that each user gives to the branches, if the model has them.
         memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
@@ -129,9 +130,12 @@ class VectorScorer(Scorer):
         weights: Tensor | None = None,
         memory: Mapping[str, Tensor] | None = None,
         offsets: Tensor | None = None,
+        widths: Sequence[int] | None = None,
     ):
         self.user_vectors, self.item_vectors = users, items
         self._branch_names = tuple(branch_names)
+        n, width = len(self._branch_names), items.shape[1]
+        self.widths = (width // n,) * n if widths is None else tuple(widths)
         self.part_names = self._branch_names if offsets is None else (*self._branch_names, NEW_ITEM)
         self.weights = weights
         self.memory = dict(memory or {})
@@ -142,6 +146,19 @@ class VectorScorer(Scorer):
     def branch_names(self) -> tuple[str, ...]:
         return self._branch_names
 
+    def replaced(self, **changes: Any) -> VectorScorer:
+        """A scorer in which some arguments of `VectorScorer` are others."""
+        arguments: dict[str, Any] = {
+            "users": self.user_vectors,
+            "items": self.item_vectors,
+            "branch_names": self.branch_names,
+            "weights": self.weights,
+            "memory": self.memory,
+            "offsets": self.offsets,
+            "widths": self.widths,
+        }
+        return VectorScorer(**(arguments | changes))
+
     def with_items(self, vectors: Tensor, memory: Mapping[str, Tensor] | None = None) -> VectorScorer:
         """A scorer with more items; existing rows are the same.
 
@@ -151,8 +168,7 @@ class VectorScorer(Scorer):
         """
         offsets = None if self.offsets is None else append_rows(self.offsets, self.offsets.new_zeros(len(vectors)))
         items = append_rows(self.item_vectors, vectors)
-        memory = self.memory if memory is None else memory
-        return VectorScorer(self.user_vectors, items, self.branch_names, self.weights, memory, offsets)
+        return self.replaced(items=items, memory=self.memory if memory is None else memory, offsets=offsets)
 
     def queries(self, users: Tensor) -> Tensor:
         return self.user_vectors[users]
@@ -163,7 +179,7 @@ class VectorScorer(Scorer):
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
         products = queries * self.item_vectors[items]  # (B, D)
-        parts = products.unflatten(1, (len(self.branch_names), -1)).sum(-1)
+        parts = torch.stack([chunk.sum(1) for chunk in products.split(self.widths, dim=1)], dim=1)
         return parts if self.offsets is None else torch.cat([parts, self.offsets[items, None].to(parts)], dim=1)
 
     def similar_items(self, items: Tensor) -> Tensor:
@@ -205,7 +221,7 @@ class VectorScorer(Scorer):
         memory = self.memory | dict(zip(self.MOVED, (rows, self.vectors_before(rows)), strict=True))
         table = self.item_vectors.clone()
         table[items] = vectors.to(table.dtype)
-        return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, self.offsets)
+        return self.replaced(items=table, memory=memory)
 
     @property
     def grown_users(self) -> Tensor:
@@ -227,7 +243,7 @@ class VectorScorer(Scorer):
         memory = self.memory | dict(zip(self.GROWN, (rows, self.trained_queries(rows)), strict=True))
         table = self.user_vectors.clone()
         table[users] = queries.to(table.dtype)
-        return VectorScorer(table, self.item_vectors, self.branch_names, self.weights, memory, self.offsets)
+        return self.replaced(users=table, memory=memory)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
@@ -236,7 +252,8 @@ class VectorScorer(Scorer):
         return named | {f"memory.{name}": tensor for name, tensor in self.memory.items()}
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, "part_names": list(self.branch_names)}
+        settings = {"kind": self.kind, "part_names": list(self.branch_names)}
+        return settings if len(set(self.widths)) == 1 else settings | {"widths": list(self.widths)}
 
     def to(self, device: torch.device | str) -> VectorScorer:
         return self._rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
@@ -247,7 +264,10 @@ class VectorScorer(Scorer):
         names = tuple(settings["part_names"])
         users, items, weights, offsets = (tensors.get(name) for name in ("users", "items", "weights", "offsets"))
         assert users is not None and items is not None
-        return cls(users, items, names, weights, memory, offsets)
+        widths = settings.get("widths")
+        if widths is not None and (len(widths) != len(names) or sum(widths) != items.shape[1]):
+            raise DataError(f"parts of {widths} columns do not make up the {items.shape[1]} columns of 'items'")
+        return cls(users, items, names, weights, memory, offsets, widths)
 
 
 class ItemWeightScorer(Scorer):
