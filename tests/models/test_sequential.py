@@ -180,6 +180,9 @@ def test_content_is_the_similarity_of_features_to_those_of_the_history(similarit
     if similarity == "cosine":  # what is left is (1 - λ) of a cosine
         learned = scorer.item_vectors[:, : model.n_learned].norm(dim=1).numpy()
         np.testing.assert_allclose(learned, np.where(known, 0.8, 0.4), rtol=1e-5)
+    own = scorer.item_vectors[:, : model.n_learned]  # items are similar by their branches
+    cosines = torch.nn.functional.cosine_similarity(own[[last]], own)
+    torch.testing.assert_close(scorer.similar_items(torch.tensor([last]))[0], cosines)
 
 
 def test_without_content_the_score_has_the_branches_alone(cycle):

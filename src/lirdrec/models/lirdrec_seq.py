@@ -211,12 +211,14 @@ class LIRDRecSeq(SequentialModel):
     def reads_gaps(self) -> bool:
         return self.config.time_gaps
 
-    def part_names(self) -> tuple[str, ...]:
-        return (*self.branches, CONTENT) if self.has_content else self.branches
-
-    def part_widths(self) -> tuple[int, ...] | None:
-        widths = (self.config.embedding_size,) * len(self.branches)
-        return (*widths, self.n_content) if self.has_content else None
+    def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
+        if not self.has_content:
+            return VectorScorer(users, items, self.branches, memory=memory)
+        # items are similar by their branches: the weight of content differs between old and new items
+        k = len(self.branches)
+        widths = (*[self.config.embedding_size] * k, self.n_content)
+        names = (*self.branches, CONTENT)
+        return VectorScorer(users, items, names, memory=memory, widths=widths, n_similarity_parts=k)
 
     @property
     def _smooths_features(self) -> bool:

@@ -130,13 +130,9 @@ class SequentialModel(Model):
         """Vectors `(n, D)` of new items as in `item_table`, and the scorer's memory with their rows."""
         raise NotImplementedError
 
-    def part_names(self) -> tuple[str, ...]:
-        """Names of the chunks of the `D` columns whose products add up to the score."""
-        return ("score",)
-
-    def part_widths(self) -> tuple[int, ...] | None:
-        """Columns of each of these chunks; None: equal."""
-        return None
+    def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
+        """The scorer of comparable states `(U, D)` and items `(I, D)`, with names for the parts of a score."""
+        return VectorScorer(users, items, memory=memory)
 
     # Training
 
@@ -199,7 +195,7 @@ class SequentialModel(Model):
         times = histories.times if self.reads_gaps else None
         vectors = self._encode(table, histories.items, times, histories.start, users)
         items = self.comparable_items(table, ~self.inputs.known_items)
-        return VectorScorer(vectors, items, self.part_names(), memory=memory, widths=self.part_widths())
+        return self.vector_scorer(vectors, items, memory)
 
     def serving_memory(self) -> dict[str, Tensor]:
         """The scorer's memory: `item_inputs`, a copy of `item_table`, and what else `new_item_vectors` needs."""

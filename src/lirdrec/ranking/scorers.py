@@ -111,6 +111,7 @@ class VectorScorer(Scorer):
         items: `(I, D)` float.
         branch_names: names of the chunks of the `D` columns.
         widths: columns of each chunk; None: equal chunks.
+        n_similarity_parts: how many chunks, the first ones, the similarity of items compares; None: all.
         weights: `(U, n_branches)` weights that each user gives to the branches, if the model has them.
         memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
@@ -131,11 +132,13 @@ class VectorScorer(Scorer):
         memory: Mapping[str, Tensor] | None = None,
         offsets: Tensor | None = None,
         widths: Sequence[int] | None = None,
+        n_similarity_parts: int | None = None,
     ):
         self.user_vectors, self.item_vectors = users, items
         self._branch_names = tuple(branch_names)
         n, width = len(self._branch_names), items.shape[1]
         self.widths = (width // n,) * n if widths is None else tuple(widths)
+        self.n_similarity_parts = n if n_similarity_parts is None else n_similarity_parts
         self.part_names = self._branch_names if offsets is None else (*self._branch_names, NEW_ITEM)
         self.weights = weights
         self.memory = dict(memory or {})
@@ -156,6 +159,7 @@ class VectorScorer(Scorer):
             "memory": self.memory,
             "offsets": self.offsets,
             "widths": self.widths,
+            "n_similarity_parts": self.n_similarity_parts,
         }
         return VectorScorer(**(arguments | changes))
 
@@ -183,7 +187,13 @@ class VectorScorer(Scorer):
         return parts if self.offsets is None else torch.cat([parts, self.offsets[items, None].to(parts)], dim=1)
 
     def similar_items(self, items: Tensor) -> Tensor:
-        return _cosine(self.item_vectors[items], self.item_vectors)
+        vectors = self.similarity_vectors
+        return _cosine(vectors[items], vectors)
+
+    @property
+    def similarity_vectors(self) -> Tensor:
+        """The columns of the item vectors whose cosines are the similarity of items; a view."""
+        return self.item_vectors[:, : sum(self.widths[: self.n_similarity_parts])]
 
     def similar_users(self, users: Tensor) -> Tensor:
         return _cosine(self.user_vectors[users], self.user_vectors)
@@ -252,8 +262,12 @@ class VectorScorer(Scorer):
         return named | {f"memory.{name}": tensor for name, tensor in self.memory.items()}
 
     def settings(self) -> dict[str, Any]:
-        settings = {"kind": self.kind, "part_names": list(self.branch_names)}
-        return settings if len(set(self.widths)) == 1 else settings | {"widths": list(self.widths)}
+        settings: dict[str, Any] = {"kind": self.kind, "part_names": list(self.branch_names)}
+        if len(set(self.widths)) > 1:
+            settings["widths"] = list(self.widths)
+        if self.n_similarity_parts < len(self.widths):
+            settings["n_similarity_parts"] = self.n_similarity_parts
+        return settings
 
     def to(self, device: torch.device | str) -> VectorScorer:
         return self._rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
@@ -267,7 +281,7 @@ class VectorScorer(Scorer):
         widths = settings.get("widths")
         if widths is not None and (len(widths) != len(names) or sum(widths) != items.shape[1]):
             raise DataError(f"parts of {widths} columns do not make up the {items.shape[1]} columns of 'items'")
-        return cls(users, items, names, weights, memory, offsets, widths)
+        return cls(users, items, names, weights, memory, offsets, widths, settings.get("n_similarity_parts"))
 
 
 class ItemWeightScorer(Scorer):
