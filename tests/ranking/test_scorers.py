@@ -98,6 +98,10 @@ def test_parts_may_have_different_widths():
     np.testing.assert_allclose(
         scorer.similar_items(torch.tensor([7]))[0], v[:, :2] @ v[7, :2] / norms / norms[7], atol=1e-6
     )
+    v = v.copy()
+    v[[0, 3], 2:] = 0  # only some items have the other columns
+    some = scorer.replaced(items=torch.from_numpy(v))
+    np.testing.assert_allclose(some.scores(some.queries(USERS)), u[USERS] @ v.T, rtol=1e-5, atol=1e-6)
     again = Scorer.from_tensors(scorer.tensors(), json.loads(json.dumps(scorer.settings())))
     assert torch.equal(again.similar_items(torch.tensor([7])), scorer.similar_items(torch.tensor([7])))
     with assert_error(DataError, mentions=["'items'", 6, 1, 2]):

@@ -178,8 +178,17 @@ class VectorScorer(Scorer):
         return self.user_vectors[users]
 
     def scores(self, queries: Tensor) -> Tensor:
-        scores = queries @ self.item_vectors.T
+        n = self.n_similarity_columns
+        scores = queries[:, :n] @ self.item_vectors[:, :n].T
+        if len(self._other_items):  # the other columns of most items are zero
+            rows = self._other_items
+            scores[:, rows] += queries[:, n:] @ self.item_vectors[rows, n:].T
         return scores if self.offsets is None else scores.add_(self.offsets)
+
+    @cached_property
+    def _other_items(self) -> Tensor:
+        """Rows `(m,)` of the items that have more than the columns of the similarity."""
+        return self.item_vectors[:, self.n_similarity_columns :].any(1).nonzero().squeeze(1)
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
         products = queries * self.item_vectors[items]  # (B, D)
@@ -193,7 +202,11 @@ class VectorScorer(Scorer):
     @property
     def similarity_vectors(self) -> Tensor:
         """The columns of the item vectors whose cosines are the similarity of items; a view."""
-        return self.item_vectors[:, : sum(self.widths[: self.n_similarity_parts])]
+        return self.item_vectors[:, : self.n_similarity_columns]
+
+    @property
+    def n_similarity_columns(self) -> int:
+        return sum(self.widths[: self.n_similarity_parts])
 
     def similar_users(self, users: Tensor) -> Tensor:
         return _cosine(self.user_vectors[users], self.user_vectors)
