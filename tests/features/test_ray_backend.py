@@ -23,9 +23,10 @@ from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encode import Task, local
 from lirdrec.features.pipeline import FeatureJob, make_features
-from lirdrec.features.ray_backend import AHEAD, RayLoop, Share, share_out
+from lirdrec.features.ray_backend import AHEAD, RayLoop
 from lirdrec.features.sources import Item, TextSource, text_item
 from lirdrec.files.progress_bars import no_progress
+from lirdrec.ray_cluster import Share, share_out
 
 from ..helpers import assert_error
 from . import killed_features
