@@ -29,6 +29,7 @@ from lirdrec.files.progress_bars import no_progress
 from lirdrec.ray_cluster import Share, share_out
 
 from ..helpers import assert_error
+from ..ray_nodes import patient_ray
 from . import killed_features
 from .killed_features import Counting, Fitted
 
@@ -63,7 +64,7 @@ def loop() -> Iterator[RayLoop]:
     # the workers cannot import the modules of tests
     for module in (killed_features, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)
-    with RayLoop("local") as one:
+    with patient_ray(), RayLoop("local") as one:
         yield one
     assert not ray.is_initialized()
 

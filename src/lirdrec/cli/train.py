@@ -17,6 +17,7 @@ from lirdrec.cli.options import (
     ARGUMENTS,
     DatasetArgument,
     JsonOption,
+    RayOption,
     SeedOption,
     SetOption,
     TrackOption,
@@ -109,6 +110,7 @@ def train(
     devices: int | None = option(
         None, "Train in so many processes, on a GPU each or on the CPU.", callback=integer(1), metavar="N"
     ),
+    ray: RayOption = None,
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
     track: TrackOption = None,
@@ -123,6 +125,7 @@ def train(
       lirdrec train mydata --refit runs/first --run runs/served
       lirdrec train newdata --from runs/first --run runs/second
       lirdrec train mydata --devices 4 --run runs/large
+      lirdrec train /shared/mydata --ray-address auto --run /shared/runs/large
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
     --from starts from the parameters of an earlier run and needs few epochs; of the options, --set, --config and --seed
@@ -132,31 +135,29 @@ def train(
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import unseen_part
 
-    if devices is not None and devices > 1 and _start_ranks(context, devices):
+    if ray is None and (devices or 1) > 1 and _start_ranks(context, devices or 1):
         return
     check_tracker(track)
     arguments = options.for_fit()
     data = read_any(dataset)
-    refit = options.refit
     folder = run or _default_run(data.name, options.kind, resume)
-    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
+    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite, "progress": not settings.quiet and not json}
     arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
     with _ending_when_lost(), tracked(track, folder, data.name, arguments) as log_final:
-        recommender = _fit(data, device, arguments | {"progress": not settings.quiet and not json})
+        cluster = None if ray is None else {"address": ray, "dataset": dataset, "devices": devices}
+        recommender = _fit(data, device, arguments, cluster)
         if recommender is None:  # rank 0 does the rest
             return
         stopped = recommender.info.get("stopped") == "interrupted"
         data = unseen_part(recommender, data)[0]
-        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and refit is None else {}
+        results = evaluate_with_baseline(recommender, data)[0] if len(data.test) and options.refit is None else {}
         log_final({f"test/{name}": value for name, value in next(iter(results.values()), {}).items()})
     if results:
         recommender.record_metrics("test", next(iter(results.values())))
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
-        _show_run(folder, data, results, refit)
-        _show_batches(recommender)
-        _show_new_items(recommender)
+        _show_run(folder, data, results, options.refit, recommender)
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
@@ -181,12 +182,18 @@ def _start_ranks(context: typer.Context, devices: int) -> bool:
     return True
 
 
-def _fit(data: Dataset, device: str | None, arguments: dict[str, Any]) -> Recommender | None:
-    """`fit`, alone or together with the other processes; None where another process has the result."""
+def _fit(
+    data: Dataset, device: str | None, arguments: dict[str, Any], cluster: dict[str, Any] | None
+) -> Recommender | None:
+    """`fit`, alone, with the other processes, or on a Ray cluster; None where another process has the result."""
     from lirdrec.parallel.join import is_rank, joined
     from lirdrec.recommender.distributed import fit_on_ranks
     from lirdrec.recommender.fit import fit
 
+    if cluster is not None:
+        from lirdrec.recommender.ray_training import fit_on_ray
+
+        return fit_on_ray(**cluster, device=device or "auto", **arguments)
     if not is_rank():
         return fit(data, **(arguments if device is None else arguments | {"device": device}))
     with joined(device or "auto") as (ranks, own_device):
@@ -254,7 +261,9 @@ def _show_new_items(recommender: Recommender) -> None:
         )
 
 
-def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None) -> None:
+def _show_run(
+    folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None, recommender: Recommender
+) -> None:
     from lirdrec.data.ids import pluralize
 
     if refit is not None:
@@ -265,6 +274,8 @@ def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]],
     print_line(f"Run folder: {folder}")
     if (folder / "curves.png").is_file():
         print_line(f"Curves:     {folder / 'curves.png'}")
+    _show_batches(recommender)
+    _show_new_items(recommender)
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 
 def fine(job):
@@ -27,3 +29,32 @@ def forever(job):
     print("begun", flush=True)
     while True:
         signal.pause()
+
+
+def seen(job):
+    """All that the process of a trial has been given."""
+    given = [*sys.argv[1:], *os.environ.values(), str(vars(job)), Path(sys.argv[1]).read_text()]
+    return {"given": given, "vault": job.vault is not None, "test": len(job.dataset.test)}
+
+
+def task_killed(job):
+    """Kills the process that started this one, a task of Ray, as often as `extra["times"]` says."""
+    mark = job.folder / f"killed-{job.cell.seed}"
+    times = mark.stat().st_size if mark.exists() else 0
+    if times < job.cell.extra["times"]:
+        mark.write_text("x" * (times + 1))
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    return {"deaths": times}
+
+
+def node_killed(job):
+    """On the first node waits until another is dead; on another one kills it, that is, the parent of the task."""
+    mark, node = Path(job.cell.extra["mark"]), os.environ["RAY_NODE_ID"]
+    if node != job.cell.extra["first"]:
+        mark.touch()
+        os.kill(int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        signal.pause()
+    while not mark.exists():
+        os.sched_yield()
+    return {"node": node}
