@@ -1,4 +1,4 @@
-"""Trials and recommendations on a Ray cluster of two nodes: what one machine gives, whatever is killed on the way.
+"""Trials, recommendations and a training on a Ray cluster of two nodes: what one machine gives, whatever is killed on the way.
 
 Both nodes are on this machine, and start once for all tests here. Skipped where Ray is not installed.
 """
@@ -17,21 +17,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from lirdrec.cli.main import app
+from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
+from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import ray_trials
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.recommender import ray_ranking
+from lirdrec.models.lightgcn import LightGCNConfig
+from lirdrec.recommender import ray_ranking, ray_training
 from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender.fit import fit
+from lirdrec.recommender.ray_training import fit_on_ray
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.loop import Callback, StopTraining
 
 from .experiments.conftest import data as planted  # noqa: F401  # fixtures
 from .experiments.test_scheduler import alive, command, figures, here, stamps
 from .export.conftest import data, grown, made  # noqa: F401
-from .helpers import PATIENCE, assert_error
+from .helpers import PATIENCE, assert_error, assert_refused
+from .parallel.rank_program import planted as rank_data
 from .ray_nodes import Nodes, patient_ray
 
 ray = pytest.importorskip("ray", reason='the cluster is not tested: Ray is missing (pip install "lirdrec[ray]")')
@@ -160,3 +171,75 @@ def test_the_file_of_all_users_has_the_bytes_of_one_machine(nodes, grown, tmp_pa
     assert (tmp_path / f"there{ending}").read_bytes() == (tmp_path / f"here{ending}").read_bytes()
     assert (done.users, done.resumed) == (45, 0) and not ray.is_initialized()
     assert (tmp_path / "node").exists() == (ending == ".csv")
+
+
+def test_only_lists_of_all_users_are_ranked_on_a_cluster(tmp_path):
+    done = CliRunner().invoke(app, ["recommend", str(tmp_path), "--user", "1", "--ray-address", "auto"])
+    assert_refused(done, ["--ray-address", "--all", "--output"])
+
+
+# ------------------------------------------------------------ training
+
+
+def losing_a_node(folder: str, first: str) -> Any:
+    """Stands in for `ray_training._train_rank`: in epoch 2 the rank on another node than the first kills that node."""
+    train_rank = ray_training._train_rank
+
+    def train(job: dict[str, Any]) -> None:
+        fit, sizes = ray_training.fit_on_ranks, Path(folder) / "sizes"
+
+        class Killer(Callback):
+            def on_epoch_end(self, line: dict[str, Any]) -> None:
+                if line["epoch"] == 2 and os.environ["RAY_NODE_ID"] != first:
+                    os.kill(os.getppid(), signal.SIGKILL)
+                    signal.pause()
+
+        def fit_or_die(ranks: Any, data: Any, *, callbacks: Any, **options: Any) -> Any:
+            if ranks.is_first:
+                sizes.open("a").write(f"{ranks.size}\n")
+            return fit(ranks, data, callbacks=(*callbacks, Killer()), **options)
+
+        ray_training.fit_on_ranks = fit_or_die
+        train_rank(job)
+
+    return train
+
+
+def test_a_training_that_lost_a_node_continues_with_the_ranks_that_are_left(nodes, tmp_path, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ray_training, "_train_rank", losing_a_node(str(tmp_path), nodes.first))
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(int(PATIENCE)))
+    data = rank_data()
+    data.save(tmp_path / "data")
+    training = TrainConfig(epochs=3, batch_size=256, metric="recall@5", seed=2)
+    config = LightGCNConfig(embedding_size=8)
+    arguments: dict[str, Any] = {"config": config, "training": training, "cache": False}
+    done = fit_on_ray(nodes.address, tmp_path / "data", run=tmp_path / "run", **arguments)
+    alone = fit(Dataset.load(tmp_path / "data"), progress=False, **arguments)
+    assert (tmp_path / "sizes").read_text().split() == ["2", "1"]
+    assert done.info["devices"] == 1 and done.info["metrics"]["epochs"] == 3
+    assert evaluate(done, data).values == pytest.approx(evaluate(alone, data).values, abs=1e-5)
+    torch.testing.assert_close(done.scorer.tensors(), alone.scorer.tensors(), rtol=1e-3, atol=1e-5)
+    assert not list(tmp_path.glob(".run-*")) and not ray.is_initialized()
+
+
+def test_ctrl_c_stops_a_training_after_the_epoch(tmp_path):
+    class Trainer:
+        def fit(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            while not (tmp_path / "stop").exists():
+                os.sched_yield()
+
+    assert ray_training._fitted(Trainer(), tmp_path / "stop")
+    with pytest.raises(StopTraining):
+        ray_training._StopFile(str(tmp_path / "stop")).on_epoch_end({})
+    ray_training._StopFile(str(tmp_path / "go")).on_epoch_end({})
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [({"callbacks": (Callback(),)}, ["track"]), ({"address": "ray://x:1"}, ["ray://x:1", "HOST:PORT"])],
+)
+def test_what_a_training_on_a_cluster_cannot_do_is_refused_at_once(tmp_path, options, facts):
+    with assert_error(ConfigError, mentions=facts):
+        fit_on_ray(**{"address": "auto", "dataset": tmp_path, "run": tmp_path / "run", **options})
