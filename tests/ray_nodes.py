@@ -66,14 +66,19 @@ def _free_port() -> int:
 
 
 class Nodes:
-    """A Ray cluster of two nodes on this machine with a processor each; a test may kill the second one."""
+    """A Ray cluster of two nodes on this machine with a processor each; a test may kill the second one.
+
+    Attributes:
+        first: process id of the first node, as `node_of` gives it.
+    """
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster()
         self.cluster.add_node(**NODE, include_dashboard=False)
-        self.first = self.cluster.head_node.node_id
+        (raylet,) = self.cluster.head_node.all_processes["raylet"]
+        self.first = raylet.process.pid
         self.address = self.cluster.address
 
     def complete(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,10 @@ def _rank_shards(ranking: UserRanking, shards: Shards, name: str, progress: bool
         elif pending:
             from lirdrec.recommender.ray_ranking import rank_on_ray
 
-            for rows, arrays in rank_on_ray(ray, ranking, map(shards.rows, pending)):
-                shards.seal(rows.start // shards.shard_rows, arrays, {})
-                advance(len(rows))
+            with closing(rank_on_ray(ray, ranking, map(shards.rows, pending))) as ranked:
+                for rows, arrays in ranked:
+                    shards.seal(rows.start // shards.shard_rows, arrays, {})
+                    advance(len(rows))
     return resumed
 
 

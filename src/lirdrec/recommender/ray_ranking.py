@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from lirdrec.errors import TrainingError
+from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, import_ray, quiet_output, result_of
 from lirdrec.recommender.user_ranking import UserRanking
 
@@ -16,16 +16,20 @@ AHEAD = 2  # shards of a process at once: one in work, one waiting
 _held: dict[str, UserRanking] = {}  # the ranking of the last task of this process
 
 
-def rank_on_ray(address: str, ranking: UserRanking, shards: Iterable[range]) -> Iterator[tuple[range, dict[str, Any]]]:
+def rank_on_ray(
+    address: str, ranking: UserRanking, shards: Iterable[range]
+) -> Generator[tuple[range, dict[str, np.ndarray]], None, None]:
     """Rank shards of users on the machines of a Ray cluster; gives each with its arrays, in the order they end.
 
     A shard has the bytes that `ranking.shard` gives here, if the machines compute alike: the number of threads is that
     of this process. A shard whose process or machine died is ranked again, up to `RETRIES` times.
 
     Raises:
-        ConfigError: Ray is not installed, no cluster answers, or no machine has room for a process.
+        ConfigError: another device than cpu and cuda, Ray is not installed, no cluster answers, or it has no room.
         TrainingError: processes died again and again with one shard.
     """
+    if ranking.device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device '{ranking.device}': on a Ray cluster choose cpu or cuda")
     threads = torch.get_num_threads()
     with RayCluster(address) as cluster, quiet_output():
         ray = cluster.connect(threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 
@@ -49,12 +50,14 @@ def task_killed(job):
 
 
 def node_killed(job):
-    """On the first node waits until another is dead; on another one kills it, that is, the parent of the task."""
-    mark, node = Path(job.cell.extra["mark"]), os.environ["RAY_NODE_ID"]
+    """On the first node waits until another is dead; on another one kills it, the process "raylet" above this one."""
+    mark, node = Path(job.cell.extra["mark"]), os.getpid()
+    while " (raylet) " not in (facts := Path(f"/proc/{node}/stat").read_text()):
+        node = int(facts.rpartition(")")[2].split()[1])
     if node != job.cell.extra["first"]:
         mark.touch()
-        os.kill(int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        os.kill(node, signal.SIGKILL)
         signal.pause()
     while not mark.exists():
-        os.sched_yield()
+        time.sleep(0.05)
     return {"node": node}
