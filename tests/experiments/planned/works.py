@@ -50,13 +50,14 @@ def task_killed(job):
 
 
 def node_killed(job):
-    """On the first node waits until another is dead; on another one kills it, the process "raylet" above this one."""
+    """On the first node waits until another is dead; on another one kills it, "raylet" and the task."""
     mark, node = Path(job.cell.extra["mark"]), os.getpid()
     while " (raylet) " not in (facts := Path(f"/proc/{node}/stat").read_text()):
         node = int(facts.rpartition(")")[2].split()[1])
     if node != job.cell.extra["first"]:
         mark.touch()
         os.kill(node, signal.SIGKILL)
+        os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
     while not mark.exists():
         time.sleep(0.05)
