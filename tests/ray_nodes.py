@@ -16,7 +16,12 @@ from lirdrec.ray_cluster import RayCluster
 
 from .helpers import PATIENCE
 
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False, "no_monitor": True}
+NODE: dict[str, Any] = {
+    "num_cpus": 1,
+    "object_store_memory": 80 * 2**20,
+    "include_log_monitor": False,
+    "no_monitor": True,
+}
 PORTS = "metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port"
 
 
@@ -76,18 +81,24 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster()
-        self.cluster.add_node(**NODE, include_dashboard=False)
-        (raylet,) = self.cluster.head_node.all_processes["raylet"]
-        self.first = raylet.process.pid
+        self.first = _process(self.cluster.add_node(**NODE, include_dashboard=False)).pid
+        self.second: Any = None
         self.address = self.cluster.address
 
     def complete(self) -> None:
         """Wait until there are two living nodes; a new one replaces a dead one."""
+        if self.second is None or _process(self.second).poll() is not None:
+            self.second = self.cluster.add_node(wait=False, **NODE)
         with RayCluster(self.address) as connection:
-            ray = connection.connect(1)
-            if sum(node["Alive"] for node in ray.nodes()) < 2:
-                self.cluster.add_node(wait=False, **NODE)
-            deadline = time.monotonic() + PATIENCE
-            while sum(node["Alive"] for node in ray.nodes()) < 2:
+            ray, deadline = connection.connect(1), time.monotonic() + PATIENCE
+            while True:
+                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+                if len(alive) == 2 and self.second.node_id in alive:
+                    return
                 assert time.monotonic() < deadline, "the second node does not start"
                 time.sleep(0.1)
+
+
+def _process(node: Any) -> Any:
+    (raylet,) = node.all_processes["raylet"]
+    return raylet.process

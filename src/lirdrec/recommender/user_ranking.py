@@ -56,9 +56,9 @@ class UserRanking:
         """Blocks of scores and item rows `(b, k)` of the users in these rows, in their order."""
         device, seen = self.device, None
         if self.seen is not None:
-            users, items = self.seen
-            in_shard = (users >= rows.start) & (users < rows.stop)
-            pairs = torch.tensor(users[in_shard]), torch.tensor(items[in_shard])
+            seen_users, seen_items = self.seen
+            in_shard = (seen_users >= rows.start) & (seen_users < rows.stop)
+            pairs = torch.tensor(seen_users[in_shard]), torch.tensor(seen_items[in_shard])
             seen = Histories(*pairs, self.scorer.n_users).to(device)
         candidates = None if self.candidates is None else torch.tensor(self.candidates, device=device)
         all_rows = torch.arange(rows.start, rows.stop, device=device)
