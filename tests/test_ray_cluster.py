@@ -149,7 +149,6 @@ def node_of(process: int) -> int:
 
 def dying(folder: str, first: int) -> Any:
     """Stands in for `ray_ranking._rank`: the first two tasks kill a process, then the second node."""
-    rank = ray_ranking._rank
 
     def rank_or_die(held: Any, rows: range, threads: int) -> Any:
         mark, node_mark = Path(folder) / "process", Path(folder) / "node"
@@ -162,7 +161,7 @@ def dying(folder: str, first: int) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         while not node_mark.exists():
             time.sleep(0.05)
-        return rank(held, rows, threads)
+        return ray_ranking._rank(held, rows, threads)  # that of the module as the task imports it
 
     return rank_or_die
 
@@ -187,8 +186,10 @@ def test_only_lists_of_all_users_are_ranked_on_a_cluster(tmp_path):
 
 
 def losing_a_node(folder: str, first: int) -> Any:
-    """Stands in for `ray_training._train_rank`: in epoch 2 the rank on another node than the first kills that node."""
-    train_rank = ray_training._train_rank
+    """Stands in for `ray_training._train_rank`: in epoch 2 the rank on another node than the first kills that node.
+
+    It is replaced in this process; the modules that the ranks import are as they are.
+    """
 
     def train(job: dict[str, Any]) -> None:
         fit, sizes = ray_training.fit_on_ranks, Path(folder) / "sizes"
@@ -205,7 +206,7 @@ def losing_a_node(folder: str, first: int) -> Any:
             return fit(ranks, data, callbacks=(*callbacks, Killer()), **options)
 
         ray_training.fit_on_ranks = fit_or_die
-        train_rank(job)
+        ray_training._train_rank(job)
 
     return train
 

@@ -23,6 +23,7 @@ from lirdrec.parallel.join import TIMEOUT, LostRankError, in_group
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, Share, quiet_output
 from lirdrec.recommender.distributed import fit_on_ranks
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.run_folder import is_run
 from lirdrec.training.loop import Callback, StopTraining
 
 POLL = 0.5  # seconds in which Ctrl-C is noticed
@@ -59,6 +60,7 @@ def fit_on_ray(
     Raises:
         ConfigError: no Ray, no cluster, no room for so many processes, or callbacks.
         TrainingError: processes died again and again; the last checkpoint is kept.
+        KeyboardInterrupt: stopped before the first epoch, or by a second Ctrl-C.
         CapabilityError, RunFolderError, DataError: as of `fit_on_ranks`.
     """
     if callbacks:
@@ -84,6 +86,8 @@ def fit_on_ray(
                 _check_deaths(deaths, error)
             room = cluster.share(ray, threads, None, gpus=device != "cpu", option="devices")
             share = Share(min(share.workers, room.workers), room.cpus, room.gpus)
+    if interrupted and not is_run(run):  # stopped before the first epoch
+        raise KeyboardInterrupt
     recommender = Recommender.load(run)
     if interrupted:
         recommender.info["stopped"] = INTERRUPTED
@@ -135,8 +139,10 @@ def _run_ranks(share: Share, job: dict[str, Any], run: Path) -> bool:
 def _fitted(trainer: Any, stop: Path) -> bool:
     """Wait until Ray Train ends, in a thread since it would take over Ctrl-C; see `_run_ranks`."""
     failures: list[BaseException] = []
+    ready = threading.Event()
 
     def fit() -> None:
+        ready.wait()  # Ctrl-C is handled below from here on
         try:
             trainer.fit()
         except BaseException as error:
@@ -146,6 +152,7 @@ def _fitted(trainer: Any, stop: Path) -> bool:
     thread.start()
     while thread.is_alive():
         try:
+            ready.set()
             thread.join(POLL)
         except KeyboardInterrupt:
             if stop.exists():
