@@ -211,6 +211,7 @@ def losing_a_node(folder: str, first: int) -> Any:
     return train
 
 
+@pytest.mark.slow  # Ray Train starts twice, and waits until the dead node is noticed
 def test_a_training_that_lost_a_node_continues_with_the_ranks_that_are_left(nodes, tmp_path, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(ray_training, "_train_rank", losing_a_node(str(tmp_path), nodes.first))

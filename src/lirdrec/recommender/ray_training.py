@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import is_run
 from lirdrec.training.loop import Callback, StopTraining
 
+NOTICED = 30.0  # seconds until Ray no longer counts the processors of a dead machine
 POLL = 0.5  # seconds in which Ctrl-C is noticed
 INTERRUPTED = "interrupted"
 
@@ -84,6 +86,7 @@ def fit_on_ray(
             except LostTaskError as error:
                 deaths += 1
                 _check_deaths(deaths, error)
+            time.sleep(NOTICED)
             room = cluster.share(ray, threads, None, gpus=device != "cpu", option="devices")
             share = Share(min(share.workers, room.workers), room.cpus, room.gpus)
     if interrupted and not is_run(run):  # stopped before the first epoch
