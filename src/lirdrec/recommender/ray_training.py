@@ -89,6 +89,10 @@ def fit_on_ray(
             time.sleep(NOTICED)
             room = cluster.share(ray, threads, None, gpus=device != "cpu", option="devices")
             share = Share(min(share.workers, room.workers), room.cpus, room.gpus)
+    return _loaded(run, interrupted)
+
+
+def _loaded(run: Path, interrupted: bool) -> Recommender:
     if interrupted and not is_run(run):  # stopped before the first epoch
         raise KeyboardInterrupt
     recommender = Recommender.load(run)
