@@ -30,7 +30,8 @@ from lirdrec.models.registry import build, config_type, model_names
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.loop import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
-from speed import DIMS, RESULTS, SHAPES, peak_gb
+from shapes import DIMS, SHAPES
+from speed import RESULTS, peak_gb
 
 
 def main() -> None:

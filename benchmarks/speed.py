@@ -32,13 +32,8 @@ from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.loop import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
+from shapes import DIMS, SHAPES
 
-SHAPES = {
-    "baby": (19_445, 7_050, 161_000),
-    "electronics": (192_403, 63_001, 1_689_188),
-    "small": (2_000, 1_000, 20_000),
-}
-DIMS = {"image": 4096, "text": 384}
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

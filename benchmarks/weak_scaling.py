@@ -9,7 +9,7 @@ falls on all alike. A rank draws the features of its own items only; the item ne
 
 Prints, for each configuration, the least and the median seconds of a step, the processor seconds of a step per process,
 and the peak memory per process, less that of the program before it has any data. On a machine with other load the
-processor seconds tell more than the time of the clock.
+processor seconds say more than the time of the clock.
 """
 
 from __future__ import annotations

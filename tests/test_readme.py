@@ -1,4 +1,4 @@
-"""What the README tells people to type works as it stands there."""
+"""The commands of the README work as they are written."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def run(arguments: list[str], cwd: Path) -> str:
 
 
 def serve_until_ready(arguments: list[str], cwd: Path) -> None:
-    """A server that answers, shows its page and ends in peace when it is told to."""
+    """A server that answers, shows its page and ends without errors when it is stopped."""
     port = FreePort()
     command = [sys.executable, "-m", "lirdrec", *arguments, "--port", str(port.number)]
     patient = {"transport": httpx.HTTPTransport(retries=10), "timeout": PATIENCE}

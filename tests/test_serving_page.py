@@ -1,4 +1,4 @@
-"""What docs/serving.md tells a newcomer to type works as it stands there, line after line."""
+"""The commands of docs/serving.md work as they are written, line after line."""
 
 from __future__ import annotations
 

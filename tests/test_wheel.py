@@ -56,7 +56,7 @@ def test_installed_wheel_works_outside_the_repository(wheel, tmp_path):
     python = scripts / ("python.exe" if os.name == "nt" else "python")
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     # The dependencies are borrowed from this environment: torch is not downloaded again. Only the package itself is
-    # installed anew. Its own folder comes first on the path, before the borrowed one.
+    # installed again. Its own folder comes first on the path, before the borrowed one.
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 

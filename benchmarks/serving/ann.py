@@ -27,7 +27,7 @@ from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import PersistentMap, Snapshot
+from lirdrec.server.snapshot import PersistentMap, Snapshot
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 USERS, BATCH, BATCHES, K = 20_000, 16, 24, 20

@@ -103,6 +103,17 @@ def check_minimum(config: Any, minimum: int, *names: str) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be {minimum} or more")
 
 
+def check_share(config: Any, *names: str) -> None:
+    """Check that fields of a configuration are shares from 0 to less than 1, for its `__post_init__`.
+
+    Raises:
+        ConfigError: one of the fields `names` is not.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0 and less than 1")
+
+
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     """The end of a message about an unknown name: a suggestion of the most similar known one, or else `otherwise`."""
     matches = difflib.get_close_matches(name, list(known), n=1)

@@ -18,6 +18,8 @@ FLAG_NAMES = {
     "restart": "--no-resume",
     "reuse": "--reuse-from",
     "ray": "--ray-address",
+    "cutoffs": "-k",
+    "mask_seen": "--no-mask-seen",
 }
 SWITCHES = frozenset({"without_features", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"})
 

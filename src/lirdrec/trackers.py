@@ -45,10 +45,8 @@ class MLflowTracker(Tracker):
 
     def __init__(self, name: str, params: Mapping[str, Any]):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        try:
-            from mlflow.tracking import MlflowClient
-        except ImportError:
-            raise ConfigError("tracker mlflow: is not installed; pip install 'lirdrec[mlflow]'") from None
+        from mlflow.tracking import MlflowClient
+
         self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"))
         found = self.client.get_experiment_by_name(PROJECT)
         experiment = self.client.create_experiment(PROJECT) if found is None else found.experiment_id
@@ -69,10 +67,8 @@ class WandbTracker(Tracker):
     """A run of the Weights & Biases project "lirdrec", offline unless WANDB_MODE is set; `wandb sync` uploads it."""
 
     def __init__(self, name: str, params: Mapping[str, Any]):
-        try:
-            import wandb
-        except ImportError:
-            raise ConfigError("tracker wandb: is not installed; pip install 'lirdrec[wandb]'") from None
+        import wandb
+
         mode: Any = os.environ.get("WANDB_MODE", "offline")
         settings = wandb.Settings(silent=True, console="off")
         self.run = wandb.init(

@@ -17,7 +17,7 @@ import typer
 
 from lirdrec import available_memory
 from lirdrec.available_memory import check_memory, format_bytes, free_memory
-from lirdrec.cli import errors, train, typed_numbers
+from lirdrec.cli import config, errors, typed_numbers
 from lirdrec.config import MAX_INT
 from lirdrec.data import compression
 from lirdrec.data.tables import read_table
@@ -37,7 +37,7 @@ def failing(monkeypatch):
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr(train, "configuration", fail)
+        monkeypatch.setattr(config, "configuration", fail)
 
     return set_error
 

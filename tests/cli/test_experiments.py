@@ -63,9 +63,17 @@ def test_every_experiment_can_be_loaded_and_its_settings_teach(name):
         (["compare", "DATA", "--features", "image,text"], ["--features", "image,text"]),
         (["compare", "DATA", "--features", "a=sound"], ["'a'", "sound"]),
         (["compare", "DATA", "--report-only"], ["compare"]),
+        (["compare", "DATA", "--lists", "a=a.csv", "--metrics", "auc"], ["'auc'", "lists"]),
+        (["compare", "DATA", "--lists", "a=a.csv", "--no-mask-seen"], ["--no-mask-seen", "--lists"]),
+        (["compare", "DATA", "DATA", "--lists", "a=a.csv"], ["--lists", "one dataset"]),
+        (["launch", "DATA", "--no-mask-seen"], ["--no-mask-seen", "'launch'"]),
+        (["launch", "DATA", "-k", "5"], ["-k", "'launch'"]),
+        (["startup", "DATA", "--metrics", "hit"], ["--metrics", "'startup'"]),
+        (["sensitivity", "DATA", "--test-history", "train"], ["--test-history", "'sensitivity'"]),
+        (["gradients", "DATA", "--test-target", "last"], ["--test-target", "'gradients'"]),
     ],
 )
-def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_written(lirdrec, sample, arguments, facts):
+def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(lirdrec, sample, arguments, facts):
     result = lirdrec("experiment", *(sample if one == "DATA" else one for one in arguments))
     assert_refused(result, facts)
     assert result.stderr.count("\n") == 1

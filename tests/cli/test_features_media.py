@@ -12,6 +12,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.features.encoder import encode_rows
+from lirdrec.features.new_items import encode_items
 from lirdrec.features.registry import load_encoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.item_encoding import Encoders
@@ -76,6 +77,10 @@ def test_sounds_and_videos_become_matrices(lirdrec, data, tmp_path):
     again = json.loads(lirdrec("features", data, "--audio", "spectrum", "--max-seconds", 0.5, "--json").stdout)[0]
     assert (again["encoded"], again["copied"], again["n_problems"]) == (1, 10, 1)
     encoder = load_encoder(data, "audio")
+    table = pl.DataFrame({"item": [90], "audio": ["0.wav"]})
+    of_table = encode_items(data, ["audio", "film"], table, tmp_path / "sounds")
+    np.testing.assert_allclose(of_table.features["audio"][0], dataset.features["audio"].values[0], atol=1e-6)
+    assert list(of_table.features) == ["audio"] and "video" in of_table.reasons["film"]
     vector = encode_rows(encoder, [tmp_path / "sounds" / "0.wav"], 1).vectors[0]
     np.testing.assert_allclose(vector, dataset.features["audio"].values[0], atol=1e-6)
     trained = lirdrec("train", data, "--run", tmp_path / "run", "--set", "epochs=1")
@@ -83,7 +88,7 @@ def test_sounds_and_videos_become_matrices(lirdrec, data, tmp_path):
     assert lirdrec("recommend", tmp_path / "run", "--user", 1).exit_code == 0
 
 
-def test_joint_vectors_and_items_added_on_the_server(lirdrec, data, tmp_path):
+def test_joint_vectors_and_added_items(lirdrec, data, tmp_path):
     from lirdrec import TrainConfig, fit
 
     model = clip(tmp_path / "clip", ["red clip", "blue clip"])
@@ -106,6 +111,12 @@ def test_joint_vectors_and_items_added_on_the_server(lirdrec, data, tmp_path):
     assert found[0] is not None and found[1] is not None and found[2] is None
     np.testing.assert_allclose(found[0], matrix.values[0], atol=1e-4)
     np.testing.assert_allclose(found[1], matrix.values[4], atol=1e-4)
+    table = pl.DataFrame(
+        {"item": [90, 91, 92], "title": ["red clip", "red clip", None], "image": ["0.png", None, None]}
+    )
+    of_table = encode_items(data, ["joint"], table, tmp_path / "covers").features["joint"]
+    assert of_table[0] is not None and of_table[1] is not None and of_table[2] is None
+    np.testing.assert_allclose(of_table[:2], matrix.values[[0, 4]], atol=1e-4)
 
 
 def test_what_is_refused(lirdrec, data, tmp_path):

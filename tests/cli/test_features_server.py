@@ -1,4 +1,4 @@
-"""`lirdrec features --text endpoint:…`: what is told before texts leave for a server, and how fast they are sent."""
+"""`lirdrec features --text endpoint:…`: what is shown before texts are sent to a server, and how fast they are sent."""
 
 from __future__ import annotations
 

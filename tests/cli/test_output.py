@@ -183,7 +183,7 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_the_commands_are_those_of_the_manual():
-    known = "demo download prepare features caption inspect train evaluate config experiment"
+    known = "demo download prepare features caption inspect plan train evaluate config experiment"
     known += " recommend similar explain add-items strip export serve keys push pull"
     assert sorted(known.split(" ")) == COMMANDS
 

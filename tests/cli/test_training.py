@@ -208,6 +208,14 @@ BAD = [
     (["train", "data", "--set", "n_layers"], ["--set", "n_layers=3"]),
     (["train", "data", "--set", "n_layers=many"], ["n_layers", "many"]),
     (["train", "data", "--set", "epochs=-1"], ["epochs", -1]),
+    (["train", "data", "--feature-size", "0"], ["--feature-size", 0, 1]),
+    (["train", "data", "--feature-size", "image=few"], ["--feature-size", "image=few"]),
+    (["train", "data", "--feature-size", "3", "--feature-size", "image=3"], ["--feature-size"]),
+    (["train", "data", "--feature-size", "image=3", "--feature-size", "image=2"], ["--feature-size", "image"]),
+    (["train", "data", "--feature-size", "sound=3"], ["feature_size", "sound", "image"]),
+    (["train", "data", "--feature-size", "3", "--set", "feature_size=3"], ["--feature-size", "--set feature_size"]),
+    (["train", "data", "--model", "ease", "--feature-size", "3"], ["--feature-size", "ease"]),
+    (["train", "data", "--model", "whitenrec", "--whiten"], ["whiten", "whitenrec"]),
     (["train", "data", "--config", "no.toml"], ["no.toml"]),
     (["train", "data", "--config", "bad.toml"], ["bad.toml", "optimizer", "[model]", "[training]"]),
     (["train", "data", "--config", "typo.toml"], ["typo.toml", "[training]", "'epoch'", "'epochs'"]),
@@ -371,6 +379,24 @@ def test_refit_makes_a_run_that_excludes_everything_that_a_user_has(lirdrec, tra
     assert not Path("r").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "size", "whiten"),
+    [
+        (["--feature-size", "3"], 3, False),
+        (["--feature-size", "image=3", "--feature-size", "text=2", "--whiten"], {"image": 3, "text": 2}, True),
+        (["--set", "feature_size={image=3}"], {"image": 3}, False),
+    ],
+)
+def test_sizes_of_features_reach_the_model_and_the_run(lirdrec, data, given, size, whiten):
+    result = lirdrec("--quiet", "train", "data", "--run", "r", *QUICK, *given)
+    assert result.exit_code == 0, result.stderr
+    found = Recommender.load("r")
+    config = found.info["model_config"]
+    assert (config["feature_size"], config["whiten"]) == (size, whiten)
+    columns = {name: projection.n_columns for name, projection in found.features.projections.items()}
+    assert columns == (size if isinstance(size, dict) else dict.fromkeys(columns, size))
+
+
 def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
     call = ["--quiet", "train", "data", "--from", trained, "--set", "epochs=3", "--seed", 5, "--json"]
     result = lirdrec(*call, "--run", "second")
@@ -390,6 +416,8 @@ def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
     [
         (["--model", "ease"], ["--model", "--from"]),
         (["--preset", "paper"], ["--preset", "--from"]),
+        (["--feature-size", "3"], ["--feature-size", "--from"]),
+        (["--whiten"], ["--whiten", "--from"]),
         (["--set", "n_layers=2"], ["n_layers"]),
         (["--config", "c.toml"], ["c.toml", "model"]),
         (["--refit", "runs/one"], ["--refit", "--from"]),

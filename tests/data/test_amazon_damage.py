@@ -154,7 +154,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_files_of_something_else_are_told(tmp_path, name):
+def test_files_of_something_else_are_reported(tmp_path, name):
     content, facts = BAD_FILES[name]
     path = tmp_path / "reviews.json"
     path.write_bytes(content)
@@ -418,6 +418,6 @@ def test_a_gzip_of_several_parts_is_read_whole(tmp_path):
     packed = io.BytesIO()
     for line in GOOD:
         packed.write(gzip.compress(line.encode() + b"\n"))
-    path = tmp_path / "reviews.json"  # told by its bytes, not by its name
+    path = tmp_path / "reviews.json"  # detected by its bytes, not by its name
     path.write_bytes(packed.getvalue())
     assert len(read_amazon(path, split="none").train) == 6

@@ -34,7 +34,7 @@ def test_the_paper_s_own_splits_are_as_published(real_data, name):
     assert check(read_mmrec(real_data / name), name, strict=True) == []
 
 
-def test_another_dataset_is_told_loudly_with_each_number(clothing, caplog):
+def test_another_dataset_gives_a_warning_with_each_number(clothing, caplog):
     with caplog.at_level(logging.WARNING, "lirdrec"):
         reported = check(clothing, "baby")
     counts = [

@@ -206,7 +206,7 @@ def test_a_dataset_gets_its_pictures_and_keeps_them_when_saved(dataset, items, t
     assert described(made) == {"pictures": 2, "texts": {"title": 8}}
 
 
-def test_the_column_image_is_read_anew_unless_it_holds_addresses(dataset, tmp_path):
+def test_the_column_image_is_read_again_unless_it_holds_addresses(dataset, tmp_path):
     touch(tmp_path, "i3.jpg", "other.jpg")
     table = dataset.item_table
 

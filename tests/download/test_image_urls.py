@@ -119,7 +119,7 @@ def test_what_is_refused(host, tmp_path):
     source = write(tmp_path / "a.csv", [("1", "x"), ("1", "y")])
     with assert_error(DataError, mentions=["picture", "image_url"]):
         download_images(source, tmp_path / "images", column="picture")
-    with assert_error(DataError, mentions=["sku", "--item"]):
+    with assert_error(DataError, mentions=["sku", "a.csv", "(item)"]):
         download_images(source, tmp_path / "images", item="sku")
     with assert_error(ConfigError, mentions=["concurrency"]):
         download_images(source, tmp_path / "images", concurrency=0)

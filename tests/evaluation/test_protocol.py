@@ -9,7 +9,7 @@ import torch
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
-from lirdrec.evaluation.protocol import default_test_history, default_test_target
+from lirdrec.evaluation.protocol import HistoryScorer, default_test_history, default_test_target
 from lirdrec.models.base import Capabilities, Model
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.mf import MFConfig
@@ -151,6 +151,16 @@ def test_the_history_of_a_scorer_of_item_weights_is_the_longer_row():
         scores[mine] = -np.inf
         target = int(data.test.items[data.test.users == user][0])
         assert value == float(int(scores.argmax()) == target)
+
+
+def test_a_scorer_of_longer_histories_keeps_them_on_another_device():
+    users, items = torch.arange(6.0).view(3, 2), torch.eye(2)
+    scorer = HistoryScorer(VectorScorer(users, items), torch.tensor([1]), lambda rows: -users[rows])
+    moved = scorer.to("cpu").to("cpu")
+    expected = torch.stack([users[0], -users[1], users[2]])
+    assert torch.equal(moved.queries(torch.arange(3)), expected)
+    assert torch.equal(moved.scores(expected), expected @ items.T)
+    assert scorer.to("meta").similar_items(torch.tensor([0], device="meta")).device.type == "meta"
 
 
 def test_a_model_without_histories_keeps_its_vectors_and_says_so(caplog):

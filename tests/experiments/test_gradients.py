@@ -58,7 +58,7 @@ def test_no_claim_is_made_of_a_difference_within_the_seeds(context, inline, answ
 
 
 def test_trained_for_real(context, inline, answer):
-    """Both models, with their features and without: features tell the planted taste; FREEDOM's weight is told."""
+    """Both models, with their features and without: features tell the planted taste; FREEDOM's weight is reported."""
     options = {"embedding_size": 8, "n_neighbors": 5, "regularization": 0.001}
     training = {"epochs": 6, "batch_size": 256, "learning_rate": 1e-2}
     settings = context(models=gradients.MODELS, model_options=options, training=training)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from lirdrec.errors import ConfigError
 from lirdrec.experiments.lists import planned
-
-from ..helpers import assert_error
 
 
 def test_planned_lists_share_the_evaluation(tmp_path):
@@ -16,5 +13,3 @@ def test_planned_lists_share_the_evaluation(tmp_path):
     assert trial.extra["evaluation"] == chosen
     (plain,) = planned(["data"], files, tmp_path)
     assert "evaluation" not in plain.extra
-    with assert_error(ConfigError, mentions=["--no-mask-seen", "--lists"]):
-        list(planned(["data"], files, tmp_path, {"mask_seen": False}))

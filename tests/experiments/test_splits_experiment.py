@@ -94,6 +94,7 @@ def test_the_protocol_of_an_experiment_is_that_of_evaluate(context, inline, time
         test = {name: result.figures["test"][name] for name in names}
         assert test == pytest.approx(evaluate(recommender, data, **options).values)
     assert_facts(" ".join(results.remarks()), ["training", "validation", "seen"])
+    assert_facts(splits.report(settings, results).read_text(encoding="utf-8"), ["Hit@20"])
     plain = list(splits.plan(context(datasets=(timed,), models=("item_knn",)), Results()))
     assert all("evaluation" not in cell.extra for cell in plain)
 

@@ -14,6 +14,7 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, RANK, SCORE, USER
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
+from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
@@ -33,7 +34,8 @@ def made(data) -> Callable[..., Recommender]:
     def make(**options) -> Recommender:
         torch.manual_seed(0)
         config = LIRDRecConfig(**({"embedding_size": 8, "n_layers": 2, "n_neighbors": 4} | options))
-        return Recommender.from_training(LIRDRec(make_model_inputs(data, "cpu", seed=3), config), data)
+        inputs = make_model_inputs(data, "cpu", seed=3, projections=fit_projections(data, config))
+        return Recommender.from_training(LIRDRec(inputs, config), data)
 
     return make
 

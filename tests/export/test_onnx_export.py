@@ -62,6 +62,8 @@ OPTIONS = [
     {"loss": "softmax", "scoring": "cosine", "temperature": 0.2},
     {"n_layers": 2, "layer_weights": (0.5, 1.0, 0.25)},
     {"feature_columns": 3},
+    {"feature_size": 5},
+    {"feature_size": {"image": 4}, "whiten": True, "modalities": ("image",)},
     {"modalities": ("text",)},
     {"modality_weights": {"image": 0.0, "text": 1.0}},
     {"modality_weights": {"image": 3.0, "text": 0.5}},
@@ -87,6 +89,7 @@ ENCODERS = [
     ({"n_item_layers": 0, "layer_weights": (0.5, 1.0, 0.25)}, NewItemEncoder(0.7, 3, 0.0)),
     ({"modality_weights": {"image": 0.0, "text": 1.0}}, NewItemEncoder(0.5, 7, 0.1)),
     ({}, NewItemEncoder(1.0, 0, 0.25)),
+    ({"feature_size": 4, "whiten": True}, NewItemEncoder(0.3, 6, 0.1)),
 ]
 
 

@@ -1,4 +1,4 @@
-"""One run from inputs to a matrix: what is in the matrix, what is told about it, what is refused."""
+"""One run from inputs to a matrix: what is in the matrix, what is reported of it, what is refused."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def tasks(*texts: list[str]) -> list[Task]:
 
 
 class Told:
-    """A progress that must never be told of more than there is."""
+    """A progress that must never get more than there is."""
 
     def __init__(self) -> None:
         self.parts: list[int] = []

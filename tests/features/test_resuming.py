@@ -1,4 +1,4 @@
-"""A run killed at any moment goes on, encodes nothing twice, and ends with the bytes of one that was never stopped."""
+"""A run killed at any moment resumes, encodes nothing twice, and ends with the bytes of one that was never stopped."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def looks(folder: Path, root: Path, encoder: Counting | None = None) -> list[Fea
 
 
 def values(folder: Path, root: Path) -> np.ndarray:
-    """What the matrix must hold, told by the files themselves."""
+    """What the matrix must hold, read from the files."""
     rows = np.zeros((40, 3), dtype=np.float32)
     names = Dataset.load(folder).item_table["image"]
     for row, name in enumerate(names):
@@ -364,7 +364,7 @@ def test_a_plan_that_was_killed_before_its_first_shard_is_forgotten(folder, kind
         make_features(folder, [FeatureJob("new", kind(), TextSource(folder, "{brand}, {item}"))], progress=False)
 
 
-def test_another_dataset_that_is_none_is_told_before_anything_is_begun(folder, tmp_path):
+def test_a_folder_that_is_no_dataset_is_refused_before_anything_is_written(folder, tmp_path):
     before = content(folder)
     with assert_error(RunFolderError, mentions=[tmp_path / "nope"]):
         make_features(folder, titles(folder, Counting()), reuse=tmp_path / "nope", progress=False)

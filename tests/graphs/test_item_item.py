@@ -148,7 +148,7 @@ class TestCache:
         assert len(list(tmp_path.iterdir())) == 1
 
     @pytest.mark.parametrize("damage", ["empty", "cut", "text", "zip", "shape", "range", "floats", "object", "huge"])
-    def test_a_damaged_or_foreign_file_is_made_anew(self, tmp_path, damage):
+    def test_a_damaged_or_foreign_file_is_computed_again(self, tmp_path, damage):
         expected = self.source(tmp_path)("text", 3)
         (file,) = tmp_path.iterdir()
         whole = file.read_bytes()
@@ -177,7 +177,7 @@ class TestCache:
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_a_flipped_bit_is_noticed_wherever_it_is(self, tmp_path, caplog):
-        """Also one that makes another neighbor of a neighbor, which no range of values tells."""
+        """Also one that makes another neighbor of a neighbor, which no check of ranges finds."""
         expected = self.source(tmp_path)("text", 3)
         (file,) = tmp_path.iterdir()
         whole = file.read_bytes()

@@ -134,7 +134,7 @@ def dense(edges: Edges, values: torch.Tensor, fill: float = 0.0) -> torch.Tensor
     return values.new_full(edges.shape, fill).index_put((edges.rows, edges.columns), values)
 
 
-def test_the_order_tells_where_an_edge_was(edges):
+def test_the_order_gives_the_former_position_of_each_edge(edges):
     given = torch.tensor([[5, 0], [0, 1], [3, 4], [0, 0], [1, 3], [3, 0], [2, 1], [5, 4], [3, 3]])
     assert torch.equal(given[edges.order], torch.stack([edges.rows, edges.columns], 1))
     assert (edges.rows * COLUMNS + edges.columns).diff().gt(0).all()

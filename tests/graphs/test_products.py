@@ -98,7 +98,7 @@ def test_weighted_propagation_is_the_weighted_sum_of_the_powers(n_layers):
     assert all(torch.equal(one, other) for one, other in zip(plain, ones, strict=True))
 
 
-def test_equal_weights_and_an_odd_number_of_layers_lose_what_tells_users_from_items():
+def test_equal_weights_and_an_odd_number_of_layers_lose_the_difference_of_users_and_items():
     """The eigenvector of -1, √degree with another sign on the items, is multiplied by Σ a_l (-1)^l."""
     users, items, r = edges()
     graph = UserItemGraph(users, items, N_USERS, N_ITEMS, torch.float64)

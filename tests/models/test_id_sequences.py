@@ -11,7 +11,7 @@ import torch
 
 from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.models.base import ModelInputs
 from lirdrec.models.registry import build, config_type
 from lirdrec.models.sequential import SequentialModel
@@ -106,7 +106,7 @@ def test_users_are_the_state_after_their_last_item(name, lists):
 
 
 @pytest.mark.parametrize("name", OF_IDS)
-def test_the_last_item_tells_the_next_one(name):
+def test_the_last_item_determines_the_next_one(name):
     """Items follow each other on a cycle: after training, the next item is the first of the list, for unseen users."""
     rng = np.random.default_rng(2)
     cycle = rng.permutation(N_ITEMS)
@@ -130,7 +130,7 @@ def test_the_last_item_tells_the_next_one(name):
 
 
 @pytest.mark.parametrize("name", OF_IDS)
-def test_a_training_that_stops_and_goes_on_ends_with_the_same_bits(name, tmp_path):
+def test_a_training_that_is_stopped_and_resumed_ends_with_the_same_bits(name, tmp_path):
     """With dropout and shuffled sequences, and whatever the global generator of torch is at."""
     rng = np.random.default_rng(5)
     frame = pl.DataFrame({"user": rng.integers(0, 60, 900), "item": rng.integers(0, 40, 900), "time": np.arange(900)})
@@ -148,6 +148,29 @@ def test_a_training_that_stops_and_goes_on_ends_with_the_same_bits(name, tmp_pat
     trained("run", 2)
     torch.manual_seed(3)
     assert trained("run", 4, resume=True) == whole
+
+
+def test_a_training_is_not_resumed_with_other_timestamps(tmp_path):
+    """Only models of ordered histories depend on them."""
+    cells = np.random.default_rng(5).permutation(200)[:120]
+    columns = {"user": cells // 10, "item": cells % 10}
+    data, other = (
+        Dataset.from_frames(columns | {"time": times}, timestamp="time") for times in (np.arange(120), -np.arange(120))
+    )
+    np.testing.assert_array_equal(data.train.items, other.train.items)
+
+    def trained(given: Dataset, name: str, epochs: int, **options: Any) -> int:
+        training = TrainConfig(epochs=epochs, batch_size=100, seed=3)
+        run, config = tmp_path / name, make_config(config_type(name), {"embedding_size": 4})
+        made = fit(given, config, training, run=run, progress=False, cache=False, device="cpu", **options)
+        return made.info["metrics"]["epochs"]
+
+    for name in ("mf", "sasrec"):
+        assert trained(data, name, 1) == 1
+    assert trained(other, "mf", 2, resume=True) == 2
+    with assert_error(RunFolderError, mentions=["dataset"]):
+        trained(other, "sasrec", 2, resume=True)
+    assert trained(data, "sasrec", 2, resume=True) == 2
 
 
 @pytest.mark.parametrize(

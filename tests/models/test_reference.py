@@ -356,5 +356,5 @@ def test_an_item_whose_only_modality_weighs_nothing_keeps_finite_vectors():
     model = LIRDRec(data.inputs(torch.float64), config)
     rows = model.item_item.dense()
     assert torch.isfinite(rows).all()
-    assert (rows[ABSENT["image"]] == 0).all()  # nothing that weighs anything tells where they belong
+    assert (rows[ABSENT["image"]] == 0).all()  # no modality with a weight says which group they are of
     assert torch.isfinite(model.scorer().item_vectors).all()

@@ -22,8 +22,9 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.parallel.ranks import Ranks
-from lirdrec.recommender.fit import _validation
+from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.job import validation
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.gradients import sum_gradients
 from lirdrec.training.loop import train
@@ -51,8 +52,11 @@ def results(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     training = TrainConfig(**options)
     data = planted()
 
+    projections = fit_projections(data, config, ranks)
+
     def built() -> Any:
-        return model_type(job["model"])(make_model_inputs(data, cache=False, seed=3, ranks=ranks), config)
+        inputs = make_model_inputs(data, cache=False, seed=3, ranks=ranks, projections=projections)
+        return model_type(job["model"])(inputs, config)
 
     model = built()
     found: dict[str, Any] = {"start": {n: whole(model, n, p) for n, p in model.state_dict().items()}}
@@ -66,15 +70,15 @@ def results(job: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     store = None
     if "checkpoint" in job:
         store = ShardedCheckpointStore(Path(job["checkpoint"]), {}, ranks, model.shard_of)
-    history = train(model, training, _validation(data, training.metric), store=store, resume=True).history
+    history = train(model, training, validation(data, training.metric), store=store, resume=True).history
     found["history"] = [{k: v for k, v in line.items() if "seconds" not in k} for line in history]
     found["end"] = {n: whole(model, n, p) for n, p in model.state_dict().items()}
     return found
 
 
 def run_phase(folder: Path, number: int, phase: dict[str, Any], rank: int) -> None:
-    size, meeting = phase["size"], f"file://{folder}/rendezvous-{number}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    size, address = phase["size"], f"file://{folder}/rendezvous-{number}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     found = [results(job, Ranks(rank, size)) for job in phase["jobs"]]
     if rank == 0:
         torch.save(found, folder / f"found-{number}.pt")

@@ -37,6 +37,11 @@ JOBS: dict[str, dict[str, Any]] = {
         "options": {**SMALL, "loss": "softmax", "n_negatives": 20, "pwc": "uniform", "scoring": "cosine"},
         "training": {"order": "users"},
     },
+    "lirdrec, reduced": {
+        "model": "lirdrec",
+        "options": {**SMALL, "n_layers": 2, "feature_size": {"image": 4}, "whiten": True},
+        "training": {},
+    },
     "lightgcn": {"model": "lightgcn", "options": {"embedding_size": 8, "loss": "softmax"}, "training": {}},
     "lightgcn, bpr": {
         "model": "lightgcn",

@@ -284,7 +284,7 @@ def synthetic() -> Dataset:
     return make_synthetic_dataset(120, 60, 1500, {"text": 8}, groups=4, noise=0.3, seed=2)
 
 
-def test_each_is_recommended_what_a_stranger_with_the_same_likes_would_be(synthetic):
+def test_each_is_recommended_what_a_new_user_with_the_same_likes_is(synthetic):
     config = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5, loss="softmax")
     training = TrainConfig(epochs=15, batch_size=512, learning_rate=0.02)
     known = lirdrec.fit(synthetic, config, training, progress=False, cache=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -37,10 +39,14 @@ def features(place: float) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("kind", ["npy", "faiss", "pgvector", "qdrant"])
 def test_exports_have_the_vectors_of_the_grown_histories(grown, kind, tmp_path):
     folder = export(grown, kind, tmp_path / kind)
-    assert (folder / "README.txt").is_file()
-    if kind == "npy":
-        np.testing.assert_array_equal(np.load(folder / "users.npy"), grown.scorer.user_vectors.numpy())
-    if kind == "pgvector":
+    expected = grown.scorer.user_vectors.numpy()
+    if kind in ("npy", "faiss"):
+        np.testing.assert_array_equal(np.load(folder / "users.npy"), expected)
+    elif kind == "qdrant":
+        points = [json.loads(line) for line in (folder / "users.jsonl").read_text().splitlines()]
+        assert [point["payload"]["user"] for point in points] == grown.users.series.to_list()
+        np.testing.assert_allclose([point["vector"] for point in points], expected, rtol=1e-5, atol=1e-6)
+    else:
         seen = pl.read_csv(folder / "seen.csv").filter(pl.col("user") == 3)["item"].to_list()
         assert sorted(seen) == sorted(grown.liked(3))
 

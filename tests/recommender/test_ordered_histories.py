@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -109,12 +111,12 @@ def test_one_call_or_several_give_the_same(seq):
     # the added item moves to the trained vector of the user, not to the one that has the item in its history
     trained = walker().scorer
     expected = seq.model().fold_in_items(
-        Recommender.from_state(_with_item(seq)).scorer, torch.tensor([N_ITEMS]), [trained.user_vectors[[4]]]
+        Recommender.from_state(_with_item()).scorer, torch.tensor([N_ITEMS]), [trained.user_vectors[[4]]]
     )
     torch.testing.assert_close(seq.scorer.item_vectors, expected.item_vectors)
 
 
-def _with_item(recommender):
+def _with_item():
     fresh = Recommender.from_state(walker().state)
     fresh.add_items([100], {"image": places([3])[:, :6], "text": places([3])})
     return fresh.state
@@ -140,11 +142,8 @@ def test_only_the_items_that_the_model_reads_move_the_score():
     recommender = Recommender.from_state(walker().state)
     model = recommender.model()
     history = torch.arange(20)
-    model.config = type(model.config)(**{**vars(model.config), "max_length": 6})
-    try:
-        effects = history_effects(model, recommender.scorer, history, 20)
-    finally:
-        model.config = type(model.config)(**{**vars(model.config), "max_length": 50})
+    model.config = replace(model.config, max_length=6)
+    effects = history_effects(model, recommender.scorer, history, 20)
     assert list(effects) == list(range(14, 20))
 
 

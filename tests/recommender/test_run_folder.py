@@ -192,7 +192,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
     assert "damaged" not in str(caught.value)
 
 
-def test_an_unfinished_training_says_how_to_go_on(tmp_path):
+def test_an_unfinished_training_says_how_to_resume(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     with assert_error(RunFolderError, mentions=[tmp_path, "lirdrec train", "--resume"]):
         Recommender.load(tmp_path)

@@ -301,7 +301,7 @@ def fault(asked: Asked, answered: Answered | None) -> str | None:
         return "a traceback"
     if answered.status < 400:
         return None
-    if answered.body == b"Invalid HTTP request received.":  # told by uvicorn: it never was a request
+    if answered.body == b"Invalid HTTP request received.":  # from uvicorn: it never was a request
         return None if answered.status == 400 else f"{answered.status} of the HTTP server"
     if answered.kind != "application/problem+json":
         return f"an error as {answered.kind!r}"

@@ -21,7 +21,7 @@ from lirdrec.server.engine import ann
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import PersistentMap
+from lirdrec.server.snapshot import PersistentMap
 
 from ..helpers import assert_error
 from .test_batcher import state

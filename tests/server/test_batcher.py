@@ -19,7 +19,8 @@ from lirdrec.ranking.scorers import ItemWeightScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.batcher import MicroBatcher, Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import LiveState, PersistentMap, Snapshot, UserState
+from lirdrec.server.snapshot import PersistentMap, Snapshot, UserState
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Event, Store, StoreError
 
 from ..helpers import assert_error, assert_mentions

@@ -1,4 +1,4 @@
-"""Two thousand requests as nobody should send them: none breaks the server, and each is told why."""
+"""Two thousand requests as nobody should send them: none breaks the server, and each gets the reason."""
 
 from __future__ import annotations
 

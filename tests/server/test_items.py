@@ -159,7 +159,7 @@ def test_a_real_store_that_is_locked_gives_503(start, recommender, tmp_path, mon
     other.execute("BEGIN IMMEDIATE")
     refused = add(client, recommender, id=901)
     assert (refused.status_code, "locked" in refused.text) == (503, True)
-    assert 900 in asked(client, user=0, k=60), "reading goes on"
+    assert 900 in asked(client, user=0, k=60), "reading continues"
     other.execute("ROLLBACK")
     assert client.get("/items/901").status_code == 404 and add(client, recommender, id=901).status_code == 201
 

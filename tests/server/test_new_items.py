@@ -19,7 +19,8 @@ from lirdrec.server.engine.added_filter import filter_mask
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import LiveState, PersistentMap
+from lirdrec.server.snapshot import PersistentMap
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 from lirdrec.server.timestamps import unix_seconds
 

@@ -19,7 +19,8 @@ from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.projection import CatalogProjection, principal_axes
-from lirdrec.server.state import LiveState, PersistentMap, Snapshot
+from lirdrec.server.snapshot import PersistentMap, Snapshot
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 
 from ..helpers import assert_error

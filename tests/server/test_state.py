@@ -15,7 +15,8 @@ from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import RECENT, LiveState, PersistentMap, Snapshot
+from lirdrec.server.snapshot import RECENT, PersistentMap, Snapshot
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import ConflictError, Event, NewItem, Store, StoreFullError
 
 from ..helpers import assert_error
@@ -309,7 +310,7 @@ def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live
     with caplog.at_level(logging.WARNING):
         snapshot = live.swap(wider)
     assert snapshot.item_row(110) == 50 and snapshot.item_row(100) == -1 and "ann" not in snapshot.user_states
-    left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.state"]
+    left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.snapshot_changes"]
     assert len(left) == 10 and all(str(at) in said for at, said in zip(range(100, 110), left, strict=True))
     with assert_error(ConflictError, mentions=[100]):
         live.add_items([new_item(100, dims={"image": 13, "text": 8})])
@@ -346,7 +347,7 @@ def test_a_store_of_another_catalog_is_served_without_its_items(tmp_path, run, c
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_history_of_changes_ends_in_the_state_that_a_plain_book_keeps(run, url, seed):
-    """Random changes, some refused, through two servers; after a restart the stretches are grouped anew."""
+    """Random changes, some refused, through two servers; after a restart the stretches are grouped differently."""
     draw = np.random.default_rng(seed)
     servers = [LiveState(run, Store(url)) for _ in range(2)]
     there, likes = set(range(50)), {}

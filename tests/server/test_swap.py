@@ -160,7 +160,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(start, runs, recommender
     assert asked(client, user=0, k=9) == recommender.recommend(0, 9)["item"].to_list()
     for _ in range(20):
         client.get("/ready")
-    assert len(kept()) == before + 1 and "vectors.safetensors" in kept()[-1], "told once, not every second"
+    assert len(kept()) == before + 1 and "vectors.safetensors" in kept()[-1], "logged once, not every second"
     point(runs, "")
     while len(kept()) == before + 1:
         client.get("/health")

@@ -188,7 +188,7 @@ def test_a_checkpoint_of_other_parameters_is_one_sentence(slope, tmp_path):
         train(slope(), TrainConfig(epochs=2), None, store=CheckpointStore(tmp_path, {}), resume=True)
 
 
-def test_adam_goes_on_with_its_moments():
+def test_adam_resumes_with_its_moments():
     def step(parameters, optimizer, times):
         for _ in range(times):
             optimizer.zero_grad()

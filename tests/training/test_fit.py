@@ -94,13 +94,13 @@ def test_half_precision_features_are_widened(dataset):
     np.testing.assert_array_equal(inputs.features["text"].values, halves.features["text"].values.astype(np.float32))
 
 
-def test_the_graph_cache_lies_where_it_is_told_to(dataset, tmp_path, monkeypatch):
+def test_the_graph_cache_is_in_the_given_folder(dataset, tmp_path, monkeypatch):
     options = {"progress": False, "device": "cpu"}
-    fit(dataset, CONFIG, TRAINING, cache=tmp_path / "told", **options)
+    fit(dataset, CONFIG, TRAINING, cache=tmp_path / "given", **options)
     monkeypatch.setenv("LIRDREC_CACHE", str(tmp_path / "variable"))
     fit(dataset, CONFIG, TRAINING, **options)
-    assert len(list((tmp_path / "told").iterdir())) == 2
-    assert {f.name for f in (tmp_path / "told").iterdir()} == {f.name for f in (tmp_path / "variable").iterdir()}
+    assert len(list((tmp_path / "given").iterdir())) == 2
+    assert {f.name for f in (tmp_path / "given").iterdir()} == {f.name for f in (tmp_path / "variable").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,8 @@ def test_a_model_of_features_without_features(dataset, tmp_path):
         (("lightgcn", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-3),
         (("lightgcn", "paper"), "bpr", 3, "product", 2048, 1e-3),
         (("slmrec",), None, 3, "product", 2048, 1e-3),
+        (("gru4rec",), None, 1, None, 1024, 1e-3),
+        (("gru4rec", "paper"), None, 1, None, 2048, 1e-3),
     ],
     ids=str,
 )
@@ -187,6 +189,15 @@ LATENT = {"patience": 10, "evaluate_every": 5, **DECAY}
         ("mgcn", 1e-3, 2048, 1000, DECAY | {"patience": 10}),
         ("smore", 1e-3, 2048, 1000, DECAY),
         ("micro", 5e-4, 1024, 1000, LATENT),
+        ("gru4rec", 1e-3, 2048, 300, {"patience": 10}),
+        ("sasrec", 1e-3, 1024, 200, {}),
+        ("bsarec", 1e-3, 256, 200, {"patience": 10}),
+        ("hstu", 1e-3, 1024, 200, {}),
+        ("sasrec_features", 1e-3, 2048, 300, {"patience": 10}),
+        ("unisrec", 1e-3, 2048, 300, {"patience": 10}),
+        ("whitenrec", 1e-3, 1024, 300, {"patience": 50}),
+        ("whitenrec_plus", 1e-3, 1024, 300, {"patience": 50}),
+        ("lirdrec_seq", 1e-3, 1024, 200, {"patience": 10}),
     ],
 )
 def test_the_published_training_of_each_model(model, rate, batch, epochs, others):

@@ -288,7 +288,7 @@ class Enough(Callback):
             raise StopTraining
 
 
-def test_a_watcher_may_end_the_training_and_the_others_are_told_all(slope, tmp_path):
+def test_a_callback_may_end_the_training_and_the_others_are_called_too(slope, tmp_path):
     model = slope()
     seen, store = Seen(model), CheckpointStore(tmp_path / "checkpoint", {})
     found = train(model, CONFIG, scripted(0.1, 0.4, 0.3), store=store, callbacks=(Enough(3), seen))

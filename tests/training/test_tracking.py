@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from lirdrec.cli.main import app
 from lirdrec.data.synthetic import make_synthetic_dataset
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.models.mf import MF
 from lirdrec.trackers import Tracker, check_tracker, flat, tracker
 
 from ..experiments.helpers import compute_cells_here
@@ -62,7 +63,7 @@ def recorder(monkeypatch):
     Recorder.runs = []
     monkeypatch.setattr(trackers, "MLflowTracker", Recorder)
     monkeypatch.setattr(trackers, "check_tracker", lambda kind: None)
-    for module in ("cli.train", "cli.features", "experiments.config"):
+    for module in ("cli.train", "cli.features", "experiments.config", "training.tracking"):
         monkeypatch.setattr(f"lirdrec.{module}.check_tracker", lambda kind: None)
     return Recorder
 
@@ -79,10 +80,27 @@ def test_a_training_logs_its_epochs_and_its_test_metrics(lirdrec, recorder):
     assert run.params["dataset"] == "planted" and run.params["model"] == "mf"
 
 
-def test_a_training_that_fails_ends_its_run(lirdrec, recorder):
-    lirdrec("train", "data", "--run", "r", *QUICK)
-    assert_refused(lirdrec("train", "data", "--run", "r", "--track", "mlflow", *QUICK), ["r"])
+def test_a_training_that_fails_ends_its_run(lirdrec, recorder, monkeypatch):
+    def loss(self, users, positives, negatives):
+        raise TrainingError("the loss is not finite")
+
+    monkeypatch.setattr(MF, "loss", loss)
+    assert_refused(lirdrec("train", "data", "--run", "r", "--track", "mlflow", *QUICK), ["not finite"], exit_code=1)
     assert [run.failed for run in recorder.runs] == [True]
+
+
+def test_a_training_that_is_refused_starts_no_run(lirdrec, recorder):
+    assert lirdrec("train", "data", "--run", "r", *QUICK).exit_code == 0
+    assert_refused(lirdrec("train", "data", "--run", "r", "--track", "mlflow", *QUICK), ["r"])
+    assert_refused(lirdrec("train", "data", "--run", "s", "--track", "mlflow", "--model", "slim"), ["slim"])
+    assert recorder.runs == []
+
+
+def test_a_model_in_closed_form_logs_its_test_metrics(lirdrec, recorder):
+    shown = json.loads(lirdrec("train", "data", "--run", "r", "--track", "mlflow", "--json", "--model", "ease").stdout)
+    (run,) = recorder.runs
+    assert run.steps == [] and not run.failed
+    assert run.final == {f"test/{name}": value for name, value in shown["test"]["ease"].items()}
 
 
 def test_an_experiment_logs_every_trial(lirdrec, recorder, monkeypatch):
@@ -125,6 +143,9 @@ def test_mlflow_keeps_them(lirdrec):
     losses = client.get_metric_history(run.info.run_id, "loss")
     assert [point.step for point in losses] == [1, 2]
     assert 0 <= run.data.metrics["test/recall_at_20"] <= 1 and "valid/recall_at_20" in run.data.metrics
+    Path("mlflow.db").unlink()
+    assert_refused(lirdrec("train", "data", "--run", "runs/mine", "--track", "mlflow", *QUICK), ["mine"])
+    assert not Path("mlflow.db").exists()
 
 
 def test_wandb_keeps_them_offline(lirdrec, tmp_path):

@@ -25,7 +25,7 @@ from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.refit import merge_splits
-from lirdrec.recommender.warm_start import rows_of, start_from
+from lirdrec.recommender.warm_start import start_from
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions
@@ -102,7 +102,7 @@ def test_rows_are_matched_by_id(old, new, name):
     ids = {"user": (old.users, new.users), "item": (old.items, new.items)}
     kinds = set()
     for tensor_name, tensor in after.items():
-        kind = rows_of(model, tensor_name)
+        kind = model.rows_of(tensor_name)
         if kind is None:
             assert torch.equal(tensor, before[tensor_name])
             continue
@@ -169,7 +169,7 @@ def test_every_table_of_users_or_items_is_declared(name):
         shapes.append({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
     for key, shape in shapes[0].items():
         expected = "user" if shapes[1][key] != shape else "item" if shapes[2][key] != shape else None
-        assert rows_of(models[0], key) == expected, key
+        assert models[0].rows_of(key) == expected, key
 
 
 def test_it_learns_sooner_than_from_scratch(new):
@@ -264,7 +264,7 @@ def test_resuming_gives_the_same_bits(old, new, tmp_path):
     assert torch.equal(whole.scorer.item_vectors, found.scorer.item_vectors)
 
 
-def test_a_closed_form_is_computed_anew(old, new):
+def test_a_closed_form_is_computed_again(old, new):
     run = fit(old, EASEConfig(regularization=7.0), **QUIET)
     found = fit(new, warm_start=run, **QUIET)
     assert torch.equal(found.scorer.weights, fit(new, EASEConfig(regularization=7.0), **QUIET).scorer.weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,17 @@ def config(
 
 
 def configuration(
-    model: str, preset: str | None, file: Path | None, assignments: list[str], seed: int | None
+    model: str,
+    preset: str | None,
+    file: Path | None,
+    assignments: list[str],
+    seed: int | None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Model and training configuration: the preset, then the TOML file, then --set, then --seed."""
+    """Model and training configuration: the preset, then the TOML file, then --set, then --seed.
+
+    `options`: of the model that have an option of their own on the command line; they count as --set.
+    """
     from dataclasses import fields
 
     from lirdrec.config import make_config, parse_assignments, read_toml, to_dict
@@ -74,6 +82,13 @@ def configuration(
         if keys[key] == "training":
             _refuse_steps(model, [key], "--set ")
         values[keys[key]][key] = value
+    for key, value in (options or {}).items():
+        flag = "--" + key.replace("_", "-")
+        if key not in keys:
+            raise ConfigError(f"{flag}: {model} has no such option; leave it out")
+        if key in given_values:
+            raise ConfigError(f"{flag}: is also given as --set {key}; give it once")
+        values["model"][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
     if isinstance(values["training"]["metric"], str):
@@ -81,6 +96,31 @@ def configuration(
     training: TrainConfig = make_config(TrainConfig, values["training"], "[training]")
     split_name(training.metric)  # raises for a wrong name, before the dataset is read
     return make_config(types["model"], values["model"], "[model]"), training
+
+
+def feature_size(given: list[str]) -> int | dict[str, int]:
+    """The values of --feature-size: one number, or one for each modality (`image=256`).
+
+    Raises:
+        ConfigError: not a number of 1 or more, a modality twice, or a number beside those of modalities.
+    """
+    sizes: dict[str, int] = {}
+    for entry in given:
+        name, _, number = entry.rpartition("=")
+        name, number = name.strip(), number.strip()
+        is_count = number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0
+        if not is_count or ("=" in entry and not name):
+            raise ConfigError(
+                f"--feature-size {entry!r}: give a number of columns, 1 or more, or that of a modality: image=256"
+            )
+        if name in sizes:
+            raise ConfigError(f"--feature-size {entry!r}: {name or 'the size of all modalities'} is given twice")
+        sizes[name] = int(number)
+    if "" not in sizes:
+        return sizes
+    if len(sizes) > 1:
+        raise ConfigError("--feature-size: give one number for all modalities, or NAME=NUMBER for each, not both")
+    return sizes[""]
 
 
 def training_keys(model: str) -> list[str]:

@@ -111,13 +111,10 @@ def _images(options: ImageUrlOptions, folder: Path, json: bool) -> None:
         print_json({"folder": str(folder), **counts, "problems": problems})
         return
     if result.problems:
-        console().print(table(f"Problems, all in {folder / PROBLEMS}", ["item", "problem"], _shown(result.problems)))
+        shown = [[item, problem] for item, _, problem in result.problems[:10]]
+        console().print(table(f"Problems, all in {folder / PROBLEMS}", ["item", "problem"], shown))
     print_line(f"{describe(result)}.")
     print_line(f"Next: lirdrec features DATASET --images {shlex.quote(str(folder))}")
-
-
-def _shown(problems: list[tuple[str, str, str]]) -> list[list[str]]:
-    return [[item, problem] for item, _, problem in problems[:10]]
 
 
 def _list(json: bool) -> None:
@@ -133,13 +130,9 @@ def _list(json: bool) -> None:
             ]
         )
         return
-    rows = [
-        [each.name, each.title, "–" if each.n_bytes is None else f"{each.n_bytes / 1e6:,.0f}", _known(each.checked)]
-        for each in datasets().values()
-    ]
+    rows = []
+    for each in datasets().values():
+        size = "–" if each.n_bytes is None else f"{each.n_bytes / 1e6:,.0f}"
+        rows.append([each.name, each.title, size, "known" if each.checked else "not known"])
     console().print(table("Published datasets", ["name", "content", "MB", "digests"], rows, right=["MB"]))
     print_line("Their terms of use are on the pages that lirdrec download --json names.")
-
-
-def _known(checked: bool) -> str:
-    return "known" if checked else "not known"

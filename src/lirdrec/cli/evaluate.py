@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lirdrec.available_memory import check_memory
-from lirdrec.cli.options import CsvSafeOption, DeviceOption, JsonOption, OutputOption, integer, option
+from lirdrec.cli.options import (
+    CsvSafeOption,
+    DeviceOption,
+    JsonOption,
+    MaskSeenOption,
+    OutputOption,
+    TestHistoryOption,
+    TestTargetOption,
+    integer,
+    option,
+)
 from lirdrec.cli.output import check_output, console, metrics_table, print_json, print_line, write_frame
 from lirdrec.errors import ConfigError, RunFolderError
 
@@ -30,22 +40,14 @@ class MetricOptions:
     k: list[int] | None = option(None, "List length; may be repeated (10 and 20).", "--k", "-k", metavar="K")
     metric: list[str] | None = option(
         None,
-        "recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage, popularity, gini, diversity, novelty, arp,"
+        "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini, diversity, novelty, arp,"
         " aplt, calibration or auc; may be repeated (default: the first nine).",
         metavar="NAME",
     )
     candidates: str | None = option(None, "all; or cold: only items without training interactions.")
-    test_history: str | None = option(
-        None,
-        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
-        metavar="train|train+valid",
-    )
-    test_target: str | None = option(
-        None,
-        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
-        metavar="all|last",
-    )
-    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+    test_history: TestHistoryOption = None
+    test_target: TestTargetOption = None
+    mask_seen: MaskSeenOption = True
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
@@ -55,21 +57,14 @@ class MetricOptions:
             ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
-        from lirdrec.evaluation.protocol import TEST_HISTORIES, TEST_TARGETS
+        from lirdrec.evaluation.protocol import check_protocol
         from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"--split {self.split}: choose one of {', '.join(SPLITS)}")
         if self.candidates not in (None, "all", "cold"):
             raise ConfigError(f"--candidates {self.candidates}: choose all or cold")
-        for flag, value, choices in (
-            ("--test-history", self.test_history, TEST_HISTORIES),
-            ("--test-target", self.test_target, TEST_TARGETS),
-        ):
-            if value not in (None, *choices):
-                raise ConfigError(f"{flag} {value}: choose one of {', '.join(choices)}")
-            if value == choices[1] and SPLITS.get(self.split or "test") != "test":
-                raise ConfigError(f"{flag} {value}: is for the test, not for --split {self.split}")
+        check_protocol(self.test_history, self.test_target, SPLITS[self.split or "test"])
         if self.memory_limit is not None:
             check_memory(self.memory_limit << 20, f"--memory-limit {self.memory_limit}")
         for k in self.k or ():
@@ -268,7 +263,8 @@ def _popularity(data: Dataset, device: str) -> Recommender:
     from dataclasses import replace
 
     from lirdrec.models.popularity import PopularityConfig
-    from lirdrec.recommender.fit import fit, fitting_metric
+    from lirdrec.recommender.fit import fit
+    from lirdrec.recommender.job import fitting_metric
     from lirdrec.training.config import TrainConfig
 
     plain = replace(data, features={}, folder=None)  # it needs no features, which may be large

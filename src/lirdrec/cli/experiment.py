@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.options import DeviceOption, RayOption, SetOption, TrackOption, option
+from lirdrec.cli.options import (
+    DeviceOption,
+    MaskSeenOption,
+    RayOption,
+    SetOption,
+    TestHistoryOption,
+    TestTargetOption,
+    TrackOption,
+    option,
+)
 from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
@@ -66,17 +75,9 @@ class EvaluationOptions:
 
     metrics: str | None = option(None, "Reported metrics (default: recall,ndcg).", metavar="A,B")
     k: list[int] | None = option(None, "Their cut-offs; may be repeated (10 and 20).", "--k", "-k", metavar="K")
-    test_history: str | None = option(
-        None,
-        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
-        metavar="train|train+valid",
-    )
-    test_target: str | None = option(
-        None,
-        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
-        metavar="all|last",
-    )
-    mask_seen: bool = option(True, "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+    test_history: TestHistoryOption = None
+    test_target: TestTargetOption = None
+    mask_seen: MaskSeenOption = True
 
     def for_config(self) -> dict[str, Any]:
         """The arguments of `ExperimentConfig`."""

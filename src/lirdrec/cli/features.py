@@ -27,7 +27,7 @@ from lirdrec.cli.options import (
     option,
 )
 from lirdrec.cli.output import console, print_json, print_line, settings, table
-from lirdrec.cli.prepare import named_file
+from lirdrec.cli.prepare import named_file, train_command
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
 from lirdrec.trackers import check_tracker
@@ -43,10 +43,6 @@ EXTRA = 'pip install "lirdrec[encoders]"'
 BETTER = {
     "text": ("hashed", "compares words, not meanings", "minilm"),
     "image": ("descriptor", "sees colors and edges, not things", "efficientnet-lite0"),
-}
-WITHOUT = {
-    **{"text": "a text", "image": "an image", "audio": "a sound", "video": "a video"},
-    "joint": "a text or an image",
 }
 
 
@@ -284,6 +280,7 @@ def _plain(result: FeatureRun) -> dict[str, Any]:
 
 def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:
     from lirdrec.data.ids import pluralize
+    from lirdrec.data.storage import read_manifest
 
     _show_matrices(dataset, jobs, results)
     _show_problems(dataset, jobs, results)
@@ -297,12 +294,13 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
         )
     folder = shlex.quote(str(dataset))
     for job in jobs:
-        default, fault, better = BETTER.get(job.encoder.kind, ("", "", ""))
-        if default and _model(job) == default:
+        default, fault, better = BETTER.get(job.encoder.kind, (None, "", ""))
+        if _model(job) == default:
             print_line(f"{default} {fault}. Better: {EXTRA}, then {_instead(dataset, job, better, template)}")
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
     print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
-    print_line(f"To train: lirdrec train {folder} --run runs/first")
+    info = read_manifest(dataset)["info"]
+    print_line(f"To train: {train_command(dataset, info, '--run', 'runs/first')}")
 
 
 def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
@@ -323,7 +321,8 @@ def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
 
 
 def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
-    from lirdrec.data.ids import pluralize
+    from lirdrec.data.ids import pluralize, with_article
+    from lirdrec.features.pipeline import NOUNS
 
     for result in results:
         if result.problems:
@@ -335,8 +334,8 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
     for job, result in zip(jobs, results, strict=True):
         if result.missing:
             path = f"{dataset}/features/{result.name}.missing.csv"
-            source = WITHOUT[job.encoder.kind]
-            print_line(f"{pluralize(result.missing, 'item')} without {source} for {result.name}: {path}")
+            noun = with_article(NOUNS[job.encoder.kind])
+            print_line(f"{pluralize(result.missing, 'item')} without {noun} for {result.name}: {path}")
 
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:

@@ -20,6 +20,7 @@ from lirdrec.cli import (
     export,
     features,
     hub,
+    plan,
     prepare,
     query,
     serve,
@@ -93,7 +94,7 @@ def options(
 
 COMMANDS = (
     *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train),
-    *(evaluate.evaluate, config.config),
+    *(evaluate.evaluate, config.config, plan.plan),
     *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
     *(download.download, hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
 )

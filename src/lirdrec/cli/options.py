@@ -72,6 +72,25 @@ PerMinuteOption = Annotated[float | None, option(..., "Maximum number of request
 TrackOption = Annotated[
     str | None, option(..., "Log to a tracker: mlflow, or wandb (offline).", metavar="mlflow|wandb")
 ]
+TestHistoryOption = Annotated[
+    str | None,
+    option(
+        ...,
+        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        metavar="train|train+valid",
+    ),
+]
+TestTargetOption = Annotated[
+    str | None,
+    option(
+        ...,
+        "Relevant test interactions: all, or each user's last (default: last after global_time_last, else all).",
+        metavar="all|last",
+    ),
+]
+MaskSeenOption = Annotated[
+    bool, option(..., "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+]
 RevisionOption = Annotated[str | None, option(..., "Commit, tag or branch of a model of the Hugging Face hub.")]
 
 

@@ -252,7 +252,7 @@ def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
 
     summary = summary or _summary(Dataset.load(folder))
     if summary["modalities"]:
-        return shlex.join(["lirdrec", "train", str(folder)])
+        return train_command(folder, summary["info"])
     words = ["lirdrec", "features", str(folder)]
     # a template cannot name a column with braces
     texts = {name: number for name, number in summary["texts"].items() if not set(name) & set("{}")}
@@ -269,6 +269,14 @@ def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
     # interactions alone: EASE is exact and fast, as long as a matrix of all items is small
     model = "ease" if summary["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
+
+
+def train_command(folder: Path, info: Mapping[str, Any], *options: str) -> str:
+    """The command that trains on a prepared dataset with features: after a split by time, the model of its order."""
+    from lirdrec.data.splits import is_split_by_time
+
+    model = ["--model", "lirdrec_seq"] if is_split_by_time(info) else []
+    return shlex.join(["lirdrec", "train", str(folder), *model, *options])
 
 
 def _undescribed(summary: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.config import configuration, training_keys
+from lirdrec.cli.config import configuration, feature_size, training_keys
 from lirdrec.cli.evaluate import SPLITS, evaluate_with_baseline
 from lirdrec.cli.options import (
     ARGUMENTS,
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from lirdrec.recommender.recommender import Recommender
 
 
+FEATURE_OPTIONS = ("feature_size", "whiten")
+SETTINGS = ("model", "preset", "config", "assignments", "seed", "no_new_item_calibration", *FEATURE_OPTIONS)
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Model and training"""
@@ -42,6 +46,10 @@ class ModelOptions:
     config: Path | None = option(None, "TOML file with the tables [model] and [training].")
     assignments: SetOption = None
     seed: SeedOption = None
+    feature_size: list[str] | None = option(
+        None, "Reduce features to so many columns, all or each modality; may be repeated.", metavar="N|NAME=N"
+    )
+    whiten: bool = option(False, "Scale the principal components of features to equal variance.")
     refit: Path | None = option(None, "Train on all interactions, with RUN's settings and best epoch.", metavar="RUN")
 
     start: Path | None = option(None, "Train on from RUN, with its settings.", "--from", metavar="RUN")
@@ -52,13 +60,13 @@ class ModelOptions:
         if self.refit is not None and self.start is not None:
             raise ConfigError("--from: with --refit the run that the earlier one continued is known; leave it out")
         if self.refit is not None:
-            self._refuse("--refit", "model", "preset", "config", "assignments", "seed", "no_new_item_calibration")
+            self._refuse("--refit", *SETTINGS)
             return {"refit": self.refit}
         if self.start is not None:
-            self._refuse("--from", "model", "preset")
+            self._refuse("--from", "model", "preset", *FEATURE_OPTIONS)
             return {"warm_start": self.start} | self._continued()
         config, training = configuration(
-            self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed
+            self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed, self._of_features()
         )
         return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
 
@@ -66,6 +74,10 @@ class ModelOptions:
     def kind(self) -> str:
         """The end of the run folder's default name."""
         return "refit" if self.refit is not None else "continued" if self.start is not None else self.model or "lirdrec"
+
+    def _of_features(self) -> dict[str, Any]:
+        sizes = {"feature_size": feature_size(self.feature_size)} if self.feature_size else {}
+        return sizes | ({"whiten": True} if self.whiten else {})
 
     def _refuse(self, with_option: str, *names: str) -> None:
         for name in names:
@@ -126,6 +138,7 @@ def train(
       lirdrec train newdata --from runs/first --run runs/second
       lirdrec train mydata --devices 4 --run runs/large
       lirdrec train /shared/mydata --ray-address auto --run /shared/runs/large
+      lirdrec train mydata --feature-size image=256 --feature-size text=128
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
     --from starts from the parameters of an earlier run and needs few epochs; of the options, --set, --config and --seed
@@ -138,11 +151,10 @@ def train(
     if ray is None and (devices or 1) > 1 and _start_ranks(context, devices or 1):
         return
     check_tracker(track)
-    arguments = options.for_fit()
+    arguments = options.for_fit() | {"calibrate_new_items": not options.no_new_item_calibration}
     data = read_any(dataset)
     folder = run or _default_run(data.name, options.kind, resume)
     arguments |= {"run": folder, "resume": resume, "overwrite": overwrite, "progress": not settings.quiet and not json}
-    arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
     with _ending_when_lost(), tracked(track, folder, data.name, arguments) as log_final:
         cluster = None if ray is None else {"address": ray, "dataset": dataset, "devices": devices}
         recommender = _fit(data, device, arguments, cluster)

@@ -14,6 +14,7 @@ from lirdrec.data.compression import is_compressed, read_bytes
 from lirdrec.data.delimited import check_names
 from lirdrec.data.file_signatures import ARROW_STREAM, ORC, PARQUET
 from lirdrec.data.frames import first_line
+from lirdrec.data.ids import with_article
 from lirdrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def read_columnar(path: Path, kind: str) -> pl.DataFrame:
     except DataError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, *POLARS_ERRORS) as error:
-        article = "an" if kind[0] in "AO" else "a"
-        raise DataError(f"{path}: damaged or not {article} {kind} file ({first_line(error)}); write it again") from None
+        raise DataError(
+            f"{path}: damaged or not {with_article(kind)} file ({first_line(error)}); write it again"
+        ) from None
     assert isinstance(frame, pl.DataFrame)
     return frame
 

@@ -15,6 +15,7 @@ from lirdrec.data.features import FeatureMatrix, check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
 from lirdrec.data.schema import DISLIKE, ITEM, SPLITS
+from lirdrec.data.splits import split_method
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -242,9 +243,7 @@ class DatasetParts:
         untrained = np.setdiff1d(np.concatenate([self.valid.users, self.test.users]), self.train.users)
         if not len(untrained):
             return
-        split = self.info.get("split")
-        method = split.get("method") if isinstance(split, Mapping) else None
-        if method not in USERS_MAY_LACK_TRAINING:
+        if split_method(self.info) not in USERS_MAY_LACK_TRAINING:
             listed = describe_ids(self.users.ids[untrained], 10)
             raise DataError(
                 f"no training item for {pluralize(len(untrained), 'user')} of valid or test: {listed};"

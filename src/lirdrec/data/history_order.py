@@ -24,6 +24,15 @@ def row_positions(users: np.ndarray) -> np.ndarray:
     return positions
 
 
+def last_places(keys: np.ndarray) -> np.ndarray:
+    """The position of the last occurrence of each distinct key `(N,)`, `(n,)` int64, ascending.
+
+    >>> last_places(np.array([4, 2, 4])).tolist()
+    [1, 2]
+    """
+    return np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
+
+
 def are_positions(users: np.ndarray, timestamps: np.ndarray) -> bool:
     """Whether the timestamps `(N,)` number the rows of every user: 0, 1, 2 … or 1, 2, 3 …, with no gap.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.history_order import has_clock
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, SPLITS
-from lirdrec.data.splits import TIMED, split_labels
+from lirdrec.data.splits import TIMED, split_labels, split_method
 from lirdrec.errors import DataError
 
 
@@ -170,9 +169,8 @@ def draw_launch(
 
 def _split_method(dataset: Dataset, default: str) -> str:
     """The method of the dataset's split where it is by time and there are timestamps, else `default`."""
-    split = dataset.info.get("split")
-    method = split.get("method") if isinstance(split, Mapping) else None
-    return str(method) if method in TIMED and dataset.train.timestamps is not None else default
+    method = split_method(dataset.info)
+    return method if method in TIMED and dataset.train.timestamps is not None else default
 
 
 def _launch(

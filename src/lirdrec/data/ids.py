@@ -222,6 +222,11 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def with_article(noun: str) -> str:
+    """`an image`, `a video`."""
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
 def as_series(ids: Any, where: str = "the ids") -> pl.Series:
     """Convert one-dimensional data to a series, mixed types with dtype Object; raises a DataError for other data."""
     if isinstance(ids, pl.Series):

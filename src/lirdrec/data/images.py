@@ -47,11 +47,17 @@ class Media:
 
 IMAGE_FILES = Media(IMAGE, IMAGES, "--images", "image", SUFFIXES)
 AUDIO_FILES = Media(
-    *("audio", "audio_files", "--audio-files", "audio file"),
+    "audio",
+    "audio_files",
+    "--audio-files",
+    "audio file",
     (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".wma"),
 )
 VIDEO_FILES = Media(
-    *("video", "video_files", "--video-files", "video"),
+    "video",
+    "video_files",
+    "--video-files",
+    "video",
     (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"),
 )
 

@@ -25,7 +25,7 @@ from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
-from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED, given_labels, split_labels
+from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED, given_labels, is_split_by_time, split_labels
 from lirdrec.data.table import Table
 from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_ids, parse_numbers, parse_times
 from lirdrec.errors import ConfigError, DataError
@@ -307,8 +307,7 @@ def _split_by_method(
 def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
     """The same interactions, items and features under another split; see `Dataset.resplit`."""
     pairs = dataset.all_interactions()
-    before = dataset.info.get("split")
-    in_file_order = isinstance(before, Mapping) and before.get("method") in TIMED  # pairs with equal times
+    in_file_order = is_split_by_time(dataset.info)  # pairs with equal times
     if not (split in TIMED and in_file_order):
         pairs = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[3])
     if split in TIMED and pairs.timestamps is not None:

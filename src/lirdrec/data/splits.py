@@ -7,7 +7,8 @@ times are in the order of the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,25 @@ METHODS = ("random", "cold_items", "temporal", "global_time", "global_time_last"
 TIMED = ("temporal", "global_time", "global_time_last", "leave_last_out")
 ONE_CLOCK = ("global_time", "global_time_last")  # they compare the times of different users
 LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "0": 0, "1": 1, "2": 2}
+
+
+def is_split_by_time(info: Mapping[str, Any]) -> bool:
+    """Whether the split of a dataset with this `info` keeps the order of time.
+
+    >>> is_split_by_time({"split": {"method": "leave_last_out"}}), is_split_by_time({"split": {"method": "random"}})
+    (True, False)
+    """
+    return split_method(info) in TIMED
+
+
+def split_method(info: Mapping[str, Any]) -> str | None:
+    """The method of the split of a dataset with this `info`; None where there is none.
+
+    >>> split_method({"split": {"method": "temporal", "seed": 0}})
+    'temporal'
+    """
+    split = info.get("split")
+    return split.get("method") if isinstance(split, Mapping) else None
 
 
 def split_labels(
@@ -54,10 +74,10 @@ def split_labels(
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in TIMED and timestamps is None:
-        raise DataError(
-            f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')}), or"
-            f" say that the rows of each user are in order ({option_text('order', 'file')})"
-        )
+        text = f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})"
+        if method not in ONE_CLOCK:
+            text += f", or say that the rows of each user are in order ({option_text('order', 'file')})"
+        raise DataError(text)
     rng = np.random.default_rng(seed)
     if method == "none":
         return np.zeros(len(users), dtype=np.int8)
@@ -118,32 +138,35 @@ def _hold_last(users: np.ndarray, key: np.ndarray, held_out: float | None) -> np
 
 
 def _global_time(timestamps: np.ndarray, held_out: float) -> np.ndarray:
-    ordered = np.sort(timestamps)
-    cut = ordered[int(len(ordered) * (1 - held_out))]
-    later = ordered[min(len(ordered) - 1, int(len(ordered) * (1 - held_out / 2)))]
-    labels = ((timestamps >= cut).astype(np.int8) + (timestamps >= later)).astype(np.int8)
-    sizes = np.bincount(labels, minlength=3)
-    if not sizes.all():
-        raise DataError(
-            f"split 'global_time' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs:"
-            " too many pairs have the same timestamp; use 'temporal' or 'random'"
-        )
-    return labels
+    held, test = (timestamps >= _cut(timestamps, share) for share in (held_out, held_out / 2))
+    return _nonempty((held.astype(np.int8) + test).astype(np.int8), "global_time")
 
 
 def _global_time_last(users: np.ndarray, timestamps: np.ndarray, held_out: float) -> np.ndarray:
-    cut = np.sort(timestamps)[min(len(timestamps) - 1, int(len(timestamps) * (1 - held_out / 2)))]
-    labels = np.where(timestamps >= cut, 2, 0).astype(np.int8)
+    labels = np.where(timestamps >= _cut(timestamps, held_out / 2), 2, 0).astype(np.int8)
     early = np.flatnonzero(labels == 0)
     order = early[np.lexsort((timestamps[early], users[early]))]
-    is_last = np.diff(users[order], append=-1) != 0
-    has_more = np.bincount(users[early], minlength=int(users.max()) + 1)[users[order]] > 1
-    labels[order[is_last & has_more]] = 1
+    is_first, is_last = np.diff(users[order], prepend=-1) != 0, np.diff(users[order], append=-1) != 0
+    labels[order[is_last & ~is_first]] = 1
+    return _nonempty(labels, "global_time_last")
+
+
+def _cut(timestamps: np.ndarray, share: float) -> np.integer:
+    """The time of the first of the last `share` of the pairs."""
+    return np.sort(timestamps)[min(len(timestamps) - 1, int(len(timestamps) * (1 - share)))]
+
+
+def _nonempty(labels: np.ndarray, method: str) -> np.ndarray:
+    """The labels of a split by one cut in time.
+
+    Raises:
+        DataError: a part has no pair.
+    """
     sizes = np.bincount(labels, minlength=3)
     if not sizes.all():
         raise DataError(
-            f"split 'global_time_last' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs;"
-            " use 'temporal' or 'random'"
+            f"split '{method}' would leave {sizes[0]} train, {sizes[1]} valid and {sizes[2]} test pairs: there are too"
+            " few pairs, or too many have the same timestamp; use 'temporal' or 'random'"
         )
     return labels
 

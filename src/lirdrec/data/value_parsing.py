@@ -58,7 +58,9 @@ def parse_number_values(table: Table, column: str) -> pl.Series:
 
 def _candidate_formats(text: str) -> tuple[str, str]:
     """The two possible formats, day first and month first, of a text such as `15.04.2024 16:32`."""
-    date, clock = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches
+    match = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL)
+    assert match is not None  # the callers have found such a date
+    date, clock = match.groups()
     separator = "".join(letter for letter in date if not letter.isdigit())[0]
     year = "%Y" if len(date.rpartition(separator)[2]) == 4 else "%y"
     clock = re.sub(r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}", "%H:%M:%S", clock)
@@ -188,7 +190,7 @@ def _fractional_times(values: pl.Series) -> pl.Series:
     values = pl.select(pl.when(values.is_finite()).then(values)).to_series()
     known = values.drop_nulls()
     if len(known) and not (known == known.floor()).all():
-        largest = float(known.abs().max())  # type: ignore[arg-type]  # a number, as there are values
+        largest = float(known.abs().to_numpy().max())
         scale = 10**6 if largest < SECONDS else 10**3 if largest < MILLISECONDS else 1
         values = (values * scale).round()
     return values.cast(pl.Int64, strict=False)

@@ -8,11 +8,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from lirdrec.download.connection import DownloadError
+from lirdrec.download.files import MAX_BYTES
 from lirdrec.errors import describe_error
 from lirdrec.files.atomic import write_errors
 
 MAX_FILES = 10_000
-MAX_BYTES = 50 * 2**30
 _ENCRYPTED = 0x1
 
 
@@ -38,7 +38,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: i
             left = max_bytes
             for entry, name in zip(entries, names, strict=True):
                 left -= _extract(file, entry, folder / name, left, f"{archive.name}: {name}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise DownloadError(f"{archive.name}: cannot be unpacked ({describe_error(error)})") from None
     return names
 

@@ -157,7 +157,7 @@ def _with_digests(published: PublishedDataset, digests: Mapping[str, str]) -> li
     known = [file.name for file in published.files]
     for name in digests:
         if name not in known:
-            raise ConfigError(f"--sha256 {name}=…: '{published.name}' has no such file, only {', '.join(known)}")
+            raise ConfigError(f"'{published.name}' has no file '{name}' for a SHA-256, only {', '.join(known)}")
     return [
         replace(file, sha256=check_sha256(digests[file.name]), git_blob=None) if file.name in digests else file
         for file in published.files

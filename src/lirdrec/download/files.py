@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from lirdrec.download.connection import DownloadError, Network, Response, get, tries
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import sha256, write_errors, write_json
+from lirdrec.option_names import option_text
 
 MAX_BYTES = 50 * 2**30
 TRIES = 6  # in a row without a new byte
@@ -121,7 +122,7 @@ def git_blob(path: Path) -> str:
 def check_sha256(text: str) -> str:
     """A SHA-256 in lower case; raises a ConfigError if it is not 64 hexadecimal digits."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise ConfigError(f"--sha256 {text}: a SHA-256 has 64 hexadecimal digits")
+        raise ConfigError(f"{option_text('sha256', text)}: a SHA-256 has 64 hexadecimal digits")
     return text.lower()
 
 

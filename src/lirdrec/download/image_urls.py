@@ -25,6 +25,7 @@ from lirdrec.files.atomic import atomic_write, write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.manifest import MANIFEST
 from lirdrec.files.progress_bars import progress_bar
+from lirdrec.option_names import option_name
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def download_images(
         RunFolderError: the folder cannot be written, or another process downloads to it.
     """
     if not 1 <= concurrency <= 256:
-        raise ConfigError(f"--concurrency is {concurrency}; it must be from 1 to 256")
+        raise ConfigError(f"{option_name('concurrency')} is {concurrency}; it must be from 1 to 256")
     if max_bytes < 1:
         raise ConfigError(f"the limit of an image is {max_bytes} bytes; it must be 1 or more")
     table = _addresses(Path(source), item, column)
@@ -115,7 +116,7 @@ def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
         frame = read_table(source).frame
         for name in (item, column):
             if name not in frame.columns:
-                option = "--item" if name == item else "--column"
+                option = option_name("item" if name == item else "column")
                 raise DataError(f"{source}: has no column '{name}', only {', '.join(frame.columns)} ({option})")
     values = frame[column]
     if isinstance(values.dtype, pl.List):

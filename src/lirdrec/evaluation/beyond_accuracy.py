@@ -146,7 +146,8 @@ def _calibration(listed: Tensor, filled: Tensor, users: Tensor, seen: Histories,
     p /= p.sum(1, keepdim=True)
     q = torch.stack([((listed == group) & filled).sum(1) for group in (HEAD, MIDDLE, TAIL)], dim=1).double()
     q /= q.sum(1, keepdim=True)
-    return torch.special.xlogy(p, p / ((1 - SMOOTHING) * q + SMOOTHING * p)).nan_to_num_().sum(1) + 0 * q.sum(1)
+    ratio = torch.where(p > 0, p / ((1 - SMOOTHING) * q + SMOOTHING * p), 1)
+    return torch.special.xlogy(p, ratio).sum(1)  # NaN for an empty list, and without training items
 
 
 def auc(
@@ -168,12 +169,11 @@ def auc(
         memory_limit: bytes for one block of scores.
     """
     parts = []
+    excluded = torch.ones(scorer.n_items, dtype=torch.bool, device=users.device)
+    excluded[slice(None) if candidates is None else candidates] = False
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         scores = cleaned(scorer.scores(scorer.queries(block)))
-        if candidates is not None:
-            allowed = torch.zeros(scorer.n_items, dtype=torch.bool, device=scores.device)
-            allowed[candidates] = True
-            scores[:, ~allowed] = -torch.inf
+        scores[:, excluded] = -torch.inf
         if seen is not None:
             scores[seen.pairs(block)] = -torch.inf
         owner, items = relevant.pairs(block)

@@ -43,7 +43,7 @@ from lirdrec.evaluation.protocol import (
 )
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.top_k import MEMORY_LIMIT, rank_users
+from lirdrec.ranking.top_k import default_limit, rank_users
 from lirdrec.reporting.statistics import bootstrap_intervals
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def evaluate_scorer(
     cutoffs: Sequence[int],
     *,
     keep: bool = False,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int | None = None,
     catalog: Catalog | None = None,
 ) -> EvaluationResult:
     """Metrics of a scorer on rows; the core of `evaluate`, and the validation after each epoch.
@@ -123,7 +123,7 @@ def evaluate_scorer(
         truth: held-out items.
         names: metrics without cut-off; cutoffs: their cut-offs.
         keep: also return each user's values.
-        memory_limit: bytes for a block of scores.
+        memory_limit: bytes for a block of scores; None: 64 MiB, on a GPU 1 GiB.
         catalog: features of the items, for diversity; None: without.
 
     Raises:
@@ -134,6 +134,7 @@ def evaluate_scorer(
         if not 1 <= k <= n_candidates:
             raise ConfigError(f"k is {k}; it must be between 1 and the {n_candidates} items that are ranked")
     seen = truth.seen if truth.masked else None
+    memory_limit = default_limit(truth.users.device) if memory_limit is None else memory_limit
     options: dict[str, Any] = {"seen": seen, "candidates": truth.candidates, "memory_limit": memory_limit}
     ranked = rank_users(scorer, truth.users, max(cutoffs), **options)
     lists = ((users, items) for users, _, items in ranked)
@@ -206,7 +207,7 @@ def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
 
 
 def by_popularity(
-    scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int
+    scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int | None = None
 ) -> Rows:
     """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
     degree = torch.bincount(truth.training.items, minlength=scorer.n_items)
@@ -308,7 +309,7 @@ def evaluate(
     per_user: bool = False,
     breakdown: bool = False,
     intervals: bool = False,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int | None = None,
 ) -> Metrics:
     """Rank all items for every user of a split of the dataset, and average the metrics over the users.
 
@@ -325,7 +326,7 @@ def evaluate(
         mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown, intervals: also return each user's values, metrics by item popularity and user activity,
             and a bootstrap interval of every mean over the users.
-        memory_limit: bytes for a block of scores.
+        memory_limit: bytes for a block of scores; None: 64 MiB, on a GPU 1 GiB.
 
     Raises:
         ConfigError: an unknown metric, a cut-off below 1 or beyond the candidates.

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
+from lirdrec.data.history_order import row_positions
 from lirdrec.data.ids import pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
@@ -128,9 +129,8 @@ def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Datas
     users, items, by = users[keep], items[keep], by[keep]
     order = np.lexsort((items, by, users))
     users, items = users[order], items[order]
-    counts = np.bincount(users, minlength=dataset.n_users)
-    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    matrix = np.full((dataset.n_users, int(counts.max(initial=1))), -1, dtype=np.int64)
+    place = row_positions(users)
+    matrix = np.full((dataset.n_users, int(place.max(initial=0)) + 1), -1, dtype=np.int64)
     matrix[users, place] = items
     return ExternalLists(matrix, source)
 
@@ -162,10 +162,7 @@ def evaluate_external(
         ConfigError: auc, which needs the scores of all items; a cut-off beyond the longest list; another split.
         DataError: nothing is held out.
     """
-    names = default_metrics(dataset) if metrics is None else tuple(dict.fromkeys(map(canonical_metric, metrics)))
-    check_metrics(names)
-    if AUC in names:
-        raise ConfigError("metric 'auc' needs the scores of all items, which lists do not have; leave it out")
+    names = default_metrics(dataset) if metrics is None else metrics_of_lists(metrics)
     if split not in ("valid", "test"):
         raise ConfigError(f"split is {split!r}; lists are evaluated on validation or test")
     cutoffs = fitting_cutoffs(lists, k)
@@ -204,6 +201,19 @@ def _without_history(lists: ExternalLists, history: Interactions, n_items: int) 
     log.warning("%s: %s with items of the user's history taken out, as for every model", lists.source, count)
     order = np.argsort(seen, axis=1, kind="stable")
     return ExternalLists(np.take_along_axis(np.where(seen, -1, lists.items), order, axis=1), lists.source)
+
+
+def metrics_of_lists(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The names of metrics of lists, each once.
+
+    Raises:
+        ConfigError: an unknown metric; auc, which needs the scores of all items.
+    """
+    names = tuple(dict.fromkeys(map(canonical_metric, metrics)))
+    check_metrics(names)
+    if AUC in names:
+        raise ConfigError("metric 'auc' needs the scores of all items, which lists do not have; leave it out")
+    return names
 
 
 def default_metrics(dataset: Dataset) -> tuple[str, ...]:

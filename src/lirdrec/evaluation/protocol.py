@@ -7,7 +7,7 @@ one; any other model keeps the vector of the training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.splits import TIMED
+from lirdrec.data.history_order import last_places
+from lirdrec.data.splits import is_split_by_time, split_method
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.option_names import option_text
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
@@ -61,17 +63,12 @@ def default_test_history(info: Mapping[str, Any]) -> TestHistory:
     >>> default_test_history({"split": {"method": "leave_last_out"}})
     'train+valid'
     """
-    return "train+valid" if _method(info) in TIMED else "train"
+    return "train+valid" if is_split_by_time(info) else "train"
 
 
 def default_test_target(info: Mapping[str, Any]) -> TestTarget:
     """The target of the test of a dataset with this `info`: "last" after the split "global_time_last", else "all"."""
-    return "last" if _method(info) == "global_time_last" else "all"
-
-
-def _method(info: Mapping[str, Any]) -> Any:
-    split = info.get("split")
-    return split.get("method") if isinstance(split, Mapping) else None
+    return "last" if split_method(info) == "global_time_last" else "all"
 
 
 def protocol_of(
@@ -96,11 +93,8 @@ def protocol_of(
     Raises:
         ConfigError: an unknown history or target, or one that only the test can have, for another split.
     """
-    check_protocol(test_history, test_target)
+    check_protocol(test_history, test_target, split)
     if split != "test":
-        for name, value, plain in (("test_history", test_history, "train"), ("test_target", test_target, "all")):
-            if value not in (None, plain):
-                raise ConfigError(f"{name} is {value!r}, which only the test can have, not the split '{split}'")
         return EvaluationProtocol(mask_seen=mask_seen)
     history: Any = test_history or default_test_history(info)
     target: Any = test_target or default_test_target(info)
@@ -108,12 +102,16 @@ def protocol_of(
     return EvaluationProtocol(history, target, mask_seen, "histories" if takes else "trained")
 
 
-def check_protocol(test_history: str | None, test_target: str | None) -> None:
-    """Raise a ConfigError for an unknown history or target."""
-    if test_history not in (None, *TEST_HISTORIES):
-        raise ConfigError(f"test_history is {test_history!r}; choose one of {', '.join(TEST_HISTORIES)}")
-    if test_target not in (None, *TEST_TARGETS):
-        raise ConfigError(f"test_target is {test_target!r}; choose one of {', '.join(TEST_TARGETS)}")
+def check_protocol(test_history: str | None, test_target: str | None, split: str = "test") -> None:
+    """Raise a ConfigError for an unknown history or target, or one that only the test can have, for another split."""
+    for name, value, choices in (
+        ("test_history", test_history, TEST_HISTORIES),
+        ("test_target", test_target, TEST_TARGETS),
+    ):
+        if value not in (None, *choices):
+            raise ConfigError(f"{option_text(name, value)}: choose one of {', '.join(choices)}")
+        if split != "test" and value not in (None, choices[0]):
+            raise ConfigError(f"{option_text(name, value)}: is for the test, not for the split '{split}'")
 
 
 def with_last_target(dataset: Dataset) -> Dataset:
@@ -125,9 +123,8 @@ def with_last_target(dataset: Dataset) -> Dataset:
     test = dataset.test.oldest_first()
     if test.timestamps is None:
         raise DataError(f"{dataset.name}: the last test interaction of a user needs timestamps, and there are none")
-    last = np.zeros(len(test), dtype=bool)
-    last[len(test) - 1 - np.unique(test.users[::-1], return_index=True)[1]] = True
-    valid = Interactions.concatenate([dataset.valid, test.take(~last)])
+    last = last_places(test.users)
+    valid = Interactions.concatenate([dataset.valid, test.take(np.delete(np.arange(len(test)), last))])
     return replace(dataset, valid=valid, test=test.take(last), folder=None)
 
 
@@ -179,11 +176,13 @@ class HistoryScorer(Scorer):
     def tensors(self) -> dict[str, Tensor]:
         return self.scorer.tensors()
 
-    def to(self, device: torch.device | str) -> Scorer:
-        return self.scorer.to(device)
+    def to(self, device: torch.device | str) -> HistoryScorer:
+        """A copy with its scores on `device`; the queries of longer histories are still made where they were."""
+        make, home = self.make, self._is_longer.device
+        users = self._is_longer.nonzero().squeeze(1).to(device)
+        return HistoryScorer(self.scorer.to(device), users, lambda rows: make(rows.to(home)))
 
 
-@torch.no_grad()
 def with_histories(recommender: Any, scorer: Scorer, history: Histories, added: Histories) -> Scorer:
     """The scorer with the queries of histories, for the users whose history is longer than that of the training.
 
@@ -205,9 +204,8 @@ def with_histories(recommender: Any, scorer: Scorer, history: Histories, added: 
         return HistoryScorer(scorer, users, longer_rows)
     model = recommender.model("serve new users")
 
+    @torch.no_grad()
     def folded_in(rows: Tensor) -> Tensor:
-        histories: Sequence[Tensor] = [history.of(row) for row in rows.tolist()]
-        with torch.no_grad():
-            return model.fold_in(scorer, histories)
+        return model.fold_in(scorer, [history.of(row) for row in rows.tolist()])
 
     return HistoryScorer(scorer, users, folded_in)

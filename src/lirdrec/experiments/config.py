@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
+EVALUATION = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")  # options of the evaluation
 BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # also of the test, for reports
 
 
@@ -129,13 +130,23 @@ class ExperimentConfig:
         if not self.metrics or not self.cutoffs or min(self.cutoffs) < 1:
             raise ConfigError("metrics and cutoffs need at least one entry each, and cut-offs of 1 or more")
         check_protocol(self.test_history, self.test_target)
+        if self.lists:
+            self._check_lists()
+
+    def _check_lists(self) -> None:
+        from lirdrec.evaluation.external_lists import metrics_of_lists
+
+        if len(self.datasets) > 1:
+            raise ConfigError("--lists: the lists are of the users of one dataset; compare one dataset at a time")
+        if not self.mask_seen:
+            raise ConfigError("--no-mask-seen: items of the history are taken out of --lists; leave one of the two out")
+        metrics_of_lists(self.metrics)
 
     @property
     def evaluation(self) -> dict[str, Any]:
         """The options of the evaluation that differ from the defaults; {} if none does."""
-        names = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")
         defaults = {entry.name: entry.default for entry in fields(self)}
-        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
+        return {name: getattr(self, name) for name in EVALUATION if getattr(self, name) != defaults[name]}
 
     @property
     def sets(self) -> Mapping[str, tuple[str, ...] | None]:

@@ -1,6 +1,6 @@
 """Registry of experiments by name; each is a module of `studies`, imported on first use.
 
-A module of an experiment has the functions of `Experiment` and, optionally, MODELS and SETTINGS.
+A module of an experiment has the functions of `Experiment` and, optionally, MODELS, SETTINGS and EVALUATION.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.config import EVALUATION, ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialSpec
 
@@ -43,6 +43,7 @@ class Experiment:
         report: writes tables and figures into `config.output`; returns the HTML page.
         models: default models.
         settings: name → (default, help line) of the experiment's own settings.
+        evaluation: the options of the evaluation that have an effect; the others are refused.
         expected: (dataset, model) → number of trials, to estimate the time; None: unknown.
     """
 
@@ -52,6 +53,7 @@ class Experiment:
     report: Callable[[ExperimentConfig, Results], Path]
     models: tuple[str, ...] = ()
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    evaluation: tuple[str, ...] = EVALUATION
     expected: Callable[[ExperimentConfig], Mapping[tuple[str, str], int]] | None = None
 
 
@@ -77,5 +79,6 @@ def experiment(name: str) -> Experiment:
         module.report,
         tuple(getattr(module, "MODELS", ())),
         getattr(module, "SETTINGS", {}),
+        getattr(module, "EVALUATION", EVALUATION),
         getattr(module, "expected", None),
     )

@@ -99,7 +99,10 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
     if weights is None:
         raise ConfigError(f"{model_name}: the run has no parameters, so no modality can be knocked out")
     config: Any = make_config(config_type(model_name), info["model_config"], f"options of {model_name}")
-    model = model_type(model_name)(make_model_inputs(poorer, recommender.state.device, False, info["seed"]), config)
+    features = recommender.state.features
+    projections = None if features is None else features.projections
+    inputs = make_model_inputs(poorer, recommender.state.device, False, info["seed"], projections=projections)
+    model = model_type(model_name)(inputs, config)
     model.load_state_dict(dict(weights))
     return Recommender.from_training(model, poorer, info=dict(info))
 

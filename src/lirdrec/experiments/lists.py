@@ -67,8 +67,7 @@ def score_lists(
 
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import Metrics
-    from lirdrec.evaluation.external_lists import default_metrics, fitting_cutoffs, read_lists
-    from lirdrec.evaluation.metrics import canonical_metric
+    from lirdrec.evaluation.external_lists import default_metrics, fitting_cutoffs, metrics_of_lists, read_lists
     from lirdrec.reporting.statistics import bootstrap_intervals
 
     trial = _trial(dataset, Path(file).name.partition(".")[0] if name is None else name, _digest(file))
@@ -78,7 +77,7 @@ def score_lists(
     _check_same(preregistration, trial)
     development = without_test(data)
     lists = read_lists(file, development)
-    names = default_metrics(data) if metrics is None else tuple(dict.fromkeys(map(canonical_metric, metrics)))
+    names = default_metrics(data) if metrics is None else metrics_of_lists(metrics)
     cutoffs = fitting_cutoffs(lists, k)
     with locked(vault.parent / f"{vault.name}.lock"):
         if not (vault / SEALED).is_file():
@@ -132,15 +131,11 @@ def planned(
     `evaluation` are the options of the evaluation of the models, which the lists share.
 
     Raises:
-        ConfigError: several datasets, whose users one file cannot have; a name that a model has; seen items ranked.
+        ConfigError: a name that a model has.
         DataError: a file does not exist.
     """
     from lirdrec.models.registry import model_names
 
-    if lists and len(datasets) > 1:
-        raise ConfigError("--lists: the lists are of the users of one dataset; compare one dataset at a time")
-    if lists and not (evaluation or {}).get("mask_seen", True):
-        raise ConfigError("--no-mask-seen: items of the history are taken out of --lists; leave one of the two out")
     for name, file in lists.items():
         if name in model_names():
             raise ConfigError(f"--lists {name}: is the name of a model; give the lists another name")

@@ -26,6 +26,7 @@ from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, finger
 from lirdrec.experiments.vault import Preregistration, seal
 from lirdrec.experiments.worker_process import last_line, start_worker, was_killed
 from lirdrec.files.atomic import atomic_write, make_folder, write_json
+from lirdrec.option_names import option_name
 
 POLL = 0.2  # seconds between checks of the running trials
 POLL_OTHERS = 1.0  # seconds between checks of the trials of other processes
@@ -84,17 +85,19 @@ def _write_settings(experiment: Experiment, config: ExperimentConfig) -> None:
 
 
 def _check(experiment: Experiment, config: ExperimentConfig) -> None:
-    """Raise for unknown datasets, features and models, and for the folder of another experiment."""
+    """Raise for the folder of another experiment, options without effect, unknown datasets, features and models."""
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
 
-    name = _name_of(config.output)
-    if name not in (None, experiment.name):
-        tuned = f", and take the settings from it: --config-from {config.output}" if name == "compare" else ""
+    name, found = experiment.name, _name_of(config.output)
+    if found not in (None, name):
+        tuned = f", and take the settings from it: --config-from {config.output}" if found == "compare" else ""
         raise ConfigError(
-            f"{config.output} holds the experiment '{name}'; give '{experiment.name}' a folder of its own with "
-            f"--output{tuned}"
+            f"{config.output} holds the experiment '{found}'; give '{name}' a folder of its own with --output{tuned}"
         )
+    for option in config.evaluation:
+        if option not in experiment.evaluation:
+            raise ConfigError(f"{option_name(option)}: has no effect in the experiment '{name}'; leave it out")
     for dataset in config.datasets:
         fingerprint(dataset)  # raises where there is none
         for label, names in config.feature_sets.items():

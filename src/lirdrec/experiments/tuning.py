@@ -196,16 +196,14 @@ def feature_names(dataset: str) -> tuple[str, ...]:
 
 
 @lru_cache
-def is_split_by_time(dataset: str) -> bool:
+def keeps_order(dataset: str) -> bool:
     """Whether the split of a dataset keeps the order of time, which models of ordered histories are made for."""
     from lirdrec.data.readers import read_any
-    from lirdrec.data.splits import TIMED
+    from lirdrec.data.splits import is_split_by_time
     from lirdrec.data.storage import MANIFEST, read_manifest
 
     prepared = (Path(dataset) / MANIFEST).is_file()
-    info = read_manifest(dataset)["info"] if prepared else read_any(dataset).info
-    split = info.get("split")
-    return isinstance(split, Mapping) and split.get("method") in TIMED
+    return is_split_by_time(read_manifest(dataset)["info"] if prepared else read_any(dataset).info)
 
 
 def _chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> int | None:

@@ -29,6 +29,7 @@ from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.models.reduction import PCA
 from lirdrec.nn.dct import idct
 from lirdrec.nn.functional import EPSILON
+from lirdrec.nn.principal_components import Projection
 from lirdrec.recommender.new_item_encoder import SHARPNESS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
@@ -181,9 +182,12 @@ class _Encoder:
 
     def __init__(self, model: LIRDRec, graph: Graph):
         self.model, self.graph = model, graph
-        self.widths = {m: f.values.shape[1] for m, f in zip(model.modalities, model.features, strict=True)}
+        columns = {m: f.values.shape[1] for m, f in zip(model.modalities, model.features, strict=True)}
+        self.projections = {m: p for m, p in model.inputs.projections.items() if m in columns}
+        self.widths = columns | {m: len(p.offset) for m, p in self.projections.items()}  # of the inputs
         self.shape = ["n", len(model.branches), model.config.embedding_size]
         self.present = {m: self._presence(m) for m in model.modalities}  # (n, 1), 0 or 1
+        self.features = {m: self._projected(m) for m in model.modalities}  # as the model reads them
         self.cosines: dict[str, str] = {}  # (n, I) of each modality that needs them; see `_cosine`
 
     def save(self, outputs: dict[str, Any], doc: str, metadata: dict[str, str] | None = None) -> None:
@@ -208,10 +212,20 @@ class _Encoder:
     def _reduced(self, row: int, modality: str) -> str:
         """The features of a modality, with the columns that the branches read."""
         reduction = None if self.model.config.feature_columns is None else self.model.reductions[row]
+        features = self.features[modality]
         if not isinstance(reduction, PCA):
+            return features
+        return self._components(features, reduction.mean, reduction.directions, modality)
+
+    def _projected(self, modality: str) -> str:
+        projection = self.projections.get(modality)
+        if projection is None:
             return modality
-        centered = self.graph.add("Sub", modality, self._weights(reduction.mean))
-        return str(self.graph.add("Mul", self._linear(centered, reduction.directions.T), self.present[modality]))
+        return self._components(modality, projection.offset, projection.directions, modality)
+
+    def _components(self, x: str, offset: Tensor, directions: Tensor, modality: str) -> str:
+        centered = self.graph.add("Sub", x, self._weights(offset))
+        return str(self.graph.add("Mul", self._linear(centered, directions.T), self.present[modality]))
 
     def vector(self, recommender: Recommender) -> None:
         """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17), then the mixture."""
@@ -275,7 +289,7 @@ class _Encoder:
         ends = [graph.constant([value]) for value in (0, n, 1)]
         cosines = add("Slice", self._cosine(modality, recommender), *ends)  # from 0 to n along axis 1
         values, items = add("TopK", cosines, graph.constant([k]), outputs=2)
-        norm = add("Max", self._along_columns("ReduceL2", modality), graph.constant(EPSILON))
+        norm = add("Max", self._along_columns("ReduceL2", self.features[modality]), graph.constant(EPSILON))
         sharp = add("Mul", add("Div", values, norm), graph.constant(SHARPNESS))
         return items, add("Mul", add("Softmax", sharp, axis=1), self.present[modality])
 
@@ -307,12 +321,13 @@ class _Encoder:
             return self.cosines[modality]
         assert recommender.features is not None
         blocks = [block[modality] for block in recommender.features.blocks()]
-        n, width = sum(map(len, blocks)), self.widths[modality]
-        values = self.graph.table((n, width), (rows for block in blocks for rows in _rows(block)))
-        norms = torch.cat([torch.from_numpy(rows).norm(dim=1) for block in blocks for rows in _rows(block)])
-        scale = (1 / norms.clamp(min=EPSILON)).numpy()
+        n, projection = sum(map(len, blocks)), self.projections.get(modality)
+        width = self.widths[modality] if projection is None else projection.n_columns
+        values = self.graph.table((n, width), (rows for block in blocks for rows in _rows(block, projection)))
+        norms = [torch.from_numpy(rows).norm(dim=1) for block in blocks for rows in _rows(block, projection)]
+        scale = (1 / torch.cat(norms).clamp(min=EPSILON)).numpy()
         absent = np.where(np.concatenate([block.present for block in blocks]), 0, -np.inf)
-        products = self.graph.add("Gemm", modality, values, transB=1)
+        products = self.graph.add("Gemm", self.features[modality], values, transB=1)
         scaled = self.graph.add("Mul", products, self.graph.constant(scale))
         self.cosines[modality] = str(self.graph.add("Add", scaled, self.graph.constant(absent)))
         return self.cosines[modality]
@@ -338,6 +353,7 @@ class _Encoder:
         return str(self.graph.add(operator, x, self.graph.constant([1]), **attributes))
 
 
-def _rows(matrix: FeatureMatrix) -> Iterator[np.ndarray]:
+def _rows(matrix: FeatureMatrix, projection: Projection | None = None) -> Iterator[np.ndarray]:
     for _, rows in matrix.blocks():
-        yield np.array(rows, dtype=np.float32)  # a copy: torch warns about read-only arrays
+        values = np.array(rows, dtype=np.float32)  # a copy: torch warns about read-only arrays
+        yield values if projection is None else projection(torch.from_numpy(values)).numpy()

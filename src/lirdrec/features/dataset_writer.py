@@ -21,6 +21,7 @@ from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, USER
+from lirdrec.data.splits import split_method
 from lirdrec.data.storage import (
     INTERACTIONS,
     ITEMS,
@@ -85,10 +86,8 @@ def drop_items(
     trained_before = pairs.filter(pl.col(SPLIT) == "train")[USER].unique()
     lost = trained_before.filter(~trained_before.is_in(trained.implode()))
     removed = {"items": int((~keep).sum()), "pairs": pairs.height - left.height, "users": len(lost)}
-    split = manifest["info"].get("split")
-    method = split.get("method") if isinstance(split, Mapping) else None
     n_left = left.height
-    if method not in USERS_MAY_LACK_TRAINING:
+    if split_method(manifest["info"]) not in USERS_MAY_LACK_TRAINING:
         left = left.filter(~pl.col(USER).is_in(lost.implode()))
     removed["held_out_pairs"] = n_left - left.height
     files = {ITEMS: to / ITEMS, INTERACTIONS: to / INTERACTIONS}

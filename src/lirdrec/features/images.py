@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from lirdrec.data.ids import with_article
 from lirdrec.errors import DataError, describe_error
 from lirdrec.features.encoder import Encoded, Prepared
 
@@ -163,7 +164,7 @@ def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"is a folder, not {article(noun)}")
+            raise ImageError(f"is a folder, not {with_article(noun)}")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is not a regular file")
         check_bytes(status.st_size, noun, max_bytes)
@@ -183,12 +184,7 @@ def check_bytes(size: int, noun: str = "image", max_bytes: int = MAX_BYTES) -> N
         raise ImageError("the file is empty")
     if size > max_bytes:
         limit = f"the limit is {max_bytes / 2**20:,.0f} MB"
-        raise ImageError(f"{size / 2**20:,.0f} MB are too much for {article(noun)} ({limit})")
-
-
-def article(noun: str) -> str:
-    """The noun with its article: "an image"."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+        raise ImageError(f"{size / 2**20:,.0f} MB are too much for {with_article(noun)} ({limit})")
 
 
 def _check_size(claimed: tuple[int, int], max_pixels: int, decoded: tuple[int, int] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Features of new items from their texts and images, by the encoders that made the features of a prepared dataset."""
+"""Features of new items from their texts and files, by the encoders that made the features of a prepared dataset."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.images import IMAGE
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import DataError, LirdrecError
 from lirdrec.features.encode import encode_shard
-from lirdrec.features.registry import load_encoder
-from lirdrec.features.sources import Item, image_item, text_item
+from lirdrec.features.registry import FILE_SOURCES, load_encoder
+from lirdrec.features.sources import FileSource, ImageSource, Item, file_item, joint_item, text_item
 from lirdrec.features.template import recorded_template
 
 
@@ -35,13 +34,13 @@ class EncodedItems:
 def encode_items(
     folder: str | Path, names: Iterable[str], table: pl.DataFrame, images: str | Path = ".", device: str = "cpu"
 ) -> EncodedItems:
-    """Encode the texts and images of new items, for `Recommender.add_items`.
+    """Encode the texts and files of new items, for `Recommender.add_items`.
 
     Args:
         folder: the prepared dataset, whose manifest records the encoders.
         names: the features to make; those without a recorded encoder are left out.
         table: a row per new item, with columns of the dataset's item table.
-        images: folder of the paths in the column of images.
+        images: folder of the paths in the columns of images, sounds and videos.
         device: where the encoders run.
 
     Raises:
@@ -59,30 +58,55 @@ def encode_items(
             reasons[name] = f"the new items have nothing in the columns {', '.join(columns)}"
             continue
         try:
-            encoder = load_encoder(folder, name, device=device)
-            arrays, facts = encode_shard(encoder, items, encoder.batch_size)
-            encoder.release()
+            arrays, problems = _encoded(folder, name, items, device)
         except LirdrecError as error:
             reasons[name] = str(error)
             continue
-        if facts["problems"]:
-            index, source, problem = facts["problems"][0]
-            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {source}: {problem}")
+        _check_problems(name, problems)
         rows = zip(arrays["vectors"], arrays["present"], strict=True)
         made[name] = [row if present else None for row, present in rows]
     return EncodedItems(made, reasons)
 
 
+def _encoded(folder: str | Path, name: str, items: list[Item], device: str) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """The arrays and the problems that `encode_shard` gives."""
+    encoder = load_encoder(folder, name, device=device)
+    arrays, facts = encode_shard(encoder, items, encoder.batch_size)
+    encoder.release()
+    return arrays, facts["problems"]
+
+
+def _check_problems(name: str, problems: list[Any]) -> None:
+    if problems:
+        index, source, problem = problems[0]
+        raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {source}: {problem}")
+
+
 def _inputs(entry: Mapping[str, Any], table: pl.DataFrame, images: Path) -> tuple[list[Item], list[str]]:
-    """The texts or images of new items, and the columns that they are made of."""
-    if entry["origin"].get("kind") == "text":
-        template = recorded_template(entry.get("source", {}))
-        missing = [pl.lit(None, pl.String).alias(column) for column in template.columns if column not in table.columns]
-        return list(map(text_item, template.render(table.with_columns(missing)))), template.columns
-    column = str(entry.get("source", {}).get("column", IMAGE))
+    """The inputs of new items for a matrix, and the columns that they are made of."""
+    kind, source = entry["origin"]["kind"], entry.get("source", {})
+    if kind == "text":
+        return _texts(source, table)
+    if kind != "joint":
+        return _files(FILE_SOURCES[kind], source.get("column"), table, images)
+    (texts, columns), (files, more) = _texts(source, table), _files(ImageSource, source["image"], table, images)
+    return list(map(joint_item, texts, files)), [*columns, *more]
+
+
+def _texts(source: Mapping[str, Any], table: pl.DataFrame) -> tuple[list[Item], list[str]]:
+    template = recorded_template(source)
+    missing = [pl.lit(None, pl.String).alias(column) for column in template.columns if column not in table.columns]
+    return list(map(text_item, template.render(table.with_columns(missing)))), template.columns
+
+
+def _files(
+    source: type[FileSource], column: str | None, table: pl.DataFrame, root: Path
+) -> tuple[list[Item], list[str]]:
+    column = column or source.media.column
     if column not in table.columns:
         return [Item()] * table.height, [column]
-    return [image_item(images, path) for path in table[column].cast(pl.String).to_list()], [column]
+    paths = table[column].cast(pl.String).to_list()
+    return [file_item(root, path, source.media, source.max_bytes) for path in paths], [column]
 
 
 def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -> dict[str, np.ndarray]:
@@ -107,11 +131,7 @@ def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -
             continue
         template = recorded_template(entry.get("source", {}))
         template.check(table.columns)
-        encoder = load_encoder(folder, name, device=device)
-        arrays, facts = encode_shard(encoder, list(map(text_item, template.render(table))), encoder.batch_size)
-        encoder.release()
-        if facts["problems"]:
-            index, _, problem = facts["problems"][0]
-            raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {problem}")
+        arrays, problems = _encoded(folder, name, list(map(text_item, template.render(table))), device)
+        _check_problems(name, problems)
         found[name] = arrays["vectors"]
     return found

@@ -42,7 +42,7 @@ WORK = "work/features"  # unfinished work, in the prepared folder
 CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
 
 FeatureRun = FeatureResult
-NOUNS = {"text": "text", "image": "image", "audio": "audio", "video": "video", "joint": "text or image"}
+NOUNS = {"text": "text", "image": "image", "audio": "sound", "video": "video", "joint": "text or image"}
 Joined = Mapping[str, FeatureResult]  # by the names of the matrices
 
 

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 What = Literal["text", "image", "caption", "audio", "video", "joint"]
 CAPTION = "caption"
-_SOURCES: Mapping[str, type[FileSource]] = {"image": ImageSource, "audio": AudioSource, "video": VideoSource}
+FILE_SOURCES: Mapping[str, type[FileSource]] = {"image": ImageSource, "audio": AudioSource, "video": VideoSource}
 _WITH_TEXT, _WITH_IMAGES = {"text", "joint"}, {"image", "joint"}
 
 
@@ -84,7 +84,7 @@ def parse_jobs(
     folders = {"image": images, "audio": audio_files, "video": video_files}
     for kind_of_files, path in folders.items():
         if path is not None and not kinds & (_WITH_IMAGES if kind_of_files == "image" else {kind_of_files}):
-            media = _SOURCES[kind_of_files].media
+            media = FILE_SOURCES[kind_of_files].media
             raise ConfigError(
                 f"{media.option} {path}: no {media.noun}s are encoded; add --{kind_of_files} MODEL, or leave it out"
             )
@@ -125,7 +125,7 @@ def _source(folder: str | Path, template: str | None, folders: Mapping[str, str 
         images = _files(folder, folders["image"], ImageSource)
         assert isinstance(images, ImageSource)
         return JointSource(TextSource(folder, template), images)
-    return _files(folder, folders[what], _SOURCES[what])
+    return _files(folder, folders[what], FILE_SOURCES[what])
 
 
 def _files(folder: str | Path, root: str | Path | None, source: type[FileSource]) -> FileSource:

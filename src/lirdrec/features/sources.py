@@ -273,11 +273,6 @@ def digest(frames: Iterable[pl.DataFrame]) -> str:
     return hashed.hexdigest()
 
 
-def image_item(root: Path, name: str | None) -> Item:
-    """An image file as an `Item`; see `file_item`."""
-    return file_item(root, name, IMAGE_FILES, MAX_BYTES)
-
-
 def file_item(root: Path, name: str | None, media: Media, max_bytes: int) -> Item:
     """A media file as an `Item`; `name` is its path below `root`, or blank where there is no file."""
     if name is None or not name.strip():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.errors import CapabilityError
+from lirdrec.nn.principal_components import Projection
 from lirdrec.option_names import option_text
 from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import Histories, PairWeights
@@ -49,6 +50,11 @@ class Features:
     values: Tensor
     present: Tensor
 
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether every item has the modality; kept, since asking a GPU makes the host wait for it."""
+        return bool(self.present.all())
+
     def to(self, device: torch.device | str) -> Features:
         return Features(self.values.to(device), self.present.to(device))
 
@@ -68,6 +74,8 @@ class ModelInputs:
         timestamps: `(E,)` int64, the time of each training pair in the unit of the source, or None.
         ranks: the processes that train together. With several, `features` hold only the rows `shards.items`; pairs,
             neighbors and weights are complete on all.
+        projections: name → how the columns of `features` were made of the dataset's, where they differ; kept in the run
+            for items that are added later, and of no concern to a model.
     """
 
     n_users: int
@@ -80,6 +88,7 @@ class ModelInputs:
     weights: Tensor | None = None
     timestamps: Tensor | None = None
     ranks: Ranks = ONE
+    projections: Mapping[str, Projection] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -89,6 +98,11 @@ class ModelInputs:
     def histories(self) -> Histories:
         """The training items of each user, oldest first where there are timestamps."""
         return Histories(self.users, self.items, self.n_users, self.timestamps)
+
+    @cached_property
+    def known_items(self) -> Tensor:
+        """`(I,)` bool: which items have a training pair."""
+        return torch.bincount(self.items, minlength=self.n_items) > 0
 
     @cached_property
     def shards(self) -> Shards:
@@ -169,10 +183,13 @@ class Model(nn.Module):
 
         Their states in the optimizer (`NAME.KEY`) are split alike.
         """
-        for shard, tables in ((self.inputs.shards.users, self.user_rows), (self.inputs.shards.items, self.item_rows)):
-            if any(name == table or name.startswith(f"{table}.") for table in tables):
-                return shard
-        return None
+        kind = self.rows_of(name)
+        return None if kind is None else {"user": self.inputs.shards.users, "item": self.inputs.shards.items}[kind]
+
+    def rows_of(self, name: str) -> Literal["user", "item"] | None:
+        """Whether the parameter or buffer `name` has one row per user, or one per item; None: neither."""
+        table = name.split(".")[0]
+        return "user" if table in self.user_rows else "item" if table in self.item_rows else None
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch; `epoch` counts from 1."""
@@ -223,9 +240,7 @@ class Model(nn.Module):
         strength, half = self.warm_up
         memory = dict(scorer.memory)
         if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
-            users = scorer.user_vectors
-            if len(scorer.grown_users):
-                users = scorer.trained_queries(torch.arange(scorer.n_users, device=users.device))
+            users = scorer.trained_queries(torch.arange(scorer.n_users, device=scorer.user_vectors.device))
             memory["mean_user"] = users.mean(0, dtype=torch.float64)
             memory["user_length"] = torch.linalg.vector_norm(users, dim=1).mean(dtype=torch.float64)
         center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)

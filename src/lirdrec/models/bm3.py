@@ -32,10 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
@@ -44,7 +45,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 @dataclass(frozen=True)
 @validated
-class BM3Config:
+class BM3Config(FeatureSizeOptions):
     """Hyper-parameters of BM3; it has no option for the ranking loss since it uses no negatives.
 
     >>> BM3Config(n_layers=2).n_layers
@@ -61,9 +62,9 @@ class BM3Config:
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_layers")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_share(self, "dropout")
         if not self.contrast_weight > 0:
             raise ConfigError(f"contrast_weight is {self.contrast_weight}; it must be more than 0")
         check_minimum(self, 0, "regularization")

@@ -48,10 +48,11 @@ from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.graphs.user_user import user_user_graph, weighted_users
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.functional import normalize
-from lirdrec.nn.init import torch_linear_, xavier_normal_
+from lirdrec.nn.init import linear_layers, xavier_normal_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, weighted_mean
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -62,7 +63,7 @@ HIDDEN = 4  # times e: columns between the two linear layers of a channel
 
 @dataclass(frozen=True)
 @validated
-class COHESIONConfig(RankingOptions):
+class COHESIONConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of COHESION.
 
     >>> COHESIONConfig(n_layers=1).n_layers
@@ -112,21 +113,14 @@ class COHESION(Model):
         def table(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, dtype=dtype, device=inputs.device))
 
-        def layers(shapes: Sequence[tuple[int, int]]) -> tuple[nn.ParameterList, nn.ParameterList]:
-            weights = nn.ParameterList([table(*shape) for shape in shapes])
-            biases = nn.ParameterList([table(rows) for rows, _ in shapes])
-            for (_, columns), weight, bias in zip(shapes, weights, biases, strict=True):
-                torch_linear_(weight, generator, columns)
-                torch_linear_(bias, generator, columns)
-            return weights, biases
-
         widths = [e, *(f.values.shape[1] for f in self.features)]
         self.item_embedding = table(inputs.n_items, e)  # Q
         self.preference = nn.ParameterList([table(inputs.n_users, e) for _ in widths])  # p_c
         for parameter in (self.item_embedding, *self.preference):
             xavier_normal_(parameter, generator, *parameter.shape)
-        self.first_weight, self.first_bias = layers([(HIDDEN * e, d) for d in widths])  # V_c, v_c
-        self.second_weight, self.second_bias = layers([(e, HIDDEN * e)] * len(widths))  # W_c, w_c
+        options = generator, dtype, inputs.device
+        self.first_weight, self.first_bias = linear_layers([(HIDDEN * e, d) for d in widths], *options)  # V_c, v_c
+        self.second_weight, self.second_bias = linear_layers([(e, HIDDEN * e)] * len(widths), *options)  # W_c, w_c
 
     # Graphs
 
@@ -161,7 +155,7 @@ class COHESION(Model):
         items = [self.refined(0, self.item_embedding, self.item_embedding)]
         for row, feature in enumerate(self.features):
             own = self.refined(row + 1, feature.values, self.item_embedding)
-            items.append(own if bool(feature.present.all()) else own * feature.present[:, None])
+            items.append(own if feature.is_complete else own * feature.present[:, None])
         return torch.stack([normalize(p) for p in self.preference], 1), torch.stack(items, 1)
 
     def layers(self) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:

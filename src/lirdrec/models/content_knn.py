@@ -26,6 +26,7 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import weighted_history
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
@@ -33,7 +34,7 @@ from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
 
 @dataclass(frozen=True)
 @validated
-class ContentKNNConfig:
+class ContentKNNConfig(FeatureSizeOptions):
     """Hyper-parameters of content kNN.
 
     >>> ContentKNNConfig(n_neighbors=50).n_neighbors
@@ -49,6 +50,7 @@ class ContentKNNConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_neighbors is not None and self.n_neighbors < 1:
             raise ConfigError(f"n_neighbors is {self.n_neighbors}; it must be 1 or more, or none for all")
         check_modality_weights(self.modality_weights)

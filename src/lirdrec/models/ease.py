@@ -42,9 +42,11 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import weighted_history
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.sparse_rows import csr_of
 
 DENSE_LIMIT = 30_000  # items
 ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
@@ -73,7 +75,7 @@ class EASEConfig:
 
 @dataclass(frozen=True)
 @validated
-class FeatureOptions(EASEConfig):
+class FeatureOptions(FeatureSizeOptions, EASEConfig):
     """Hyper-parameters of the extensions of EASE with features."""
 
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
@@ -291,12 +293,12 @@ class Gram:
         diagonal = self.diagonal()
         n = len(diagonal)
         gram = diagonal.new_zeros(n, n)
-        rows_of_x = Gram(self.history, None)
+        if self.history is not None:
+            by_user = csr_of(self.history.double().cpu())
+            by_item = by_user.T.tocsr()
         for rows in torch.arange(n, device=gram.device).split(512):
             if self.history is not None:
-                unit = diagonal.new_zeros(n, len(rows))
-                unit[rows, rows - rows[0]] = 1
-                gram[rows] = rows_of_x.times(unit).T
+                gram[rows] = torch.from_numpy((by_item[rows.cpu().numpy()] @ by_user).toarray()).to(gram.device)
             if self.features is not None:
                 gram[rows] += self.features[rows] @ self.features.T
         return gram

@@ -36,12 +36,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
-from lirdrec.errors import ConfigError
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
@@ -52,7 +52,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class FREEDOMConfig(RankingOptions):
+class FREEDOMConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of FREEDOM.
 
     >>> FREEDOMConfig(edge_dropout=0.9).edge_dropout
@@ -76,8 +76,7 @@ class FREEDOMConfig(RankingOptions):
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
         check_minimum(self, 0, "regularization")
-        if not 0 <= self.edge_dropout < 1:
-            raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
+        check_share(self, "edge_dropout")
         check_modality_weights(self.modality_weights)
 
 

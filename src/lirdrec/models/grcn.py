@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.graphs.edges import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.functional import normalize
 from lirdrec.nn.init import torch_linear_, xavier_normal_
@@ -51,7 +52,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class GRCNConfig(RankingOptions):
+class GRCNConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of GRCN.
 
     >>> GRCNConfig(embedding_size=32).embedding_size
@@ -124,7 +125,7 @@ class GRCN(Model):
         for row, feature in enumerate(features):
             projected = F.leaky_relu(F.linear(feature.values, self.feature_weight[row], self.feature_bias[row]))
             projected = projected.to(self.user_embedding.dtype)
-            if not bool(feature.present.all()):
+            if not feature.is_complete:
                 projected = projected * feature.present[:, None]
             contents.append(normalize(projected))
         return contents
@@ -167,7 +168,7 @@ class GRCN(Model):
 
     @cached_property
     def _lacking(self) -> list[Tensor | None]:
-        return [None if bool(f.present.all()) else ~f.present[self.edges.columns] for f in self.features]
+        return [None if f.is_complete else ~f.present[self.edges.columns] for f in self.features]
 
     # Training
 

@@ -28,10 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
-from lirdrec.errors import ConfigError
+from lirdrec.config import option, validated
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.sequential import SequentialModel, SequentialOptions
+from lirdrec.models.sequential import AttentionOptions, SequentialModel
 from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import normal_, xavier_uniform_
 
@@ -41,7 +40,7 @@ NORM_EPSILON = 1e-6
 
 @dataclass(frozen=True)
 @validated
-class HSTUConfig(SequentialOptions):
+class HSTUConfig(AttentionOptions):
     """Hyper-parameters of HSTU.
 
     >>> HSTUConfig(n_layers=4).n_heads
@@ -51,14 +50,6 @@ class HSTUConfig(SequentialOptions):
     model: ClassVar[str] = "hstu"
 
     n_layers: int = option(2, "L, units one after the other")
-    n_heads: int = option(2, "attention heads of a unit; they divide its columns")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_minimum(self, 1, "n_heads")
-        check_minimum(self, 0, "n_layers")
-        if self.embedding_size % self.n_heads:
-            raise ConfigError(f"embedding_size {self.embedding_size} is not a multiple of n_heads {self.n_heads}")
 
 
 class HSTU(SequentialModel):

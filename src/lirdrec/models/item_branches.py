@@ -50,7 +50,7 @@ def branch_vectors(
     outputs = []
     for row, pre in enumerate(hidden):
         z = F.linear(F.leaky_relu(pre + hidden_bias[row]), output_weight[row])  # (n, e)
-        if row < len(features) and not bool(features[row].present.all()):
+        if row < len(features) and not features[row].is_complete:
             z = z * features[row].present[:, None]
         outputs.append(z)
     return normalize(torch.stack(outputs, dim=1).to(output_weight.dtype))

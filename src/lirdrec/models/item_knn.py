@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,9 @@ from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.interactions import item_degrees, weighted_history
 from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
+from lirdrec.ranking.sparse_rows import csr_of, largest_of_rows, product_blocks
+
+BLOCK_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ItemKNNConfig:
 
 
 class ItemKNN(Model):
-    """Item-kNN by cosine of the interaction columns, computed in blocks of items, without an `I×I` matrix."""
+    """Item-kNN by cosine of the interaction columns, from products of sparse matrices, without an `I×I` matrix."""
 
     name = ItemKNNConfig.model
     Config = ItemKNNConfig
@@ -67,25 +71,24 @@ class ItemKNN(Model):
         return weighted_history(self.inputs)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`, block by block."""
-        roots = weighted_history(self.inputs, 0.5)
-        by_item = roots.to_sparse_coo().t().coalesce().to_sparse_csr()  # (I, U)
-        n_items, k = self.neighbours.shape
-        degree = item_degrees(self.inputs, torch.float32)
-        weights = self.inputs.relative_weights
-        step = max(1, 128 * 2**20 // (4 * (self.inputs.n_users + n_items)))
-        for start in range(0, n_items, step):
-            rows = torch.arange(start, min(start + step, n_items), device=degree.device)
-            columns = torch.zeros(self.inputs.n_users, len(rows), device=degree.device)
-            in_block = (self.inputs.items >= start) & (self.inputs.items < start + len(rows))
-            entries = 1.0 if weights is None else weights[in_block].sqrt()
-            columns[self.inputs.users[in_block], self.inputs.items[in_block] - start] = entries
-            common = (by_item @ columns).T  # (b, I)
-            sim = common / ((degree[rows, None] * degree).sqrt() + self.config.shrinkage).clamp(min=1e-12)
-            sim[rows - start, rows] = 0
-            top = sim.topk(k, dim=1)
-            self.similarity[rows] = top.values
-            self.neighbours[rows] = torch.where(top.values > 0, top.indices, -1)
+        """Fill `neighbours` and `similarity`, `(I, k)`, from sparse products; the neighbors are in no order."""
+        by_user = csr_of(weighted_history(self.inputs, 0.5).cpu())
+        by_item = by_user.T.tocsr()
+        degree = item_degrees(self.inputs, torch.float32).cpu().numpy()
+        k = self.neighbours.shape[1]
+        for first, last in product_blocks(by_item, by_user, BLOCK_BYTES):
+            common = by_item[first:last] @ by_user  # (b, I), users in common
+            lengths = np.diff(common.indptr)
+            norms = np.repeat(degree[first:last], lengths)
+            norms *= degree[common.indices]
+            np.sqrt(norms, out=norms)
+            norms += np.float32(self.config.shrinkage)
+            common.data /= np.maximum(norms, np.float32(1e-12), out=norms)
+            own = np.repeat(np.arange(first, last, dtype=common.indices.dtype), lengths)
+            common.data[own == common.indices] = 0
+            similarity, neighbors, _ = largest_of_rows(common, k, in_order=False)
+            self.similarity[first:last] = torch.from_numpy(similarity)
+            self.neighbours[first:last] = torch.from_numpy(neighbors)
 
     def scorer(self) -> Scorer:
         return ItemWeightScorer.of_nearest(self._history(), self.neighbours, self.similarity)

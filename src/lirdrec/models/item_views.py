@@ -34,9 +34,10 @@ from lirdrec.graphs.links import Links, cosines, nearest_links, pairs
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities
-from lirdrec.nn.init import torch_linear_, xavier_uniform_
+from lirdrec.nn.init import linear_layers, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows, info_nce
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
@@ -44,7 +45,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class ItemViewOptions(RankingOptions):
+class ItemViewOptions(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of both MGCN and SMORE."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
@@ -109,12 +110,7 @@ class ItemViewModel(Model):
 
     def linears(self, shapes: Sequence[tuple[int, int]]) -> tuple[nn.ParameterList, nn.ParameterList]:
         """Weights and biases of linear layers, initialized; a shape is (rows, columns)."""
-        weights = nn.ParameterList([self.table(*shape) for shape in shapes])
-        biases = nn.ParameterList([self.table(rows) for rows, _ in shapes])
-        for (_, columns), weight, bias in zip(shapes, weights, biases, strict=True):
-            torch_linear_(weight, self.initial, columns)
-            torch_linear_(bias, self.initial, columns)
-        return weights, biases
+        return linear_layers(shapes, self.initial, self.features[0].values.dtype, self.inputs.device)
 
     # What a model adds
 

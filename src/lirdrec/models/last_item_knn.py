@@ -140,14 +140,10 @@ def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
 
 def decayed_history(inputs: ModelInputs, decay: float) -> Tensor:
     """CSR `(U, I)` float32 of all training pairs: `w_ui · decay^(items of u after i)`, with explicit zeros."""
-    assert inputs.timestamps is not None
-    device = inputs.device
-    histories = Histories(
-        inputs.users, torch.arange(len(inputs.users), device=device), inputs.n_users, inputs.timestamps
-    )
+    histories = _ordered_pairs(inputs)
     order = histories.items
     users = inputs.users[order]
-    age = histories.start[users + 1] - 1 - torch.arange(len(order), device=device)
+    age = histories.start[users + 1] - 1 - torch.arange(len(order), device=inputs.device)
     values = _powers(decay, age)
     if inputs.relative_weights is not None:
         values = values * inputs.relative_weights[order]

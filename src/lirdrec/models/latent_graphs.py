@@ -38,12 +38,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
-from lirdrec.errors import ConfigError
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.functional import normalize
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
@@ -56,7 +56,7 @@ Degrees = Callable[[str, Links], Tensor]
 
 @dataclass(frozen=True)
 @validated
-class LatentGraphOptions(RankingOptions):
+class LatentGraphOptions(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of both LATTICE and MICRO."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
@@ -70,8 +70,7 @@ class LatentGraphOptions(RankingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_layers", "n_item_layers", "n_neighbors")
-        if not 0 <= self.frozen_weight < 1:
-            raise ConfigError(f"frozen_weight is {self.frozen_weight}; it must be at least 0 and less than 1")
+        check_share(self, "frozen_weight")
         check_minimum(self, 0, "regularization")
 
 

@@ -11,10 +11,11 @@ the component of eigenvalue x by the polynomial `f(x) = Σ a_l x^l`. In a connec
 its eigenvector is `(p, q)`, the roots of the degrees, and that of -1 is `(p, -q)`. So the leading parts of the vectors
 of users and items are `p (c₊ + c₋)` and `q (c₊ - c₋)`, with `c₊` and `c₋` in R^D that training can choose through `X0`,
 `c₋` times `f(-1)`. With equal weights and odd L `f(-1) = 1 - 1 + … - 1 = 0`: users and items have the same leading part
-`c₊`, and what tells users from items in it cannot be learned. That part adds `‖c₊‖² √(d_u d_i)` to an inner product,
-never less than 0: popular items are moved up for everybody. Inner products have the norms to balance it; cosines have
-not, and the popular items all point to `c₊`. With any weights for which `f(-1) = Σ a_l (-1)^l` is not 0 the two parts
-can differ: for decaying weights it is .58 (L 3) and .78 (L 4). docs/models.md has a plot of the polynomials.
+`c₊`, and the difference of users and items in it cannot be learned. That part adds `‖c₊‖² √(d_u d_i)` to an inner
+product, never less than 0: popular items are moved up for everybody. Inner products have the norms to balance it;
+cosines have not, and the popular items all point to `c₊`. With any weights for which `f(-1) = Σ a_l (-1)^l` is not 0
+the two parts can differ: for decaying weights it is .58 (L 3) and .78 (L 4). docs/models.md has a plot of the
+polynomials.
 """
 
 from __future__ import annotations

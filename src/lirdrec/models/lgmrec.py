@@ -36,11 +36,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, training_pairs, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import dropout, normalize
@@ -52,7 +53,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class LGMRecConfig(PenaltyOptions):
+class LGMRecConfig(FeatureSizeOptions, PenaltyOptions):
     """Hyper-parameters of LGMRec.
 
     >>> LGMRecConfig(embedding_size=32).embedding_size
@@ -77,8 +78,7 @@ class LGMRecConfig(PenaltyOptions):
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_hyper_layers", "n_hyperedges")
         check_minimum(self, 0, "n_layers", "n_modality_layers", "global_weight", "contrast_weight")
-        if not 0 <= self.hyper_dropout < 1:
-            raise ConfigError(f"hyper_dropout is {self.hyper_dropout}; it must be at least 0 and less than 1")
+        check_share(self, "hyper_dropout")
         if not self.hyper_temperature > 0:
             raise ConfigError(f"hyper_temperature is {self.hyper_temperature}; it must be more than 0")
 
@@ -139,7 +139,7 @@ class LGMRec(Model):
         """The user-item graph of the items that have each modality."""
         i, graphs = self.inputs, []
         for name, feature in zip(self.modalities, self.features, strict=True):
-            complete = bool(feature.present.all())
+            complete = feature.is_complete
             graphs.append(
                 self.user_item if complete else user_item_graph(i, self.user_embedding.dtype, pairs_with(i, name))
             )
@@ -162,7 +162,7 @@ class LGMRec(Model):
         """`F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)` of modality `row`; zero where an item lacks it."""
         weight = torch.cat([self.feature_weight[row], self.hyper_weight[row]], 1)  # one product reads the features once
         both = (features.values @ weight).to(self.user_embedding.dtype)
-        if not bool(features.present.all()):
+        if not features.is_complete:
             both = both * features.present[:, None]
         own, logits = both.split([self.config.embedding_size, self.config.n_hyperedges], 1)
         return own, logits
@@ -194,7 +194,7 @@ class LGMRec(Model):
             users, items = users + normalize(m_users), items + normalize(m_items)
             g_items, g_users = (None, None) if noise is None else noise[row]
             of_items = self.assigned(logits, g_items)
-            if not bool(feature.present.all()):
+            if not feature.is_complete:
                 of_items = of_items * feature.present[:, None]
             of_users = self.assigned(self.histories[row].matmul(logits), g_users)
             of_items = dropout(of_items, p, self.generator)

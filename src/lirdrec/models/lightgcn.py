@@ -9,7 +9,7 @@ With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â
 The penalty takes the parameters, not the propagated vectors: squared in the paper (`penalty="squared"`), unsquared in
 the MMRec code (the default, to which the grid of λ belongs). A new user with liked items `H` has `P = 0` and gets
 `(1/Σ_l a_l) Σ_{i∈H} Y_i / √(|H|·deg_i)`, with `Y` the sum of the item states of layers `0 .. L-1`, that of layer l
-times `a_{l+1}`. With equal weights, an odd L and cosines what tells users from items cannot be learned
+times `a_{l+1}`. With equal weights, an odd L and cosines the difference of users and items cannot be learned
 (models/layer_weights.py has the argument).
 
 **Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).

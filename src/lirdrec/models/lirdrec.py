@@ -15,9 +15,9 @@ arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` 
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: nn/losses.py
 
 `layer_weights` chooses the weights a_l; the paper's are equal. Eigenvalues of Â come in pairs ±σ, and the read-out
-multiplies the component of eigenvalue x by Σ a_l x^l. With equal weights and odd L this is 0 at x = -1: what tells
-users from items in the leading component (with it, popularity) cannot be learned, which harms cosines. Any weights with
-Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py has the argument.
+multiplies the component of eigenvalue x by Σ a_l x^l. With equal weights and odd L this is 0 at x = -1: the
+difference of users and items in the leading component (with it, popularity) cannot be learned, which harms cosines. Any
+weights with Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py has the argument.
 
 The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
 branches, and no transformed copy of the features is kept.
@@ -34,17 +34,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.models.reduction import reduced, reductions
+from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.nn.dct import dct
 from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
@@ -57,7 +58,7 @@ SHORTENED = 0.3  # length of a user's parameters when a training is continued; c
 
 @dataclass(frozen=True)
 @validated
-class LIRDRecConfig(RankingOptions):
+class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid.
 
     >>> LIRDRecConfig(n_layers=2, loss="softmax", scoring="cosine").n_layers
@@ -79,7 +80,7 @@ class LIRDRecConfig(RankingOptions):
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     feature_columns: int | None = option(
-        None, "columns to which PCA reduces each wider feature matrix, except for finding neighbors; none: all"
+        None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
     )
     regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
     dct: Literal["features", "matrix"] | None = option(
@@ -102,8 +103,7 @@ class LIRDRecConfig(RankingOptions):
             raise ConfigError(
                 "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it"
             )
-        if not 0 <= self.edge_dropout < 1:
-            raise ConfigError(f"edge_dropout is {self.edge_dropout}; it must be at least 0 and less than 1")
+        check_share(self, "edge_dropout")
         for name in ("pwc_weight", "pwc_base"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
@@ -148,9 +148,8 @@ class LIRDRec(Model):
         self.features = [inputs.features[m] for m in self.modalities]
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
-        if config.feature_columns is not None:
-            self.reductions = reductions(dims, config.feature_columns, dtype, device)
-            dims = [min(d, config.feature_columns) for d in dims]
+        self.reductions = reductions(dims, config.feature_columns, dtype, device)
+        dims = reduced_widths(dims, config.feature_columns)
         k, e = len(self.branches), config.embedding_size
         h, g = e * config.hidden_multiplier, e // 4
 
@@ -250,9 +249,7 @@ class LIRDRec(Model):
 
     def reduced(self, features: Sequence[Features]) -> list[Features]:
         """Features of any items, one entry per modality, with the columns that the branches read."""
-        if self.config.feature_columns is None:
-            return list(features)
-        return reduced(self.reductions, self.features, features)
+        return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     @cached_property
     def _mixed(self) -> list[Tensor]:

@@ -44,9 +44,10 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.transitions import transition_graph
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_size import SizeOptions
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.models.reduction import reduced, reductions
+from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
@@ -56,7 +57,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class LIRDRecSeqConfig(TransformerOptions):
+class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
     """Hyper-parameters of LIRDRec-Seq.
 
     >>> LIRDRecSeqConfig(n_layers=2, pwc="uniform").embedding_size
@@ -85,7 +86,9 @@ class LIRDRecSeqConfig(TransformerOptions):
     modality_weights: dict[str, float] | None = option(
         None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
-    feature_columns: int | None = option(None, "columns to which PCA reduces each wider feature matrix; none: all")
+    feature_columns: int | None = option(
+        None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
+    )
     whiten: bool = option(True, "scale the principal components of each feature matrix to equal variance")
 
     def __post_init__(self) -> None:
@@ -127,9 +130,8 @@ class LIRDRecSeq(SequentialModel):
         self.features = [inputs.features[m] for m in self.modalities]
         device, generator = inputs.device, torch.Generator().manual_seed(inputs.seed)
         dims = [f.values.shape[1] for f in self.features]
-        if config.feature_columns is not None or config.whiten:
-            self.reductions = reductions(dims, config.feature_columns, torch.float32, device, config.whiten)
-            dims = [d if config.feature_columns is None else min(d, config.feature_columns) for d in dims]
+        self.reductions = reductions(dims, config.feature_columns, torch.float32, device, config.whiten)
+        dims = reduced_widths(dims, config.feature_columns)
         k, e = len(self.branches), config.embedding_size
         h, g = 4 * e, max(1, e // 4)
 
@@ -208,7 +210,7 @@ class LIRDRecSeq(SequentialModel):
 
     def _reduce(self, features: Sequence[Features]) -> list[Features]:
         """Features of any items, one entry per modality, with the columns that the branches read."""
-        return reduced(self.reductions, self.features, features) if hasattr(self, "reductions") else list(features)
+        return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     def item_branches(self, features: Sequence[Features]) -> Tensor:
         """`Z` `(n, K·e)` of `n` items from the reduced features of each modality."""
@@ -216,7 +218,11 @@ class LIRDRecSeq(SequentialModel):
         return z.flatten(1)
 
     def item_table(self) -> Tensor:
-        vectors = own = self.item_branches(self._reduced)
+        return self._smoothed(self.item_branches(self._reduced))
+
+    def _smoothed(self, own: Tensor) -> Tensor:
+        """`V` `(I, K·e)` of `Z` `(I, K·e)`."""
+        vectors = own
         for graph in self._graphs:
             vectors = vectors + graph.matmul(own)
         return vectors
@@ -285,11 +291,10 @@ class LIRDRecSeq(SequentialModel):
 
     # Serving
 
-    def branch_weights(self) -> Tensor | None:
-        return None
-
     def serving_memory(self) -> dict[str, Tensor]:
-        return {"item_own": self.item_branches(self._reduced)} if self._smooths_features else {}
+        own = self.item_branches(self._reduced).detach()
+        memory = {"item_inputs": self._smoothed(own)}
+        return memory | {"item_own": own} if self._smooths_features else memory
 
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]

@@ -120,7 +120,7 @@ class MICRO(LatentGraphModel):
         total = fused.new_zeros(())
         for own, feature in zip(smoothed, self.features, strict=True):
             a, b = own, fused
-            if not bool(feature.present.all()):
+            if not feature.is_complete:
                 there = feature.present.nonzero().squeeze(1)
                 a, b = own.index_select(0, there), fused.index_select(0, there)
             n, asking = self.config.n_contrasted, None

@@ -30,7 +30,7 @@ def chosen_modalities(
 
     Raises:
         ConfigError: a name that is unknown, repeated or reserved.
-        CapabilityError: fewer than `check_minimum`.
+        CapabilityError: fewer than `at_least`.
     """
     modalities = tuple(names) if names is not None else tuple(inputs.features)
     for name in modalities:

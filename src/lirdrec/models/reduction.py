@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.models.base import Features
-
-BLOCK_ROWS = 4096
+from lirdrec.nn.principal_components import NOT_SCALED, principal_components
 
 
 class PCA(nn.Module):
     """`(F - mean) C`: the `n_columns` directions of the largest variance of a feature matrix.
 
-    Mean and directions are fitted once, to the items of training that have the modality, and are part of the model's
-    state; items that are added later are reduced with the same. Rows of items without the modality stay zero.
+    Mean and directions are fitted once, to the items with training pairs that have the modality, and are part of the
+    model's state; items that are added later are reduced with the same. Rows of items without the modality stay zero.
 
     Args:
         width: columns of the matrix; n_columns: k ≤ width.
@@ -49,28 +48,16 @@ class PCA(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Features) -> None:
-        """Mean and directions of the rows that are present; computed in float64 from the `width × width` covariance."""
-        count = max(1, int(features.present.sum()))
-        width = len(self.mean)
-        # on the CPU: eigenvectors in float64, which not every device has
-        mean = torch.zeros(width, dtype=torch.float64)
-        products = torch.zeros(width, width, dtype=torch.float64)
-        for rows in features.values.split(BLOCK_ROWS):  # absent rows are zero and add nothing
-            block = rows.cpu().double()
-            mean += block.sum(0)
-            products += block.T @ block
-        mean /= count
-        variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # ascending
-        directions = vectors.flip(1)[:, : self.directions.shape[1]]
-        # the sign of an eigenvector is arbitrary: its largest entry is made positive
-        directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+        """Mean and directions of the rows that are present; see `principal_components`."""
+        found = principal_components(features.values, features.present)
+        directions = found.directions[:, : self.directions.shape[1]]
         if self.whiten:
-            variances = variances.flip(0)[: directions.shape[1]]
+            variances = found.variances[: directions.shape[1]]
             # components without variance stay zero instead of growing from rounding errors
-            counts = variances > 1e-9 * variances[0]
+            counts = variances > NOT_SCALED * variances[0]
             directions = directions * torch.where(counts, variances.clamp(min=1e-300).rsqrt(), 0)
         self.directions.copy_(directions)
-        self.mean.copy_(mean)
+        self.mean.copy_(found.mean)
         self.fitted.fill_(True)
 
     @torch.no_grad()
@@ -89,18 +76,30 @@ def reductions(
     whiten: bool = False,
 ) -> nn.ModuleList:
     """A `PCA` to `n_columns` for each matrix that is wider, else the identity; `whiten`: a `PCA` for each."""
-    sizes = [d if n_columns is None else min(d, n_columns) for d in widths]
     return nn.ModuleList(
         PCA(d, size, dtype, device, whiten) if whiten or size < d else nn.Identity()
-        for d, size in zip(widths, sizes, strict=True)
+        for d, size in zip(widths, reduced_widths(widths, n_columns), strict=True)
     )
 
 
-def reduced(reductions: Iterable[nn.Module], own: Sequence[Features], features: Sequence[Features]) -> list[Features]:
-    """Features of any items with the columns that the reductions keep; they are fitted to `own` at first use."""
+def reduced_widths(widths: Sequence[int], n_columns: int | None) -> list[int]:
+    """The columns that `reductions` keep of matrices of these widths; `n_columns` None: all."""
+    return [d if n_columns is None else min(d, n_columns) for d in widths]
+
+
+def reduced(
+    reductions: Iterable[nn.Module], own: Sequence[Features], features: Sequence[Features], known: Tensor
+) -> list[Features]:
+    """Features of any items with the columns that the reductions keep.
+
+    Args:
+        reductions: one for each modality; they are fitted at first use.
+        own: the features of the model's `I` items; known: `(I,)` bool, which of them the reductions are fitted to.
+        features: to reduce.
+    """
     found = []
     for reduction, trained, feature in zip(reductions, own, features, strict=True):
         if isinstance(reduction, PCA) and not bool(reduction.fitted):
-            reduction.fit(trained)
+            reduction.fit(Features(trained.values, trained.present & known))
         found.append(reduction(feature))
     return found

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 
 from lirdrec.config import validated
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.sequential import SequentialModel, TransformerOptions
+from lirdrec.models.sequential import TransformerModel, TransformerOptions
 from lirdrec.nn.init import xavier_normal_
-from lirdrec.nn.transformer import CausalTransformer
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class SASRecConfig(TransformerOptions):
     model: ClassVar[str] = "sasrec"
 
 
-class SASRec(SequentialModel):
+class SASRec(TransformerModel):
     """Self-attention over item IDs; see the file's docstring for the formulas."""
 
     name = SASRecConfig.model
@@ -60,23 +59,7 @@ class SASRec(SequentialModel):
         e, generator = config.embedding_size, torch.Generator().manual_seed(inputs.seed)
         self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=inputs.device))
         xavier_normal_(self.item_embedding, generator, inputs.n_items, e)
-        self.network = CausalTransformer(
-            e,
-            config.n_layers,
-            config.n_heads,
-            e * config.hidden_multiplier,
-            max_length=config.max_length,
-            generator=generator,
-            dropout=config.dropout,
-            device=inputs.device,
-        )
+        self.network = self.make_network(generator)
 
     def item_table(self) -> Tensor:
         return self.item_embedding
-
-    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
-        states: Tensor = self.network(items[None], generator=self.generator)[0]
-        return states
-
-    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
-        return self.network.at(items[None], last)[0]

@@ -27,20 +27,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
-from lirdrec.errors import ConfigError
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
-from lirdrec.models.sequential import SequentialModel, TransformerOptions
+from lirdrec.models.sequential import TransformerModel, TransformerOptions
 from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import xavier_normal_
-from lirdrec.nn.transformer import CausalTransformer
 from lirdrec.ranking.scorers import VectorScorer
 
 
 @dataclass(frozen=True)
 @validated
-class FeatureSequenceOptions(TransformerOptions):
+class FeatureSequenceOptions(FeatureSizeOptions, TransformerOptions):
     """Options of transformers whose item vectors are projected from features."""
 
     feature_dropout: float = option(0.0, "share of the inputs of the projection set to 0 in training")
@@ -48,8 +47,7 @@ class FeatureSequenceOptions(TransformerOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.feature_dropout < 1:
-            raise ConfigError(f"feature_dropout is {self.feature_dropout}; it must be at least 0 and less than 1")
+        check_share(self, "feature_dropout")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class SASRecFeaturesConfig(FeatureSequenceOptions):
         check_minimum(self, 0, "n_hidden")
 
 
-class FeatureSequenceModel(SequentialModel):
+class FeatureSequenceModel(TransformerModel):
     """A transformer whose item vectors are projected from features; a model adds `project`."""
 
     capabilities = Capabilities(
@@ -85,17 +83,8 @@ class FeatureSequenceModel(SequentialModel):
         self.modalities = chosen_modalities(inputs, config.modalities)
         self.features = [inputs.features[m] for m in self.modalities]
         self.widths = [f.values.shape[1] for f in self.features]
-        e, generator = config.embedding_size, torch.Generator().manual_seed(inputs.seed)
-        self.network = CausalTransformer(
-            e,
-            config.n_layers,
-            config.n_heads,
-            e * config.hidden_multiplier,
-            max_length=config.max_length,
-            generator=generator,
-            dropout=config.dropout,
-            device=inputs.device,
-        )
+        generator = torch.Generator().manual_seed(inputs.seed)
+        self.network = self.make_network(generator)
         self._make_projection(generator)
 
     def _make_projection(self, generator: torch.Generator) -> None:
@@ -124,13 +113,6 @@ class FeatureSequenceModel(SequentialModel):
 
     def item_table(self) -> Tensor:
         return self.project(self._own_inputs)
-
-    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
-        states: Tensor = self.network(items[None], generator=self.generator)[0]
-        return states
-
-    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
-        return self.network.at(items[None], last)[0]
 
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]

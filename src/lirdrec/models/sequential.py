@@ -14,7 +14,6 @@ sampled for the batch. The items of a history are represented by the same vector
 from __future__ import annotations
 
 import abc
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -22,12 +21,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.nn.functional import normalize
-from lirdrec.nn.losses import full_softmax, sampled_softmax
-from lirdrec.nn.transformer import gap_classes
+from lirdrec.nn.losses import full_softmax, occurring_items, sampled_softmax
+from lirdrec.nn.transformer import CausalTransformer, gap_classes
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
@@ -52,25 +51,35 @@ class SequentialOptions:
             raise ConfigError(f"temperature is {self.temperature}; it must be more than 0")
         if self.n_negatives is not None:
             check_minimum(self, 1, "n_negatives")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_share(self, "dropout")
 
 
 @dataclass(frozen=True)
 @validated
-class TransformerOptions(SequentialOptions):
-    """Options of models whose network is a transformer."""
+class AttentionOptions(SequentialOptions):
+    """Options of models whose network is a stack of layers with attention heads."""
 
     n_layers: int = option(2, "L, blocks of the transformer")
     n_heads: int = option(2, "attention heads of a block; they divide its columns")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_minimum(self, 1, "n_heads")
+        check_minimum(self, 0, "n_layers")
+        if self.embedding_size % self.n_heads:
+            raise ConfigError(f"embedding_size {self.embedding_size} is not a multiple of n_heads {self.n_heads}")
+
+
+@dataclass(frozen=True)
+@validated
+class TransformerOptions(AttentionOptions):
+    """Options of models whose network is a transformer."""
+
     hidden_multiplier: int = option(4, "columns of a block's hidden layer, as a multiple of the block's columns")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimum(self, 1, "n_heads", "hidden_multiplier")
-        check_minimum(self, 0, "n_layers")
-        if self.embedding_size % self.n_heads:
-            raise ConfigError(f"embedding_size {self.embedding_size} is not a multiple of n_heads {self.n_heads}")
+        check_minimum(self, 1, "hidden_multiplier")
 
 
 class SequentialModel(Model):
@@ -80,16 +89,11 @@ class SequentialModel(Model):
     """
 
     config: Any
-    published: ClassVar[Mapping[str, Any]] = {}
     user_rows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, inputs: ModelInputs, config: SequentialOptions):
         super().__init__(inputs, config)
-        occurring = inputs.items.unique()
-        self._pool = None if len(occurring) == inputs.n_items else occurring
-        self._index_in_pool = torch.full((inputs.n_items,), -1, dtype=torch.int64, device=inputs.device)
-        self._index_in_pool[occurring] = torch.arange(len(occurring), device=inputs.device)
-        self._n_targets = len(occurring)
+        self._pool, self._index_in_pool = occurring_items(inputs.items, inputs.n_items)
 
     # What a model defines
 
@@ -155,10 +159,10 @@ class SequentialModel(Model):
         """Cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `(B,)` weights."""
         states, n = self.comparable(states), self.config.n_negatives
         if n is None:
-            items = self.comparable(table if self._pool is None else table.index_select(0, self._pool))
+            everything = len(self._pool) == len(table)
+            items = self.comparable(table if everything else table.index_select(0, self._pool))
             return full_softmax(states, items, self._index_in_pool[targets], self.config.temperature, weights=weights)
-        chosen = torch.randint(self._n_targets, (n,), generator=self.generator).to(targets.device)
-        negatives = chosen if self._pool is None else self._pool[chosen]
+        negatives = self._pool[torch.randint(len(self._pool), (n,), generator=self.generator).to(targets.device)]
         positive, negative = (self.comparable(table.index_select(0, rows)) for rows in (targets, negatives))
         excluded = negatives == targets[:, None]
         return sampled_softmax(states, positive, negative, self.config.temperature, excluded, weights)
@@ -177,54 +181,54 @@ class SequentialModel(Model):
     @torch.no_grad()
     def scorer(self) -> Scorer:
         """Item vectors, and the state of every user after the last training item; 0 for users without one."""
-        table = self.item_table().detach().clone()
-        histories = self.inputs.histories
-        lists = [histories.of(user) for user in range(self.inputs.n_users)]
-        times = None
-        if self.reads_gaps and histories.times is not None:
-            bounds = histories.start.tolist()
-            times = [histories.times[start:stop] for start, stop in itertools.pairwise(bounds)]
+        memory = self.serving_memory()
+        table, histories = memory["item_inputs"], self.inputs.histories
         users = torch.arange(self.inputs.n_users, device=table.device)
-        memory = {"item_inputs": table} | self.serving_memory()
-        vectors = self._encode(table, lists, times, users)
-        return VectorScorer(vectors, self.comparable(table), self.part_names(), self.branch_weights(), memory)
+        times = histories.times if self.reads_gaps else None
+        vectors = self._encode(table, histories.items, times, histories.start, users)
+        return VectorScorer(vectors, self.comparable(table), self.part_names(), memory=memory)
 
     def serving_memory(self) -> dict[str, Tensor]:
-        """Further tensors of the scorer's memory that `new_item_vectors` needs."""
-        return {}
-
-    def branch_weights(self) -> Tensor | None:
-        """Weights `(U, n_parts)` that each user gives to the parts of the score, or None."""
-        return None
+        """The scorer's memory: `item_inputs`, a copy of `item_table`, and what else `new_item_vectors` needs."""
+        return {"item_inputs": self.item_table().detach().clone()}
 
     def _encode(
-        self, table: Tensor, lists: Sequence[Tensor], times: Sequence[Tensor] | None, users: Tensor | None
+        self, table: Tensor, items: Tensor, times: Tensor | None, start: Tensor, users: Tensor | None
     ) -> Tensor:
-        """Comparable states `(n, D)` after the last of each list of item rows; 0 for an empty list."""
-        result = table.new_zeros(len(lists), table.shape[1])
-        length = self.config.max_length
-        lengths = torch.tensor([min(len(rows), length) for rows in lists], dtype=torch.int64)
+        """Comparable states `(n, D)` after the last item of each of `n` histories; 0 for an empty history.
+
+        Args:
+            table: `(I, D)`, what a history's items are read as.
+            items, times: `(m,)` int64 each: history h is `start[h] … start[h + 1] - 1`; times None: unknown.
+            start: `(n + 1,)` int64.
+            users: `(n,)` int64 rows of users known from training; None: new users.
+        """
+        result = table.new_zeros(len(start) - 1, table.shape[1])
+        lengths = start.diff().clamp(max=self.config.max_length)
         order = lengths.argsort(stable=True)
         order = order[lengths[order] > 0]
         blocks = (lengths[order].cumsum(0) - 1) // ENCODED_AT_ONCE  # of nearly equal length, so little is padding
-        for block in order.split(torch.bincount(blocks).tolist() if len(order) else 0):
+        for block in order.split(torch.bincount(blocks).tolist()):
             if not len(block):
                 continue
-            n = lengths[block].to(table.device)
-            rows = _padded([lists[b][-length:] for b in block.tolist()], table.device)
-            gaps = None
-            if times is not None:
-                gaps = gap_classes(_padded([times[b][-length:] for b in block.tolist()], table.device))
-            inputs = table.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
-            states = self.last_states(inputs, gaps, None if users is None else users[block.to(users.device)], n - 1)
-            result[block.to(table.device)] = self.comparable(states)
+            n = lengths[block]
+            column = torch.arange(int(n.max()), device=n.device).minimum(n[:, None] - 1)  # padded with the last item
+            entry = (start[block + 1] - n)[:, None] + column
+            inputs = table.index_select(0, items[entry].reshape(-1)).view(*entry.shape, -1)
+            gaps = None if times is None else gap_classes(times[entry])
+            states = self.last_states(inputs, gaps, None if users is None else users[block], n - 1)
+            result[block] = self.comparable(states)
         return result
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """States `(B, D)` of new users after the last item of each history, oldest first; times count as unknown."""
         assert isinstance(scorer, VectorScorer)
-        return self._encode(scorer.memory["item_inputs"], histories, None, None)
+        table = scorer.memory["item_inputs"]
+        lists = [torch.as_tensor(history, dtype=torch.int64, device=table.device) for history in histories]
+        start = torch.tensor([0, *map(len, lists)], device=table.device).cumsum(0)
+        items = torch.cat([start[:0], *lists])
+        return self._encode(table, items, None, start, None)
 
     @torch.no_grad()
     def add_items(
@@ -239,7 +243,28 @@ class SequentialModel(Model):
         return scorer.with_items(self.comparable(vectors), memory)
 
 
-def _padded(rows: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The lists as rows `(n, T)` int64, each repeated with its last entry to the longest one's length."""
-    longest = max(map(len, rows))
-    return torch.stack([torch.cat([row, row[-1:].expand(longest - len(row))]) for row in rows]).to(device)
+class TransformerModel(SequentialModel):
+    """A sequential model whose network is one causal transformer over the item vectors."""
+
+    network: CausalTransformer
+
+    def make_network(self, generator: torch.Generator) -> CausalTransformer:
+        """The transformer of the model's options, with initial parameters drawn from `generator`."""
+        c = self.config
+        return CausalTransformer(
+            c.embedding_size,
+            c.n_layers,
+            c.n_heads,
+            c.embedding_size * c.hidden_multiplier,
+            max_length=c.max_length,
+            generator=generator,
+            dropout=c.dropout,
+            device=self.inputs.device,
+        )
+
+    def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
+        states: Tensor = self.network(items[None], generator=self.generator)[0]
+        return states
+
+    def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
+        return self.network.at(items[None], last)[0]

@@ -47,10 +47,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import EPSILON, dropout, normalize
@@ -64,7 +65,7 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 
 @dataclass(frozen=True)
 @validated
-class SLMRecConfig:
+class SLMRecConfig(FeatureSizeOptions):
     """Hyper-parameters of SLMRec; its ranking loss is part of the model.
 
     >>> SLMRecConfig(embedding_size=32).embedding_size
@@ -87,13 +88,13 @@ class SLMRecConfig:
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; none: all")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_minimum(self, 2, "embedding_size")
         check_minimum(self, 0, "n_layers", "contrast_weight", "regularization")
         for name in ("temperature", "contrast_temperature"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_share(self, "dropout")
 
 
 class SLMRec(Model):
@@ -148,7 +149,7 @@ class SLMRec(Model):
         i, dtype = self.inputs, self.user_embedding.dtype
         graphs = [user_item_graph(i, dtype)]
         for name, feature in zip(self.modalities, self.features, strict=True):
-            complete = bool(feature.present.all())
+            complete = feature.is_complete
             graphs.append(graphs[0] if complete else user_item_graph(i, dtype, pairs_with(i, name)))
         return graphs
 
@@ -161,7 +162,7 @@ class SLMRec(Model):
     def projected(self, row: int, features: Features, scale: Tensor) -> Tensor:
         """`z_m` `(n, e)` of modality `row`; zero where an item lacks it. `scale` `(n, 1)` is `1/‖F_m‖`."""
         z = F.linear(features.values, self.feature_weight[row]) * scale + self.feature_bias[row]
-        if not bool(features.present.all()):
+        if not features.is_complete:
             z = z * features.present[:, None]
         return z.to(self.user_embedding.dtype)
 

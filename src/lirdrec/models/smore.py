@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import option, validated
+from lirdrec.config import check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, ModelInputs
@@ -59,8 +59,7 @@ class SMOREConfig(ItemViewOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.gate_dropout < 1:
-            raise ConfigError(f"gate_dropout is {self.gate_dropout}; it must be at least 0 and less than 1")
+        check_share(self, "gate_dropout")
         if self.modality_neighbors is not None and not all(k >= 1 for k in self.modality_neighbors.values()):
             raise ConfigError("modality_neighbors must be 1 or more")
 
@@ -126,7 +125,7 @@ class SMORE(ItemViewModel):
         e = self.config.embedding_size
         waves = [torch.fft.rfft(z, dim=1, norm="ortho") for z in projected]
         factors = [
-            wave if bool(f.present.all()) else torch.where(f.present[:, None], wave, torch.ones_like(wave))
+            wave if f.is_complete else torch.where(f.present[:, None], wave, torch.ones_like(wave))
             for wave, f in zip(waves, self.features, strict=True)
         ]
         spectra = zip([*waves, reduce(torch.mul, factors)], self.spectrum, strict=True)

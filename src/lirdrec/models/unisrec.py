@@ -32,6 +32,7 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Features
 from lirdrec.models.sasrec_features import FeatureSequenceModel, FeatureSequenceOptions
+from lirdrec.nn.init import normal_
 from lirdrec.ranking.scorers import VectorScorer
 
 INITIAL_STD = 0.02
@@ -70,8 +71,9 @@ class UniSRec(FeatureSequenceModel):
         device = self.inputs.device
 
         def normal(*shape: int) -> nn.Parameter:
-            values = torch.randn(*shape, generator=generator, dtype=torch.float64) * INITIAL_STD
-            return nn.Parameter(values.float().to(device))
+            parameter = nn.Parameter(torch.empty(*shape, device=device))
+            normal_(parameter, generator, INITIAL_STD)
+            return parameter
 
         self.expert_weight = normal(k, e, d)  # W_k, transposed
         self.expert_bias = nn.Parameter(torch.zeros(k, d, device=device))  # b_k

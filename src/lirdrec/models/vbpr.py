@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities
 from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
@@ -37,7 +38,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 @dataclass(frozen=True)
 @validated
-class VBPRConfig(PenaltyOptions):
+class VBPRConfig(FeatureSizeOptions, PenaltyOptions):
     """Hyper-parameters of VBPR.
 
     >>> VBPRConfig(modalities=("text",)).modalities

@@ -73,6 +73,8 @@ class WhitenRecConfig(SASRecFeaturesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.whiten:
+            raise ConfigError(f"whiten: {self.model} whitens features by itself (n_groups); leave it out")
         check_minimum(self, 1, "n_groups")
 
 
@@ -123,7 +125,8 @@ class WhitenRec(SASRecFeatures):
         found = []
         for groups, whitening in zip(self.views, self.whitenings, strict=True):
             assert isinstance(whitening, nn.ModuleList)
-            blocks = reduced(whitening, _blocks(self.features, groups), _blocks(features, groups))
+            known = self.inputs.known_items
+            blocks = reduced(whitening, _blocks(self.features, groups), _blocks(features, groups), known)
             found.append(torch.cat([block.values for block in blocks], dim=1))
         return found
 

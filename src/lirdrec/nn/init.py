@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lirdrec.parallel.ranks import WHOLE, Shard
 
@@ -30,6 +30,18 @@ def xavier_uniform_(
 def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
     """Uniform in `±1/√fan_in`: torch's default for weights and biases of a linear layer."""
     uniform_(parameter, generator, fan_in**-0.5)
+
+
+def linear_layers(
+    shapes: Sequence[tuple[int, int]], generator: torch.Generator, dtype: torch.dtype, device: torch.device
+) -> tuple[nn.ParameterList, nn.ParameterList]:
+    """Weights `(rows, columns)` and biases `(rows,)` of linear layers of these shapes, initialized as torch's are."""
+    weights = nn.ParameterList(torch.empty(*shape, dtype=dtype, device=device) for shape in shapes)
+    biases = nn.ParameterList(torch.empty(rows, dtype=dtype, device=device) for rows, _ in shapes)
+    for (_, columns), weight, bias in zip(shapes, weights, biases, strict=True):
+        torch_linear_(weight, generator, columns)
+        torch_linear_(bias, generator, columns)
+    return weights, biases
 
 
 @torch.no_grad()

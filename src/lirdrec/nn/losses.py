@@ -22,6 +22,7 @@ from lirdrec.parallel.ranks import ONE, WHOLE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 
 BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
+DEVICE_BLOCK_BYTES = 512 * 2**20  # on a GPU, which small blocks would leave waiting for the host
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,18 @@ class PenaltyOptions(RankingOptions):
         check_minimum(self, 0, "regularization")
 
 
+def occurring_items(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
+    """The distinct items `(p,)` int64, ascending, and the index of each item among them `(n_items,)`, -1 for others.
+
+    >>> occurring_items(torch.tensor([4, 1, 4]), 5)
+    (tensor([1, 4]), tensor([-1,  0, -1, -1,  1]))
+    """
+    occurring = items.unique()
+    index = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
+    index[occurring] = torch.arange(len(occurring), device=items.device)
+    return occurring, index
+
+
 class RankingLoss:
     """The ranking loss selected by `options`, as a function of vectors.
 
@@ -84,14 +97,12 @@ class RankingLoss:
         shards: Shards = WHOLE,
     ):
         self.options, self.pair_weights, self.shards = options, weights, shards
-        occurring = items.unique()
+        occurring, self.index_in_pool = occurring_items(items, n_items)
         self.pool = None if len(occurring) == n_items else occurring
         self.pool_shard = shards.items
         if self.pool is not None and shards.ranks.size > 1:
             self.pool_shard = shards.items.among(occurring)
             self.pool = occurring[self.pool_shard.rows] - shards.items.start
-        self.index_in_pool = torch.full((n_items,), -1, dtype=torch.int64, device=items.device)
-        self.index_in_pool[occurring] = torch.arange(len(occurring), device=items.device)
 
     def __call__(
         self,
@@ -130,7 +141,7 @@ class RankingLoss:
                 hit,
                 weights,
             )
-            return shards.ranks.share(loss)  # type: ignore[no-any-return]  # takes numbers, too
+            return shards.ranks.share(loss)
         items = normalize(item_vectors if self.pool is None else item_vectors.index_select(0, self.pool))
         once, rows = users.unique(return_inverse=True)
         queries = normalize(shards.users.gather(user_vectors, once))
@@ -179,8 +190,7 @@ def bpr(
     u = shards.users.gather(user_vectors, users)
     difference = shards.items.take(item_vectors, positives) - shards.items.take(item_vectors, negatives)
     margin = shards.ranks.sum((u * difference).sum(1))
-    share: Tensor = shards.ranks.share(weighted_mean(F.softplus(-margin), weights))
-    return share
+    return shards.ranks.share(weighted_mean(F.softplus(-margin), weights))
 
 
 def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor], ranks: Ranks = ONE) -> Tensor:
@@ -192,8 +202,7 @@ def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor], rank
         ranks: with several, the rows that other ranks hold are zero, and the result is this rank's share.
     """
     if kind == "norm":
-        norms: Tensor = ranks.share(torch.stack([ranks.norm(x) for x in rows]).sum())
-        return norms / len(rows[0])
+        return ranks.share(torch.stack([ranks.norm(x) for x in rows]).sum()) / len(rows[0])
     return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
 
 
@@ -269,7 +278,10 @@ def full_softmax(
         weights = weights.to(full)
         times = weights if rows is None else weights.new_zeros(len(queries)).index_add(0, rows, weights)
     else:
-        times = None if rows is None else torch.bincount(rows, minlength=len(queries)).to(full)
+        # not bincount, for which the host waits for a GPU
+        times = (
+            None if rows is None else queries.new_zeros(len(queries)).index_add_(0, rows, queries.new_ones(len(rows)))
+        )
     target_queries = queries if rows is None else queries.index_select(0, rows)
     target_logits = (target_queries * shard.take(items, targets)).sum(1) / temperature
     log_partition: Tensor = _LogSumExp.apply(queries, items, times, temperature, excluded, shard)
@@ -323,7 +335,8 @@ class _LogSumExp(torch.autograd.Function):
         g_queries, g_items = (torch.zeros_like(x) if needed else None for x in (queries, items))
         ranks = shard.ranks
         n_columns = len(items) if ranks.size == 1 else shard.longest  # all ranks take the same blocks
-        step = max(1, BLOCK_BYTES // (n_columns * queries.element_size()))
+        block_bytes = BLOCK_BYTES if kind == "cpu" else DEVICE_BLOCK_BYTES
+        step = max(1, block_bytes // (n_columns * queries.element_size()))
         with torch.autocast(kind, enabled=False):
             short_items = items.to(low)
             for start in range(0, len(queries), step):
@@ -353,8 +366,7 @@ class _LogSumExp(torch.autograd.Function):
                         g_items += p.T @ short
         ctx.save_for_backward(g_queries, g_items)
         ctx.scale = 1 / temperature
-        share: Tensor = ranks.share(total).to(queries.dtype)
-        return share
+        return ranks.share(total).to(queries.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.nn.functional import dropout
-from lirdrec.nn.init import xavier_uniform_
+from lirdrec.nn.init import normal_, xavier_uniform_
 
 N_GAPS = 40  # time between two items: unknown, 0, and powers of two
 ROTARY_BASE = 10_000.0
@@ -151,8 +151,9 @@ class CausalTransformer(nn.Module):
         self.n_heads, self.positions, self.dropout = n_heads, positions, dropout
 
         def table(rows: int) -> nn.Parameter:
-            values = torch.randn(groups, rows, width, generator=generator, dtype=torch.float64) * POSITION_STD
-            return nn.Parameter(values.float().to(device))
+            vectors = nn.Parameter(torch.empty(groups, rows, width, device=device))
+            normal_(vectors, generator, POSITION_STD)
+            return vectors
 
         if positions == "learned":
             self.position = table(max_length)

@@ -33,8 +33,8 @@ class Ranks:
     Attributes:
         rank: this process, from 0; size: number of processes.
 
-    >>> Ranks().share(6.0)
-    6.0
+    >>> Ranks().share(torch.tensor(6.0))
+    tensor(6.)
     """
 
     rank: int = 0
@@ -51,8 +51,8 @@ class Ranks:
         result: Tensor = _Sum.apply(x)
         return result
 
-    def share(self, x: Any) -> Any:
-        """This rank's share of a number that all ranks have computed alike: `x / size`."""
+    def share(self, x: Tensor) -> Tensor:
+        """This rank's share of a value that all ranks have computed alike: `x / size`."""
         return x if self.size == 1 else x / self.size
 
     def norm(self, x: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 torch.sparse.check_sparse_tensor_invariants.disable()  # in range by construction; files are checked explicitly
@@ -75,6 +77,11 @@ class PairWeights:
 def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int, values: Tensor | None = None) -> Tensor:
     """The pairs `(E,)` as a CSR matrix `(U, I)` of float32 `values` `(E,)`; None: ones."""
     entries = torch.ones(len(users), device=users.device) if values is None else values.float()
+    if entries.is_cpu:  # without a sort of all pairs
+        table = csr_matrix((entries.numpy(), (users.numpy(), items.numpy())), shape=(n_users, n_items))
+        table.sort_indices()
+        start, columns = (torch.from_numpy(part.astype(np.int64, copy=False)) for part in (table.indptr, table.indices))
+        return torch.sparse_csr_tensor(start, columns, torch.from_numpy(table.data), (n_users, n_items))
     pairs = torch.sparse_coo_tensor(torch.stack([users, items]), entries, (n_users, n_items))
     return pairs.coalesce().to_sparse_csr()
 

@@ -10,6 +10,7 @@ import abc
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
+from lirdrec.ranking.sparse_rows import csr_of, csr_of_pairs, masking, transposed_csr
 from lirdrec.row_buffers import append_rows
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -283,9 +285,11 @@ class ItemWeightScorer(Scorer):
             neighbors: `(I, k)` int64, the liked items that count for each scored item; -1: no item.
             similarity: `(I, k)` float, their weights.
         """
-        indices, values = _nearest_entries(neighbors, similarity)
-        n = history.shape[1]
-        return cls(history, torch.sparse_coo_tensor(indices, values, (n, n)).coalesce().to_sparse_csr())
+        (liked, owner), values = _nearest_entries(neighbors, similarity)
+        start = torch.zeros(len(neighbors) + 1, dtype=torch.int64, device=liked.device)
+        start[1:] = torch.bincount(owner, minlength=len(neighbors)).cumsum(0)
+        by_scored_item = torch.sparse_csr_tensor(start, liked, values, (len(neighbors), len(neighbors)))
+        return cls(history, _transposed(by_scored_item))
 
     def with_items(self, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
         """A scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
@@ -320,6 +324,16 @@ class ItemWeightScorer(Scorer):
         grown.history = torch.sparse_coo_tensor(torch.stack([owners, columns]), values, h.shape).to_sparse_csr()
         return grown
 
+    @property
+    def has_sparse_products(self) -> bool:
+        """Whether scores are products of sparse matrices: sparse weights on the CPU, to which nothing was added."""
+        return self._sparse and self._weights is not None and self.history.is_cpu
+
+    @cached_property
+    def masking_weights(self) -> Any:
+        """Sparse weights on the CPU, and -inf for each item itself below: scipy's CSR `(2I, I)` (`masking`)."""
+        return masking(csr_of(self.weights))
+
     def queries(self, users: Tensor) -> Tensor:
         return _dense_rows(self.history, users)
 
@@ -331,6 +345,11 @@ class ItemWeightScorer(Scorer):
         return rows
 
     def scores(self, queries: Tensor) -> Tensor:
+        if self.has_sparse_products:
+            rows, columns = queries.nonzero(as_tuple=True)
+            shape = len(queries), 2 * self.n_items
+            history = csr_of_pairs(rows, columns, queries[rows, columns], shape)
+            return torch.from_numpy((history @ self.masking_weights).toarray())
         if self._sparse:
             return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
         return torch.sparse.mm(queries.to_sparse_csr(), self.weights)  # a history is nearly all zeros
@@ -400,6 +419,8 @@ def _cosine(rows: Tensor, table: Tensor) -> Tensor:
 
 def _transposed(matrix: Tensor) -> Tensor:
     """A CSR matrix `(n, m)` as one `(m, n)`."""
+    if matrix.is_cpu:
+        return transposed_csr(matrix)
     return matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
 
 
@@ -415,8 +436,10 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
 
 def _nearest_entries(neighbors: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
     """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`, whose first scored item is `first`."""
-    target, slot = (neighbors >= 0).nonzero(as_tuple=True)
-    return torch.stack([neighbors[target, slot], target + first]), similarity[target, slot]
+    is_there = neighbors >= 0
+    rows = torch.arange(first, first + len(neighbors), device=neighbors.device)
+    target = torch.repeat_interleave(rows, is_there.sum(1))
+    return torch.stack([neighbors[is_there], target]), similarity[is_there]
 
 
 def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
 from lirdrec.ranking.sharded_scorer import ShardedScorer
+from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
-MEMORY_LIMIT = 64 * 2**20
+MEMORY_LIMIT = 64 * 2**20  # bytes of a block of scores on a CPU
+DEVICE_MEMORY_LIMIT = 2**30  # on a GPU, which small blocks would leave waiting for the host
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,61 @@ def rank_users(
     seen: Histories | None = None,
     candidates: Tensor | None = None,
     quota: Quota | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block."""
+    """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block.
+
+    Without a memory limit it is that of the users' device (`default_limit`).
+    """
+    if memory_limit is None:
+        memory_limit = default_limit(users.device)
+    if isinstance(scorer, ItemWeightScorer) and scorer.has_sparse_products and quota is None and len(users):
+        yield from _rank_sparse(scorer, users, k, seen, candidates, memory_limit)
+        return
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         pairs = seen.pairs(block) if seen is not None else None
         queries = scorer.queries(block)
         limits = {"candidates": candidates, "quota": quota, "memory_limit": memory_limit}
         yield block, *top_k(scorer, queries, k, seen=pairs, **limits)  # type: ignore[arg-type]  # values of three types
+
+
+def _rank_sparse(
+    scorer: ItemWeightScorer,
+    users: Tensor,
+    k: int,
+    seen: Histories | None,
+    candidates: Tensor | None,
+    memory_limit: int,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`rank_users` by products of sparse matrices; few users get dense rows."""
+    if candidates is not None:
+        candidates = candidates.sort().values
+    history, weights = csr_rows(scorer.history, users), scorer.masking_weights
+    if candidates is not None:
+        weights = weights[:, candidates.numpy()]
+    threads = torch.get_num_threads()
+
+    def block(rows: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        some, own = users[slice(*rows)], history[slice(*rows)]
+        owner, items = (users[:0], users[:0]) if seen is None else seen.pairs(some)
+        hidden = csr_of_pairs(owner, items, torch.ones(len(items)), own.shape)
+        left = sp.hstack([own, hidden], format="csr")
+        scores, items = _best_of_sparse(left @ weights, k, memory_limit // threads)
+        return some, scores, items if candidates is None else torch.where(items < 0, items, candidates[items])
+
+    # the products do not hold Python's global lock
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(block, product_blocks(history, weights, memory_limit // threads))
+
+
+def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tensor]:
+    """`top_k_dense` of scipy's CSR matrix `(b, I)`, where what is not there is 0."""
+    lists = largest_of_rows(block, k)
+    incomplete = torch.from_numpy(fill_with_zeros(block, *lists))
+    scores, items = torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
+    for rows in incomplete.split(block_rows(block.shape[1], 4, memory_limit)):
+        scores[rows], items[rows] = top_k_dense(torch.from_numpy(block[rows.numpy()].toarray()), k)
+    return scores, items
 
 
 def ranked(
@@ -168,6 +220,11 @@ def not_numbers(values: Tensor) -> bool:
 def cleaned(scores: Tensor) -> Tensor:
     """Scores with NaN and `+inf` replaced by `-inf`, so that no item is first because its score overflowed."""
     return scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def default_limit(device: torch.device) -> int:
+    """Bytes of a block of scores where nothing else is asked for."""
+    return MEMORY_LIMIT if device.type == "cpu" else DEVICE_MEMORY_LIMIT
 
 
 def block_rows(n_items: int, element_size: int, memory_limit: int) -> int:

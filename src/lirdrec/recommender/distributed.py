@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,13 @@ from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config, model_names
 from lirdrec.models.registry import model_type as registered
+from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
-from lirdrec.recommender import fit as one_process
+from lirdrec.recommender.fit import finish, optimize, prepare_folder, projections_of
 from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
+from lirdrec.recommender.run_folder import run_lock
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Callback
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
@@ -68,16 +70,16 @@ def fit_on_ranks(
         raise CapabilityError("a training that continues an earlier run is done on one device only; use one")
     progress = progress and ranks.is_first
     if refit is None:
-        resolved = one_process._resolve_configs(config, model, training, preset)
-        job = one_process._make_job(dataset, *resolved, progress, callbacks)
+        resolved = resolve_configs(config, model, training, preset)
+        job = make_job(dataset, *resolved, progress, callbacks)
     else:
-        job = one_process._refit_job(dataset, refit, training, progress, callbacks)
+        job = refit_job(dataset, refit, training, progress, callbacks)
     return _trained(ranks, replace(job, calibrate=calibrate_new_items), run, resume, overwrite, device, cache)
 
 
 def _trained(
     ranks: Ranks,
-    job: one_process._Job,
+    job: Job,
     run: str | Path,
     resume: bool,
     overwrite: bool,
@@ -85,25 +87,32 @@ def _trained(
     cache: str | Path | Literal[False] | None,
 ) -> Recommender | None:
     """Train the job on all ranks; rank 0 writes the run folder and returns the recommender."""
-    folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, device, cache)  # a bad option changes nothing
+    projections = projections_of(job, ranks)
+    folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, projections, device, cache)
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
         if ranks.is_first:
-            _prepare_folder(folder, resume, overwrite)
+            prepare_folder(folder, resume, overwrite or resume)
         ranks.wait_for_all()
-        store = ShardedCheckpointStore(folder / "checkpoint", one_process._fingerprint(job), ranks, built.shard_of)
-        result = one_process._optimize(job, built, store, resume, folder if ranks.is_first else None)
+        store = ShardedCheckpointStore(folder / "checkpoint", fingerprint(job), ranks, built.shard_of)
+        result = optimize(job, built, store, resume, folder if ranks.is_first else None)
         state = gathered(built)
         del built, store
         if state is None:
             return None
-        alone = _built(job, ONE, device, cache)
+        alone = _built(job, ONE, projections, device, cache)
         alone.load_state_dict(state)
-        recommender = one_process._finish(job, alone, result, {"devices": ranks.size})
+        recommender = finish(job, alone, result, {"devices": ranks.size})
         recommender.save(folder, overwrite=True)
     return recommender
 
 
-def _built(job: one_process._Job, ranks: Ranks, device: str, cache: str | Path | Literal[False] | None) -> Model:
+def _built(
+    job: Job,
+    ranks: Ranks,
+    projections: Mapping[str, Projection],
+    device: str,
+    cache: str | Path | Literal[False] | None,
+) -> Model:
     """The model of this rank, or, for `ONE`, the usual model."""
     model_type = model_for_config(job.config)
     if not model_type.capabilities.several_devices:
@@ -114,7 +123,7 @@ def _built(job: one_process._Job, ranks: Ranks, device: str, cache: str | Path |
     if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
         verify_features(job.dataset, getattr(job.config, "modalities", None))
     torch_device = resolve_device(device)
-    inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks)
+    inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks, projections)
     return model_type(inputs, job.config)
 
 
@@ -127,10 +136,3 @@ def gathered(model: Model) -> dict[str, Tensor] | None:
         if table is not None:
             state[name] = table
     return state if model.inputs.ranks.is_first else None
-
-
-def _prepare_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    check_new(folder, overwrite or resume)
-    leave_out(folder, one_process.WRITTEN_WHILE_TRAINING)
-    if not resume:
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)

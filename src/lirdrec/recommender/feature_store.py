@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix, open_array
 from lirdrec.errors import RunFolderError, describe_read_error
+from lirdrec.files.atomic import share
 from lirdrec.files.manifest import MANIFEST, file_entry, is_relative_name, resolve_path
-from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_json, write_json
+from lirdrec.nn.principal_components import Projection
+from lirdrec.recommender.run_folder import REMEDY, Writer, check_file, read_errors, read_json, write_json
 from lirdrec.row_buffers import append_rows
 
 DESCRIPTION = "features.json"
+PROJECTIONS = "features/projections.safetensors"
 Blocks = list[dict[str, FeatureMatrix]]
 
 
@@ -35,6 +40,7 @@ class FeatureStore:
         folder: the prepared dataset that contains `trained`, if there is one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
         missing: why `trained` cannot be read, or None; becomes an error only when `trained` is needed.
+        projections: name → what the model reads in place of a matrix, trained or added (recommender/feature_size.py).
     """
 
     trained: dict[str, FeatureMatrix] | None
@@ -42,14 +48,16 @@ class FeatureStore:
     folder: Path | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: str | None = None
+    projections: Mapping[str, Projection] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Dataset) -> FeatureStore:
+    def of(cls, dataset: Dataset, projections: Mapping[str, Projection] | None = None) -> FeatureStore:
         """The features of a dataset; a reference where it was loaded from a prepared folder."""
+        projections = projections or {}
         if dataset.folder is None or not dataset.features:
-            return cls(dict(dataset.features))
+            return cls(dict(dataset.features), projections=projections)
         files = _prepared_files(dataset.folder, list(dataset.features))
-        return cls(dict(dataset.features), folder=dataset.folder, files=files)
+        return cls(dict(dataset.features), folder=dataset.folder, files=files, projections=projections)
 
     def blocks(self) -> Blocks:
         """All blocks in row order: trained items first.
@@ -94,6 +102,9 @@ class FeatureStore:
             prefix = f"features/added-{number}"
             description["added_blocks"].append(prefix)
             files |= _matrix_writers(prefix, block)
+        if self.projections:
+            description["projections"] = PROJECTIONS
+            files[PROJECTIONS] = lambda path: _write_projections(path, self.projections)
         return files | {DESCRIPTION: lambda path: write_json(path, description)}
 
     @classmethod
@@ -119,6 +130,21 @@ class FeatureStore:
         path = resolve_path(run, manifest, DESCRIPTION)
         description = read_json(path)
         _check(description, path)
+        store = cls._read_matrices(run, description, elsewhere, verify, manifest)
+        if description.get("projections") is None:
+            return store
+        file = resolve_path(run, manifest, description["projections"])
+        return replace(store, projections=_read_projections(file, description["names"]))
+
+    @classmethod
+    def _read_matrices(
+        cls,
+        run: Path,
+        description: Mapping[str, Any],
+        elsewhere: str | Path | None,
+        verify: bool,
+        manifest: Mapping[str, Any],
+    ) -> FeatureStore:
         names = description["names"]
         added = [{n: _read_matrix(run, manifest, prefix, n) for n in names} for prefix in description["added_blocks"]]
         reference = description.get("dataset")
@@ -190,6 +216,9 @@ def _check(description: Any, path: Path) -> None:
     for key in ("names", "added_blocks"):
         if not all_inside(description.get(key)):
             raise damage(f"its entry '{key}' is not a list of names inside the folder")
+    projections = description.get("projections")
+    if projections is not None and not is_relative_name(projections):
+        raise damage("its entry 'projections' is not a name inside the folder")
     reference = description.get("dataset")
     if reference is None:
         return
@@ -205,6 +234,34 @@ def _check(description: Any, path: Path) -> None:
         )
         if not is_valid or not isinstance(entry.get("bytes"), int):
             raise damage(f"its entry of the file {name!r} is wrong")
+
+
+def _write_projections(path: Path, projections: Mapping[str, Projection]) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for name, projection in projections.items():
+        tensors |= {f"{name}.offset": projection.offset, f"{name}.directions": projection.directions}
+    save_file(tensors, path)
+    share(path)
+
+
+def _read_projections(path: Path, names: Sequence[str]) -> dict[str, Projection]:
+    """The projections in a file, of some of the modalities `names`.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    with read_errors(path):
+        tensors = load_file(path)
+        found = {
+            name: Projection(tensors[f"{name}.offset"], tensors[f"{name}.directions"])
+            for name in names
+            if f"{name}.offset" in tensors
+        }
+    for name, p in found.items():
+        is_matrix = p.directions.ndim == 2 and p.offset.shape == p.directions.shape[:1] and p.directions.shape[1] > 0
+        if not is_matrix or {p.offset.dtype, p.directions.dtype} != {torch.float64}:
+            raise RunFolderError(f"{path}: is damaged: the projection of '{name}' is no matrix; {REMEDY}")
+    return found
 
 
 def _matrix_writers(prefix: str, block: Mapping[str, FeatureMatrix]) -> dict[str, Writer]:

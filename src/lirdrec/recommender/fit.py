@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from lirdrec.config import to_dict
@@ -19,35 +17,23 @@ from lirdrec.data.history_order import has_clock
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
-from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
+from lirdrec.nn.principal_components import Projection
+from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.recommender.feature_size import column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
+from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
 from lirdrec.recommender.launch_simulation import fit_new_item_encoder
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
-from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import (
-    StopAfter,
-    continued_training,
-    full_epochs,
-    merge_splits,
-    refit_settings,
-    settings_of,
-)
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.recommender.state import RunState
 from lirdrec.recommender.warm_start import (
-    check_features,
-    check_parameters,
-    read_earlier,
-    run_name,
     start_from,
     weights_digest,
-    without_trained,
 )
 from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
@@ -57,37 +43,6 @@ from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 log = logging.getLogger(__name__)
 WRITTEN_WHILE_TRAINING = ("history.jsonl", "curves.png")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """The dataset and settings of one call of `fit`.
-
-    Attributes:
-        dataset, config, training: data, model config and training options, the batch size as a number.
-        automatic: whether batch size and learning rate were computed from the number of pairs.
-        validate: validation metrics of a scorer; None: no validation.
-        refit: the earlier run whose settings are used, or None.
-        start: the earlier run whose parameters the training starts from, or None.
-        full_epochs: epochs that the training from scratch took, where `refit` or `start` is given.
-        progress: whether to show it.
-        callbacks: those of the caller.
-        calibrate: whether simulated launches calibrate the encoder of new items.
-        encoder: that of the earlier run, for a training without validation.
-    """
-
-    dataset: Dataset
-    config: Any
-    training: TrainConfig
-    automatic: bool
-    validate: Callable[[Scorer], dict[str, float]] | None
-    refit: str | None
-    start: RunState | None
-    full_epochs: int | None
-    progress: bool
-    callbacks: tuple[Callback, ...]
-    calibrate: bool = True
-    encoder: NewItemEncoder | None = None
 
 
 def fit(
@@ -135,11 +90,11 @@ def fit(
     True
     """
     if refit is None and warm_start is None:
-        job = _make_job(dataset, *_resolve_configs(config, model, training, preset), progress, callbacks)
+        job = make_job(dataset, *resolve_configs(config, model, training, preset), progress, callbacks)
     elif config is not None or model is not None or None not in (refit, warm_start):
         raise ConfigError("refit and warm_start take the model of the earlier run; give one of them, and no model")
     else:
-        make = _warm_job if refit is None else _refit_job
+        make = warm_job if refit is None else refit_job
         job = make(dataset, warm_start if refit is None else refit, training, progress, callbacks)
     job = replace(job, calibrate=calibrate_new_items)
     torch_device, may_exist = resolve_device(device), overwrite or resume
@@ -148,97 +103,12 @@ def fit(
     built = _build_model(job, torch_device, cache)  # before the folder is touched: a bad option must change nothing
     if run is not None:
         return _train_in_folder(job, built, Path(run), resume, may_exist)
-    store = None if checkpoint is None else CheckpointStore(Path(checkpoint), _fingerprint(job), checkpoint_seconds)
+    store = None if checkpoint is None else CheckpointStore(Path(checkpoint), fingerprint(job), checkpoint_seconds)
     return _train(job, built, store, resume=True)
 
 
-def _make_job(
-    dataset: Dataset,
-    config: Any,
-    training: TrainConfig,
-    progress: bool,
-    callbacks: tuple[Callback, ...],
-    start: RunState | None = None,
-) -> _Job:
-    metric = fitting_metric(dataset, training.metric)
-    if metric != training.metric:
-        log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
-        training = replace(training, metric=metric)
-    automatic = training.batch_size == "auto"
-    training = training.resolved(len(dataset.train.users))
-    validate = _validation(dataset, metric)
-    epochs, encoder = (None, None) if start is None else (full_epochs(start), _earlier_encoder(start))
-    settings = (dataset, config, training, automatic, validate)
-    return _Job(*settings, None, start, epochs, progress, callbacks, encoder=encoder)
-
-
-def _earlier_encoder(state: RunState) -> NewItemEncoder | None:
-    return NewItemEncoder.from_info(state.info.get(NEW_ITEMS))
-
-
-def _refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
-    if training is not None:
-        raise ConfigError("refit takes the training options of the earlier run; leave out training")
-    state = read_earlier(run)
-    found, start = refit_settings(state)
-    options = found.training
-    if found.best_epoch is not None and options.schedule == "cosine":
-        callbacks = (*callbacks, StopAfter(found.best_epoch))
-    elif found.best_epoch is not None:
-        options = replace(options, epochs=found.best_epoch)
-    if start is not None:
-        check_features(dataset, start, found.config)
-    whole = merge_splits(dataset)
-    name, epochs = run_name(state), None if found.best_epoch is None else full_epochs(state)
-    settings = (whole, found.config, options.resolved(len(whole.train.users)), False, None)
-    return _Job(*settings, name, start, epochs, progress, callbacks, encoder=_earlier_encoder(state))
-
-
-def _warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> _Job:
-    _check_training(training)
-    state = read_earlier(run)
-    found = settings_of(state)
-    if found.best_epoch is None and state.info.get("training") is None:
-        log.info("%s is computed in closed form: it is computed again", state.info.get("model"))
-        return _make_job(dataset, found.config, training or found.training, progress, callbacks)
-    check_parameters(state)
-    check_features(dataset, state, found.config)
-    if not len(dataset.valid) and training is None:
-        raise ConfigError(
-            f"{dataset.name} has no validation interactions, which choose the number of epochs; hold some out"
-            " (lirdrec prepare --split temporal), or give the number: epochs"
-        )
-    options = continued_training(state) if training is None else training
-    return _make_job(without_trained(dataset, state), found.config, options, progress, callbacks, state)
-
-
-def _check_training(training: Any) -> None:
-    if training is not None and not isinstance(training, TrainConfig):
-        raise ConfigError(
-            f"fit: training is of type {type(training).__name__}; give lirdrec.TrainConfig(…), for instance"
-            " training=lirdrec.TrainConfig(epochs=20)"
-        )
-
-
-def _resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
-    """The configs of model and training; what is not given comes from the preset."""
-    if isinstance(config, str):
-        if model not in (None, config):
-            raise ConfigError(f"fit: the model is '{config}' and model='{model}'; give one of them")
-        config, model = None, config
-    _check_training(training)
-    if config is None:
-        base_config, base_training = preset_of("lirdrec" if model is None else model, preset)
-    else:
-        name = model_for_config(config).name
-        if model not in (None, name):
-            raise ConfigError(f"fit: the configuration is of the model '{name}', and model='{model}'; give one of them")
-        base_config, base_training = preset_of(name, preset, getattr(config, "loss", None))
-    return (base_config if config is None else config), (base_training if training is None else training)
-
-
-def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
-    check_size(job.dataset, job.config, device)
+def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[False] | None) -> Model:
+    check_size(job.dataset, job.config, device, column_counts(job.dataset, job.config))
     model = model_for_config(job.config)
     if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))
@@ -249,27 +119,45 @@ def _build_model(job: _Job, device: torch.device, cache: str | Path | Literal[Fa
             f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
             " items is unknown; leave time_gaps out, or prepare the dataset with a column of times"
         )
-    built = model(make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress), job.config)
+    projections = projections_of(job)
+    inputs = make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress, projections=projections)
+    built = model(inputs, job.config)
     if job.start is not None:
         start_from(built, job.dataset, job.start)
     return built
 
 
-def _train_in_folder(job: _Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
+def projections_of(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
+    """How features are reduced: as in the run that the training starts from, else fitted to the items of training."""
+    if job.start is not None and job.start.features is not None:
+        return job.start.features.projections
+    return fit_projections(job.dataset, job.config, ranks)
+
+
+def _train_in_folder(job: Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
     with run_lock(folder):
-        check_new(folder, may_exist)  # another process may have written it since
-        leave_out(folder, WRITTEN_WHILE_TRAINING)
+        prepare_folder(folder, resume, may_exist)  # another process may have written it since
         # reads a checkpoint of several devices, too
-        store = ShardedCheckpointStore(folder / "checkpoint", _fingerprint(job), model.inputs.ranks, model.shard_of)
-        if not resume and store.folder.is_dir():
-            shutil.rmtree(store.folder)
+        store = ShardedCheckpointStore(folder / "checkpoint", fingerprint(job), model.inputs.ranks, model.shard_of)
         recommender = _train(job, model, store, resume, folder)
         recommender.save(folder, overwrite=True)
     return recommender
 
 
+def prepare_folder(folder: Path, resume: bool, may_exist: bool) -> None:
+    """Remove what an earlier training left in a locked run folder; its checkpoint stays where it is resumed.
+
+    Raises:
+        RunFolderError: there is a finished run, and `may_exist` is false.
+    """
+    check_new(folder, may_exist)
+    leave_out(folder, WRITTEN_WHILE_TRAINING)
+    if not resume and (folder / "checkpoint").is_dir():
+        shutil.rmtree(folder / "checkpoint")
+
+
 def _train(
-    job: _Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
+    job: Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
 ) -> Recommender:
     if model.capabilities.training == "closed_form":
         model.solve()
@@ -277,10 +165,10 @@ def _train(
         if job.validate is not None:
             info["metrics"] = {"valid": job.validate(model.scorer())}
         return Recommender.from_training(model, job.dataset, info=info)
-    return _finish(job, model, _optimize(job, model, store, resume, folder))
+    return finish(job, model, optimize(job, model, store, resume, folder))
 
 
-def _origin(job: _Job) -> dict[str, Any]:
+def _origin(job: Job) -> dict[str, Any]:
     """What a run keeps about its start: the seed and the earlier run, if there is one."""
     info: dict[str, Any] = {"seed": job.training.seed}
     if job.refit is not None:
@@ -292,8 +180,8 @@ def _origin(job: _Job) -> dict[str, Any]:
     return info
 
 
-def _optimize(
-    job: _Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
+def optimize(
+    job: Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
 ) -> TrainResult:
     """Run the training loop; with several ranks, the first alone has a `folder` for the history, and progress."""
     training, validate = job.training, job.validate
@@ -320,7 +208,7 @@ def _optimize(
     return result
 
 
-def _finish(job: _Job, model: Model, result: TrainResult, info: dict[str, Any] | None = None) -> Recommender:
+def finish(job: Job, model: Model, result: TrainResult, info: dict[str, Any] | None = None) -> Recommender:
     """The recommender of a trained model; `info` is kept with it."""
     training, info, n_epochs = job.training, _origin(job) | (info or {}), len(result.history)
     scorer = model.scorer()
@@ -335,7 +223,7 @@ def _finish(job: _Job, model: Model, result: TrainResult, info: dict[str, Any] |
     return Recommender.from_training(model, job.dataset, scorer=scorer, info=info)
 
 
-def _new_item_encoder(job: _Job, model: Model, scorer: Scorer) -> NewItemEncoder | None:
+def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder | None:
     """The encoder of items that are added later: from the earlier run in a refit, else from simulated launches."""
     if not isinstance(scorer, VectorScorer) or not model.capabilities.cold_items:
         return None
@@ -361,72 +249,3 @@ def _started_from(state: RunState) -> dict[str, str | None]:
     """What a run keeps about the run that it continued."""
     folder = None if state.folder is None else str(state.folder.resolve())
     return {"run": folder, "weights": weights_digest(state)}
-
-
-def fitting_metric(dataset: Dataset, metric: str) -> str:
-    """The metric; if its cut-off exceeds the number of ranked items, the same metric at half of this number.
-
-    Raises:
-        ConfigError: not a metric with a cut-off.
-    """
-    name, k = split_name(metric)
-    n_ranked = dataset.n_items
-    cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
-    if len(cold) and len(cold) == len(np.unique(dataset.valid.items)):
-        n_ranked -= len(np.unique(dataset.train.items))
-    return metric if k <= n_ranked else f"{name}@{max(1, n_ranked // 2)}"
-
-
-def _validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
-    """A function from a scorer to its validation metrics; None (and a warning) without validation interactions."""
-    name, k = split_name(metric)
-    train_pairs, valid_pairs = (
-        (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
-        for split in (dataset.train, dataset.valid)
-    )
-    cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
-    candidates = None
-    if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
-        # a cold-start split: only items without training are held out, so only they are ranked
-        candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
-    truth = GroundTruth.from_pairs(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
-    if not len(truth.users):
-        log.warning(
-            "%s has no validation pairs: training cannot stop early, and the last epoch is saved; "
-            "to train on everything, refit a run that had validation (--refit RUN)",
-            dataset.name,
-        )
-        return None
-    names = tuple(dict.fromkeys((name, "recall", "ndcg")))
-    truth_on: dict[torch.device, GroundTruth] = {}
-
-    def validate(scorer: Scorer) -> dict[str, float]:
-        device = next(iter(scorer.tensors().values())).device
-        if device not in truth_on:
-            truth_on[device] = truth.to(device)
-        return evaluate_scorer(scorer, truth_on[device], names, (k,)).values
-
-    return validate
-
-
-def _fingerprint(job: _Job) -> dict[str, Any]:
-    """The settings that must be the same to resume from a checkpoint; epochs and patience may change."""
-    dataset, training = job.dataset, job.training
-    digest = hashlib.sha256()
-    for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    if dataset.train.weights is not None:
-        digest.update(np.ascontiguousarray(dataset.train.weights).tobytes())
-    for name in sorted(dataset.features):
-        matrix = dataset.features[name]
-        digest.update(f"{name}{matrix.values.shape}".encode())
-        digest.update(np.ascontiguousarray(matrix.values[:: max(1, len(matrix.values) // 64)]).tobytes())
-    free = ("epochs", "patience", "checkpoint_every", "tensorboard")
-    options = {f"training.{key}": value for key, value in to_dict(training).items() if key not in free}
-    if training.schedule == "cosine":
-        options["training.epochs"] = training.epochs
-    if training.schedule != "exponential":  # then they have no effect
-        del options["training.decay"], options["training.decay_epochs"]
-    model = {f"model.{key}": value for key, value in to_dict(job.config).items()}
-    start = {"warm_start": None if job.start is None else weights_digest(job.start)}
-    return {"model": model_for_config(job.config).name, **model, **options, "dataset": digest.hexdigest()[:16], **start}

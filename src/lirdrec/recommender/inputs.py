@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +14,19 @@ import torch
 
 from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
+from lirdrec.data.features import FeatureMatrix
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
+from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
 
 
-def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
+def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Mapping[str, int] | None = None) -> None:
     """Check that the machine's memory is enough for the vectors of a model, before they are allocated.
 
     A lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of all users
     and items with their gradient; for LIRDRec also the weights of its hidden layers.
+    `columns`: of the modalities that are reduced.
 
     Raises:
         ConfigError: they need more memory; names the option and both sizes.
@@ -35,7 +38,8 @@ def check_size(dataset: Dataset, config: Any, device: torch.device) -> None:
     options = f"embedding_size {size}"
     multiplier = getattr(config, "hidden_multiplier", None)
     if multiplier is not None:
-        numbers += 4 * size * multiplier * sum(matrix.dims for matrix in dataset.features.values())
+        widths = {name: matrix.dims for name, matrix in dataset.features.items()} | dict(columns or {})
+        numbers += 4 * size * multiplier * sum(widths.values())
         options += f" with hidden_multiplier {multiplier}"
     check_memory(4 * numbers, f"{options}: training on {dataset.name}")
 
@@ -47,23 +51,23 @@ def make_model_inputs(
     seed: int = 0,
     progress: bool = False,
     ranks: Ranks = ONE,
+    projections: Mapping[str, Projection] | None = None,
 ) -> ModelInputs:
     """Tensors on `device`: training pairs with weights, features in float32, and a cached source of neighbors.
 
-    With several `ranks`, the features are the rows of this rank's items, which alone are read.
+    With several `ranks`, the features are the rows of this rank's items, which alone are read. Modalities with a
+    projection are reduced by it (`recommender/feature_size.py`), neighbors included.
     """
+    projections = projections or {}
     features, rows = {}, slice(None) if ranks.size == 1 else ranks.shard(dataset.n_items).rows
     for name in sorted(dataset.features):  # one order everywhere: image before text
-        matrix = dataset.features[name]
-        features[name] = Features(
-            as_tensor(matrix.values[rows]).to(device), torch.from_numpy(np.array(matrix.present[rows])).to(device)
-        )
+        features[name] = as_features(dataset.features[name], device, projections.get(name), rows)
     neighbors: Callable[[str, int], torch.Tensor]
     if ranks.size == 1:
         tensors = {name: (f.values, f.present) for name, f in features.items()}
         neighbors = NeighborSource(tensors, _cache_folder(cache), _neighbor_progress if progress else None)
     else:
-        neighbors = _NeighborsOfFirst(dataset, torch.device(device), _cache_folder(cache), progress, ranks)
+        neighbors = _NeighborsOfFirst(dataset, torch.device(device), _cache_folder(cache), progress, ranks, projections)
     return ModelInputs(
         n_users=dataset.n_users,
         n_items=dataset.n_items,
@@ -73,6 +77,7 @@ def make_model_inputs(
         neighbors=neighbors,
         seed=seed,
         ranks=ranks,
+        projections=projections,
         weights=_optional_tensor(dataset.train.weights, device),
         timestamps=_optional_tensor(dataset.train.timestamps, device),
     )
@@ -86,18 +91,23 @@ class _NeighborsOfFirst:
     """A `NeighborSource` that rank 0 computes or reads from the cache, for all ranks."""
 
     def __init__(
-        self, dataset: Dataset, device: torch.device, folder: Path | None, progress: bool, ranks: Ranks
+        self,
+        dataset: Dataset,
+        device: torch.device,
+        folder: Path | None,
+        progress: bool,
+        ranks: Ranks,
+        projections: Mapping[str, Projection],
     ) -> None:
         self._dataset, self._device, self._folder = dataset, device, folder
-        self._progress, self._ranks = progress, ranks
+        self._progress, self._ranks, self._projections = progress, ranks, projections
 
     def __call__(self, name: str, k: int) -> torch.Tensor:
         return self._ranks.tensor_from_first(self._computed(name, k) if self._ranks.is_first else None).to(self._device)
 
     def _computed(self, name: str, k: int) -> torch.Tensor:
-        matrix = self._dataset.features[name]
-        values, present = as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))
-        tensors = {name: (values.to(self._device), present.to(self._device))}
+        feature = as_features(self._dataset.features[name], self._device, self._projections.get(name))
+        tensors = {name: (feature.values, feature.present)}
         return NeighborSource(tensors, self._folder, _neighbor_progress if self._progress else None)(name, k)
 
 
@@ -110,10 +120,29 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lirdrec"
 
 
-def as_tensor(values: np.ndarray) -> torch.Tensor:
-    """Features as float32; a memory map of that type is not copied."""
-    if values.dtype != np.float32 or not values.flags.c_contiguous:
-        values = np.array(values, dtype=np.float32)
+def as_features(
+    matrix: FeatureMatrix,
+    device: torch.device | str,
+    projection: Projection | None = None,
+    rows: slice = slice(None),
+) -> Features:
+    """Rows of a feature matrix as float32 on `device`, reduced by the projection if there is one.
+
+    A memory map of float32 is not copied on the CPU.
+    """
+    values = matrix.values[rows]
+    tensor = _as_tensor(values) if projection is None else projection(stored_tensor(values))
+    return Features(tensor, torch.from_numpy(np.array(matrix.present[rows]))).to(device)
+
+
+def _as_tensor(values: np.ndarray) -> torch.Tensor:
+    return stored_tensor(values if values.dtype == np.float32 else np.array(values, dtype=np.float32))
+
+
+def stored_tensor(values: np.ndarray) -> torch.Tensor:
+    """Features of the type that they are stored in; a memory map is not copied."""
+    if not values.flags.c_contiguous:
+        values = np.array(values, order="C")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(values)  # no model writes to its features

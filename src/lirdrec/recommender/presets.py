@@ -50,10 +50,10 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
         options |= SOFTMAX_OPTIONS.get(model, {})
     config: Any = make_config(model_class.Config, options, "the preset")
     rate = PUBLISHED_RATES.get(model, COMMON_RATE)
-    if model_class.capabilities.ordered and model_class.capabilities.training == "gradient":
-        return config, TrainConfig(batch_size=SEQUENCE_BATCH, learning_rate=SEQUENCE_RATE)
     if name == "paper" and loss != "softmax":
         return config, make_config(TrainConfig, dict(model_class.published), "the preset")
+    if model_class.capabilities.ordered and model_class.capabilities.training == "gradient":
+        return config, TrainConfig(batch_size=SEQUENCE_BATCH, learning_rate=SEQUENCE_RATE)
     if loss == "softmax":
         return config, TrainConfig(batch_size="auto", order="users", learning_rate=SOFTMAX_RATE)
     if not offers_losses:  # an in-batch loss depends on the batch size, so this stays as published

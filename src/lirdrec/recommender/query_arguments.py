@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,20 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.frames import to_polars
+from lirdrec.data.history_order import last_places
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, RANK, SCORE, TIMESTAMP, USER
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.models.base import Model
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import LARGEST_QUERY, sound_rows
-from lirdrec.ranking.top_k import top_k_dense
+from lirdrec.ranking.scorers import LARGEST_QUERY, Scorer, sound_rows
+from lirdrec.ranking.top_k import top_k, top_k_dense
 
 QUERY_BYTES = 128 << 20  # of the queries of one block; the ranker has its own limit for scores
 MODES = ("raise", "skip", "popular")  # what to do with unknown users
 
 
-class SimilarityScorer:
+class _SimilarityScorer:
     """Makes `top_k` rank similarities: a query is the row of the item or user itself, as a float."""
 
     def __init__(self, n_items: int, similarity: Callable[[Tensor], Tensor]):
@@ -32,10 +35,42 @@ class SimilarityScorer:
         return self.similarity(queries[:, 0].long())
 
 
-def blocks(n: int, width: int) -> Sequence[slice]:
-    """Slices of `n` queries of `width` numbers, each of at most `QUERY_BYTES`."""
+def most_similar(
+    similarity: Callable[[Tensor], Tensor], n: int, rows: Tensor, k: int, candidates: Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows most similar to each of `rows` `(B,)`, itself left out: similarities and rows `(B, k)`.
+
+    Args:
+        similarity: from rows `(b,)` to similarities `(b, n)`, such as `Scorer.similar_items`.
+        n: number of rows; candidates: `(c,)` rows to choose from, or None for all.
+    """
+    itself = (torch.arange(len(rows), device=rows.device), rows)
+    scorer: Any = _SimilarityScorer(n, similarity)
+    scores, nearest = top_k(scorer, rows[:, None].float(), k, seen=itself, candidates=candidates)
+    return scores.cpu().numpy(), nearest.cpu().numpy()
+
+
+def query_blocks(n: int, scorer: Scorer, device: torch.device) -> list[slice]:
+    """Slices of `n` queries of a scorer on `device`, each of at most `QUERY_BYTES`."""
+    width = scorer.queries(torch.zeros(1, dtype=torch.int64, device=device)).shape[1] if scorer.n_users else 1
     step = max(1, QUERY_BYTES // (4 * max(1, width)))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """The queries of histories in blocks of at most `QUERY_BYTES`: which histories, and their queries `(b, D)`.
+
+    Args:
+        model: gives the queries (`Model.fold_in`); scorer: of this model.
+        histories: one or more, item rows `(n,)` int64 each, on the scorer's device.
+
+    Raises:
+        DataError: see `check_queries`.
+    """
+    for block in query_blocks(len(histories), scorer, histories[0].device):
+        queries = model.fold_in(scorer, histories[block])
+        check_queries(queries, block.start)
+        yield block, queries
 
 
 def popular(
@@ -110,6 +145,30 @@ def pair_times(pairs: Any) -> np.ndarray | None:
     return times.cast(pl.Int64).to_numpy()
 
 
+def user_rows(ids: list[Any], users: IdMap, unknown: str) -> tuple[list[Any], np.ndarray]:
+    """Ids of users and their rows: with `unknown="skip"` those that are known, with "popular" -1 for unknown ones.
+
+    Raises:
+        UnknownIdError: an unknown user with "raise"; an id of another type with "popular".
+    """
+    rows = users.rows(ids)
+    is_known = rows >= 0
+    if unknown == "skip":
+        return list(itertools.compress(ids, is_known)), rows[is_known]
+    refused = list(itertools.compress(ids, ~is_known))
+    if unknown == "popular":
+        refused = [id for id in refused if isinstance(id, str) is users.is_integer]
+    if refused:
+        known_rows(refused, users)  # raises
+    return ids, rows
+
+
+def owned(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The entries of lists: the number of its list for each, and the entries, `(n,)` int64 each."""
+    lengths = torch.tensor(list(map(len, lists)), device=lists[0].device)
+    return torch.repeat_interleave(lengths), torch.cat(list(lists))
+
+
 def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
     """The distinct item rows of a history: for ordered models as given, each at its latest place, else ascending.
 
@@ -118,8 +177,7 @@ def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
     """
     if not ordered:
         return np.unique(rows)
-    last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
-    return rows[np.sort(last)]
+    return rows[last_places(rows)]
 
 
 def as_histories(items_or_lists: Any) -> list[list[Any]]:

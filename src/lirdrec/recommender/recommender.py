@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,39 +15,37 @@ from torch import Tensor
 
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.frames import FrameKind, append_frame, from_polars
+from lirdrec.data.frames import FrameKind, from_polars
 from lirdrec.data.ids import IdMap, as_list, known_rows, pluralize
 from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.models.base import Features, Model
+from lirdrec.models.base import Model
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users, top_k
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.inputs import as_tensor
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder, NewItemPolicy
-from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import (
-    SimilarityScorer,
     as_histories,
-    blocks,
     check_k,
-    check_queries,
     check_unknown,
+    folded_in,
     history_rows,
     long_frame,
+    most_similar,
+    owned,
     pair_rows,
     pair_times,
     popular,
+    query_blocks,
+    user_rows,
 )
 from lirdrec.recommender.serialization import read_run, rebuild, write_metrics, write_run
-from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories, with_pairs
-
-log = logging.getLogger(__name__)
+from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
+from lirdrec.recommender.update import with_items, with_likes
 
 HISTORY = "history"
 NEIGHBOR = "neighbor"  # the column's name
@@ -108,9 +105,9 @@ class Recommender:
         self._model = model
         self._weights = weights
         self._exclusions: Histories | None = None  # of `exclusions`, made at first use
-        self._histories = (
-            histories if histories is not None else make_histories(train, len(users), device, n_trained_pairs)
-        )
+        if histories is None and train is not None:
+            histories = make_histories(train, len(users), device, n_trained_pairs)
+        self._histories = histories
 
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
@@ -153,7 +150,7 @@ class Recommender:
             dataset.item_table,
             dataset.train,
             model=model,
-            features=FeatureStore.of(dataset),
+            features=FeatureStore.of(dataset, model.inputs.projections),
             frames=dataset.frame_kind,
             info=facts | dict(info or {}),
             device=model.inputs.device,
@@ -209,11 +206,10 @@ class Recommender:
         histories = self._full_histories("leave out what a user has seen")
         if self.dislikes is None:
             return histories
-        if self._exclusions is None or self._exclusions.items.device != histories.items.device:
+        if self._exclusions is None:
             assert self.train is not None
             everything = Interactions.concatenate([self.train, self.dislikes])
             self._exclusions = make_histories(everything, self.n_users, self.device, self.n_trained_pairs)
-        assert self._exclusions is not None
         return self._exclusions
 
     def liked_rows(self, user_row: int) -> np.ndarray:
@@ -232,7 +228,7 @@ class Recommender:
         """Move everything to `device` (in place) and return the recommender."""
         self.scorer = self.scorer.to(device)
         self.device = torch.device(device)
-        self._histories = None if self._histories is None else self._histories.to(device)
+        self._histories, self._exclusions = None if self._histories is None else self._histories.to(device), None
         if self._model is not None:
             self._weights = {name: tensor.to(device) for name, tensor in self._model.state_dict().items()}
             self._model = None
@@ -275,18 +271,11 @@ class Recommender:
         check_unknown(unknown)
         check_k(k, self.n_items)
         policy = NewItemPolicy.parse(new_items)
-        ids = self.users.series.to_list() if users is None else as_list(users)
-        rows = np.arange(self.n_users) if users is None else self.users.rows(ids)
-        candidate_rows = self._candidates(candidates)
-        is_unknown = rows < 0
-        if is_unknown.any():
-            unknown_ids = list(itertools.compress(ids, is_unknown))
-            of_other_type = [id for id in unknown_ids if isinstance(id, str) is self.users.is_integer]
-            if unknown == "raise" or (unknown == "popular" and of_other_type):
-                known_rows(of_other_type if unknown == "popular" else ids, self.users)  # raises
-            if unknown == "skip":
-                ids = list(itertools.compress(ids, ~is_unknown))
-                rows, is_unknown = rows[~is_unknown], is_unknown[~is_unknown]
+        if users is None:
+            ids, rows = self.users.series.to_list(), np.arange(self.n_users)
+        else:
+            ids, rows = user_rows(as_list(users), self.users, unknown)
+        candidate_rows, is_unknown = self._candidates(candidates), rows < 0
         if exclude_seen and not is_unknown.all():
             self._full_histories("leave out what a user has seen (exclude_seen)")
         scores = np.full((len(rows), k), -np.inf)
@@ -334,17 +323,13 @@ class Recommender:
         flat = known_rows([item for history in lists for item in history], self.items)
         bounds = np.cumsum([0, *map(len, lists)])
         ordered = self.is_ordered
-        histories = [history_rows(flat[start:stop], ordered) for start, stop in itertools.pairwise(bounds)]
+        histories = [self._rows(history_rows(flat[a:b], ordered)) for a, b in itertools.pairwise(bounds)]
         candidate_rows = self._candidates(candidates)
         model, policy = self.model("serve new users"), NewItemPolicy.parse(new_items)
         scorer, quota = self.policy_scorer(policy), policy.quota(k, self.n_trained_items)
         results = []
-        for block in blocks(len(histories), self._query_width()):
-            rows = histories[block]
-            queries = model.fold_in(self.scorer, [self._rows(history) for history in rows])
-            check_queries(queries, block.start)
-            owner = np.repeat(np.arange(len(rows)), [len(history) for history in rows])
-            seen = (self._rows(owner), self._rows(np.concatenate(rows))) if exclude_seen else None
+        for block, queries in folded_in(model, self.scorer, histories):
+            seen = owned(histories[block]) if exclude_seen else None
             results.append(top_k(scorer, queries, k, seen=seen, candidates=candidate_rows, quota=quota))
         scores, items = (torch.cat(columns).cpu().numpy() for columns in zip(*results, strict=True))
         numbers = pl.Series(HISTORY, range(len(histories)), dtype=pl.Int64)
@@ -364,7 +349,7 @@ class Recommender:
         """
         frame, users, items = pair_rows(pairs, self.users, self.items)
         scores = []
-        for block in blocks(len(users), self._query_width()):
+        for block in query_blocks(len(users), self.scorer, self.device):
             queries = self.scorer.queries(self._rows(users[block]))
             scores.append(self.scorer.parts(queries, self._rows(items[block])).double().sum(1).cpu().numpy())
         values = np.concatenate(scores) if scores else np.empty(0)
@@ -433,26 +418,7 @@ class Recommender:
                 all modalities, or without a finite vector.
         """
         model = self.model("take new items")
-        if not model.capabilities.cold_items:
-            raise CapabilityError(f"{model.name} cannot score items that it was not trained with")
-        assert self.features is not None
-        blocks = self.features.blocks()
-        table = new_table(items, self.items, self.item_table)
-        new = new_features(IdMap(table[ITEM], self.items.entity), features, blocks[0])
-        catalog = [self._trained_features(model, blocks[0])]
-        catalog += [{name: self._features(matrix) for name, matrix in block.items()} for block in blocks[1:]]
-        arriving = {name: self._features(matrix) for name, matrix in new.items()}
-        scorer = model.add_items(self.scorer, catalog, arriving)
-        encoder = self.new_item_encoder
-        if encoder is not None and isinstance(scorer, VectorScorer):
-            used = {name: catalog[0][name] for name in getattr(model, "modalities", arriving)}
-            scorer = encoder.apply(scorer, self.n_items, used, {name: arriving[name] for name in used})
-        check_added_items(scorer, self.n_items, table[ITEM])
-        ids = self.items.extended(table[ITEM])
-        merged, store = append_frame(self.item_table, table), self.features.with_added(new)
-        # nothing can fail from here on
-        self.scorer, self.items, self.item_table, self.features = scorer, ids, merged, store
-        log.info("added %s; the catalog has %d now", pluralize(table.height, "item"), len(ids))
+        self._replace(with_items(self.state, model, items, features))
 
     def update(self, likes: Any) -> None:
         """Take in likes since the training, without training; changes this recommender.
@@ -481,50 +447,10 @@ class Recommender:
         True
         """
         check_full(self.train, "take in likes")
-        assert self.train is not None
         _, users, items = pair_rows(likes, self.users, self.items)
-        if self.is_ordered:
-            return self._append(users, items, pair_times(likes))
-        keys = np.unique(users * self.n_items + items)
-        keys = keys[~np.isin(keys, self.train.users * self.n_items + self.train.items)]
-        if not len(keys):
-            return
-        new_users, new_items = keys // self.n_items, keys % self.n_items
-        train = with_pairs(self.train, new_users, new_items)
-        histories = make_histories(train, self.n_users, self.device)
-        assert histories is not None
-        self._take_in(train, histories, self._with_moved_items(train, new_items))
-
-    def _append(self, users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> None:
-        """Take in likes as rows `(n,)` of a model of ordered histories, with their times `(n,)`, or as the latest."""
-        assert self.train is not None
-        n_trained = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
-        train, before = with_pairs(self.train, users, items, times), self.histories
-        histories = make_histories(train, self.n_users, self.device, n_trained)
-        assert histories is not None
-        grown = [user for user in np.unique(users).tolist() if not torch.equal(histories.of(user), before.of(user))]
-        if not grown:
-            return
-        scorer, model = self._with_moved_items(train, items), self.model("take in likes")
-        assert isinstance(scorer, (VectorScorer, ItemWeightScorer))
-        queries = []
-        for block in blocks(len(grown), self._query_width()):
-            queries.append(model.fold_in(scorer, [histories.of(user) for user in grown[block]]))
-            check_queries(queries[-1], block.start)
-        self._take_in(train, histories, scorer.with_users(self._rows(np.array(grown)), torch.cat(queries)))
-
-    def _with_moved_items(self, train: Interactions, liked: np.ndarray) -> Scorer:
-        """The scorer with those of the liked items `(n,)` moved that were added after the training."""
-        added = np.unique(liked[liked >= self.n_trained_items])
-        if not len(added) or not self.has_model or not self.model().can_warm_up:
-            return self.scorer
-        return self.model().fold_in_items(self.scorer, self._rows(added), self._likers(train, added))
-
-    def _take_in(self, train: Interactions, histories: Histories, scorer: Scorer) -> None:
-        """Replace what likes change; nothing can fail here."""
-        assert self.train is not None
-        self.n_trained_pairs = len(self.train) if self.n_trained_pairs is None else self.n_trained_pairs
-        self.train, self._histories, self._exclusions, self.scorer = train, histories, None, scorer
+        ordered = self.is_ordered
+        times = pair_times(likes) if ordered else None
+        self._replace(with_likes(self.state, self.model, users, items, times, ordered=ordered))
 
     # ------------------------------------------------------------ saving
 
@@ -608,27 +534,20 @@ class Recommender:
 
     # ------------------------------------------------------------ inside
 
+    def _replace(self, state: RunState) -> None:
+        """Take over what new items and likes change in a run."""
+        self.scorer, self.items = state.scorer, state.items
+        self.item_table, self.features = state.item_table, state.features
+        self.train, self.n_trained_pairs = state.train, state.n_trained_pairs
+        self._histories, self._exclusions = state.histories, None
+
     def _full_histories(self, purpose: str) -> Histories:
         check_full(self.train, purpose)
         assert self._histories is not None
         return self._histories
 
-    def _likers(self, train: Interactions, items: np.ndarray) -> list[Tensor]:
-        """Queries, as trained, of the users who like each item, in the order of their rows."""
-        scorer = self.scorer
-        queries = scorer.trained_queries if isinstance(scorer, VectorScorer) else scorer.queries
-        return [queries(self._rows(np.unique(train.users[train.items == item]))) for item in items]
-
     def _rows(self, rows: np.ndarray) -> Tensor:
         return torch.tensor(rows, device=self.device)  # a copy: polars gives arrays that cannot be written
-
-    def _features(self, matrix: FeatureMatrix) -> Features:
-        return Features(as_tensor(matrix.values), torch.from_numpy(np.array(matrix.present))).to(self.device)
-
-    def _trained_features(self, model: Model, trained: Mapping[str, FeatureMatrix]) -> dict[str, Features]:
-        """The features of the trained items; those of the model are not copied, since they may be large."""
-        held = model.inputs.features
-        return {name: held[name] if name in held else self._features(matrix) for name, matrix in trained.items()}
 
     def _candidates(self, candidates: Any) -> Tensor | None:
         if candidates is None:
@@ -637,11 +556,6 @@ class Recommender:
         if not ids:
             raise ConfigError("candidates is empty: name at least one item, or leave it out for the complete catalog")
         return self._rows(np.unique(known_rows(ids, self.items)))
-
-    def _query_width(self) -> int:
-        if not self.n_users:
-            return 1
-        return int(self.scorer.queries(self._rows(np.zeros(1, dtype=np.int64))).shape[1])
 
     def _rank_users(
         self, rows: np.ndarray, k: int, exclude_seen: bool, candidates: Tensor | None, policy: NewItemPolicy
@@ -655,14 +569,9 @@ class Recommender:
     def _similar(
         self, id_map: IdMap, rows: np.ndarray, k: int, similarity: Callable[[Tensor], Tensor], candidates: Tensor | None
     ) -> Any:
-        queries = self._rows(rows)
-        itself = (torch.arange(len(rows), device=self.device), queries)
-        scorer: Any = SimilarityScorer(len(id_map), similarity)
-        scores, nearest = top_k(scorer, queries[:, None].float(), k, seen=itself, candidates=candidates)
+        scores, nearest = most_similar(similarity, len(id_map), self._rows(rows), k, candidates)
         ids = id_map.series.gather(rows)
-        return self._frame(
-            long_frame(id_map.entity, ids, nearest.cpu().numpy(), scores.cpu().numpy(), id_map, NEIGHBOR)
-        )
+        return self._frame(long_frame(id_map.entity, ids, nearest, scores, id_map, NEIGHBOR))
 
     def _frame(self, frame: pl.DataFrame) -> Any:
         return from_polars(frame, self.frames)

@@ -144,7 +144,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
             IdMap(items[ITEM], "item"),
             items,
             train,
-            make_histories(train, len(users), device, config.get("n_trained_pairs")),
+            None if train is None else make_histories(train, len(users), device, config.get("n_trained_pairs")),
             features=FeatureStore.read(folder, features, verify, manifest) if "features.json" in listed else None,
             weights=_read_tensors(path_of(WEIGHTS), "cpu") if WEIGHTS in listed else None,
             frames=config["frames"],
@@ -292,7 +292,7 @@ def rebuild(state: RunState) -> Model:
         features=state.features.blocks()[0] if model_type(name).capabilities.needs_features else {},
         item_table=state.item_table.head(n),
     )
-    inputs = make_model_inputs(dataset, state.device)
+    inputs = make_model_inputs(dataset, state.device, projections=state.features.projections)
     model = build(name, inputs, make_config(config_type(name), state.info["model_config"], f"the run of {name}"))
     model.load_state_dict(dict(state.weights))
     return model.to(state.device).eval()

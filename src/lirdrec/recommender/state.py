@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.frames import FrameKind
+from lirdrec.data.history_order import last_places
 from lirdrec.data.ids import IdMap
 from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError
@@ -86,13 +87,11 @@ def with_pairs(
     Where pairs have times, the new ones get `times` `(n,)` int64, by default the latest known time.
     """
     known = pairs.timestamps
-    if known is not None:
-        latest = np.full(len(users), known.max() if len(known) else 0)
-        known = np.concatenate([known, latest if times is None else times])
-    weights = pairs.weights
-    if weights is not None:
-        weights = np.concatenate([weights, np.ones(len(users), weights.dtype)])
-    return Interactions(np.concatenate([pairs.users, users]), np.concatenate([pairs.items, items]), known, weights)
+    if known is None:
+        times = None
+    elif times is None:
+        times = np.full(len(users), known.max() if len(known) else 0)
+    return Interactions.concatenate([pairs, Interactions(users, items, times)])
 
 
 def item_title(table: pl.DataFrame, row: int) -> str | None:
@@ -112,19 +111,14 @@ def check_full(train: Interactions | None, purpose: str) -> None:
 
 
 def make_histories(
-    train: Interactions | None, n_users: int, device: torch.device | str, n_trained: int | None = None
-) -> Histories | None:
-    """The training items of each user on `device`, oldest first where there are timestamps; None without `train`.
+    train: Interactions, n_users: int, device: torch.device | str, n_trained: int | None = None
+) -> Histories:
+    """The training items of each user on `device`, oldest first where there are timestamps.
 
     Pairs after the first `n_trained` may repeat others; each then has its latest place.
     """
-    if train is None:
-        return None
     if n_trained is not None and n_trained < len(train) and train.timestamps is not None:
         train = train.oldest_first()
-        keys = train.users * (int(train.items.max()) + 1) + train.items
-        is_last = np.zeros(len(train), dtype=bool)
-        is_last[len(train) - 1 - np.unique(keys[::-1], return_index=True)[1]] = True
-        train = train.take(is_last)
+        train = train.take(last_places(train.users * (int(train.items.max()) + 1) + train.items))
     times = None if train.timestamps is None else torch.tensor(train.timestamps)
     return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users, times).to(device)

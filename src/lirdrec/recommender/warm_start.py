@@ -163,7 +163,7 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
     graph = _Neighbors(model.inputs, users, items)
     loaded = {}
     for name, own in model.state_dict().items():
-        kind = rows_of(model, name)
+        kind = model.rows_of(name)
         if name not in state.weights:
             raise ConfigError(
                 f"{run}: has no parameter '{name}'; it was trained with other settings or by another version"
@@ -177,14 +177,6 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
         loaded[name] = given if kind is None else graph.filled(given, kind)
     model.load_state_dict(loaded)
     model.start_again()
-
-
-def rows_of(model: Model, name: str) -> str | None:
-    """ "user" or "item" where a tensor of the model's state has one row per user or item, else None."""
-    for kind, names in (("user", model.user_rows), ("item", model.item_rows)):
-        if any(name == one or name.startswith(f"{one}.") for one in names):
-            return kind
-    return None
 
 
 class _Neighbors:

@@ -23,7 +23,8 @@ from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.metrics import Metrics
 from lirdrec.server.run_pointer import RunPointer, Stamp
-from lirdrec.server.state import LiveState, Snapshot
+from lirdrec.server.snapshot import Snapshot
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
 
 log = logging.getLogger(__name__)

@@ -153,7 +153,7 @@ class RecommendRequest(Body):
     filter: Annotated[dict[Key, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
         None,
         description="Conditions on columns of the item table, all of which must hold: a value, or comparisons eq, ne, "
-        "lt, le, gt, ge, in, contains. The column `added`, unless the item table has one of this name, tells whether "
+        "lt, le, gt, ge, in, contains. The column `added`, unless the item table has one of this name, says whether "
         "an item was added after training (true, false), or when: ISO 8601 (UTC unless it says otherwise) or Unix "
         "seconds.",
     )

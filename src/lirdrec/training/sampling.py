@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,16 +18,25 @@ from lirdrec.training.config import TrainConfig
 SORTED_BATCHES = 32  # batches whose sequences are sorted by length together, so that batches differ in every epoch
 
 
-class Sampler(Protocol):
+class Sampler(abc.ABC):
     """The source of the batches of each epoch; `len` is the number of training pairs of an epoch."""
 
+    seed: int  # of all epochs
+
+    @abc.abstractmethod
     def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """The batches of an epoch: number of pairs, and the arguments of `Model.loss` on `device`."""
 
     def n_steps(self, size: int) -> int:
         """Number of batches of an epoch with batches of `size` pairs."""
+        return math.ceil(len(self) / size)
 
-    def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """The batches of an epoch: number of pairs, and the arguments of `Model.loss` on `device`."""
+    def generator(self, epoch: int) -> torch.Generator:
+        """The generator of all random numbers of an epoch, whichever epochs were sampled before."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
 
 
 def make_sampler(model: Model, config: TrainConfig) -> Sampler:
@@ -47,7 +57,7 @@ def make_sampler(model: Model, config: TrainConfig) -> Sampler:
     return triples
 
 
-class TripleSampler:
+class TripleSampler(Sampler):
     """Shuffled pairs with one negative each, sampled uniformly from the items that occur in training.
 
     A negative is resampled while it is one of the user's training positives; users with all items are left out.
@@ -74,9 +84,6 @@ class TripleSampler:
     def __len__(self) -> int:
         return len(self.users)
 
-    def n_steps(self, size: int) -> int:
-        return math.ceil(len(self) / size)
-
     def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         columns = (column.to(device).split(size) for column in self.epoch(epoch))
         for batch in zip(*columns, strict=True):
@@ -84,7 +91,7 @@ class TripleSampler:
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Users, positives and negatives of epoch `number`, `(E,)` int64 each, in random order."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+        generator = self.generator(number)
         order = torch.randperm(len(self), generator=generator)
         if self.order == "users":
             rank = torch.randperm(int(self.users.max()) + 1, generator=generator)
@@ -111,7 +118,7 @@ class TripleSampler:
         return self.positive_keys[index] == keys
 
 
-class SequenceSampler:
+class SequenceSampler(Sampler):
     """The items of each user in order, in windows of at most `max_length` targets, batched with others as long.
 
     Every training item but a user's first is a target once an epoch. A history longer than `max_length + 1` becomes
@@ -142,9 +149,6 @@ class SequenceSampler:
     def __len__(self) -> int:
         return int(self.targets.sum())
 
-    def n_steps(self, size: int) -> int:
-        return math.ceil(len(self) / size)
-
     def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """Number of targets; items, times (`(B, T+1)` int64 each, padded with -1 at the end) and users `(B,)`."""
         for windows in self._groups(epoch, size):
@@ -162,7 +166,7 @@ class SequenceSampler:
 
     def _groups(self, epoch: int, size: int) -> Iterator[Tensor]:
         """Rows of windows of each batch of an epoch."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        generator = self.generator(epoch)
         order = torch.randperm(len(self.targets), generator=generator)
         # blocks of some 32 batches, equally large, each sorted by length
         n_blocks = max(1, round(len(self) / (size * SORTED_BATCHES)))

@@ -72,7 +72,7 @@ class Visit:
             self.complaints.append(message.text)
 
     def go(self, where: str = "#/") -> Any:
-        """Open a view anew and wait until it is there."""
+        """Open a view again and wait until it is there."""
         self.page.goto("about:blank")
         self.page.goto(f"{self.address}/ui/{where}", wait_until="domcontentloaded")
         self.page.wait_for_selector("main:not([aria-busy]) h1")

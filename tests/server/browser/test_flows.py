@@ -14,44 +14,12 @@ import pytest
 import lirdrec
 from lirdrec.data import Dataset
 from lirdrec.models.item_knn import ItemKNNConfig
-from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
-from lirdrec.recommender.recommender import Recommender
 
 from ...helpers import PATIENCE
-from ..runs import KINDS, picture, vectors
+from .helpers import ids, texts, wait_for_ids
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
-
-COLORS = """canvas => {
-  const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-  const seen = new Set();
-  for (let at = 0; at < all.length; at += 4) if (all[at + 3] > 190) seen.add(all.slice(at, at + 3).join());
-  return seen.size;
-}"""
-
-
-SEND = "form.add [type=submit]"
 HOME = "main .chips"  # people to begin with
-IN_VIEW = "document.querySelector('.in-view h2').textContent.match(/\\d+/g) ?? []"
-
-
-def wait_for_in_view(page, number: int) -> None:
-    page.wait_for_function(f"n => ({IN_VIEW}).join() === n", arg=str(number))
-
-
-def texts(page, selector: str) -> list[str]:
-    return [one.strip() for one in page.locator(selector).all_inner_texts()]
-
-
-def ids(page, within: str = ".found") -> list[int]:
-    return page.locator(f"{within} .card").evaluate_all("all => all.map(one => Number(one.dataset.item))")
-
-
-def wait_for_ids(page, expected: list[int]) -> None:
-    page.wait_for_function(
-        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
-        arg=",".join(map(str, expected)),
-    )
 
 
 def test_search_by_keys_alone_finds_items_and_people(visit):
@@ -68,7 +36,7 @@ def test_search_by_keys_alone_finds_items_and_people(visit):
     assert page.locator(f"#{chosen}").get_attribute("aria-selected") == "true"
     page.keyboard.press("Enter")
     page.get_by_role("heading", level=1, name=found[1]["title"]).wait_for()
-    page.wait_for_function("document.activeElement.tagName === 'H1'")  # a reader of the screen goes on there
+    page.wait_for_function("document.activeElement.tagName === 'H1'")  # where a screen reader continues
 
     page.fill("#query", "47")
     page.locator("#hits [data-to='#/user/47']").click()
@@ -226,144 +194,6 @@ def test_an_item_with_its_neighbors_and_those_who_would_get_it(visit):
     page.get_by_role("heading", level=1, name=str(members[0]["user"]), exact=True).wait_for()
 
 
-def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp_path):
-    one = visit()
-    page = one.go("#/add")
-    send = page.locator(SEND)
-    send.click()
-    page.get_by_role("alert").wait_for()
-    assert page.evaluate("document.activeElement.id") == "new-title"  # what is missing
-    page.fill("#new-title", "heavy tent number 99")
-    page.fill("#new-kind", "tent")
-    page.fill("#new-price", "12.5")
-    (tmp_path / "tent.png").write_bytes(picture("tent", 99))
-    page.set_input_files("#new-picture", tmp_path / "tent.png")
-    page.locator(".drop img").wait_for()
-    id = page.locator("#new-id").input_value()
-    send.click()
-    page.locator(".banner").get_by_text("heavy tent number 99").wait_for()
-    page.locator(".people li").first.wait_for()
-    # planted truth: it lies among the tents, and those who like tents would get it
-    titles = texts(page, "main .card h3")
-    assert sum("tent" in title for title in titles[:6]) >= 5
-    who = [int(user) for user in texts(page, ".people .who")]
-    assert sum(KINDS[user % len(KINDS)] == "tent" for user in who) >= 10
-    assert (
-        page.locator(".picture.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/items/{id}/image")
-    )
-    assert httpx.get(f"{one.address}/items/{id}/image", timeout=PATIENCE).headers["content-type"] == "image/jpeg"
-    best = [item["item"] for item in one.post("/recommend", {"user": who[0], "k": 10})["items"]]
-    assert int(id) in best
-    # taken away again, on the second press only
-    remove = page.locator("main button.danger")
-    before = remove.inner_text()
-    remove.click()
-    assert remove.inner_text() != before and one.get(f"/items/{id}")["item"] == int(id)
-    remove.click()
-    page.locator(HOME).wait_for()
-    assert httpx.get(f"{one.address}/items/{id}", timeout=PATIENCE).status_code == 404
-
-
-def test_what_is_wrong_with_a_new_item_is_shown_in_the_form(visit, tmp_path):
-    one = visit()
-    one.expected = ("409", "422")
-    page = one.go("#/add")
-    send = page.locator(SEND)
-    page.fill("#new-title", "old lamp")
-    page.fill("#new-id", "103")
-    with page.expect_response("**/items") as answer:
-        send.click()
-    assert answer.value.status == 409
-    page.get_by_role("alert").get_by_text("103").wait_for()
-    page.fill("#new-id", "999103")
-    (tmp_path / "broken.png").write_bytes(picture("lamp", 1)[:300])
-    page.set_input_files("#new-picture", tmp_path / "broken.png")
-    with page.expect_response("**/items") as answer:
-        send.click()
-    assert answer.value.status == 422
-    page.get_by_role("alert").get_by_text("image").wait_for()
-    assert page.locator("#new-title").input_value() == "old lamp"  # nothing that was typed is lost
-    page.locator("#new-price").press_sequentially("1-2")
-    send.click()
-    page.get_by_role("alert").get_by_text("price").wait_for()
-    assert page.evaluate("document.activeElement.id") == "new-price"
-    page.fill("#new-price", "12")
-    # a file that is refused does not leave the picture before it in its place
-    (tmp_path / "lamp.png").write_bytes(picture("lamp", 1))
-    (tmp_path / "note.txt").write_text("no picture")
-    page.set_input_files("#new-picture", tmp_path / "lamp.png")
-    page.locator(".drop img").wait_for()
-    page.set_input_files("#new-picture", tmp_path / "note.txt")
-    page.locator(".drop").get_by_text("JPEG").wait_for()
-    assert page.locator(".drop img").count() == 0
-    page.set_input_files("#new-picture", tmp_path / "lamp.png")
-    page.locator(".drop img").wait_for()
-    page.locator(".picture-field button").click()
-    page.locator(".drop img").wait_for(state="detached")
-    with page.expect_response("**/items") as answer:  # when it is there, the item does not appear in a later test
-        send.click()
-    assert b'name="picture"' not in answer.value.request.post_data_buffer
-    assert one.get("/items/999103")["columns"]["price"] == 12
-    page.goto("about:blank")
-    httpx.delete(f"{one.address}/items/999103", timeout=PATIENCE).raise_for_status()
-
-
-def test_without_encoders_the_page_says_what_to_do(visit):
-    one = visit(server={"encoders": False})
-    one.expected = ("422",)
-    page = one.go("#/add")
-    assert "--encoders" in page.locator(".notice pre").inner_text()
-    page.fill("#new-title", "brought by its vectors")
-    widths = one.get("/model")["features"]
-    with page.expect_response("**/items") as answer:
-        page.locator(SEND).click()
-    assert answer.value.status == 422
-    page.get_by_role("alert").get_by_text("features").wait_for()
-    assert str(widths["text"]) in page.locator("label[for=vector-text]").inner_text()
-    page.fill("#vector-text", ", ".join(["0.5"] * widths["text"]))
-    page.locator(SEND).click()
-    page.get_by_role("heading", level=1, name="brought by its vectors").wait_for()
-
-
-def test_new_items_are_ranked_as_the_control_says(visit, shop, tmp_path):
-    recommender = Recommender.load(shop)
-    steps = [LaunchStep(offset, cost, 0.1, 0.1) for offset, cost in ((0.0, 0.0), (0.05, 0.02), (3.0, 0.05), (9.0, 0.4))]
-    recommender.info["new_items"] = NewItemEncoder(offset=0.05, frontier=tuple(steps)).to_info()
-    one = visit(server={"run": str(recommender.save(tmp_path / "run")), "encoders": False})
-    page = one.go("#/user/4")
-    assert page.locator("#new-items").count() == 0  # nothing was added yet
-    items = [{"id": 900 + n, "features": vectors(recommender, 301 + n, 0.05)} for n in range(3)]
-    one.post("/items", {"items": items})
-    page = one.go("#/user/4")
-    seen = []
-    for kind, policy in (("none", "none"), ("boost", {"boost": 0.05}), ("share", {"share": 0.2}), ("calibrated", None)):
-        with page.expect_response("**/recommend") as answer:
-            page.locator("#new-items").select_option(kind)
-        assert answer.value.request.post_data_json.get("new_items") == policy
-        asked = {"user": 4, "k": 24} | ({} if policy is None else {"new_items": policy})
-        best = one.post("/recommend", asked)["items"]
-        wait_for_ids(page, [item["item"] for item in best])
-        added = [item["item"] for item in best if item.get("added")]
-        assert page.locator(".found .badge").count() == len(added)
-        seen.append(added)
-        assert page.get_by_test_id("new-boost").is_visible() is (kind == "boost")
-        if kind == "boost":
-            assert "5 %" in page.locator("#new-items-hint").inner_text() and ids(page)[:3] == added
-    assert len(seen[1]) == 3 and len(seen[2]) == 3
-    with page.expect_response("**/recommend"):
-        page.locator("#new-items").select_option("share")
-    with page.expect_response("**/recommend") as answer:
-        page.get_by_test_id("new-share").fill("4")
-    assert answer.value.request.post_data_json["new_items"] == {"share": 0.04}
-    page.wait_for_function("() => document.querySelectorAll('.found .badge').length === 1")
-    with page.expect_response("**/recommend"):
-        page.locator("#filter-added").select_option("false")
-    page.wait_for_function("() => document.querySelectorAll('.found .badge').length === 0")
-    exposure = one.get("/model")["exposure"]
-    said = one.go("#/").locator("#exposure").inner_text()
-    assert "3 items" in said and f"{exposure['places']:,}" in said
-
-
 def test_hostile_texts_stay_texts_everywhere(visit):
     one = visit(server={"encoders": True, "max_batch": 255})  # a server of its own
     httpx.post(
@@ -391,84 +221,6 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     answer = httpx.get(f"{one.address}/items/666/image", timeout=PATIENCE)
     assert answer.headers["content-type"] == "image/svg+xml"
     assert b"<script" not in answer.content and "default-src 'none'" in answer.headers["content-security-policy"]
-
-
-def test_the_map_is_colored_zoomed_and_walked_by_keys(visit):
-    one = visit()
-    page = one.go("#/map")
-    page.locator(".key .legend").evaluate("old => old.dataset.old = 'yes'")
-    page.locator("#color-by").select_option("kind")
-    page.locator(".key .legend:not([data-old])").wait_for()  # the new colors came, which show what was hidden
-    page.get_by_role("button", name="lamp").wait_for()
-    total = one.get("/projection")["total"]
-    wait_for_in_view(page, total)
-    # of the four kinds, some mixed
-    page.wait_for_function(f"() => ({COLORS})(document.querySelector('.chart canvas')) >= 4")
-    page.get_by_role("button", name="lamp").click()
-    assert page.get_by_role("button", name="lamp").get_attribute("aria-pressed") == "false"
-    wait_for_in_view(page, total - 12)
-    page.get_by_role("button", name="lamp").click()
-    page.locator(".chart canvas").focus()
-    for _ in range(5):
-        page.keyboard.press("+")
-    page.wait_for_function(f"n => !({IN_VIEW}).includes(n)", arg=str(total))
-    page.keyboard.press("0")
-    wait_for_in_view(page, total)
-    page.locator("#color-by").select_option("price")
-    page.get_by_role("list", name="price").wait_for()
-    assert len(texts(page, ".swatch")) == 5
-    page.locator(".rows a").first.focus()
-    page.locator(".tip").wait_for()
-    title = page.locator(".rows .name").first.inner_text()
-    assert page.locator(".tip strong").inner_text() == title
-    page.keyboard.press("Enter")
-    page.get_by_role("heading", level=1, name=title).wait_for()
-
-
-def test_a_point_of_the_map_is_hovered_and_clicked(visit):
-    one = visit()
-    page = one.go("#/map")
-    page.locator(".rows a").first.hover()
-    page.locator(".tip").wait_for()
-    canvas, tip = page.locator(".chart canvas").bounding_box(), page.locator(".tip strong").inner_text()
-    points = one.get("/projection")
-    at = points["titles"].index(tip)
-    # the same arithmetic as the page's: everything fits, with 6 % around
-    width, height = canvas["width"], canvas["height"]
-    (west, east), (south, north) = ((min(points[name]), max(points[name])) for name in "xy")
-    scale = min(width / (east - west), height / (north - south)) * 0.88
-    x = canvas["x"] + width / 2 + (points["x"][at] - (west + east) / 2) * scale
-    y = canvas["y"] + height / 2 - (points["y"][at] - (south + north) / 2) * scale
-    page.mouse.move(5, 5)
-    page.mouse.move(x, y)
-    page.locator(".tip").wait_for()
-    shown = page.locator(".tip strong").inner_text()
-    page.mouse.down()
-    page.mouse.up()
-    page.get_by_role("heading", level=1, name=shown).wait_for()
-    assert shown == tip
-
-
-NOTE_HIDDEN = """canvas => {
-    const tip = canvas.parentElement.querySelector(".tip");
-    new MutationObserver(() => { window.tipWasHidden ||= tip.hidden; }).observe(tip, { attributes: true });
-}"""
-
-
-def test_the_map_stays_where_it_is_under_the_pointer(visit):
-    page = visit().go("#/map")
-    canvas = page.locator(".chart canvas")
-    before = canvas.bounding_box()
-    page.locator(".rows a").first.hover()
-    page.locator(".tip").wait_for()
-    style = canvas.evaluate("c => [getComputedStyle(c).padding, getComputedStyle(c).cursor]")
-    assert style == ["0px", "pointer"] and canvas.bounding_box() == before
-    page.locator(".zoom button").first.focus()
-    canvas.focus()
-    # the rows are listed again soon after, and the one under the pointer then shows the tip once more
-    canvas.evaluate(NOTE_HIDDEN)
-    page.keyboard.press("+")
-    page.wait_for_function("() => window.tipWasHidden")
 
 
 def test_enter_before_the_hits_show_goes_to_the_first(visit):

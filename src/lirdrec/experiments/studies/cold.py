@@ -81,9 +81,8 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics of both modes and both lists of candidates, compared with random ranking."""
-    metrics = sentences.metrics_of(results, "test", config.metric)
-    metric = next(iter(metrics), config.metric)
-    shown = [name for name in dict.fromkeys((metric, metric.replace("recall", "ndcg"))) if name in metrics] or [metric]
+    metric, metrics = sentences.metrics_of(results, "test", config.metric)
+    shown = sentences.with_cutoff_of(metric, metrics)
     datasets: dict[str, Runs] = {}
     for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
         trial = result.cell

@@ -30,7 +30,7 @@ from lirdrec.experiments.studies.compare_tables import (
 )
 from lirdrec.experiments.studies.sentences import count, draw, listed
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.experiments.tuning import TuningState, base_cell, is_split_by_time, n_trials, suggest
+from lirdrec.experiments.tuning import TuningState, base_cell, keeps_order, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, points
 from lirdrec.reporting import lines as line_chart
@@ -73,7 +73,7 @@ def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
 
 def default_models(dataset: str) -> list[str]:
     """All models that suit a dataset: those of ordered histories only where it is split by time."""
-    ordered = is_split_by_time(dataset)
+    ordered = keeps_order(dataset)
     return [name for name in model_names() if ordered or not model_type(name).capabilities.ordered]
 
 

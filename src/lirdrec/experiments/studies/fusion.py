@@ -83,8 +83,7 @@ def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any]
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics of single models and of the mix, the best weights, and whether the mix is better."""
     stage = sentences.stage_of(results)
-    names = sentences.metrics_of(results, stage, config.metric)
-    metrics = tuple(name for name in sentences.SHOWN if name in names) or names
+    metrics = sentences.metrics_of(results, stage, config.metric)[1]
     models = config.models or MODELS
     rows, grid_rows, answers, values = [], [], [], []
     for members, trials in _groups(config):

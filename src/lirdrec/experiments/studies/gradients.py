@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
+EVALUATION = ()  # of validation alone
 ONE_SEED = 0.05  # relative change that another seed may cause
 REAL, RANDOM = "features", "random features"
 # the two sides of the inequality, per item and in total
@@ -61,13 +62,14 @@ def measure(job: Job) -> list[dict[str, float]]:
     from lirdrec.experiments.config import resolve_options
     from lirdrec.experiments.studies.gradient_probe import random_features, watch
     from lirdrec.models.registry import model_type
+    from lirdrec.recommender.feature_size import fit_projections
     from lirdrec.recommender.inputs import make_model_inputs
 
     config, training = resolve_options(job.cell)
     data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
     device = resolve_device(job.device)
     verify_features(data)
-    inputs = make_model_inputs(data, device, job.cache, training.seed)
+    inputs = make_model_inputs(data, device, job.cache, training.seed, projections=fit_projections(data, config))
     truth = job.validation_truth().to(device)
     k = int(training.metric.partition("@")[2])
     return watch(model_type(job.cell.model), config, inputs, training, truth if len(truth.users) else None, k)

@@ -42,6 +42,7 @@ SETTINGS = {
     "likes": ((1, 2, 5, 10), "numbers of likes of each new item after which it is measured again"),
     "retrain": (False, "also train from scratch with these likes, as the ceiling"),
 }
+EVALUATION = ("test_history",)  # Recall@20, without seen items
 COSTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1, 0.2)
 POLICIES = ("content", "none", "calibrated", "share=0.1")
 COLUMNS = {

@@ -23,6 +23,7 @@ from lirdrec.reporting import Measure, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
 
 MODELS = ("lirdrec",)
+EVALUATION = ("mask_seen",)  # of validation alone
 SETTINGS = {
     "down": ("regularization", "option that differs between the rows of the grid"),
     "down_values": ((1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "its values"),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult
 from lirdrec.reporting import Figure, Measure, Report, Section, label
@@ -90,11 +90,27 @@ def stage_of(results: Results) -> str:
     return "test" if any("test" in result.figures for result in results) else "valid"
 
 
-def metrics_of(results: Results, stage: str, first: str) -> tuple[str, ...]:
-    """The usual metrics that the results have at a stage, after `first` if they have it; all if there are none."""
-    names = dict.fromkeys(name for result in results for name in result.figures.get(stage, {}))
-    others = names if stage == "test" else ()  # the validation has further metrics, of the tuning
-    return tuple(name for name in dict.fromkeys((first, *SHOWN, *others)) if name in names) or tuple(names)
+def metrics_of(results: Results, stage: str, wanted: str) -> tuple[str, tuple[str, ...]]:
+    """The metric of the answer, which is `wanted` if the results have it; and all metrics of the tables, in order.
+
+    Those beyond accuracy, which every test has, are left out unless there are no others; of validation, which has
+    further metrics for tuning, all but the usual ones.
+    """
+    found = dict.fromkeys(name for result in results for name in result.figures.get(stage, {}))
+    names = [name for name in found if name.partition("@")[0] not in BEYOND_ACCURACY] or list(found)
+    usual = [name for name in SHOWN if name in names]
+    shown = usual if usual and stage != "test" else list(dict.fromkeys((*usual, *names)))
+    return (wanted if wanted in names else next(iter(shown), wanted)), tuple(shown)
+
+
+def with_cutoff_of(metric: str, metrics: Sequence[str]) -> list[str]:
+    """A metric, and the others with its cut-off.
+
+    >>> with_cutoff_of("ndcg@20", ["recall@10", "recall@20", "ndcg@20"])
+    ['ndcg@20', 'recall@20']
+    """
+    cutoff = metric.partition("@")[2]
+    return [metric, *(name for name in metrics if name != metric and name.partition("@")[2] == cutoff)]
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

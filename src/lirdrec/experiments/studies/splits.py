@@ -42,9 +42,8 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Metrics and ranks by split, and how well the splits agree."""
-    metrics = sentences.metrics_of(results, "test", config.metric)
-    metric = next(iter(metrics), config.metric)
-    shown = [name for name in dict.fromkeys((metric, "recall@20", "ndcg@20")) if name in metrics]
+    metric, metrics = sentences.metrics_of(results, "test", config.metric)
+    shown = sentences.with_cutoff_of(metric, metrics)
     methods = _methods(config)
     runs = {key: results.of(trials) for key, trials in _trials(config).items()}
     means: dict[str, dict[str, dict[str, float]]] = {}  # dataset → method → model → mean

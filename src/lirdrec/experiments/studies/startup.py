@@ -23,6 +23,7 @@ from lirdrec.reporting import Column, Measure, Row, Section, Table, label, lines
 MODELS = ("lattice", "bm3", "freedom", "lirdrec")
 EPOCHS = 60
 SHARE = 0.9  # "near" a model's best: this share of it
+EVALUATION = ()  # of validation alone
 
 Runs = Mapping[tuple[str, str], Sequence[TrialResult]]  # (dataset's name, model) → results
 

@@ -124,9 +124,7 @@ class Study:
     def __init__(self, groups: Sequence[Group], results: Results, metric: str):
         self.groups, self.results = groups, results
         self.stage = sentences.stage_of(results)
-        names = sentences.metrics_of(results, self.stage, metric)
-        self.metric = next(iter(names), metric)
-        self.metrics = tuple(name for name in sentences.SHOWN if name in names) or names
+        self.metric, self.metrics = sentences.metrics_of(results, self.stage, metric)
         self.panel = "group" if len(groups) > 1 else None
         self.models = sentences.listed(dict.fromkeys(label(group.model) for group in groups))
         users = {

@@ -58,8 +58,7 @@ class MultimodalModel:
         if folder.is_dir():
             origin: dict[str, str | None] = {"model": "folder", "sha256": fingerprint(folder)}
         else:
-            _ = self.outline
-            origin = {"model": self.model, "revision": commit_of(self.model, self.revision) or self.revision}
+            origin = {"model": self.model, "revision": self._commit or self.revision}
         settings = {"prompt": self.prompt, "normalise": normalizes(self.outline), "precision": self.precision}
         return {"encoder": "sentence-transformers", **origin, **settings}
 
@@ -70,11 +69,6 @@ class MultimodalModel:
         if dims is None:
             raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
         return dims
-
-    @property
-    def normalized(self) -> bool:
-        """Whether the model scales its vectors to length 1."""
-        return normalizes(self.outline)
 
     def supports(self, *kinds: str) -> bool:
         """Whether the model takes inputs of these kinds ("text", "image", "audio", "video"), several as one input."""
@@ -102,7 +96,7 @@ class MultimodalModel:
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings; another process loads its own model."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("outline", "_model")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("outline", "_commit", "_model")}
 
     @cached_property
     def outline(self) -> SentenceTransformer:
@@ -112,11 +106,18 @@ class MultimodalModel:
         return load(self.model, self.revision, self.precision, None)
 
     @cached_property
+    def _commit(self) -> str | None:
+        """The commit of a hub model; loading the outline stores it in the cache."""
+        _ = self.outline
+        return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
+
+    @cached_property
     def _model(self) -> SentenceTransformer:
-        weights = 0
+        weights, revision = 0, self.revision
         if without_weights_possible():
             weights = sum(parameter.nbytes for parameter in self.outline.parameters())
-        return load(self.model, self.revision, self.precision, choose_device(self.device, weights)).eval()
+            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
+        return load(self.model, revision, self.precision, choose_device(self.device, weights)).eval()
 
 
 class JointEncoder(Encoder):

@@ -98,8 +98,8 @@ class SpectrumEncoder(SoundEncoder):
 
     The loudness of a band in a frame (32 ms, every 16 ms, at 16 kHz) is the logarithm of its energy, from 0 at 60 dB
     below the loudest of the window to 1. For each band: its mean and standard deviation over time, and the mean and the
-    standard deviation of its absolute change from frame to frame. The vector has length 1. It tells high from low and
-    steady from lively sounds, not what is said.
+    standard deviation of its absolute change from frame to frame. The vector has length 1. It distinguishes high
+    from low and steady from lively sounds, not what is said.
     """
 
     @property

@@ -16,8 +16,8 @@ from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import give_memory_back
 from lirdrec.features.encoders.model_loading import PRECISIONS, check_choice
 from lirdrec.features.encoders.sound import SECONDS, WINDOW, SoundEncoder
-from lirdrec.features.encoders.transformers_vision import explained
-from lirdrec.features.encoders.weights import fingerprint, model_folder
+from lirdrec.features.encoders.transformers_vision import explained, load_network, origin_of
+from lirdrec.features.encoders.weights import model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,18 +66,9 @@ class TransformersAudio(SoundEncoder):
     def identity(self) -> Mapping[str, Any]:
         """The model's name and commit, or the hash of its folder; pooling, precision and windows."""
         outline = self._outline
-        if Path(self.model).is_dir():
-            origin = {"model": "folder", "sha256": fingerprint(outline.folder)}
-        else:
-            origin = {"model": self.model, "revision": outline.folder.name}  # the cached folder is named by its commit
-        settings = {"pooling": outline.pooling, "precision": self.precision}
-        return {
-            "encoder": "transformers-audio",
-            **origin,
-            **settings,
-            "seconds": self.seconds,
-            "window": outline.window,
-        }
+        settings: dict[str, Any] = {"pooling": outline.pooling, "precision": self.precision}
+        settings |= {"seconds": self.seconds, "window": outline.window}
+        return {"encoder": "transformers-audio", **origin_of(self.model, outline.folder), **settings}
 
     @property
     def dims(self) -> int:
@@ -126,7 +117,7 @@ class TransformersAudio(SoundEncoder):
 class Outline:
     """A model without its weights; `pooling` is explained in `TransformersAudio`, `window` is in seconds.
 
-    `padded` tells whether shorter inputs are padded to the window.
+    `padded` says whether shorter inputs are padded to the window.
     """
 
     extractor: Any
@@ -165,19 +156,8 @@ def outline(model: str, revision: str | None) -> Outline:
 def load(model: str, revision: str | None, precision: str) -> Module:
     """The network on the CPU, without its decoder or text part; raises a ConfigError if weights are missing."""
     with explained(model, "audio model"):
-        import torch
-        from transformers import AutoModel
-
-        network, loading_info = AutoModel.from_pretrained(
-            model, revision=revision, dtype=getattr(torch, precision), output_loading_info=True
-        )
-        missing = [name for name in sorted(loading_info["missing_keys"]) if not _is_other_part(name)]
-        if missing:
-            raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")
-        for name in ("text_model", "text_projection"):
-            if hasattr(network, "get_audio_features") and hasattr(network, name):
-                delattr(network, name)
-        return _encoder(network).eval()
+        network: Module = _encoder(load_network(model, revision, precision, "get_audio_features", _is_other_part))
+        return network.eval()
 
 
 def inputs_of(extractor: Any, windows: Sequence[np.ndarray]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,21 +68,41 @@ def outline(model: str, revision: str | None) -> Outline:
 def load(model: str, revision: str | None, precision: str) -> Module:
     """The network on the CPU, without its text part; raises a ConfigError if it or some of its weights are missing."""
     with explained(model):
-        import torch
-        from transformers import AutoModel
-
-        network, loading_info = AutoModel.from_pretrained(
-            model, revision=revision, dtype=getattr(torch, precision), output_loading_info=True
-        )
-        missing = sorted(name for name in loading_info["missing_keys"] if not name.startswith(_OTHER_TOWER))
-        missing = [name for name in missing if "pooler" not in name.split(".")]
-        if missing:
-            raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")
-        for name in _OTHER_TOWER[:2]:
-            if hasattr(network, "get_image_features") and hasattr(network, name):
-                delattr(network, name)
-        result: Module = network.eval()
+        result: Module = load_network(model, revision, precision, "get_image_features", _is_other_part).eval()
         return result
+
+
+def load_network(
+    model: str, revision: str | None, precision: str, method: str, is_other_part: Callable[[str], bool]
+) -> Any:
+    """The network of `AutoModel` on the CPU; where it has the method, without its text part.
+
+    Raises a ConfigError if weights are missing, those of other parts excepted.
+    """
+    import torch
+    from transformers import AutoModel
+
+    network, loading_info = AutoModel.from_pretrained(
+        model, revision=revision, dtype=getattr(torch, precision), output_loading_info=True
+    )
+    missing = [name for name in sorted(loading_info["missing_keys"]) if not is_other_part(name)]
+    if missing:
+        raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")
+    for name in ("text_model", "text_projection"):
+        if hasattr(network, method) and hasattr(network, name):
+            delattr(network, name)
+    return network
+
+
+def origin_of(model: str, folder: Path) -> dict[str, str]:
+    """The model in an identity: its name and commit, or the hash of its folder."""
+    if Path(model).is_dir():
+        return {"model": "folder", "sha256": fingerprint(folder)}
+    return {"model": model, "revision": folder.name}  # the cached folder is named by its commit
+
+
+def _is_other_part(name: str) -> bool:
+    return name.startswith(_OTHER_TOWER) or "pooler" in name.split(".")
 
 
 def pixels_of(processor: Any, image: Image) -> np.ndarray:
@@ -200,11 +220,8 @@ class VisionEncoder(Encoder):
     def identity(self) -> Mapping[str, Any]:
         """The model's name and commit, or the hash of its folder; pooling and precision."""
         outline = self._outline
-        if Path(self.model).is_dir():
-            origin = {"model": "folder", "sha256": fingerprint(outline.folder)}
-        else:
-            origin = {"model": self.model, "revision": outline.folder.name}  # the cached folder is named by its commit
-        return {"encoder": "transformers-vision", **origin, "pooling": outline.pooling, "precision": self.precision}
+        settings = {"pooling": outline.pooling, "precision": self.precision}
+        return {"encoder": "transformers-vision", **origin_of(self.model, outline.folder), **settings}
 
     @property
     def dims(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.server.response_models import AudienceAnswer, MemberAnswer
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 
 LISTED = 20  # length of the lists that count for `reach`
 SAMPLE = 500  # users that `reach` is estimated from

@@ -8,7 +8,7 @@ from lirdrec.errors import CapabilityError, UnknownIdError
 from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.recommender import explanation
 from lirdrec.recommender.explanation import Explanation
-from lirdrec.server.state import Id, Snapshot
+from lirdrec.server.snapshot import Id, Snapshot
 
 
 def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation:

@@ -23,7 +23,8 @@ from lirdrec.features.images import ImageError, open_image, thumbnail
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.reporting.figure import COLORS, RED
 from lirdrec.server.cache import ByteCache
-from lirdrec.server.state import LiveState, Snapshot
+from lirdrec.server.snapshot import Snapshot
+from lirdrec.server.state import LiveState
 
 WIDTH, HEIGHT = 320, 400
 _HUES = (*COLORS[:4], COLORS[5], RED)

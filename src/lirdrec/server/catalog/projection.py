@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 
 _EDGE = 0.995  # share of the items within the unit square
 

@@ -9,7 +9,7 @@ import torch
 
 from lirdrec.data.titles import titles
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.state import Id, Snapshot
+from lirdrec.server.snapshot import Id, Snapshot
 
 _ROW, _ID, _TEXT, _LIKES = "row", "id", "text", "likes"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lirdrec.errors import ConfigError
 from lirdrec.ranking.filters import Filter
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 from lirdrec.server.timestamps import unix_seconds
 
 ADDED = "added"  # name of the column

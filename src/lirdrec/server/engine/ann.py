@@ -16,7 +16,7 @@ from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.engine.query import QueryBatch
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 

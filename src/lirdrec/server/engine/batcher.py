@@ -16,7 +16,8 @@ from lirdrec.server.config import Index
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker
-from lirdrec.server.state import LiveState, Snapshot
+from lirdrec.server.snapshot import Snapshot
+from lirdrec.server.state import LiveState
 from lirdrec.server.store import StoreError
 
 __all__ = ["MicroBatcher", "Query", "RankingResult"]

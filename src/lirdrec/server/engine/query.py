@@ -17,7 +17,7 @@ from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
 from lirdrec.ranking.top_k import Quota
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import history_rows
-from lirdrec.server.state import Id, Snapshot, UserState
+from lirdrec.server.snapshot import Id, Snapshot, UserState
 
 CALIBRATED = NewItemPolicy()
 MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow

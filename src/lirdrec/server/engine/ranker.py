@@ -28,7 +28,7 @@ from lirdrec.server.engine.query import (
     candidate_rows,
     n_candidates,
 )
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 
 BLOCK = 64  # items whose maximum is compared first
 

@@ -27,7 +27,7 @@ from lirdrec.server.routes.common import (
     post,
 )
 from lirdrec.server.run_pointer import allowed_run
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 
 router = APIRouter(tags=["operations"])
 

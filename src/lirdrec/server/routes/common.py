@@ -24,7 +24,7 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import KNOWN, Problem, to_response
 from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.request_models import Body
-from lirdrec.server.state import Id, Snapshot
+from lirdrec.server.snapshot import Id, Snapshot
 
 M = TypeVar("M", bound=Body)
 E = TypeVar("E", bound=Callable[..., Any])

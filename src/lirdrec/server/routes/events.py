@@ -10,7 +10,7 @@ from lirdrec.errors import DataError, LirdrecError, UnknownIdError
 from lirdrec.server.request_models import EventIn, EventsRequest, Malformed
 from lirdrec.server.response_models import Changed
 from lirdrec.server.routes.common import get_services, json_response, parse_body, post
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 from lirdrec.server.store import Event
 from lirdrec.server.timestamps import unix_seconds
 

@@ -29,7 +29,7 @@ from lirdrec.server.routes.common import (
     list_item,
     parse_id,
 )
-from lirdrec.server.state import Snapshot
+from lirdrec.server.snapshot import Snapshot
 
 
 class Caches:

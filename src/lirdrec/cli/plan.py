@@ -1,0 +1,121 @@
+"""`lirdrec plan`: what a training will need, before it is started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lirdrec.cli.config import configuration
+from lirdrec.cli.options import JsonOption, SetOption, option
+from lirdrec.cli.output import console, print_json, print_line, table
+from lirdrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lirdrec.planning.plan import Plan
+
+
+def plan(
+    users: float = option(..., "Number of users, such as 10e6."),
+    items: float = option(..., "Number of items."),
+    interactions: float = option(..., "Number of training interactions."),
+    features: str | None = option(None, "Columns of each feature matrix, such as 4096,384."),
+    devices: str = option("H100", "Number and kind: 8xH100, H200, A100, L4 or 16xcpu-core."),
+    memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0.001),
+    model: str = option("lirdrec", "lirdrec or lightgcn."),
+    preset: str | None = option(None, "fast or paper (default: fast)."),
+    assignments: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the memory, communication and time that a training needs, and whether it fits.
+
+    \b
+      lirdrec plan --users 10e6 --items 1e6 --interactions 1e8 --features 4096,384 --devices 8xH100
+
+    The time is computed from operations, bytes and the figures of the devices' makers (docs/distributed.md).
+    """
+    from lirdrec.planning.hardware import Cluster
+    from lirdrec.planning.plan import make_plan, remedies
+    from lirdrec.planning.workload import Sizes
+
+    config, training = configuration(model, preset, None, assignments or [], None)
+    sizes = Sizes(
+        _whole("--users", users),
+        _whole("--items", items),
+        _whole("--interactions", interactions),
+        _columns(features),
+    )
+    cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)
+    plans = [make_plan(config, training, sizes, cluster)]
+    if cluster.number > 1:
+        plans.append(make_plan(config, training, sizes, Cluster(1, cluster.device)))
+    changes = remedies(config, training, sizes, cluster)
+    if json:
+        return print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
+    console().print(_table(plans))
+    _show_fit(plans[0], changes)
+
+
+def _whole(name: str, value: float) -> int:
+    if not 1 <= value < 2**53 or value != int(value):
+        raise ConfigError(f"{name} {value:g} is not a number of {name[2:]}; give a whole number of 1 or more")
+    return int(value)
+
+
+def _columns(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--features {text} is not a list of numbers of columns; write it as 4096,384") from None
+
+
+def _table(plans: list[Plan]) -> object:
+    """Memory, communication and time, a column for each plan."""
+    from lirdrec.available_memory import format_bytes
+
+    def parts(values: list[dict[str, float]], unit: str) -> list[list[str]]:
+        names = dict.fromkeys(name for one in values for name in one)
+        shown = _seconds if unit == "s" else lambda size: format_bytes(int(size))
+        return [[f"  {name}", *(shown(one[name]) if name in one else "-" for one in values)] for name in names]
+
+    rows = [
+        ["memory of a device", *(format_bytes(one.memory) for one in plans)],
+        *parts([dict(one.work.memory) for one in plans], "bytes"),
+        ["it has", *(format_bytes(int(one.cluster.device.memory)) for one in plans)],
+        ["host memory of a device", *(format_bytes(one.work.host) for one in plans)],
+        ["sent by a device in a step", *(format_bytes(int(one.sent)) for one in plans)],
+        *parts([{name: size for name, (size, _) in one.work.sent.items()} for one in plans], "bytes"),
+        ["time of a step", *(_seconds(one.step_seconds) for one in plans)],
+        *parts([one.step for one in plans], "s"),
+        ["steps of an epoch", *(f"{one.work.n_steps:,}" for one in plans)],
+        ["time of a validation", *(_seconds(one.validation_seconds) for one in plans)],
+        ["time of an epoch", *(_seconds(one.epoch_seconds) for one in plans)],
+    ]
+    names = [str(one.cluster) for one in plans]
+    return table("Plan", ["", *names], rows, right=names)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s" if value >= 1 else f"{1e3 * value:,.1f} ms" if value >= 1e-3 else f"{1e6 * value:,.0f} µs"
+
+
+def _show_fit(first: Plan, changes: list[dict[str, object]]) -> None:
+    from lirdrec.available_memory import format_bytes
+
+    if first.fits:
+        return print_line(f"It fits: {format_bytes(first.memory)} of {format_bytes(int(first.cluster.device.memory))}.")
+    print_line(
+        f"It does not fit: a device needs {format_bytes(first.memory)}, and has"
+        f" {format_bytes(int(first.cluster.device.memory))}, of which nine tenths can be used."
+    )
+    texts = {
+        "feature_size": "feature matrices of at most {} columns",
+        "devices": "{} devices",
+        "batch_size": "--set batch_size={}",
+        "device": "the same number of {}",
+    }
+    for change in changes:
+        text = texts[str(change["change"])].format(change["value"])
+        print_line(f"  It would fit with {text}: {format_bytes(int(str(change['bytes'])))} a device.")
+    if not changes:
+        print_line("  No single change of features, number of devices, batch or kind of device makes it fit.")

@@ -1,0 +1,149 @@
+"""Devices with the figures of their makers, and clusters of them by names such as `8xH100`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lirdrec.config import suggest_name
+from lirdrec.errors import ConfigError
+
+GB = 10**9
+NAME = re.compile(r"(?:(?P<number>[0-9]+)x)?(?P<device>[A-Za-z][A-Za-z0-9-]*)")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, or a core of a CPU.
+
+    Attributes:
+        name: as in `DEVICES`.
+        memory: bytes; of a core, its share of the machine's.
+        float32, tf32, bfloat16: floating-point operations a second of dense products, without sparsity.
+        bandwidth: bytes a second of its memory.
+        link: bytes a second, one way, to the other devices of its machine.
+        network: bytes a second, one way, of its share of the connection to other machines.
+        per_machine: devices of a usual machine.
+        kernel_seconds: what starting an operation costs; message_seconds: what an exchange costs beside its bytes.
+        efficiency: the part of the makers' figures that programs reach; 1 for measured ones.
+        source: where the figures are from.
+    """
+
+    name: str
+    memory: float
+    float32: float
+    tf32: float
+    bfloat16: float
+    bandwidth: float
+    link: float
+    network: float
+    per_machine: int
+    kernel_seconds: float
+    message_seconds: float
+    efficiency: float
+    source: str
+
+    def rate(self, precision: str) -> float:
+        """Floating-point operations a second that products reach in this precision."""
+        return {"float32": self.float32, "tf32": self.tf32, "bfloat16": self.bfloat16}[precision] * self.efficiency
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Bytes a second that programs reach."""
+        return self.bandwidth * self.efficiency
+
+
+def _gpu(
+    name: str, memory: float, tera: tuple[float, float, float], bandwidth: float, link: float, source: str
+) -> Device:
+    """A GPU; `tera` are its 10^12 operations a second; memory in GB, bandwidth and link in GB a second."""
+    float32, tf32, bfloat16 = (1e12 * one for one in tera)
+    network = 50 * GB if link >= 300 else 12.5 * GB  # 400 Gbit/s a device beside NVLink, else 100
+    return Device(
+        name=name,
+        memory=memory * GB,
+        float32=float32,
+        tf32=tf32,
+        bfloat16=bfloat16,
+        bandwidth=bandwidth * GB,
+        link=link * GB,
+        network=network,
+        per_machine=8,
+        kernel_seconds=5e-6,
+        message_seconds=3e-5,
+        efficiency=0.7,
+        source=source,
+    )
+
+
+DEVICES = {
+    device.name: device
+    for device in (
+        _gpu("H100", 80, (67, 494.7, 989.4), 3350, 450, "NVIDIA H100 Tensor Core GPU datasheet, SXM"),
+        _gpu("H200", 141, (67, 494.7, 989.4), 4800, 450, "NVIDIA H200 Tensor Core GPU datasheet, SXM"),
+        _gpu("A100", 80, (19.5, 156, 312), 2039, 300, "NVIDIA A100 Tensor Core GPU datasheet, SXM, 80 GB"),
+        _gpu("L4", 24, (30.3, 60, 121), 300, 32, "NVIDIA L4 Tensor Core GPU datasheet, PCIe 4 x16"),
+        # a core of benchmarks/plan.py's machine; memory as cloud machines have for each core
+        Device(
+            name="cpu-core",
+            memory=4 * GB,
+            float32=140e9,
+            tf32=140e9,
+            bfloat16=140e9,
+            bandwidth=18 * GB,
+            link=4 * GB,
+            network=1.25 * GB,
+            per_machine=64,
+            kernel_seconds=2e-6,
+            message_seconds=1e-4,
+            efficiency=1.0,
+            source="measured by benchmarks/plan.py, one thread with AVX-512; network of 10 Gbit/s",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`number` devices of one kind, on as many machines as they need.
+
+    >>> Cluster.parse("16xH100").machines
+    2
+    """
+
+    number: int
+    device: Device
+
+    @classmethod
+    def parse(cls, text: str, memory: float | None = None) -> Cluster:
+        """From `8xH100`, `H100` (one) or `16xcpu-core`.
+
+        Args:
+            text: number and name of the devices.
+            memory: bytes of each, where they are not the usual ones.
+
+        Raises:
+            ConfigError: another form, an unknown device, or no device.
+        """
+        match = NAME.fullmatch(text.strip())
+        if match is None:
+            raise ConfigError(f"'{text}' is not a number of devices; write it as 8xH100, or H100 for one")
+        names = {name.lower(): name for name in DEVICES}
+        wanted = match["device"].lower()
+        if wanted not in names:
+            hint = suggest_name(match["device"], DEVICES, f"choose one of {', '.join(DEVICES)}")
+            raise ConfigError(f"unknown device '{match['device']}'; {hint}")
+        number = int(match["number"] or 1)
+        if number < 1:
+            raise ConfigError(f"'{text}' has no device; give at least one")
+        device = DEVICES[names[wanted]]
+        if memory is not None:
+            device = Device(**{**vars(device), "memory": memory})
+        return cls(number, device)
+
+    def __str__(self) -> str:
+        return f"{self.number} x {self.device.name}"
+
+    @property
+    def machines(self) -> int:
+        return -(-self.number // self.device.per_machine)

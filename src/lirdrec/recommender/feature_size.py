@@ -1,0 +1,82 @@
+"""Reduce features to their principal components (`feature_size`, `whiten`), before a model sees them.
+
+The projection is fitted once, to the items that have training interactions, and kept in the run; the features of items
+that are added later go through the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lirdrec.data.dataset import Dataset
+from lirdrec.errors import ConfigError
+from lirdrec.models.feature_size import FeatureSizeOptions, SizeOptions
+from lirdrec.nn.principal_components import Projection
+from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.recommender.inputs import stored_tensor
+
+
+def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[str, Projection]:
+    """A projection for each modality that the model config reduces or whitens; others are not in the result.
+
+    With several ranks, the first one computes them for all.
+
+    Raises:
+        ConfigError: a size for a modality that the model does not use, or a modality without any variance.
+    """
+    sizes, whiten = column_counts(dataset, config), isinstance(config, FeatureSizeOptions) and config.whiten
+    if not sizes or (not whiten and all(size >= dataset.features[name].dims for name, size in sizes.items())):
+        return {}
+    projections = {}
+    known = np.zeros(dataset.n_items, dtype=bool)
+    known[dataset.train.items] = True
+    for name, size in sizes.items():
+        if not whiten and size >= dataset.features[name].dims:
+            continue
+        found = _fitted(dataset, name, known, size, whiten) if ranks.is_first else None
+        if ranks.size > 1:
+            parts = (None, None) if found is None else (found.offset, found.directions)
+            offset, directions = (ranks.tensor_from_first(part) for part in parts)
+            found = Projection(offset.cpu(), directions.cpu())
+        assert found is not None
+        projections[name] = found
+    return projections
+
+
+def column_counts(dataset: Dataset, config: Any) -> dict[str, int]:
+    """Columns, at most, of each modality that the model config uses and, by `feature_size` or `whiten`, changes.
+
+    Raises:
+        ConfigError: a size for a modality that the dataset does not have or the model does not use.
+    """
+    if not isinstance(config, SizeOptions):
+        return {}
+    size, whiten = config.feature_size, isinstance(config, FeatureSizeOptions) and config.whiten
+    if size is None and not whiten:
+        return {}
+    chosen = getattr(config, "modalities", None)
+    used = [name for name in sorted(dataset.features) if chosen is None or name in chosen]
+    given = size if isinstance(size, Mapping) else {} if size is None else dict.fromkeys(used, size)
+    for name in given:
+        if name not in used:
+            what = "the dataset has" if chosen is None else "the model uses"
+            raise ConfigError(f"feature_size: no modality '{name}'; {what} {', '.join(used) or 'none'}")
+    widths = {name: dataset.features[name].dims for name in used}
+    return {name: min(given.get(name, width), width) for name, width in widths.items() if whiten or name in given}
+
+
+def _fitted(dataset: Dataset, name: str, known: np.ndarray, size: int, whiten: bool) -> Projection:
+    matrix = dataset.features[name]
+    rows = torch.from_numpy(known & matrix.present)
+    try:
+        return Projection.fit(stored_tensor(matrix.values), rows, size, whiten)
+    except ValueError:
+        option = "whiten" if whiten else "feature_size"
+        raise ConfigError(
+            f"{option}: the features '{name}' of {dataset.name} are missing or all the same for the items of training;"
+            " leave that modality out (modalities)"
+        ) from None

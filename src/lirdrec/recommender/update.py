@@ -1,0 +1,137 @@
+"""Items and likes that arrive after the training: the run with them, without training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lirdrec.data.dataset import Interactions
+from lirdrec.data.features import FeatureMatrix
+from lirdrec.data.frames import append_frame
+from lirdrec.data.ids import IdMap, pluralize
+from lirdrec.data.schema import ITEM
+from lirdrec.errors import CapabilityError
+from lirdrec.models.base import Features, Model
+from lirdrec.nn.principal_components import Projection
+from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.recommender.inputs import as_features
+from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
+from lirdrec.recommender.new_items import check_added_items, new_features, new_table
+from lirdrec.recommender.query_arguments import folded_in
+from lirdrec.recommender.state import RunState, make_histories, with_pairs
+
+log = logging.getLogger(__name__)
+
+
+def with_items(state: RunState, model: Model, items: Any, features: Mapping[str, Any] | None) -> RunState:
+    """The run with new items; arguments and errors as of `Recommender.add_items`.
+
+    Args:
+        state: a full run; it is not changed.
+        model: of the run.
+    """
+    if not model.capabilities.cold_items:
+        raise CapabilityError(f"{model.name} cannot score items that it was not trained with")
+    assert state.features is not None
+    n_items, blocks = len(state.items), state.features.blocks()
+    table = new_table(items, state.items, state.item_table)
+    new = new_features(IdMap(table[ITEM], state.items.entity), features, blocks[0])
+    read = partial(_as_read, projections=state.features.projections, device=state.device)
+    catalog = [_trained_features(model, blocks[0], read), *map(read, blocks[1:])]
+    arriving = read(new)
+    scorer = model.add_items(state.scorer, catalog, arriving)
+    encoder = NewItemEncoder.from_info(state.info.get(NEW_ITEMS))
+    if encoder is not None and isinstance(scorer, VectorScorer):
+        used = {name: catalog[0][name] for name in getattr(model, "modalities", arriving)}
+        scorer = encoder.apply(scorer, n_items, used, {name: arriving[name] for name in used})
+    check_added_items(scorer, n_items, table[ITEM])
+    log.info("added %s; the catalog has %d now", pluralize(table.height, "item"), n_items + table.height)
+    return replace(
+        state,
+        scorer=scorer,
+        items=state.items.extended(table[ITEM]),
+        item_table=append_frame(state.item_table, table),
+        features=state.features.with_added(new),
+    )
+
+
+def _as_read(
+    block: Mapping[str, FeatureMatrix], projections: Mapping[str, Projection], device: torch.device
+) -> dict[str, Features]:
+    """The features as the model reads them."""
+    return {name: as_features(matrix, device, projections.get(name)) for name, matrix in block.items()}
+
+
+def _trained_features(
+    model: Model,
+    trained: Mapping[str, FeatureMatrix],
+    read: Callable[[Mapping[str, FeatureMatrix]], dict[str, Features]],
+) -> dict[str, Features]:
+    """The features of the trained items; those of the model are not copied, since they may be large."""
+    held = model.inputs.features
+    rest = {name: matrix for name, matrix in trained.items() if name not in held}
+    return {name: held[name] for name in trained if name in held} | read(rest)
+
+
+def with_likes(
+    state: RunState,
+    model: Callable[[], Model],
+    users: np.ndarray,
+    items: np.ndarray,
+    times: np.ndarray | None = None,
+    *,
+    ordered: bool = False,
+) -> RunState:
+    """The run with likes since the training; see `Recommender.update`.
+
+    Args:
+        state: a full run; it is not changed, and is returned itself where the likes change no history.
+        model: gives the model of the run; called only where vectors have to be computed.
+        users, items: `(n,)` int64 rows, oldest first.
+        times: `(n,)` int64, or None: they are the latest. For models of ordered histories.
+        ordered: whether the model is one of ordered histories: likes of known items then move them to their new place,
+            and the users get the queries that are folded in from their new histories.
+    """
+    assert state.train is not None and state.histories is not None
+    if not ordered:
+        keys = np.unique(users * len(state.items) + items)
+        keys = keys[~np.isin(keys, state.train.users * len(state.items) + state.train.items)]
+        users, items = keys // len(state.items), keys % len(state.items)
+    n_trained = len(state.train) if state.n_trained_pairs is None else state.n_trained_pairs
+    train = with_pairs(state.train, users, items, times)
+    histories, before = make_histories(train, len(state.users), state.device, n_trained), state.histories
+    changed = np.unique(users).tolist()
+    if ordered:  # a like of the last item of a history leaves it as it is
+        changed = [user for user in changed if not torch.equal(histories.of(user), before.of(user))]
+    if not changed:
+        return state
+    scorer = _with_moved_items(state, model, train, items)
+    if ordered:
+        assert isinstance(scorer, (VectorScorer, ItemWeightScorer))
+        longer = [histories.of(user) for user in changed]
+        queries = torch.cat([queries for _, queries in folded_in(model(), scorer, longer)])
+        scorer = scorer.with_users(torch.tensor(changed, device=state.device), queries)
+    return replace(state, train=train, histories=histories, scorer=scorer, n_trained_pairs=n_trained)
+
+
+def _with_moved_items(state: RunState, model: Callable[[], Model], train: Interactions, liked: np.ndarray) -> Scorer:
+    """The scorer with those of the liked items `(n,)` moved that were added after the training."""
+    added = np.unique(liked[liked >= state.n_trained_items])
+    if not len(added) or state.weights is None or not model().can_warm_up:
+        return state.scorer
+    return model().fold_in_items(state.scorer, torch.tensor(added, device=state.device), _likers(state, train, added))
+
+
+def _likers(state: RunState, train: Interactions, items: np.ndarray) -> list[Tensor]:
+    """Queries, as trained, of the users who like each item, in the order of their rows."""
+    scorer = state.scorer
+    assert isinstance(scorer, VectorScorer)  # of all models that can warm up
+    likers = (np.unique(train.users[train.items == item]) for item in items)
+    return [scorer.trained_queries(torch.tensor(rows, device=state.device)) for rows in likers]

@@ -1,0 +1,272 @@
+"""Snapshots with more items, likes and events: pure functions from a snapshot and changes to the next snapshot."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec.data.ids import LARGEST, IdMap
+from lirdrec.data.schema import ITEM
+from lirdrec.errors import CapabilityError, DataError, LirdrecError
+from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.row_buffers import append_rows
+from lirdrec.server.snapshot import Id, Snapshot, UserState
+from lirdrec.server.store import Change, Event, NewItem
+
+log = logging.getLogger(__name__)
+
+LIKERS = 200  # users at most whose likes move a new item; the mean of more of them is hardly another one
+
+
+@dataclass(frozen=True)
+class RowEvent:
+    """An event of a user, by the item's row."""
+
+    row: int
+    is_like: bool
+    timestamp: float | None
+
+
+@dataclass
+class _Group:
+    """Successive changes that can be applied as items first, then events, then removals."""
+
+    items: list[NewItem] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    removed: list[Id] = field(default_factory=list)
+    ids: set[Id] = field(default_factory=set)  # of all these items
+
+
+def independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
+    """Split changes so that many items are added at once: one at a time, thousands would take minutes."""
+    group = _Group()
+    for change in changes:
+        if change.item is not None and change.item.id in group.ids:  # an id that is added again
+            yield group
+            group = _Group()
+        if change.item is not None:
+            group.items.append(change.item)
+        elif change.event is not None:
+            group.events.append(change.event)
+        else:
+            group.removed.append(change.subject)
+        group.ids.add(change.subject if change.event is None else change.event.item)
+    yield group
+
+
+def with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
+    """The snapshot with items from the store, except those that the run has already or that do not fit."""
+    new = [item for item in items if snapshot.item_row(item.id) < 0]
+    if not new:
+        return snapshot
+    try:
+        return with_items(snapshot, new)
+    except LirdrecError as error:
+        if len(new) == 1:
+            log.warning("item %r from the store is left out: %s", new[0].id, error)
+            return snapshot
+        middle = len(new) // 2
+        return with_stored(with_stored(snapshot, new[:middle]), new[middle:])
+
+
+def with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
+    """A snapshot with items added."""
+    recommender = copy.copy(snapshot.recommender)
+    if recommender.features is None:
+        raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
+    ids = [item.id for item in items]
+    features: dict[str, list[Any]] = {  # in the type of the store, so that a restart gives the same vectors
+        name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
+        for name in dict.fromkeys(name for item in items for name in item.features)
+    }
+    _rename_removed(recommender, ids)
+    recommender.add_items(_item_table(items, recommender), features)
+    first = snapshot.recommender.n_items
+    rows = snapshot.item_rows.updated(dict(zip(ids, range(first, first + len(ids)), strict=True)))
+    removed = append_rows(snapshot.removed, torch.zeros(len(items), dtype=torch.bool))
+    added_at = snapshot.added_at.updated({first + index: item.at for index, item in enumerate(items)})
+    return replace(snapshot, recommender=recommender, removed=removed, item_rows=rows, added_at=added_at)
+
+
+def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
+    """Replace the ids of removed items that are added again by unused ones, so that ids stay unique."""
+    rows = recommender.items.rows(list(new))
+    rows = rows[rows >= 0]
+    if not len(rows):
+        return
+    ids = recommender.items.series.to_list()
+    used = {*ids, *new}
+    unused = (id for id in range(LARGEST, -1, -1) if id not in used)
+    for row in rows.tolist():
+        ids[row] = next(unused) if recommender.items.is_integer else f"\x00removed {row}"
+    recommender.items = IdMap(pl.Series(ITEM, ids, dtype=recommender.items.series.dtype), recommender.items.entity)
+    recommender.item_table = recommender.item_table.with_columns(recommender.items.series.alias(ITEM))
+
+
+def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
+    is_integer = recommender.items.is_integer
+    if misfits := [item.id for item in items if isinstance(item.id, str) is is_integer]:
+        raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {misfits[0]!r} is not")
+    existing = set(recommender.item_table.columns)
+    columns: dict[str, list[Any]] = {ITEM: [item.id for item in items]}
+    for name in dict.fromkeys(name for item in items for name in item.columns):
+        if name not in existing:
+            raise DataError(f"the item table has no column '{name}'; it has {', '.join(sorted(existing - {ITEM}))}")
+        columns[name] = [item.columns.get(name) for item in items]
+    try:
+        return pl.DataFrame(columns, strict=True)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        raise DataError("a column of the new items has values of different types, or too large ones") from None
+
+
+def with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -> Snapshot:
+    """A snapshot with more likes and dislikes: user → item row → whether the last event was a like."""
+    if not opinions:
+        return snapshot
+    recommender = snapshot.recommender
+    has_model = recommender.has_model and not recommender.is_slim
+    can_fold = has_model and recommender.model().capabilities.new_users
+    states: dict[Id, UserState] = {}
+    for user, of_rows in opinions.items():
+        rows = torch.tensor(list(of_rows))
+        is_liked = torch.tensor(list(of_rows.values()))
+        before, disliked_before = torch.unique(snapshot.liked_rows(user)), snapshot.disliked_rows(user)
+        history = _changed(before, rows[is_liked], rows[~is_liked])
+        disliked = _changed(disliked_before, rows[~is_liked], rows[is_liked])
+        if torch.equal(history, before) and torch.equal(disliked, disliked_before):
+            continue
+        # if all likes are those of the training, the trained vector is the better one
+        trained = _trained_rows(snapshot, user)
+        is_folded = can_fold and len(history) > 0 and not (len(trained) and torch.equal(history, trained))
+        states[user] = UserState(history, is_folded, disliked)
+    if not states:
+        return snapshot
+    liked = replace(snapshot, user_states=snapshot.user_states.updated(states))
+    return _with_moved_items(liked, states) if has_model and recommender.model().can_warm_up else liked
+
+
+def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> Snapshot:
+    """A snapshot with more events of users of an ordered model: user → events in the order in which they were sent.
+
+    Likes follow the history of the training, in the order of their times; one without a time is the latest. A user
+    whose history is that of the training keeps the trained vector.
+    """
+    if not events:
+        return snapshot
+    states: dict[Id, UserState] = {}
+    for user, of_user in events.items():
+        before = snapshot.liked_rows(user)
+        known = snapshot.user_states.get(user)
+        start = known.times if known is not None and known.times is not None else (-math.inf,) * len(before)
+        rows, times = _appended(before.tolist(), list(start), of_user)
+        history, disliked_before = torch.tensor(rows, dtype=torch.int64), snapshot.disliked_rows(user)
+        is_liked = {event.row: event.is_like for event in of_user}  # the last event of an item decides
+        sent, liked = torch.tensor(list(is_liked)), torch.tensor(list(is_liked.values()))
+        disliked = _changed(disliked_before, sent[~liked], sent[liked])
+        if tuple(times) == start and torch.equal(history, before) and torch.equal(disliked, disliked_before):
+            continue
+        row = snapshot.user_rows.get(user, -1)
+        trained = row >= 0 and torch.equal(history, torch.from_numpy(snapshot.recommender.liked_rows(row)))
+        states[user] = UserState(history, len(history) > 0 and not trained, disliked, tuple(times))
+    if not states:
+        return snapshot
+    grown = replace(snapshot, user_states=snapshot.user_states.updated(states))
+    return _with_moved_items(grown, states) if snapshot.recommender.model().can_warm_up else grown
+
+
+def _appended(rows: list[int], times: list[float], events: Sequence[RowEvent]) -> tuple[list[int], list[float]]:
+    """Item rows in the order of their times after further events; a repeated item has its latest time."""
+    for event in events:
+        latest = times[-1] if times else -math.inf
+        time = latest if event.timestamp is None else event.timestamp
+        if event.row in rows:
+            place = rows.index(event.row)
+            if event.is_like and time < times[place]:  # sent late: it has been taken again since
+                continue
+            del rows[place], times[place]
+        if event.is_like:
+            place = bisect.bisect_right(times, time)
+            rows.insert(place, event.row)
+            times.insert(place, time)
+    return rows, times
+
+
+def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:
+    """Rows `(n,)` int64, ascending, with some added and others removed."""
+    joined = torch.unique(torch.cat([rows, added]))
+    return joined[~torch.isin(joined, removed)]
+
+
+def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
+    """Item rows `(n,)` int64, ascending, that the user liked in training."""
+    row = snapshot.user_rows.get(user, -1)
+    if row < 0 or snapshot.recommender.is_slim:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.unique(torch.tensor(snapshot.recommender.liked_rows(row)))
+
+
+def likers_of(recommender: Recommender) -> dict[int, frozenset[Id]]:
+    """Users who like each item that was added after training, in a run that took in likes."""
+    train, found = recommender.train, dict[int, set[Id]]()
+    if train is not None and recommender.n_trained_pairs is not None:
+        added = np.flatnonzero(train.items >= recommender.n_trained_items)
+        ids = recommender.users.series.gather(train.users[added]).to_list()
+        for item, user in zip(train.items[added].tolist(), ids, strict=True):
+            found.setdefault(item, set()).add(user)
+    return {item: frozenset(users) for item, users in found.items()}
+
+
+def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Snapshot:
+    """The snapshot with the items that were added after training moved by the likes of users who changed."""
+    likers, moved = dict[int, frozenset[Id]](), set[int]()
+    for user, state in changed.items():
+        # a user of the training counts with the vector of the training, another one with that of all likes
+        for row in state.history[state.history >= snapshot.recommender.n_trained_items].tolist():
+            before = likers.get(row, snapshot.likers.get(row, frozenset()))
+            if user not in before or snapshot.user_rows.get(user, -1) < 0:
+                likers[row] = before | {user}
+                moved.add(row)
+        for row in state.disliked.tolist():
+            before = likers.get(row, snapshot.likers.get(row, frozenset()))
+            if user in before:
+                likers[row] = before - {user}
+                moved.add(row)
+    snapshot = replace(snapshot, likers=snapshot.likers.updated(likers))
+    queries = {row: vectors for row in sorted(moved) if (vectors := _liker_queries(snapshot, row)) is not None}
+    scorer, recommender = snapshot.recommender.scorer, copy.copy(snapshot.recommender)
+    assert isinstance(scorer, VectorScorer)  # of models that can move items
+    back = torch.tensor(sorted(moved - queries.keys()), dtype=torch.int64)
+    if len(back := back[torch.isin(back, scorer.moved_items)]):  # nobody likes these any more
+        scorer = scorer.with_moved_items(back, scorer.vectors_before(back))
+    if queries:
+        scorer = recommender.model().fold_in_items(scorer, torch.tensor(list(queries)), list(queries.values()))
+    recommender.scorer = scorer
+    return replace(snapshot, recommender=recommender)
+
+
+def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
+    """Queries `(n, D)` of the users who like an item, in the order of their ids; None where no one likes another item.
+
+    Each is computed alone, so that its bits do not depend on which likes came together.
+    """
+    recommender = snapshot.recommender
+    vectors = []
+    for user in sorted(snapshot.likers[row], key=lambda id: (isinstance(id, str), id))[:LIKERS]:
+        if (at := snapshot.user_rows.get(user, -1)) >= 0:
+            vectors.append(recommender.scorer.queries(torch.tensor([at])))
+            continue
+        others = (liked := snapshot.liked_rows(user))[liked != row]
+        if len(others) and recommender.model().capabilities.new_users:
+            vectors.append(recommender.model().fold_in(recommender.scorer, [others]))
+    return torch.cat(vectors) if vectors else None

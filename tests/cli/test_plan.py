@@ -1,0 +1,44 @@
+"""`lirdrec plan`: whether a training fits, in figures and sentences, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ..helpers import assert_mentions, assert_refused
+
+SIZES = ("--users", "10e6", "--items", "1e6", "--interactions", "1e8", "--features", "4096,384")
+
+
+def test_figures_of_the_devices_and_of_one(lirdrec):
+    result = lirdrec("plan", *SIZES, "--devices", "8xH100", "--json")
+    assert result.exit_code == 0, result.stderr
+    several, one = json.loads(result.stdout)["plans"]
+    assert (several["devices"], one["devices"]) == ("8 x H100", "1 x H100")
+    assert several["bytes"] == sum(several["memory"].values()) < one["bytes"]
+    assert several["fits"] and not one["fits"]
+    assert one["sent_bytes"] == 0 < several["sent_bytes"]
+    assert several["steps"] == 10 and several["epoch_seconds"] > 10 * several["step_seconds"]
+
+
+def test_what_would_make_it_fit_is_said(lirdrec):
+    result = lirdrec("plan", *SIZES, "--devices", "8xL4")
+    assert result.exit_code == 0, result.stderr
+    assert_mentions(result.stdout, ["8 x L4", "does not fit", "24.0 GB", "batch_size", "H100"])
+    assert "It fits" in lirdrec("plan", *SIZES, "--devices", "8xL4", "--memory", "1000").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (("--users", "0.5"), ["--users", "0.5"]),
+        (("--features", "4096;384"), ["--features", "4096;384"]),
+        (("--devices", "8xB52"), ["B52", "H100"]),
+        (("--model", "ease"), ["ease", "lightgcn"]),
+        (("--devices", "500xL4"), ["500", "192"]),
+        (("--set", "n_layer=2"), ["n_layer"]),
+    ],
+)
+def test_bad_input_is_one_sentence(lirdrec, arguments, facts):
+    assert_refused(lirdrec("plan", *SIZES, *arguments), facts)

@@ -1,0 +1,190 @@
+"""Predictions against tensors that were made, operations that were counted, and exchanges that were recorded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lirdrec.parallel.ranks as ranks_module
+from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.errors import CapabilityError, ConfigError
+from lirdrec.models.base import Features, Model, ModelInputs
+from lirdrec.models.ease import EASEConfig
+from lirdrec.models.lightgcn import LightGCNConfig
+from lirdrec.models.lirdrec import LIRDRecConfig
+from lirdrec.models.registry import build
+from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.planning.hardware import DEVICES, Cluster
+from lirdrec.planning.plan import make_plan, remedies
+from lirdrec.planning.workload import Sizes, workload
+from lirdrec.training.config import TrainConfig
+from lirdrec.training.profiling import LiveTensors, ProductCounter
+from lirdrec.training.sampling import TripleSampler
+
+from ..helpers import assert_error
+
+USERS, ITEMS = 301, 203
+DATA = make_synthetic_dataset(USERS, ITEMS, 2500, {"image": 96, "text": 40}, groups=8, seed=3, split="none")
+TRAINING = TrainConfig(batch_size=64)
+CONFIGS = [
+    LIRDRecConfig(embedding_size=8, n_layers=2),
+    LIRDRecConfig(embedding_size=12, dct=None, pwc=None, layer_weights="learned"),
+    LIRDRecConfig(embedding_size=8, hidden_multiplier=2, loss="softmax", scoring="cosine", n_item_layers=2),
+    LightGCNConfig(embedding_size=16, n_layers=2),
+    LightGCNConfig(embedding_size=16, loss="softmax"),
+    LIRDRecConfig(embedding_size=8, loss="softmax", n_negatives=30),
+]
+
+
+def test_features_count_at_their_size():
+    config = LIRDRecConfig(embedding_size=8, feature_size=40)
+    smaller = workload(LIRDRecConfig(embedding_size=8), TRAINING, sizes_of(40, 40))
+    assert workload(config, TRAINING, sizes_of(96, 40)) == smaller
+    with assert_error(ConfigError, mentions=["feature_size"]):
+        workload(LIRDRecConfig(feature_size={"image": 40}), TRAINING, sizes_of(96, 40))
+
+
+def sizes_of(*widths: int) -> Sizes:
+    return Sizes(USERS, ITEMS, len(DATA.train), widths)
+
+
+def made(config, names=("image", "text"), ranks: Ranks = ONE) -> Model:
+    """A model of the first rank, with the features `names`."""
+    rows = ranks.shard(ITEMS).rows
+    features = {
+        name: Features(torch.from_numpy(one.values)[rows], torch.from_numpy(one.present)[rows])
+        for name in names
+        for one in [DATA.features[name]]
+    }
+    pairs = torch.from_numpy(DATA.train.users), torch.from_numpy(DATA.train.items)
+    neighbors = (torch.arange(ITEMS)[:, None] + torch.arange(10)) % ITEMS
+    inputs = ModelInputs(USERS, ITEMS, *pairs, features, lambda name, k: neighbors[:, :k], ranks=ranks)
+    return build(config.model, inputs, config)
+
+
+def batch_of(model: Model) -> list[torch.Tensor]:
+    sampler = TripleSampler(model.inputs.users, model.inputs.items, ITEMS, 0)
+    return [part[:64] for part in sampler.epoch(1)]
+
+
+def size_of(*tensors: torch.Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def size_of_matrix(matrix) -> int:
+    return sum(size_of(csr.crow_indices(), csr.col_indices(), csr.values()) for csr in (matrix.csr, matrix.csr_t))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+@pytest.mark.parametrize("n_ranks", [1, 3])
+def test_parameters_gradients_optimizer_and_features_to_the_byte(config, n_ranks):
+    model = made(config, ranks=Ranks(0, n_ranks))  # the rank with the most rows
+    memory = workload(config, TRAINING, sizes_of(96, 40), n_ranks).memory
+    state = [tensor for name, tensor in model.state_dict().items() if name != "schedule"]  # 16 bytes on the host
+    assert memory["parameters"] == memory["best parameters"] == size_of(*state)
+    optimizer = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert memory["gradients"] == size_of(*(p.grad for p in model.parameters()))
+    moments = [one[key] for one in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert memory["Adam"] == size_of(*moments)
+    if config.model == "lirdrec":
+        features = model.inputs.features.values()
+        assert memory["features"] == size_of(*(one.values for one in features), *(one.present for one in features))
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3]], ids=["lirdrec", "lightgcn"])
+def test_graphs_to_the_byte(config):
+    model = made(config, ["image"])
+    memory = workload(config, TRAINING, sizes_of(96)).memory
+    assert memory["user-item graph"] == size_of_matrix(model.user_item.matrix)
+    if config.model == "lirdrec":
+        assert memory["item graph"] == size_of_matrix(model.item_item)
+        assert memory["neighbors"] == size_of(model.inputs.neighbors("image", 10).contiguous())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+def test_the_peak_of_a_step(config):
+    model = made(config)
+    batch = batch_of(model)
+    model.start_epoch(1)
+    model.loss(*batch)["loss"].backward()  # builds the graphs
+    model.zero_grad(set_to_none=True)
+    with LiveTensors() as live:
+        for _ in range(2):  # as the training loop does it: the gradients of a step live until the next loss is there
+            loss = model.loss(*batch)["loss"]
+            model.zero_grad(set_to_none=True)
+            loss.backward()
+            del loss
+    memory = workload(config, TRAINING, sizes_of(96, 40), on_cpu=True).memory
+    predicted = memory["activations"] + memory["gradients"]
+    assert 0.8 < predicted / live.peak < 1.25, (predicted, live.peak)
+
+
+@pytest.mark.parametrize("config", CONFIGS[:3], ids=range(3))
+def test_operations_of_dense_products(config):
+    model = made(config)
+    batch = batch_of(model)
+    model.start_epoch(1)
+    counter = ProductCounter()
+    with counter:
+        model.loss(*batch)["loss"].backward()
+    counted = 2 * sum(p.operations * times for p, times in counter.products.items() if p.kind == "dense")
+    planned = workload(config, TRAINING, sizes_of(96, 40))
+    assert sum(work.flop for work in planned.step.values()) == pytest.approx(counted, rel=0.03)
+
+
+def test_bytes_of_an_exchange(monkeypatch):
+    numbers = []
+    monkeypatch.setattr(
+        ranks_module, "_exchanged", lambda sent, received: numbers.extend(x.numel() for _, _, x in sent)
+    )
+    shards = ranks_module.Shards.of(Ranks(0, 4), 400, 200)
+    shards.to_columns(torch.ones(100, 16), torch.ones(50, 16))
+    sent = workload(LightGCNConfig(embedding_size=16), TRAINING, Sizes(400, 200, 5000), 4).sent
+    assert sent["rows and columns"] == (4 * 4 * sum(numbers), 4)  # four times in a step, four bytes a number
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[2], CONFIGS[4]], ids=["bpr", "softmax", "lightgcn"])
+def test_more_devices_need_less_each(config):
+    sizes = Sizes(10**7, 10**6, 10**8, (4096, 384))
+    plans = [make_plan(config, TRAINING, sizes, Cluster(n, DEVICES["H100"])) for n in (1, 2, 4, 8)]
+    memory = [plan.memory for plan in plans]
+    work = [plan.step_seconds - plan.step.get("communication", 0) for plan in plans]
+    assert memory == sorted(memory, reverse=True) and len(set(memory)) == 4
+    assert work == sorted(work, reverse=True)
+    assert plans[0].sent == 0 and all(plan.sent > 0 for plan in plans[1:])
+    assert memory[3] > memory[0] / 8  # the graphs are on every device
+
+
+def test_remedies_make_it_fit_and_less_would_not():
+    config, sizes = LIRDRecConfig(loss="softmax"), Sizes(10**6, 10**6, 10**7, (4096, 4096))
+    cluster = Cluster.parse("L4")
+    assert not make_plan(config, TRAINING, sizes, cluster).fits
+    changes = {one["change"]: one["value"] for one in remedies(config, TRAINING, sizes, cluster)}
+    n = changes["devices"]
+    assert make_plan(config, TRAINING, sizes, Cluster(n, cluster.device)).fits
+    assert not make_plan(config, TRAINING, sizes, Cluster(n // 2, cluster.device)).fits
+    assert make_plan(config, TRAINING, sizes, Cluster.parse(changes["device"])).fits
+    fitting = make_plan(config, TRAINING, Sizes(1000, 1000, 10_000, (64,)), cluster)
+    assert fitting.fits and remedies(config, TRAINING, Sizes(1000, 1000, 10_000, (64,)), cluster) == []
+
+
+def test_names_of_clusters():
+    assert (Cluster.parse("h100").number, Cluster.parse("16xH100").machines) == (1, 2)
+    assert Cluster.parse("2xL4", memory=5e9).device.memory == 5e9
+    for text, fact in (("8xH10", "H100"), ("0xH100", "0xH100"), ("8 H100", "8xH100")):
+        with assert_error(ConfigError, mentions=[text.removeprefix("8x"), fact]):
+            Cluster.parse(text)
+
+
+def test_what_cannot_be_planned():
+    with assert_error(CapabilityError, mentions=["ease", "lirdrec", "lightgcn"]):
+        workload(EASEConfig(), TRAINING, sizes_of(8))
+    with assert_error(CapabilityError, mentions=["lirdrec", "features"]):
+        workload(LIRDRecConfig(), TRAINING, sizes_of())
+    with assert_error(ConfigError, mentions=[17, 16, "columns"]):
+        workload(LightGCNConfig(embedding_size=16), TRAINING, sizes_of(), 17)
+    with assert_error(ConfigError, mentions=["users", 0]):
+        Sizes(0, 1, 1)
