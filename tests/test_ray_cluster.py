@@ -77,6 +77,7 @@ def computed(cells: list[TrialSpec], output: Path, nodes: Nodes) -> Results:
     return compute(toy, ExperimentConfig((cells[0].dataset,), output, ray=nodes.address, device="cpu", quiet=True))
 
 
+@pytest.mark.slow  # an experiment three times
 def test_an_interrupted_experiment_on_a_cluster_continues_without_it(nodes, planted, tmp_path):
     output = tmp_path / "out"
 
@@ -105,24 +106,27 @@ def test_an_interrupted_experiment_on_a_cluster_continues_without_it(nodes, plan
     assert not list((output / "runs").glob("*")) and not list((output / "jobs").glob("*"))
 
 
-def test_a_trial_is_given_what_it_gets_here_and_survives_the_death_of_its_task(nodes, planted, tmp_path, monkeypatch):
+def test_a_trial_is_given_what_it_gets_here_and_survives_the_death_of_its_task(nodes, planted, tmp_path):
+    output = tmp_path / "out"
+    (one,) = computed([TrialSpec("planned.works:seen", str(planted), "", extra={"times": 1})], output, nodes)
+    assert (one.status, one.attempts, one.data["deaths"]) == ("done", 1, 1)
+    assert (one.data["vault"], one.data["test"]) == (False, 0)
+    here_given = str(planted), str(output / "sealed")
+    assert not [text for text in one.data["given"] if any(path in text for path in here_given)]
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow  # three processes, one after another
+def test_a_trial_that_dies_again_and_again_has_failed(nodes, planted, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_trials, "RETRIES", 1)
     cells = [
-        TrialSpec("planned.works:seen", str(planted), ""),
-        TrialSpec("planned.works:task_killed", str(planted), "", seed=1, extra={"times": 1}),
-        TrialSpec("planned.works:task_killed", str(planted), "", seed=2, extra={"times": 9}),
+        TrialSpec("planned.works:seen", str(planted), "", extra={"times": 9}),
         TrialSpec("planned.works:killed", str(planted), ""),
     ]
-    output = tmp_path / "out"
-    seen, once, always, memory = computed(cells, output, nodes)
-    assert (seen.status, seen.data["vault"], seen.data["test"]) == ("done", False, 0)
-    here_given = str(planted), str(output / "sealed")
-    assert not [text for text in seen.data["given"] if any(path in text for path in here_given)]
-    assert (once.status, once.data, once.attempts) == ("done", {"deaths": 1}, 1)
+    always, memory = computed(cells, tmp_path / "out", nodes)
     assert (always.status, always.attempts) == ("failed", 1)
     assert "2" in str(always.error)
     assert memory.status == "out of memory"
-    assert not ray.is_initialized()
 
 
 def test_the_trial_of_a_dead_node_is_computed_on_another(nodes, planted, tmp_path):

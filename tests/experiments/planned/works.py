@@ -33,20 +33,18 @@ def forever(job):
 
 
 def seen(job):
-    """All that the process of a trial has been given."""
-    given = [*sys.argv[1:], *os.environ.values(), str(vars(job)), Path(sys.argv[1]).read_text()]
-    return {"given": given, "vault": job.vault is not None, "test": len(job.dataset.test)}
+    """All that the process of a trial has been given, once it has killed the task of Ray that started it.
 
-
-def task_killed(job):
-    """Kills the process that started this one, a task of Ray, as often as `extra["times"]` says."""
-    mark = job.folder / f"killed-{job.cell.seed}"
+    The task is killed as often as `extra["times"]` says.
+    """
+    mark = job.folder / "killed"
     times = mark.stat().st_size if mark.exists() else 0
     if times < job.cell.extra["times"]:
         mark.write_text("x" * (times + 1))
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
-    return {"deaths": times}
+    given = [*sys.argv[1:], *os.environ.values(), str(vars(job)), Path(sys.argv[1]).read_text()]
+    return {"deaths": times, "given": given, "vault": job.vault is not None, "test": len(job.dataset.test)}
 
 
 def node_killed(job):
