@@ -61,6 +61,8 @@ def patient_ray() -> Iterator[None]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_register_timeout_seconds", str(int(PATIENCE)))
         patch.setenv("RAY_gcs_server_port_wait_time_s", str(int(PATIENCE)))
+        # a dead node refuses five checks in 1.5 seconds; one that is slow has 10 seconds for each
+        patch.setenv("RAY_health_check_period_ms", "300")
         yield
 
 
