@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.models.lightgcn import LightGCNConfig
+from lirdrec.ray_cluster import LostTaskError
 from lirdrec.recommender import ray_ranking, ray_training
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.fit import fit
@@ -189,44 +190,75 @@ def test_only_lists_of_all_users_are_ranked_on_a_cluster(tmp_path):
 # ------------------------------------------------------------ training
 
 
-def losing_a_node(folder: str, first: int) -> Any:
-    """Stands in for `ray_training._train_rank`: in epoch 2 the rank on another node than the first kills that node.
+class NodeKiller(Callback):
+    """In epoch 2, on another node than the first, kills that node."""
 
-    It is replaced in this process; the modules that the ranks import are as they are.
+    def __init__(self, first: int):
+        self.first = first
+
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
+        if line["epoch"] == 2 and (node := node_of(os.getpid())) != self.first:
+            os.kill(node, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupter(Callback):
+    """In epoch 1 presses Ctrl-C in the process that started the training, and waits until it has noticed."""
+
+    def __init__(self, process: int, stop: Path):
+        self.process, self.stop = process, stop
+
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
+        if line["epoch"] == 1:
+            os.kill(self.process, signal.SIGINT)
+            while not self.stop.exists():
+                time.sleep(0.05)
+
+
+def training_with(callback: Callable[[dict[str, Any], bool], Callback], sizes: Path) -> Any:
+    """Stands in for `ray_training._train_rank`: a rank trains with one more callback; the first notes the ranks.
+
+    `fit_on_ranks` is replaced in this process; the modules that the ranks import are as they are.
     """
 
     def train(job: dict[str, Any]) -> None:
-        fit, sizes = ray_training.fit_on_ranks, Path(folder) / "sizes"
+        fit = ray_training.fit_on_ranks
 
-        class Killer(Callback):
-            def on_epoch_end(self, line: dict[str, Any]) -> None:
-                if line["epoch"] == 2 and (node := node_of(os.getpid())) != first:
-                    os.kill(node, signal.SIGKILL)
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        def fit_or_die(ranks: Any, data: Any, *, callbacks: Any, **options: Any) -> Any:
+        def fit_with(ranks: Any, data: Any, *, callbacks: Any, **options: Any) -> Any:
             if ranks.is_first:
                 sizes.open("a").write(f"{ranks.size}\n")
-            return fit(ranks, data, callbacks=(*callbacks, Killer()), **options)
+            return fit(ranks, data, callbacks=(callback(job, ranks.is_first), *callbacks), **options)
 
-        ray_training.fit_on_ranks = fit_or_die
+        ray_training.fit_on_ranks = fit_with
         ray_training._train_rank(job)
 
     return train
 
 
-@pytest.mark.slow  # Ray Train starts twice, and waits until the dead node is noticed
-def test_a_training_that_lost_a_node_continues_with_the_ranks_that_are_left(nodes, tmp_path, monkeypatch):
+TRAINING = TrainConfig(epochs=3, batch_size=256, metric="recall@5", seed=2)
+SETTINGS: dict[str, Any] = {"config": LightGCNConfig(embedding_size=8), "training": TRAINING, "cache": False}
+
+
+@pytest.fixture
+def trained_on(nodes, tmp_path, monkeypatch) -> Callable[..., Any]:
+    """`trained_on(callback)`: the result of a training on both nodes, each rank with a callback of its own."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(ray_training, "_train_rank", losing_a_node(str(tmp_path), nodes.first))
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(int(PATIENCE)))
-    data = rank_data()
-    data.save(tmp_path / "data")
-    training = TrainConfig(epochs=3, batch_size=256, metric="recall@5", seed=2)
-    config = LightGCNConfig(embedding_size=8)
-    arguments: dict[str, Any] = {"config": config, "training": training, "cache": False}
-    done = fit_on_ray(nodes.address, tmp_path / "data", run=tmp_path / "run", **arguments)
-    alone = fit(Dataset.load(tmp_path / "data"), progress=False, **arguments)
+    rank_data().save(tmp_path / "data")
+
+    def train(callback: Callable[[dict[str, Any], bool], Callback]) -> Any:
+        monkeypatch.setattr(ray_training, "_train_rank", training_with(callback, tmp_path / "sizes"))
+        return fit_on_ray(nodes.address, tmp_path / "data", run=tmp_path / "run", **SETTINGS)
+
+    return train
+
+
+@pytest.mark.slow  # Ray Train starts twice, and waits until the dead node is noticed
+def test_a_training_that_lost_a_node_continues_with_the_ranks_that_are_left(nodes, trained_on, tmp_path):
+    first = nodes.first
+    done = trained_on(lambda job, is_first: NodeKiller(first))
+    data = Dataset.load(tmp_path / "data")
+    alone = fit(data, progress=False, **SETTINGS)
     assert (tmp_path / "sizes").read_text().split() == ["2", "1"]
     assert done.info["devices"] == 1 and done.info["metrics"]["epochs"] == 3
     assert evaluate(done, data).values == pytest.approx(evaluate(alone, data).values, abs=1e-5)
@@ -234,17 +266,46 @@ def test_a_training_that_lost_a_node_continues_with_the_ranks_that_are_left(node
     assert not list(tmp_path.glob(".run-*")) and not ray.is_initialized()
 
 
-def test_ctrl_c_stops_a_training_after_the_epoch(tmp_path):
-    class Trainer:
-        def fit(self) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            while not (tmp_path / "stop").exists():
-                time.sleep(0.01)
+@pytest.mark.slow  # starts Ray Train
+def test_a_training_stopped_on_a_cluster_continues_without_it(trained_on, tmp_path):
+    this = os.getpid()
+    done = trained_on(lambda job, first: Interrupter(this, Path(job["folder"]) / "stop") if first else Callback())
+    assert (done.info["stopped"], done.info["devices"], done.info["metrics"]["epochs"]) == ("interrupted", 2, 1)
+    assert not list(tmp_path.glob(".run-*"))
+    data = Dataset.load(tmp_path / "data")
+    resumed = fit(data, run=tmp_path / "run", resume=True, progress=False, **SETTINGS)
+    alone = fit(data, progress=False, **SETTINGS)
+    assert resumed.info["metrics"]["epochs"] == 3
+    torch.testing.assert_close(resumed.scorer.tensors(), alone.scorer.tensors(), rtol=1e-3, atol=1e-5)
 
-    assert ray_training._fitted(Trainer(), tmp_path / "stop")
+
+class Trainer:
+    """Stands in for that of Ray Train: Ctrl-C is pressed, a run folder is written or not, a process dies or not."""
+
+    def __init__(self, folder: Path, written: bool, died: bool = False):
+        self.folder, self.written, self.died = folder, written, died
+
+    def fit(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while not (self.folder / "stop").exists():
+            time.sleep(0.01)
+        if self.written:
+            (self.folder / "written").touch()
+        if self.died:
+            raise LostTaskError("a process died")
+
+
+def test_ctrl_c_stops_a_training_after_the_epoch(tmp_path):
+    assert ray_training._fitted(Trainer(tmp_path, written=True), tmp_path)
     with pytest.raises(StopTraining):
-        ray_training._StopFile(str(tmp_path / "stop")).on_epoch_end({})
-    ray_training._StopFile(str(tmp_path / "go")).on_epoch_end({})
+        ray_training._StopFile(tmp_path / "stop").on_epoch_end({})
+    ray_training._StopFile(tmp_path / "go").on_epoch_end({})
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_a_training_stopped_without_a_run_folder_of_its_own_gives_none(tmp_path, died):
+    with pytest.raises(KeyboardInterrupt):
+        ray_training._fitted(Trainer(tmp_path, written=False, died=died), tmp_path)
 
 
 @pytest.mark.parametrize(

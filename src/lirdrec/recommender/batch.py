@@ -139,12 +139,7 @@ def _rank_shards(ranking: UserRanking, shards: Shards, name: str, progress: bool
     with progress_bar(name, n_users, resumed, progress, unit="users") as advance:
         if ray is None:
             for index in pending:
-                scores, items = [], []
-                for block_scores, block_items in ranking.blocks(shards.rows(index)):
-                    scores.append(block_scores)
-                    items.append(block_items)
-                    advance(len(block_scores))
-                shards.seal(index, {"scores": np.concatenate(scores), "items": np.concatenate(items)}, {})
+                shards.seal(index, ranking.shard(shards.rows(index), advance), {})
         elif pending:
             from lirdrec.recommender.ray_ranking import rank_on_ray
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -24,12 +23,12 @@ from lirdrec.parallel.join import TIMEOUT, LostRankError, in_group
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, Share, quiet_output
 from lirdrec.recommender.distributed import fit_on_ranks
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.run_folder import is_run
-from lirdrec.training.loop import Callback, StopTraining
+from lirdrec.training.loop import Callback, StopTraining, interruptible
 
 NOTICED = 30.0  # seconds until Ray no longer counts the processors of a dead machine
 POLL = 0.5  # seconds in which Ctrl-C is noticed
 INTERRUPTED = "interrupted"
+STOP, WRITTEN = "stop", "written"  # files: the user has pressed Ctrl-C; the run folder is that of this training
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def fit_on_ray(
     Raises:
         ConfigError: no Ray, no cluster, no room for so many processes, or callbacks.
         TrainingError: processes died again and again; the last checkpoint is kept.
-        KeyboardInterrupt: stopped before the first epoch, or by a second Ctrl-C.
+        KeyboardInterrupt: stopped before the first epoch, while a process died, or by a second Ctrl-C.
         CapabilityError, RunFolderError, DataError: as of `fit_on_ranks`.
     """
     if callbacks:
@@ -81,7 +80,7 @@ def fit_on_ray(
         while True:
             again = {"resume": resume or deaths > 0, "overwrite": overwrite and not deaths, "run": str(run)}
             try:
-                interrupted = _run_ranks(share, job | {"arguments": options | again}, run)
+                interrupted = _run_ranks(share, job | {"arguments": options | again})
                 break
             except LostTaskError as error:
                 deaths += 1
@@ -89,12 +88,6 @@ def fit_on_ray(
             time.sleep(NOTICED)
             room = cluster.share(ray, threads, None, gpus=device != "cpu", option="devices")
             share = Share(min(share.workers, room.workers), room.cpus, room.gpus)
-    return _loaded(run, interrupted)
-
-
-def _loaded(run: Path, interrupted: bool) -> Recommender:
-    if interrupted and not is_run(run):  # stopped before the first epoch
-        raise KeyboardInterrupt
     recommender = Recommender.load(run)
     if interrupted:
         recommender.info["stopped"] = INTERRUPTED
@@ -111,24 +104,24 @@ def _check_deaths(deaths: int, error: LostTaskError) -> None:
     log.warning("a process of the training died (%s); it continues from the last checkpoint", error)
 
 
-def _run_ranks(share: Share, job: dict[str, Any], run: Path) -> bool:
+def _run_ranks(share: Share, job: dict[str, Any]) -> bool:
     """Run the processes of a training to their end; returns whether Ctrl-C has stopped them after an epoch.
 
     Raises:
         LostTaskError: a process or a machine died.
         LirdrecError: the error of a process.
+        KeyboardInterrupt: stopped before there was a run folder, or by a second Ctrl-C.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    gpus = bool(share.gpus)
-    with tempfile.TemporaryDirectory(prefix=f".{run.name}-ray-", dir=run.parent) as folder:
-        stop = Path(folder) / "stop"
+    gpus, run = bool(share.gpus), Path(job["arguments"]["run"])
+    with tempfile.TemporaryDirectory("", f".{run.name}-ray-", run.parent, ignore_cleanup_errors=True) as folder:
         trainer = TorchTrainer(
             _train_rank,
-            train_loop_config=job | {"gpus": gpus, "stop": str(stop)},
+            train_loop_config=job | {"gpus": gpus, "folder": folder},
             torch_config=TorchConfig("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
             scaling_config=ScalingConfig(
                 num_workers=share.workers,
@@ -137,37 +130,32 @@ def _run_ranks(share: Share, job: dict[str, Any], run: Path) -> bool:
             ),
             run_config=RunConfig(name="train", storage_path=folder),  # Ray Train checks that all machines see it
         )
-        try:
-            return _fitted(trainer, stop)
-        finally:
-            shutil.rmtree(Path(folder) / "train", ignore_errors=True)
+        return _fitted(trainer, Path(folder))
 
 
-def _fitted(trainer: Any, stop: Path) -> bool:
+def _fitted(trainer: Any, folder: Path) -> bool:
     """Wait until Ray Train ends, in a thread since it would take over Ctrl-C; see `_run_ranks`."""
+    stop = folder / STOP
     failures: list[BaseException] = []
-    ready = threading.Event()
 
     def fit() -> None:
-        ready.wait()  # Ctrl-C is handled below from here on
         try:
             trainer.fit()
         except BaseException as error:
             failures.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        try:
-            ready.set()
+    with interruptible() as requested:
+        thread.start()
+        while thread.is_alive():
             thread.join(POLL)
-        except KeyboardInterrupt:
-            if stop.exists():
-                raise
-            stop.touch()
-            log.warning("stopping after this epoch with the best model so far; press Ctrl-C again to stop at once")
-    if failures:
-        raise _reason(failures[0]) from failures[0]
+            if requested():
+                stop.touch()
+    reason = _reason(failures[0]) if failures else None
+    if reason is not None and not (isinstance(reason, LostTaskError) and stop.exists()):
+        raise reason from failures[0]
+    if stop.exists() and not (folder / WRITTEN).exists():
+        raise KeyboardInterrupt
     return stop.exists()
 
 
@@ -190,8 +178,8 @@ def _reason(error: BaseException) -> BaseException:
 class _StopFile(Callback):
     """Ends the training after the epoch in which the process that started it writes a file."""
 
-    def __init__(self, path: str):
-        self.path = Path(path)
+    def __init__(self, path: Path):
+        self.path = path
 
     def on_epoch_end(self, line: dict[str, Any]) -> None:
         if self.path.exists():
@@ -202,6 +190,8 @@ def _train_rank(job: dict[str, Any]) -> None:
     """What each process of the training does."""
     torch.set_num_threads(job["threads"])
     with in_group(job["gpus"]) as (ranks, device):
-        stop = (_StopFile(job["stop"]),) if ranks.is_first else ()
-        data = read_any(job["dataset"])
+        folder, data = Path(job["folder"]), read_any(job["dataset"])
+        stop = (_StopFile(folder / STOP),) if ranks.is_first else ()
         fit_on_ranks(ranks, data, device=device, progress=False, callbacks=stop, **job["arguments"])
+        if ranks.is_first:
+            (folder / WRITTEN).touch()

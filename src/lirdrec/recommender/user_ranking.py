@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lirdrec.data.dataset_parts import Interactions
+from lirdrec.files.progress_bars import ProgressCallback, no_progress
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import Quota, rank_users
@@ -52,7 +53,7 @@ class UserRanking:
         quota = policy.quota(k, recommender.n_trained_items)
         return cls(recommender.policy_scorer(policy), k, recommender.device, seen, candidates, quota)
 
-    def blocks(self, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _blocks(self, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Blocks of scores and item rows `(b, k)` of the users in these rows, in their order."""
         device, seen = self.device, None
         if self.seen is not None:
@@ -66,9 +67,13 @@ class UserRanking:
         for _, scores, items in rank_users(self.scorer, all_rows, self.k, **options):
             yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
-    def shard(self, rows: range) -> dict[str, np.ndarray]:
-        """All blocks of some users together, as "scores" and "items"."""
-        scores, items = zip(*self.blocks(rows), strict=True)
+    def shard(self, rows: range, advance: ProgressCallback = no_progress) -> dict[str, np.ndarray]:
+        """All blocks of some users together, as "scores" and "items"; `advance` is told the users of each block."""
+        scores, items = [], []
+        for block_scores, block_items in self._blocks(rows):
+            scores.append(block_scores)
+            items.append(block_items)
+            advance(len(block_scores))
         return {"scores": np.concatenate(scores), "items": np.concatenate(items)}
 
     def __reduce__(self) -> tuple[Any, ...]:
