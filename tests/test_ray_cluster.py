@@ -36,6 +36,7 @@ from lirdrec.recommender import ray_ranking, ray_training
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.ray_training import fit_on_ray
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import Callback, StopTraining
 
@@ -182,6 +183,22 @@ def test_the_file_of_all_users_has_the_bytes_of_one_machine_whatever_dies(nodes,
     assert (tmp_path / "process").exists() and (tmp_path / "node").exists()
 
 
+def test_the_command_ranks_all_users_on_the_cluster_that_it_names(made, tmp_path, monkeypatch):
+    asked = []
+
+    def ranked_here(address: str, ranking: Any, shards: Any) -> Any:
+        asked.append(address)
+        yield from ((rows, ranking.shard(rows)) for rows in shards)
+
+    monkeypatch.setattr(ray_ranking, "rank_on_ray", ranked_here)
+    made().save(tmp_path / "run")
+    for name, options in (("there.csv", ["--ray-address", "head:6379"]), ("here.csv", [])):
+        command = ["recommend", str(tmp_path / "run"), "--all", "-k", "3", "--output", str(tmp_path / name)]
+        assert CliRunner().invoke(app, [*command, *options]).exit_code == 0
+    assert asked == ["head:6379"]
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
 def test_only_lists_of_all_users_are_ranked_on_a_cluster(tmp_path):
     done = CliRunner().invoke(app, ["recommend", str(tmp_path), "--user", "1", "--ray-address", "auto"])
     assert_refused(done, ["--ray-address", "--all", "--output"])
@@ -277,6 +294,31 @@ def test_a_training_stopped_on_a_cluster_continues_without_it(trained_on, tmp_pa
     alone = fit(data, progress=False, **SETTINGS)
     assert resumed.info["metrics"]["epochs"] == 3
     torch.testing.assert_close(resumed.scorer.tensors(), alone.scorer.tensors(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_command_trains_on_the_cluster_that_it_names(tmp_path, monkeypatch):
+    asked = []
+
+    def fit_here(address: str, dataset: Path, *, devices: int, device: str, **options: Any) -> Any:
+        asked.append((address, dataset, devices, device))
+        return fit(Dataset.load(dataset), **options)
+
+    monkeypatch.setattr(ray_training, "fit_on_ray", fit_here)
+    rank_data().save(tmp_path / "data")
+    command = [
+        "train",
+        str(tmp_path / "data"),
+        "--run",
+        str(tmp_path / "run"),
+        "--model",
+        "lightgcn",
+        "--set",
+        "epochs=1",
+    ]
+    done = CliRunner().invoke(app, [*command, "--ray-address", "head:6379", "--devices", "3"])
+    assert done.exit_code == 0
+    assert asked == [("head:6379", tmp_path / "data", 3, "auto")]
+    assert Recommender.load(tmp_path / "run").info["metrics"]["epochs"] == 1
 
 
 class Trainer:

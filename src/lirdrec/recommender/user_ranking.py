@@ -68,7 +68,7 @@ class UserRanking:
             yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
     def shard(self, rows: range, advance: ProgressCallback = no_progress) -> dict[str, np.ndarray]:
-        """All blocks of some users together, as "scores" and "items"; `advance` is told the users of each block."""
+        """All blocks of some users together, as "scores" and "items"; `advance` gets the users of each block."""
         scores, items = [], []
         for block_scores, block_items in self._blocks(rows):
             scores.append(block_scores)
