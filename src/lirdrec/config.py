@@ -41,6 +41,14 @@ def option_named(name: str, *values: str) -> str:
 EARLIER_NAMES = {"n_neighbours": "n_neighbors"}  # of fields, in runs that were saved before they were renamed
 
 
+def saved_config(config_type: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Build the configuration of a saved run, as `make_config` does.
+
+    An option that is younger than the run has the value in the class's `before`: what the model did without it.
+    """
+    return make_config(config_type, {**getattr(config_type, "before", {}), **values}, where)
+
+
 def make_config(
     config_type: type[C],
     values: Mapping[str, Any],

@@ -121,7 +121,7 @@ def test_item_vectors_are_the_branches_smoothed_over_the_graphs(graph, cycle):
         expected = expected + model.feature_graph.csr.to_dense() @ own
     if graph in ("transitions", "both"):
         expected = expected + model.transitions.csr.to_dense() @ own
-    torch.testing.assert_close(model.item_table(), expected)
+    torch.testing.assert_close(model.item_table()[:, : model.n_learned], expected)
 
 
 @pytest.mark.parametrize("graph", ["none", "features", "transitions", "both"])
@@ -138,7 +138,7 @@ def test_a_new_item_is_as_one_in_training_without_interactions(graph, cycle):
     new = {name: Features(f.values[last:], f.present[last:]) for name, f in inputs.features.items()}
     scorer = model.scorer()
     memory = {k: v[:last] if k.startswith("item_") else v for k, v in scorer.memory.items()}
-    smaller = type(scorer)(scorer.user_vectors, scorer.item_vectors[:last], scorer.branch_names, None, memory)
+    smaller = scorer.replaced(items=scorer.item_vectors[:last], memory=memory)
     grown = model.add_items(smaller, [known], new)
     assert grown.n_items == N_ITEMS
     torch.testing.assert_close(grown.item_vectors[last], scorer.item_vectors[last])
@@ -146,6 +146,49 @@ def test_a_new_item_is_as_one_in_training_without_interactions(graph, cycle):
     # and it can be part of a history
     folded = model.fold_in(grown, [torch.tensor([3, last])])
     torch.testing.assert_close(folded, model.fold_in(scorer, [torch.tensor([3, last])]))
+
+
+def whitened(features: np.ndarray, fitted_to: np.ndarray) -> np.ndarray:
+    """Principal components of variance 1, each row to length 1: written apart from the model."""
+    centered = features.astype(np.float64) - features[fitted_to].mean(0)
+    _, sizes, directions = np.linalg.svd(centered[fitted_to], full_matrices=False)
+    counts = sizes > 1e-4 * sizes[0]
+    components = centered @ directions[counts].T / sizes[counts]
+    return components / np.linalg.norm(components, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("similarity, scale", [("cosine", 1), ("product", 10)])
+def test_content_is_the_similarity_of_features_to_those_of_the_history(similarity, scale, cycle):
+    last = N_ITEMS - 1
+    train = cycle.train.take(cycle.train.items != last)
+    nothing = train.take(np.zeros(len(train), dtype=bool))
+    rest = dataclasses.replace(cycle, train=train, valid=nothing, test=nothing)
+    weights = {"image": 0.3, "text": 0.7}
+    options = {"content_weight": 0.2, "new_content_weight": 0.6, "similarity": similarity}
+    model = built("lirdrec_seq", rest, modality_weights=weights, **options).eval()
+    scorer, known = model.scorer(), np.arange(N_ITEMS) < last
+    f = np.concatenate(
+        [whitened(rest.features[m].values, known) * np.sqrt(weight) for m, weight in weights.items()], axis=1
+    )
+    for user in (0, 7):
+        history = model.inputs.histories.of(user).numpy()
+        cosines = f @ f[history].sum(0) / np.linalg.norm(f[history].sum(0))
+        parts = scorer.parts(scorer.user_vectors[[user] * N_ITEMS], torch.arange(N_ITEMS)).numpy()
+        expected = scale * cosines * np.where(known, 0.2, 0.6)
+        np.testing.assert_allclose(parts[:, scorer.part_names.index("content")], expected, atol=2e-5)
+        np.testing.assert_allclose(parts.sum(1), scorer.scores(scorer.user_vectors[[user]])[0].numpy(), atol=1e-5)
+    if similarity == "cosine":  # what is left is (1 - λ) of a cosine
+        learned = scorer.item_vectors[:, : model.n_learned].norm(dim=1).numpy()
+        np.testing.assert_allclose(learned, np.where(known, 0.8, 0.4), rtol=1e-5)
+    own = scorer.item_vectors[:, : model.n_learned]  # items are similar by their branches
+    cosines = torch.nn.functional.cosine_similarity(own[[last]], own)
+    torch.testing.assert_close(scorer.similar_items(torch.tensor([last]))[0], cosines)
+
+
+def test_without_content_the_score_has_the_branches_alone(cycle):
+    model = built("lirdrec_seq", cycle, content_weight=0.0, new_content_weight=0.0)
+    assert model.scorer().part_names == ("image", "text", "shared")
+    assert not any("content" in name for name in model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["sasrec", "lirdrec_seq"])
@@ -225,6 +268,7 @@ def test_without_timestamps_it_says_what_is_missing(cycle):
         ({"max_length": 0}, ["max_length", 0, 1]),
         ({"n_negatives": 0}, ["n_negatives", 0, 1]),
         ({"pwc_base": 0.0}, ["pwc_base", 0.0, 1]),
+        ({"new_content_weight": 1.5}, ["new_content_weight", 1.5, 1]),
         ({"item_graph": "feature"}, ["item_graph", "'feature'", "'none', 'features', 'transitions', 'both'"]),
     ],
     ids=str,
@@ -235,7 +279,9 @@ def test_values_out_of_range(options, facts):
 
 
 @pytest.mark.parametrize("name", ["lirdrec_seq", "sasrec", "unisrec"])
-@pytest.mark.parametrize("options", [{}, {"positions": "rotary", "encoder": "branches", "time_gaps": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"positions": "rotary", "encoder": "branches", "time_gaps": True}, {"content_weight": 0.2}], ids=str
+)
 def test_the_state_of_one_position_is_that_of_all(name, options, cycle):
     if options and name != "lirdrec_seq":
         pytest.skip("it has no such options")

@@ -81,10 +81,37 @@ def test_vectors_equal_the_formulas():
     assert torch.equal(scorer.user_weights(USERS), scorer.weights[USERS])
 
 
-SCORERS = [vectors, lambda: item_weights()[0], lambda: item_weights(dense=True)[0]]
+def unequal() -> VectorScorer:
+    """Parts of 1, 1 and 4 columns; the similarity of items compares the first two."""
+    scorer = vectors()
+    return scorer.replaced(widths=(1, 1, 4), n_similarity_parts=2)
 
 
-@pytest.mark.parametrize("make", SCORERS, ids=["vectors", "item weights", "dense item weights"])
+def test_parts_may_have_different_widths():
+    scorer = unequal()
+    u, v = scorer.user_vectors.numpy(), scorer.item_vectors.numpy()
+    expected = [u[2, 0] * v[7, 0], u[2, 1] * v[7, 1], u[2, 2:] @ v[7, 2:]]
+    np.testing.assert_allclose(
+        scorer.parts(scorer.queries(torch.tensor([2])), torch.tensor([7]))[0], expected, rtol=1e-5
+    )
+    norms = np.maximum(np.linalg.norm(v[:, :2], axis=1), 1e-12)
+    np.testing.assert_allclose(
+        scorer.similar_items(torch.tensor([7]))[0], v[:, :2] @ v[7, :2] / norms / norms[7], atol=1e-6
+    )
+    v = v.copy()
+    v[[0, 3], 2:] = 0  # only some items have the other columns
+    some = scorer.replaced(items=torch.from_numpy(v))
+    np.testing.assert_allclose(some.scores(some.queries(USERS)), u[USERS] @ v.T, rtol=1e-5, atol=1e-6)
+    again = Scorer.from_tensors(scorer.tensors(), json.loads(json.dumps(scorer.settings())))
+    assert torch.equal(again.similar_items(torch.tensor([7])), scorer.similar_items(torch.tensor([7])))
+    with assert_error(DataError, mentions=["'items'", 6, 1, 2]):
+        Scorer.from_tensors(scorer.tensors(), scorer.settings() | {"widths": [1, 1, 2]})
+
+
+SCORERS = [unequal, vectors, lambda: item_weights()[0], lambda: item_weights(dense=True)[0]]
+
+
+@pytest.mark.parametrize("make", SCORERS, ids=["unequal parts", "vectors", "item weights", "dense item weights"])
 def test_a_scorer_rebuilt_from_its_tensors_has_the_same_bits(make):
     scorer = make()
     settings = json.loads(json.dumps(scorer.settings()))
@@ -98,7 +125,7 @@ def test_a_scorer_rebuilt_from_its_tensors_has_the_same_bits(make):
         assert torch.equal(again.scores(again.queries(USERS)), scorer.scores(scorer.queries(USERS)))
 
 
-@pytest.mark.parametrize("make", SCORERS, ids=["vectors", "item weights", "dense item weights"])
+@pytest.mark.parametrize("make", SCORERS, ids=["unequal parts", "vectors", "item weights", "dense item weights"])
 def test_scores_may_be_overwritten_by_the_caller(make):
     scorer = make()
     first = scorer.scores(scorer.queries(USERS))

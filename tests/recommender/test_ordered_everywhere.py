@@ -11,7 +11,9 @@ import torch
 
 from lirdrec.errors import CapabilityError
 from lirdrec.export.folder import export
+from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
 from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender.fit import fit
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.ann import ApproximateIndex
@@ -19,8 +21,9 @@ from lirdrec.server.engine.query import Query
 from lirdrec.server.engine.ranker import Ranker
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Event, Store
+from lirdrec.training.config import TrainConfig
 
-from ..cycles import N_ITEMS, after, places, walker
+from ..cycles import N_ITEMS, after, cycle, places, walker
 from ..helpers import assert_error
 
 
@@ -98,3 +101,29 @@ def test_a_mixed_vector_of_a_new_item_is_ranked_and_its_content_read(grown):
     reason = mixed.explain(3, 100)
     assert reason.parts["new item"] == pytest.approx(0.05) and sum(reason.parts.values()) == reason.score
     assert mixed.recommend_for_history([4, 5, 100], k=2)["item"].to_list()[0] in (6, after(6), 8)
+
+
+def test_a_run_that_was_saved_before_there_was_content_opens():
+    config = LIRDRecSeqConfig(embedding_size=16, n_layers=1, content_weight=0, new_content_weight=0)
+    recommender = fit(cycle(), config, TrainConfig(epochs=1), progress=False, cache=False, calibrate_new_items=False)
+    for option in ("content_weight", "new_content_weight", "content_columns"):
+        del recommender.state.info["model_config"][option]
+    opened = Recommender.from_state(recommender.state)
+    assert opened.model("fold in").config == config
+    opened.add_items([99], features(3.5))
+    assert opened.recommend_for_history([2, 3], k=5).height == 5
+
+
+def test_the_vectors_of_new_items_are_not_mixed_with_those_of_neighbors():
+    config = LIRDRecSeqConfig(embedding_size=16, n_layers=1)
+    recommender = fit(cycle(), config, TrainConfig(epochs=1), progress=False, cache=False)
+    assert recommender.new_item_encoder.content == 1 and recommender.new_item_encoder.frontier
+
+
+def test_new_items_are_scored_by_the_similarity_to_the_history():
+    recommender = Recommender.from_state(walker().state)
+    history = recommender.liked(3)
+    near, far = (features(float(np.median(history)) + turn) for turn in (0, N_ITEMS / 2))
+    recommender.add_items([50, 51], {name: np.concatenate([near[name], far[name]]) for name in near})
+    content = {item: recommender.explain(3, item).parts["content"] for item in (50, 51, history[0])}
+    assert content[50] > 0.3 > 0 > content[51] and content[history[0]] == 0

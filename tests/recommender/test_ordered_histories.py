@@ -126,7 +126,7 @@ def test_explanations_name_the_item_that_moved_the_score(seq):
     history = seq.liked(3)
     item = after(history[-1])
     reason = seq.explain(3, item, n_liked=len(history))
-    assert sum(reason.parts.values()) == reason.score and set(reason.parts) == {"image", "text", "shared"}
+    assert sum(reason.parts.values()) == reason.score and set(reason.parts) == {"image", "text", "shared", "content"}
     assert reason.liked[0].item == history[-1] and reason.liked[0].moved > 0
     moved = {one.item: one.moved for one in reason.liked}
     assert set(moved) == set(history) and list(moved.values()) == sorted(moved.values(), reverse=True)

@@ -139,6 +139,8 @@ class Model(nn.Module):
     item_rows: ClassVar[tuple[str, ...]] = ("item_embedding",)
     # strength, and the likes after which half of it is reached, of `fold_in_items` (benchmarks/warm_up.py)
     warm_up: ClassVar[tuple[float, float]] = (6.0, 2.0)
+    # whether the vectors of new items are mixed with those of their nearest trained items (docs/new_items.md)
+    mixes_neighbors: ClassVar[bool] = True
 
     def __init__(self, inputs: ModelInputs, config: Any):
         super().__init__()
@@ -251,9 +253,7 @@ class Model(nn.Module):
             share = strength * len(queries) / (len(queries) + half)
             turned[row] += share * (queries.mean(0, dtype=torch.float64) - center) / user_length
         turned *= length / turned.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        vectors, names = (scorer.user_vectors, scorer.item_vectors), scorer.branch_names
-        known = VectorScorer(*vectors, names, scorer.weights, memory, scorer.offsets)
-        return known.with_moved_items(items, turned)
+        return scorer.replaced(memory=memory).with_moved_items(items, turned)
 
     @property
     def can_warm_up(self) -> bool:

@@ -8,12 +8,25 @@ branches (each modality and *shared*), `e = embedding_size` and `D = K·e`:
     [c_1 | … | c_K]_t = CausalTransformer(V_{i_1} B, …, V_{i_t} B)   state after item t, chunks of width e
     α_t = softmax over the branches                              progressive weight copying (PWC), below
     u_t = [α_t1 c_t1 | … | α_tK c_tK]
-    score(u_t, i) = cos(u_t, V_i) = Σ_k α_tk ⟨c_tk, V_ik⟩ / (‖u_t‖ ‖V_i‖)
+    cos(u_t, V_i) = Σ_k α_tk ⟨c_tk, V_ik⟩ / (‖u_t‖ ‖V_i‖)
 
-so a score is an exact sum over branches. `item_graph` selects the graphs of the smoothing: `S` is LIRDRec's graph of
-items with similar features, and `T = D^-½ C D^-½` that of transitions, where `C_ij` counts how often i and j are next
-to each other in a training history. The vector of an item thus has a part of those that it is taken with, without any
-parameter of its own; a new item has no transitions, and its vector is `Z` (`+ S Z`).
+What the network learns holds for the items of training, less for those that no interaction has shown it. The score
+therefore has one more part, *content*, without parameters: how similar an item is to those of the history. With `f_i`
+the whitened principal components of the features of `i`, of each modality to length 1, times `√w_m`, side by side, to
+length 1 again (`fused_features`):
+
+    q_t = Σ_{s ≤ t} f_{i_s}
+    score(u_t, i) = (1 - λ_i) cos(u_t, V_i) + λ_i cos(q_t, f_i)             similarity="cosine"
+    score(u_t, i) = (1 - λ_i) ⟨u_t, V_i⟩ + λ_i 10 cos(q_t, f_i)              similarity="product"
+
+`λ_i` is `new_content_weight` for items without a training interaction, such as those that are added later, and
+`content_weight` for the others, also in the loss: 0 by default, since what that gains depends on the data. A score is
+an exact sum over the branches and content.
+
+`item_graph` selects the graphs of the smoothing: `S` is LIRDRec's graph of items with similar features, and
+`T = D^-½ C D^-½` that of transitions, where `C_ij` counts how often i and j are next to each other in a training
+history. The vector of an item thus has a part of those that it is taken with, without any parameter of its own; a new
+item has no transitions, and its vector is `Z` (`+ S Z`).
 
 `encoder="shared"` is one transformer of width D that lets branches interact;
 `encoder="branches"` gives each branch its own of width e. Both may add the time since the item before (`time_gaps`).
@@ -38,7 +51,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec.config import check_minimum, option, validated
+from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
@@ -46,13 +59,17 @@ from lirdrec.graphs.transitions import transition_graph
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.feature_size import SizeOptions
 from lirdrec.models.item_branches import branch_vectors
-from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
+from lirdrec.nn.functional import normalize
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.row_buffers import append_rows
+
+CONTENT = "content"  # name of the part of a score that is the similarity of features
+PRODUCT = 10.0  # inner product that counts as much as a cosine of 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
     """
 
     model: ClassVar[str] = "lirdrec_seq"
+    before: ClassVar = {"new_content_weight": 0.0}  # runs that were saved before there was content
 
     n_layers: int = option(1, "L, blocks of the transformer")
     temperature: float = option(0.07, "τ of the softmax: scores are divided by it")
@@ -90,10 +108,16 @@ class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
         None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
     )
     whiten: bool = option(True, "scale the principal components of each feature matrix to equal variance")
+    content_weight: float = option(
+        0.0, "λ, weight of the similarity of features in the scores of trained items, also in training"
+    )
+    new_content_weight: float = option(0.67, "λ of items without training interactions")
+    content_columns: int = option(128, "principal components of each modality that the similarity compares")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimum(self, 1, "n_neighbors")
+        check_minimum(self, 1, "n_neighbors", "content_columns")
+        check_share(self, "content_weight", "new_content_weight")
         check_modality_weights(self.modality_weights)
         for name in ("pwc_weight", "pwc_base"):
             if not 0 < getattr(self, name) <= 1:
@@ -115,6 +139,7 @@ class LIRDRecSeq(SequentialModel):
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_layers": (1, 2)}
     user_rows = ("theta", "copied", "n_copied")
     item_rows = ()  # item vectors come from features
+    mixes_neighbors = False  # new items have their content; a mixture would lessen its weight
 
     theta: Tensor
     copied: Tensor
@@ -124,13 +149,18 @@ class LIRDRecSeq(SequentialModel):
     def __init__(self, inputs: ModelInputs, config: LIRDRecSeqConfig):
         super().__init__(inputs, config)
         self.config: LIRDRecSeqConfig = config
-        self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared",))
+        self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared", CONTENT))
         self.branches = (*self.modalities, "shared")
         self.weights = modality_weights(self.modalities, config.modality_weights)
         self.features = [inputs.features[m] for m in self.modalities]
         device, generator = inputs.device, torch.Generator().manual_seed(inputs.seed)
         dims = [f.values.shape[1] for f in self.features]
         self.reductions = reductions(dims, config.feature_columns, torch.float32, device, config.whiten)
+        self.n_learned = len(self.branches) * config.embedding_size  # columns of V; those of f follow
+        self.has_content = max(config.content_weight, config.new_content_weight) > 0
+        if self.has_content:
+            self.content_reductions = reductions(dims, config.content_columns, torch.float32, device, whiten=True)
+            self.n_content = sum(reduced_widths(dims, config.content_columns))
         dims = reduced_widths(dims, config.feature_columns)
         k, e = len(self.branches), config.embedding_size
         h, g = 4 * e, max(1, e // 4)
@@ -181,8 +211,14 @@ class LIRDRecSeq(SequentialModel):
     def reads_gaps(self) -> bool:
         return self.config.time_gaps
 
-    def part_names(self) -> tuple[str, ...]:
-        return self.branches
+    def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
+        if not self.has_content:
+            return VectorScorer(users, items, self.branches, memory=memory)
+        # items are similar by their branches: the weight of content differs between old and new items
+        k = len(self.branches)
+        widths = (*[self.config.embedding_size] * k, self.n_content)
+        names = (*self.branches, CONTENT)
+        return VectorScorer(users, items, names, memory=memory, widths=widths, n_similarity_parts=k)
 
     @property
     def _smooths_features(self) -> bool:
@@ -217,8 +253,43 @@ class LIRDRecSeq(SequentialModel):
         z = branch_vectors(features, self.hidden_weight, self.shared_weight, self.hidden_bias, self.output_weight)
         return z.flatten(1)
 
+    def content_vectors(self, features: Sequence[Features]) -> Tensor:
+        """`f` `(n, C)` of `n` items, of length 1; 0 without features."""
+        known = self.inputs.known_items
+        parts = reduced(self.content_reductions, self.features, features, known)
+        return fused_features(dict(zip(self.modalities, parts, strict=True)), self.weights)
+
+    @cached_property
+    def _content(self) -> Tensor:
+        return self.content_vectors(self.features)
+
     def item_table(self) -> Tensor:
-        return self._smoothed(self.item_branches(self._reduced))
+        """`[V | f]` `(I, D + C)`; `V` alone where content has no part in the loss."""
+        vectors = self._smoothed(self.item_branches(self._reduced))
+        return torch.cat([vectors, self._content], dim=1) if self.config.content_weight else vectors
+
+    def _split(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The columns that are learned, and those of content, of `(…, D + C)`; None where there are none."""
+        learned, content = vectors[..., : self.n_learned], vectors[..., self.n_learned :]
+        return learned, content if content.shape[-1] else None
+
+    def comparable(self, vectors: Tensor) -> Tensor:
+        """States `[u | q]` with both parts of length 1."""
+        learned, content = self._split(vectors)
+        if content is None:
+            return super().comparable(learned)
+        scale = 1.0 if self.config.similarity == "cosine" else PRODUCT
+        return torch.cat([super().comparable(learned), normalize(content) * scale], dim=1)
+
+    def comparable_items(self, vectors: Tensor, is_new: Tensor | None = None) -> Tensor:
+        """Rows `[(1 - λ) V | λ f]` with `V` of length 1."""
+        learned, content = self._split(vectors)
+        if content is None:
+            return super().comparable(learned)
+        share: Tensor | float = self.config.content_weight
+        if is_new is not None:
+            share = torch.where(is_new, self.config.new_content_weight, share)[:, None].to(vectors)
+        return torch.cat([super().comparable(learned) * (1 - share), content * share], dim=1)
 
     def _smoothed(self, own: Tensor) -> Tensor:
         """`V` `(I, K·e)` of `Z` `(I, K·e)`."""
@@ -228,14 +299,20 @@ class LIRDRecSeq(SequentialModel):
         return vectors
 
     def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
-        weighted, alpha, logits = self.weighted_states(items, gaps, users)
+        learned, content = self._split(items)
+        weighted, alpha, logits = self.weighted_states(learned, gaps, users)
         self._to_copy = alpha if self.config.pwc == "released" else logits
-        return weighted
+        return weighted if content is None else torch.cat([weighted, content.cumsum(1)], dim=2)
 
     _to_copy: Tensor | None = None  # of the last call of `states`
 
     def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
-        return self.weighted_states(items, gaps, users, last)[0][:, 0]
+        learned, content = self._split(items)
+        weighted = self.weighted_states(learned, gaps, users, last)[0][:, 0]
+        if content is None:
+            return weighted
+        in_history = torch.arange(items.shape[1], device=items.device) <= last[:, None]
+        return torch.cat([weighted, torch.einsum("nt,ntc->nc", in_history.to(items), content)], dim=1)
 
     def weighted_states(
         self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor | None = None
@@ -246,7 +323,7 @@ class LIRDRecSeq(SequentialModel):
         """
         n, length, _ = items.shape
         groups = len(self.input.weight)
-        tokens = items.view(n * length, groups, -1).transpose(0, 1)  # (G, n·T, width)
+        tokens = items.reshape(n * length, groups, -1).transpose(0, 1)  # (G, n·T, width)
         x = self.input(tokens).view(groups, n, length, -1)
         states = self.network(x, gaps, self.generator) if last is None else self.network.at(x, last, gaps)[:, :, None]
         chunks = states.permute(1, 2, 0, 3).reshape(n, states.shape[2], len(self.branches), -1)
@@ -293,12 +370,22 @@ class LIRDRecSeq(SequentialModel):
 
     def serving_memory(self) -> dict[str, Tensor]:
         own = self.item_branches(self._reduced).detach()
-        memory = {"item_inputs": self._smoothed(own)}
+        vectors = self._smoothed(own)
+        memory = {"item_inputs": torch.cat([vectors, self._content], dim=1) if self.has_content else vectors}
         return memory | {"item_own": own} if self._smooths_features else memory
 
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        vectors, memory = self._new_learned_vectors(scorer, catalog, new)
+        if not self.has_content:
+            return vectors, memory
+        return torch.cat([vectors, self.content_vectors([new[m] for m in self.modalities])], dim=1), memory
+
+    def _new_learned_vectors(
+        self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`V` `(n, D)` of new items, and the scorer's memory with what their neighbors need."""
         own = self.item_branches(self._reduce([new[m] for m in self.modalities]))
         if not self._smooths_features:
             return own, dict(scorer.memory)

@@ -130,9 +130,9 @@ class SequentialModel(Model):
         """Vectors `(n, D)` of new items as in `item_table`, and the scorer's memory with their rows."""
         raise NotImplementedError
 
-    def part_names(self) -> tuple[str, ...]:
-        """Names of the equal chunks of the `D` columns whose products add up to the score."""
-        return ("score",)
+    def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
+        """The scorer of comparable states `(U, D)` and items `(I, D)`, with names for the parts of a score."""
+        return VectorScorer(users, items, memory=memory)
 
     # Training
 
@@ -160,10 +160,10 @@ class SequentialModel(Model):
         states, n = self.comparable(states), self.config.n_negatives
         if n is None:
             everything = len(self._pool) == len(table)
-            items = self.comparable(table if everything else table.index_select(0, self._pool))
+            items = self.comparable_items(table if everything else table.index_select(0, self._pool))
             return full_softmax(states, items, self._index_in_pool[targets], self.config.temperature, weights=weights)
         negatives = self._pool[torch.randint(len(self._pool), (n,), generator=self.generator).to(targets.device)]
-        positive, negative = (self.comparable(table.index_select(0, rows)) for rows in (targets, negatives))
+        positive, negative = (self.comparable_items(table.index_select(0, rows)) for rows in (targets, negatives))
         excluded = negatives == targets[:, None]
         return sampled_softmax(states, positive, negative, self.config.temperature, excluded, weights)
 
@@ -176,6 +176,14 @@ class SequentialModel(Model):
         """States or item vectors `(n, D)` as they are compared: normalized for cosines."""
         return normalize(vectors) if self.config.similarity == "cosine" else vectors
 
+    def comparable_items(self, vectors: Tensor, is_new: Tensor | None = None) -> Tensor:
+        """Rows `(n, D)` of `item_table` as they are compared with states.
+
+        Args:
+            is_new: `(n,)` bool, which items have no training interactions; None: none of them.
+        """
+        return self.comparable(vectors)
+
     # Serving
 
     @torch.no_grad()
@@ -186,7 +194,8 @@ class SequentialModel(Model):
         users = torch.arange(self.inputs.n_users, device=table.device)
         times = histories.times if self.reads_gaps else None
         vectors = self._encode(table, histories.items, times, histories.start, users)
-        return VectorScorer(vectors, self.comparable(table), self.part_names(), memory=memory)
+        items = self.comparable_items(table, ~self.inputs.known_items)
+        return self.vector_scorer(vectors, items, memory)
 
     def serving_memory(self) -> dict[str, Tensor]:
         """The scorer's memory: `item_inputs`, a copy of `item_table`, and what else `new_item_vectors` needs."""
@@ -240,7 +249,8 @@ class SequentialModel(Model):
         assert isinstance(scorer, VectorScorer)
         vectors, memory = self.new_item_vectors(scorer, catalog, new)
         memory["item_inputs"] = append_rows(memory["item_inputs"], vectors)
-        return scorer.with_items(self.comparable(vectors), memory)
+        are_new = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
+        return scorer.with_items(self.comparable_items(vectors, are_new), memory)
 
 
 class TransformerModel(SequentialModel):

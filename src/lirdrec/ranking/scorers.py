@@ -104,12 +104,14 @@ class Scorer(abc.ABC):
 
 
 class VectorScorer(Scorer):
-    """Score = inner product of a user vector and an item vector, split into equal-width named parts, plus an offset.
+    """Score = inner product of a user vector and an item vector, split into named parts, plus an offset.
 
     Args:
         users: `(U, D)` float.
         items: `(I, D)` float.
-        branch_names: names of the `len(branch_names)` equal chunks of the `D` columns.
+        branch_names: names of the chunks of the `D` columns.
+        widths: columns of each chunk; None: equal chunks.
+        n_similarity_parts: how many chunks, the first ones, the similarity of items compares; None: all.
         weights: `(U, n_branches)` weights that each user gives to the branches, if the model has them.
         memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
@@ -129,9 +131,14 @@ class VectorScorer(Scorer):
         weights: Tensor | None = None,
         memory: Mapping[str, Tensor] | None = None,
         offsets: Tensor | None = None,
+        widths: Sequence[int] | None = None,
+        n_similarity_parts: int | None = None,
     ):
         self.user_vectors, self.item_vectors = users, items
         self._branch_names = tuple(branch_names)
+        n, width = len(self._branch_names), items.shape[1]
+        self.widths = (width // n,) * n if widths is None else tuple(widths)
+        self.n_similarity_parts = n if n_similarity_parts is None else n_similarity_parts
         self.part_names = self._branch_names if offsets is None else (*self._branch_names, NEW_ITEM)
         self.weights = weights
         self.memory = dict(memory or {})
@@ -142,6 +149,20 @@ class VectorScorer(Scorer):
     def branch_names(self) -> tuple[str, ...]:
         return self._branch_names
 
+    def replaced(self, **changes: Any) -> VectorScorer:
+        """A scorer in which some arguments of `VectorScorer` are others."""
+        arguments: dict[str, Any] = {
+            "users": self.user_vectors,
+            "items": self.item_vectors,
+            "branch_names": self.branch_names,
+            "weights": self.weights,
+            "memory": self.memory,
+            "offsets": self.offsets,
+            "widths": self.widths,
+            "n_similarity_parts": self.n_similarity_parts,
+        }
+        return VectorScorer(**(arguments | changes))
+
     def with_items(self, vectors: Tensor, memory: Mapping[str, Tensor] | None = None) -> VectorScorer:
         """A scorer with more items; existing rows are the same.
 
@@ -151,23 +172,41 @@ class VectorScorer(Scorer):
         """
         offsets = None if self.offsets is None else append_rows(self.offsets, self.offsets.new_zeros(len(vectors)))
         items = append_rows(self.item_vectors, vectors)
-        memory = self.memory if memory is None else memory
-        return VectorScorer(self.user_vectors, items, self.branch_names, self.weights, memory, offsets)
+        return self.replaced(items=items, memory=self.memory if memory is None else memory, offsets=offsets)
 
     def queries(self, users: Tensor) -> Tensor:
         return self.user_vectors[users]
 
     def scores(self, queries: Tensor) -> Tensor:
-        scores = queries @ self.item_vectors.T
+        n = self.n_similarity_columns
+        scores = queries[:, :n] @ self.item_vectors[:, :n].T
+        if len(self._other_items):  # the other columns of most items are zero
+            rows = self._other_items
+            scores[:, rows] += queries[:, n:] @ self.item_vectors[rows, n:].T
         return scores if self.offsets is None else scores.add_(self.offsets)
+
+    @cached_property
+    def _other_items(self) -> Tensor:
+        """Rows `(m,)` of the items that have more than the columns of the similarity."""
+        return self.item_vectors[:, self.n_similarity_columns :].any(1).nonzero().squeeze(1)
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
         products = queries * self.item_vectors[items]  # (B, D)
-        parts = products.unflatten(1, (len(self.branch_names), -1)).sum(-1)
+        parts = torch.stack([chunk.sum(1) for chunk in products.split(self.widths, dim=1)], dim=1)
         return parts if self.offsets is None else torch.cat([parts, self.offsets[items, None].to(parts)], dim=1)
 
     def similar_items(self, items: Tensor) -> Tensor:
-        return _cosine(self.item_vectors[items], self.item_vectors)
+        vectors = self.similarity_vectors
+        return _cosine(vectors[items], vectors)
+
+    @property
+    def similarity_vectors(self) -> Tensor:
+        """The columns of the item vectors whose cosines are the similarity of items; a view."""
+        return self.item_vectors[:, : self.n_similarity_columns]
+
+    @property
+    def n_similarity_columns(self) -> int:
+        return sum(self.widths[: self.n_similarity_parts])
 
     def similar_users(self, users: Tensor) -> Tensor:
         return _cosine(self.user_vectors[users], self.user_vectors)
@@ -205,7 +244,7 @@ class VectorScorer(Scorer):
         memory = self.memory | dict(zip(self.MOVED, (rows, self.vectors_before(rows)), strict=True))
         table = self.item_vectors.clone()
         table[items] = vectors.to(table.dtype)
-        return VectorScorer(self.user_vectors, table, self.branch_names, self.weights, memory, self.offsets)
+        return self.replaced(items=table, memory=memory)
 
     @property
     def grown_users(self) -> Tensor:
@@ -227,7 +266,7 @@ class VectorScorer(Scorer):
         memory = self.memory | dict(zip(self.GROWN, (rows, self.trained_queries(rows)), strict=True))
         table = self.user_vectors.clone()
         table[users] = queries.to(table.dtype)
-        return VectorScorer(table, self.item_vectors, self.branch_names, self.weights, memory, self.offsets)
+        return self.replaced(users=table, memory=memory)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"users": self.user_vectors, "items": self.item_vectors}
@@ -236,7 +275,12 @@ class VectorScorer(Scorer):
         return named | {f"memory.{name}": tensor for name, tensor in self.memory.items()}
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, "part_names": list(self.branch_names)}
+        settings: dict[str, Any] = {"kind": self.kind, "part_names": list(self.branch_names)}
+        if len(set(self.widths)) > 1:
+            settings["widths"] = list(self.widths)
+        if self.n_similarity_parts < len(self.widths):
+            settings["n_similarity_parts"] = self.n_similarity_parts
+        return settings
 
     def to(self, device: torch.device | str) -> VectorScorer:
         return self._rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
@@ -247,7 +291,10 @@ class VectorScorer(Scorer):
         names = tuple(settings["part_names"])
         users, items, weights, offsets = (tensors.get(name) for name in ("users", "items", "weights", "offsets"))
         assert users is not None and items is not None
-        return cls(users, items, names, weights, memory, offsets)
+        widths = settings.get("widths")
+        if widths is not None and (len(widths) != len(names) or sum(widths) != items.shape[1]):
+            raise DataError(f"parts of {widths} columns do not make up the {items.shape[1]} columns of 'items'")
+        return cls(users, items, names, weights, memory, offsets, widths, settings.get("n_similarity_parts"))
 
 
 class ItemWeightScorer(Scorer):

@@ -71,7 +71,7 @@ def fit_new_item_encoder(
     parts = items[torch.randperm(len(items), generator=generator).to(items.device)].chunk(ROUNDS)
     rounds = max(1, MAX_LAUNCHED // len(parts[0]))
     launches = [_launch(model, scorer, features, part) for part in parts[:rounds]]
-    encoder = NewItemEncoder(CONTENT, N_NEIGHBORS)
+    encoder = NewItemEncoder(CONTENT, N_NEIGHBORS) if model.mixes_neighbors else NewItemEncoder()
     encoder = replace(encoder, frontier=_frontier(encoder, launches, scorer, train, validation, users))
     return replace(encoder, offset=encoder.offset_for(max_cost))
 
@@ -89,8 +89,7 @@ def _launch(model: Model, scorer: VectorScorer, features: Mapping[str, Features]
     is_new[new] = True
     known, new = (~is_new).nonzero().squeeze(1), is_new.nonzero().squeeze(1)
     memory = {name: table[known] if name.startswith("item_") else table for name, table in scorer.memory.items()}
-    users, items = scorer.user_vectors, scorer.item_vectors[known]
-    rest = VectorScorer(users, items, scorer.branch_names, scorer.weights, memory)
+    rest = scorer.replaced(items=scorer.item_vectors[known], memory=memory, offsets=None)
     catalog, launched = (
         {name: Features(f.values[rows], f.present[rows]) for name, f in features.items()} for rows in (known, new)
     )

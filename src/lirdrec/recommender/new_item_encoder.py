@@ -85,9 +85,7 @@ class NewItemEncoder:
         """
         if scorer.offsets is None:
             new_rows = scorer.item_vectors.new_zeros(scorer.n_items - first)
-            offsets = append_rows(scorer.item_vectors.new_zeros(first), new_rows)
-            users, items = scorer.user_vectors, scorer.item_vectors
-            scorer = VectorScorer(users, items, scorer.branch_names, scorer.weights, scorer.memory, offsets)
+            scorer = scorer.replaced(offsets=append_rows(scorer.item_vectors.new_zeros(first), new_rows))
         assert scorer.offsets is not None
         # in place: `Model.add_items` has just appended these rows, and no other scorer has them
         scorer.offsets[first:] = self.offset
@@ -283,6 +281,4 @@ class NewItemPolicy:
         assert isinstance(scorer, VectorScorer)
         offsets = torch.zeros_like(scorer.item_vectors[:, 0]) if scorer.offsets is None else scorer.offsets.clone()
         offsets[n_trained:] += change
-        return VectorScorer(
-            scorer.user_vectors, scorer.item_vectors, scorer.branch_names, scorer.weights, scorer.memory, offsets
-        )
+        return scorer.replaced(offsets=offsets)

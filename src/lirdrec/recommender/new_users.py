@@ -36,7 +36,5 @@ def as_new_users(recommender: Recommender) -> Recommender:
         check_queries(folded_in)
         vectors[users] = folded_in
     folded = copy.copy(recommender)
-    folded.scorer = VectorScorer(
-        vectors, scorer.item_vectors, scorer.branch_names, memory=scorer.memory, offsets=scorer.offsets
-    )
+    folded.scorer = scorer.replaced(users=vectors, weights=None)
     return folded

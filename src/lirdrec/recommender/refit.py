@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lirdrec.config import make_config
+from lirdrec.config import make_config, saved_config
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
@@ -49,7 +49,7 @@ def settings_of(state: RunState) -> EarlierSettings:
     if info.get("model") is None:
         raise RunFolderError(f"{name}: does not say which model it is; train from scratch")
     kind = config_type(str(info["model"]))
-    config: Any = make_config(kind, dict(info.get("model_config") or {}), name)
+    config: Any = saved_config(kind, dict(info.get("model_config") or {}), name)
     if info.get("training") is None:  # a closed form has no epochs
         seed = info.get("seed")
         training = preset(str(info["model"]))[1]

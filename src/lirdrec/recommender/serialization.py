@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lirdrec.config import make_config
+from lirdrec.config import saved_config
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, WEIGHT
@@ -293,6 +293,6 @@ def rebuild(state: RunState) -> Model:
         item_table=state.item_table.head(n),
     )
     inputs = make_model_inputs(dataset, state.device, projections=state.features.projections)
-    model = build(name, inputs, make_config(config_type(name), state.info["model_config"], f"the run of {name}"))
+    model = build(name, inputs, saved_config(config_type(name), state.info["model_config"], f"the run of {name}"))
     model.load_state_dict(dict(state.weights))
     return model.to(state.device).eval()

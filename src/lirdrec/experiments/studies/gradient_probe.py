@@ -175,7 +175,7 @@ class GradientProbe(Callback):
         """The scorer ("total") and its parts; for a single part, "features": user vectors with projections."""
         parts, names = {"total": scorer}, scorer.part_names
         if len(names) > 1:
-            vectors = (x.chunk(len(names), dim=1) for x in (scorer.user_vectors, scorer.item_vectors))
+            vectors = (x.split(scorer.widths, dim=1) for x in (scorer.user_vectors, scorer.item_vectors))
             return parts | {name: VectorScorer(u, v) for name, u, v in zip(names, *vectors, strict=True)}
         features = self.model.inputs.features
         projected = [features[name].values @ weight.T for name, weight in self.weights.items()]

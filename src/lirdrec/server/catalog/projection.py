@@ -111,11 +111,11 @@ def has_projection(snapshot: Snapshot) -> bool:
 
 
 def _item_vectors(snapshot: Snapshot) -> Tensor:
-    """Vectors `(I, D)` float32 of all items."""
+    """Vectors `(I, D)` float32 of all items, by which they are similar."""
     scorer = snapshot.recommender.scorer
     if not isinstance(scorer, VectorScorer):
         raise CapabilityError("this model has no item vectors, so there is no projection")
-    return scorer.item_vectors.float().cpu()
+    return scorer.similarity_vectors.float().cpu()
 
 
 def _normalized(vectors: Tensor) -> Tensor:

@@ -178,11 +178,11 @@ def build_query_batch(
     if not positions:
         return QueryBatch([], torch.empty(0, 0), _NONE, _NONE, unknown_users)
     joined = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
-    names = scorer.branch_names
     for row, position in enumerate(positions):
         if weights := queries[position].branch_weights:
-            factors = torch.tensor([float(weights.get(name, 1.0)) for name in names])
-            joined[row] = (joined[row].unflatten(0, (len(names), -1)) * factors[:, None]).flatten()
+            assert isinstance(scorer, VectorScorer)  # checked with the query
+            factors = torch.tensor([float(weights.get(name, 1.0)) for name in scorer.branch_names])
+            joined[row] *= factors.repeat_interleave(torch.tensor(scorer.widths))
     seen = _seen(snapshot, queries, positions, trained, histories)
     of_rows = {row: limits[position] for row, position in enumerate(positions) if position in limits}
     batch = QueryBatch(positions, joined, *seen, unknown_users, of_rows)

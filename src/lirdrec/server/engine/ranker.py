@@ -111,7 +111,7 @@ def _similarity(scorer: Scorer, items: Tensor) -> Tensor:
     """`(c, c)` similarities of the candidates, as of `Scorer.similar_items`."""
     if not isinstance(scorer, VectorScorer):
         return scorer.similar_items(items)[:, items].nan_to_num()
-    vectors = scorer.item_vectors[items]  # of the candidates only
+    vectors = scorer.similarity_vectors[items]  # of the candidates only
     lengths = vectors.norm(dim=1, keepdim=True)
     if not all_finite(lengths):  # the squares overflow
         vectors = vectors / vectors.abs().amax(1, keepdim=True).clamp(min=1e-12)
