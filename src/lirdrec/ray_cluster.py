@@ -66,7 +66,7 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
         try:
             if self.address == LOCAL:
                 options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-                # rather more work than processors than other bits
+                # room for all, even beyond the processors: fewer threads would change the bits of the results
                 n = max((workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
                 with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
                     ray.init(address=LOCAL, num_cpus=n, **options)
