@@ -26,7 +26,7 @@ MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
 MAX_COST = 0.025  # of the hits on known items; a margin below the 3 % that a launch may cost
 N_OFFSETS = 61
 # a, n and w, chosen on the validation launches of four datasets (docs/new_items.md)
-CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.35
+CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
 
 
 @dataclass(frozen=True)
