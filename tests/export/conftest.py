@@ -49,7 +49,7 @@ def recommender(made) -> Recommender:
 def grown(made, data) -> Recommender:
     """A recommender with three new items, whose offset brings them into some lists."""
     found = made()
-    found.info["new_items"] = NewItemEncoder(0.5, 5, 0.3).to_info()
+    found.info["new_items"] = NewItemEncoder(0.5, 5, 0.3, similarity=0.35).to_info()
     found.add_items([900, 901, 902], {name: np.array(matrix.values[40:43]) for name, matrix in data.features.items()})
     return found
 

@@ -89,7 +89,10 @@ ENCODERS = [
     ({"n_item_layers": 0, "layer_weights": (0.5, 1.0, 0.25)}, NewItemEncoder(0.7, 3, 0.0)),
     ({"modality_weights": {"image": 0.0, "text": 1.0}}, NewItemEncoder(0.5, 7, 0.1)),
     ({}, NewItemEncoder(1.0, 0, 0.25)),
-    ({"feature_size": 4, "whiten": True}, NewItemEncoder(0.3, 6, 0.1)),
+    ({}, NewItemEncoder(0.3, 5, 0.1, similarity=0.35, scale=2.5)),
+    ({"content_columns": 3, "modalities": ("text",)}, NewItemEncoder(1.0, 0, 0.1, similarity=0.35)),
+    ({"content_columns": 0}, NewItemEncoder(0.3, 5, 0.1)),
+    ({"feature_size": 4, "whiten": True}, NewItemEncoder(0.3, 6, 0.1, similarity=0.5)),
 ]
 
 

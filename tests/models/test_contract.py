@@ -433,5 +433,5 @@ def test_a_matrix_with_the_name_of_a_part_of_the_score_is_named():
 def test_one_modality_left_out_learns_too(modalities, dataset, popularity):
     config = make_config(config_type("lirdrec"), {**SMALL["lirdrec"], "modalities": list(modalities)})
     found = fit(dataset, config, TRAINING, progress=False, cache=False)
-    assert found.scorer.part_names == (*modalities, "shared")
+    assert found.scorer.part_names == (*modalities, "shared", "content")
     assert evaluate(found, dataset)["recall@20"] > popularity + 0.2

@@ -17,7 +17,7 @@ from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from ..helpers import assert_error
 
 N_USERS, N_OLD, N_NEW = 8, 12, 5
-CONFIG = LIRDRecConfig(embedding_size=4, n_layers=2, n_neighbors=3, hidden_multiplier=2)
+CONFIG = LIRDRecConfig(embedding_size=4, n_layers=2, n_neighbors=3, hidden_multiplier=2, content_columns=0)
 WEIGHTS = {"image": 0.1, "text": 0.9}
 TABLES = {  # modality → (columns, items that lack it; 12 … 16 are the new ones)
     "image": (5, [3, 13, 16]),

@@ -138,7 +138,8 @@ def test_a_liked_item_moves_by_the_formula_and_the_others_stay(name):
     n = model.inputs.n_items
     likers = [scorer.queries(torch.tensor(rows)) for rows in ([2, 5, 7], [11])]
     moved = model.fold_in_items(scorer, torch.tensor([n, n + 2]), likers)
-    users, items = scorer.user_vectors.double().numpy(), scorer.item_vectors.double().numpy()
+    width = scorer.n_similarity_columns  # columns of content stay
+    users, items = (vectors[:, :width].double().numpy() for vectors in (scorer.user_vectors, scorer.item_vectors))
     strength, half = model.warm_up
     user_length = np.linalg.norm(users, axis=1).mean()
     for row, liked_by in ((n, [2, 5, 7]), (n + 2, [11])):
@@ -146,7 +147,8 @@ def test_a_liked_item_moves_by_the_formula_and_the_others_stay(name):
         length = np.linalg.norm(items[row])
         expected = items[row] / length + share * (users[liked_by].mean(0) - users.mean(0)) / user_length
         expected *= length / np.linalg.norm(expected)
-        np.testing.assert_allclose(moved.item_vectors[row].double(), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(moved.item_vectors[row, :width].double(), expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(moved.item_vectors[row, width:], scorer.item_vectors[row, width:])
     stay = torch.tensor([row for row in range(scorer.n_items) if row not in (n, n + 2)])
     queries = scorer.queries(torch.arange(model.inputs.n_users))
     assert torch.equal(moved.scores(queries)[:, stay], scorer.scores(queries)[:, stay])

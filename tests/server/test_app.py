@@ -84,8 +84,8 @@ def test_branches_are_weighed_anew(client):
     parts = client.post("/recommend", json={"user": 2, "k": 48, "parts": True, "exclude_seen": False}).json()["items"]
     for one in parts:
         assert sum(one["parts"].values()) == pytest.approx(one["score"], abs=1e-5)
-    assert set(parts[0]["parts"]) == {"text", "image", "shared"}
-    factors = {"text": 2.0, "image": 0.0, "shared": -1.0}
+    assert set(parts[0]["parts"]) == {"text", "image", "shared", "content"}
+    factors = {"text": 2.0, "image": 0.0, "shared": -1.0, "content": 0.5}
     weighed = {one["item"]: sum(factors[name] * part for name, part in one["parts"].items()) for one in parts}
     got = client.post("/recommend", json={"user": 2, "k": 48, "branch_weights": factors, "exclude_seen": False})
     assert dict(frame_of(got)) == pytest.approx(weighed, abs=1e-5)

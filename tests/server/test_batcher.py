@@ -161,7 +161,7 @@ def test_unknown_users_get_what_is_popular(numbers):
 def test_parts_sum_to_the_score(run):
     recommender = Recommender.load(run)
     answer = Ranker().rank(state(recommender), [Query(5, k=9, parts=True, diversity=0.3)])[0]
-    assert len(answer.items) == 9 and answer.parts[0].keys() == {"image", "text", "shared"}
+    assert len(answer.items) == 9 and answer.parts[0].keys() == {"image", "text", "shared", "content"}
     for score, parts in zip(answer.scores, answer.parts, strict=True):
         assert sum(parts.values()) == pytest.approx(score, abs=1e-6)
 

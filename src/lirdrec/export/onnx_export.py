@@ -6,8 +6,9 @@ Two graphs, in the symbols of `models/lirdrec.py`; each input is a modality, `(n
   shared branch, whose DCT is inside its weights.
 - `item_vector.onnx` is the complete `Model.add_items` for items added one by one: it also contains the features and
   smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each new item, and
-  returns `vector` `(n, K·e)` and `branches`. Items of the same call are not neighbors of each other. The vector is
-  mixed with those of the nearest trained items, if the run's `NewItemEncoder` does so; its offset is in the metadata.
+  returns `vector` `(n, D)` and `branches`. Items of the same call are not neighbors of each other. The vector is
+  mixed with those of the nearest trained items, if the run's `NewItemEncoder` does so, and followed by the columns of
+  content, as in the exported vectors; the encoder's offset is in the metadata.
 
 The graph is built operator by operator; large tables are written block by block to a file beside it.
 """
@@ -160,7 +161,7 @@ def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
     encoder.save({"branches": encoder.shape}, "LIRDRec: from raw features to branch vectors")
     encoder = _Encoder(model, Graph(folder / "item_vector.onnx"))
     encoder.vector(recommender)
-    width = len(model.branches) * model.config.embedding_size
+    width = recommender.scorer.tensors()["items"].shape[1]
     outputs: dict[str, Any] = {"vector": ["n", width], "branches": encoder.shape}
     mixture = recommender.new_item_encoder or NewItemEncoder()
     doc = "LIRDRec: from raw features to the vectors of items that are added one by one"
@@ -228,7 +229,7 @@ class _Encoder:
         return str(self.graph.add("Mul", self._linear(centered, directions.T), self.present[modality]))
 
     def vector(self, recommender: Recommender) -> None:
-        """The item vector `(n, K·e)`: the branches and the messages of the nearest items (Eq. 17), then the mixture."""
+        """The item vector `(n, D)`: branches and messages of the nearest items (Eq. 17), the mixture, then content."""
         model, add = self.model, self.graph.add
         branches, first = self.branches(), model.layer_weights.numbers()[0]
         if first != 1:  # the weight of layer 0, the only one of a node without edges
@@ -249,7 +250,21 @@ class _Encoder:
         content = add("Add", branches, smoothed)
         if model.config.scoring == "cosine":
             content = self._normalized(content)
-        add("Identity", self._mixed(content, recommender), name="vector")
+        learned = self._mixed(content, recommender)
+        add("Identity", self._with_content(learned, recommender) if model.has_content else learned, name="vector")
+
+    def _with_content(self, learned: str, recommender: Recommender) -> str:
+        """`NewItemEncoder.new_vectors`: learned vectors `(n, K·e)` and content vectors `(n, C)` with their weights."""
+        model, graph, add = self.model, self.graph, self.graph.add
+        encoder, parts = recommender.new_item_encoder or NewItemEncoder(), []
+        for (m, weight), reduction in zip(model.weights.items(), model.content_reductions, strict=True):
+            assert isinstance(reduction, PCA)
+            part = self._normalized(self._components(self.features[m], reduction.mean, reduction.directions, m))
+            parts.append(add("Mul", part, graph.constant(weight**0.5)))
+        content = self._normalized(add("Concat", *parts, axis=1))
+        counted = add("Mul", content, graph.constant(encoder.similarity * encoder.scale))
+        rest = add("Mul", learned, graph.constant(1 - encoder.similarity))
+        return str(add("Concat", rest, counted, axis=1))
 
     def _mixed(self, content: str, recommender: Recommender) -> str:
         """`NewItemEncoder.mix`: content vectors `(n, D)` mixed with the vectors of the nearest trained items."""
@@ -258,7 +273,8 @@ class _Encoder:
             return content
         assert recommender.features is not None
         trained, n_trained = recommender.features.blocks()[0], recommender.n_trained_items
-        vectors = recommender.scorer.tensors()["items"][:n_trained].float().cpu().numpy()
+        width = len(self.model.branches) * self.model.config.embedding_size
+        vectors = recommender.scorer.tensors()["items"][:n_trained, :width].float().cpu().numpy()
         table = graph.table(vectors.shape, (block for _, block in row_blocks(vectors)))
         norms = graph.constant(np.linalg.norm(vectors, axis=1))
         sums, lengths, counts = [], [], []

@@ -137,6 +137,9 @@ class Model(nn.Module):
     # A training that continues an earlier run matches their rows by id (recommender/warm_start.py)
     user_rows: ClassVar[tuple[str, ...]] = ("user_embedding",)
     item_rows: ClassVar[tuple[str, ...]] = ("item_embedding",)
+    # buffers, by the first part of their names, that the model fits to its features when it first needs them. A
+    # training that continues a run without them fits them to its own data
+    fitted: ClassVar[tuple[str, ...]] = ()
     # strength, and the likes after which half of it is reached, of `fold_in_items` (benchmarks/warm_up.py)
     warm_up: ClassVar[tuple[float, float]] = (6.0, 2.0)
     # whether the vectors of new items are mixed with those of their nearest trained items (docs/new_items.md)
@@ -227,7 +230,7 @@ class Model(nn.Module):
         An item turns from the vector of its features, `v_0`, towards the `n` users who liked it, as far as they differ
         from the mean user `c`; its length stays: `v ∝ v_0 / ‖v_0‖ + s · n / (n + h) · (mean_{u∈L} u - c) / ‖u‖`, where
         `‖u‖` is the mean length of user vectors and `(s, h)` is `warm_up`. The result depends on who likes the item,
-        not on the order of the likes.
+        not on the order of the likes. Columns beside those of the similarity of items (content) stay as they are.
 
         Args:
             scorer: a scorer of this model.
@@ -240,20 +243,23 @@ class Model(nn.Module):
         if not isinstance(scorer, VectorScorer) or not self.can_warm_up:
             raise CapabilityError(f"{self.name} cannot move the vectors of new items by likes")
         strength, half = self.warm_up
-        memory = dict(scorer.memory)
+        memory, width = dict(scorer.memory), scorer.n_similarity_columns
         if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
-            users = scorer.trained_queries(torch.arange(scorer.n_users, device=scorer.user_vectors.device))
+            everyone = torch.arange(scorer.n_users, device=scorer.user_vectors.device)
+            users = scorer.trained_queries(everyone)[:, :width]
             memory["mean_user"] = users.mean(0, dtype=torch.float64)
             memory["user_length"] = torch.linalg.vector_norm(users, dim=1).mean(dtype=torch.float64)
-        center, user_length = memory["mean_user"], memory["user_length"].clamp(min=1e-12)
-        start = scorer.vectors_before(items).double()
+        center, user_length = memory["mean_user"][:width], memory["user_length"].clamp(min=1e-12)
+        before = scorer.vectors_before(items)
+        start = before[:, :width].double()
         length = start.norm(dim=1, keepdim=True)
         turned = start / length.clamp(min=1e-12)
         for row, queries in enumerate(likers):
             share = strength * len(queries) / (len(queries) + half)
-            turned[row] += share * (queries.mean(0, dtype=torch.float64) - center) / user_length
+            turned[row] += share * (queries[:, :width].mean(0, dtype=torch.float64) - center) / user_length
         turned *= length / turned.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        return scorer.replaced(memory=memory).with_moved_items(items, turned)
+        moved = torch.cat([turned.to(before), before[:, width:]], dim=1)
+        return scorer.replaced(memory=memory).with_moved_items(items, moved)
 
     @property
     def can_warm_up(self) -> bool:

@@ -19,6 +19,10 @@ multiplies the component of eigenvalue x by Σ a_l x^l. With equal weights and o
 difference of users and items in the leading component (with it, popularity) cannot be learned, which harms cosines. Any
 weights with Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py has the argument.
 
+Users have a further part, *content*, which only the scores of new items use (models/content.py): user vectors are
+`[u | q]`, item vectors `[V | 0]`, and items that are added after training get `[(1 - w) v | w S f]`, with `q` and `f`
+from features alone (recommender/new_item_encoder.py). The scores of known items are ⟨u, V⟩.
+
 The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
 branches, and no transformed copy of the features is kept.
 """
@@ -40,6 +44,7 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.content import CONTENT, ITEM_CONTENT, content_of_histories, content_of_users, content_vectors
 from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors
@@ -66,6 +71,7 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
     """
 
     model: ClassVar[str] = "lirdrec"
+    before: ClassVar = {"content_columns": 0}  # runs that were saved before new items had content in their scores
 
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
     n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
@@ -94,11 +100,14 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
     init: Literal["torch", "xavier"] = option("torch", "initialization of the linear layers")
     edge_dropout: float = option(0.0, "share of training edges left out of the graph in each epoch")
+    content_columns: int = option(
+        64, "principal components of each modality that the scores of new items compare; 0: no such part"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_minimum(self, 1, "embedding_size", "n_neighbors", "hidden_multiplier")
-        check_minimum(self, 0, "n_layers", "n_item_layers", "regularization")
+        check_minimum(self, 0, "n_layers", "n_item_layers", "regularization", "content_columns")
         if self.pwc in ("released", "logits") and self.embedding_size < 4:
             raise ConfigError(
                 "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it"
@@ -132,6 +141,7 @@ class LIRDRec(Model):
 
     user_rows = ("user_embedding", "theta", "copied")
     item_rows = ()  # item vectors come from features
+    fitted = ("content_reductions",)
 
     copied: Tensor
     schedule: Tensor
@@ -139,7 +149,9 @@ class LIRDRec(Model):
     def __init__(self, inputs: ModelInputs, config: LIRDRecConfig):
         super().__init__(inputs, config)
         self.config: LIRDRecConfig = config
-        self.modalities = chosen_modalities(inputs, config.modalities, reserved=("shared",))
+        self.has_content = config.content_columns > 0 and config.dct != "matrix"  # "matrix" takes no new items
+        reserved = ("shared", CONTENT) if self.has_content else ("shared",)
+        self.modalities = chosen_modalities(inputs, config.modalities, reserved=reserved)
         self.branches = self.modalities + (("shared",) if config.dct is not None else ())
         self.weights = modality_weights(self.modalities, config.modality_weights)
         self.shards = inputs.shards
@@ -149,6 +161,8 @@ class LIRDRec(Model):
         dtype, device = self.features[0].values.dtype, inputs.device
         dims = [f.values.shape[1] for f in self.features]
         self.reductions = reductions(dims, config.feature_columns, dtype, device)
+        if self.has_content:
+            self.content_reductions = reductions(dims, config.content_columns, dtype, device, whiten=True)
         dims = reduced_widths(dims, config.feature_columns)
         k, e = len(self.branches), config.embedding_size
         h, g = e * config.hidden_multiplier, e // 4
@@ -354,8 +368,34 @@ class LIRDRec(Model):
         return self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items)
 
     @torch.no_grad()
+    def validation_scorer(self) -> Scorer:
+        """As `Model.validation_scorer`, without content, which known items do not have."""
+        return self._trained_scorer() if self.inputs.ranks.size == 1 else super().validation_scorer()
+
+    @torch.no_grad()
     def scorer(self) -> Scorer:
         """Vectors of the current parameters over the whole graph, with what `add_items` and `fold_in` need."""
+        trained = self._trained_scorer()
+        if not self.has_content:
+            return trained
+        content = self.content_vectors(self.features)
+        users, items = trained.user_vectors, trained.item_vectors
+        return trained.replaced(
+            users=torch.cat([users, content_of_users(self.inputs, content)], dim=1),
+            items=torch.cat([items, torch.zeros_like(content)], dim=1),
+            branch_names=(*self.branches, CONTENT),
+            widths=(*trained.widths, content.shape[1]),
+            n_similarity_parts=len(self.branches),
+            memory=trained.memory | {ITEM_CONTENT: content},
+        )
+
+    def content_vectors(self, features: Sequence[Features]) -> Tensor:
+        """`f` `(n, C)` of `n` items, of length 1; 0 without features."""
+        known = self.inputs.known_items
+        return content_vectors(self.content_reductions, self.features, features, known, self.weights)
+
+    def _trained_scorer(self) -> VectorScorer:
+        """The scorer of the vectors that are learned."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         ego_items = self.item_branches(self._reduced, mixed).flatten(1)
         ego_users = normalize(self.user_embedding).flatten(1)
@@ -416,7 +456,12 @@ class LIRDRec(Model):
             level = append_rows(memory[f"item_smoothed_{layer}"], smoothed)
             memory[f"item_smoothed_{layer}"] = level
             smoothed = product(rows.csr, level)
-        return scorer.with_items(self.ranking.transform_for_scoring(own + smoothed), memory)
+        vectors = self.ranking.transform_for_scoring(own + smoothed)
+        if self.has_content:
+            content = self.content_vectors([new[m] for m in self.modalities])
+            memory[ITEM_CONTENT] = append_rows(memory[ITEM_CONTENT], content)
+            vectors = torch.cat([vectors, torch.zeros_like(content)], dim=1)
+        return scorer.with_items(vectors, memory)
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
@@ -427,4 +472,7 @@ class LIRDRec(Model):
         assert isinstance(scorer, VectorScorer)
         chunks = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         theta = scorer.memory["mean_theta"].expand(len(histories), -1) if self._learns_weights else None
-        return self.ranking.transform_for_scoring(self._weigh(chunks, theta)[0])
+        vectors = self.ranking.transform_for_scoring(self._weigh(chunks, theta)[0])
+        if not self.has_content:
+            return vectors
+        return torch.cat([vectors, content_of_histories(histories, scorer.memory[ITEM_CONTENT])], dim=1)

@@ -13,7 +13,7 @@ branches (each modality and *shared*), `e = embedding_size` and `D = K·e`:
 What the network learns holds for the items of training, less for those that no interaction has shown it. The score
 therefore has one more part, *content*, without parameters: how similar an item is to those of the history. With `f_i`
 the whitened principal components of the features of `i`, of each modality to length 1, times `√w_m`, side by side, to
-length 1 again (`fused_features`):
+length 1 again (models/content.py):
 
     q_t = Σ_{s ≤ t} f_{i_s}
     score(u_t, i) = (1 - λ_i) cos(u_t, V_i) + λ_i cos(q_t, f_i)             similarity="cosine"
@@ -57,9 +57,10 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse import SparseMatrix, product
 from lirdrec.graphs.transitions import transition_graph
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.content import CONTENT, content_vectors
 from lirdrec.models.feature_size import SizeOptions
 from lirdrec.models.item_branches import branch_vectors
-from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
+from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.functional import normalize
@@ -68,7 +69,6 @@ from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.row_buffers import append_rows
 
-CONTENT = "content"  # name of the part of a score that is the similarity of features
 PRODUCT = 10.0  # inner product that counts as much as a cosine of 1
 
 
@@ -139,6 +139,7 @@ class LIRDRecSeq(SequentialModel):
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_layers": (1, 2)}
     user_rows = ("theta", "copied", "n_copied")
     item_rows = ()  # item vectors come from features
+    fitted = ("content_reductions",)
     mixes_neighbors = False  # new items have their content; a mixture would lessen its weight
 
     theta: Tensor
@@ -256,8 +257,7 @@ class LIRDRecSeq(SequentialModel):
     def content_vectors(self, features: Sequence[Features]) -> Tensor:
         """`f` `(n, C)` of `n` items, of length 1; 0 without features."""
         known = self.inputs.known_items
-        parts = reduced(self.content_reductions, self.features, features, known)
-        return fused_features(dict(zip(self.modalities, parts, strict=True)), self.weights)
+        return content_vectors(self.content_reductions, self.features, features, known, self.weights)
 
     @cached_property
     def _content(self) -> Tensor:

@@ -219,12 +219,21 @@ def _memory(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, i
         "interactions": (2 + 3) * KEY * edges + KEY * n_items,  # pairs, an epoch of triples, index of items
     }
     if config is not None:
+        for name in ("parameters", "best parameters"):
+            memory[name] += _content_bytes(config, sizes.features)
         memory["features"] = shape.i * sum(FLOAT * width + 1 for width in sizes.features)
         entries = _item_entries(config, n_items, len(sizes.features))
         memory["item graph"] = 2 * ((4 + FLOAT) * entries + 4 * (n_items + 1))
         memory["neighbors"] = KEY * n_items * config.n_neighbors * len(sizes.features)
     memory["activations"] = int(FLOAT * _activations(shape, config, numbers))
     return memory
+
+
+def _content_bytes(config: LIRDRecConfig, widths: tuple[int, ...]) -> int:
+    """Mean, directions and a flag of the principal components of each feature matrix, for the scores of new items."""
+    if config.content_columns == 0 or config.dct == "matrix":
+        return 0
+    return sum(FLOAT * width * (1 + min(width, config.content_columns)) + 1 for width in widths)
 
 
 def _item_entries(config: LIRDRecConfig, n_items: int, n_modalities: int) -> int:

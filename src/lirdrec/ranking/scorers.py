@@ -61,7 +61,7 @@ class Scorer(abc.ABC):
         """Similarity `(B, U)` of all users to the users `(B,)`."""
 
     def user_weights(self, users: Tensor) -> Tensor | None:
-        """Weights `(B, n_branches)` that each user gives to the branches, or None where the model has none."""
+        """Weights `(B, n)` that each user gives to the first `n` branches, or None where the model has none."""
         return None
 
     @property
@@ -111,8 +111,9 @@ class VectorScorer(Scorer):
         items: `(I, D)` float.
         branch_names: names of the chunks of the `D` columns.
         widths: columns of each chunk; None: equal chunks.
-        n_similarity_parts: how many chunks, the first ones, the similarity of items compares; None: all.
-        weights: `(U, n_branches)` weights that each user gives to the branches, if the model has them.
+        n_similarity_parts: how many chunks, the first ones, the similarities of items and of users compare; None: all.
+            Most items have zeros in the other columns.
+        weights: `(U, n)` weights that each user gives to the first `n` branches, if the model has them.
         memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
             `Model.fold_in`); one row per item where the name starts with `item_`.
         offsets: `(I,)` float, added to the scores of all users: 0 for trained items, the calibrated offset for items
@@ -209,7 +210,8 @@ class VectorScorer(Scorer):
         return sum(self.widths[: self.n_similarity_parts])
 
     def similar_users(self, users: Tensor) -> Tensor:
-        return _cosine(self.user_vectors[users], self.user_vectors)
+        vectors = self.user_vectors[:, : self.n_similarity_columns]
+        return _cosine(vectors[users], vectors)
 
     def user_weights(self, users: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights[users]

@@ -164,7 +164,7 @@ def explained(
         title=state.title(item_row),
         score=sum(parts.values()),
         parts=parts,
-        weights=None if weights is None else dict(zip(scorer.branch_names, weights[0].double().tolist(), strict=True)),
+        weights=None if weights is None else dict(zip(scorer.branch_names, weights[0].double().tolist(), strict=False)),
         liked=tuple(
             LikedItem(
                 ids[row],

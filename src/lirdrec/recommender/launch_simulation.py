@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.models.base import Features, Model
+from lirdrec.models.content import ITEM_CONTENT
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.new_item_encoder import BLOCK_BYTES, LaunchStep, Neighbors, NewItemEncoder
@@ -24,17 +25,23 @@ MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
 MAX_COST = 0.025  # of the hits on known items; a margin below the 3 % that a launch may cost
 N_OFFSETS = 61
-CONTENT, N_NEIGHBORS = 0.3, 100  # a and n, chosen on the validation launches of four datasets (docs/new_items.md)
+# a, n and w, chosen on the validation launches of four datasets (docs/new_items.md)
+CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
 
 
 @dataclass(frozen=True)
 class _Launch:
-    """One simulated launch: which trained items are treated as new, their content vectors and neighbors."""
+    """One simulated launch: which trained items are treated as new, their vectors and neighbors."""
 
     new: Tensor  # `(n,)` rows
     known: Tensor  # `(I - n,)` rows
-    content: Tensor  # `(n, D)`
+    scorer: VectorScorer  # of the known items, followed by the new ones as `Model.add_items` gives them
     neighbors: Neighbors  # rows of `known`
+
+    @property
+    def trained(self) -> Tensor:
+        """Vectors `(I - n, D)` of the known items."""
+        return self.scorer.item_vectors[: len(self.known)]
 
 
 def fit_new_item_encoder(
@@ -72,6 +79,8 @@ def fit_new_item_encoder(
     rounds = max(1, MAX_LAUNCHED // len(parts[0]))
     launches = [_launch(model, scorer, features, part) for part in parts[:rounds]]
     encoder = NewItemEncoder(CONTENT, N_NEIGHBORS) if model.mixes_neighbors else NewItemEncoder()
+    if ITEM_CONTENT in scorer.memory:
+        encoder = replace(encoder, similarity=SIMILARITY, scale=_scale(scorer, trained))
     encoder = replace(encoder, frontier=_frontier(encoder, launches, scorer, train, validation, users))
     return replace(encoder, offset=encoder.offset_for(max_cost))
 
@@ -96,7 +105,14 @@ def _launch(model: Model, scorer: VectorScorer, features: Mapping[str, Features]
     grown = model.add_items(rest, [catalog], launched)
     assert isinstance(grown, VectorScorer)
     neighbors = Neighbors.find(catalog, launched, N_NEIGHBORS)
-    return _Launch(new, known, grown.item_vectors[len(known) :], neighbors)
+    return _Launch(new, known, grown, neighbors)
+
+
+def _scale(scorer: VectorScorer, trained: Tensor) -> float:
+    """`S`: the median length of user vectors times that of the vectors of the `trained` `(I,)` items; 1 for cosines."""
+    vectors = scorer.user_vectors, scorer.item_vectors[trained]
+    users, items = (table[:, : scorer.n_similarity_columns].norm(dim=1) for table in vectors)
+    return float(users[users > 0].median() * items.median()) if bool((users > 0).any()) else 1.0
 
 
 class _Lists(NamedTuple):
@@ -115,8 +131,9 @@ def _lists(
     position[rows] = torch.arange(len(rows), device=rows.device)
     k, step = min(K, len(rows)), max(1, BLOCK_BYTES // (4 * len(rows)))
     parts = []
+    ranked = scorer.replaced(items=vectors, memory={}, offsets=None)
     for block in users.split(step):
-        scores = scorer.user_vectors[block] @ vectors.T
+        scores = ranked.scores(ranked.queries(block))
         relevant = torch.zeros_like(scores, dtype=torch.bool)
         for histories, target, value in ((seen, scores, -torch.inf), (truth, relevant, True)):
             if histories is not None:
@@ -145,12 +162,13 @@ def _frontier(
     """
     unseen, masked, content = [], [], []
     for launch in launches:
-        trained = scorer.item_vectors[launch.known]
-        known = _lists(trained, launch.known, scorer, train, validation, users)
-        new = encoder.mix(launch.content, trained, launch.neighbors)
+        first = len(launch.known)
+        added = launch.scorer.item_vectors[first:]
+        known = _lists(launch.trained, launch.known, scorer, train, validation, users)
+        new = encoder.new_vectors(launch.scorer, first, launch.trained, launch.neighbors)
         unseen.append((known, _lists(new, launch.new, scorer, None, validation, users)))
         masked.append((known, _lists(new, launch.new, scorer, train, validation, users)))
-        content.append((known, _lists(launch.content, launch.new, scorer, train, validation, users)))
+        content.append((known, _lists(added, launch.new, scorer, train, validation, users)))
     reference = _merge(0.0, content)[0]
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
     span = _median(torch.cat([known.scores[:, 0] - known.scores[:, -1] for known, _ in unseen]))

@@ -2,11 +2,15 @@
 
 `Model.add_items` computes the vector `c` of a new item from its features alone. Such items are ranked well among each
 other, but seldom among all items: no training interaction has moved their vectors towards users. `NewItemEncoder`
-therefore does two things, both after training and with everything else frozen:
+therefore does three things, all after training and with everything else frozen:
 
     m = Σ_modalities Σ_{j ∈ N(i)} softmax_j(β cos(f_i, f_j)) v_j      N(i): the n nearest trained items
     v = normalize(a ĉ + (1 - a) m̂) · length                          a: share of the content vector
-    score(u, i) = ⟨u, v⟩ + b                                          b: the offset of new items, 0 for trained ones
+    score(u, i) = (1 - w) ⟨u, v⟩ + w S cos(q_u, f_i) + b               b: the offset of new items, 0 for trained ones
+
+The second term is for models with content vectors (models/content.py): how similar the item is to those of the user's
+history, without anything learned. `w` is its weight, and `S` the scale of scores: the median length of user vectors
+times that of item vectors.
 
 `launch_simulation` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new in
 each of ten rounds: `b` is the largest offset that costs known items at most 2.5 % of their hits.
@@ -25,6 +29,7 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.models.base import Features
+from lirdrec.models.content import ITEM_CONTENT
 from lirdrec.nn.functional import normalize
 from lirdrec.option_names import option_text
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -62,6 +67,8 @@ class NewItemEncoder:
         n_neighbors: nearest trained items for each modality; not used where `content` is 1.
         offset: `b`, calibrated.
         frontier: the effect of other offsets, in ascending order.
+        similarity: `w`, weight of the similarity of features; 0: scores have no such term.
+        scale: `S`, what a similarity of 1 counts.
 
     >>> NewItemEncoder(content=1.0, n_neighbors=0, offset=0.1).offset
     0.1
@@ -71,6 +78,8 @@ class NewItemEncoder:
     n_neighbors: int = 0
     offset: float = 0.0
     frontier: tuple[LaunchStep, ...] = ()
+    similarity: float = 0.0
+    scale: float = 1.0
 
     def apply(
         self, scorer: VectorScorer, first: int, trained: Mapping[str, Features], new: Mapping[str, Features]
@@ -89,11 +98,28 @@ class NewItemEncoder:
         assert scorer.offsets is not None
         # in place: `Model.add_items` has just appended these rows, and no other scorer has them
         scorer.offsets[first:] = self.offset
-        if self.content < 1:
+        if self.content < 1 or self.similarity > 0:
             trained_vectors = scorer.item_vectors[: len(next(iter(trained.values())).values)]
-            neighbors = Neighbors.find(trained, new, self.n_neighbors)
-            scorer.item_vectors[first:] = self.mix(scorer.item_vectors[first:], trained_vectors, neighbors)
+            neighbors = Neighbors.find(trained, new, self.n_neighbors) if self.content < 1 else None
+            scorer.item_vectors[first:] = self.new_vectors(scorer, first, trained_vectors, neighbors)
         return scorer
+
+    def new_vectors(self, scorer: VectorScorer, first: int, trained: Tensor, neighbors: Neighbors | None) -> Tensor:
+        """Vectors `(n, D + C)` of the items from row `first` on, with the columns of their similarity.
+
+        Args:
+            scorer: result of `Model.add_items`.
+            trained: `(I, D + C)` vectors of the items that `neighbors` has the rows of.
+            neighbors: of the new items; None where they are not mixed.
+        """
+        width, added = scorer.n_similarity_columns, scorer.item_vectors[first:]
+        learned, content = added[:, :width], added[:, width:]
+        if neighbors is not None:
+            learned = self.mix(learned, trained[:, :width], neighbors)
+        if self.similarity > 0:
+            learned = (1 - self.similarity) * learned
+            content = self.similarity * self.scale * scorer.memory[ITEM_CONTENT][first:]
+        return torch.cat([learned, content.to(learned)], dim=1)
 
     def mix(self, content: Tensor, trained: Tensor, neighbors: Neighbors) -> Tensor:
         """Vectors `(n, D)` of new items from their content vectors `(n, D)` and the trained item vectors `(I, D)`."""

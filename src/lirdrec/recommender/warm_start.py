@@ -164,6 +164,9 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
     loaded = {}
     for name, own in model.state_dict().items():
         kind = model.rows_of(name)
+        if name not in state.weights and name.split(".")[0] in model.fitted:
+            loaded[name] = own
+            continue
         if name not in state.weights:
             raise ConfigError(
                 f"{run}: has no parameter '{name}'; it was trained with other settings or by another version"

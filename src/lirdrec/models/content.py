@@ -1,0 +1,69 @@
+r"""Content: the part of a score that is the similarity of an item's features to those of a history.
+
+It has no parameters and is not trained, so it holds for items without interactions as well as for others. With the
+whitened principal components of the features of each modality (models/reduction.py), fitted to the items of training:
+
+    f_i = normalize(‖_m √w_m normalize(components of f_im))       content vectors, of length 1
+    q_u = normalize(Σ_{i in the history of u} f_i)                content of a history
+    content(u, i) = cos(q_u, f_i)
+
+The models say which items have this part in their scores, and with which weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec.graphs.sparse import product
+from lirdrec.models.base import Features, ModelInputs
+from lirdrec.models.interactions import weighted_history
+from lirdrec.models.modalities import fused_features
+from lirdrec.models.reduction import reduced
+from lirdrec.nn.functional import normalize
+
+CONTENT = "content"  # name of the part of a score that is the similarity of features
+ITEM_CONTENT = "item_content"  # in the memory of a scorer: content vectors, where those of item vectors are zero
+
+
+def content_vectors(
+    reductions: Iterable[nn.Module],
+    own: Sequence[Features],
+    features: Sequence[Features],
+    known: Tensor,
+    weights: Mapping[str, float],
+) -> Tensor:
+    """`f` `(n, C)` of `n` items, of length 1; 0 for items without features.
+
+    Args:
+        reductions: a whitening `PCA` for each modality, fitted at first use (`models.reduction.reductions`).
+        own: the features of the model's `I` items; known: `(I,)` bool, which of them the reductions are fitted to.
+        features: of the items, one entry per modality.
+        weights: modality → `w_m` ≥ 0, in the same order.
+    """
+    parts = reduced(reductions, own, features, known)
+    return fused_features(dict(zip(weights, parts, strict=True)), weights)
+
+
+def content_of_users(inputs: ModelInputs, content: Tensor) -> Tensor:
+    """`q` `(U, C)` of the training pairs, which count with their weights; 0 for users without one.
+
+    Args:
+        inputs: of the model; content: `f` `(I, C)` of its items.
+    """
+    return normalize(product(weighted_history(inputs).to(content.dtype), content))
+
+
+def content_of_histories(histories: Sequence[Tensor], content: Tensor) -> Tensor:
+    """`q` `(B, C)` of lists of item rows, each once; 0 for an empty list.
+
+    >>> content_of_histories([torch.tensor([0, 1])], torch.eye(2))
+    tensor([[0.7071, 0.7071]])
+    """
+    lists = [torch.as_tensor(history, dtype=torch.int64, device=content.device) for history in histories]
+    sizes = torch.tensor([len(rows) for rows in lists], dtype=torch.int64, device=content.device)
+    owner = torch.repeat_interleave(torch.arange(len(lists), device=content.device), sizes)
+    sums = content.new_zeros(len(lists), content.shape[1])
+    return normalize(sums.index_add_(0, owner, content[torch.cat([owner[:0], *lists])]))
