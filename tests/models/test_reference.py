@@ -247,8 +247,10 @@ def test_forward_loss_gradients_and_scorer(case, dtype):
     check_gradients(model, reference.gradients(p), dtype)
     scorer = model.scorer()
     users, items, alpha, _ = reference.forward(p)
-    close(scorer.user_vectors, users, dtype, "users of the scorer")
-    close(scorer.item_vectors, items, dtype, "items of the scorer")
+    n = scorer.n_similarity_columns  # the learned columns; those of content follow
+    close(scorer.user_vectors[:, :n], users, dtype, "users of the scorer")
+    close(scorer.item_vectors[:, :n], items, dtype, "items of the scorer")
+    assert not scorer.item_vectors[:, n:].any()
     if alpha is not None:
         close(scorer.weights, alpha, dtype, "α of the scorer")
 
@@ -269,8 +271,10 @@ def test_edge_dropout_trains_on_the_kept_edges_and_scores_with_all(dtype):
     loss.backward()
     check_gradients(model, reference.gradients(p), dtype)
     whole = Reference(data, model.config, tuple(model.schedule.tolist())).forward(p)
-    close(model.scorer().user_vectors, whole[0], dtype, "users over all edges")
-    close(model.scorer().item_vectors, whole[1], dtype, "items over all edges")
+    scorer = model.scorer()
+    n = scorer.n_similarity_columns
+    close(scorer.user_vectors[:, :n], whole[0], dtype, "users over all edges")
+    close(scorer.item_vectors[:, :n], whole[1], dtype, "items over all edges")
 
 
 def test_dropped_edges_of_an_epoch_are_the_same_in_any_order():
@@ -303,6 +307,7 @@ def test_scoring_changes_no_state():
     data, model = made("two modalities", torch.float32, edge_dropout=0.3)
     model.start_epoch(1)
     model.loss(*torch.from_numpy(data.batch))
+    model.scorer()  # the first one fits the principal components of content
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first, second = model.scorer().tensors(), model.scorer().tensors()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
