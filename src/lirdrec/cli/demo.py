@@ -179,17 +179,18 @@ def _show_user(recommender: Recommender, data: Dataset, user: Any) -> None:
     names = [_title(recommender, item) for item in typical["item"].head(SHOWN_LIKED)]
     more = f" … and {len(liked) - len(names)} more" if len(liked) > len(names) else ""
     out.print(Text.assemble((f"User {user}", "bold"), " liked ", (" · ".join(names), "italic"), more))
-    rows, branches = [], []
+    rows = []
     film_width, near_width = _title_widths()
-    for row in recommender.recommend(user, 10).iter_rows(named=True):
-        reason = recommender.explain(user, row["item"], n_liked=1)
-        branches = list(reason.parts)
-        mark = Text("✓" if row["item"] in hidden else "", style="green")
+    reasons = [recommender.explain(user, item, n_liked=1) for item in recommender.recommend(user, 10)["item"]]
+    # without parts that only new films have
+    branches = [name for name in recommender.scorer.part_names if any(reason.parts[name] != 0 for reason in reasons)]
+    for rank, reason in enumerate(reasons, start=1):
+        mark = Text("✓" if reason.item in hidden else "", style="green")
         near = str(reason.liked[0].title or reason.liked[0].item) if reason.liked else ""
-        parts = [f"{part:.2f}" for part in reason.parts.values()]
-        name = _short(str(reason.title or reason.item), film_width)
+        parts = [f"{reason.parts[name]:.2f}" for name in branches]
+        film = _short(str(reason.title or reason.item), film_width)
         because = [_short(near, near_width)] if near_width else []
-        rows.append([row["rank"], mark, name, f"{reason.score:.2f}", *parts, *because])
+        rows.append([rank, mark, film, f"{reason.score:.2f}", *parts, *because])
     columns = ["", " ", "film", "score", *branches, *(["most similar liked film"] if near_width else [])]
     out.print(table(None, columns, rows, right=("", "score", *branches)))
 

@@ -401,7 +401,8 @@ class Recommender:
         """Add items that were not in the training data; changes this recommender.
 
         Their vectors are mixtures of the vectors that the model computes from the features and of those of the nearest
-        trained items, and their scores get the calibrated offset of the run (docs/new_items.md has the metrics):
+        trained items. A part of their scores is the similarity of their features to those of the user's history, if the
+        model has it (LIRDRec), and they get the calibrated offset of the run (docs/new_items.md has the metrics):
         `recommend(new_items=…)` changes how they compete. Likes move them further (`update`).
 
         On an error no item is added. Vectors of users and of other items do not change. `save` keeps the added items
