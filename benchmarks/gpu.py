@@ -30,6 +30,8 @@ import torch
 
 from device_data import Planted, planted
 from gpu_report import PRECISIONS, Report, environment, table
+from lirdrec.devices import resolve_device
+from lirdrec.errors import ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.models.base import Features, Model, ModelInputs
@@ -383,8 +385,16 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--output", type=Path, help="write the results to this JSON file, after every part")
     arguments = parser.parse_args()
+    if not 0 <= arguments.seconds < float("inf"):
+        parser.error(f"--seconds is {arguments.seconds}; give 0 or more")
+    output = arguments.output
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        parser.error(f"--output {output}: give a file in a folder that exists")
+    try:
+        device = resolve_device(arguments.device)
+    except ConfigError as error:
+        parser.error(f"--device: {error}")
     keep_freed_memory()
-    device = torch.device(arguments.device)
     chosen_precisions = tuple(arguments.precisions)
     facts = environment(device)
     report = Report(device, arguments.small, arguments.seconds, arguments.output, chosen_precisions, facts=facts)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers import assert_mentions
+
 ROOT = Path(__file__).resolve().parents[2]
 # runs the script while every other package is as if it were not installed; packages of torch itself are there with it
 PROGRAM = """
@@ -83,3 +85,18 @@ def test_without_time_all_is_skipped_and_said(tmp_path):
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert "baby" in [one["part"] for one in found["skipped"]]
     assert not [row for row in found["rows"] if "step_s" in row]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (("--device", "nope"), ["--device", "nope"]),
+        (("--seconds", "nan"), ["--seconds", "nan"]),
+        (("--seconds", "-1"), ["--seconds", "-1"]),
+        (("--output", "/missing/gpu.json"), ["--output", "/missing/gpu.json"]),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_part(arguments, facts, tmp_path):
+    result = run(tmp_path / "gpu.json", *arguments)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert_mentions(result.stderr, facts)

@@ -120,7 +120,7 @@ def test_options_reach_the_context(lirdrec, sample, asked):
 def test_the_defaults_are_those_of_the_help(lirdrec, sample, asked):
     assert lirdrec("experiment", "compare", sample).exit_code == 0
     context = asked[0][1]
-    assert (context.trials, context.minutes, context.seeds, context.jobs) == (6, None, 3, 1)
+    assert (context.trials, context.minutes, context.seeds, context.jobs) == (6, None, 3, None)
     assert (context.metric, context.sampler, context.prune) == ("recall@20", "tpe", True)
     assert context.output == Path("experiments") / "compare"
     assert context.training == {} and context.model_options == {}

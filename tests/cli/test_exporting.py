@@ -56,17 +56,17 @@ def unfinished(lirdrec, run, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["all.csv.parts", "run"]
 
 
-def test_everyone_goes_on_where_it_was(lirdrec, run, tmp_path, unfinished, monkeypatch):
+def test_everyone_resumes_with_what_is_unfinished(lirdrec, run, tmp_path, unfinished, monkeypatch):
     def ranked_again(*arguments):
         raise AssertionError("what was ranked is ranked again")
 
-    monkeypatch.setattr("lirdrec.recommender.batch._ranked", ranked_again)
+    monkeypatch.setattr("lirdrec.recommender.user_ranking.UserRanking.shard", ranked_again)
     assert lirdrec("recommend", run, "--all", "-k", 1, "-o", "all.csv").exit_code == 0
     assert pl.read_csv(tmp_path / "all.csv").rows() == [(1, 20, 1, 2.0), (2, 10, 1, 3.0)]
     assert sorted(os.listdir(tmp_path)) == ["all.csv", "run"]
 
 
-def test_everyone_anew_or_refused_with_other_settings(lirdrec, run, tmp_path, unfinished):
+def test_everyone_from_scratch_or_refused_with_other_settings(lirdrec, run, tmp_path, unfinished):
     result = lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv")
     assert_refused(result, ["all.csv", "--no-resume"])
     assert lirdrec("recommend", run, "--all", "-k", 2, "-o", "all.csv", "--no-resume").exit_code == 0

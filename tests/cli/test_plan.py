@@ -38,7 +38,24 @@ def test_what_would_make_it_fit_is_said(lirdrec):
         (("--model", "ease"), ["ease", "lightgcn"]),
         (("--devices", "500xL4"), ["500", "192"]),
         (("--set", "n_layer=2"), ["n_layer"]),
+        (("--features", "4096,0"), ["--features", "4096,0"]),
+        (("--features", "9" * 30), ["--features", "9" * 30]),
+        (("--devices", "0"), ["--devices", "'0'"]),
+        (("--devices", "0xH100"), ["--devices", "0xH100"]),
+        (("--interactions", "2e13"), ["--interactions", "2e+13"]),
+        (("--set", "modalities=text"), ["modalities", "--features", 2]),
     ],
 )
 def test_bad_input_is_one_sentence(lirdrec, arguments, facts):
     assert_refused(lirdrec("plan", *SIZES, *arguments), facts)
+
+
+def test_a_model_of_features_needs_their_columns(lirdrec):
+    assert_refused(lirdrec("plan", *SIZES[:6]), ["--features"])
+
+
+def test_memory_without_a_limit_is_refused(lirdrec):
+    for value in ("inf", "1e300", "nan"):
+        result = lirdrec("plan", *SIZES, "--memory", value)
+        assert result.exit_code == 2
+        assert_mentions(result.stderr, ["'--memory'"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.experiments import scheduler, worker
+from lirdrec.experiments import worker, worker_process
 from lirdrec.files.atomic import write_json
 
 
@@ -69,4 +69,4 @@ class Computed:
 
 def compute_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute trials in this process; test_scheduler.py tests what depends on processes."""
-    monkeypatch.setattr(scheduler, "subprocess", types.SimpleNamespace(Popen=Computed, PIPE=subprocess.PIPE))
+    monkeypatch.setattr(worker_process, "subprocess", types.SimpleNamespace(Popen=Computed, PIPE=subprocess.PIPE))

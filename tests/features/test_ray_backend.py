@@ -23,11 +23,13 @@ from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encode import Task, local
 from lirdrec.features.pipeline import FeatureJob, make_features
-from lirdrec.features.ray_backend import AHEAD, RayLoop, Share, share_out
+from lirdrec.features.ray_backend import AHEAD, RayLoop
 from lirdrec.features.sources import Item, TextSource, text_item
 from lirdrec.files.progress_bars import no_progress
+from lirdrec.ray_cluster import Share, share_out
 
 from ..helpers import assert_error
+from ..ray_nodes import patient_ray
 from . import killed_features
 from .killed_features import Counting, Fitted
 
@@ -62,7 +64,7 @@ def loop() -> Iterator[RayLoop]:
     # the workers cannot import the modules of tests
     for module in (killed_features, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)
-    with RayLoop("local") as one:
+    with patient_ray(), RayLoop("local") as one:
         yield one
     assert not ray.is_initialized()
 

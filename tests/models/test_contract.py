@@ -422,6 +422,13 @@ def test_modalities_that_do_not_fit_the_dataset(options, facts, dataset):
         untrained("lirdrec", dataset, **options)
 
 
+def test_a_matrix_with_the_name_of_a_part_of_the_score_is_named():
+    dataset = make_synthetic_dataset(30, 20, 200, {"content": 6, "text": 6}, groups=4, seed=0, timestamps=True)
+    with assert_error(ConfigError, mentions=["modalities", "'content'"]) as caught:
+        untrained("lirdrec_seq", dataset)
+    assert "'shared'" not in str(caught.value)  # names that are free are no part of the fault
+
+
 @pytest.mark.parametrize("modalities", [("image",), ("text",), ("text", "image")])
 def test_one_modality_left_out_learns_too(modalities, dataset, popularity):
     config = make_config(config_type("lirdrec"), {**SMALL["lirdrec"], "modalities": list(modalities)})

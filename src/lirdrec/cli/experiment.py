@@ -14,6 +14,7 @@ import typer
 from lirdrec.cli.options import (
     DeviceOption,
     MaskSeenOption,
+    RayOption,
     SetOption,
     TestHistoryOption,
     TestTargetOption,
@@ -59,8 +60,11 @@ class TrainingOptions:
     epochs: int | None = option(None, "Maximum epochs of every training (default: 1000).")
     patience: int | None = option(None, "Validations without improvement before a training stops (default: 20).")
     assignments: SetOption = None
-    jobs: int = option(1, "Parallel trainings; they share the cores.")
+    jobs: int | None = option(
+        None, "Parallel trainings; they share the cores (default: 1; on a cluster as many as it has room for)."
+    )
     device: DeviceOption = "auto"
+    ray: RayOption = None
     save_models: bool = option(False, "Keep the run folders of the final trainings.")
     track: TrackOption = None
 
@@ -109,6 +113,7 @@ def experiment(
       lirdrec experiment compare mydata --models mf,lightgcn,lirdrec
       lirdrec experiment compare mydata otherdata --trials 12 --seeds 5 --jobs 2 --output study
       lirdrec experiment ablation mydata --config-from study --output study-ablation
+      lirdrec experiment compare mydata --ray-address auto --output /shared/study
 
     If interrupted or killed, the same command resumes. The same command in several terminals on one disk shares the
     work. The test interactions are sealed before anything is trained: tuning never sees them, and after testing no
@@ -178,6 +183,7 @@ def _config(
         settings=own_settings,
         lists=lists,
         device=training.device,
+        ray=training.ray,
         keep=training.save_models,
         track=training.track,
         quiet=settings.quiet,

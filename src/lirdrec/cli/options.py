@@ -55,6 +55,9 @@ SetOption = Annotated[
 KOption = Annotated[int | None, option(..., "How many items (default: 10).", "-k", "--k")]
 UsersOption = Annotated[list[str] | None, option(..., "User id; may be repeated.", "--user", "-u", metavar="USER")]
 DeviceOption = Annotated[str, option(..., "auto, cpu, cuda or mps.")]
+RayOption = Annotated[
+    str | None, option(..., "Run on this Ray cluster (or: auto, local).", "--ray-address", metavar="ADDRESS")
+]
 SeparatorOption = Annotated[str | None, option(..., "Between values: ';', tab, '::' … (default: detected).")]
 EncodingOption = Annotated[
     str | None, option(..., "Encoding of text files that are not UTF-8: cp1252, latin-1, gb18030 …")

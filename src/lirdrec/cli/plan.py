@@ -19,7 +19,7 @@ def plan(
     interactions: float = option(..., "Number of training interactions."),
     features: str | None = option(None, "Columns of each feature matrix, such as 4096,384."),
     devices: str = option("H100", "Number and kind: 8xH100, H200, A100, L4 or 16xcpu-core."),
-    memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0.001),
+    memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0.001, max=1e6),
     model: str = option("lirdrec", "lirdrec or lightgcn."),
     preset: str | None = option(None, "fast or paper (default: fast)."),
     assignments: SetOption = None,
@@ -43,7 +43,14 @@ def plan(
         _whole("--interactions", interactions),
         _columns(features),
     )
-    cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)
+    if sizes.interactions > sizes.users * sizes.items:
+        raise ConfigError(
+            f"--interactions {interactions:g} is more than {users:g} users × {items:g} items; a pair counts once"
+        )
+    try:
+        cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)
+    except ConfigError as error:
+        raise ConfigError(f"--devices: {error}") from None
     plans = [make_plan(config, training, sizes, cluster)]
     if cluster.number > 1:
         plans.append(make_plan(config, training, sizes, Cluster(1, cluster.device)))
@@ -64,9 +71,13 @@ def _columns(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     try:
-        return tuple(int(part) for part in text.split(","))
+        widths = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--features {text} is not a list of numbers of columns; write it as 4096,384") from None
+        raise ConfigError(f"--features '{text}' is not a list of numbers of columns; write it as 4096,384") from None
+    for width in widths:
+        if not 1 <= width < 2**53:
+            raise ConfigError(f"--features {text}: {width} is not a number of columns; give 1 or more")
+    return widths
 
 
 def _table(plans: list[Plan]) -> object:

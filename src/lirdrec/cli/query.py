@@ -17,6 +17,7 @@ from lirdrec.cli.options import (
     JsonOption,
     KOption,
     OutputOption,
+    RayOption,
     RunArgument,
     SeparatorOption,
     UsersOption,
@@ -92,6 +93,7 @@ def recommend(
     items: CandidateOptions,
     device: DeviceOption = "cpu",
     resume: bool = option(True, "--all into a file: continue unfinished work, or discard it.", "--resume/--no-resume"),
+    ray: RayOption = None,
     json: JsonOption = False,
     output: OutputOption = None,
     csv_safe: CsvSafeOption = False,
@@ -104,6 +106,7 @@ def recommend(
       lirdrec recommend runs/demo --user 15 --filter '{"genres": {"contains": "Comedy"}}'
       lirdrec recommend runs/demo --all -k 50 --output all.parquet
       lirdrec recommend runs/demo --all -k 50 --output all.parquet --new-items share=0.1
+      lirdrec recommend runs/demo --all -k 50 --output all.parquet --ray-address auto
 
     An id with commas is read as one id if the run knows it; @FILE has one id per line.
     --all with --output writes the file in parts; if it is interrupted, the same command resumes.
@@ -113,6 +116,8 @@ def recommend(
 
     check_output(output, csv_safe)
     users.check()
+    if ray is not None and not (users.all_users and output is not None):
+        raise ConfigError("--ray-address: is for all users into a file (--all --output FILE); leave it out")
     check_k(10 if items.k is None else items.k)
     policy = None if items.new_items is None else NewItemPolicy.parse(items.new_items)
     conditions = None if items.where is None else _conditions(items.where)
@@ -122,7 +127,7 @@ def recommend(
     if items.candidates or conditions is not None:
         options["candidates"] = _candidates(recommender, items, conditions)
     if users.all_users and output is not None:
-        return _recommend_all(recommender, output, resume, options | {"csv_safe": csv_safe})
+        return _recommend_all(recommender, output, resume, options | {"csv_safe": csv_safe, "ray": ray})
     history = _named(users.history or [], recommender.items)
     if users.history:
         frame = recommender.recommend_for_history(ids(history, recommender.items), **options)

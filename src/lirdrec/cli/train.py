@@ -17,6 +17,7 @@ from lirdrec.cli.options import (
     ARGUMENTS,
     DatasetArgument,
     JsonOption,
+    RayOption,
     SeedOption,
     SetOption,
     TrackOption,
@@ -121,6 +122,7 @@ def train(
     devices: int | None = option(
         None, "Train in so many processes, on a GPU each or on the CPU.", callback=integer(1), metavar="N"
     ),
+    ray: RayOption = None,
     resume: bool = option(False, "Continue a training that was stopped."),
     overwrite: bool = option(False, "Replace the run in the folder."),
     track: TrackOption = None,
@@ -135,6 +137,7 @@ def train(
       lirdrec train mydata --refit runs/first --run runs/served
       lirdrec train newdata --from runs/first --run runs/second
       lirdrec train mydata --devices 4 --run runs/large
+      lirdrec train /shared/mydata --ray-address auto --run /shared/runs/large
       lirdrec train mydata --feature-size image=256 --feature-size text=128
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
@@ -145,16 +148,16 @@ def train(
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import unseen_part
 
-    if devices is not None and devices > 1 and _start_ranks(context, devices):
+    if ray is None and (devices or 1) > 1 and _start_ranks(context, devices or 1):
         return
     check_tracker(track)
-    arguments = options.for_fit()
+    arguments = options.for_fit() | {"calibrate_new_items": not options.no_new_item_calibration}
     data = read_any(dataset)
     folder = run or _default_run(data.name, options.kind, resume)
-    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite}
-    arguments |= {"calibrate_new_items": not options.no_new_item_calibration}
+    arguments |= {"run": folder, "resume": resume, "overwrite": overwrite, "progress": not settings.quiet and not json}
     with _ending_when_lost(), tracked(track, folder, data.name, arguments) as log_final:
-        recommender = _fit(data, device, arguments | {"progress": not settings.quiet and not json})
+        cluster = None if ray is None else {"address": ray, "dataset": dataset, "devices": devices}
+        recommender = _fit(data, device, arguments, cluster)
         if recommender is None:  # rank 0 does the rest
             return
         stopped = recommender.info.get("stopped") == "interrupted"
@@ -166,9 +169,7 @@ def train(
     if json:
         print_json({"run": str(folder), "interrupted": stopped, "test": results})
     else:
-        _show_run(folder, data, results, options.refit)
-        _show_batches(recommender)
-        _show_new_items(recommender)
+        _show_run(folder, data, results, options.refit, recommender)
     if stopped:
         print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
@@ -193,12 +194,18 @@ def _start_ranks(context: typer.Context, devices: int) -> bool:
     return True
 
 
-def _fit(data: Dataset, device: str | None, arguments: dict[str, Any]) -> Recommender | None:
-    """`fit`, alone or together with the other processes; None where another process has the result."""
+def _fit(
+    data: Dataset, device: str | None, arguments: dict[str, Any], cluster: dict[str, Any] | None
+) -> Recommender | None:
+    """`fit`, alone, with the other processes, or on a Ray cluster; None where another process has the result."""
     from lirdrec.parallel.join import is_rank, joined
     from lirdrec.recommender.distributed import fit_on_ranks
     from lirdrec.recommender.fit import fit
 
+    if cluster is not None:
+        from lirdrec.recommender.ray_training import fit_on_ray
+
+        return fit_on_ray(**cluster, device=device or "auto", **arguments)
     if not is_rank():
         return fit(data, **(arguments if device is None else arguments | {"device": device}))
     with joined(device or "auto") as (ranks, own_device):
@@ -266,7 +273,9 @@ def _show_new_items(recommender: Recommender) -> None:
         )
 
 
-def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None) -> None:
+def _show_run(
+    folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None, recommender: Recommender
+) -> None:
     from lirdrec.data.ids import pluralize
 
     if refit is not None:
@@ -277,6 +286,8 @@ def _show_run(folder: Path, data: Dataset, results: dict[str, dict[str, float]],
     print_line(f"Run folder: {folder}")
     if (folder / "curves.png").is_file():
         print_line(f"Curves:     {folder / 'curves.png'}")
+    _show_batches(recommender)
+    _show_new_items(recommender)
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:

@@ -35,7 +35,8 @@ class ExperimentConfig:
         seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
         trials: maximum number of tuning trials per model; 0: no tuning, published defaults.
         minutes: tuning time per model; None: `trials` alone is the budget.
-        jobs: number of trials that run in parallel, each in its own process.
+        jobs: number of trials that run in parallel, each in its own process; None: 1, or with `ray` as many as the
+            cluster has room for.
         losses: ranking losses to tune over, for models with a choice; empty: all.
         feature_sets: label → names of feature matrices; empty: one set "" with all features of a dataset.
         model_options: fixed options, for every model that has them; not tuned.
@@ -50,6 +51,7 @@ class ExperimentConfig:
         prune: stop tuning trials early if they are below the median of earlier ones.
         sampler: "tpe" (Optuna, seeded) or "grid".
         device: "auto", "cpu", "cuda" …
+        ray: address of a Ray cluster that computes the trials (`lirdrec.ray_cluster.RayCluster`); None: this machine.
         formats: file formats of figures, among "svg", "png", "pdf".
         keep: keep the run folders of the final trainings.
         cache: folder of neighbor graphs, passed to `fit`; None: the user's cache.
@@ -68,7 +70,7 @@ class ExperimentConfig:
     seeds: int = 3
     trials: int | None = 6
     minutes: float | None = None
-    jobs: int = 1
+    jobs: int | None = None
     losses: tuple[str, ...] = ()
     feature_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class ExperimentConfig:
     prune: bool = True
     sampler: Literal["tpe", "grid"] = "tpe"
     device: str = "auto"
+    ray: str | None = None
     formats: tuple[str, ...] = ("svg", "png")
     keep: bool = False
     cache: str | None = None
@@ -100,7 +103,9 @@ class ExperimentConfig:
             object.__setattr__(self, name, None if value is None else kind(value))
         if not self.datasets:
             raise ConfigError("name at least one dataset")
-        check_minimum(self, 1, "seeds", "jobs")
+        check_minimum(self, 1, "seeds")
+        if self.jobs is not None:
+            check_minimum(self, 1, "jobs")
         if self.trials is not None:
             check_minimum(self, 0, "trials")
         if self.minutes is not None and not self.minutes > 0:

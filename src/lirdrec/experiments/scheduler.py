@@ -1,7 +1,8 @@
 """Scheduler of an experiment: plan, compute the trials without results, plan again until none is left; then report.
 
-Each trial runs in its own process (`worker`), which ends with this one. An interrupted experiment resumes when it is
-started again, and several processes may run it at once: each trial is claimed by the process that computes it.
+Each trial runs in its own process (`worker`), which ends with this one, here or on a Ray cluster (`ray_trials`). An
+interrupted experiment resumes when it is started again, and several processes may run it at once: each trial is claimed
+by the process that computes it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +20,11 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.experiment import Experiment
 from lirdrec.experiments.progress import Progress
+from lirdrec.experiments.ray_trials import RayProcess, RayTrials
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
 from lirdrec.experiments.vault import Preregistration, seal
+from lirdrec.experiments.worker_process import last_line, start_worker, was_killed
 from lirdrec.files.atomic import atomic_write, make_folder, write_json
 from lirdrec.option_names import option_name
 
@@ -69,10 +70,18 @@ def _write_report(experiment: Experiment, config: ExperimentConfig, results: Res
 def compute(experiment: Experiment, config: ExperimentConfig) -> Results:
     """Compute all trials of an experiment; returns their results in the order of the plan."""
     _check(experiment, config)
-    make_folder(config.output)
+    with ExitStack() as stack:
+        cluster = None
+        if config.ray is not None:
+            cluster = stack.enter_context(RayTrials(config.ray, config.jobs, gpus=config.device != "cpu"))
+        make_folder(config.output)
+        _write_settings(experiment, config)
+        return _Run(experiment, config, cluster).until_done()
+
+
+def _write_settings(experiment: Experiment, config: ExperimentConfig) -> None:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
     write_json(config.output / SETTINGS, {"experiment": experiment.name, **settings})
-    return _Run(experiment, config).until_done()
 
 
 def _check(experiment: Experiment, config: ExperimentConfig) -> None:
@@ -128,21 +137,22 @@ class _Worker:
     """A process that computes a trial."""
 
     cell: TrialSpec
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | RayProcess
     claim: ExitStack
     files: _Files
     attempt: int
 
 
 class _Run:
-    def __init__(self, experiment: Experiment, config: ExperimentConfig):
-        self.experiment, self.config = experiment, config
+    def __init__(self, experiment: Experiment, config: ExperimentConfig, cluster: RayTrials | None = None):
+        self.experiment, self.config, self.cluster = experiment, config, cluster
+        self.jobs = config.jobs or 1 if cluster is None else cluster.jobs
         self.store = TrialStore(config.output)
         self.planned: dict[str, TrialSpec] = {}
         self.again: dict[str, int] = {}  # key → attempts so far of trials that failed at an earlier start
         self.running: dict[str, _Worker] = {}
         expected = experiment.expected(config) if experiment.expected is not None else {}
-        self.progress = Progress(expected, config.jobs, config.metric, config.quiet)
+        self.progress = Progress(expected, self.jobs, config.metric, config.quiet)
 
     def until_done(self) -> Results:
         """Compute all trials."""
@@ -204,7 +214,7 @@ class _Run:
     def _start(self, waiting: list[TrialSpec]) -> None:
         """Start waiting trials up to the number of jobs, except those claimed by other processes."""
         for trial in waiting:
-            if len(self.running) >= self.config.jobs:
+            if len(self.running) >= self.jobs:
                 return
             with ExitStack() as stack:
                 if not stack.enter_context(self.store.claim(trial)):
@@ -224,7 +234,7 @@ class _Run:
                     continue
                 self.running[trial.key] = _Worker(trial, process, stack.pop_all(), files, attempt)
 
-    def _begin(self, trial: TrialSpec, files: _Files) -> subprocess.Popen[bytes]:
+    def _begin(self, trial: TrialSpec, files: _Files) -> subprocess.Popen[bytes] | RayProcess:
         sealed = seal(trial.dataset, self.config.output, trial.split)
         if trial.final:
             Preregistration(sealed.vault).declare(trial)
@@ -237,14 +247,9 @@ class _Run:
             "cache": self.config.cache,
         }
         write_json(files.job, job)
-        with files.log.open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "lirdrec.experiments.worker", str(files.job), str(files.result)],
-                stdin=subprocess.PIPE,  # closes when this process ends, however it ends
-                stdout=output,
-                stderr=output,
-                env=_environment(self.config.jobs),
-            )
+        if self.cluster is not None:
+            return self.cluster.start(files.job, files.result, files.log)
+        return start_worker(files.job, files.result, files.log, self.jobs)
 
     def _collect(self) -> None:
         """Record the results of workers that have ended."""
@@ -261,9 +266,8 @@ class _Run:
         try:
             values = json.loads(files.result.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            killed = hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-            # a worker killed by SIGKILL while its parent runs: the system was out of memory
-            values = {"status": "out of memory"} if killed else {"status": "failed", "error": _last_line(files.log)}
+            error = {"status": "failed", "error": last_line(files.log)}
+            values = {"status": "out of memory"} if was_killed(code) else error
         result = TrialResult.from_json({"cell": trial.to_json(), "attempts": attempt, **values})
         self._ended(result)
         files.result.unlink(missing_ok=True)
@@ -316,22 +320,3 @@ def log_trial(kind: str, experiment: str, result: TrialResult) -> None:
     final = {f"{stage}/{name}": value for stage, values in result.figures.items() for name, value in values.items()}
     final |= {"seconds": result.seconds, "peak_memory": result.peak_memory, "best_epoch": result.best_epoch}
     run.finish(final, failed=not result.done)
-
-
-def _environment(jobs: int) -> dict[str, str]:
-    """Environment variables of a worker: its share of the cores, and the path of this package."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // jobs))
-    home = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    # active waiting would slow down other workers
-    waiting = {"OMP_WAIT_POLICY": "passive"} if jobs > 1 else {}
-    return {"OMP_NUM_THREADS": threads, "POLARS_MAX_THREADS": threads, **waiting, **os.environ, "PYTHONPATH": path}
-
-
-def _last_line(log_file: Path) -> str:
-    try:
-        lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "the process ended without a message"

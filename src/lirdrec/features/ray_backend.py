@@ -14,29 +14,21 @@ All machines need the same lirdrec, and see images and models in folders of the 
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
-import socket
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lirdrec.data.ids import pluralize
-from lirdrec.errors import ConfigError, LirdrecError, TrainingError
+from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.features.encode import Arrays, Done, Facts, Task, encode_shard
 from lirdrec.features.encoder import Encoder
 from lirdrec.features.sources import Item
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
+from lirdrec.ray_cluster import LOCAL, RETRIES, LostTaskError, RayCluster, Share, import_ray, quiet_output, result_of
 
 AHEAD = 2  # shards of a worker at once: one in work, one waiting
-RETRIES = 3  # restarts of a worker, and of a shard
 POLL_SECONDS = 1.0  # between two checks of the progress
-LOCAL = "local"
-LOCAL_WORKERS = 2
-STORE_BYTES = 160 * 2**20  # shared memory of a local Ray; shards beyond it are stored on disk
-CONNECT_SECONDS = 5.0
 
 
 class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
@@ -61,14 +53,10 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
     def __init__(self, address: str = LOCAL, workers: int | None = None):
         if workers is not None and workers < 1:
             raise ConfigError(f"{workers} workers cannot encode anything; give 1 or more")
-        import_ray()
-        self.address, self.workers = address, workers
-        self._started = False
+        self.cluster, self.workers = RayCluster(address), workers
 
     def __exit__(self, *error: object) -> None:
-        if self._started:
-            import_ray().shutdown()
-            self._started = False
+        self.cluster.__exit__(*error)
 
     def __call__(
         self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback = no_progress
@@ -82,78 +70,16 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
         import torch
 
         threads = torch.get_num_threads()
-        ray = self._connect(threads)
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        started_here = self._started and self.address == LOCAL
-        default = LOCAL_WORKERS if started_here and not any("GPU" in machine for machine in machines) else None
-        share = share_out(machines, self.workers or default, threads)
+        ray = self.cluster.connect(threads, self.workers)
+        share = self.cluster.share(ray, threads, self.workers)
         # workers with their own environment start slowly
-        pool = Pool(ray, encoder, share, {} if started_here else {"OMP_NUM_THREADS": str(threads)})
+        pool = Pool(ray, encoder, share, {} if self.cluster.is_started_here else {"OMP_NUM_THREADS": str(threads)})
         try:
-            # Ray reports dead workers on the output stream, where a program may expect our JSON
-            with contextlib.redirect_stdout(sys.stderr):
+            with quiet_output():
                 yield from pool.run(tasks, batch_size, advance)
         finally:
             for worker in pool.workers:
                 ray.kill(worker)
-
-    def _connect(self, threads: int) -> Any:
-        ray = import_ray()
-        if ray.is_initialized():
-            return ray
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        try:
-            if self.address == LOCAL:
-                options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-                # rather more work than processors than other bits
-                n = max((self.workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
-                with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
-                    ray.init(address=LOCAL, num_cpus=n, **options)
-            else:
-                _check_listens(self.address)  # Ray itself retries for many minutes
-                ray.init(address=self.address, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            if _wants_token(error):
-                raise ConfigError(
-                    f"the Ray cluster at '{self.address}' asks for a token: set RAY_AUTH_MODE=token, and give the"
-                    " cluster's token as Ray's documentation says"
-                ) from error
-            reason = str(error).strip() or type(error).__name__
-            raise ConfigError(
-                f"no Ray cluster answers at '{self.address}' ({reason.splitlines()[0]}); start one with"
-                " ray start --head, or use 'local'"
-            ) from error
-        self._started = True
-        return ray
-
-
-@dataclass(frozen=True)
-class Share:
-    """Number of workers, and the processors and GPUs of each."""
-
-    workers: int
-    cpus: int
-    gpus: int
-
-
-def share_out(machines: Sequence[Mapping[str, float]], workers: int | None, threads: int) -> Share:
-    """Share of the machines ("CPU" and "GPU" of each) for workers of one GPU, or without GPUs of `threads` processors.
-
-    By default as many workers as have room; raises a ConfigError if there is no room for so many.
-    """
-    if gpus := sum(int(machine.get("GPU", 0)) for machine in machines):
-        cpus, room = 0, gpus
-    else:
-        hosts = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1]
-        cpus = min([threads, *hosts])
-        room = sum(host // cpus for host in hosts)
-    if not room or (workers or 1) > room:
-        raise ConfigError(
-            f"the Ray cluster has room for {room} workers of {'a GPU' if gpus else pluralize(threads, 'thread')} each,"
-            f" not for {workers or 1}: take fewer workers" + ("" if gpus else ", or fewer threads (OMP_NUM_THREADS)")
-        )
-    return Share(workers or room, cpus, min(gpus, 1))
 
 
 class _Worker:
@@ -256,29 +182,14 @@ class Pool:
                     advance(shard.more(done))
 
     def _get(self, reference: Any) -> tuple[Arrays, Facts]:
-        exceptions = self._ray.exceptions
         try:
-            arrays, facts = self._ray.get(reference)
-        except exceptions.RayTaskError as error:
-            if isinstance(error.cause, LirdrecError):
-                raise error.cause from None
-            raise
-        except exceptions.RayError as error:
+            arrays, facts = result_of(self._ray, reference)
+        except LostTaskError as error:
             raise TrainingError(
-                f"the workers of the Ray cluster died {RETRIES + 1} times with one shard"
-                f" ({str(error).strip().splitlines()[0]}); they may have too little memory: take fewer of them, or a"
-                " smaller batch. What was finished is kept"
+                f"the workers of the Ray cluster died {RETRIES + 1} times with one shard ({error}); they may have too"
+                " little memory: take fewer of them, or a smaller batch. What was finished is kept"
             ) from error
         return arrays, facts
-
-
-def import_ray() -> Any:
-    """The module `ray`; raises a ConfigError if it is not installed."""
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError('a cluster needs Ray: pip install "lirdrec[ray]"') from None
-    return ray
 
 
 def _check_files(items: list[Item]) -> None:
@@ -289,29 +200,3 @@ def _check_files(items: list[Item]) -> None:
             f"{platform.node()} does not see {paths[0]}; the files must have the same path on all machines of the"
             " cluster, such as on a shared disk"
         )
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.copy()
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        os.environ.update({name: before[name]} if name in before else {})
-
-
-def _wants_token(error: BaseException | None) -> bool:
-    while error is not None:
-        if "AuthenticationError" in f"{type(error).__name__} {error}":  # Ray puts the cause into the message
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _check_listens(address: str) -> None:
-    """Raise an OSError if no process listens at HOST:PORT; other kinds of address are left to Ray."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -36,7 +36,12 @@ def chosen_modalities(
     for name in modalities:
         if name not in inputs.features:
             raise ConfigError(f"modalities: no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}")
-    if not modalities or len(set(modalities)) < len(modalities) or set(modalities) & set(reserved):
+    if taken := [name for name in modalities if name in reserved]:
+        raise ConfigError(
+            f"modalities: the feature matrix '{taken[0]}' has the name of another part of the model's score; name the"
+            " matrices to use without it (modalities), or prepare the dataset with another name"
+        )
+    if not modalities or len(set(modalities)) < len(modalities):
         also = f", and none can be called {' or '.join(map(repr, reserved))}" if reserved else ""
         raise ConfigError(f"modalities must name at least one feature matrix, none twice{also}")
     if len(modalities) < at_least:

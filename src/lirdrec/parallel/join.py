@@ -74,8 +74,30 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     if rank > 0:  # one process warns for all
         logging.getLogger("lirdrec").setLevel(logging.ERROR)
-    try:
+    with _telling_lost():
         yield Ranks(rank, size), f"cuda:{local_rank}" if on_gpu else "cpu"
+    with contextlib.suppress(RuntimeError):
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def in_group(on_gpu: bool) -> Iterator[tuple[Ranks, str]]:
+    """`joined` where the launcher has joined the processes already and has chosen the GPU of this one (Ray Train)."""
+    import torch
+    import torch.distributed as dist
+
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    if not ranks.is_first:
+        logging.getLogger("lirdrec").setLevel(logging.ERROR)
+    with _telling_lost():
+        yield ranks, f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
+
+
+@contextlib.contextmanager
+def _telling_lost() -> Iterator[None]:
+    """Raises a LostRankError in place of the error of an exchange with a process that is gone."""
+    try:
+        yield
     except RuntimeError as error:
         if isinstance(error, LirdrecError) or not _is_lost(error):
             raise
@@ -83,8 +105,6 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
             "another process of this training has ended; to continue from the last checkpoint: the same command"
             " with --resume"
         ) from error
-    with contextlib.suppress(RuntimeError):
-        dist.destroy_process_group()
 
 
 def _is_lost(error: RuntimeError) -> bool:

@@ -134,13 +134,19 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
 
     Raises:
         CapabilityError: another model, or LIRDRec without features.
-        ConfigError: more devices than columns of a vector, users or items; `feature_size` by name.
+        ConfigError: more devices than columns of a vector, users or items; `feature_size` by name; other numbers of
+            `modalities` and of feature matrices.
     """
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
-            raise CapabilityError("lirdrec learns from features; give the columns of each matrix, such as 4096,384")
+            raise CapabilityError("lirdrec learns from features; give the columns of each matrix (--features 4096,384)")
         if isinstance(config.feature_size, dict):
             raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
+        if config.modalities is not None and len(config.modalities) != len(sizes.features):
+            raise ConfigError(
+                f"modalities: the model uses {len(config.modalities)} feature matrices, and the plan has the columns of"
+                f" {len(sizes.features)}; give those of the used ones alone (--features)"
+            )
         if config.feature_size is not None:
             sizes = sizes.reduced(config.feature_size)
         n_branches = len(sizes.features) + (config.dct is not None)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from lirdrec.data.dataset_parts import Interactions
 from lirdrec.data.ids import as_list, known_rows
 from lirdrec.data.schema import USER
 from lirdrec.errors import ConfigError
@@ -24,11 +22,10 @@ from lirdrec.files.manifest import check_not_inside_folder
 from lirdrec.files.progress_bars import progress_bar
 from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
-from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.user_ranking import UserRanking
 
 SHARD_USERS = 4096
 
@@ -64,6 +61,7 @@ def recommend_all(
     progress: bool = False,
     shard_users: int = SHARD_USERS,
     csv_safe: bool = False,
+    ray: str | None = None,
 ) -> BatchResult:
     """Write the k best items of every user, in the order of the users, as columns user, item, rank, score.
 
@@ -79,11 +77,14 @@ def recommend_all(
         progress: show a bar on the error stream.
         shard_users: users of a shard.
         csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would read as formulas.
+        ray: address of a Ray cluster that ranks the shards ("auto", "local", "HOST:PORT", "ray://HOST:PORT"); this
+            process writes the file, which is the same if the machines compute alike. None: rank here.
 
     Raises:
         ConfigError: an unknown file ending, a bad k, unfinished work of other settings or of another run.
         UnknownIdError: an unknown candidate.
         CapabilityError: a slim run cannot leave out seen items.
+        TrainingError: processes of the Ray cluster died again and again.
         RunFolderError: another process writes this file, it would be in a run folder, or it cannot be written.
     """
     output = Path(output)
@@ -101,7 +102,8 @@ def recommend_all(
             _discard(parts)
         shards = Shards(parts, _plan(recommender, request), recommender.n_users, shard_users)
         started = time.perf_counter()
-        resumed = _rank_shards(recommender, shards, request, output.name, progress)
+        ranking = UserRanking.of(recommender, k, exclude_seen, rows, policy)
+        resumed = _rank_shards(ranking, shards, output.name, progress, ray)
         seconds = time.perf_counter() - started
         n_rows, n_new = _join(recommender, shards, output, csv_safe)
         shards.discard()
@@ -130,36 +132,22 @@ def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
     }
 
 
-def _rank_shards(recommender: Recommender, shards: Shards, request: _Request, name: str, progress: bool) -> int:
+def _rank_shards(ranking: UserRanking, shards: Shards, name: str, progress: bool, ray: str | None) -> int:
     """Rank the users of all unfinished shards; returns the number of users in the finished ones."""
-    n_users, pending = recommender.n_users, shards.pending()
+    n_users, pending = shards.n_rows, shards.pending()
     resumed = n_users - sum(len(shards.rows(index)) for index in pending)
     with progress_bar(name, n_users, resumed, progress, unit="users") as advance:
-        for index in pending:
-            scores, items = [], []
-            for block_scores, block_items in _ranked(recommender, shards.rows(index), request):
-                scores.append(block_scores)
-                items.append(block_items)
-                advance(len(block_scores))
-            shards.seal(index, {"scores": np.concatenate(scores), "items": np.concatenate(items)}, {})
+        if ray is None:
+            for index in pending:
+                shards.seal(index, ranking.shard(shards.rows(index), advance), {})
+        elif pending:
+            from lirdrec.recommender.ray_ranking import rank_on_ray
+
+            with closing(rank_on_ray(ray, ranking, map(shards.rows, pending))) as ranked:
+                for rows, arrays in ranked:
+                    shards.seal(rows.start // shards.shard_rows, arrays, {})
+                    advance(len(rows))
     return resumed
-
-
-def _ranked(recommender: Recommender, user_rows: range, request: _Request) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of scores and item rows `(b, k)`."""
-    device, train, dislikes = recommender.device, recommender.train, recommender.dislikes
-    seen = None
-    if request.exclude_seen and train is not None:
-        excluded = train if dislikes is None else Interactions.concatenate([train, dislikes])
-        in_shard = (excluded.users >= user_rows.start) & (excluded.users < user_rows.stop)
-        pairs = torch.tensor(excluded.users[in_shard]), torch.tensor(excluded.items[in_shard])
-        seen = Histories(*pairs, recommender.n_users).to(device)
-    candidates = None if request.candidates is None else torch.tensor(request.candidates, device=device)
-    users = torch.arange(user_rows.start, user_rows.stop, device=device)
-    quota = request.policy.quota(request.k, recommender.n_trained_items)
-    scorer = recommender.policy_scorer(request.policy)
-    for _, scores, items in rank_users(scorer, users, request.k, seen=seen, candidates=candidates, quota=quota):
-        yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
 
 def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool) -> tuple[int, int]:

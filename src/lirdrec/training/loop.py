@@ -108,7 +108,7 @@ def train(
     result = training.result
     n_steps = sampler.n_steps(training.config.pairs_per_step(len(sampler)))
     stop_requested = ranks.any(any([_stops(c.on_train_begin, result.history, n_steps) for c in callbacks]))
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
             if stop_requested:
                 result.stopped = "watcher"
@@ -256,8 +256,11 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C stops the loop after the epoch; a second one is the usual KeyboardInterrupt."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Context manager that tells whether Ctrl-C has been pressed; a second one is the usual KeyboardInterrupt.
+
+    Outside the main thread Ctrl-C is as usual.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -16,7 +16,7 @@ from lirdrec.reporting.statistics import gain
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 LISTED = ("datasets", "metric", "seeds", "tuned")  # always listed as settings
-NOT_LISTED = ("output", "command", "quiet", "formats", "cache", "keep", "jobs", "track")
+NOT_LISTED = ("output", "command", "quiet", "formats", "cache", "keep", "jobs", "ray", "track")
 
 
 def write_report(

@@ -1,0 +1,54 @@
+"""The process that computes a trial (`worker`): how it is started, here or on a machine of a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def start_worker(
+    job: Path, result: Path, log: Path, jobs: int = 1, threads: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the process of a trial.
+
+    Args:
+        job, result, log: the trial's job file, the file for its result, and that for its output.
+        jobs: number of such processes that share the cores of this machine.
+        threads: of the process; None: its share of the cores, unless `OMP_NUM_THREADS` is set.
+    """
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lirdrec.experiments.worker", str(job), str(result)],
+            stdin=subprocess.PIPE,  # closes when this process ends, however it ends
+            stdout=output,
+            stderr=output,
+            env=_environment(jobs, threads),
+        )
+
+
+def was_killed(code: int) -> bool:
+    """Whether the exit code is that of SIGKILL: while the parent runs, the system was out of memory."""
+    return hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a worker's output."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "the process ended without a message"
+
+
+def _environment(jobs: int, threads: int | None) -> dict[str, str]:
+    """Environment variables of a worker: its share of the cores, and the path of this package."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shared = dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads or max(1, cores // jobs)))
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    # active waiting would slow down other workers
+    waiting = {"OMP_WAIT_POLICY": "passive"} if jobs > 1 else {}
+    return {**shared, **waiting, **os.environ, **({} if threads is None else shared), "PYTHONPATH": path}

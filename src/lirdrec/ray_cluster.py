@@ -1,0 +1,210 @@
+"""Connection to a Ray cluster, and the shares of its machines; used by all that runs there.
+
+All machines need the same lirdrec and the same versions of Python and Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lirdrec.errors import ConfigError, LirdrecError
+from lirdrec.option_names import option_name
+
+LOCAL = "local"
+LOCAL_WORKERS = 2
+RETRIES = 3  # of work whose process or machine died
+STORE_BYTES = 160 * 2**20  # shared memory of a local Ray; objects beyond it are stored on disk
+CONNECT_SECONDS = 5.0
+
+
+class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
+    """A Ray cluster, which `connect` starts or connects; left at the end of the block, unless it was connected before.
+
+    Args:
+        address: "local" starts Ray on this machine, "auto" is its cluster; or "HOST:PORT", or "ray://HOST:PORT".
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+
+    def __init__(self, address: str = LOCAL):
+        import_ray()
+        self.address = address
+        self._started = False
+
+    def __exit__(self, *error: object) -> None:
+        if self._started:
+            import_ray().shutdown()
+            self._started = False
+
+    @property
+    def is_started_here(self) -> bool:
+        """Whether `connect` has started Ray on this machine."""
+        return self._started and self.address == LOCAL
+
+    def connect(self, threads: int, workers: int | None = None) -> Any:
+        """The module `ray`, connected.
+
+        Args:
+            threads: of each process that a local Ray starts (`OMP_NUM_THREADS`).
+            workers: processes for which a local Ray has room at least.
+
+        Raises:
+            ConfigError: no cluster answers.
+        """
+        ray = import_ray()
+        if ray.is_initialized():
+            return ray
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        try:
+            if self.address == LOCAL:
+                options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+                # room for all, even beyond the processors: fewer threads would change the bits of the results
+                n = max((workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
+                with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
+                    ray.init(address=LOCAL, num_cpus=n, **options)
+            else:
+                _check_listens(self.address)  # Ray itself retries for many minutes
+                ray.init(address=self.address, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            if _wants_token(error):
+                raise ConfigError(
+                    f"the Ray cluster at '{self.address}' asks for a token: set RAY_AUTH_MODE=token, and give the"
+                    " cluster's token as Ray's documentation says"
+                ) from error
+            reason = str(error).strip() or type(error).__name__
+            raise ConfigError(
+                f"no Ray cluster answers at '{self.address}' ({reason.splitlines()[0]}); start one with"
+                " ray start --head, or use 'local'"
+            ) from error
+        self._started = True
+        return ray
+
+    def share(
+        self, ray: Any, threads: int, workers: int | None, *, gpus: bool = True, option: str = "workers"
+    ) -> Share:
+        """The share of each of `workers` processes with `threads` threads, or with a GPU where the cluster has any.
+
+        Args:
+            workers: None: as many as have room; two where `connect` has started Ray without a GPU.
+            gpus: whether to use the GPUs.
+            option: name of the argument `workers` in messages.
+
+        Raises:
+            ConfigError: there is no room for so many.
+        """
+        machines = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        if not gpus:
+            machines = [{name: n for name, n in machine.items() if name != "GPU"} for machine in machines]
+        plain = self.is_started_here and not any("GPU" in machine for machine in machines)
+        return share_out(machines, workers or (LOCAL_WORKERS if plain else None), threads, option)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Number of workers, and the processors and GPUs of each."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def share_out(
+    machines: Sequence[Mapping[str, float]], workers: int | None, threads: int, option: str = "workers"
+) -> Share:
+    """Share of the machines ("CPU" and "GPU" of each) for workers of one GPU, or without GPUs of `threads` processors.
+
+    By default as many workers as have room; raises a ConfigError if there is no room for so many.
+    """
+    if gpus := sum(int(machine.get("GPU", 0)) for machine in machines):
+        cpus, room = 0, gpus
+    else:
+        hosts = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1]
+        cpus = min([threads, *hosts])
+        room = sum(host // cpus for host in hosts)
+    if not room or (workers or 1) > room:
+        each = "a GPU" if gpus else "1 thread" if threads == 1 else f"{threads} threads"
+        raise ConfigError(
+            f"the Ray cluster has room for {room} workers of {each} each, not for {workers or 1}: take fewer"
+            f" ({option_name(option)})" + ("" if gpus else ", or fewer threads (OMP_NUM_THREADS)")
+        )
+    return Share(workers or room, cpus, min(gpus, 1))
+
+
+def import_ray() -> Any:
+    """The module `ray`; raises a ConfigError if it is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError('a cluster needs Ray: pip install "lirdrec[ray]"') from None
+    return ray
+
+
+class LostTaskError(Exception):
+    """The process or the machine of a task died.
+
+    Args:
+        reason: the first line of Ray's message.
+        out_of_memory: whether Ray ended the process because its machine was short of memory.
+    """
+
+    def __init__(self, reason: str, out_of_memory: bool = False):
+        super().__init__(reason)
+        self.out_of_memory = out_of_memory
+
+
+def result_of(ray: Any, reference: Any) -> Any:
+    """The result of a task that has ended.
+
+    Raises:
+        LostTaskError: its process or its machine died.
+        LirdrecError: the error of the task.
+    """
+    exceptions = ray.exceptions
+    try:
+        return ray.get(reference)
+    except exceptions.RayTaskError as error:
+        if isinstance(error.cause, LirdrecError):
+            raise error.cause from None
+        raise
+    except exceptions.RayError as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LostTaskError(reason, isinstance(error, exceptions.OutOfMemoryError)) from error
+
+
+def quiet_output() -> contextlib.AbstractContextManager[Any]:
+    """Context manager: Ray reports dead workers on the error stream; a program may expect our JSON on the other."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.copy()
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ.update({name: before[name]} if name in before else {})
+
+
+def _wants_token(error: BaseException | None) -> bool:
+    while error is not None:
+        if "AuthenticationError" in f"{type(error).__name__} {error}":  # Ray puts the cause into the message
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _check_listens(address: str) -> None:
+    """Raise an OSError if no process listens at HOST:PORT; other kinds of address are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -1,0 +1,197 @@
+"""Training by several processes on a Ray cluster: Ray Train starts them, and each calls `fit_on_ranks`.
+
+A training whose process or machine died continues from its last checkpoint, with as many processes as then have room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lirdrec.data.readers import read_any
+from lirdrec.errors import ConfigError, LirdrecError, TrainingError
+from lirdrec.option_names import option_name
+from lirdrec.parallel.join import TIMEOUT, LostRankError, in_group
+from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, Share, quiet_output
+from lirdrec.recommender.distributed import fit_on_ranks
+from lirdrec.recommender.recommender import Recommender
+from lirdrec.training.loop import Callback, StopTraining, interruptible
+
+NOTICED = 30.0  # seconds until Ray no longer counts the processors of a dead machine
+POLL = 0.5  # seconds in which Ctrl-C is noticed
+INTERRUPTED = "interrupted"
+STOP, WRITTEN = "stop", "written"  # files: the user has pressed Ctrl-C; the run folder is that of this training
+
+log = logging.getLogger(__name__)
+
+
+def fit_on_ray(
+    address: str,
+    dataset: str | Path,
+    *,
+    run: str | Path,
+    devices: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    **options: Any,
+) -> Recommender:
+    """Train one model by several processes on the machines of a Ray cluster; the run folder is the usual one.
+
+    All machines need the same lirdrec and see data and run folder in the same paths. Ctrl-C stops after the epoch.
+
+    Args:
+        address: of the cluster: "auto", "local" or "HOST:PORT"; Ray Train cannot use "ray://".
+        dataset: path of the data, as read by `read_any`.
+        devices: number of processes, each with a GPU or, without GPUs, `OMP_NUM_THREADS` processors (by default those
+            of this machine); None: as many as have room.
+        device: "auto", "cpu" or "cuda".
+        resume, overwrite, options: as for `fit_on_ranks`.
+
+    Raises:
+        ConfigError: no Ray, no cluster, no room for so many processes, or callbacks.
+        TrainingError: processes died again and again; the last checkpoint is kept.
+        KeyboardInterrupt: stopped before the first epoch, while a process died, or by a second Ctrl-C.
+        CapabilityError, RunFolderError, DataError: as of `fit_on_ranks`.
+    """
+    if callbacks:
+        raise ConfigError(f"a training on a Ray cluster takes no {option_name('track')} and no callbacks; leave it out")
+    if address.startswith("ray://"):
+        raise ConfigError(f"'{address}': a training needs HOST:PORT, or auto on a machine of the cluster, not ray://")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device '{device}': with several devices choose cpu or cuda, or keep auto")
+    run, threads = Path(run).absolute(), torch.get_num_threads()
+    job = {"dataset": str(Path(dataset).absolute()), "threads": threads}
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with RayCluster(address) as cluster, quiet_output():
+        ray = cluster.connect(threads, devices)
+        share = cluster.share(ray, threads, devices, gpus=device != "cpu", option="devices")
+        deaths = 0
+        while True:
+            again = {"resume": resume or deaths > 0, "overwrite": overwrite and not deaths, "run": str(run)}
+            try:
+                interrupted = _run_ranks(share, job | {"arguments": options | again})
+                break
+            except LostTaskError as error:
+                deaths += 1
+                _check_deaths(deaths, error)
+            time.sleep(NOTICED)
+            room = cluster.share(ray, threads, None, gpus=device != "cpu", option="devices")
+            share = Share(min(share.workers, room.workers), room.cpus, room.gpus)
+    recommender = Recommender.load(run)
+    if interrupted:
+        recommender.info["stopped"] = INTERRUPTED
+    return recommender
+
+
+def _check_deaths(deaths: int, error: LostTaskError) -> None:
+    """Log a death, or raise a TrainingError if there were too many."""
+    if deaths > RETRIES:
+        raise TrainingError(
+            f"processes of the training on the Ray cluster died {deaths} times ({error}); to continue from the last"
+            " checkpoint: the same command with --resume"
+        ) from error
+    log.warning("a process of the training died (%s); it continues from the last checkpoint", error)
+
+
+def _run_ranks(share: Share, job: dict[str, Any]) -> bool:
+    """Run the processes of a training to their end; returns whether Ctrl-C has stopped them after an epoch.
+
+    Raises:
+        LostTaskError: a process or a machine died.
+        LirdrecError: the error of a process.
+        KeyboardInterrupt: stopped before there was a run folder, or by a second Ctrl-C.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    gpus, run = bool(share.gpus), Path(job["arguments"]["run"])
+    with tempfile.TemporaryDirectory("", f".{run.name}-ray-", run.parent, ignore_cleanup_errors=True) as folder:
+        trainer = TorchTrainer(
+            _train_rank,
+            train_loop_config=job | {"gpus": gpus, "folder": folder},
+            torch_config=TorchConfig("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
+            scaling_config=ScalingConfig(
+                num_workers=share.workers,
+                use_gpu=gpus,
+                resources_per_worker={"GPU": 1} if gpus else {"CPU": share.cpus},
+            ),
+            run_config=RunConfig(name="train", storage_path=folder),  # Ray Train checks that all machines see it
+        )
+        return _fitted(trainer, Path(folder))
+
+
+def _fitted(trainer: Any, folder: Path) -> bool:
+    """Wait until Ray Train ends, in a thread since it would take over Ctrl-C; see `_run_ranks`."""
+    stop = folder / STOP
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    with interruptible() as requested:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL)
+            if requested():
+                stop.touch()
+    reason = _reason(failures[0]) if failures else None
+    if reason is not None and not (isinstance(reason, LostTaskError) and stop.exists()):
+        raise reason from failures[0]
+    if stop.exists() and not (folder / WRITTEN).exists():
+        raise KeyboardInterrupt
+    return stop.exists()
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The error of a process, a LostTaskError where one died, or the same error."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    if not failures:
+        return error
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
+    for cause in causes:
+        if isinstance(cause, LirdrecError) and not isinstance(cause, LostRankError):
+            return cause
+    dead = [failure for failure, cause in zip(failures, causes, strict=True) if failure is cause]
+    if dead or any(isinstance(cause, LostRankError) for cause in causes):
+        reason = str((dead or causes)[0]).strip()
+        return LostTaskError(reason.splitlines()[0] if reason else type((dead or causes)[0]).__name__)
+    return error
+
+
+class _StopFile(Callback):
+    """Ends the training after the epoch in which the process that started it writes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
+        if self.path.exists():
+            raise StopTraining
+
+
+def _train_rank(job: dict[str, Any]) -> None:
+    """What each process of the training does."""
+    torch.set_num_threads(job["threads"])
+    with in_group(job["gpus"]) as (ranks, device):
+        folder, data = Path(job["folder"]), read_any(job["dataset"])
+        stop = (_StopFile(folder / STOP),) if ranks.is_first else ()
+        fit_on_ranks(ranks, data, device=device, progress=False, callbacks=stop, **job["arguments"])
+        if ranks.is_first:
+            (folder / WRITTEN).touch()
