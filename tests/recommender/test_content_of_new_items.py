@@ -13,7 +13,9 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
+from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features
+from lirdrec.models.content import content_of_users
 from lirdrec.recommender.launch_simulation import _launch
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.new_users import as_new_users
@@ -101,6 +103,16 @@ def test_the_score_of_a_new_item_is_that_of_the_formula(scoring):
     expected = (1 - w) * (before - offset) + w * scale * q @ f[n:].T + offset
     np.testing.assert_allclose(all_scores(mixed).numpy()[:, n:], expected, atol=2e-5 * max(1, scale))
     assert np.abs(expected - before).max() > 0.05 * scale  # the term counts
+
+
+def test_pairs_of_a_history_count_with_their_weights():
+    users, items = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
+    weights = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    graph = UserItemGraph(users, items, 3, 3, torch.float64, weights)
+    degrees = torch.bincount(items, weights, minlength=3)
+    found = content_of_users(graph, degrees, torch.eye(3, dtype=torch.float64))
+    expected = np.array([[0.5, 0.0, 2.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(found.numpy(), unit(expected), atol=1e-12)
 
 
 def test_known_items_keep_every_bit(run):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec.graphs.sparse import product
-from lirdrec.models.base import Features, ModelInputs
-from lirdrec.models.interactions import weighted_history
+from lirdrec.graphs.user_item import EPSILON, UserItemGraph
+from lirdrec.models.base import Features
 from lirdrec.models.modalities import fused_features
 from lirdrec.models.reduction import reduced
 from lirdrec.nn.functional import normalize
@@ -47,13 +47,15 @@ def content_vectors(
     return fused_features(dict(zip(weights, parts, strict=True)), weights)
 
 
-def content_of_users(inputs: ModelInputs, content: Tensor) -> Tensor:
+def content_of_users(graph: UserItemGraph, degrees: Tensor, content: Tensor) -> Tensor:
     """`q` `(U, C)` of the training pairs, which count with their weights; 0 for users without one.
 
     Args:
-        inputs: of the model; content: `f` `(I, C)` of its items.
+        graph: of the training pairs; degrees: `(I,)` the sums of their weights at each item.
+        content: `f` `(I, C)`.
     """
-    return normalize(product(weighted_history(inputs).to(content.dtype), content))
+    # an entry of the graph is w_ui / √((d_u + ε)(d_i + ε)); d_u changes nothing but lengths
+    return normalize(product(graph.matrix.csr, content * (degrees + EPSILON).sqrt()[:, None]))
 
 
 def content_of_histories(histories: Sequence[Tensor], content: Tensor) -> Tensor:

@@ -381,7 +381,7 @@ class LIRDRec(Model):
         content = self.content_vectors(self.features)
         users, items = trained.user_vectors, trained.item_vectors
         return trained.replaced(
-            users=torch.cat([users, content_of_users(self.inputs, content)], dim=1),
+            users=torch.cat([users, content_of_users(self.user_item, trained.memory["item_degrees"], content)], dim=1),
             items=torch.cat([items, torch.zeros_like(content)], dim=1),
             branch_names=(*self.branches, CONTENT),
             widths=(*trained.widths, content.shape[1]),
