@@ -27,10 +27,11 @@ PORTS = "metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_
 
 @contextmanager
 def patient_ray() -> Iterator[None]:
-    """Context manager: a node of Ray may take long to start.
+    """Context manager: give a node of Ray more time to start.
 
-    Ray gives up after 30 seconds, most of which pass until its agents, processes of Python, have told their ports in
-    files. So the ports are chosen and written before the node starts, and its registration is awaited.
+    Ray waits 30 seconds for a node. On a busy machine the agents of the node (Python processes) need most of this time
+    to start and to write their port numbers to files. So we choose the ports and write these files before the node
+    starts, and wait until the node is registered.
     """
     from ray._private import services
 

@@ -46,8 +46,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             f"{path}: the {kind} file is cut short (it ends before its end mark); copy or download it again"
         ) from None
     except RuntimeError as error:
-        # zipfile raises it for an encrypted member, and its subclass NotImplementedError for an unknown compression;
-        # elsewhere it is a bug
+        # zipfile raises it for an encrypted member and for an unknown compression; elsewhere it is a bug
         if kind != ZIP:
             raise
         raise DataError(f"{path}: the zip archive cannot be unpacked here ({first_line(error)}); unpack it") from None

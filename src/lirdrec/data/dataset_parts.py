@@ -116,6 +116,9 @@ def _as_weights(values: Any, n_pairs: int) -> np.ndarray:
     return array
 
 
+NO_TABLE = pl.DataFrame()  # the default item table: ids alone
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetParts:
     """The contents of a dataset; the constructor validates all of it.
@@ -143,7 +146,7 @@ class DatasetParts:
     valid: Interactions
     test: Interactions
     features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
-    item_table: pl.DataFrame = None  # type: ignore[assignment]  # None only as an argument; never after __post_init__
+    item_table: pl.DataFrame = field(default_factory=lambda: NO_TABLE)
     info: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     frame_kind: FrameKind = "polars"
@@ -152,7 +155,7 @@ class DatasetParts:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", dict(self.features))
         object.__setattr__(self, "info", dict(self.info))
-        if self.item_table is None:
+        if self.item_table is NO_TABLE:
             object.__setattr__(self, "item_table", pl.DataFrame({ITEM: self.items.series}))
         if not len(self.train):
             raise DataError(f"dataset '{self.name}': there is no training interaction")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from lirdrec.data.ids import describe_ids, pluralize
 from lirdrec.errors import DataError, LirdrecError
 
 BLOCK_BYTES = 32 << 20
+
+
+NOT_GIVEN = np.empty(0, dtype=bool)  # the default mask of a matrix: rows that are not zero are present
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,12 @@ class FeatureMatrix:
     """
 
     values: np.ndarray
-    present: np.ndarray = None  # type: ignore[assignment]  # None only as an argument; never after __post_init__
+    present: np.ndarray = field(default_factory=lambda: NOT_GIVEN)
 
     def __post_init__(self) -> None:
         values = as_floats(self.values, "the feature matrix")
         nonzero = check_rows(values, "the feature matrix")
-        if self.present is None:
+        if self.present is NOT_GIVEN:
             present = nonzero
         else:
             present = np.asarray(self.present)

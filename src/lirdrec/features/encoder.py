@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lirdrec.errors import TrainingError
+from lirdrec.errors import DataError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +81,23 @@ class Encoder(ABC):
     def dims(self) -> int:
         """Columns of the vectors, d."""
 
-    def fit(self, inputs: Sequence[Input]) -> None:
-        """Fit the encoder to a sample of the inputs (only if `needs_fit`)."""
-        raise NotImplementedError(f"{type(self).__name__} needs no fitting")
+    def fit(self, inputs: Sequence[Input]) -> None:  # noqa: B027  (most encoders are fitted to nothing)
+        """Fit the encoder to a sample of the inputs; it is called only if `needs_fit`."""
 
     def state(self) -> dict[str, np.ndarray]:
         """The fitted state, stored beside the vectors; empty if the encoder needs no fitting."""
         return {}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore a state returned by `state`."""
+        """Restore a state returned by `state`.
+
+        Raises:
+            DataError: the encoder needs no fitting, so no state can be its own.
+        """
         if state:
-            raise NotImplementedError(f"{type(self).__name__} has no state")
+            raise DataError(
+                f"the stored features have a fitted state, and {type(self).__name__} has none; make them again"
+            )
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
         """Preprocess inputs for `encode`, in their order: tokenize texts; images are opened by `encode`."""

@@ -169,7 +169,7 @@ def is_leftover(path: Path) -> bool:
     pid = int(match["pid"])
     if pid == os.getpid():  # of an earlier process with this number: containers count from 1 at every start
         return True
-    if sys.platform == "win32":  # pragma: no cover
+    if sys.platform == "win32":
         with contextlib.suppress(OSError):
             return time.time() - path.lstat().st_mtime > _DAY
         return False
@@ -233,12 +233,14 @@ def _host() -> str:
 
 def exchange_folders(first: Path, second: Path) -> bool:
     """Exchange the names of two folders in one step; False if the operating system or file system cannot."""
-    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if sys.platform not in ("linux", "darwin"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(first), os.fsencode(second)
     if sys.platform == "linux" and hasattr(libc, "renameat2"):
         at_cwd, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-        failed = libc.renameat2(at_cwd, names[0], at_cwd, names[1], flag)  # type: ignore[union-attr]  # not None here
-    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):  # pragma: no cover
+        failed = libc.renameat2(at_cwd, names[0], at_cwd, names[1], flag)
+    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
         failed = libc.renamex_np(*names, 2)  # RENAME_SWAP
     else:
         return False

@@ -118,7 +118,7 @@ def _owner(handle: IO[bytes]) -> str:
 
 def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
     """Lock an open file for this process; False if another process holds it and `wait` is False."""
-    if sys.platform == "win32":  # pragma: no cover
+    if sys.platform == "win32":
         import msvcrt
 
         handle.seek(1 << 30)  # far after the process number, which other processes must be able to read
@@ -141,7 +141,7 @@ def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
 
 def unlock_file(handle: IO[bytes]) -> None:
     """Release a locked file."""
-    if sys.platform == "win32":  # pragma: no cover
+    if sys.platform == "win32":
         import msvcrt
 
         handle.seek(1 << 30)

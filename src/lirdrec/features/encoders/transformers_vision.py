@@ -120,10 +120,10 @@ def pixels_of(processor: Any, image: Image) -> np.ndarray:
     return pixels
 
 
-def pooled(network: Module, pixels: Tensor, pooling: str) -> Tensor:
-    """Vectors `(B, d)` of pixels `(B, 3, h, w)`."""
+def pooled(network: Any, pixels: Tensor, pooling: str) -> Tensor:
+    """Vectors `(B, d)` of pixels `(B, 3, h, w)` by a vision model of transformers."""
     if pooling == "image_embeds":
-        output: Any = network.get_image_features(pixel_values=pixels)  # type: ignore[operator]  # a method
+        output = network.get_image_features(pixel_values=pixels)
         output = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
     elif pooling == "pooler":
         output = network(pixel_values=pixels).pooler_output
