@@ -15,7 +15,8 @@ from lirdrec import row_buffers
 from lirdrec.data.frames import append_frame
 from lirdrec.data.ids import FEW, IdMap
 from lirdrec.errors import DataError
-from lirdrec.ranking.scorers import ItemWeightScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.saved_scorers import scorer_from_tensors
 from lirdrec.row_buffers import append_rows
 
 from .helpers import assert_error
@@ -122,6 +123,6 @@ def test_item_weights_that_grow_are_those_made_at_once():
         assert torch.equal(one.weights.to_dense(), truth)
         torch.testing.assert_close(one.scores(queries), queries @ truth)
         assert torch.equal(one.similar_items(torch.tensor([3, 35])), truth[[3, 35]])
-        again = ItemWeightScorer.from_tensors(one.tensors(), one.settings())
+        again = scorer_from_tensors(one.tensors(), one.settings())
         assert torch.equal(again.weights.to_dense(), truth)
     assert grown[5].n_items == 35 and torch.equal(grown[5].weights.to_dense(), truth[:35, :35])

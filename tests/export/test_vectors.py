@@ -20,7 +20,8 @@ from lirdrec.data.ids import IdMap
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.export.folder import KINDS, export
 from lirdrec.ranking.histories import history_matrix
-from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 

@@ -13,7 +13,8 @@ from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
 from lirdrec.models.ease import CEASE, EASE, AddEASE, AddEASEConfig, CEASEConfig, EASEConfig
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.l3ae import L3AE, L3AEConfig
-from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error
 

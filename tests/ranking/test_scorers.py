@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.saved_scorers import scorer_from_tensors
+from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error
 
@@ -102,10 +104,10 @@ def test_parts_may_have_different_widths():
     v[[0, 3], 2:] = 0  # only some items have the other columns
     some = scorer.replaced(items=torch.from_numpy(v))
     np.testing.assert_allclose(some.scores(some.queries(USERS)), u[USERS] @ v.T, rtol=1e-5, atol=1e-6)
-    again = Scorer.from_tensors(scorer.tensors(), json.loads(json.dumps(scorer.settings())))
+    again = scorer_from_tensors(scorer.tensors(), json.loads(json.dumps(scorer.settings())))
     assert torch.equal(again.similar_items(torch.tensor([7])), scorer.similar_items(torch.tensor([7])))
     with assert_error(DataError, mentions=["'items'", 6, 1, 2]):
-        Scorer.from_tensors(scorer.tensors(), scorer.settings() | {"widths": [1, 1, 2]})
+        scorer_from_tensors(scorer.tensors(), scorer.settings() | {"widths": [1, 1, 2]})
 
 
 SCORERS = [unequal, vectors, lambda: item_weights()[0], lambda: item_weights(dense=True)[0]]
@@ -117,7 +119,7 @@ def test_a_scorer_rebuilt_from_its_tensors_has_the_same_bits(make):
     settings = json.loads(json.dumps(scorer.settings()))
     dense = {name: tensor.clone() for name, tensor in scorer.tensors().items()}
     assert all(tensor.layout == torch.strided for tensor in dense.values())
-    for again in (Scorer.from_tensors(dense, settings), scorer.to("cpu")):
+    for again in (scorer_from_tensors(dense, settings), scorer.to("cpu")):
         assert type(again) is type(scorer)
         assert again.part_names == scorer.part_names
         assert again.tensors().keys() == dense.keys()
@@ -154,10 +156,10 @@ def test_sparse_parts_that_do_not_fit_are_refused_instead_of_crashing_later():
     tensors = scorer.tensors()
     broken = tensors | {"weights.col": tensors["weights.col"] + 5}
     with assert_error(DataError, mentions=["'weights'", "8×8"]):
-        Scorer.from_tensors(broken, scorer.settings())
+        scorer_from_tensors(broken, scorer.settings())
     dense = item_weights(dense=True)[0]
     with assert_error(DataError, mentions=["'weights'", "8 × 7", "8 × 8"]):
-        Scorer.from_tensors(dense.tensors() | {"weights": dense.weights[:, 1:]}, dense.settings())
+        scorer_from_tensors(dense.tensors() | {"weights": dense.weights[:, 1:]}, dense.settings())
 
 
 def test_nearest_items_become_columns_and_new_items_more_of_them():

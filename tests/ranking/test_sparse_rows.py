@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import ItemWeightScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.sparse_rows import (
     ENTRY_BYTES,
     csr_of,

@@ -16,7 +16,8 @@ from lirdrec.errors import DataError, RunFolderError
 from lirdrec.export.vectors import vectors_of
 from lirdrec.files.atomic import sha256
 from lirdrec.models.registry import build, config_type, model_names, model_type
-from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.new_users import as_new_users

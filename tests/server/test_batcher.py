@@ -15,7 +15,7 @@ import torch
 
 from lirdrec.errors import CapabilityError, ConfigError, UnknownIdError
 from lirdrec.ranking.filters import Filter
-from lirdrec.ranking.scorers import ItemWeightScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.batcher import MicroBatcher, Query, RankingResult
 from lirdrec.server.engine.ranker import Ranker

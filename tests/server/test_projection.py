@@ -15,7 +15,8 @@ from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.histories import history_matrix
-from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.projection import CatalogProjection, principal_axes

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lirdrec.errors import DataError
-from lirdrec.ranking.scorers import ItemWeightScorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import BLOCK, Ranker, maximal_marginal_relevance, n_candidates, top_k_blocked

@@ -21,7 +21,8 @@ from lirdrec.data.splits import is_split_by_time, split_method
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_text
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 TestHistory = Literal["train", "train+valid"]
 TEST_HISTORIES: tuple[TestHistory, ...] = ("train", "train+valid")

@@ -45,7 +45,8 @@ from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import weighted_history
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sparse_rows import csr_of
 
 DENSE_LIMIT = 30_000  # items

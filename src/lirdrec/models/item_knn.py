@@ -21,7 +21,8 @@ from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.interactions import item_degrees, weighted_history
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.sparse_rows import csr_of, largest_of_rows, product_blocks
 
 BLOCK_BYTES = 128 * 2**20

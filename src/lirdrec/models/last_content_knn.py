@@ -23,7 +23,8 @@ from lirdrec.config import option, validated
 from lirdrec.models.base import Capabilities
 from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
 from lirdrec.models.last_item_knn import check_decay, decay_weights, decayed_history, decayed_rows
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 @dataclass(frozen=True)

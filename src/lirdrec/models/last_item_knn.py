@@ -29,7 +29,8 @@ from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.interactions import item_degrees
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.ranking.histories import Histories, history_matrix
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import Scorer
 
 
 @dataclass(frozen=True)

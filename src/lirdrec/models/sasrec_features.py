@@ -17,6 +17,7 @@ A new item has the vector of its features. `models/unisrec.py` and `models/white
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,9 +88,9 @@ class FeatureSequenceModel(TransformerModel):
         self.network = self.make_network(generator)
         self._make_projection(generator)
 
+    @abc.abstractmethod
     def _make_projection(self, generator: torch.Generator) -> None:
         """Create the parameters of the projection."""
-        raise NotImplementedError
 
     def projection_inputs(self, features: Sequence[Features]) -> list[Tensor]:
         """What `project` reads of `n` items, `(n, …)` each; has no parameters, so that it is computed once.
@@ -99,9 +100,9 @@ class FeatureSequenceModel(TransformerModel):
         """
         return [torch.cat([feature.values for feature in features], dim=1)]
 
+    @abc.abstractmethod
     def project(self, inputs: Sequence[Tensor]) -> Tensor:
         """Vectors `(n, e)` of items from their `projection_inputs`; differentiable."""
-        raise NotImplementedError
 
     @cached_property
     def _own_inputs(self) -> list[Tensor]:

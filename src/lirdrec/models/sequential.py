@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.config import check_minimum, check_share, option, validated
-from lirdrec.errors import ConfigError
+from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.nn.functional import normalize
 from lirdrec.nn.losses import full_softmax, occurring_items, sampled_softmax
@@ -127,8 +127,12 @@ class SequentialModel(Model):
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Vectors `(n, D)` of new items as in `item_table`, and the scorer's memory with their rows."""
-        raise NotImplementedError
+        """Vectors `(n, D)` of new items as in `item_table`, and the scorer's memory with their rows.
+
+        Raises:
+            CapabilityError: the model takes no new items.
+        """
+        raise CapabilityError(f"{self.name} takes no new items")
 
     def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
         """The scorer of comparable states `(U, D)` and items `(I, D)`, with names for the parts of a score."""

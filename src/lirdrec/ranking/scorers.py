@@ -1,14 +1,13 @@
 """Scorers: the result of training, from which all items are scored for a block of queries.
 
 A *query* is one row of a dense tensor that represents a user: the user's vector (`VectorScorer`) or the user's
-history as a 0/1 row over items (`ItemWeightScorer`). `scores(queries)` serves known users, new users and batch jobs.
+history as a 0/1 row over items (`ItemWeightScorer`, ranking/item_weight_scorer.py). `scores(queries)` serves known
+users, new users and batch jobs.
 """
 
 from __future__ import annotations
 
 import abc
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,11 +16,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import DataError
-from lirdrec.ranking.histories import expand
-from lirdrec.ranking.sparse_rows import csr_of, csr_of_pairs, masking, transposed_csr
 from lirdrec.row_buffers import append_rows
-
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 LARGEST = 1e12  # largest number in the vector of a new item: products with weights and user vectors stay finite
 LARGEST_QUERY = 1e18
@@ -74,7 +69,7 @@ class Scorer(abc.ABC):
         """Everything needed to rebuild the scorer, as named dense tensors (safetensors refuses sparse ones)."""
 
     def settings(self) -> dict[str, Any]:
-        """The JSON-able rest: `kind` and what `from_tensors` needs besides the tensors."""
+        """The JSON-able rest: `kind` and what `scorer_from_tensors` needs besides the tensors."""
         return {"kind": self.kind, "part_names": list(self.part_names)}
 
     @abc.abstractmethod
@@ -87,20 +82,6 @@ class Scorer(abc.ABC):
         The others have a number that is not finite or beyond `LARGEST` in a row that determines scores.
         """
         return torch.ones(self.n_items - first, dtype=torch.bool)
-
-    @staticmethod
-    def from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
-        """Rebuild a scorer from `tensors()` and `settings()`.
-
-        Raises:
-            DataError: the parts of a sparse matrix do not fit together, or a number is not finite.
-        """
-        for name, tensor in tensors.items():
-            if not all_finite(tensor):
-                raise DataError(f"'{name}' has numbers that are not finite")
-        kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
-        kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
-        return kinds[settings["kind"]]._rebuild(dict(tensors), settings)
 
 
 class VectorScorer(Scorer):
@@ -285,10 +266,11 @@ class VectorScorer(Scorer):
         return settings
 
     def to(self, device: torch.device | str) -> VectorScorer:
-        return self._rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
+        return self.rebuild({k: v.to(device) for k, v in self.tensors().items()}, self.settings())
 
     @classmethod
-    def _rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> VectorScorer:
+    def rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> VectorScorer:
+        """The scorer with these `tensors()` and `settings()`; see `saved_scorers.scorer_from_tensors`."""
         memory = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
         names = tuple(settings["part_names"])
         users, items, weights, offsets = (tensors.get(name) for name in ("users", "items", "weights", "offsets"))
@@ -297,156 +279,6 @@ class VectorScorer(Scorer):
         if widths is not None and (len(widths) != len(names) or sum(widths) != items.shape[1]):
             raise DataError(f"parts of {widths} columns do not make up the {items.shape[1]} columns of 'items'")
         return cls(users, items, names, weights, memory, offsets, widths, settings.get("n_similarity_parts"))
-
-
-class ItemWeightScorer(Scorer):
-    """Score of item j = Σ of `W[i, j]` over the items i of the user's history: the form of item-kNN, EASE, SLIM.
-
-    Args:
-        history: CSR `(U, I)`, the training interactions: ones, or their weights.
-        weights: `(I, I)`, dense or CSR; row = liked item, column = scored item.
-    """
-
-    kind = "item_weights"
-    part_names = ("score",)
-
-    def __init__(self, history: Tensor, weights: Tensor):
-        self.history = history
-        self._sparse = weights.layout == torch.sparse_csr
-        self._weights: Tensor | None = weights
-        self._weights_t = _transposed(weights) if self._sparse else weights.T
-        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `_weights_t`, where items were added
-        self.n_users, self.n_items = history.shape
-
-    @property
-    def weights(self) -> Tensor:
-        """`(I, I)`, dense or CSR; computed at first use where items were added."""
-        if self._weights is None:
-            self._weights = _transposed(self._weights_t)
-        return self._weights
-
-    @classmethod
-    def of_nearest(cls, history: Tensor, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
-        """Weights given by each scored item's nearest liked items.
-
-        Args:
-            history: CSR `(U, I)`.
-            neighbors: `(I, k)` int64, the liked items that count for each scored item; -1: no item.
-            similarity: `(I, k)` float, their weights.
-        """
-        (liked, owner), values = _nearest_entries(neighbors, similarity)
-        start = torch.zeros(len(neighbors) + 1, dtype=torch.int64, device=liked.device)
-        start[1:] = torch.bincount(owner, minlength=len(neighbors)).cumsum(0)
-        by_scored_item = torch.sparse_csr_tensor(start, liked, values, (len(neighbors), len(neighbors)))
-        return cls(history, _transposed(by_scored_item))
-
-    def with_items(self, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
-        """A scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
-
-        No history contains the new items, and existing scores do not change.
-        """
-        # rows of the transposed weights, with entries sorted by the liked item
-        neighbors, order = neighbors.sort(dim=1)
-        (liked, owner), values = _nearest_entries(neighbors, similarity.gather(1, order))
-        total, w = self.n_items + len(neighbors), self._weights_t
-        crow, col, value = self._parts or (w.crow_indices(), w.col_indices(), w.values())
-        ends = torch.bincount(owner, minlength=len(neighbors)).cumsum(0) + crow[-1]
-        parts = append_rows(crow, ends), append_rows(col, liked), append_rows(value, values)
-        grown, h = object.__new__(ItemWeightScorer), self.history
-        # unchecked, since checks read all entries: old and new indices are in range
-        grown.history = torch.sparse_csr_tensor(h.crow_indices(), h.col_indices(), h.values(), (self.n_users, total))
-        grown._sparse, grown._weights, grown._parts = True, None, parts
-        grown._weights_t = torch.sparse_csr_tensor(*parts, (total, total))
-        grown.n_users, grown.n_items = self.n_users, total
-        return grown
-
-    def with_users(self, users: Tensor, queries: Tensor) -> ItemWeightScorer:
-        """A scorer with other histories of the users `(n,)`, given as queries `(n, I)`."""
-        h = self.history
-        owners = torch.repeat_interleave(h.crow_indices().diff())
-        kept = ~torch.isin(owners, users)
-        new, items = queries.nonzero(as_tuple=True)
-        owners = torch.cat([owners[kept], users[new]])
-        columns = torch.cat([h.col_indices()[kept], items])
-        values = torch.cat([h.values()[kept], queries[new, items].to(h.values())])
-        grown = copy.copy(self)
-        grown.history = torch.sparse_coo_tensor(torch.stack([owners, columns]), values, h.shape).to_sparse_csr()
-        return grown
-
-    @property
-    def has_sparse_products(self) -> bool:
-        """Whether scores are products of sparse matrices: sparse weights on the CPU, to which nothing was added."""
-        return self._sparse and self._weights is not None and self.history.is_cpu
-
-    @cached_property
-    def masking_weights(self) -> Any:
-        """Sparse weights on the CPU, and -inf for each item itself below: scipy's CSR `(2I, I)` (`masking`)."""
-        return masking(csr_of(self.weights))
-
-    def queries(self, users: Tensor) -> Tensor:
-        return _dense_rows(self.history, users)
-
-    def queries_of(self, histories: Sequence[Tensor]) -> Tensor:
-        """Rows `(B, I)` that represent users known by lists of liked items."""
-        rows = self.history.values().new_zeros(len(histories), self.n_items)
-        for row, liked in enumerate(histories):
-            rows[row, liked] = 1
-        return rows
-
-    def scores(self, queries: Tensor) -> Tensor:
-        if self.has_sparse_products:
-            rows, columns = queries.nonzero(as_tuple=True)
-            shape = len(queries), 2 * self.n_items
-            history = csr_of_pairs(rows, columns, queries[rows, columns], shape)
-            return torch.from_numpy((history @ self.masking_weights).toarray())
-        if self._sparse:
-            return torch.sparse.mm(self._weights_t, queries.T.contiguous()).T.contiguous()
-        return torch.sparse.mm(queries.to_sparse_csr(), self.weights)  # a history is nearly all zeros
-
-    def contributions(self, queries: Tensor, items: Tensor) -> Tensor:
-        return queries * _dense_rows(self._weights_t, items)  # weights into each scored item
-
-    def parts(self, queries: Tensor, items: Tensor) -> Tensor:
-        return self.contributions(queries, items).sum(1, keepdim=True)
-
-    def similar_items(self, items: Tensor) -> Tensor:
-        return _dense_rows(self.weights, items)
-
-    def similar_users(self, users: Tensor) -> Tensor:
-        overlap = torch.sparse.mm(self.history, _dense_rows(self.history, users).T.contiguous()).T
-        owners = torch.repeat_interleave(self.history.crow_indices().diff())
-        squares = self.history.values().double().square()
-        lengths = torch.bincount(owners, squares, minlength=self.n_users)
-        sizes = torch.where(lengths > 0, lengths, 1).to(overlap.dtype).sqrt()
-        return overlap / (sizes[users, None] * sizes)
-
-    def sound_items(self, first: int) -> Tensor:
-        rows = torch.arange(first, self.n_items, device=self._weights_t.device)
-        if not self._sparse:
-            return sound_rows(self._weights_t[first:], LARGEST)
-        owner, entry = expand(self._weights_t.crow_indices(), rows)
-        bad = ~sound_rows(self._weights_t.values()[entry], LARGEST)
-        return torch.bincount(owner[bad], minlength=len(rows)) == 0
-
-    def tensors(self) -> dict[str, Tensor]:
-        weights = _csr_parts("weights", self.weights) if self._sparse else {"weights": self.weights}
-        return _csr_parts("history", self.history) | weights
-
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"n_users": self.n_users, "n_items": self.n_items}
-
-    def to(self, device: torch.device | str) -> ItemWeightScorer:
-        return ItemWeightScorer(self.history.to(device), self.weights.to(device))
-
-    @classmethod
-    def _rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> ItemWeightScorer:
-        users, items = settings["n_users"], settings["n_items"]
-        history, weights = _csr_whole("history", tensors, (users, items)), tensors.get("weights")
-        if weights is None:
-            weights = _csr_whole("weights", tensors, (items, items))
-        elif weights.shape != (items, items):
-            raise DataError(f"'weights' is {' × '.join(map(str, weights.shape))}, not {items} × {items}")
-        return cls(history, weights)
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -464,50 +296,3 @@ def sound_rows(table: Tensor, largest: float) -> Tensor:
 def _cosine(rows: Tensor, table: Tensor) -> Tensor:
     norms = table.norm(dim=1).clamp(min=1e-12)
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)) @ table.T / norms
-
-
-def _transposed(matrix: Tensor) -> Tensor:
-    """A CSR matrix `(n, m)` as one `(m, n)`."""
-    if matrix.is_cpu:
-        return transposed_csr(matrix)
-    return matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
-
-
-def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
-    """Rows `(B, n_columns)` of a matrix in CSR or dense, as a new dense tensor."""
-    if matrix.layout != torch.sparse_csr:
-        return matrix.index_select(0, rows)
-    owner, entry = expand(matrix.crow_indices(), rows)
-    dense = matrix.values().new_zeros(len(rows), matrix.shape[1])
-    dense[owner, matrix.col_indices()[entry]] = matrix.values()[entry]
-    return dense
-
-
-def _nearest_entries(neighbors: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`, whose first scored item is `first`."""
-    is_there = neighbors >= 0
-    rows = torch.arange(first, first + len(neighbors), device=neighbors.device)
-    target = torch.repeat_interleave(rows, is_there.sum(1))
-    return torch.stack([neighbors[is_there], target]), similarity[is_there]
-
-
-def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:
-    return {
-        f"{name}.crow": matrix.crow_indices(),
-        f"{name}.col": matrix.col_indices(),
-        f"{name}.value": matrix.values(),
-    }
-
-
-def _csr(crow: Tensor, col: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=True)
-
-
-def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
-    crow, col, value = (tensors[f"{name}.{part}"] for part in ("crow", "col", "value"))
-    try:
-        return _csr(crow, col, value, shape)
-    except RuntimeError as error:  # without this check, products of a damaged file could read beyond its memory
-        raise DataError(
-            f"'{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"
-        ) from None

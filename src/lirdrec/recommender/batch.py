@@ -24,6 +24,7 @@ from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
+from lirdrec.recommender.ray_ranking import rank_on_ray
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.user_ranking import UserRanking
 
@@ -141,8 +142,6 @@ def _rank_shards(ranking: UserRanking, shards: Shards, name: str, progress: bool
             for index in pending:
                 shards.seal(index, ranking.shard(shards.rows(index), advance), {})
         elif pending:
-            from lirdrec.recommender.ray_ranking import rank_on_ray
-
             with closing(rank_on_ray(ray, ranking, map(shards.rows, pending))) as ranked:
                 for rows, arrays in ranked:
                     shards.seal(rows.start // shards.shard_rows, arrays, {})

@@ -151,6 +151,8 @@ def explained(
     scorer, items = state.scorer, torch.tensor([item_row], device=query.device)
     names, ids = scorer.part_names, state.items.series
     parts = dict(zip(names, scorer.parts(query, items)[0].double().tolist(), strict=True))
+    # the first branches have weights
+    alpha = None if weights is None else dict(zip(names[: weights.shape[1]], weights[0].double().tolist(), strict=True))
     history = history[history != item_row]
     similarity = scorer.similar_items(items)[0].cpu().numpy()[history]
     contributions = scorer.contributions(query, items)
@@ -164,7 +166,7 @@ def explained(
         title=state.title(item_row),
         score=sum(parts.values()),
         parts=parts,
-        weights=None if weights is None else dict(zip(scorer.branch_names, weights[0].double().tolist(), strict=False)),
+        weights=alpha,
         liked=tuple(
             LikedItem(
                 ids[row],

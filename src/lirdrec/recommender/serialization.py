@@ -28,7 +28,7 @@ from lirdrec.files.transaction import read_stable
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.provenance import environment
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.saved_scorers import scorer_from_tensors
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.run_folder import (
@@ -136,7 +136,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
     items = _read_table(path_of("items.parquet"))
     train = None if config.get("slim") else _read_interactions(path_of("interactions.parquet"))
     try:
-        scorer = Scorer.from_tensors(_read_tensors(path_of(VECTORS), device), config["scorer"])
+        scorer = scorer_from_tensors(_read_tensors(path_of(VECTORS), device), config["scorer"])
         users = IdMap(_read_table(path_of("users.parquet"))[USER], "user")
         state = RunState(
             scorer,

@@ -20,7 +20,8 @@ from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Features, Model
 from lirdrec.nn.principal_components import Projection
-from lirdrec.ranking.scorers import ItemWeightScorer, Scorer, VectorScorer
+from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.inputs import as_features
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table

@@ -13,6 +13,7 @@ import torch
 from lirdrec.data.dataset_parts import Interactions
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
 from lirdrec.ranking.histories import Histories
+from lirdrec.ranking.saved_scorers import scorer_from_tensors
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import Quota, rank_users
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
@@ -97,5 +98,5 @@ def _rebuilt(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    scorer = Scorer.from_tensors(tensors, settings).to(device)
+    scorer = scorer_from_tensors(tensors, settings).to(device)
     return UserRanking(scorer, k, torch.device(device), seen, candidates, quota)

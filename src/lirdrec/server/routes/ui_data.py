@@ -107,7 +107,7 @@ async def user(snapshot: CurrentSnapshot, user: str, offset: Offset = 0, limit: 
     liked = [list_item(snapshot, item) for item in rows[offset : offset + limit]]
     scorer, weights = recommender.scorer, None
     if row >= 0 and (factors := scorer.user_weights(torch.tensor([row]))) is not None:
-        weights = dict(zip(scorer.branch_names, factors[0].tolist(), strict=False))
+        weights = dict(zip(scorer.branch_names[: factors.shape[1]], factors[0].tolist(), strict=True))
     return json_response({"user": id, "known": row >= 0, "total": len(rows), "liked": liked, "weights": weights})
 
 
