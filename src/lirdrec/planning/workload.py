@@ -22,6 +22,7 @@ from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.nn.losses import BLOCK_BYTES, DEVICE_BLOCK_BYTES
+from lirdrec.option_names import option_name, option_text
 from lirdrec.training.config import TrainConfig
 
 FLOAT = 4  # bytes
@@ -139,13 +140,15 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     """
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
-            raise CapabilityError("lirdrec learns from features; give the columns of each matrix (--features 4096,384)")
+            raise CapabilityError(
+                f"lirdrec learns from features; give the columns of each matrix ({option_text('features', '4096,384')})"
+            )
         if isinstance(config.feature_size, dict):
             raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
         if config.modalities is not None and len(config.modalities) != len(sizes.features):
             raise ConfigError(
                 f"modalities: the model uses {len(config.modalities)} feature matrices, and the plan has the columns of"
-                f" {len(sizes.features)}; give those of the used ones alone (--features)"
+                f" {len(sizes.features)}; give those of the used ones alone ({option_name('features')})"
             )
         if config.feature_size is not None:
             sizes = sizes.reduced(config.feature_size)
