@@ -40,7 +40,7 @@ def finals(
     made = []
     for seed in range(seeds):
         noise = np.random.default_rng([seed, *model.encode()]).normal(0, 0.05, N)
-        value = skill + SHIFT[model] + shift + noise - noise.mean()
+        value = skill + SHIFT.get(model, 0.0) + shift + noise - noise.mean()
         users = pl.DataFrame({"user": np.arange(N), "recall@20": value, "ndcg@20": value / 2})
         path = f"{dataset}-{model}-{feature_set}-{seed}.parquet"
         users.write_parquet(folder / "out" / path)
@@ -109,6 +109,12 @@ def test_marks_say_who_is_shown_better(planted):
     assert all(tests[name][test] < 0.05 for name in ("FREEDOM", "VBPR") for test in ("t", "w"))
     assert max(tests["BM3"]["t"], tests["BM3"]["w"]) >= 0.05
     assert_facts(tables(planted)["tests"].notes[0], ["6"])  # 3 models × 2 metrics
+
+
+@pytest.mark.parametrize(("model", "known"), [("ease", True), ("freedom", False)])
+def test_one_training_shows_how_trainings_vary_where_they_never_do(folder, model, known):
+    found = made(folder, [*finals(folder, "mine", "lirdrec"), *finals(folder, "mine", model, seeds=1, shift=-0.02)])
+    assert ("significan" in found.answer) == known
 
 
 def test_gains_in_percent(planted):

@@ -22,6 +22,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies.literature import SOURCES, Split, published
 from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, measured
 from lirdrec.experiments.trial import TrialResult
+from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.formatting import NARROW, Value, model_order
 from lirdrec.reporting.statistics import (
@@ -74,6 +75,11 @@ class Entry:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     is_lists: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether another seed gives other metrics; closed forms always give the same."""
+        return self.is_lists or model_type(self.model).capabilities.training != "closed_form"
 
     def measure(self, metric: str, stage: str = "test") -> Measure | None:
         """Mean and sd over the seeds."""
@@ -235,7 +241,7 @@ def _answer(rows: Rows, dataset: str) -> str:
     many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
     each = ", each on the same features" if any(entry.features for entry in others) else ""
     # the users of a single training do not show how trainings differ
-    several = min(len(entry.finals) for entry in [mine, *others]) > 1
+    several = not any(len(entry.finals) == 1 and entry.varies for entry in [mine, *others])
     surely = "significantly " if several else ""
     text += f" {label(ours)} is {surely}better than {many} models{each}"
     text += f" and {surely}worse than {lost}" if lost else ""
