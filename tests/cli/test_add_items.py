@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
+from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_mentions, assert_refused
@@ -55,6 +57,29 @@ def test_texts_and_images_are_encoded_as_those_of_the_dataset(lirdrec, shop):
         np.testing.assert_allclose(rows[0], dataset.features[name].values[7], atol=1e-6)
     near = json.loads(lirdrec("similar", shop, "--item", 901, "-k", 5, "--json").stdout)
     assert {one["neighbor"] // 100 for one in near} == {4}
+
+
+def branches(shown: str) -> list[str]:
+    """The names in the first column of the table of parts, before its sum."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line[0] == "branch")
+    names = [line[0] for line in lines[start + 1 :] if not line[0].startswith("─")]
+    return names[: names.index("score")]
+
+
+def test_an_explanation_has_the_parts_of_new_items_only_for_them(lirdrec, shop):
+    recommender = Recommender.load(shop)
+    recommender.info = recommender.info | {"new_items": NewItemEncoder(1.0, 0, 0.1, similarity=0.25).to_info()}
+    recommender.save(shop, overwrite=True)
+    Path("new.csv").write_text("item,title,kind\n900,old cup,cup\n")
+    assert lirdrec("add-items", shop, "--items", "new.csv").exit_code == 0
+    user, known = recommender.users.series[0], recommender.items.series[0]
+    learned = [name for name in recommender.scorer.branch_names if name != "content"]
+    shown = {item: lirdrec("explain", shop, "--user", user, "--item", item).stdout for item in (known, 900)}
+    assert branches(shown[known]) == learned
+    assert branches(shown[900]) == [*learned, "content", "offset of new items"]
+    given = json.loads(lirdrec("explain", shop, "--user", user, "--item", known, "--json").stdout)["parts"]
+    assert list(given) == [*learned, "content", "offset of new items"]
 
 
 def test_without_a_column_the_feature_is_left_out_and_that_is_said(lirdrec, shop):

@@ -134,8 +134,10 @@ def test_parts_of_a_score(run):
     user, n = recommender.users.series[0], run.n_items
     new = recommender.explain(user, recommender.items.series[n])
     known = recommender.explain(user, recommender.items.series[0])
-    assert list(new.parts) == ["image", "text", "shared", "content", "new item"]
+    assert list(new.parts) == ["image", "text", "shared", "content", "offset of new items"]
     assert known.parts["content"] == 0 and new.parts["content"] != 0
+    assert new.shown_parts == new.parts and list(known.shown_parts) == ["image", "text", "shared"]
+    assert "content" in str(new) and "content" not in str(known)
     assert list(new.weights) == ["image", "text", "shared"]
     frame = recommender.recommend(user, recommender.n_items, exclude_seen=False)
     score = dict(zip(frame["item"].to_list(), frame["score"].to_list(), strict=True))

@@ -99,7 +99,7 @@ def test_a_mixed_vector_of_a_new_item_is_ranked_and_its_content_read(grown):
     lists = [torch.tensor([4, 5, N_ITEMS])]
     assert torch.equal(mixed.model().fold_in(mixed.scorer, lists), plain.model().fold_in(plain.scorer, lists))
     reason = mixed.explain(3, 100)
-    assert reason.parts["new item"] == pytest.approx(0.05) and sum(reason.parts.values()) == reason.score
+    assert reason.parts["offset of new items"] == pytest.approx(0.05) and sum(reason.parts.values()) == reason.score
     assert mixed.recommend_for_history([4, 5, 100], k=2)["item"].to_list()[0] in (6, after(6), 8)
 
 

@@ -213,6 +213,8 @@ def explain(
 
 def _show_reason(reason: Explanation) -> None:
     """Print the parts of a score: by branch, or by item of the user where the score is a sum over these."""
+    from lirdrec.recommender.explanation import OF_NEW_ITEMS
+
     title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
     score = f"{reason.score:+.4f}"
     titled = any(liked.title for liked in reason.liked)
@@ -224,13 +226,17 @@ def _show_reason(reason: Explanation) -> None:
         rows = [[*item, f"{part:+.4f}"] for item, part in zip(items, parts, strict=True)]
         rows += [["all others", *blank, f"{reason.score - sum(parts):+.4f}"], ["score", *blank, score]]
         return console().print(table(title, ["liked item", *names[1:], "adds"], rows, right=["adds"]))
-    if len(reason.parts) == 1:
+    shown = reason.shown_parts
+    if len(shown) == 1:
         print_line(f"{title}: score {score}")
     else:
         weights = {name: f"{weight:.3f}" for name, weight in (reason.weights or {}).items()}
-        rows = [[name, weights.get(name, ""), f"{part:+.4f}"] for name, part in reason.parts.items()]
+        rows = [[name, weights.get(name, ""), f"{part:+.4f}"] for name, part in shown.items()]
         rows.append(["score", "", score])
         console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
+        for name, meaning in OF_NEW_ITEMS.items():
+            if name in shown:
+                print_line(f"{name}: {meaning}")
     if reason.liked:
         if reason.liked[0].moved is None:
             heading, column, values = (

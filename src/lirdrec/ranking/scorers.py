@@ -20,7 +20,7 @@ from lirdrec.row_buffers import append_rows
 
 LARGEST = 1e12  # largest number in the vector of a new item: products with weights and user vectors stay finite
 LARGEST_QUERY = 1e18
-NEW_ITEM = "new item"  # name of the part of a score that is the item's offset
+NEW_ITEM = "offset of new items"  # name of the part of a score that is the item's offset
 
 
 class Scorer(abc.ABC):

@@ -13,9 +13,15 @@ from torch import Tensor
 from lirdrec.data.ids import known_rows
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Model
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.models.content import CONTENT
+from lirdrec.ranking.scorers import NEW_ITEM, Scorer
 from lirdrec.recommender.state import RunState
 
+# parts of a score that only new items have in most models → what they are
+OF_NEW_ITEMS = {
+    CONTENT: "similarity of the item's features to those of the user's history; not learned",
+    NEW_ITEM: "calibrated in simulated launches, the same for all users",
+}
 LATEST = 50  # items of a history whose effects are computed, where the model has no `max_length`
 
 
@@ -60,6 +66,11 @@ class Explanation:
     weights: Mapping[str, float] | None
     liked: tuple[LikedItem, ...]
 
+    @property
+    def shown_parts(self) -> dict[str, float]:
+        """The parts to print: all but those that new items have and that are 0 for this item."""
+        return {name: part for name, part in self.parts.items() if part != 0 or name not in OF_NEW_ITEMS}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
@@ -81,7 +92,7 @@ class Explanation:
             intro = "moved by"
         else:
             near, intro = ", ".join(str(item.title or item.item) for item in self.liked), "near what they liked:"
-        parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.parts.items())
+        parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.shown_parts.items())
         text = f"{self.title or self.item} for user {self.user}: {self.score:.4f} = {parts.removeprefix('+ ')}"
         return f"{text}; {intro} {near}" if near else text
 

@@ -142,7 +142,9 @@ class ModelAnswer(BaseModel):
     change: int
     user_ids: Literal["integer", "text"]
     item_ids: Literal["integer", "text"]
-    parts: list[str]
+    parts: list[str] = Field(
+        description="Parts of a score that have weights; items that were added later also have 'offset of new items'."
+    )
     features: dict[str, int] = Field(description="Name → size of the vectors of new items.")
     encoders: dict[str, str] = Field(description="Name → text or image: features that the server encodes.")
     encoder_faults: dict[str, str] = Field(description="Features that a server with --encoders cannot encode → reason.")
