@@ -59,6 +59,36 @@ def test_texts_and_images_are_encoded_as_those_of_the_dataset(lirdrec, shop):
     assert {one["neighbor"] // 100 for one in near} == {4}
 
 
+def test_columns_have_the_names_that_prepare_was_given(lirdrec, shop):
+    table = {"sku": [900], "label": ["old cup"], "title": ["x"], "kind": ["cup"]}
+    pl.DataFrame(table).write_csv("new.csv")
+    assert_refused(lirdrec("add-items", shop, "--items", "new.csv"), ["'item'", "sku", "--item"])  # an older folder
+    manifest = shop.parent / "data" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["info"]["columns"] = {"item": "sku", "title": "label"}
+    manifest.write_text(json.dumps(content))
+    assert lirdrec("add-items", shop, "--items", "new.csv").exit_code == 0
+    pl.DataFrame(table).rename({"sku": "item"}).with_columns(item=901).write_csv("new.csv")
+    assert lirdrec("add-items", shop, "--items", "new.csv").exit_code == 0
+    pl.DataFrame(table).rename({"sku": "code"}).with_columns(code=902).write_csv("new.csv")
+    assert lirdrec("add-items", shop, "--items", "new.csv", "--item", "code").exit_code == 0
+    grown = Recommender.load(shop).item_table.tail(3)
+    assert grown["item"].to_list() == [900, 901, 902] and grown["title"].to_list() == ["old cup"] * 3
+
+
+def test_prepare_records_the_names_of_columns(lirdrec):
+    Path("sales.csv").write_text("customer,sku\na,1\na,2\nb,1\nb,2\n")
+    Path("shop.csv").write_text("sku,label\n1,cup\n2,pan\n")
+    options = ("--user", "customer", "--item", "sku", "--split", "none")
+    for folder, more, expected in (
+        ("one", ("--items", "shop.csv", "--title", "label"), {"item": "sku", "title": "label"}),
+        ("two", ("--items", "shop.csv"), {"item": "sku"}),
+        ("three", (), None),
+    ):
+        assert lirdrec("prepare", "sales.csv", *options, *more, "--output", folder).exit_code == 0
+        assert Dataset.load(folder).info.get("columns") == expected
+
+
 def branches(shown: str) -> list[str]:
     """The names in the first column of the table of parts, before its sum."""
     lines = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()]

@@ -35,7 +35,8 @@ from lirdrec.cli.output import (
     write_json,
 )
 from lirdrec.cli.prepare import named_file
-from lirdrec.errors import ConfigError, UnknownIdError
+from lirdrec.data.schema import ITEM, TITLE, unused_name
+from lirdrec.errors import ConfigError, LirdrecError, UnknownIdError
 from lirdrec.files.checks import read_text
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def add_items(
     run: RunArgument,
     items: Path = option(..., "Table of the new items (CSV, Parquet, JSON …)."),
     features: FeatureFilesOption = None,
-    item: str = option("item", "Column of the item ids."),
+    item: str | None = option(None, "Column of the item ids (default: that of prepare, or item)."),
     separator: SeparatorOption = None,
     encoding: EncodingOption = None,
     images: Path | None = option(None, "Folder of the images in the table (default: that of the table)."),
@@ -268,6 +269,7 @@ def add_items(
       lirdrec add-items runs/demo --items new.csv
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
 
+    The columns of ids and titles have the names that prepare was given (--item, --items-id, --title).
     Features without --features are encoded from the columns of the table (title, description, image …), if the dataset
     of the run records its encoders.
 
@@ -282,7 +284,8 @@ def add_items(
     with run_lock(run) if save_as is None and is_run(run) else nullcontext():
         recommender = _load(run, "cpu")
         layout = {"separator": separator, "encoding": encoding}
-        frame = _read_items(items, item, recommender.items, recommender.item_table, layout)
+        names = _named_columns(recommender) | ({} if item is None else {ITEM: item})
+        frame = _read_items(items, names, recommender.items, recommender.item_table, layout, item is not None)
         given: dict[str, Any] = dict(map(named_file, features or []))
         given |= _encoded(recommender, frame, given, images or items.parent, device)
         recommender.add_items(frame, given)
@@ -424,10 +427,34 @@ def _ranking(frame: pl.DataFrame, title: str) -> Any:
     return table(title, columns, rows, right=("rank", "score"))
 
 
+def _named_columns(recommender: Recommender) -> dict[str, str]:
+    """The names of the columns "item" and "title" that the preparation of the run's dataset was given, where known."""
+    from lirdrec.data.storage import read_manifest
+
+    store = recommender.features
+    if store is None or store.folder is None:
+        return {}
+    try:
+        names = read_manifest(store.folder)["info"].get("columns", {})
+    except LirdrecError:  # the dataset has moved
+        return {}
+    return {usual: str(name) for usual, name in names.items()} if isinstance(names, dict) else {}
+
+
 def _read_items(
-    path: Path, column: str, id_map: IdMap, table: pl.DataFrame, layout: dict[str, str | None]
+    path: Path,
+    names: dict[str, str],
+    id_map: IdMap,
+    table: pl.DataFrame,
+    layout: dict[str, str | None],
+    is_given: bool,
 ) -> pl.DataFrame:
-    """The table of new items, with ids and columns of the types that the run has."""
+    """The table of new items, with ids and columns of the names and types that the run has.
+
+    Args:
+        names: "item" and "title" → their columns in the file, where they have other names.
+        is_given: whether the user named the column of ids; otherwise it may also be `item`.
+    """
     import polars as pl
 
     from lirdrec.data.alignment import same_type
@@ -437,14 +464,20 @@ def _read_items(
 
     layout = {key: value for key, value in layout.items() if value is not None}
     read = read_table(path, **layout)  # a text file gives strings; the run's item table decides about their types
+    column, columns = names.get(ITEM, ITEM), read.frame.columns
+    if column not in columns and ITEM in columns and not is_given:
+        column = ITEM
     read.require_columns([column])
     location = f"{path}, column '{column}'"
     item_ids = read_ids(read.frame[column], location, "item", read.row_location)
     kind = pl.Int64() if id_map.is_integer else pl.String()
-    rest = read.frame.drop(*{column, "item"}, strict=False)
+    rest = read.frame.drop(*{column, ITEM}, strict=False)
+    if (title := names.get(TITLE)) in rest.columns:  # renamed as in the preparation
+        taken = {TITLE: unused_name(TITLE, rest.columns)} if TITLE in rest.columns else {}
+        rest = rest.rename({**taken, str(title): TITLE})
     if read.decimal_comma:
         numbers = [name for name in rest.columns if name in table.columns and table.schema[name].is_float()]
         rest = rest.with_columns(pl.col(numbers).str.replace(",", ".", literal=True))
     if read.text:
         rest = rest.with_columns(typed(rest[name]) for name in rest.columns if name not in table.columns)
-    return rest.with_columns(same_type(item_ids, kind, location).alias("item"))
+    return rest.with_columns(same_type(item_ids, kind, location).alias(ITEM))

@@ -138,6 +138,8 @@ def build(
         dislikes = dislikes.with_rows(user_rows[dislikes.users], item_rows[dislikes.items])
     if "order" in counts:
         info = {**info, "timestamps": POSITIONS}
+    if items is not None and (columns := config.named_columns):
+        info = {**info, "columns": columns}
     splits, split = _split(pairs, labels, config, has_clock(info))
     logger.info("%s: %s", name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items()))
     return DatasetParts(

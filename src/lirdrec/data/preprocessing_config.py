@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lirdrec.config import make_config, option, validated
-from lirdrec.data.schema import ITEM, USER
+from lirdrec.data.schema import ITEM, TITLE, USER
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import name_of, option_name, option_text
 
@@ -76,6 +76,12 @@ class PreprocessingConfig:
     def items_column(self) -> str:
         """Column of item ids in the item table."""
         return self.item if self.items_id is None else self.items_id
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """Columns of the item table whose names differ from the usual ones: "item" or "title" → its name."""
+        named = {ITEM: self.items_column, TITLE: self.title}
+        return {usual: name for usual, name in named.items() if name is not None and name != usual}
 
     def __post_init__(self) -> None:
         if self.min_rating is not None and self.rating is None:

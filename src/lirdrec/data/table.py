@@ -54,6 +54,8 @@ class Table:
                 hint = f"; did you mean '{similar}'?" if similar else ""
                 if similar and column in (USER, ITEM):
                     hint += f" then name it ({option_text(column, similar)})"
+                elif column in (USER, ITEM):
+                    hint = f"; name the column of {column} ids ({option_text(column, 'COLUMN')})"
                 if any(NUMERIC.fullmatch(name) for name in self.frame.columns):
                     hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
                 raise DataError(f"{self.source}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")

@@ -92,7 +92,9 @@ class Explanation:
             intro = "moved by"
         else:
             near, intro = ", ".join(str(item.title or item.item) for item in self.liked), "near what they liked:"
-        parts = " ".join(f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.shown_parts.items())
+        parts = " ".join(
+            f"{'+' if part >= 0 else '-'} {name} {abs(part):.4f}" for name, part in self.shown_parts.items()
+        )
         text = f"{self.title or self.item} for user {self.user}: {self.score:.4f} = {parts.removeprefix('+ ')}"
         return f"{text}; {intro} {near}" if near else text
 
