@@ -171,3 +171,11 @@ def test_equal_conditions_have_one_key_and_others_have_another():
     assert Filter.parse({"a": 1, "b": 2}).key == Filter.parse({"b": 2, "a": {"eq": 1}}).key
     assert Filter.parse({"a": {"in": values}}).key == Filter.parse({"a": {"in": list(values)}}).key
     assert len({Filter.parse(one).key for one in ({}, {"a": {"in": []}}, {"b": {"in": []}})}) == 3
+
+
+def test_title_means_the_title_column_of_another_name():
+    items = pl.DataFrame({"item": [1, 2], "product_name": ["red cup", "pan"]})
+    where = Filter.parse({"title": {"contains": "cup"}})
+    assert where.mask(items).tolist() == [True, False]
+    own = items.with_columns(title=pl.Series(["pan", "cup"]))
+    assert where.mask(own).tolist() == [False, True]

@@ -308,3 +308,10 @@ def test_a_model_that_cannot_says_so(synthetic):
     fitted = lirdrec.fit(synthetic, MFConfig(embedding_size=8), TrainConfig(epochs=1), progress=False, cache=False)
     with assert_error(CapabilityError, mentions=["users"]):
         as_new_users(fitted)
+
+
+def test_title_is_the_title_column_of_another_name():
+    catalog, table = IdMap([1], "item"), pl.DataFrame({"item": [1], "product_name": ["cup"]})
+    for column in ("title", "product_name"):
+        rows = new_table(pl.DataFrame({"item": [2], column: ["pan"]}), catalog, table)
+        assert rows.to_dicts() == [{"item": 2, "product_name": "pan"}]

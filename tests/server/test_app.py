@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import polars as pl
 import pytest
 
+from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.dependencies import SWITCH_SECONDS, Services
 from lirdrec.server.http.openapi import BODIES
@@ -343,3 +344,20 @@ def test_large_bodies_are_read_one_at_a_time_and_let_other_threads_run(tmp_path)
     results = asyncio.run(serve())
     assert seen == [(1, pytest.approx(SWITCH_SECONDS))] * 4 and sys.getswitchinterval() == usual
     assert sum(isinstance(one, ValueError) for one in results) == 1
+
+
+def test_title_is_a_column_where_the_title_column_has_another_name(shop, tmp_path, recommender):
+    renamed = Recommender.load(shop)
+    renamed.item_table = renamed.item_table.rename({"title": "product_name"})
+    servers = Servers(renamed.save(tmp_path / "renamed"), f"sqlite:///{tmp_path / 'live.sqlite'}")
+    try:
+        client = servers()
+        asking = {"user": 1, "k": 3, "columns": ["title", "product_name"], "filter": {"title": {"contains": "cup"}}}
+        answer = client.post("/recommend", json=asking)
+    finally:
+        servers.stop_all()
+    titles = {one["item"]: one["title"] for one in recommender.item_table.to_dicts()}
+    assert len(answer.json()["items"]) == 3
+    for one in answer.json()["items"]:
+        title = titles[one["item"]]
+        assert one["columns"] == {"title": title, "product_name": title} and "cup" in title

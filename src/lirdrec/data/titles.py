@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.schema import TITLE
+
 # Names of title columns, in any case, with blanks or hyphens for underscores; the first match is used.
 TITLES = (
     *("title", "name", "item_name", "product_name", "product_title", "movie_title", "book_title", "titel"),
@@ -31,6 +33,17 @@ def named_title(columns: Iterable[str]) -> str | None:
         return title
     nested = [name for name in listed if "." in name and _plain(name.rpartition(".")[2]) in ("title", "titel")]
     return nested[0] if len(nested) == 1 else None
+
+
+def column_named(name: str, table: pl.DataFrame) -> str | None:
+    """The column of a table that a name means: the one of this name, for "title" also the title column; else None.
+
+    >>> column_named("title", pl.DataFrame({"product_name": ["cup"]}))
+    'product_name'
+    """
+    if name in table.columns:
+        return name
+    return title_column(table) if name == TITLE else None
 
 
 def is_title(name: str) -> bool:

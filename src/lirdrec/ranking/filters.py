@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.config import suggest_name
-from lirdrec.data.titles import as_texts, is_title
+from lirdrec.data.titles import as_texts, column_named, is_title
 from lirdrec.errors import ConfigError
 
 _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
@@ -100,15 +100,15 @@ class Filter:
         """
         mask = torch.ones(items.height, dtype=torch.bool)
         for name, condition in self.conditions.items():
-            if name not in items.columns:
+            if (found := column_named(name, items)) is None:
                 known = ", ".join(items.columns)
                 raise ConfigError(f"filter: no column '{name}'; {suggest_name(name, items.columns, f'it has {known}')}")
-            column = items[name]
-            column, kind = _readable(as_texts(column) if is_title(name) and column.dtype == pl.List else column)
+            column = items[found]
+            column, kind = _readable(as_texts(column) if is_title(found) and column.dtype == pl.List else column)
             for comparison, value in _comparisons(condition).items():
                 if comparison not in _COMPARISONS_OF_KIND.get(kind, ()):
                     raise ConfigError(
-                        f"filter on '{name}': '{comparison}' does not apply to a column of type {items.schema[name]}"
+                        f"filter on '{name}': '{comparison}' does not apply to a column of type {items.schema[found]}"
                     )
                 if kind == "empty":
                     mask &= False

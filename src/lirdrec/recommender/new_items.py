@@ -15,7 +15,8 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import first_line, to_polars
 from lirdrec.data.ids import IdMap, as_list, describe_ids, pluralize
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.schema import ITEM
+from lirdrec.data.schema import ITEM, TITLE
+from lirdrec.data.titles import column_named
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 from lirdrec.ranking.scorers import Scorer
@@ -30,7 +31,8 @@ def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     """The new items' rows of the item table, in the given order; missing columns are null.
 
     Args:
-        items: one id, ids, or a frame with a column "item" and any columns of the item table.
+        items: one id, ids, or a frame with a column "item" and any columns of the item table; `title` also stands
+            for the title column of another name.
         catalog: ids of the existing items; table: their item table.
 
     Raises:
@@ -55,6 +57,9 @@ def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
             f"{describe_ids(ids.series.filter(pl.Series(exists)).to_list())}; add only items that are new"
         )
     _warn_of_zeros(ids, catalog)
+    title = column_named(TITLE, table)
+    if title not in (None, TITLE, *rows.columns) and TITLE in rows.columns:
+        rows = rows.rename({TITLE: str(title)})
     columns = {ITEM: ids.series.alias(ITEM)}
     for name in [*table.columns, *(c for c in rows.columns if c not in table.columns)]:
         if name == ITEM:

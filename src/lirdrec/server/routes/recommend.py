@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Any
 
+import polars as pl
 from fastapi import APIRouter, Query, Request, Response
 
+from lirdrec.data.titles import column_named
 from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.ranking.filters import Filter
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
@@ -137,11 +139,12 @@ async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> 
 def _add_columns(services: Services, items: list[dict[str, Any]], columns: list[str]) -> None:
     snapshot = services.live.snapshot
     table = snapshot.recommender.item_table
-    if unknown := [name for name in columns if name not in table.columns]:
+    found = {name: column_named(name, table) for name in columns}
+    if unknown := [name for name, column in found.items() if column is None]:
         raise ConfigError(f"columns: there is no '{unknown[0]}'; the item table has {', '.join(table.columns)}")
     rows = [snapshot.item_row(item["item"]) for item in items]
     present = [row for row in rows if row >= 0]  # after a change of the run an item may be missing
-    values = iter(table.select(columns)[present].to_dicts())
+    values = iter(table.select(pl.col(str(column)).alias(name) for name, column in found.items())[present].to_dicts())
     for item, row in zip(items, rows, strict=True):
         item["columns"] = next(values) if row >= 0 else {}
 
