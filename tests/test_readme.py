@@ -156,4 +156,6 @@ def test_demo(tmp_path):
     headings = re.findall(r"^\d  .+?(?= ─)", example, re.MULTILINE)
     assert len(headings) >= 3
     assert [heading for heading in headings if heading not in shown] == []
+    rows = ("without an offset", "calibrated offset", "after 5 likes")
+    assert [row for row in rows if row not in example or row not in shown] == []
     assert (tmp_path / "run" / "manifest.json").is_file()

@@ -73,3 +73,6 @@ def test_the_place_of_the_new_film_is_counted(made, monkeypatch, capsys):
     assert int(calibrated[2]) == expected
     (after,) = [line for line in shown if line[:3] == ["after", "5", "likes"]]
     assert len(after) == 6 and 1 <= int(after[5]) <= recommender.n_items  # a median rank
+    # five who do not represent the others are counted where the likes made it worse
+    explained = [line for line in shown if {"5", "represent", str(len(fans))} <= set(line)]
+    assert bool(explained) == (int(after[5]) > int(calibrated[4]))

@@ -221,7 +221,7 @@ def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None
     likers = sorted(fans, key=str)[:: max(1, len(fans) // N_LIKES)][:N_LIKES]
     liked = Recommender.from_state(recommender.state)  # the run itself stays without the likes
     liked.update([(user, film) for user in likers])
-    rows = []
+    rows, medians = [], []
     for name, model, policy in (
         ("without an offset", recommender, "none"),
         ("calibrated offset", recommender, "calibrated"),
@@ -230,14 +230,20 @@ def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None
         ranks = [r for r in _ranks(model, film, policy).iter_rows(named=True) if r["user"] not in likers]
         of_fans = sorted(r["rank"] for r in ranks if r["user"] in fans)
         in_list = sum(r["rank"] <= TOP for r in ranks)
-        middle = of_fans[len(of_fans) // 2] if of_fans else ""
-        rows.append([name, in_list, sum(rank <= TOP for rank in of_fans), middle])
+        medians.append(of_fans[len(of_fans) // 2] if of_fans else 0)
+        rows.append([name, in_list, sum(rank <= TOP for rank in of_fans), medians[-1] or ""])
     right = [f"lists of {TOP} with it", "of these, of users who liked it", "their median rank of it"]
     print_line(
         f"\nIts place among all films, for {pluralize(len(ranks), 'user')}, of whom {len(of_fans)} liked it"
         + (f" ({len(likers)} others give the likes):" if likers else ":")
     )
     console().print(table(None, ["", *right], rows, right=right))
+    if medians[2] > medians[1]:
+        print_line(
+            "Likes move a new item towards the users who give them."
+            f" {len(likers)} of {len(fans)} do not represent all\nwho like this film: it moved away from the others."
+            " docs/new_items.md has the mean over many items."
+        )
 
 
 def _ranks(recommender: Recommender, film: Any, policy: str = "calibrated") -> pl.DataFrame:
