@@ -48,6 +48,11 @@ def option_text(option: str, value: Any) -> str:
     return flag(option) if option in SWITCHES else f"{flag(option)} {shlex.quote(str(value))}"
 
 
+def setting_text(key: str, value: Any) -> str:
+    """A key of a configuration with its value: `--set epochs=8` on the command line, `epochs=8` in Python."""
+    return f"--set {key}={value}" if _on_command_line.get() else f"{key}={value!r}"
+
+
 def option_name(option: str) -> str:
     """The name of an option inside a sentence."""
     return flag(option) if _on_command_line.get() else option

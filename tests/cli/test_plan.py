@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from lirdrec.data.synthetic import make_synthetic_dataset
+
 from ..helpers import assert_mentions, assert_refused
 
 SIZES = ("--users", "10e6", "--items", "1e6", "--interactions", "1e8", "--features", "4096,384")
@@ -20,6 +22,24 @@ def test_figures_of_the_devices_and_of_one(lirdrec):
     assert several["fits"] and not one["fits"]
     assert one["sent_bytes"] == 0 < several["sent_bytes"]
     assert several["steps"] == 10 and several["epoch_seconds"] > 10 * several["step_seconds"]
+
+
+def test_sizes_of_a_dataset(lirdrec, tmp_path):
+    data = make_synthetic_dataset(40, 60, 600, {"image": 6, "text": 8}, seed=2)
+    data.save(tmp_path / "shop")
+
+    def planned(*arguments):
+        result = lirdrec("plan", *arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    sizes = ("--users", 40, "--items", 60, "--interactions", len(data.train), "--features", "6,8")
+    assert planned("shop") == planned(*sizes)
+    assert planned("shop", "--users", 4e6, "--features", "512,64") == planned(
+        "--users", 4e6, *sizes[2:6], "--features", "512,64"
+    )
+    assert_refused(lirdrec("plan", "--users", 40), ["--items", "dataset"])
+    assert_refused(lirdrec("plan", "nowhere"), ["nowhere"])
 
 
 def test_what_would_make_it_fit_is_said(lirdrec):

@@ -75,6 +75,33 @@ def test_a_toml_file_sets_options_and_set_wins(lirdrec, data):
     assert json.loads(Path("r/environment.json").read_text())["seed"] == 5
 
 
+def test_epochs_and_patience_have_options_of_their_own(lirdrec, data):
+    result = lirdrec("--quiet", "train", "data", "--run", "r", "--epochs", 3, "--patience", 4, *QUICK[2:])
+    assert result.exit_code == 0, result.stderr
+    training = Recommender.load("r").info["training"]
+    assert (training["epochs"], training["patience"]) == (3, 4)
+    assert lirdrec("--quiet", "train", "data", "--from", "r", "--epochs", 1, "--run", "s").exit_code == 0
+    assert Recommender.load("s").info["training"]["epochs"] == 1
+    for options, facts in (
+        (["--epochs", 3, "--set", "epochs=2"], ["--epochs", "--set epochs"]),
+        (["--from", "r", "--epochs", 3, "--set", "epochs=2"], ["--epochs", "--set epochs"]),
+        (["--refit", "r", "--epochs", 3], ["--epochs", "--refit"]),
+        (["--epochs", -1], ["epochs", -1]),
+        (["--model", "ease", "--patience", 3], ["--patience", "ease"]),
+    ):
+        assert_refused(lirdrec("train", "data", "--run", "t", *options), facts)
+
+
+def test_a_training_says_what_follows_its_epochs_and_how_to_go_on(lirdrec, data, monkeypatch):
+    monkeypatch.setattr("lirdrec.recommender.fit.still_improving", lambda *epochs: True)
+    result = lirdrec("train", "data", "--run", "r", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stderr.splitlines()
+    last = next(place for place, line in enumerate(lines) if line.startswith("epoch 2/2"))
+    assert any("simulated launches" in line for line in lines[last + 1 :])
+    assert_mentions(result.stderr, ["--set epochs=4"])
+
+
 @pytest.mark.parametrize("model", ["popularity", "item_knn"])
 def test_closed_form_models(lirdrec, data, model):
     result = lirdrec("--quiet", "train", "data", "--run", "r", "--model", model, "--json")

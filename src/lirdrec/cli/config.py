@@ -51,7 +51,7 @@ def configuration(
 ) -> tuple[Any, Any]:
     """Model and training configuration: the preset, then the TOML file, then --set, then --seed.
 
-    `options`: of the model that have an option of their own on the command line; they count as --set.
+    `options`: those that have an option of their own on the command line; they count as --set.
     """
     from dataclasses import fields
 
@@ -87,8 +87,10 @@ def configuration(
         if key not in keys:
             raise ConfigError(f"{flag}: {model} has no such option; leave it out")
         if key in given_values:
-            raise ConfigError(f"{flag}: is also given as --set {key}; give it once")
-        values["model"][key] = value
+            raise given_twice(key)
+        if keys[key] == "training":
+            _refuse_steps(model, [key], "--")
+        values[keys[key]][key] = value
     if seed is not None:
         values["training"]["seed"] = seed
     if isinstance(values["training"]["metric"], str):
@@ -96,6 +98,11 @@ def configuration(
     training: TrainConfig = make_config(TrainConfig, values["training"], "[training]")
     split_name(training.metric)  # raises for a wrong name, before the dataset is read
     return make_config(types["model"], values["model"], "[model]"), training
+
+
+def given_twice(key: str) -> ConfigError:
+    """The error for a key with an option of its own that is also given by --set."""
+    return ConfigError(f"--{key.replace('_', '-')}: is also given as --set {key}; give it once")
 
 
 def feature_size(given: list[str]) -> int | dict[str, int]:

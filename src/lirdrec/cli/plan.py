@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from lirdrec.cli.config import configuration
 from lirdrec.cli.options import JsonOption, SetOption, option
@@ -11,12 +14,16 @@ from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from lirdrec.planning.plan import Plan
+    from lirdrec.planning.workload import Sizes
 
 
 def plan(
-    users: float = option(..., "Number of users, such as 10e6."),
-    items: float = option(..., "Number of items."),
-    interactions: float = option(..., "Number of training interactions."),
+    dataset: Path | None = typer.Argument(
+        None, metavar="[DATASET]", help="A prepared dataset, or what prepare reads, whose sizes count."
+    ),
+    users: float | None = option(None, "Number of users, such as 10e6."),
+    items: float | None = option(None, "Number of items."),
+    interactions: float | None = option(None, "Number of training interactions."),
     features: str | None = option(None, "Columns of each feature matrix, such as 4096,384."),
     devices: str = option("H100", "Number and kind: 8xH100, H200, A100, L4 or 16xcpu-core."),
     memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0.001, max=1e6),
@@ -28,25 +35,16 @@ def plan(
     """Show the memory, communication and time that a training needs, and whether it fits.
 
     \b
+      lirdrec plan mydata --devices H100
       lirdrec plan --users 10e6 --items 1e6 --interactions 1e8 --features 4096,384 --devices 8xH100
 
     The time is computed from operations, bytes and the figures of the devices' makers (docs/distributed.md).
     """
     from lirdrec.planning.hardware import Cluster
     from lirdrec.planning.plan import make_plan, remedies
-    from lirdrec.planning.workload import Sizes
 
     config, training = configuration(model, preset, None, assignments or [], None)
-    sizes = Sizes(
-        _whole("--users", users),
-        _whole("--items", items),
-        _whole("--interactions", interactions),
-        _columns(features),
-    )
-    if sizes.interactions > sizes.users * sizes.items:
-        raise ConfigError(
-            f"--interactions {interactions:g} is more than {users:g} users × {items:g} items; a pair counts once"
-        )
+    sizes = _sizes(dataset, {"--users": users, "--items": items, "--interactions": interactions}, features)
     try:
         cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)
     except ConfigError as error:
@@ -59,6 +57,27 @@ def plan(
         return print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
     console().print(_table(plans))
     _show_fit(plans[0], changes)
+
+
+def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
+    """The sizes that were given, over those of the dataset."""
+    from lirdrec.data.readers import read_any
+    from lirdrec.planning.workload import Sizes
+
+    found = {name: _whole(name, value) for name, value in given.items() if value is not None}
+    columns: tuple[int, ...] = ()
+    if dataset is not None:
+        data = read_any(dataset)
+        found = dict(zip(given, (data.n_users, data.n_items, len(data.train)), strict=True)) | found
+        columns = tuple(matrix.dims for matrix in data.features.values())
+    if missing := [name for name in given if name not in found]:
+        raise ConfigError(f"{missing[0]}: is missing; name a dataset, or give {', '.join(given)}")
+    users, items, interactions = (found[name] for name in given)
+    if interactions > users * items:
+        raise ConfigError(
+            f"--interactions {interactions:g} is more than {users:g} users × {items:g} items; a pair counts once"
+        )
+    return Sizes(users, items, interactions, columns if features is None else _columns(features))
 
 
 def _whole(name: str, value: float) -> int:

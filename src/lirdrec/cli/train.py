@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.config import configuration, feature_size, training_keys
+from lirdrec.cli.config import configuration, feature_size, given_twice, training_keys
 from lirdrec.cli.evaluate import SPLITS, evaluate_with_baseline
 from lirdrec.cli.options import (
     ARGUMENTS,
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 
 FEATURE_OPTIONS = ("feature_size", "whiten")
-SETTINGS = ("model", "preset", "config", "assignments", "seed", "no_new_item_calibration", *FEATURE_OPTIONS)
+LIMITS = ("epochs", "patience")  # of training, with an option of their own as in `experiment`
+SETTINGS = ("model", "preset", "config", "assignments", "seed", "no_new_item_calibration", *LIMITS, *FEATURE_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ModelOptions:
     preset: str | None = option(None, "fast or paper (default: fast).")
     config: Path | None = option(None, "TOML file with the tables [model] and [training].")
     assignments: SetOption = None
+    epochs: int | None = option(None, "Maximum epochs.")
+    patience: int | None = option(None, "Validations without improvement before the training stops.")
     seed: SeedOption = None
     feature_size: list[str] | None = option(
         None, "Reduce features to so many columns, all or each modality; may be repeated.", metavar="N|NAME=N"
@@ -66,7 +69,7 @@ class ModelOptions:
             self._refuse("--from", "model", "preset", *FEATURE_OPTIONS)
             return {"warm_start": self.start} | self._continued()
         config, training = configuration(
-            self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed, self._of_features()
+            self.model or "lirdrec", self.preset, self.config, self.assignments or [], self.seed, self._own_options()
         )
         return {"config": config, "training": training} | ({} if self.preset is None else {"preset": self.preset})
 
@@ -75,9 +78,13 @@ class ModelOptions:
         """The end of the run folder's default name."""
         return "refit" if self.refit is not None else "continued" if self.start is not None else self.model or "lirdrec"
 
-    def _of_features(self) -> dict[str, Any]:
+    def _own_options(self) -> dict[str, Any]:
+        """Keys of the configurations that have an option of their own, as far as they were given."""
         sizes = {"feature_size": feature_size(self.feature_size)} if self.feature_size else {}
-        return sizes | ({"whiten": True} if self.whiten else {})
+        return sizes | ({"whiten": True} if self.whiten else {}) | self._limits()
+
+    def _limits(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
     def _refuse(self, with_option: str, *names: str) -> None:
         for name in names:
@@ -87,7 +94,8 @@ class ModelOptions:
 
     def _continued(self) -> dict[str, Any]:
         """The training options that were given, over those of the earlier run."""
-        if self.config is None and not self.assignments and self.seed is None:
+        limits = self._limits()
+        if self.config is None and not self.assignments and not limits and self.seed is None:
             return {}
         from lirdrec.config import make_config, parse_assignments, read_toml, to_dict
         from lirdrec.recommender.refit import continued_training
@@ -102,14 +110,16 @@ class ModelOptions:
                 raise ConfigError(
                     f"{self.config}: with --from it may hold the table [training] only; leave out {heading}"
                 )
-        given = dict(from_file.get("training", {})) | parse_assignments(self.assignments or [])
+        given = dict(from_file.get("training", {})) | (own := parse_assignments(self.assignments or []))
+        for key in limits.keys() & own.keys():
+            raise given_twice(key)
         for key in given:
             if key not in known:
                 raise ConfigError(
                     f"--set {key}: with --from only options of training can change ({', '.join(known)}); those of the"
                     " model stay as they are in the earlier run"
                 )
-        given |= {} if self.seed is None else {"seed": self.seed}
+        given |= limits | ({} if self.seed is None else {"seed": self.seed})
         return {"training": make_config(TrainConfig, to_dict(continued_training(state)) | given, "[training]")}
 
 

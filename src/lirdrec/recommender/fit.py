@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
 from lirdrec.nn.principal_components import Projection
+from lirdrec.option_names import setting_text
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
@@ -201,9 +203,11 @@ def optimize(
     ended = validate is not None and result.stopped == "epochs" and job.start is None
     if ended and still_improving(result.best_epoch, n_epochs):
         log.warning(
-            "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs",
+            "the training was still improving when epochs=%d ended it (best in epoch %d): give it more epochs,"
+            " such as %s",
             training.epochs,
             result.best_epoch,
+            setting_text("epochs", 2 * training.epochs),
         )
     return result
 
@@ -232,6 +236,8 @@ def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder 
     inputs, valid = model.inputs, job.dataset.valid
     names = getattr(model, "modalities", tuple(inputs.features))
     users, items = (torch.tensor(rows, device=inputs.device) for rows in (valid.users, valid.items))
+    if job.progress:
+        print("Calibrating new items by simulated launches", file=sys.stderr, flush=True)
     try:
         return fit_new_item_encoder(
             model,
