@@ -122,6 +122,19 @@ def _with_item():
     return fresh.state
 
 
+def test_an_explanation_has_the_weights_of_the_last_step(seq):
+    history = seq.liked(3)
+    reason = seq.explain(3, after(history[-1]))
+    assert list(reason.weights) == list(seq.model().branches)
+    model, items = seq.model(), seq.items.rows(history)
+    table = seq.scorer.memory["item_inputs"][torch.tensor(items)][None]
+    with torch.no_grad():  # all steps; the last counts
+        alpha = model.eval().weighted_states(table[..., : model.n_learned], None, None)[1][0, -1]
+    assert list(reason.weights.values()) == pytest.approx(alpha.tolist(), abs=1e-5)
+    assert sum(reason.weights.values()) == pytest.approx(1, abs=1e-5)
+    assert seq.explain(3, 0, n_liked=0).weights == reason.weights
+
+
 def test_explanations_name_the_item_that_moved_the_score(seq):
     history = seq.liked(3)
     item = after(history[-1])

@@ -232,9 +232,10 @@ def _show_reason(reason: Explanation) -> None:
         print_line(f"{title}: score {score}")
     else:
         weights = {name: f"{weight:.3f}" for name, weight in (reason.weights or {}).items()}
-        rows = [[name, weights.get(name, ""), f"{part:+.4f}"] for name, part in shown.items()]
-        rows.append(["score", "", score])
-        console().print(table(title, ["branch", "weight", "part"], rows, right=("weight", "part")))
+        rows = [[name, *([weights.get(name, "")] if weights else []), f"{part:+.4f}"] for name, part in shown.items()]
+        columns = ["branch", *(["weight"] if weights else []), "part"]
+        rows.append(["score", *([""] if weights else []), score])
+        console().print(table(title, columns, rows, right=("weight", "part")))
         for name, meaning in OF_NEW_ITEMS.items():
             if name in shown:
                 print_line(f"{name}: {meaning}")
@@ -246,7 +247,7 @@ def _show_reason(reason: Explanation) -> None:
                 [f"{a.similarity:.3f}" for a in reason.liked],
             )
         else:
-            heading, column = "What each liked item changed in the score", "change"
+            heading, column = "How much each liked item moved the score (these do not sum to it)", "moved"
             values = [f"{liked.moved:+.4f}" for liked in reason.liked]
         rows = [[*item, value] for item, value in zip(items, values, strict=True)]
         console().print(table(heading, [*names, column], rows, right=[column]))

@@ -266,6 +266,13 @@ class Model(nn.Module):
         """Whether `fold_in_items` works: for models that take new items and train users and items together."""
         return self.capabilities.cold_items and self.capabilities.training == "gradient"
 
+    def history_weights(self, scorer: Scorer, history: Tensor) -> Tensor | None:
+        """Weights `(1, K)` of the first K branches after the last item of a history `(n,)`, folded in; None: no such.
+
+        Only of models of ordered histories, whose weights differ from step to step; `history` is oldest first.
+        """
+        return None
+
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
         """Queries `(B, D)` of new users, given the rows of the items that they liked."""
         raise CapabilityError(f"{self.name} cannot serve users that it was not trained with")

@@ -66,7 +66,7 @@ from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.functional import normalize
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
-from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
 PRODUCT = 10.0  # inner product that counts as much as a cosine of 1
@@ -313,6 +313,17 @@ class LIRDRecSeq(SequentialModel):
             return weighted
         in_history = torch.arange(items.shape[1], device=items.device) <= last[:, None]
         return torch.cat([weighted, torch.einsum("nt,ntc->nc", in_history.to(items), content)], dim=1)
+
+    @torch.no_grad()
+    def history_weights(self, scorer: Scorer, history: Tensor) -> Tensor | None:
+        if self.config.pwc == "uniform" or not len(history):
+            return None
+        assert isinstance(scorer, VectorScorer)
+        rows = history[-self.config.max_length :]
+        learned = self._split(scorer.memory["item_inputs"][rows])[0][None]
+        alpha = self.weighted_states(learned, None, None, torch.tensor([len(rows) - 1], device=rows.device))[1]
+        assert alpha is not None
+        return alpha[:, 0]
 
     def weighted_states(
         self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor | None = None

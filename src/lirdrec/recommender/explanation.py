@@ -53,7 +53,8 @@ class Explanation:
         title: the item's title, if the item table has one.
         score: the score that `recommend` ranks by.
         parts: branch → its part; `sum(parts.values()) == score` exactly.
-        weights: branch → the weight α that this user gives it, or None if the model has no such weights.
+        weights: branch → the weight α that this user gives it, or None if the model has no such weights. Of
+            LIRDRec-Seq those after the last item of the folded-in history.
         liked: the user's training items most similar to the item; if the score is a sum over liked items, those with
             the largest contributions; of models of ordered histories, those that moved the score up most.
     """
@@ -115,6 +116,8 @@ def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Mode
     query, weights = state.scorer.queries(users), state.scorer.user_weights(users)
     history = state.histories.of(user_row)
     effects = None if model is None or not n_liked else history_effects(model, state.scorer, history, item_row)
+    if model is not None:
+        weights = model.history_weights(state.scorer, history)
     return explained(state, user, item_row, query, weights, history.cpu().numpy(), n_liked, effects)
 
 

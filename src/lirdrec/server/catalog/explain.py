@@ -30,8 +30,10 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
     else:
         raise UnknownIdError(f"no user has the id {user!r}")
     liked, effects = snapshot.liked_rows(user), None
-    if recommender.is_ordered and n_liked:
-        effects = explanation.history_effects(recommender.model(), recommender.scorer, liked, row)
+    if recommender.is_ordered:
+        model = recommender.model()
+        weights = model.history_weights(recommender.scorer, liked)
+        effects = explanation.history_effects(model, recommender.scorer, liked, row) if n_liked else None
     liked = liked[~snapshot.removed[liked]]
     return explanation.explained(recommender.state, user, row, vectors, weights, liked.numpy(), n_liked, effects)
 

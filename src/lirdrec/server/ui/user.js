@@ -217,7 +217,7 @@ function partsTable(model, one) {
 
 function because(reasons) {
   if (!reasons.liked.length) return [el("p", { class: "quiet" }, "The user has no liked items to compare it with.")];
-  const title = reasons.liked[0].moved == null ? "Similar liked items" : "What each liked item changed in the score";
+  const title = reasons.liked[0].moved == null ? "Similar liked items" : "How much each liked item moved the score";
   return [
     el("h3", {}, title),
     el(
