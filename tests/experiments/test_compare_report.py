@@ -140,6 +140,17 @@ def test_models_without_figures_keep_their_row(planted):
     assert_facts(planted.answer, ["LATTICE", {"mine", "out of memory"}])
 
 
+@pytest.mark.parametrize("done", [["lirdrec"], ["lirdrec", "freedom"]])
+def test_no_model_is_called_best_before_all_are_finished(folder, done):
+    results = [one for model in done for one in finals(folder, "mine", model)]
+    results.append(TrialResult(TrialSpec("trial", str(folder / "mine"), "mgcn", variant="trial 1"), "done"))
+    found = made(folder, results)
+    table = tables(found)["test-mine"]
+    assert row(table, "MGCN")["recall@20"] == "not finished"
+    assert "**" not in found.answer and "<b>" not in table.to_html()
+    assert_facts(found.answer, [f"{len(done)} of {len(done) + 1}", f"{row(table, 'LIRDRec')['recall@20'].mean:.4f}"])
+
+
 def test_the_answer_says_so_when_ours_is_not_the_best(planted):
     table = tables(planted)["test-mine"]
     best, ours = (row(table, name)["recall@20"].mean for name in ("VBPR", "LIRDRec"))

@@ -24,7 +24,7 @@ from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, m
 from lirdrec.experiments.trial import TrialResult
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Row, Table, label
-from lirdrec.reporting.formatting import NARROW, Value, model_order
+from lirdrec.reporting.formatting import NARROW, Better, Value, model_order
 from lirdrec.reporting.statistics import (
     ALPHA,
     RESAMPLES,
@@ -49,6 +49,8 @@ BEYOND_NOTES = (
     "and tail from those of the user's training items; 0 is best.",
 )
 LEGEND = "**Best**, second best underlined."
+UNRANKED = "Not ranked, since not all models are finished."
+NOT_FINISHED = "not finished"
 
 
 @dataclass
@@ -124,6 +126,10 @@ class Rows:
         """The rows of a dataset."""
         return [entry for entry in self.entries if entry.dataset == dataset]
 
+    def unfinished(self, dataset: str) -> list[Entry]:
+        """The rows of a dataset whose model has no test metrics yet; until then no model is called the best."""
+        return [entry for entry in self.on(dataset) if entry.problem == NOT_FINISHED]
+
     def rival(self, entry: Entry) -> Entry | None:
         """Our row to compare a row with: on the same features, else our first with test metrics."""
         mine = [e for e in self.on(entry.dataset) if e.model == self.ours and e.finals]
@@ -194,7 +200,7 @@ def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
             continue
         failed = list(finals) or ([] if any(trial.done for trial in entry.trials) else entry.trials)
         worst = next((trial for trial in failed if trial.status == "out of memory"), failed[0] if failed else None)
-        entry.problem, entry.error = (worst.status, worst.error or "") if worst else ("not finished", "")
+        entry.problem, entry.error = (worst.status, worst.error or "") if worst else (NOT_FINISHED, "")
     return [*entries.values(), *map(_entry_of_lists, results.where(work=WORK))]
 
 
@@ -220,6 +226,10 @@ def _answer(rows: Rows, dataset: str) -> str:
         return f"On {label(dataset)} no model has test metrics yet."
     ranked = [entry for entry, _ in sorted(scored, key=lambda pair: -pair[1].mean)]
     values = [format_mean_sd(entry.measure(main)) for entry in ranked]
+    if rows.unfinished(dataset):
+        reached = ", ".join(f"{entry.title} {value}" for entry, value in zip(ranked, values, strict=True))
+        of_all = f"{len(ranked)} of {len(rows.on(dataset))} models"
+        return f"On {label(dataset)} {of_all} are finished, so no best one is named: {label(main)} of {reached}."
     best = ranked[0]
     verb = "is best:" if ranked[1:] else "reaches"
     text = f"On {label(dataset)}, **{best.title}** {verb} {label(main)} {values[0]}"
@@ -271,7 +281,8 @@ def _table(rows: Rows, dataset: str) -> Table:
     gains = any(rows.rival(entry) for entry in mine)
     gpu = any(result.peak_gpu_memory for entry in mine for result in entry.finals)
     columns = _model_columns(mine)
-    columns += [Column(metric, label(metric), better="higher") for metric in metrics]
+    better: Better | None = None if rows.unfinished(dataset) else "higher"
+    columns += [Column(metric, label(metric), better=better) for metric in metrics]
     others = [Column("gain", f"{label(ours)} gains", format="percent", digits=1)] if gains else []
     others += [Column("seconds", "Training", format="duration"), Column("memory", "Memory", format="memory")]
     others += [Column("gpu", "GPU memory", format="memory")] if gpu else []
@@ -311,7 +322,8 @@ def _overview(rows: Rows) -> Table:
     last = rows.main.partition("@")[2]
     shown = [metric for metric in metrics if metric.endswith(f"@{last}")]
     columns = _model_columns(entries)
-    columns += [Column(f"{d} {m}", label(m), label(d), "higher") for d in rows.datasets for m in shown]
+    better: dict[str, Better | None] = {d: None if rows.unfinished(d) else "higher" for d in rows.datasets}
+    columns += [Column(f"{d} {m}", label(m), label(d), better[d]) for d in rows.datasets for m in shown]
     columns.append(Column("gain", f"{label(ours)} gains", format="percent", digits=1))
     table_rows = []
     keys = dict.fromkeys((entry.model, entry.features) for entry in entries)
@@ -327,7 +339,7 @@ def _overview(rows: Rows) -> Table:
         cells["gain"] = sum(numbers) / len(numbers) if numbers else None if rivals else ""
         table_rows.append(Row(cells, accent=model == ours))
     notes = [
-        LEGEND,
+        LEGEND if all(better.values()) else UNRANKED,
         f"{label(ours)} gains: mean over all data sets and metrics of its gain over the model, in percent.",
     ]
     if any(entry.problem == "out of memory" for entry in entries):
@@ -447,7 +459,8 @@ def _gain(rows: Rows, entry: Entry) -> Value:
 def _notes(rows: Rows, mine: Sequence[Entry]) -> list[str]:
     ours = label(rows.ours)
     spread = any(len(entry.finals) > 1 for entry in mine)
-    notes = [f"{LEGEND} Mean ± standard deviation of the seeds." if spread else LEGEND]
+    legend = UNRANKED if any(entry.problem == NOT_FINISHED for entry in mine) else LEGEND
+    notes = [f"{legend} Mean ± standard deviation of the seeds." if spread else legend]
     significant = {test.significant() for entry in mine for test in entry.comparisons.values()}
     for sign, mark, verdict in ((1, WORSE, "better"), (-1, BETTER, "worse")):
         if sign in significant:
