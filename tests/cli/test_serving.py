@@ -97,6 +97,17 @@ def test_a_run_without_new_items_has_no_share_and_wrong_policies_are_refused(lir
         assert_refused(result, [f"--new-items {policy}"])
 
 
+@pytest.mark.parametrize("more", [(), ("--json",), ("--output", "lists.csv")])
+def test_a_policy_without_added_items_is_remarked_on(lirdrec, run, more):
+    asked = ("recommend", run, "--all", "-k", 2, *more)
+    for policy in ("share=0.4", "none"):
+        result = lirdrec(*asked, "--new-items", policy)
+        assert result.exit_code == 0
+        lines = [line for line in result.stderr.splitlines() if "--new-items" in line]
+        assert len(lines) == 1 and policy in lines[0]
+    assert "--new-items" not in lirdrec(*asked[:5], "--json").stderr
+
+
 def test_similar_items_and_users(lirdrec, run):
     result = lirdrec("similar", run, "--item", 10, "-k", 1)
     assert_mentions(result.stdout, [10, "Alien", "Brazil"])

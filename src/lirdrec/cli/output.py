@@ -122,7 +122,7 @@ def table(
 ) -> Any:
     """A table of rich; the columns in `right` are right-aligned.
 
-    Numbers are not wrapped if they fit; a table of few rows that does not fit is transposed.
+    Numbers and the words of headings are not broken if they fit; a table of few rows that does not fit is transposed.
     """
     from rich import box
     from rich.table import Table
@@ -135,7 +135,10 @@ def table(
     names = [escape_text(column) for column in columns]
     to_right = [column in right for column in columns]
     widths, fits = _widths(cells, len(names))
-    if not fits and 0 < len(cells) <= FEW_ROWS:
+    whole = [max(width, *map(len, name.split() or [""])) for width, name in zip(widths, names, strict=True)]
+    if _have_room(whole):
+        widths = whole
+    elif 0 < len(cells) <= FEW_ROWS:
         heads = [row[0].plain for row in cells] if not names[0] or len(cells) > 1 else [""]
         first = 1 if any(heads) else 0
         cells = [[Text(names[index]), *(row[index] for row in cells)] for index in range(first, len(names))]
@@ -157,13 +160,27 @@ def table(
     return grid
 
 
+def percent(share: float) -> str:
+    """A share in percent with one decimal, without a zero that is negative.
+
+    >>> percent(0.0254), percent(-0.0001)
+    ('2.5%', '0.0%')
+    """
+    text = f"{share:.1%}"
+    return text.removeprefix("-") if text == "-0.0%" else text
+
+
 def _widths(cells: Sequence[Sequence[Any]], n: int) -> tuple[list[int], bool]:
     """Width of each column, of its longest number or `MIN_WIDTH`, and whether the console has room for all."""
     widths = []
     for column in range(n):
         words = [word for row in cells for word in row[column].plain.split()]
         widths.append(max((len(word) for word in words if NUMBER.fullmatch(word)), default=MIN_WIDTH))
-    return widths, sum(widths) + GAP * n <= console().width
+    return widths, _have_room(widths)
+
+
+def _have_room(widths: Sequence[int]) -> bool:
+    return sum(widths) + GAP * len(widths) <= console().width
 
 
 def metrics_table(

@@ -123,6 +123,12 @@ def recommend(
     policy = None if items.new_items is None else NewItemPolicy.parse(items.new_items)
     conditions = None if items.where is None else _conditions(items.where)
     recommender = _load(run, device)
+    if policy is not None and recommender.n_items == recommender.n_trained_items:
+        print_line(
+            f"--new-items {items.new_items}: changes nothing, since no item was added to {run} after its training",
+            "yellow",
+            errors=True,
+        )
     options: dict[str, Any] = {"exclude_seen": not items.include_seen} | ({} if items.k is None else {"k": items.k})
     options |= {} if policy is None else {"new_items": policy}
     if items.candidates or conditions is not None:

@@ -24,7 +24,7 @@ from lirdrec.cli.options import (
     integer,
     option,
 )
-from lirdrec.cli.output import HEADLINE, INTERRUPTED, console, metrics_table, print_json, print_line, settings
+from lirdrec.cli.output import HEADLINE, INTERRUPTED, console, metrics_table, percent, print_json, print_line, settings
 from lirdrec.errors import ConfigError
 from lirdrec.trackers import check_tracker
 
@@ -278,8 +278,8 @@ def _show_new_items(recommender: Recommender) -> None:
     step = None if recommender.new_item_encoder is None else recommender.new_item_encoder.step()
     if step is not None:
         print_line(
-            f"New items:  offset {step.offset:+.4f}; in simulated launches they got {step.share:.1%} of the places, at"
-            f" {step.cost:.1%} of the hits on known items"
+            f"New items:  offset {step.offset:+.4f}; in simulated launches they got {percent(step.share)} of the"
+            f" places, at {percent(step.cost)} of the hits on known items"
         )
 
 
