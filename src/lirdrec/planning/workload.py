@@ -227,7 +227,7 @@ def _memory(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, i
         memory["features"] = shape.i * sum(FLOAT * width + 1 for width in sizes.features)
         entries = _item_entries(config, n_items, len(sizes.features))
         memory["item graph"] = 2 * ((4 + FLOAT) * entries + 4 * (n_items + 1))
-        memory["neighbors"] = KEY * n_items * config.n_neighbors * len(sizes.features)
+        memory["neighbors"] = KEY * n_items * min(config.n_neighbors, n_items) * len(sizes.features)
     memory["activations"] = int(FLOAT * _activations(shape, config, numbers))
     return memory
 
