@@ -169,9 +169,11 @@ def prepare(
         return print_json(summary if differences is None else summary | {"differences_from_published": differences})
     show_dataset(summary)
     if missing := _undescribed(summary):
+        from lirdrec.data.ids import pluralize
+
         print_line(
-            f"{missing:,} items are not in the item table, so they have no text: unless an image or a second matrix"
-            " covers them, lirdrec features needs --drop-featureless-items, which leaves them out",
+            f"{pluralize(missing, 'item')} without a row in the item table, and so without a text: unless an image or"
+            " a second matrix covers all of them, lirdrec features needs --drop-featureless-items, to leave them out",
             "yellow",
         )
     if differences is not None:

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
@@ -146,9 +147,10 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
         if isinstance(config.feature_size, dict):
             raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
         if config.modalities is not None and len(config.modalities) != len(sizes.features):
+            used = pluralize(len(config.modalities), "feature matrix", "feature matrices")
             raise ConfigError(
-                f"modalities: the model uses {len(config.modalities)} feature matrices, and the plan has the columns of"
-                f" {len(sizes.features)}; give those of the used ones alone ({option_name('features')})"
+                f"modalities: the model uses {used}, and the plan has the columns of {len(sizes.features)}; give"
+                f" those of the used ones alone ({option_name('features')})"
             )
         if config.feature_size is not None:
             sizes = sizes.reduced(config.feature_size)
@@ -158,9 +160,14 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     else:
         raise CapabilityError(f"the needs of {config.model} are not known; choose lirdrec or lightgcn")
     columns = n_branches * config.embedding_size
-    for name, most in (("columns of a vector", columns), ("users", sizes.users), ("items", sizes.items)):
+    limits = (
+        (columns, "column of a vector", "columns of a vector"),
+        (sizes.users, "user", "users"),
+        (sizes.items, "item", "items"),
+    )
+    for most, one, several in limits:
         if ranks > most:
-            raise ConfigError(f"{ranks} devices are more than the {most} {name}; take fewer devices")
+            raise ConfigError(f"{ranks} devices are more than the {pluralize(most, one, several)}; take fewer devices")
     training = training.resolved(sizes.interactions)
     batch = min(training.pairs_per_step(sizes.interactions), sizes.interactions)
     n_steps = math.ceil(sizes.interactions / batch)

@@ -15,6 +15,7 @@ import torch
 from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
+from lirdrec.data.ids import pluralize
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.nn.principal_components import Projection
@@ -61,7 +62,7 @@ def _check_neighbors(dataset: Dataset, config: Any) -> None:
         need = GRAPH_ENTRY * sum(n * min(of_modalities.get(name, k), n) for name in names)
     else:
         need = NEIGHBOR_ENTRY * n * min(k, n)
-    check_memory(need, f"n_neighbors {k}, of {n:,} items: training on {dataset.name}")
+    check_memory(need, f"n_neighbors {k}, of {pluralize(n, 'item')}: training on {dataset.name}")
 
 
 def make_model_inputs(
