@@ -160,14 +160,7 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     else:
         raise CapabilityError(f"the needs of {config.model} are not known; choose lirdrec or lightgcn")
     columns = n_branches * config.embedding_size
-    limits = (
-        (columns, "column of a vector", "columns of a vector"),
-        (sizes.users, "user", "users"),
-        (sizes.items, "item", "items"),
-    )
-    for most, one, several in limits:
-        if ranks > most:
-            raise ConfigError(f"{ranks} devices are more than the {pluralize(most, one, several)}; take fewer devices")
+    _check_ranks(ranks, columns, sizes)
     training = training.resolved(sizes.interactions)
     batch = min(training.pairs_per_step(sizes.interactions), sizes.interactions)
     n_steps = math.ceil(sizes.interactions / batch)
@@ -188,6 +181,18 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
         memory["sampling"], host = host, 0
     step = _step(shape, lirdrec, parameters)
     return Workload(memory, host, step, _validation(shape, step), _sent(shape, parameters), n_steps, sizes.interactions)
+
+
+def _check_ranks(ranks: int, columns: int, sizes: Sizes) -> None:
+    """Refuse more devices than columns of a vector, users or items."""
+    limits = (
+        (columns, "column of a vector", "columns of a vector"),
+        (sizes.users, "user", "users"),
+        (sizes.items, "item", "items"),
+    )
+    for most, one, several in limits:
+        if ranks > most:
+            raise ConfigError(f"{ranks} devices are more than the {pluralize(most, one, several)}; take fewer devices")
 
 
 def _queries(sizes: Sizes, batch: int, n_steps: int, order: str) -> float:
