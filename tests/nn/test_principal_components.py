@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lirdrec.nn import principal_components as module
-from lirdrec.nn.principal_components import Projection, principal_components
+from lirdrec.nn.principal_components import Projection, principal_components, vary
 
 N, D = 60, 9
 
@@ -92,3 +92,54 @@ def test_features_without_a_direction_are_refused(whiten):
             Projection.fit(same, all_rows(), 2, whiten)
     else:
         torch.testing.assert_close(Projection.fit(same, all_rows(), 2)(same), torch.full((N, 1), float(D**0.5)))
+
+
+@pytest.mark.parametrize("n", [20, 500])
+@pytest.mark.parametrize("width", [1, 3, 64])
+def test_what_rounding_makes_is_no_variance(n, width):
+    """Equal numbers, changed by less than float32 can hold near them: no direction, however large the matrix is."""
+    draw = np.random.default_rng(width)
+    for scale in (1e-6, 1.0, 1e6):
+        base = scale * (1 + draw.uniform(size=width))
+        x = torch.from_numpy((base * (1 + 6e-8 * draw.normal(size=(n, width)))).astype(np.float32))
+        assert not vary(x, all_rows(n))
+        assert not bool(principal_components(x, all_rows(n)).have_variance(0).any())
+        with pytest.raises(ValueError):
+            Projection.fit(x, all_rows(n), width, whiten=True)
+
+
+def test_a_direction_that_only_rounding_makes_is_left_out():
+    """The third column is the sum of two large ones: of three directions, two are real."""
+    draw = np.random.default_rng(1)
+    x = 3000 + draw.normal(size=(400, 2))
+    x = torch.from_numpy(np.concatenate([x, x.sum(1, keepdims=True)], axis=1).astype(np.float32))
+    variances = principal_components(x, all_rows(400)).variances
+    assert float(variances[2]) > module.NOT_SCALED * float(variances[0])  # rounding is not small by itself
+    assert Projection.fit(x, all_rows(400), 3, whiten=True).n_columns == 2
+
+
+def test_columns_of_large_numbers_do_not_hide_small_ones():
+    """A constant column of 10^6, and one that differs by rounding, beside columns of 0.001."""
+    x = 1e-3 * np.random.default_rng(2).normal(size=(N, 5))
+    alone = Projection.fit(torch.from_numpy(x.astype(np.float32)), all_rows(), 5, whiten=True)
+    rounded = 1000 + 1e-4 * np.random.default_rng(3).normal(size=(N, 1))
+    wide = torch.from_numpy(np.concatenate([np.full((N, 1), 1e6), rounded, x], axis=1).astype(np.float32))
+    found = Projection.fit(wide, all_rows(), 7, whiten=True)
+    assert found.n_columns == 5 and vary(wide, all_rows())
+    torch.testing.assert_close(found(wide), alone(wide[:, 2:]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_rows_vary_where_one_column_does_wherever_its_block_is(size, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 8 * 3 * size)
+    x = torch.full((90, 3), 7.0)
+    assert not vary(x, all_rows(90)) and not vary(x, ~all_rows(90))
+    for row in (0, 44, 89):
+        other = x.clone()
+        other[row, 1] = 7.1
+        assert vary(other, all_rows(90))
+        assert not vary(other, torch.arange(90) != row)
+    # two rows that differ by a little at the start are nothing beside many that do not
+    near = torch.full((200_000, 1), 1.0)
+    near[0] += 4e-6
+    assert not vary(near, all_rows(200_000))

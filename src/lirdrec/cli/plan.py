@@ -61,6 +61,7 @@ def plan(
 
 def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
     """The sizes that were given, over those of the dataset."""
+    from lirdrec.data.ids import pluralize
     from lirdrec.data.readers import read_any
     from lirdrec.planning.workload import Sizes
 
@@ -75,7 +76,8 @@ def _sizes(dataset: Path | None, given: dict[str, float | None], features: str |
     users, items, interactions = (found[name] for name in given)
     if interactions > users * items:
         raise ConfigError(
-            f"--interactions {interactions:g} is more than {users:g} users × {items:g} items; a pair counts once"
+            f"--interactions {interactions:g} is more than {pluralize(users, 'user')} ×"
+            f" {pluralize(items, 'item')}; a pair counts once"
         )
     return Sizes(users, items, interactions, columns if features is None else _columns(features))
 
