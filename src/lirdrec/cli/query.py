@@ -35,7 +35,6 @@ from lirdrec.cli.output import (
     write_json,
 )
 from lirdrec.cli.prepare import named_file
-from lirdrec.data.schema import ITEM, TITLE, unused_name
 from lirdrec.errors import ConfigError, LirdrecError, UnknownIdError
 from lirdrec.files.checks import read_text
 
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from lirdrec.data.ids import IdMap
     from lirdrec.ranking.filters import Filter
     from lirdrec.recommender.explanation import Explanation
+    from lirdrec.recommender.new_item_encoder import NewItemPolicy
     from lirdrec.recommender.recommender import Recommender
 
 INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadsheets write 1005; longer ones are no ids
@@ -123,14 +123,8 @@ def recommend(
     policy = None if items.new_items is None else NewItemPolicy.parse(items.new_items)
     conditions = None if items.where is None else _conditions(items.where)
     recommender = _load(run, device)
-    if policy is not None and recommender.n_items == recommender.n_trained_items:
-        print_line(
-            f"--new-items {items.new_items}: changes nothing, since no item was added to {run} after its training",
-            "yellow",
-            errors=True,
-        )
     options: dict[str, Any] = {"exclude_seen": not items.include_seen} | ({} if items.k is None else {"k": items.k})
-    options |= {} if policy is None else {"new_items": policy}
+    options |= {} if policy is None else _competing(recommender, policy, str(items.new_items))
     if items.candidates or conditions is not None:
         options["candidates"] = _candidates(recommender, items, conditions)
     if users.all_users and output is not None:
@@ -285,6 +279,7 @@ def add_items(
     from contextlib import nullcontext
 
     from lirdrec.data.ids import pluralize
+    from lirdrec.data.schema import ITEM
     from lirdrec.recommender.run_folder import is_run, run_lock
 
     # locked from reading to writing: otherwise items that another process adds meanwhile would be lost
@@ -370,6 +365,14 @@ def _conditions(where: str) -> Filter:
     if not isinstance(conditions, dict):
         raise ConfigError('--filter: give columns and conditions, like \'{"price": {"lt": 30}}\'')
     return Filter.parse(conditions)
+
+
+def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> dict[str, Any]:
+    """The argument of `recommend` for --new-items; remarks that it changes nothing where the run has no such items."""
+    if recommender.n_items == recommender.n_trained_items:
+        problem = "changes nothing, since no item was added to the run after its training"
+        print_line(f"--new-items {given}: {problem}", "yellow", errors=True)
+    return {"new_items": policy}
 
 
 def _candidates(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> list[Any]:
@@ -467,6 +470,7 @@ def _read_items(
     from lirdrec.data.alignment import same_type
     from lirdrec.data.delimited import typed
     from lirdrec.data.raw_ids import read_ids
+    from lirdrec.data.schema import ITEM, TITLE, unused_name
     from lirdrec.data.tables import read_table
 
     layout = {key: value for key, value in layout.items() if value is not None}
