@@ -91,7 +91,7 @@ def lists(rows: list[dict]) -> dict[int, list[int]]:
 
 
 def test_a_run_without_new_items_has_no_share_and_wrong_policies_are_refused(lirdrec, run):
-    assert lirdrec("recommend", run, "--user", 1, "-k", 1, "--new-items", "share=0.5", "--json").stderr == ""
+    assert lirdrec("recommend", run, "--user", 1, "-k", 1, "--json").stderr == ""
     for policy in ("boost", "share=2", "often"):
         result = lirdrec("recommend", "nowhere", "--user", 1, "--new-items", policy)
         assert_refused(result, [f"--new-items {policy}"])
