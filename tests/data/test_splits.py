@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lirdrec.data.interaction_pairs import distinct_pairs, k_core
+from lirdrec.data.interaction_rows import distinct_pairs, k_core
 from lirdrec.data.readers import read_mmrec
 from lirdrec.data.splits import METHODS, held_counts, split_labels
 from lirdrec.errors import DataError

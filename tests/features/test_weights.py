@@ -12,14 +12,14 @@ import pytest
 
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.features.encoders.weights import fingerprint, model_folder
+from lirdrec.features.encoders.model_loading import fingerprint, model_folder
 
 from ..helpers import assert_error
 
 CHILD = """
 import json, sys
 from lirdrec.features.encoders.transformers_vision import VisionEncoder
-from lirdrec.features.encoders.weights import model_folder
+from lirdrec.features.encoders.model_loading import model_folder
 
 print(json.dumps([VisionEncoder("someone/tiny").dims, dict(VisionEncoder("someone/tiny").identity),
     dict(VisionEncoder("someone/tiny", revision="old").identity), str(model_folder("someone/other"))]))

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, RunFolderError, UnknownIdError
-from lirdrec.server.http.errors import Problem
+from lirdrec.server.http.errors import Problem, hide_paths, redact
 from lirdrec.server.http.middleware import JsonFormatter
-from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.store import ConflictError, StoreError
 
 from .runs import trained, vectors

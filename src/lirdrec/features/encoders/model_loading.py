@@ -1,8 +1,9 @@
-"""Load sentence-transformers and Hugging Face models by name or folder, with one-sentence error messages."""
+"""Load sentence-transformers and Hugging Face models by name or folder; their folders, and hashes of their content."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 import os
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.config import suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.files.atomic import sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 EXTRA = 'pip install "lirdrec[encoders]"'
 PRECISIONS = ("float32", "bfloat16", "float16")
 SPLIT = "split"
+_HASHED = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model")
+_PICKLED = (".bin", ".pt", ".pth")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -163,3 +167,46 @@ def _explanation(model: str, folder: Path, revision: str | None, error: Exceptio
             " check the name and the connection"
         )
     return f"'{model}' cannot be loaded as an encoder of texts ({first_line(error)})"
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the weights, configurations and vocabularies of a model's folder, subfolders included.
+
+    The path of the folder and its other files (a card, images, exports to other formats) do not count, nor do pickled
+    weights beside safetensors.
+
+    Raises:
+        DataError: the folder has no such file, or one cannot be read.
+    """
+    try:
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix in _HASHED and path.is_file()]
+        safe = any(path.suffix == ".safetensors" for path in files)
+        total = hashlib.sha256()
+        for path in files:
+            name = path.relative_to(folder).as_posix()
+            if not (safe and path.suffix in _PICKLED) and not name.startswith((".", "onnx/", "openvino/")):
+                total.update(f"{sha256(path)} {name}\n".encode())
+    except OSError as error:
+        raise DataError(f"{folder}: the model cannot be read ({error.strerror or error})") from None
+    if not files:
+        raise DataError(f"{folder}: holds no model (no weights and no configuration)")
+    return total.hexdigest()
+
+
+def model_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a model: `name` if it is one, else its copy in the Hugging Face cache, else None; no download.
+
+    The cached folder has the name of the commit of `revision` (default `main`).
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        return None
+    try:
+        path = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:  # no possible name on the hub
+        return None
+    return Path(path).parent if isinstance(path, str) else None

@@ -17,12 +17,12 @@ from lirdrec.features.encoders.model_loading import (
     check_choice,
     choose_device,
     commit_of,
+    fingerprint,
     load,
     without_weights_possible,
 )
 from lirdrec.features.encoders.sentence_encoder import normalizes
 from lirdrec.features.encoders.sound import SECONDS, SoundEncoder
-from lirdrec.features.encoders.weights import fingerprint
 from lirdrec.features.images import ImageError, open_image
 from lirdrec.features.media import MediaError, read_frames
 

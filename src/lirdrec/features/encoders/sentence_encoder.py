@@ -18,10 +18,10 @@ from lirdrec.features.encoders.model_loading import (
     check_choice,
     choose_device,
     commit_of,
+    fingerprint,
     load,
     without_weights_possible,
 )
-from lirdrec.features.encoders.weights import fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
