@@ -16,8 +16,7 @@ from lirdrec.data import Dataset
 from lirdrec.features.sources import ImageSource, ItemRows
 
 from ..features import broken_pictures
-from ..helpers import assert_mentions
-from .conftest import files
+from ..helpers import assert_mentions, files
 
 
 def shop(tmp_path: Path, images: list[str | None]) -> None:

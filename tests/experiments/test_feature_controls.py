@@ -20,8 +20,7 @@ from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error
-from .conftest import SMALL
-from .helpers import assert_facts
+from .conftest import SMALL, assert_facts
 
 
 def matrix(n: int, d: int, missing: int = 0) -> FeatureMatrix:

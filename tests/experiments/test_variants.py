@@ -19,7 +19,7 @@ from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 from lirdrec.experiments.vault import declaration_name
 
 from ..helpers import assert_error
-from .helpers import after_numbers, assert_facts, emphasized
+from .conftest import after_numbers, assert_facts, emphasized
 
 
 class TestAblation:

@@ -18,8 +18,7 @@ from lirdrec.errors import DataError
 from lirdrec.hub.contents import check_name, gather
 from lirdrec.hub.metadata_redaction import check_table, scrub, scrub_environment
 
-from ..helpers import assert_error
-from .conftest import contents
+from ..helpers import assert_error, files
 
 
 @pytest.mark.parametrize(
@@ -91,10 +90,10 @@ def test_paths_in_a_dataset_leave_and_the_checksums_fit(films, tmp_path):
         data = (folder / name).read_bytes()
         manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    before = contents(folder)
+    before = files(folder)
 
     shared = gather(folder)
-    assert contents(folder) == before
+    assert files(folder) == before
     assert shared.info == {
         "licence": "cc0-1.0",
         "images": "posters",

@@ -15,8 +15,7 @@ from lirdrec.server.http.errors import Problem, hide_paths, redact
 from lirdrec.server.http.middleware import JsonFormatter
 from lirdrec.server.store import ConflictError, StoreError
 
-from .runs import trained, vectors
-from .servers import Servers
+from .runs import Servers, trained, vectors
 
 
 @pytest.fixture(scope="module")
