@@ -89,7 +89,7 @@ def sample() -> Path:
 
 @pytest.fixture
 def lirdrec(monkeypatch, tmp_path, tmp_path_factory) -> Callable[..., Any]:
-    """`lirdrec("recommend", run, "--user", 1)` in this process, in an empty working folder; gives a `Result` of typer."""
+    """`lirdrec("recommend", run, "--user", 1)` in an empty working folder; gives typer's `Result`."""
     from typer.testing import CliRunner
 
     from lirdrec.cli.main import app

@@ -1,4 +1,4 @@
-"""Assertions on errors (the type and the facts, never the wording), the files of a folder, and ports for servers of their own processes."""
+"""Assertions on errors (the type and the facts, never the wording), files of a folder, ports for servers of tests."""
 
 from __future__ import annotations
 

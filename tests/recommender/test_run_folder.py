@@ -46,11 +46,11 @@ def test_the_kind_of_frame_comes_back(tmp_path):
 
 
 def test_nothing_is_pickled_and_the_files_are_listed(saved):
-    files = files(saved)
-    manifest = json.loads(files.pop("manifest.json"))
+    found = files(saved)
+    manifest = json.loads(found.pop("manifest.json"))
     assert manifest["format"] == "lirdrec-run" and manifest["format_version"] == 1
-    assert sorted(manifest["files"]) == sorted(files)
-    assert sorted(files) == [
+    assert sorted(manifest["files"]) == sorted(found)
+    assert sorted(found) == [
         "config.json",
         "environment.json",
         "interactions.parquet",
@@ -58,7 +58,7 @@ def test_nothing_is_pickled_and_the_files_are_listed(saved):
         "users.parquet",
         "vectors.safetensors",
     ]
-    environment = json.loads(files["environment.json"])
+    environment = json.loads(found["environment.json"])
     assert set(environment) == {"python", "platform", "versions", "git_revision", "seed", "written"}
     assert environment["versions"]["torch"]
 
