@@ -273,7 +273,7 @@ class COHESION(Model):
         return self.ranking.transform_for_scoring(own.index_add(0, queries, similar))
 
 
-def user_user_graph(history: Tensor, k: int, dtype: torch.dtype = torch.float32) -> SparseMatrix:
+def user_user_graph(history: Tensor, k: int, dtype: torch.dtype) -> SparseMatrix:
     r"""`T` `(U, U)`: row u holds the softmax of the numbers of common items over the k nearest other users of u.
 
     Users without a common item are no neighbors: a row has fewer entries then, or none.
@@ -283,7 +283,7 @@ def user_user_graph(history: Tensor, k: int, dtype: torch.dtype = torch.float32)
         k: neighbors per user.
         dtype: of the values.
 
-    >>> user_user_graph(torch.eye(3).to_sparse_csr(), 2).csr.values().numel()
+    >>> user_user_graph(torch.eye(3).to_sparse_csr(), 2, torch.float32).csr.values().numel()
     0
     """
     n_users, n_items = history.shape
@@ -305,7 +305,7 @@ def user_user_graph(history: Tensor, k: int, dtype: torch.dtype = torch.float32)
     return SparseMatrix(torch.cat(rows), torch.cat(columns), torch.cat(values), (n_users, n_users))
 
 
-def weighted_users(common: Tensor, k: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def weighted_users(common: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """The k users with the most common items for each query, and the softmax of their numbers.
 
     Args:

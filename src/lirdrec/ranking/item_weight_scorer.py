@@ -188,10 +188,10 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     return dense
 
 
-def _nearest_entries(neighbors: Tensor, similarity: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`, whose first scored item is `first`."""
+def _nearest_entries(neighbors: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`."""
     is_there = neighbors >= 0
-    rows = torch.arange(first, first + len(neighbors), device=neighbors.device)
+    rows = torch.arange(len(neighbors), device=neighbors.device)
     target = torch.repeat_interleave(rows, is_there.sum(1))
     return torch.stack([neighbors[is_there], target]), similarity[is_there]
 
