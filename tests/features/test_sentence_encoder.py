@@ -16,7 +16,7 @@ import pytest
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Prepared, encode_rows
-from lirdrec.features.encoders import sentence_encoder
+from lirdrec.features.encoders import model_loading
 from lirdrec.features.encoders.model_loading import load
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 from lirdrec.features.pipeline import make_features
@@ -44,7 +44,7 @@ def test_one_model_for_two_matrices_is_loaded_once_and_leaves_before_the_next(tm
             loaded.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(sentence_encoder, "load", counted)
+    monkeypatch.setattr(model_loading, "load", counted)
     wanted = [("text", f"text={model}"), ("caption", f"image={model}"), ("text", f"more={other}")]
     jobs = parse_jobs(data, wanted, options={"device": "cpu"})
     make_features(data, jobs, progress=False)
@@ -364,7 +364,6 @@ def test_a_device_that_is_not_here(tmp_path):
 def test_a_model_that_does_not_fit_into_one_gpu_is_split(tmp_path, monkeypatch):
     import torch
 
-    from lirdrec.features.encoders import sentence_encoder
     from lirdrec.features.encoders.model_loading import SPLIT, choose_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -376,7 +375,7 @@ def test_a_model_that_does_not_fit_into_one_gpu_is_split(tmp_path, monkeypatch):
 
     folder = mistral(tmp_path)  # here the only place for the parts is the CPU; the way there is the same
     vectors = encode_rows(SentenceEncoder(folder), TEXTS, 4).vectors
-    monkeypatch.setattr(sentence_encoder, "choose_device", lambda name, weights: SPLIT)
+    monkeypatch.setattr(model_loading, "choose_device", lambda name, weights: SPLIT)
     assert np.abs(encode_rows(SentenceEncoder(folder), TEXTS, 4).vectors - vectors).max() < 1e-6
 
 
@@ -394,12 +393,10 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
 
 
 def test_without_accelerate_the_weights_come_with_the_configuration(tmp_path, monkeypatch):
-    from lirdrec.features.encoders import sentence_encoder
-
     folder = bert(tmp_path)
     usual = SentenceEncoder(folder)
     vectors = encode_rows(usual, TEXTS, 4).vectors
-    monkeypatch.setattr(sentence_encoder, "without_weights_possible", lambda: False)
+    monkeypatch.setattr(model_loading, "without_weights_possible", lambda: False)
     encoder = SentenceEncoder(folder)
     assert encoder.identity == usual.identity
     assert encode_rows(encoder, TEXTS, 4).vectors.tobytes() == vectors.tobytes()

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lirdrec.config import suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.encoder import give_memory_back
 from lirdrec.files.atomic import sha256
 
 if TYPE_CHECKING:
@@ -71,6 +73,76 @@ def load(model: str, revision: str | None, precision: str, device: str | None) -
             return SentenceTransformer(model, revision=revision, device=device, model_kwargs=options)
     except Exception as error:
         raise ConfigError(_explanation(model, folder, revision, error)) from error
+
+
+class SentenceModel:
+    """A sentence-transformers model that is loaded at its first use.
+
+    Args:
+        model: a folder, or a name on the Hugging Face hub.
+        device: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1". With "auto", a model that does not fit into
+            one GPU is distributed over all of them.
+        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
+        revision: branch, tag or commit of a model on the hub.
+    """
+
+    def __init__(self, model: str | Path, device: str, precision: str, revision: str | None):
+        check_choice("precision", precision, PRECISIONS)
+        self.model, self.device, self.precision, self.revision = str(model), device, precision, revision
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """The entries of `identity` for the model: its name and commit, or the hash of its folder."""
+        folder = Path(self.model).expanduser()
+        if folder.is_dir():
+            return {"model": "folder", "sha256": fingerprint(folder)}
+        return {"model": self.model, "revision": self._commit or self.revision}
+
+    @property
+    def dims(self) -> int:
+        """Columns of the vectors."""
+        dims = self.outline.get_embedding_dimension()
+        if dims is None:
+            raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
+        return dims
+
+    def release(self) -> None:
+        """Free the weights; the configuration stays."""
+        model = self.__dict__.pop("_model", None)
+        if model is not None and self.__dict__.get("outline") is model:
+            del self.__dict__["outline"]
+        del model
+        give_memory_back()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings; another process loads its own model."""
+
+        def is_loaded(name: str) -> bool:
+            return name != "identity" and isinstance(getattr(type(self), name, None), cached_property)
+
+        return {name: value for name, value in vars(self).items() if not is_loaded(name)}
+
+    @cached_property
+    def outline(self) -> SentenceTransformer:
+        """The model without its weights."""
+        return self._load(None, self.revision) if without_weights_possible() else self._model
+
+    @cached_property
+    def _commit(self) -> str | None:
+        """The commit of a hub model; loading the outline stores it in the cache."""
+        _ = self.outline
+        return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        weights, revision = 0, self.revision
+        if without_weights_possible():
+            weights = sum(parameter.nbytes for parameter in self.outline.parameters())
+            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
+        return self._load(choose_device(self.device, weights), revision)
+
+    def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
+        return load(self.model, revision, self.precision, device).eval()
 
 
 def is_sentence_transformer(model: str, revision: str | None = None) -> bool:
