@@ -1,1 +1,0 @@
-"""Charts, one module per chart type."""
