@@ -50,6 +50,22 @@ def test_bad_input_is_one_sentence(lirdrec, arguments, facts):
     assert_refused(lirdrec("plan", *SIZES, *arguments), facts)
 
 
+@pytest.mark.parametrize(
+    ("features", "chosen", "numbers"),
+    [("4096,384", "text", ["1 feature matrix,", " 2;"]), ("4096", "image,text", ["2 feature matrices,", " 1;"])],
+)
+def test_one_matrix_is_not_several(lirdrec, features, chosen, numbers):
+    result = lirdrec("plan", *SIZES[:6], "--features", features, "--set", f"modalities={chosen}")
+    assert_refused(result, numbers)
+
+
+def test_one_user_is_not_several(lirdrec):
+    one = ("--users", "1", "--items", "2", "--interactions", "1", "--features", "8")
+    result = lirdrec("plan", *one, "--devices", "2xL4")
+    assert_refused(result, ["1 user;"])
+    assert_refused(lirdrec("plan", *one, "--interactions", "3"), ["1 user ", "2 items;"])
+
+
 def test_a_model_of_features_needs_their_columns(lirdrec):
     assert_refused(lirdrec("plan", *SIZES[:6]), ["--features"])
 

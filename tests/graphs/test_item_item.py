@@ -34,7 +34,7 @@ def brute_force(values: torch.Tensor, present: torch.Tensor, k: int) -> list[lis
         others = np.flatnonzero(there) if there[i] else []
         cosine = {int(j): v[i] @ v[j] / np.linalg.norm(v[i]) / np.linalg.norm(v[j]) for j in others}
         nearest = sorted(cosine, key=lambda j: -cosine[j])[:k]
-        rows.append(nearest + [-1] * (k - len(nearest)))
+        rows.append(nearest + [-1] * (min(k, len(v)) - len(nearest)))
     return rows
 
 

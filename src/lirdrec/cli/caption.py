@@ -314,7 +314,8 @@ def _show_outcome(dataset: Path, outcome: Outcome) -> None:
     edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
     print_line(f"{pluralize(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.")
     if outcome.tokens_in or outcome.tokens_out:
-        print_line(f"{outcome.tokens_in:,} input tokens, {outcome.tokens_out:,} output tokens.")
+        tokens = pluralize(outcome.tokens_in, "input token"), pluralize(outcome.tokens_out, "output token")
+        print_line(f"{', '.join(tokens)}.")
     if outcome.problems:
         reasons = f"{dataset / PROBLEMS} has the reasons; the same command tries again."
         print_line(f"{pluralize(outcome.problems, 'item')} without a caption: {reasons}", "yellow")

@@ -235,7 +235,7 @@ def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None
     right = [f"lists of {TOP} with it", "of these, of users who liked it", "their median rank of it"]
     print_line(
         f"\nIts place among all films, for {pluralize(len(ranks), 'user')}, of whom {len(of_fans)} liked it"
-        + (f" ({len(likers)} others give the likes):" if likers else ":")
+        + (f" ({len(likers)} {'other gives' if len(likers) == 1 else 'others give'} the likes):" if likers else ":")
     )
     console().print(table(None, ["", *right], rows, right=right))
 

@@ -230,6 +230,7 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
     Raises:
         typer.Exit: the answer is no.
     """
+    from lirdrec.data.ids import pluralize
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
     for encoder in dict.fromkeys(runner.job.encoder for runner in runners):
@@ -244,7 +245,7 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
             continue
         measure: Callable[[], RequestTiming | None] = partial(encoder.measure, waiting.first)
         probe = cost.probe and waiting.texts > len(waiting.first)
-        question = f"Measure one request of {len(waiting.first)} texts?" if probe else None
+        question = f"Measure one request of {pluralize(len(waiting.first), 'text')}?" if probe else None
         target = f"{encoder.endpoint.name}, model {encoder.model}"
         if not agreed(partial(estimate, waiting, price=cost.price_input), target, True, question, measure, cost.yes)[0]:
             raise typer.Exit

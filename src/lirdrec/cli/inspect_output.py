@@ -71,7 +71,8 @@ def _weights_line(weights: Mapping[str, float], prepared: Mapping[str, Any]) -> 
         kinds = ", ".join(f"{kind} {weight:g}" for kind, weight in prepared["event_weights"].items())
         source.append(f"column '{prepared['event']}': {kinds}")
     if "half_life" in prepared:
-        source.append(f"half-life {prepared['half_life']:g} days")
+        days = prepared["half_life"]
+        source.append(f"half-life {days:g} {'day' if days == 1 else 'days'}")
     numbers = ", ".join(f"{name} {weights[name]:.4g}" for name in ("min", "median", "mean", "max"))
     return f"Weights of training interactions: {numbers}" + (f" ({'; '.join(source)})" if source else "")
 
@@ -123,11 +124,14 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _show_step(step: Mapping[str, Any]) -> None:
+    from lirdrec.data.ids import pluralize
+
     out = console()
     rows = []
     for kind, phases in step["operations"].items():
         rows.append([f"{kind} products", *(_count(n) for n in (*phases.values(), sum(phases.values())))])
-    title = f"Multiply-adds of a training step ({step['batch_size']:,} interactions, {step['seconds']:.3g} s)"
+    batch = pluralize(step["batch_size"], "interaction")
+    title = f"Multiply-adds of a training step ({batch}, {step['seconds']:.3g} s)"
     right = ["forward", "backward", "total"]
     out.print(table(title, ["", *right], rows, right=right))
     total = sum(product["operations"] for product in step["products"])

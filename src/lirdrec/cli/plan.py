@@ -32,6 +32,7 @@ def plan(
 
     The time is computed from operations, bytes and the figures of the devices' makers (docs/distributed.md).
     """
+    from lirdrec.data.ids import pluralize
     from lirdrec.planning.hardware import Cluster
     from lirdrec.planning.plan import make_plan, remedies
     from lirdrec.planning.workload import Sizes
@@ -45,7 +46,8 @@ def plan(
     )
     if sizes.interactions > sizes.users * sizes.items:
         raise ConfigError(
-            f"--interactions {interactions:g} is more than {users:g} users × {items:g} items; a pair counts once"
+            f"--interactions {interactions:g} is more than {pluralize(sizes.users, 'user')} ×"
+            f" {pluralize(sizes.items, 'item')}; a pair counts once"
         )
     try:
         cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)

@@ -168,12 +168,7 @@ def prepare(
     if json:
         return print_json(summary if differences is None else summary | {"differences_from_published": differences})
     show_dataset(summary)
-    if missing := _undescribed(summary):
-        print_line(
-            f"{missing:,} items are not in the item table, so they have no text: unless an image or a second matrix"
-            " covers them, lirdrec features needs --drop-featureless-items, which leaves them out",
-            "yellow",
-        )
+    _show_undescribed(summary)
     if differences is not None:
         show_differences(str(benchmark), differences)
     print_line(f"Written to {output}. Next: {next_command(output, summary)}")
@@ -283,6 +278,18 @@ def _undescribed(summary: Mapping[str, Any]) -> int:
     """Number of items that are not in the item table and have no features; 0 if there is a feature matrix."""
     kept = summary["info"].get("preparation", {}).get("unknown_items_kept", 0)
     return 0 if summary["modalities"] else kept
+
+
+def _show_undescribed(summary: Mapping[str, Any]) -> None:
+    """Print how many items have neither a row in the item table nor features."""
+    from lirdrec.data.ids import pluralize
+
+    if missing := _undescribed(summary):
+        print_line(
+            f"{pluralize(missing, 'item')} without a row in the item table, and so without a text: unless an image or"
+            " a second matrix covers all of them, lirdrec features needs --drop-featureless-items, to leave them out",
+            "yellow",
+        )
 
 
 def _read(source: str | Path | list[Path] | None, options: dict[str, Any], published: str | None = None) -> Dataset:

@@ -257,10 +257,12 @@ def tracked(
 
 def _show_batches(recommender: Recommender) -> None:
     """Print the batch size and the learning rate that batch_size="auto" gave."""
+    from lirdrec.data.ids import pluralize
+
     automatic = recommender.info.get("automatic")
     if automatic:
         size, rate = automatic["batch_size"], automatic["learning_rate"]
-        print_line(f"Batches:    {size:,} interactions (auto), learning rate {rate:.3g}")
+        print_line(f"Batches:    {pluralize(size, 'interaction')} (auto), learning rate {rate:.3g}")
 
 
 def _show_new_items(recommender: Recommender) -> None:

@@ -44,7 +44,8 @@ class NeighborSource:
         self._tables: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, name: str, k: int) -> Tensor:
-        """The table of modality `name` with `k` neighbors per item, `(I, k)` int64 on the features' device."""
+        """The table of modality `name` with `k` ≤ I neighbors per item, `(I, k)` int64 on the features' device."""
+        k = min(k, len(self._features[name][0]))
         if (name, k) not in self._tables:
             self._tables[name, k] = self._load_or_compute(name, k)
         return self._tables[name, k]

@@ -32,7 +32,7 @@ def nearest_items(
         progress: called with (rows done, rows in all) after each block.
 
     Returns:
-        `(I, k)` int64, nearest first, -1 where there is none.
+        `(I, min(k, I))` int64, nearest first, -1 where there is none.
     """
     return nearest_among(values, present, [(values, present)], k, memory_limit=memory_limit, progress=progress)
 
@@ -51,10 +51,13 @@ def nearest_among(
     Args:
         queries: `(n, d)` float, which are also the last `n` rows of the catalog; queries_present: `(n,)` bool.
         blocks: `(values, present)` pairs that together are the catalog, in row order.
+
+    Returns:
+        `(n, k)` int64 as of `nearest_items`; the catalog's size limits k.
     """
     if progress is None:
         progress = _silent
-    n = len(queries)
+    n, k = len(queries), min(k, sum(len(values) for values, _ in blocks))
     result = torch.full((n, k), -1, dtype=torch.int64, device=queries.device)
     query_rows = queries_present.nonzero().squeeze(1)
     offsets = [0]

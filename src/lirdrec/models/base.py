@@ -66,7 +66,7 @@ class ModelInputs:
         n_users, n_items: sizes; users and items without a training pair are counted too.
         users, items: `(E,)` int64 each, the distinct training pairs.
         features: name → modality, in the order of branches; may be empty for models that need none.
-        neighbors: `(name, k) -> (I, k)` int64: each item's k nearest items by cosine in that modality, itself
+        neighbors: `(name, k) -> (I, min(k, I))` int64: each item's k nearest items by cosine in that modality, itself
             included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
         weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.

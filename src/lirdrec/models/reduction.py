@@ -54,7 +54,7 @@ class PCA(nn.Module):
         if self.whiten:
             variances = found.variances[: directions.shape[1]]
             # components without variance stay zero instead of growing from rounding errors
-            counts = variances > NOT_SCALED * variances[0]
+            counts = found.have_variance(NOT_SCALED)[: directions.shape[1]]
             directions = directions * torch.where(counts, variances.clamp(min=1e-300).rsqrt(), 0)
         self.directions.copy_(directions)
         self.mean.copy_(found.mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 BLOCK_BYTES = 32 * 2**20  # of the float64 copy of a block of rows
 NO_VARIANCE = 1e-12  # of the largest variance: what rounding in float32 leaves in a direction without variance
 NOT_SCALED = 1e-9  # of the largest variance: whitening would make rounding errors of smaller ones large
+ROUNDING = 2 * torch.finfo(torch.float32).eps  # of an entry: a few roundings in the precision of features
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,17 @@ class PrincipalComponents:
         mean: `(d,)`.
         variances: `(r,)`, descending; the mean square, not divided by n - 1.
         directions: `(d, r)`, orthonormal columns; the entry of largest magnitude in each is positive.
+        rounding: `(r,)`, the variance along each direction that rounding of the entries alone can make.
     """
 
     mean: Tensor
     variances: Tensor
     directions: Tensor
+    rounding: Tensor
+
+    def have_variance(self, share: float) -> Tensor:
+        """Which directions have more than a share of the largest variance, and than rounding makes; `(r,)` bool."""
+        return self.variances > (share * self.variances[0]).maximum(self.rounding)
 
 
 @torch.no_grad()
@@ -32,6 +40,7 @@ def principal_components(values: Tensor, rows: Tensor) -> PrincipalComponents:
     """All principal components of the chosen rows of a matrix, which is read in blocks, from a file if it is one.
 
     Exact: from the eigenvectors of the `d × d` covariance, in float64. The same rows give the same bits on a machine.
+    Columns that vary by no more than rounding, relative to their values, count as constant.
 
     Args:
         values: `(n, d)` of any float type.
@@ -41,13 +50,24 @@ def principal_components(values: Tensor, rows: Tensor) -> PrincipalComponents:
     >>> found.mean.tolist(), found.variances.tolist()
     ([1.0, 1.0], [1.0, 0.0])
     """
+    mean, covariance = _moments(values, rows)
+    noise = _rounding(mean, covariance.diagonal())
+    is_constant = covariance.diagonal() <= noise
+    covariance[is_constant] = 0
+    covariance[:, is_constant] = 0
+    variances, vectors = torch.linalg.eigh(covariance)  # ascending
+    directions = vectors.flip(1)
+    # the sign of an eigenvector is arbitrary
+    directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    return PrincipalComponents(mean, variances.flip(0).clamp(min=0), directions, noise @ directions.square())
+
+
+def _moments(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `(d,)` and covariance `(d, d)` of the chosen rows, float64 on the CPU; 0 without rows."""
     width = values.shape[1]
     count, shift = 0, torch.zeros(width, dtype=torch.float64)
     total, products = torch.zeros_like(shift), torch.zeros(width, width, dtype=torch.float64)
-    for part, chosen in zip(values.split(block_rows(width)), rows.split(block_rows(width)), strict=True):
-        block = part[chosen].cpu().double()
-        if not len(block):
-            continue
+    for block in _blocks(values, rows):
         if count == 0:
             shift = block.mean(0)  # near the mean: a large mean would cost digits of the covariance
         block = block - shift
@@ -55,11 +75,49 @@ def principal_components(values: Tensor, rows: Tensor) -> PrincipalComponents:
         total += block.sum(0)
         products.addmm_(block.T, block)
     total /= max(1, count)
-    variances, vectors = torch.linalg.eigh(products / max(1, count) - torch.outer(total, total))  # ascending
-    directions = vectors.flip(1)
-    # the sign of an eigenvector is arbitrary
-    directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-    return PrincipalComponents(total + shift, variances.flip(0).clamp(min=0), directions)
+    return total + shift, products / max(1, count) - torch.outer(total, total)
+
+
+@torch.no_grad()
+def vary(values: Tensor, rows: Tensor) -> bool:
+    """Whether the chosen rows of a matrix differ by more than rounding; else none of their components has variance.
+
+    Args:
+        values: `(n, d)` of any float type; rows: `(n,)` bool.
+
+    >>> values = torch.tensor([[1000.0, 5.0], [1000.0, 5.0], [1000.0001, 7.0]])
+    >>> vary(values, torch.tensor([True, True, True])), vary(values[:, :1], torch.tensor([True, True, True]))
+    (True, False)
+    """
+    n, count, shift = int(rows.sum()), 0, torch.zeros(values.shape[1], dtype=torch.float64)
+    total, squares, variances = torch.zeros_like(shift), torch.zeros_like(shift), torch.zeros_like(shift)
+    for block in _blocks(values, rows):
+        if count == 0:
+            shift = block.mean(0)
+        block = block - shift
+        count += len(block)
+        total += block.sum(0)
+        squares += block.square().sum(0)
+        mean = total / count
+        variances = squares / count - mean.square()
+        # so much is left even if all further rows are alike; without this, large features would be read to the end
+        if bool((variances * count / n > 4 * _rounding(mean + shift, variances)).any()):
+            return True
+    return bool((variances > _rounding(total / max(1, count) + shift, variances)).any())
+
+
+def _blocks(values: Tensor, rows: Tensor) -> Iterator[Tensor]:
+    """The chosen rows in blocks, `(b, d)` float64 on the CPU, none empty."""
+    step = block_rows(values.shape[1])
+    for part, chosen in zip(values.split(step), rows.split(step), strict=True):
+        block = part[chosen].cpu().double()
+        if len(block):
+            yield block
+
+
+def _rounding(mean: Tensor, variances: Tensor) -> Tensor:
+    """The variance of each column `(d,)` that rounding of its entries can make, from the mean of their squares."""
+    return ROUNDING**2 * (mean.square() + variances.clamp(min=0))
 
 
 def block_rows(width: int) -> int:
@@ -93,15 +151,14 @@ class Projection:
             whiten: divide each column by its standard deviation.
 
         Raises:
-            ValueError: the chosen rows do not differ, with `whiten`, or are all zero.
+            ValueError: the chosen rows do not differ by more than rounding, with `whiten`, or are all zero.
 
         >>> features = torch.rand(20, 5)
         >>> Projection.fit(features, torch.ones(20, dtype=torch.bool), 2)(features).shape
         torch.Size([20, 2])
         """
         found = principal_components(values, rows)
-        limit = (NOT_SCALED if whiten else NO_VARIANCE) * float(found.variances[0])
-        varies = found.variances > limit
+        varies = found.have_variance(NOT_SCALED if whiten else NO_VARIANCE)
         directions = found.directions[:, varies]
         if whiten:
             directions = directions[:, :size] * found.variances[varies][:size].rsqrt()

@@ -57,7 +57,7 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device '{device}': with several devices choose cpu or cuda, or keep auto")
     if device == "cuda" and n_gpus < n_local:
-        raise ConfigError(f"{n_local} devices: this machine has {n_gpus} GPUs; take as many, or cpu")
+        raise ConfigError(f"{n_local} devices: this machine has fewer GPUs ({n_gpus}); take as many, or cpu")
     on_gpu = device == "cuda" or (device == "auto" and n_gpus >= n_local)
     if on_gpu:
         torch.cuda.set_device(local_rank)

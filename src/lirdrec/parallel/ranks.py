@@ -127,7 +127,7 @@ class Ranks:
         """
         length = -(-total // self.size)  # as torch.chunk and torch.distributed.tensor split
         if (self.size - 1) * length >= total and self.size > 1:
-            raise ConfigError(f"{total} rows cannot be split over {self.size} devices; take fewer devices")
+            raise ConfigError(f"too few rows ({total}) for {self.size} devices; take fewer devices")
         return Shard(self, tuple(min(rank * length, total) for rank in range(self.size + 1)))
 
 
@@ -236,8 +236,8 @@ class Shards:
             return users, items
         if n_columns < size:
             raise ConfigError(
-                f"vectors of {n_columns} columns cannot be split over {size} devices; take fewer devices,"
-                " or a larger embedding_size"
+                f"vectors have too few columns ({n_columns}) for {size} devices; take fewer devices, or a larger"
+                " embedding_size"
             )
         result: tuple[Tensor, Tensor] = _ToColumns.apply(users, items, self, n_columns)
         return result

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lirdrec.data.ids import pluralize
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
@@ -146,9 +147,10 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
         if isinstance(config.feature_size, dict):
             raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
         if config.modalities is not None and len(config.modalities) != len(sizes.features):
+            used = pluralize(len(config.modalities), "feature matrix", "feature matrices")
             raise ConfigError(
-                f"modalities: the model uses {len(config.modalities)} feature matrices, and the plan has the columns of"
-                f" {len(sizes.features)}; give those of the used ones alone ({option_name('features')})"
+                f"modalities: the model uses {used}, and the plan has the columns of {len(sizes.features)}; give"
+                f" those of the used ones alone ({option_name('features')})"
             )
         if config.feature_size is not None:
             sizes = sizes.reduced(config.feature_size)
@@ -158,9 +160,7 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     else:
         raise CapabilityError(f"the needs of {config.model} are not known; choose lirdrec or lightgcn")
     columns = n_branches * config.embedding_size
-    for name, most in (("columns of a vector", columns), ("users", sizes.users), ("items", sizes.items)):
-        if ranks > most:
-            raise ConfigError(f"{ranks} devices are more than the {most} {name}; take fewer devices")
+    _check_ranks(ranks, columns, sizes)
     training = training.resolved(sizes.interactions)
     batch = min(training.pairs_per_step(sizes.interactions), sizes.interactions)
     n_steps = math.ceil(sizes.interactions / batch)
@@ -181,6 +181,18 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
         memory["sampling"], host = host, 0
     step = _step(shape, lirdrec, parameters)
     return Workload(memory, host, step, _validation(shape, step), _sent(shape, parameters), n_steps, sizes.interactions)
+
+
+def _check_ranks(ranks: int, columns: int, sizes: Sizes) -> None:
+    """Refuse more devices than columns of a vector, users or items."""
+    limits = (
+        (columns, "column of a vector", "columns of a vector"),
+        (sizes.users, "user", "users"),
+        (sizes.items, "item", "items"),
+    )
+    for most, one, several in limits:
+        if ranks > most:
+            raise ConfigError(f"{ranks} devices are more than the {pluralize(most, one, several)}; take fewer devices")
 
 
 def _queries(sizes: Sizes, batch: int, n_steps: int, order: str) -> float:
@@ -227,7 +239,7 @@ def _memory(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, i
         memory["features"] = shape.i * sum(FLOAT * width + 1 for width in sizes.features)
         entries = _item_entries(config, n_items, len(sizes.features))
         memory["item graph"] = 2 * ((4 + FLOAT) * entries + 4 * (n_items + 1))
-        memory["neighbors"] = KEY * n_items * config.n_neighbors * len(sizes.features)
+        memory["neighbors"] = KEY * n_items * min(config.n_neighbors, n_items) * len(sizes.features)
     memory["activations"] = int(FLOAT * _activations(shape, config, numbers))
     return memory
 

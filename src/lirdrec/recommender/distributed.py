@@ -19,6 +19,7 @@ from lirdrec.models.registry import model_for_config, model_names
 from lirdrec.models.registry import model_type as registered
 from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.recommender.feature_size import check_variance
 from lirdrec.recommender.fit import finish, optimize, prepare_folder, projections_of
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs
@@ -122,6 +123,7 @@ def _built(
         )
     if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
         verify_features(job.dataset, getattr(job.config, "modalities", None))
+        check_variance(job.dataset, job.config)
     torch_device = resolve_device(device)
     inputs = make_model_inputs(job.dataset, torch_device, cache, job.training.seed, job.progress, ranks, projections)
     return model_type(inputs, job.config)

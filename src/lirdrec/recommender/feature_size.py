@@ -1,4 +1,4 @@
-"""Reduce features to their principal components (`feature_size`, `whiten`), before a model sees them.
+"""Check that features vary; reduce them to principal components (`feature_size`, `whiten`) before a model sees them.
 
 The projection is fitted once, to the items that have training interactions, and kept in the run; the features of items
 that are added later go through the same one.
@@ -6,6 +6,7 @@ that are added later go through the same one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,40 @@ import numpy as np
 import torch
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.models.feature_size import FeatureSizeOptions, SizeOptions
-from lirdrec.nn.principal_components import Projection
+from lirdrec.nn.principal_components import Projection, vary
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.recommender.inputs import stored_tensor
+
+log = logging.getLogger(__name__)
+
+
+def check_variance(dataset: Dataset, config: Any) -> None:
+    """Warn of each modality that a model learns nothing from: the same features for all items of training, or none.
+
+    Features that differ by no more than rounding in float32 count as the same. With `whiten`, `fit_projections`
+    refuses each such modality, and there is no warning.
+
+    Args:
+        dataset: with its features; config: of a model that needs features.
+
+    Raises:
+        DataError: all modalities of the model are such.
+    """
+    used, known = _used(dataset, config), _known(dataset)
+    same = [name for name in used if not vary(*_tensors(dataset, name, known))]
+    if not same:
+        return
+    names, model = ", ".join(f"'{name}'" for name in same), config.model
+    fault = f"the features {names} of {dataset.name} are missing or all the same for the items of training"
+    if len(same) == len(used):
+        raise DataError(
+            f"{fault}, so {model} can learn nothing from them; make them again (lirdrec features DATASET), or"
+            " take a model that needs none (ease, lightgcn, sasrec …)"
+        )
+    if not (isinstance(config, FeatureSizeOptions) and config.whiten):
+        log.warning("%s: %s learns nothing from them; leave them out (modalities) or make them again", fault, model)
 
 
 def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[str, Projection]:
@@ -32,8 +62,7 @@ def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[s
     if not sizes or (not whiten and all(size >= dataset.features[name].dims for name, size in sizes.items())):
         return {}
     projections = {}
-    known = np.zeros(dataset.n_items, dtype=bool)
-    known[dataset.train.items] = True
+    known = _known(dataset)
     for name, size in sizes.items():
         if not whiten and size >= dataset.features[name].dims:
             continue
@@ -58,22 +87,38 @@ def column_counts(dataset: Dataset, config: Any) -> dict[str, int]:
     size, whiten = config.feature_size, isinstance(config, FeatureSizeOptions) and config.whiten
     if size is None and not whiten:
         return {}
-    chosen = getattr(config, "modalities", None)
-    used = [name for name in sorted(dataset.features) if chosen is None or name in chosen]
+    used = _used(dataset, config)
     given = size if isinstance(size, Mapping) else {} if size is None else dict.fromkeys(used, size)
     for name in given:
         if name not in used:
-            what = "the dataset has" if chosen is None else "the model uses"
+            what = "the dataset has" if getattr(config, "modalities", None) is None else "the model uses"
             raise ConfigError(f"feature_size: no modality '{name}'; {what} {', '.join(used) or 'none'}")
     widths = {name: dataset.features[name].dims for name in used}
     return {name: min(given.get(name, width), width) for name, width in widths.items() if whiten or name in given}
 
 
-def _fitted(dataset: Dataset, name: str, known: np.ndarray, size: int, whiten: bool) -> Projection:
+def _used(dataset: Dataset, config: Any) -> list[str]:
+    """The modalities that a model with this config uses, sorted."""
+    chosen = getattr(config, "modalities", None)
+    return [name for name in sorted(dataset.features) if chosen is None or name in chosen]
+
+
+def _known(dataset: Dataset) -> np.ndarray:
+    """`(I,)` bool: which items have a training interaction."""
+    known = np.zeros(dataset.n_items, dtype=bool)
+    known[dataset.train.items] = True
+    return known
+
+
+def _tensors(dataset: Dataset, name: str, known: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The features `(I, d)` as they are stored, and which rows are of known items, `(I,)` bool."""
     matrix = dataset.features[name]
-    rows = torch.from_numpy(known & matrix.present)
+    return stored_tensor(matrix.values), torch.from_numpy(known & matrix.present)
+
+
+def _fitted(dataset: Dataset, name: str, known: np.ndarray, size: int, whiten: bool) -> Projection:
     try:
-        return Projection.fit(stored_tensor(matrix.values), rows, size, whiten)
+        return Projection.fit(*_tensors(dataset, name, known), size, whiten)
     except ValueError:
         option = "whiten" if whiten else "feature_size"
         raise ConfigError(

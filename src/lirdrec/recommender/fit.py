@@ -23,7 +23,7 @@ from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.recommender.feature_size import column_counts, fit_projections
+from lirdrec.recommender.feature_size import check_variance, column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
 from lirdrec.recommender.launch_simulation import fit_new_item_encoder
@@ -112,6 +112,7 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
     model = model_for_config(job.config)
     if model.capabilities.needs_features:  # the model reads all of them anyway, so this costs little
         verify_features(job.dataset, getattr(job.config, "modalities", None))
+        check_variance(job.dataset, job.config)
     if job.dataset.train.weights is not None and not model.capabilities.weights:
         log.warning("%s does not use weights: it learns from %s as if all were 1", model.name, job.dataset.name)
     if getattr(job.config, "time_gaps", False) and not has_clock(job.dataset.info):

@@ -15,24 +15,31 @@ import torch
 from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
+from lirdrec.data.ids import pluralize
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
 
+NEIGHBOR_ENTRY = 8 + 4  # bytes of a neighbor and its similarity
+GRAPH_ENTRY = 8 + 2 * 8 + 4  # bytes of a neighbor, and of its entry in the graph: row, column, value
+
 
 def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Mapping[str, int] | None = None) -> None:
-    """Check that the machine's memory is enough for the vectors of a model, before they are allocated.
+    """Check that the machine's memory is enough for the vectors and neighbors of a model, before they are allocated.
 
     A lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of all users
-    and items with their gradient; for LIRDRec also the weights of its hidden layers.
-    `columns`: of the modalities that are reduced.
+    and items with their gradient; for LIRDRec also the weights of its hidden layers. Neighbors are those of
+    `n_neighbors`. `columns`: of the modalities that are reduced.
 
     Raises:
         ConfigError: they need more memory; names the option and both sizes.
     """
+    if device.type != "cpu":
+        return
+    _check_neighbors(dataset, config)
     size = getattr(config, "embedding_size", None)
-    if size is None or device.type != "cpu":
+    if size is None:
         return
     numbers = size * (4 * dataset.n_users + 2 * (dataset.n_users + dataset.n_items))
     options = f"embedding_size {size}"
@@ -42,6 +49,20 @@ def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Map
         numbers += 4 * size * multiplier * sum(widths.values())
         options += f" with hidden_multiplier {multiplier}"
     check_memory(4 * numbers, f"{options}: training on {dataset.name}")
+
+
+def _check_neighbors(dataset: Dataset, config: Any) -> None:
+    """Check the memory of the nearest items of each item, which no option but the number of items limits."""
+    k = getattr(config, "n_neighbors", None)
+    if k is None or getattr(config, "item_graph", "features") not in ("features", "both"):
+        return
+    names, n = getattr(config, "modalities", None) or dataset.features, dataset.n_items
+    if hasattr(config, "embedding_size"):
+        of_modalities = getattr(config, "modality_neighbors", None) or {}
+        need = GRAPH_ENTRY * sum(n * min(of_modalities.get(name, k), n) for name in names)
+    else:
+        need = NEIGHBOR_ENTRY * n * min(k, n)
+    check_memory(need, f"n_neighbors {k}, of {pluralize(n, 'item')}: training on {dataset.name}")
 
 
 def make_model_inputs(
