@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from lirdrec.models.hstu import HSTUConfig
     from lirdrec.models.item_knn import ItemKNNConfig
     from lirdrec.models.l3ae import L3AEConfig
-    from lirdrec.models.last_item_knn import LastContentKNNConfig, LastItemKNNConfig
+    from lirdrec.models.last_content_knn import LastContentKNNConfig
+    from lirdrec.models.last_item_knn import LastItemKNNConfig
     from lirdrec.models.lattice import LATTICEConfig
     from lirdrec.models.lgmrec import LGMRecConfig
     from lirdrec.models.lightgcn import LightGCNConfig
@@ -118,7 +119,7 @@ _LAZY_IMPORTS = {
     "LGMRecConfig": "lirdrec.models.lgmrec",
     "LIRDRecConfig": "lirdrec.models.lirdrec",
     "LIRDRecSeqConfig": "lirdrec.models.lirdrec_seq",
-    "LastContentKNNConfig": "lirdrec.models.last_item_knn",
+    "LastContentKNNConfig": "lirdrec.models.last_content_knn",
     "LastItemKNNConfig": "lirdrec.models.last_item_knn",
     "LightGCNConfig": "lirdrec.models.lightgcn",
     "MFConfig": "lirdrec.models.mf",

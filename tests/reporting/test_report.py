@@ -13,10 +13,10 @@ import pytest
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting import Column, Report, Row, Section, Table, bars, dots, drawn, heatmap, lines, points
-from lirdrec.reporting.curves import spread_apart
+from lirdrec.reporting.charts.lines import spread_apart
+from lirdrec.reporting.charts.panels import summarize
 from lirdrec.reporting.figure import RED, styles
 from lirdrec.reporting.html import drawing, inline, prose
-from lirdrec.reporting.panels import summarize
 
 from ..helpers import assert_error
 

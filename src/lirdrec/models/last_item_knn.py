@@ -1,6 +1,4 @@
-r"""kNN of the last items of a history, in closed form: by what others took next, or with them, or by features.
-
-**Last-item kNN**, without vectors:
+r"""Last-item kNN: items that others took next, or with, the last items of a history; a closed form without vectors.
 
     score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = history_decay^(items of u after i)
 
@@ -14,10 +12,6 @@ where `n_i` is the number of users of item `i`. Transitions with `window=1` are 
 a larger one the sequential rules of Ludewig & Jannach (UMUAI 2018). With weights `w` of the interactions, divided by
 their mean over the training pairs, a pair counts `√(w_ui w_uj)`, `n_i` and `|U_i|` are `Σ_u w_ui`, and `q_ui` is
 multiplied by `w_ui`; new users have weights of 1.
-
-**Content kNN of the last item** is the same score with `W` as in `models/content_knn.py`, so `history_decay=1` is
-content kNN. By default all items of a history count (`n_neighbors=None`), and with `history_decay=0` the score is the
-cosine of the last item and `j`. Weights multiply `q_ui` by `w_ui`, as above.
 """
 
 from __future__ import annotations
@@ -32,12 +26,11 @@ from torch import Tensor
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
 from lirdrec.models.interactions import item_degrees
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.ranking.histories import Histories, history_matrix
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
-from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.scorers import Scorer
 
 
 @dataclass(frozen=True)
@@ -181,50 +174,3 @@ def _ordered_pairs(inputs: ModelInputs) -> Histories:
 
 def _powers(decay: float, exponents: Tensor) -> Tensor:
     return torch.tensor(decay, device=exponents.device) ** exponents
-
-
-@dataclass(frozen=True)
-@validated
-class LastContentKNNConfig(ContentKNNConfig):
-    """Hyper-parameters of content kNN of the last item.
-
-    >>> LastContentKNNConfig(history_decay=0.5).n_neighbors is None
-    True
-    """
-
-    model: ClassVar[str] = "last_content_knn"
-
-    n_neighbors: int | None = option(None, "k, similar liked items that count for each item; none: all")
-    history_decay: float = option(0.0, "weight of an item relative to the one after it; 0: only the last item counts")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_decay(self.history_decay)
-
-
-class LastContentKNN(ContentKNN):
-    """Content kNN of the last items of a history; see the file's docstring for the formulas."""
-
-    name = LastContentKNNConfig.model
-    Config = LastContentKNNConfig
-    capabilities = Capabilities(
-        needs_features=True, cold_items=True, new_users=True, training="closed_form", weights=True, ordered=True
-    )
-    grid: ClassVar = {"history_decay": (0.0, 0.3, 0.5, 0.7, 0.9), "n_neighbors": (None, 20, 100, 500)}
-
-    config: LastContentKNNConfig
-
-    def _history(self) -> Tensor:
-        return decayed_history(self.inputs, self.config.history_decay)
-
-    def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Decayed rows `(B, I)` of histories given oldest first, or their sums of item vectors `(B, Σ d_m)`."""
-        if isinstance(scorer, ItemWeightScorer):
-            return decayed_rows(scorer, histories, self.config.history_decay)
-        assert isinstance(scorer, VectorScorer)
-        vectors, queries = scorer.item_vectors, []
-        for history in histories:
-            items = torch.as_tensor(history, device=vectors.device)
-            weights = decay_weights(items, self.config.history_decay).to(vectors)
-            queries.append((weights[:, None] * vectors[items]).sum(0))
-        return torch.stack(queries)

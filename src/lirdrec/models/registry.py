@@ -38,7 +38,7 @@ _MODELS = {
     "whitenrec": ("lirdrec.models.whitenrec", "WhitenRec"),
     "whitenrec_plus": ("lirdrec.models.whitenrec", "WhitenRecPlus"),
     "last_item_knn": ("lirdrec.models.last_item_knn", "LastItemKNN"),
-    "last_content_knn": ("lirdrec.models.last_item_knn", "LastContentKNN"),
+    "last_content_knn": ("lirdrec.models.last_content_knn", "LastContentKNN"),
     "mgcn": ("lirdrec.models.mgcn", "MGCN"),
     "smore": ("lirdrec.models.smore", "SMORE"),
     "cohesion": ("lirdrec.models.cohesion", "COHESION"),

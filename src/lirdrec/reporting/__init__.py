@@ -13,8 +13,11 @@ Example:
 
 from __future__ import annotations
 
-from lirdrec.reporting.categories import bars, dots, heatmap
-from lirdrec.reporting.curves import lines, points
+from lirdrec.reporting.charts.bars import bars
+from lirdrec.reporting.charts.dots import dots
+from lirdrec.reporting.charts.heatmap import heatmap
+from lirdrec.reporting.charts.lines import lines
+from lirdrec.reporting.charts.points import points
 from lirdrec.reporting.figure import Figure, drawn
 from lirdrec.reporting.formatting import Column, label
 from lirdrec.reporting.html import Card, Cards

@@ -15,9 +15,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
+from lirdrec.reporting.charts.panels import rank_in
 from lirdrec.reporting.formatting import NARROW, Better, Column, Value, label, printed, text_of
 from lirdrec.reporting.html import template
-from lirdrec.reporting.panels import rank_in
 from lirdrec.reporting.statistics import Measure
 
 if TYPE_CHECKING:
