@@ -17,12 +17,13 @@ from lirdrec.cli import (
     download,
     evaluate,
     experiment,
+    export,
     features,
+    hub,
     plan,
     prepare,
     query,
     serve,
-    sharing,
     train,
 )
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
@@ -95,7 +96,7 @@ COMMANDS = (
     *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train),
     *(evaluate.evaluate, config.config, plan.plan),
     *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
-    *(download.download, sharing.push, sharing.pull, sharing.export, experiment.experiment, demo.demo),
+    *(download.download, hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
 )
 for command in COMMANDS:
     app.command(cls=GroupedCommand)(grouped(command))

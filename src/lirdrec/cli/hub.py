@@ -1,4 +1,4 @@
-"""`lirdrec push | pull | export`: datasets and runs on the Hugging Face hub, vectors and encoders for other systems."""
+"""`lirdrec push | pull`: upload and download datasets and runs of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import FolderOption, OverwriteOption, RunArgument, option
+from lirdrec.cli.options import FolderOption, OverwriteOption, option
 from lirdrec.cli.output import print_line, settings
 from lirdrec.cli.prepare import next_command
 
@@ -77,26 +77,3 @@ def pull(
     folder = download(repository, output, revision=revision, overwrite=overwrite, endpoint=endpoint, progress=progress)
     command = shlex.join(["lirdrec", "recommend", str(folder), "--all"]) if is_run(folder) else next_command(folder)
     print_line(f"{repository} is in {folder}. Next: {command}")
-
-
-def export(
-    run: RunArgument,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.", show_default=False)],
-    kind: str = option(..., "npy, faiss, qdrant, pgvector or onnx.", "--format", show_default=False),
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Export vectors to NumPy, faiss, Qdrant or PostgreSQL with pgvector, or the item encoder to ONNX.
-
-    \b
-      lirdrec export runs/demo --format qdrant vectors
-      lirdrec export runs/demo --format onnx encoder
-
-    README.txt in the folder explains how to load and query it.
-    """
-    from lirdrec.export.folder import check_kind
-    from lirdrec.export.folder import export as write
-    from lirdrec.recommender.recommender import Recommender
-
-    check_kind(kind)  # before the run is read, which may take long
-    write(Recommender.load(run), kind, folder, overwrite=overwrite)
-    print_line(f"{folder} is written; {folder / 'README.txt'} explains how to use it")
