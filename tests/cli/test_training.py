@@ -16,8 +16,7 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.files.locks import lock_file
 from lirdrec.recommender.recommender import Recommender
 
-from ..helpers import assert_mentions, assert_refused
-from .conftest import files
+from ..helpers import assert_mentions, assert_refused, files
 
 QUICK = ["--set", "epochs=2", "--set", "embedding_size=8"]
 
