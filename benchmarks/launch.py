@@ -17,7 +17,7 @@ METRICS = ("known", "alone", "among", "together")
 ROWS = (("content", "lirdrec"), ("calibrated", "lirdrec"), ("content", "content_knn"))
 NAMES = {
     ("content", "lirdrec"): "content vectors, no offset",
-    ("calibrated", "lirdrec"): "**mixture and calibrated offset**",
+    ("calibrated", "lirdrec"): "**mixture, content and offset**",
     ("content", "content_knn"): "content kNN",
 }
 

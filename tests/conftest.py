@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,23 @@ def real_data() -> Path:
 def sample() -> Path:
     """The MovieLens sample that the repository ships, as a prepared dataset."""
     return ROOT / "sample" / "movielens"
+
+
+@pytest.fixture
+def lirdrec(monkeypatch, tmp_path, tmp_path_factory) -> Callable[..., Any]:
+    """`lirdrec("recommend", run, "--user", 1)` in an empty working folder; gives typer's `Result`."""
+    from typer.testing import CliRunner
+
+    from lirdrec.cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("LIRDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+    def call(*arguments: object) -> Any:
+        return CliRunner().invoke(app, [str(one) for one in arguments])
+
+    return call
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Assertions on errors (the type and the facts, never the wording), and ports for servers of their own processes."""
+"""Assertions on errors (the type and the facts, never the wording), files of a folder, ports for servers of tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,11 @@ def assert_refused(result: object, mentions: Iterable[object] = (), exit_code: i
     sentences = [line for line in stderr.splitlines() if line.startswith("lirdrec: ")]
     assert len(sentences) == 1 and "Traceback" not in stderr, stderr
     assert_mentions(sentences[0], mentions)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder, by its path there with forward slashes."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 PATIENCE = 600.0  # seconds; only ends a hang: on a busy machine a server takes a minute to start

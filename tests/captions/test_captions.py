@@ -34,7 +34,7 @@ from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
 from lirdrec.features.remote.client import OpenAIClient
 
 from ..features.misbehaving_server import Server, describe
-from ..helpers import assert_error, assert_mentions
+from ..helpers import assert_error, assert_mentions, files
 
 N = 12
 COLOURS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade
@@ -80,10 +80,6 @@ def caption(folder: Path, by: Captioner, limit: int | None = None, **options):
 def table(folder: Path) -> dict[int, str | None]:
     frame = Dataset.load(folder, verify=True).item_table
     return dict(zip(frame["item"], frame["caption"], strict=True))
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def expected(n: int) -> str:
@@ -162,9 +158,9 @@ class TestRun:
     def test_again_it_asks_nothing_and_changes_no_byte(self, dataset):
         with Server() as server:
             caption(dataset, captioner(server))
-            before, asked = content(dataset), len(server.asked)
+            before, asked = files(dataset), len(server.asked)
             outcome = caption(dataset, captioner(server, concurrency=1))
-            assert content(dataset) == before and len(server.asked) == asked
+            assert files(dataset) == before and len(server.asked) == asked
             assert (outcome.written, outcome.captions) == (0, 10)
 
     def test_only_changed_and_new_pictures_are_asked_about(self, dataset, monkeypatch):
@@ -275,10 +271,10 @@ class TestRun:
             assert sorted(server.answered.values()) == [1] * 8 + [2]
 
     def test_nothing_done_leaves_nothing_behind(self, dataset):
-        before = content(dataset)
+        before = files(dataset)
         with Server(sticky=lambda body: 401) as server, pytest.raises(ConfigError):
             caption(dataset, captioner(server))
-        assert content(dataset) == before
+        assert files(dataset) == before
 
     def test_one_process_at_a_time(self, dataset):
         with (
@@ -302,7 +298,7 @@ def test_killed_by_force_it_goes_on_to_the_same_bytes(dataset, kill, concurrency
         assert "caption" not in Dataset.load(dataset, verify=True).item_table.columns
         assert kill <= len(server.asked) < kill + concurrency
         caption(dataset, captioner(server))
-        assert content(dataset) == content(whole)
+        assert files(dataset) == files(whole)
         assert len(set(server.asked)) == 9
         assert len(server.asked) - 9 < concurrency  # no more than was under way; with one request at a time, nothing
 
@@ -335,11 +331,11 @@ BAD_IMPORTS = [
 def test_imports_that_are_wrong_change_nothing(dataset, text, facts):
     path = dataset.parent / "c.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    before = content(dataset)
+    before = files(dataset)
     with assert_error(DataError, mentions=[path]) as error:
         import_captions(dataset, path)
     assert_mentions(str(error.value).replace(str(dataset.parent), ""), facts)
-    assert content(dataset) == before
+    assert files(dataset) == before
 
 
 class TestCaseStudy:

@@ -1,4 +1,4 @@
-"""The prompt of captions, and how answers to it are read."""
+"""The prompt of captions, how answers to it are read, and the estimated time and cost of a job."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lirdrec.captions.answer_parser import caption_of, clean, read_answer
-from lirdrec.captions.prompt import Attributes, read_attributes, render, to_toml
+from lirdrec.captions.captioner import Answer, Captioner
+from lirdrec.captions.plan import estimate
+from lirdrec.captions.prompt import Attributes, caption_of, clean, read_answer, read_attributes, render, to_toml
 from lirdrec.errors import ConfigError
 
 from ..helpers import assert_error, assert_mentions
@@ -111,3 +112,29 @@ class TestAnswers:
         for value in (*read_answer(text, NAMES).values(), clean(text), clean(text, keep_lines=True)):
             value.encode()
             assert "\x00" not in value and value == value.strip()
+
+
+PLANNED = Attributes()
+
+
+class TestEstimate:
+    class Fixed(Captioner):
+        model, prompt, concurrency, remote, identity, place = "m", "x" * 400, 8, True, {}, "there"
+
+        def answers(self, pictures):
+            raise AssertionError("an estimate asks no model")
+
+    def test_by_a_probe(self):
+        probe = [Answer("", tokens_in=n, tokens_out=50, seconds=s) for n, s in ((900, 2.0), (1100, 4.0))]
+        one = estimate(self.Fixed(), PLANNED, 10_000, [*probe, Answer(None, "broken", picture=True)], 0.5, 2.0)
+        assert one.measured == 3 and (one.tokens_in, one.tokens_out) == (1000, 50)
+        assert one.cost == pytest.approx(10_000 * (1000 * 0.5 + 50 * 2.0) / 1e6) and one.cost == pytest.approx(6.0)
+        assert one.time == pytest.approx(10_000 * 3 / 8)
+        slow = estimate(self.Fixed(), PLANNED, 10_000, probe, requests_per_minute=60)
+        assert slow.time == pytest.approx(10_000) and slow.cost is None
+        assert estimate(self.Fixed(), PLANNED, 1, probe).time == pytest.approx(3.0)
+
+    def test_by_rules(self):
+        one = estimate(self.Fixed(), PLANNED, 7)
+        assert not one.measured and one.tokens_in == 1700 and one.time is None
+        assert 8 * 8 <= one.tokens_out <= 8 * 15 * 1.5

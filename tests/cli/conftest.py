@@ -1,36 +1,20 @@
-"""Runs the command in this process and looks at what it wrote and said."""
+"""Small saved runs, and somebody at a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 from lirdrec.cli import confirm
-from lirdrec.cli.main import app
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
-
-
-@pytest.fixture
-def lirdrec(monkeypatch, tmp_path, tmp_path_factory) -> Callable[..., Result]:
-    """`lirdrec("recommend", run, "--user", 1)` in an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("LIRDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-    def call(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(one) for one in arguments])
-
-    return call
 
 
 @pytest.fixture
@@ -84,8 +68,3 @@ def person(monkeypatch):
             monkeypatch.setattr(confirm, "_is_terminal", lambda: True)
 
     return Person()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Everything below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

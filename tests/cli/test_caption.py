@@ -21,8 +21,7 @@ from lirdrec.features.remote.client import OpenAIClient
 
 from ..features import tiny_models
 from ..features.misbehaving_server import Server, describe, embed
-from ..helpers import assert_refused
-from .conftest import files
+from ..helpers import assert_refused, files
 
 SECRET = "sk-secret-4711"
 COLOURS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]

@@ -1,8 +1,9 @@
-"""`lirdrec features`: from a prepared dataset to recommendations, and what it says on the way."""
+"""`lirdrec features`: from a prepared dataset to recommendations; pictures wherever they lie; texts sent to servers."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -11,11 +12,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lirdrec.data import Dataset
+from lirdrec.captions.captioner import read_columns
+from lirdrec.captions.plan import make_plan
+from lirdrec.data.dataset import Dataset
 from lirdrec.features.dataset_writer import set_item_columns
+from lirdrec.features.remote.client import OpenAIClient
+from lirdrec.features.sources import ImageSource, ItemRows
 
-from ..helpers import assert_refused
-from .conftest import files
+from ..features import broken_pictures
+from ..features.misbehaving_server import Server, embed
+from ..helpers import assert_mentions, assert_refused, files
 
 COLORS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 THINGS = ["chair", "lamp", "table", "sofa"]
@@ -172,3 +178,220 @@ def test_mistakes_are_one_sentence_before_anything_is_made(lirdrec, data, argume
     assert_refused(result, facts)
     assert len(result.stderr.splitlines()) == 1
     assert (data / "manifest.json").read_bytes() == before and not (data / "work").exists()
+
+
+N = 150  # three requests of at most 64
+
+
+@pytest.fixture
+def captioned(tmp_path) -> Path:
+    """Things with titles of ten letters and captions of nineteen."""
+    titles = [f"thing {n:04}" for n in range(N)]
+    table = pl.DataFrame({"item": range(N), "title": titles, "caption": [f"a box of {one}" for one in titles]})
+    pairs = pl.DataFrame({"user": [n % 2 for n in range(N)], "item": range(N)})
+    return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "things")
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_without_a_terminal_no_text_is_sent_unless_told(lirdrec, captioned):
+    before = files(captioned)
+    with Server() as server:
+        call = ["features", "things", "--text", f"endpoint:{server.url}#m", "--price-input", 100]
+        done = lirdrec(*call)
+        assert_refused(done, [150, f"{server.url}/v1", "--yes"])
+        assert not server.asked and files(captioned) == before
+        assert done.stderr.strip().splitlines()[-1].startswith("lirdrec: ")
+        # 1,500 letters, four of a token
+        assert "tokens read 375 2 " in words(done.stderr)
+        assert "cost 0.04 " in words(done.stderr) and "tokens written" not in done.stderr
+        done = lirdrec(*call, "--yes", "--no-probe")
+        assert done.exit_code == 0, done.stderr
+        # of one text for the number of columns, then three
+        assert [len(body["input"]) for body in server.bodies[:1]] == [1] and len(server.bodies) == 4
+    found = Dataset.load(captioned, verify=True).features["text"].values
+    assert np.allclose(found, [embed(f"thing {n:04}") for n in range(N)])
+
+
+def test_a_person_sees_measured_figures_of_all_matrices_and_decides(lirdrec, captioned, person):
+    with Server() as server:
+        model = f"endpoint:{server.url}#m"
+        call = ["features", "things", "--text", model, "--caption", model, "--price-input", 1000, "--prefix", "a: "]
+        person(False, False)
+        done = lirdrec(*call)
+        assert done.exit_code == 0 and not server.asked and not (captioned / "work").exists()
+        assert len(person.asked) == 2 and "64" in person.asked[0]
+        person(True, False)
+        done = lirdrec(*call)
+        assert [len(body["input"]) for body in server.bodies] == [64] and not (captioned / "work").exists()
+        # prompts included, 13 letters and 22, two tokens each
+        said = words(done.stderr)
+        assert re.search(r"texts 300 tokens read 10,500 35 \D* 64 ", said) and "cost 10.50" in said
+        assert " 8 " in said  # requests at once
+        person(False, True)
+        done = lirdrec(*call)
+        assert done.exit_code == 0, done.stderr
+        sent = [text for body in server.bodies[1:] for text in body["input"]]
+        assert len(sent) == len(set(sent)) == 300 + 1  # and one for the number of columns
+        person()
+        assert lirdrec(*call).exit_code == 0 and not person.asked  # nothing to do
+        set_item_columns(captioned, pl.DataFrame({"item": [3, 5], "title": ["new", "newer"]}))
+        person(True)
+        done = lirdrec(*call)
+        assert len(person.asked) == 1 and "texts 2 " in words(done.stderr)
+    found = Dataset.load(captioned, verify=True).features["text"].values
+    assert np.allclose(found[[2, 3]], [embed("a: thing 0002"), embed("a: new")])
+
+
+def test_the_server_is_asked_as_fast_as_told(lirdrec, captioned, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "sleep", waits.append)
+    monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "clock", lambda: 0.0)
+    with Server() as server:
+        call = ["features", "things", "--text", f"endpoint:{server.url}#m", "--yes", "--no-probe"]
+        done = lirdrec(*call, "--concurrency", 1, "--requests-per-minute", 6)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"30 s 1 ", words(done.stderr))
+    assert waits == pytest.approx([10.0, 20.0, 30.0]) and server.busiest == 1
+    reported = Dataset.load(captioned).info["encoders"]["text"]
+    assert reported["origin"]["options"] == {}  # how fast is nobody's business later
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (["--text", "hashed", "--concurrency", "3"], ["--concurrency", "hashed"]),
+        (["--text", "hashed", "--price-input", "3"], ["--price-input"]),
+        (["--text", "endpoint:http://localhost#m", "--concurrency", "0"], ["concurrency", 0, 1]),
+        (["--text", "endpoint:localhost#m"], ["localhost", "http://"]),
+        (
+            ["--text", "endpoint:http://localhost#m", "--requests-per-minute", "3", "--ray-address", "local"],
+            ["--requests-per-minute", "--ray-address"],
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_is_sent(lirdrec, captioned, arguments, facts):
+    before = files(captioned)
+    done = lirdrec("features", "things", *arguments)
+    assert_refused(done, facts)
+    assert len(done.stderr.splitlines()) == 1 and files(captioned) == before
+
+
+def shop(tmp_path: Path, images: list[str | None]) -> None:
+    """A table of 24 sales and, in a folder of its own, one of eight items with their pictures."""
+    (tmp_path / "catalog").mkdir()
+    rows = "".join(f"{at},thing {at},{image or ''}\n" for at, image in enumerate(images))
+    (tmp_path / "catalog" / "items.csv").write_text("item,title,image\n" + rows)
+    n = len(images)
+    pairs = "".join(f"{user},{(user + 5 * at) % n}\n" for user in range(6) for at in range(4))
+    (tmp_path / "sales.csv").write_text("user,item\n" + pairs)
+
+
+def photographs(folder: Path, names: list[str]) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for at, name in enumerate(names):
+        Image.new("RGB", (30, 20), (30 * at, 20, 240 - 30 * at)).save(folder / name)
+
+
+def next_command(stdout: str) -> list[str]:
+    return shlex.split(stdout.rstrip().rpartition("Next: lirdrec ")[2])
+
+
+def test_a_column_of_paths_beside_the_table_needs_no_option(lirdrec, tmp_path):
+    names = [f"photos/sku{at}.png" for at in range(7)]
+    shop(tmp_path, [*names, None])
+    photographs(tmp_path / "catalog" / "photos", [name.partition("/")[2] for name in names])
+    prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
+    assert prepared.exit_code == 0, prepared.stderr
+    assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed", "--image", "descriptor"]
+    made = lirdrec(*next_command(prepared.stdout))
+    assert made.exit_code == 0, made.stderr
+    image = Dataset.load(tmp_path / "ready", verify=True).features["image"]
+    assert image.present.tolist() == [True] * 7 + [False]
+    assert image.values[0] @ image.values[1] > image.values[0] @ image.values[6]
+
+
+def test_addresses_are_no_pictures_until_a_folder_has_them(lirdrec, tmp_path):
+    shop(tmp_path, [f"https://shop.example/{at}.jpg" for at in range(8)])
+    prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
+    assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed"], prepared.stderr
+    made = lirdrec("features", "ready")
+    assert made.exit_code == 0, made.stderr
+    assert list(Dataset.load(tmp_path / "ready").features) == ["text"]
+    photographs(tmp_path / "photos", [f"{at}.png" for at in range(6)])
+    made = lirdrec("features", "ready", "--image", "descriptor", "--images", "photos")
+    assert made.exit_code == 0, made.stderr
+    data = Dataset.load(tmp_path / "ready", verify=True)
+    assert data.item_table["image"].to_list() == [*(f"{at}.png" for at in range(6)), None, None]
+    assert data.features["image"].present.sum() == 6 and data.info["images"] == str(tmp_path / "photos")
+
+
+def test_paths_that_lead_nowhere_are_left_out_until_their_folder_is_named(lirdrec, tmp_path):
+    names = [f"{at}.png" for at in range(8)]
+    shop(tmp_path, names)
+    photographs(tmp_path / "elsewhere", names)
+    prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
+    assert_mentions(prepared.stderr, ["'image'", "--images"])
+    assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed"]
+    made = lirdrec("features", "ready")
+    assert made.exit_code == 0
+    assert_mentions(made.stderr, ["'image'", "--images"])
+    made = lirdrec("features", "ready", "--images", "elsewhere")
+    assert made.exit_code == 0, made.stderr
+    assert Dataset.load(tmp_path / "ready").features["image"].present.all()
+
+
+def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_path):
+    shop(tmp_path, [None] * 8)
+    photographs(tmp_path / "photos", [f"{at}.png" for at in range(5)])
+    lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
+    before = files(tmp_path / "ready")
+    for wrong in (["--image", "nothere"], ["--image", "descriptor"]):  # the second covers five of eight items
+        result = lirdrec("features", "ready", *wrong, "--images", "photos")
+        assert result.exit_code == 2, result.stdout
+        after = files(tmp_path / "ready")
+        assert {name: one for name, one in after.items() if not name.startswith("work")} == before
+    made = lirdrec("features", "ready")
+    assert made.exit_code == 0 and list(Dataset.load(tmp_path / "ready").features) == ["text"], made.stderr
+    made = lirdrec("features", "ready", "--images", "photos")
+    assert made.exit_code == 0, made.stderr
+    data = Dataset.load(tmp_path / "ready", verify=True)
+    assert data.item_table["image"].to_list() == [*(f"{at}.png" for at in range(5)), *[None] * 3]
+    assert data.features["image"].present.tolist() == [True] * 5 + [False] * 3
+    # from now on it knows them
+    assert data.info["images"] == str(tmp_path / "photos") and not (tmp_path / "ready" / "work").exists()
+    again = json.loads(lirdrec("features", "ready", "--image", "descriptor", "--json").stdout)
+    assert (again[0]["encoded"], again[0]["copied"]) == (0, 5)
+    dropped = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "fewer")
+    dropped = lirdrec("features", "fewer", "--image", "descriptor", "--images", "photos", "--drop-featureless-items")
+    assert dropped.exit_code == 0, dropped.stderr
+    assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{at}.png" for at in range(5)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pipes and devices in folders")
+def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
+    """Pipes, devices and circular links among them: nothing waits, and each that is no picture is named."""
+    cases = broken_pictures.make(tmp_path / "odd")
+    shop(tmp_path, [*(case.name for case in cases), "never.jpg"])
+    call = ["prepare", "sales.csv", "--items", "catalog/items.csv", "--images", "odd", "-o", "ready"]
+    prepared = lirdrec(*call)
+    assert prepared.exit_code == 0, prepared.stderr
+    made = lirdrec("features", "ready", "--image", "descriptor", "--text", "hashed")
+    assert made.exit_code == 0, made.stderr
+    data = Dataset.load(tmp_path / "ready", verify=True)
+    assert data.features["image"].present.tolist() == [not case.refused for case in cases] + [False]
+    reported = pl.read_csv(tmp_path / "ready" / "features" / "image.problems.csv")
+    refused = {case.name: case.refused for case in cases if case.refused} | {"never.jpg": "there is no such file"}
+    assert reported["source"].to_list() == list(refused)
+    for name, sentence in reported.select("source", "problem").rows():
+        assert refused[name] in sentence
+    # whoever looks at them later does not wait either
+    looked = lirdrec("inspect", "ready", "--modality", "text", "--html", "page.html")
+    assert looked.exit_code == 0, looked.stderr
+    assert (
+        make_plan(ImageSource(tmp_path / "ready"), read_columns(ItemRows(tmp_path / "ready")), {}, False).missing == 0
+    )

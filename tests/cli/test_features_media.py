@@ -20,7 +20,7 @@ from lirdrec.server.store import NewItem
 
 from ..features.broken_pictures import encoded
 from ..features.media_files import BLUE, RED, tone, video, wav
-from ..features.media_models import clip
+from ..features.tiny_models import clip
 from ..helpers import assert_refused
 
 pytest.importorskip("av")

@@ -14,8 +14,7 @@ import pytest
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.schema import SPLITS
 
-from ..helpers import assert_mentions, assert_refused
-from .conftest import files
+from ..helpers import assert_mentions, assert_refused, files
 
 RATINGS = "userId,movieId,rating\n" + "".join(
     f"{user},{film},{5 if (user + film) % 7 else 2}\n" for user in range(1, 13) for film in range(100, 112)

@@ -17,8 +17,7 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 
-from ..helpers import PATIENCE, assert_mentions, assert_refused
-from .conftest import files
+from ..helpers import PATIENCE, assert_mentions, assert_refused, files
 
 
 def test_recommend_prints_titles(lirdrec, run):

@@ -18,8 +18,7 @@ from lirdrec.files.locks import lock_file
 from lirdrec.recommender.new_item_encoder import LaunchStep
 from lirdrec.recommender.recommender import Recommender
 
-from ..helpers import assert_mentions, assert_refused
-from .conftest import files
+from ..helpers import assert_mentions, assert_refused, files
 
 QUICK = ["--set", "epochs=2", "--set", "embedding_size=8"]
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lirdrec.data import Dataset
-from lirdrec.data.readers import amazon_images
-from lirdrec.data.readers.amazon import read_amazon
-from lirdrec.data.readers.amazon_images import read_image_features
+from lirdrec.data.readers import amazon
+from lirdrec.data.readers.amazon import read_amazon, read_image_features
 from lirdrec.errors import DataError
 
 from ..helpers import assert_error, assert_mentions
@@ -39,7 +38,7 @@ def test_planted_vectors_come_back(tmp_path_factory, packed, order, wanted, step
     path.write_bytes(gzip.compress(records(order), 1) if packed else records(order))
     items = pl.Series([NAMES[n] for n in wanted])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amazon_images, "BLOCK_RECORDS", step)
+        patch.setattr(amazon, "BLOCK_RECORDS", step)
         if not set(order) & set(wanted):
             with assert_error(DataError, mentions=[path, f"{len(wanted)} item"]):
                 read_image_features(path, items)
@@ -74,7 +73,7 @@ DAMAGED = {
     ("name", "packed"), [(name, packed) for name in DAMAGED for packed in {False, name != "empty"}]
 )
 def test_damage_is_named_with_its_byte(tmp_path, monkeypatch, name, packed):
-    monkeypatch.setattr(amazon_images, "BLOCK_RECORDS", 2)
+    monkeypatch.setattr(amazon, "BLOCK_RECORDS", 2)
     content, facts = DAMAGED[name]
     path = tmp_path / "f.b"
     path.write_bytes(gzip.compress(content, 1) if packed else content)

@@ -266,7 +266,7 @@ def workbook(path, *names):
 
 @pytest.mark.parametrize("name", ["plays.xlsx", "plays.csv"])
 def test_spreadsheets_without_the_extra(tmp_path, name, monkeypatch):
-    monkeypatch.setattr("lirdrec.data.binary_tables.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("lirdrec.data.tables.importlib.util.find_spec", lambda name: None)
     path = workbook(tmp_path / name, "[Content_Types].xml", "xl/workbook.xml")
     with assert_error(DataError, mentions=[path, "lirdrec[excel]"]):
         read_raw(path)

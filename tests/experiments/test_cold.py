@@ -20,7 +20,7 @@ from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.experiments.vault import Preregistration
 
 from ..helpers import assert_error
-from .helpers import assert_facts, between, emphasized
+from .conftest import assert_facts, between, emphasized
 
 TRAINING = {"epochs": 8, "batch_size": 256, "learning_rate": 5e-3}
 

@@ -11,13 +11,14 @@ import polars as pl
 import pytest
 
 from lirdrec.experiments.config import ExperimentConfig
+from lirdrec.experiments.lists import planned
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies.compare import make_report
 from lirdrec.experiments.studies.literature import SOURCES, SPLITS, published
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Measure, Report, Table
 
-from .helpers import assert_facts
+from .conftest import assert_facts
 
 N = 1500
 SHIFT = {"lirdrec": 0.0, "freedom": -0.01, "bm3": 0.0, "vbpr": +0.02}  # against LIRDRec, in every user's recall
@@ -294,3 +295,13 @@ def test_trainings_that_the_limit_of_epochs_cut_off_are_remarked_on(folder):
     said = re.split(r"\*\*", remark)[1]
     assert all(said in html.unescape((folder / "page" / name).read_text()) for name in ("report.md", "report.html"))
     assert whole.where(status="failed").remarks() == []
+
+
+def test_planned_lists_share_the_evaluation(tmp_path):
+    (tmp_path / "als.csv").write_text("user,item,rank\n1,2,1\n")
+    files = {"als": str(tmp_path / "als.csv")}
+    chosen = {"metrics": ["mrr"], "cutoffs": [5], "test_history": "train"}
+    (trial,) = planned(["data"], files, tmp_path, chosen)
+    assert trial.extra["evaluation"] == chosen
+    (plain,) = planned(["data"], files, tmp_path)
+    assert "evaluation" not in plain.extra

@@ -18,7 +18,7 @@ from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error
-from .helpers import assert_facts
+from .conftest import assert_facts
 
 # MF that hardly moves from its random start, beside item-kNN, which needs no training
 SMALL = {"models": ("mf", "item_knn"), "training": {"epochs": 1, "learning_rate": 1e-9}, "model_options": {}}

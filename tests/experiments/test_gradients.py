@@ -21,7 +21,7 @@ from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import TripleSampler
 
 from ..helpers import assert_error
-from .helpers import assert_facts
+from .conftest import assert_facts
 
 
 def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, answer):

@@ -27,7 +27,7 @@ from lirdrec.experiments.trial import TrialSpec, TrialStore
 from lirdrec.training.loop import Callback
 
 from ..helpers import assert_error, assert_mentions
-from .helpers import assert_facts, compute_cells_here
+from .conftest import assert_facts, compute_cells_here
 
 PATIENCE = 600.0  # seconds until a process that makes no progress is given up
 

@@ -27,7 +27,7 @@ from lirdrec.experiments.tuning import base_cell, suggest
 from lirdrec.experiments.vault import SEALED, Preregistration, Vault, declaration_name, seal
 
 from ..helpers import assert_error
-from .helpers import assert_facts
+from .conftest import assert_facts
 
 
 def trials(context, results):

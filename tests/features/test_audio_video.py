@@ -25,8 +25,7 @@ from lirdrec.features.registry import EncoderSpec
 from ..helpers import assert_error
 from .broken_pictures import encoded
 from .media_files import BLUE, GREEN, RED, broken, tone, video, wav
-from .media_models import AUDIO, clip, save_audio
-from .tiny_models import llava
+from .tiny_models import AUDIO, clip, llava, save_audio
 
 t: Any = pytest.importorskip("transformers")
 pytest.importorskip("sentence_transformers")

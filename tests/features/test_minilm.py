@@ -11,7 +11,7 @@ import pytest
 from lirdrec.features.encoder import encode_rows
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 
-from .language_models import TEXTS, cosine, library
+from .tiny_models import TEXTS, cosine, library
 
 pytest.importorskip("sentence_transformers", reason='sentence-transformers is missing: pip install "lirdrec[encoders]"')
 

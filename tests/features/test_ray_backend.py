@@ -28,7 +28,7 @@ from lirdrec.features.sources import Item, TextSource, text_item
 from lirdrec.files.progress_bars import no_progress
 from lirdrec.ray_cluster import Share, share_out
 
-from ..helpers import assert_error
+from ..helpers import assert_error, files
 from ..ray_nodes import patient_ray
 from . import killed_features
 from .killed_features import Counting, Fitted
@@ -79,10 +79,6 @@ def prepared(tmp_path_factory) -> Path:
     table = pl.DataFrame({"item": range(N), "title": titles, "brand": [f"maker {at}" for at in range(N)]})
     pairs = pl.DataFrame({"user": [at % 10 for at in range(N)], "item": table["item"]})
     return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path_factory.mktemp("ray") / "prepared")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def tasks(*texts: list[str]) -> list[Task]:
@@ -143,7 +139,7 @@ def test_two_workers_write_the_bytes_of_one_process(loop, prepared, tmp_path):
     make_features(alone, jobs(alone), progress=False)
     spread = shutil.copytree(prepared, tmp_path / "spread")
     text, brand = make_features(spread, jobs(spread), progress=False, loop=loop)
-    assert content(spread) == content(alone)
+    assert files(spread) == files(alone)
     assert (text.encoded, text.missing, text.n_problems) == (135, 14, 6) and brand.encoded == N
     assert (spread / "features" / "brand.encoder.safetensors").is_file()
 

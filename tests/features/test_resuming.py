@@ -25,7 +25,7 @@ from lirdrec.features.job import FeatureJobRunner
 from lirdrec.features.pipeline import FeatureJob, features_lock, make_features
 from lirdrec.features.sources import ImageSource, TextSource
 
-from ..helpers import assert_error
+from ..helpers import assert_error, files
 from .killed_features import SHARD_ROWS, Counting, Fitted, jobs
 
 SCRIPT = Path(__file__).with_name("killed_features.py")
@@ -65,10 +65,6 @@ def folder(prepared, tmp_path) -> Path:
     return shutil.copytree(prepared, tmp_path / "data")
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def titles(folder: Path, encoder: Counting, name: str = "text") -> list[FeatureJob]:
     return [
         FeatureJob(name, encoder, TextSource(folder, column="title")),
@@ -90,7 +86,7 @@ def test_killed_at_random_moments(folder, whole, tmp_path):
         assert start(rng.randint(1, 55)) == -signal.SIGKILL
         assert Dataset.load(folder, verify=True).features == {}  # what is there is whole
     assert start(-1) == 0
-    assert content(folder) == content(whole)
+    assert files(folder) == files(whole)
     once = Counter((whole.parent / "whole.log").read_text().splitlines())
     calls = Counter(log.read_text().splitlines())
     assert set(once.values()) == {1}
@@ -194,7 +190,7 @@ def test_memory_that_runs_out_halves_the_batch_and_stays_halved(folder, tmp_path
     resumed = Counting(memory=2)
     make_features(other, titles(other, resumed), progress=False)
     assert max(resumed.batches) == 2
-    assert content(folder) == content(other)
+    assert files(folder) == files(other)
 
 
 def test_two_runs_at_once_are_refused(folder):
@@ -216,13 +212,13 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, whole, monkeypatc
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = content(folder)
+    before = files(folder)
     first = Counting()
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
         with assert_error(RunFolderError, mentions=[folder / "work/features/text"]):
             make_features(folder, titles(folder, first), progress=False)
-    assert {name: file for name, file in content(folder).items() if not name.startswith("work")} == before
+    assert {name: file for name, file in files(folder).items() if not name.startswith("work")} == before
     second = Counting()
     make_features(folder, titles(folder, second), progress=False)
     if where != "pathlib.Path.write_bytes":  # all shards were there already
@@ -338,10 +334,10 @@ class BrokenFitted(Fitted):
 
 @pytest.mark.parametrize("kind", [Broken, BrokenFitted])
 def test_a_call_of_which_nothing_came_leaves_nothing_that_refuses_the_next(folder, kind):
-    before = content(folder)
+    before = files(folder)
     with assert_error(TrainingError, mentions=["no server answers"]):
         make_features(folder, [FeatureJob("text", kind(model="x"), TextSource(folder, column="brand"))], progress=False)
-    assert content(folder) == before
+    assert files(folder) == before
     other = FeatureJob("text", Fitted(), TextSource(folder, "{brand} {item}"))
     assert make_features(folder, [other], progress=False)[0].present == N
 
@@ -365,7 +361,7 @@ def test_a_plan_that_was_killed_before_its_first_shard_is_forgotten(folder, kind
 
 
 def test_a_folder_that_is_no_dataset_is_refused_before_anything_is_written(folder, tmp_path):
-    before = content(folder)
+    before = files(folder)
     with assert_error(RunFolderError, mentions=[tmp_path / "nope"]):
         make_features(folder, titles(folder, Counting()), reuse=tmp_path / "nope", progress=False)
-    assert content(folder) == before
+    assert files(folder) == before

@@ -16,14 +16,14 @@ import pytest
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Prepared, encode_rows
-from lirdrec.features.encoders import sentence_encoder
+from lirdrec.features.encoders import model_loading
 from lirdrec.features.encoders.model_loading import load
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 from lirdrec.features.pipeline import make_features
 from lirdrec.features.registry import parse_jobs
 
 from ..helpers import assert_error
-from .language_models import TEXTS, alone, bert, cosine, library, mistral, modules, tokenizer
+from .tiny_models import TEXTS, alone, bert, cosine, library, mistral, modules, word_tokenizer
 
 pytest.importorskip("sentence_transformers", reason='sentence-transformers is missing: pip install "lirdrec[encoders]"')
 
@@ -44,7 +44,7 @@ def test_one_model_for_two_matrices_is_loaded_once_and_leaves_before_the_next(tm
             loaded.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(sentence_encoder, "load", counted)
+    monkeypatch.setattr(model_loading, "load", counted)
     wanted = [("text", f"text={model}"), ("caption", f"image={model}"), ("text", f"more={other}")]
     jobs = parse_jobs(data, wanted, options={"device": "cpu"})
     make_features(data, jobs, progress=False)
@@ -68,7 +68,7 @@ def test_bert_with_the_pooling_of_its_configuration(tmp_path, pooling):
     assert np.abs(vectors - library(folder, TEXTS)).max() < 1e-5
     assert np.abs(vectors - alone(encoder, TEXTS)).max() < 1e-5
     # by hand, from the bare model
-    model, tokens = BertModel.from_pretrained(folder).eval(), tokenizer("bert")(TEXTS[:1], return_tensors="pt")
+    model, tokens = BertModel.from_pretrained(folder).eval(), word_tokenizer("bert")(TEXTS[:1], return_tensors="pt")
     states = model(**tokens).last_hidden_state[0].detach().numpy()
     assert np.abs(vectors[0] - (states[0] if pooling == "cls" else states.mean(axis=0))).max() < 1e-5
 
@@ -101,7 +101,7 @@ def test_a_dense_layer_behind_the_pooling_and_first_columns_only(tmp_path):
 def test_a_decoder_gives_its_last_token_whatever_the_padding_and_the_neighbors(tmp_path, side):
     from transformers import MistralModel
 
-    folder = mistral(tmp_path, side)
+    folder = mistral(tmp_path, padding_side=side)
     encoder = SentenceEncoder(folder)
     assert encoder.identity["pooling"] == "last"
     vectors = encode_rows(encoder, TEXTS, 6).vectors
@@ -109,7 +109,7 @@ def test_a_decoder_gives_its_last_token_whatever_the_padding_and_the_neighbors(t
     assert np.abs(vectors - library(folder, TEXTS)).max() < 1e-4
     model = MistralModel.from_pretrained(folder).eval()
     for text, vector in zip(TEXTS, vectors, strict=True):
-        tokens = tokenizer("mistral")(text, return_tensors="pt", return_token_type_ids=False)
+        tokens = word_tokenizer("mistral")(text, return_tensors="pt", return_token_type_ids=False)
         assert tokens["input_ids"][0, -1] == 3  # the end, as e5-mistral has it
         assert np.abs(model(**tokens).last_hidden_state[0, -1].detach().numpy() - vector).max() < 1e-5
 
@@ -121,7 +121,7 @@ def test_learned_positions_do_not_move_with_padding_on_the_left(tmp_path):
     torch.manual_seed(3)
     config = GPT2Config(vocab_size=40, n_embd=24, n_layer=2, n_head=3, n_positions=64, initializer_range=0.5)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    tokenizer("mistral", "left").save_pretrained(tmp_path)
+    word_tokenizer("mistral", "left").save_pretrained(tmp_path)
     encoder = SentenceEncoder(tmp_path)
     assert np.abs(encode_rows(encoder, TEXTS, 6).vectors - alone(encoder, TEXTS)).max() < 1e-5
 
@@ -129,7 +129,7 @@ def test_learned_positions_do_not_move_with_padding_on_the_left(tmp_path):
 def test_an_instruction_as_e5_mistral_takes_it(tmp_path):
     instruction = "Instruct: find boots\nQuery: "
     folder = modules(
-        mistral(tmp_path, "left"),
+        mistral(tmp_path, padding_side="left"),
         "Transformer",
         "Pooling",
         "Normalize",
@@ -166,7 +166,7 @@ def test_a_model_without_a_transformer_is_left_to_the_library(tmp_path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    built = SentenceTransformer(modules=[StaticEmbedding(tokenizer("bert"), embedding_dim=8)], device="cpu")
+    built = SentenceTransformer(modules=[StaticEmbedding(word_tokenizer("bert"), embedding_dim=8)], device="cpu")
     built.save(str(tmp_path))
     encoder = SentenceEncoder(tmp_path)
     assert encoder.identity["pooling"] is None
@@ -179,7 +179,7 @@ def test_texts_without_tokens_and_vectors_that_are_not_finite_are_problems(tmp_p
     import torch
 
     folder = mistral(tmp_path)
-    fast = tokenizer("mistral")
+    fast = word_tokenizer("mistral")
     fast.backend_tokenizer.post_processor = None
     fast.save_pretrained(folder)
     rows = encode_rows(SentenceEncoder(folder), ["tent", " ", "red boots"], 3)
@@ -274,7 +274,7 @@ def test_positions_that_a_model_does_not_have(tmp_path):
         pad_token_id=1,
     )
     RobertaModel(config).save_pretrained(tmp_path)
-    fast = tokenizer("bert")
+    fast = word_tokenizer("bert")
     fast.model_max_length = int(1e30)
     fast.pad_token = "[UNK]"
     fast.save_pretrained(tmp_path)
@@ -317,7 +317,7 @@ def test_the_limit_of_a_model_of_pictures_and_texts_is_that_of_texts(tmp_path):
     CLIPModel(
         CLIPConfig(text_config=words, vision_config={**small, "image_size": 16, "patch_size": 4}, projection_dim=8)
     ).save_pretrained(tmp_path)
-    fast = tokenizer("bert")
+    fast = word_tokenizer("bert")
     fast.model_max_length = int(1e30)
     fast.save_pretrained(tmp_path)
     CLIPImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
@@ -364,7 +364,6 @@ def test_a_device_that_is_not_here(tmp_path):
 def test_a_model_that_does_not_fit_into_one_gpu_is_split(tmp_path, monkeypatch):
     import torch
 
-    from lirdrec.features.encoders import sentence_encoder
     from lirdrec.features.encoders.model_loading import SPLIT, choose_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -376,7 +375,7 @@ def test_a_model_that_does_not_fit_into_one_gpu_is_split(tmp_path, monkeypatch):
 
     folder = mistral(tmp_path)  # here the only place for the parts is the CPU; the way there is the same
     vectors = encode_rows(SentenceEncoder(folder), TEXTS, 4).vectors
-    monkeypatch.setattr(sentence_encoder, "choose_device", lambda name, weights: SPLIT)
+    monkeypatch.setattr(model_loading, "choose_device", lambda name, weights: SPLIT)
     assert np.abs(encode_rows(SentenceEncoder(folder), TEXTS, 4).vectors - vectors).max() < 1e-6
 
 
@@ -394,12 +393,10 @@ def test_packages_that_are_missing_are_named_with_their_extra(monkeypatch):
 
 
 def test_without_accelerate_the_weights_come_with_the_configuration(tmp_path, monkeypatch):
-    from lirdrec.features.encoders import sentence_encoder
-
     folder = bert(tmp_path)
     usual = SentenceEncoder(folder)
     vectors = encode_rows(usual, TEXTS, 4).vectors
-    monkeypatch.setattr(sentence_encoder, "without_weights_possible", lambda: False)
+    monkeypatch.setattr(model_loading, "without_weights_possible", lambda: False)
     encoder = SentenceEncoder(folder)
     assert encoder.identity == usual.identity
     assert encode_rows(encoder, TEXTS, 4).vectors.tobytes() == vectors.tobytes()

@@ -1,4 +1,4 @@
-"""Matrices and columns that join a prepared folder: at every step it can be loaded, and holds the old or the new."""
+"""Matrices and columns that join a prepared folder, at every step the old or the new; vectors of files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from lirdrec.data import Dataset
+from lirdrec.data.dataset import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.data.transaction import recover
-from lirdrec.errors import DataError, RunFolderError
+from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.features.dataset_writer import KEYS, MASK, PROBLEMS, VALUES, FeatureResult, add_features, set_item_columns
+from lirdrec.features.import_vectors import add_file
+from lirdrec.features.pipeline import make_features
+from lirdrec.features.registry import load_encoder, parse_jobs
 from lirdrec.files.atomic import sha256
 
 from ..helpers import assert_error
@@ -183,3 +186,79 @@ def test_a_folder_that_is_no_dataset(tmp_path):
     with assert_error(RunFolderError, mentions=[tmp_path]):
         set_item_columns(tmp_path, pl.DataFrame({"item": ["i1"], "caption": ["a"]}))
     assert not list(tmp_path.iterdir())
+
+
+IDS = ["B000000001", "B000000002", "B000000003"]
+
+
+@pytest.fixture
+def books(tmp_path):
+    pairs = pl.DataFrame({"user": ["u", "u", "v", "v"], "item": [IDS[0], IDS[1], IDS[1], IDS[2]]})
+    text = (IDS, np.eye(3, dtype=np.float32))
+    Dataset.from_frames(pairs, features={"text": text}, split="none").save(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def records(path, ids, dims=4096):
+    record = np.dtype([("asin", "S10"), ("values", "<f4", (dims,))])
+    rows = np.zeros(len(ids), dtype=record)
+    rows["asin"] = [one.encode() for one in ids]
+    rows["values"] = np.arange(1, len(ids) + 1)[:, None]
+    path.write_bytes(rows.tobytes())
+    return path
+
+
+def test_the_published_binary_joins_by_id_and_leaves_the_others_without(books, tmp_path):
+    made = add_file(books, "image", records(tmp_path / "image_features.b", [IDS[2], "B999999999", IDS[0]]))
+    assert made.present == 2
+    matrix = Dataset.load(books, verify=True).features["image"]
+    assert matrix.present.tolist() == [True, False, True]
+    assert [float(row[0]) for row in matrix.values] == [3.0, 0.0, 1.0]
+    assert Dataset.load(books).features["text"].values.tolist() == np.eye(3).tolist()
+
+
+def test_a_name_that_is_there_is_replaced_only_when_asked(books, tmp_path):
+    np.savez(tmp_path / "text.npz", ids=np.array(IDS), x=np.full((3, 2), 7.0))
+    with assert_error(ConfigError, mentions=[books, "'text'", "--overwrite"]):
+        add_file(books, "text", tmp_path / "text.npz")
+    add_file(books, "text", tmp_path / "text.npz", replace=True)
+    assert Dataset.load(books, verify=True).features["text"].values.tolist() == [[7.0, 7.0]] * 3
+
+
+@pytest.mark.parametrize("name", ["a b", "", "../../evil", "sub/x", "/tmp/x", "x.mask"])
+def test_names_that_no_file_may_have_are_refused(books, tmp_path, name):
+    np.savez(tmp_path / "v.npz", ids=np.array(IDS), x=np.ones((3, 2)))
+    before = sorted(tmp_path.rglob("*"))
+    with assert_error(ConfigError, mentions=[f"'{name}'"]):
+        add_file(books, name, tmp_path / "v.npz")
+    assert sorted(tmp_path.rglob("*")) == before and list(Dataset.load(books, verify=True).features) == ["text"]
+
+
+def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_path):
+    table = pl.DataFrame({"item": range(4), "title": ["red lamp", "red chair", "blue lamp", "blue chair"]})
+    pairs = pl.DataFrame({"user": [0] * 4, "item": range(4)})
+    books = Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "data")
+    make_features(books, parse_jobs(books, [("text", "hashed"), ("text", "other=hashed")]), progress=False)
+    mine = np.arange(8, dtype=np.float32).reshape(4, 2) + 1
+    np.save(tmp_path / "mine.npy", mine)
+    add_file(books, "text", tmp_path / "mine.npy", replace=True)
+    assert list(Dataset.load(books).info["encoders"]) == ["other"]
+    with assert_error(DataError, mentions=[books, "'text'"]):
+        load_encoder(books, "text")
+    # so they are dear again: what a person gave is not overwritten by the encoder that stood there before
+    with assert_error(ConfigError, mentions=[books, "'text'", "--overwrite"]):
+        make_features(books, parse_jobs(books, [("text", "hashed")]), progress=False)
+    assert Dataset.load(books, verify=True).features["text"].values.tolist() == mine.tolist()
+
+
+def test_no_item_is_left_without_any_features(books, tmp_path):
+    np.savez(tmp_path / "text.npz", ids=np.array(IDS[:2]), x=np.ones((2, 2)))
+    with assert_error(DataError, mentions=[tmp_path / "text.npz", "1 of 3", books]):
+        add_file(books, "text", tmp_path / "text.npz", replace=True)
+    assert Dataset.load(books, verify=True).features["text"].dims == 3
+
+
+def test_ids_of_another_catalog(books, tmp_path):
+    np.savez(tmp_path / "text.npz", ids=np.array(["x", "y"]), x=np.ones((2, 2)))
+    with assert_error(DataError, mentions=[tmp_path / "text.npz", books]):
+        add_file(books, "more", tmp_path / "text.npz")

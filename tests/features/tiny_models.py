@@ -1,11 +1,16 @@
-"""Tiny multimodal language models of the real classes, with random weights, in folders like those of the hub."""
+"""Tiny models of the real classes for texts, images and sounds, with random weights, in folders like the hub's."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>"
@@ -136,10 +141,11 @@ def _save(folder: Path, model: Any, processor: Any, words: Any) -> Path:
     return folder
 
 
-def mistral(folder: Path, words: Any) -> Path:
-    """A decoder as e5-mistral is published: causal, its last token's vector."""
+def mistral(folder: Path, words: Any = None, padding_side: str = "right") -> Path:
+    """A decoder as e5-mistral is published: causal, its last token's vector; `words` default to `word_tokenizer`."""
     from transformers import MistralConfig, MistralForCausalLM
 
+    words = words or word_tokenizer("mistral", padding_side)
     torch.manual_seed(2)
     config = MistralConfig(
         vocab_size=max(40, len(words)),
@@ -186,3 +192,164 @@ def teach(folder: Path, prompt: str, pictures: list[Any], answers: list[str]) ->
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
     model.save_pretrained(folder)
+
+
+HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4}
+TOWER = {**HEADS, "hidden_size": 32, "intermediate_size": 40, "image_size": 32, "patch_size": 8}
+
+
+def wav2vec2() -> tuple[Any, Any]:
+    import transformers as t
+
+    layers = {"conv_dim": (16, 16), "conv_stride": (5, 64), "conv_kernel": (10, 64), "num_feat_extract_layers": 2}
+    places = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    config = t.Wav2Vec2Config(**HEADS, hidden_size=32, intermediate_size=40, **layers, **places)
+    return t.Wav2Vec2Model(config), t.Wav2Vec2FeatureExtractor()
+
+
+def whisper() -> tuple[Any, Any]:
+    import transformers as t
+
+    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 40))}
+    sizes |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 32, "vocab_size": 60}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    return t.WhisperForConditionalGeneration(t.WhisperConfig(**sizes, **ids)), t.WhisperFeatureExtractor()
+
+
+def ast() -> tuple[Any, Any]:
+    import transformers as t
+
+    config = t.ASTConfig(**HEADS, hidden_size=32, intermediate_size=40, max_length=128, num_mel_bins=32)
+    return t.ASTModel(config), t.ASTFeatureExtractor(max_length=128, num_mel_bins=32)
+
+
+def clap() -> tuple[Any, Any]:
+    import transformers as t
+
+    text = {**HEADS, "vocab_size": 99, "hidden_size": 32, "intermediate_size": 40}
+    audio = {"patch_embeds_hidden_size": 16, "hidden_size": 32, "depths": [1, 1], "num_attention_heads": [2, 4]}
+    audio |= {"num_hidden_layers": 2, "window_size": 8}
+    config = t.ClapConfig(text_config=text, audio_config=audio, projection_dim=24)
+    return t.ClapModel(config), t.ClapFeatureExtractor(truncation="rand_trunc")
+
+
+def clip(folder: Path, texts: list[str]) -> Path:
+    """A model with one part for texts and one for images."""
+    import transformers as t
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    words = tokenizer(texts, "<image>")
+    ids = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {**HEADS, "hidden_size": 32, "intermediate_size": 40, "vocab_size": len(words)}
+    config = t.CLIPConfig(
+        text_config={**text, "max_position_embeddings": 32, **ids}, vision_config=TOWER, projection_dim=24
+    )
+    torch.manual_seed(5)
+    t.CLIPModel(config).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+    t.CLIPProcessor(images, words).save_pretrained(folder)
+    return folder
+
+
+AUDIO = {"wav2vec2": wav2vec2, "whisper": whisper, "ast": ast, "clap": clap}
+
+
+def save_audio(name: str, folder: Path) -> Path:
+    torch.manual_seed(3)
+    for part in AUDIO[name]():
+        part.save_pretrained(folder)
+    return folder
+
+
+WORDS = ["red", "blue", "boots", "tent", "lamp", "bike", "for", "two", "persons", "with", "and", "a", "the", "in", "of"]
+WORDS += ["steel", "light", "rope"]
+TEXTS = [
+    "red boots",
+    "a tent for two persons with light steel rope in the red bike lamp",
+    "lamp",
+    "bike bike bike",
+    "the steel rope of a blue tent",
+    "blue boots for the bike and a lamp for the tent and the rope",
+]
+
+
+def word_tokenizer(kind: str, padding_side: str = "right"):
+    """A word tokenizer with BERT's special tokens, or with the beginning and end of e5-mistral."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    first, last = ("[CLS]", "[SEP]") if kind == "bert" else ("<s>", "</s>")
+    names = ["[PAD]", "[UNK]", first, last, "Instruct", "Query", ":", "find", *WORDS]
+    vocabulary = {name: at for at, name in enumerate(names)}
+    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])]
+    )
+    special = {"cls_token": first, "sep_token": last} if kind == "bert" else {"bos_token": first, "eos_token": last}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        padding_side=padding_side,
+        model_max_length=64,
+        **special,
+    )
+
+
+def bert(folder: Path, **options) -> Path:
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+        **options,
+    )
+    BertModel(config).save_pretrained(folder)
+    word_tokenizer("bert").save_pretrained(folder)
+    return folder
+
+
+def modules(folder: Path, *names: str, pooling: str = "mean", prompts: dict | None = None, **settings) -> Path:
+    """The configuration of sentence-transformers beside a bare model."""
+    listed = []
+    for at, name in enumerate(names):
+        path = "" if at == 0 else f"{at}_{name}"
+        listed.append({"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"})
+        (folder / path).mkdir(exist_ok=True)
+        if name == "Pooling":
+            hidden = json.loads((folder / "config.json").read_text())["hidden_size"]
+            modes = {
+                f"pooling_mode_{one}": one.startswith(pooling) for one in ("cls_token", "mean_tokens", "lasttoken")
+            }
+            settings_ = {
+                "word_embedding_dimension": hidden,
+                **modes,
+                "include_prompt": settings.get("include_prompt", True),
+            }
+            (folder / path / "config.json").write_text(json.dumps(settings_))
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}))
+    return folder
+
+
+def alone(encoder: SentenceEncoder, texts: list[str]) -> np.ndarray:
+    return np.stack([encode_rows(encoder, [text], 1).vectors[0] for text in texts])
+
+
+def library(folder: Path, texts: list[str], **options) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(texts, **options)
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)

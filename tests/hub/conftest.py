@@ -90,8 +90,3 @@ def trained(shelf, tmp_path_factory) -> Path:
     made = lirdrec.fit(Dataset.load(shelf), training=training, run=folder, device="cpu", progress=False, cache=False)
     made.record_metrics("test", {"recall@5": 0.25, "ndcg@5": 0.125})
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Everything below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

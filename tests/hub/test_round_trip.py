@@ -17,8 +17,8 @@ from lirdrec.errors import RunFolderError
 from lirdrec.hub import dataset_from_hub, from_hub, pull, push, push_to_hub, recommender_from_hub
 from lirdrec.recommender.recommender import Recommender
 
-from ..helpers import assert_error
-from .conftest import contents, use_endpoint
+from ..helpers import assert_error, files
+from .conftest import use_endpoint
 from .hub import OWNER
 
 
@@ -54,7 +54,7 @@ def test_a_run_without_its_features_still_recommends(hub, login, trained, shelf,
 def test_a_dataset_comes_back_byte_for_byte(hub, login, shelf, tmp_path):
     assert push(shelf, "me/films") == f"{hub.url}/datasets/me/films"
     got = pull("me/films", tmp_path / "got")
-    sent, came = contents(shelf), contents(got)
+    sent, came = files(shelf), files(got)
     assert {name: data for name, data in came.items() if name != "manifest.json"} == {
         name: data for name, data in sent.items() if name != "manifest.json"
     }
@@ -98,14 +98,14 @@ def test_only_the_manifests_files_and_the_card_go_up_in_one_commit(hub, login, t
     (run / "tensorboard" / "events").write_bytes(b"x")
     (run / ".lock").write_text("17")
     (run / "notes.txt").write_text("mine")
-    before = contents(run)
+    before = files(run)
     push(run, "me/films", message="First films", license="cc-by-4.0")
     repo = hub.repos["me/films"]
     listed = json.loads((run / "manifest.json").read_bytes())["files"]
     features = {f"features/{name}{end}" for name in ("text", "image") for end in (".npy", ".mask.npy")}
     assert set(repo.files()) == {*listed, *features, "manifest.json", "README.md", ".gitattributes"}
     assert repo.messages == ["initial commit", "First films"]
-    assert contents(run) == before
+    assert files(run) == before
 
 
 def test_a_second_push_replaces_the_first_and_uploads_only_what_is_new(hub, login, shelf, films, tmp_path):
@@ -138,7 +138,7 @@ def test_a_revision_is_a_branch_of_its_own(hub, login, shelf, trained, tmp_path)
     assert set(first) == {".gitattributes"}
     same_answers(recommender_from_hub("me/films", revision="v2"), Recommender.load(trained))
     commit = repo.branches["main"]
-    assert contents(pull("me/films", tmp_path / "a", revision=commit)) == contents(pull("me/films", tmp_path / "b"))
+    assert files(pull("me/films", tmp_path / "a", revision=commit)) == files(pull("me/films", tmp_path / "b"))
 
 
 def test_what_was_pulled_can_be_pushed_again_without_naming_the_license(hub, login, trained, tmp_path):
@@ -162,7 +162,7 @@ def test_a_second_pull_downloads_nothing_and_none_works_offline(hub, login, shel
     assert hub.asked("GET", "^/get/") == gets
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     before = len(hub.requests)
-    assert contents(pull("me/films", tmp_path / "three")) == contents(tmp_path / "one")
+    assert files(pull("me/films", tmp_path / "three")) == files(tmp_path / "one")
     assert len(hub.requests) == before
 
 

@@ -12,7 +12,7 @@ import torch
 from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.graphs.transitions import transition_graph
+from lirdrec.graphs.item_item import transition_graph
 from lirdrec.models.base import Features
 from lirdrec.models.registry import build, config_type
 from lirdrec.nn.transformer import gap_classes

@@ -26,8 +26,7 @@ from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import validation
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.gradients import sum_gradients
-from lirdrec.training.loop import train
+from lirdrec.training.loop import sum_gradients, train
 from lirdrec.training.sampling import TripleSampler
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 

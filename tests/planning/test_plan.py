@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import lirdrec.parallel.ranks as ranks_module
 from lirdrec.data.synthetic import make_synthetic_dataset
@@ -18,7 +24,7 @@ from lirdrec.planning.hardware import DEVICES, Cluster
 from lirdrec.planning.plan import make_plan, remedies
 from lirdrec.planning.workload import Sizes, workload
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.profiling import LiveTensors, ProductCounter
+from lirdrec.training.profiling import ProductCounter
 from lirdrec.training.sampling import TripleSampler
 
 from ..helpers import assert_error
@@ -102,6 +108,34 @@ def test_graphs_to_the_byte(config):
     if config.model == "lirdrec":
         assert memory["item graph"] == size_of_matrix(model.item_item)
         assert memory["neighbors"] == size_of(model.inputs.neighbors("image", 10).contiguous())
+
+
+class LiveTensors(TorchDispatchMode):
+    """A context manager that follows the tensors made inside; `peak` is the most bytes of them that existed at once.
+
+    Strided tensors only, and not what an operation frees before it returns. Independent of the allocator and of other
+    programs, but slow: for small models.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if _is_strided(one)}
+        for one in tree_leaves(result):
+            if _is_strided(one) and one.untyped_storage()._cdata not in given:
+                storage = one.untyped_storage()
+                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._storages = {key: pair for key, pair in self._storages.items() if not pair[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
+        return result
+
+
+def _is_strided(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))

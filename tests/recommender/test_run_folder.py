@@ -21,17 +21,13 @@ from lirdrec.recommender import run_folder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_files
 
-from ..helpers import assert_error, assert_mentions
+from ..helpers import assert_error, assert_mentions, files
 from .conftest import hand_made
 
 
 @pytest.fixture
 def saved(recommender, tmp_path) -> Path:
     return recommender.save(tmp_path / "run")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_everything_comes_back(recommender, saved):
@@ -50,11 +46,11 @@ def test_the_kind_of_frame_comes_back(tmp_path):
 
 
 def test_nothing_is_pickled_and_the_files_are_listed(saved):
-    files = contents(saved)
-    manifest = json.loads(files.pop("manifest.json"))
+    found = files(saved)
+    manifest = json.loads(found.pop("manifest.json"))
     assert manifest["format"] == "lirdrec-run" and manifest["format_version"] == 1
-    assert sorted(manifest["files"]) == sorted(files)
-    assert sorted(files) == [
+    assert sorted(manifest["files"]) == sorted(found)
+    assert sorted(found) == [
         "config.json",
         "environment.json",
         "interactions.parquet",
@@ -62,7 +58,7 @@ def test_nothing_is_pickled_and_the_files_are_listed(saved):
         "users.parquet",
         "vectors.safetensors",
     ]
-    environment = json.loads(files["environment.json"])
+    environment = json.loads(found["environment.json"])
     assert set(environment) == {"python", "platform", "versions", "git_revision", "seed", "written"}
     assert environment["versions"]["torch"]
 
@@ -104,10 +100,10 @@ def test_slim_leaves_out_what_only_the_model_needs(tmp_path):
 
 
 def test_a_finished_run_is_not_overwritten_by_accident(recommender, saved):
-    before = contents(saved)
+    before = files(saved)
     with assert_error(RunFolderError, mentions=[saved]):
         recommender.save(saved)
-    assert contents(saved) == before
+    assert files(saved) == before
     assert Recommender.load(recommender.save(saved, overwrite=True)).recommend("bob", k=1)["item"].to_list() == [20]
 
 
@@ -207,7 +203,7 @@ def test_big_files_are_verified_on_request(saved, monkeypatch):
 
 
 def test_a_full_disk_leaves_the_old_run_as_it_was(recommender, saved, monkeypatch):
-    before = contents(saved)
+    before = files(saved)
 
     def full(self, path, **options):
         Path(path).write_bytes(b"half")
@@ -216,7 +212,7 @@ def test_a_full_disk_leaves_the_old_run_as_it_was(recommender, saved, monkeypatc
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
     with assert_error(RunFolderError, mentions=[saved, "disk"]):
         recommender.save(saved, overwrite=True)
-    assert contents(saved) == before
+    assert files(saved) == before
 
 
 def test_a_full_disk_leaves_no_new_folder(recommender, tmp_path, monkeypatch):
@@ -298,7 +294,7 @@ def test_overwriting_leaves_nothing_of_the_old_run(recommender, saved):
 
 
 def test_figures_are_kept_with_the_run(recommender, saved):
-    before = contents(saved)
+    before = files(saved)
     recommender.record_metrics("test", {"recall@20": 0.5})
     recommender.record_metrics("valid", {"recall@20": 0.25})
     assert json.loads((saved / "metrics.json").read_text()) == {
@@ -307,7 +303,7 @@ def test_figures_are_kept_with_the_run(recommender, saved):
     }
     loaded = Recommender.load(saved, verify=True)
     assert loaded.info["metrics"]["test"] == {"recall@20": 0.5}
-    after = contents(saved)
+    after = files(saved)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {"config.json", "metrics.json", "manifest.json"}
     moved = Recommender.load(loaded.save(saved.parent / "elsewhere"))

@@ -11,8 +11,7 @@ from starlette.testclient import TestClient
 from lirdrec.recommender.recommender import Recommender
 
 from ..helpers import PATIENCE
-from .runs import trained
-from .servers import Servers
+from .runs import Servers, trained
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,7 @@ from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store, StoreError
 
 from ..helpers import PATIENCE, assert_error
-from .runs import asked, vectors
-from .servers import Listening
+from .runs import Listening, asked, vectors
 
 
 def figures(client):

@@ -18,8 +18,7 @@ from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.response_models import ProblemBody
 
 from ..helpers import PATIENCE, assert_mentions
-from .runs import KINDS, N_USERS, asked
-from .servers import Servers
+from .runs import KINDS, N_USERS, Servers, asked
 
 
 @pytest.fixture(scope="module")

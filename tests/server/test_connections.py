@@ -22,7 +22,7 @@ from lirdrec.server.http.protocol import GRACE, MAX_HEAD, MAX_PIPELINED, ONE_REA
 from lirdrec.server.metrics import Metrics
 
 from ..helpers import PATIENCE
-from .servers import Listening
+from .runs import Listening
 
 HALF = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 WHOLE = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

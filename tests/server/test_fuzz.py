@@ -15,8 +15,7 @@ from lirdrec.server.state import LiveState
 
 from ..helpers import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault
-from .runs import picture, vectors
-from .servers import Listening
+from .runs import Listening, picture, vectors
 
 N = 2000
 PROBE = {"user": 5, "k": 3, "filter": {"kind": "tent"}, "columns": ["title"]}

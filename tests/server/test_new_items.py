@@ -15,14 +15,13 @@ from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.engine.added_filter import filter_mask
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query, RankingResult
-from lirdrec.server.engine.ranker import Ranker
+from lirdrec.server.engine.ranker import Ranker, filter_mask
+from lirdrec.server.request_models import unix_seconds
 from lirdrec.server.snapshot import PersistentMap
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store
-from lirdrec.server.timestamps import unix_seconds
 
 from ..helpers import assert_error, assert_mentions
 from .runs import asked, growing, new_item, vectors, whole_numbers

@@ -12,7 +12,7 @@ from lirdrec.server.state import LiveState
 from lirdrec.server.store import Event, NewItem, Store
 
 from ..cycles import N_ITEMS, after, places, walker
-from .servers import Servers
+from .runs import Servers
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, RunFolderError, UnknownIdError
-from lirdrec.server.http.errors import Problem
+from lirdrec.server.http.errors import Problem, hide_paths, redact
 from lirdrec.server.http.middleware import JsonFormatter
-from lirdrec.server.http.path_redaction import hide_paths, redact
 from lirdrec.server.store import ConflictError, StoreError
 
-from .runs import trained, vectors
-from .servers import Servers
+from .runs import Servers, trained, vectors
 
 
 @pytest.fixture(scope="module")

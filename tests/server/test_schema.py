@@ -15,8 +15,7 @@ from lirdrec.server.auth import add_key
 from lirdrec.server.response_models import ProblemBody
 
 from ..helpers import PATIENCE
-from .runs import EACH, KINDS, N_USERS, whole_numbers
-from .servers import Listening
+from .runs import EACH, KINDS, N_USERS, Listening, whole_numbers
 
 CHECKS = Path(__file__).with_name("schema_checks.py")
 ITEMS = [100 * kind + number for kind in range(1, len(KINDS) + 1) for number in range(EACH)]  # many: some get removed

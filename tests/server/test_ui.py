@@ -15,8 +15,7 @@ from starlette.testclient import TestClient
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.images import initials, placeholder
 
-from .runs import KINDS, N_USERS, asked, picture, vectors, whole_numbers
-from .servers import Servers
+from .runs import KINDS, N_USERS, Servers, asked, picture, vectors, whole_numbers
 
 HOSTILE = "<script>alert(1)</script>\"'&\x00\u2028"
 

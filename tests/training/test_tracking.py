@@ -15,7 +15,7 @@ from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.models.mf import MF
 from lirdrec.trackers import Tracker, check_tracker, flat, tracker
 
-from ..experiments.helpers import compute_cells_here
+from ..experiments.conftest import compute_cells_here
 from ..helpers import assert_error, assert_refused
 
 QUICK = ["--model", "mf", "--set", "epochs=2", "--set", "embedding_size=8"]
@@ -63,7 +63,7 @@ def recorder(monkeypatch):
     Recorder.runs = []
     monkeypatch.setattr(trackers, "MLflowTracker", Recorder)
     monkeypatch.setattr(trackers, "check_tracker", lambda kind: None)
-    for module in ("cli.train", "cli.features", "experiments.config", "training.tracking"):
+    for module in ("cli.train", "cli.features", "experiments.config", "training.callbacks"):
         monkeypatch.setattr(f"lirdrec.{module}.check_tracker", lambda kind: None)
     return Recorder
 

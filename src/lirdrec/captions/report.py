@@ -25,23 +25,19 @@ SIZE = 360  # pixels of an image's longer side
 MAX_TITLE = 90  # characters of an item's text
 
 
-def write_case_study(
-    folder: str | Path, path: str | Path, images: str | Path | None = None, column: str = IMAGE, seed: int = 0
-) -> Path:
+def write_case_study(folder: str | Path, path: str | Path, images: str | Path | None = None) -> Path:
     """Write the case study as one self-contained HTML page.
 
     Args:
         folder: a prepared dataset with captions.
         path: of the page.
         images: the image folder; by default the one recorded by `lirdrec prepare`.
-        column: of the item table, with the image path of each item.
-        seed: for drawing items.
 
     Raises:
         DataError: there are no captions yet, or the image folder is missing.
         RunFolderError: the page cannot be written.
     """
-    source = ImageSource(folder, column, images)
+    source = ImageSource(folder, IMAGE, images)
     rows = source.rows
     table = read_columns(rows)
     table = table.with_columns(edited(table), captioned(table)).with_row_index("row")
@@ -54,7 +50,7 @@ def write_case_study(
     info: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
     names = list(info["attributes"]) if isinstance(info.get("attributes"), Mapping) else []
     captions = [_parse(text) for text in table[ATTRIBUTES].to_list() if text]
-    sections = _item_sections(table, source, seed)
+    sections = _item_sections(table, source)
     sections.append(Section("Contents of the captions", [_attributes(captions, names)]))
     if info.get("prompt"):
         lead = "All images get the same prompt. Change it with `--attributes FILE`; start from `--show-attributes`."
@@ -72,27 +68,27 @@ def write_case_study(
     return report.write_page(path)
 
 
-def _item_sections(table: pl.DataFrame, source: ImageSource, seed: int) -> list[Section]:
+def _item_sections(table: pl.DataFrame, source: ImageSource) -> list[Section]:
     """Random items with a caption: those without a text first, then some with one for comparison."""
     table = table.filter("captioned")
     without_text, with_text = table.filter(pl.col("text").is_null()), table.filter(pl.col("text").is_not_null())
     sections = []
     if without_text.height:
-        cards = _cards(without_text, SHOWN, source, seed)
+        cards = _cards(without_text, SHOWN, source)
         among = f"{without_text.height:,} that have a caption and no text of their own"
         lead = f"{pluralize(len(cards), 'item')} of the {among}, drawn at random."
         sections.append(Section("Items without any text", [Cards(cards, lead)]))
     if with_text.height:
-        cards = _cards(with_text, COMPARED if sections else SHOWN, source, seed)
+        cards = _cards(with_text, COMPARED if sections else SHOWN, source)
         lead = "The title is the item's own text. The model saw only the image."
         sections.append(Section("Items with a text, for comparison", [Cards(cards, lead)]))
     return sections
 
 
-def _cards(table: pl.DataFrame, n: int, source: ImageSource, seed: int) -> list[Card]:
+def _cards(table: pl.DataFrame, n: int, source: ImageSource) -> list[Card]:
     """Images and captions of up to `n` random items, one attribute per line; edited captions are shown unchanged."""
     cards = []
-    rows = random.Random(seed).sample(range(table.height), min(n, table.height))
+    rows = random.Random(0).sample(range(table.height), min(n, table.height))
     for row in table[sorted(rows)].iter_rows(named=True):
         title = " ".join(str(row["text"] or "").split())
         attributes = {} if row["edited"] else _parse(row[ATTRIBUTES])

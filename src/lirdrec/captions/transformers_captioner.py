@@ -16,7 +16,7 @@ from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError, TrainingError
 from lirdrec.features.encoder import give_memory_back, out_of_memory
-from lirdrec.features.encoders.weights import fingerprint, model_folder
+from lirdrec.features.encoders.model_loading import fingerprint, model_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -22,7 +22,7 @@ from lirdrec.cli.options import (
     integer,
     option,
 )
-from lirdrec.cli.output import print_json, print_line
+from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -132,12 +132,10 @@ def caption(
         _refuse_unused(context, LocalOptions, "is about a local model, and --endpoint uses a server: leave it out")
     if given(files):
         return _files(dataset, work.images, files)
-    from lirdrec.cli.caption_output import show_outcome
-
     outcome = _caption_images(dataset, _captioner(model, attributes, prompt, server, local), attributes, server, work)
     if outcome is None:
         return None
-    return print_json(dataclasses.asdict(outcome)) if json else show_outcome(dataset, outcome)
+    return print_json(dataclasses.asdict(outcome)) if json else _show_outcome(dataset, outcome)
 
 
 def _captioner(
@@ -167,7 +165,6 @@ def _caption_images(
 ) -> Outcome | None:
     """Show the plan, ask, and caption; None if the answer is no."""
     from lirdrec.captions.pipeline import captioning
-    from lirdrec.cli.caption_output import show_survey, work
 
     with captioning(
         dataset,
@@ -179,12 +176,12 @@ def _caption_images(
     ) as job:
         n = len(job.waiting()) if options.limit is None else min(options.limit, len(job.waiting()))
         if n:
-            show_survey(job)
+            _show_survey(job)
             n_probed = _confirm(job, n, attributes, server, options)
             if n_probed is None:
                 return None
             try:
-                work(job, n - n_probed)
+                _show_work(job, n - n_probed)
             except KeyboardInterrupt:
                 print_line("Stopped; finished captions are saved. To continue: the same command", errors=True)
                 raise
@@ -246,3 +243,83 @@ def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
         from lirdrec.captions.report import write_case_study
 
         print_line(f"Report: {write_case_study(dataset, files.report, images)}")
+
+
+def _show_work(job: Captioning, n: int) -> None:
+    """Caption `n` images, with a progress bar, or with lines where the output is not a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from lirdrec.data.ids import pluralize
+    from lirdrec.files.progress_bars import ProgressLines, draws_bars
+
+    draws_bar, problems = draws_bars(), 0
+    lines = ProgressLines("captions", n, unit="images")
+    bar = Progress(
+        TextColumn("captions"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[problems]}", style="yellow"),
+        console=console(errors=True),
+        disable=settings.quiet or not draws_bar,
+    )
+    with bar:
+        task = bar.add_task("captions", total=n, speed="", problems="")
+
+        def advance(answer: Answer) -> None:
+            nonlocal problems
+            problems += answer.problem is not None
+            note = pluralize(problems, "problem") if problems else ""
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, speed=f"{speed:.1f} a second" if speed else "", problems=note)
+            if not settings.quiet and not draws_bar:
+                lines.advance(1, note=note)
+
+        job.work(n, advance)
+
+
+def _show_survey(job: Captioning) -> None:
+    """Print the plan: the number of images to caption, to skip and to keep."""
+    if settings.quiet:
+        return
+    survey = job.survey
+    rows = [
+        ["items", survey.items, ""],
+        ["without an image", survey.missing, ""],
+        ["captioned already", survey.unchanged, "by this model and prompt, from this image"],
+        ["edited by people", survey.edited, "kept"],
+        ["image cannot be read", len(survey.unreadable), ""],
+        ["captioned by an interrupted call", len(survey.wanted) - len(job.waiting()), ""],
+        ["images to caption", len(job.waiting()), f"by {job.captioner.model} on {job.captioner.place}"],
+    ]
+    shown = [[name, f"{n:,}", note] for name, n, note in rows if n]
+    console(errors=True).print(table(None, ["", "number", " "], shown, right=("number",)))
+
+
+def _show_outcome(dataset: Path, outcome: Outcome) -> None:
+    """Print the number of captions and problems, and the next command."""
+    from lirdrec.captions.pipeline import PROBLEMS
+    from lirdrec.data.ids import pluralize
+
+    edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
+    print_line(f"{pluralize(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.")
+    if outcome.tokens_in or outcome.tokens_out:
+        tokens = pluralize(outcome.tokens_in, "input token"), pluralize(outcome.tokens_out, "output token")
+        print_line(f"{', '.join(tokens)}.")
+    if outcome.problems:
+        reasons = f"{dataset / PROBLEMS} has the reasons; the same command tries again."
+        print_line(f"{pluralize(outcome.problems, 'item')} without a caption: {reasons}", "yellow")
+    if outcome.waiting:
+        print_line(f"{pluralize(outcome.waiting, 'image')} left: the same command continues.")
+    if outcome.captions:
+        print_line(f"To inspect them: lirdrec caption {dataset} --report captions.html")

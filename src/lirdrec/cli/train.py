@@ -249,7 +249,7 @@ def tracked(
         yield lambda metrics: None
         return
     from lirdrec.config import to_dict
-    from lirdrec.training.tracking import TrackingCallback
+    from lirdrec.training.callbacks import TrackingCallback
 
     given = {key: value for key, value in arguments.items() if key in ("config", "training", "preset")}
     params = {key: value if isinstance(value, str) else to_dict(value) for key, value in given.items()}

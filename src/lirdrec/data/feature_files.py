@@ -42,20 +42,13 @@ class FeatureFile:
     source: str
 
 
-def read_features(
-    path: str | Path,
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    *,
-    item_column: str | None = None,
-) -> FeatureFile:
+def read_features(path: str | Path, item_column: str | None = None) -> FeatureFile:
     """Read a feature file.
 
     Args:
         path: .npy (rows in the order of the items; memory-mapped), .npz or .safetensors (one matrix, and one list of
             ids unless the rows are in the order of the items), .parquet, .csv or .tsv (a column of ids, and a column of
             vectors or one column for each number of the vectors).
-        id_column, vector_column: names of the arrays or columns, if they cannot be detected.
         item_column: name of the id column in the other tables; preferred among the possible columns.
 
     Raises:
@@ -68,9 +61,9 @@ def read_features(
         return FeatureFile(as_floats(read_npy(path), str(path)), None, str(path))
     if kind in (".npz", ".safetensors"):
         arrays = _read_npz(path) if kind == ".npz" else _read_safetensors(path)
-        return _choose(arrays, path, id_column, vector_column, item_column)
+        return _choose(arrays, path, item_column)
     if (Path(path.stem).suffix.lower() if kind == ".gz" else kind) in TABLES:
-        return vectors_of_frame(read_table(path), id_column, vector_column, item_column=item_column)
+        return vectors_of_frame(read_table(path), item_column=item_column)
     raise DataError(
         f"{path}: features come as .npy, .npz, .safetensors, .parquet, .csv or .tsv, not as"
         f" {kind or 'a file without ending'}"
@@ -96,7 +89,7 @@ def vectors_of_frame(
     frame, where = table.frame, table.source
     vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]
     if vector_column is None and not vectors:
-        return _wide(table, id_column, item_column)
+        return _wide(table, item_column)
     if vector_column is None:
         if len(vectors) != 1:
             raise DataError(f"{where}: {len(vectors)} columns of vectors among {', '.join(frame.columns)}; name one")
@@ -132,19 +125,17 @@ def vectors_of_frame(
     return FeatureFile(as_floats(flat.to_numpy().reshape(len(column), -1), where), ids, where)
 
 
-def _wide(table: Table, id_column: str | None, item_column: str | None) -> FeatureFile:
+def _wide(table: Table, item_column: str | None) -> FeatureFile:
     """Read ids and vectors of a table with an id column and one column per dimension."""
     frame, where = table.frame, table.source
     shown = ", ".join(frame.columns[:8]) + (f" and {frame.width - 8} more" if frame.width > 8 else "")
-    if id_column is None:
-        named = [name for name in (item_column, *ID_NAMES) if name in frame.columns]
-        first = frame.columns[0]
-        counted = {match[1] for name in frame.columns[1:] if (match := COUNTED.match(name))}
-        alone = (match := COUNTED.match(first)) is None or match[1] not in counted
-        if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
-            raise DataError(f"{where}: cannot tell which of {shown} holds the item ids; name that column 'item'")
-        id_column = named[0] if named else first
-    table.require_columns([id_column])
+    named = [name for name in (item_column, *ID_NAMES) if name in frame.columns]
+    first = frame.columns[0]
+    counted = {match[1] for name in frame.columns[1:] if (match := COUNTED.match(name))}
+    alone = (match := COUNTED.match(first)) is None or match[1] not in counted
+    if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
+        raise DataError(f"{where}: cannot tell which of {shown} holds the item ids; name that column 'item'")
+    id_column = named[0] if named else first
     numbers = frame.drop(id_column)
     if not numbers.width:
         raise DataError(f"{where}: has ids in '{id_column}' and no column of numbers")
@@ -169,32 +160,23 @@ def _wide(table: Table, id_column: str | None, item_column: str | None) -> Featu
     return FeatureFile(as_floats(matrix.filter(present).to_numpy(), where), ids.filter(present), where)
 
 
-def _choose(
-    arrays: dict[str, Any], path: Path, id_name: str | None, matrix_name: str | None, item_name: str | None
-) -> FeatureFile:
+def _choose(arrays: dict[str, Any], path: Path, item_name: str | None) -> FeatureFile:
     held = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
-    for name in (id_name, matrix_name):
-        if name is not None and name not in arrays:
-            raise DataError(f"{path}: no array '{name}'; it has {held}")
     known = [name for name in (item_name, *ID_NAMES) if name in arrays]
     for name in known:
         if arrays[name].ndim == 2 and 1 in arrays[name].shape:
             arrays[name] = arrays[name].ravel()
     matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
     lists = [name for name, array in arrays.items() if array.ndim == 1]
-    if matrix_name is None:
-        if len(matrices) != 1:
-            raise DataError(f"{path}: it must hold one matrix of features, and holds {held}; name it")
-        matrix_name = matrices[0]
-    if id_name is None:
-        named = [name for name in known if name in lists] or lists
-        if len(named) > 1 and named is lists:
-            raise DataError(f"{path}: cannot tell which array holds the ids: {held}; name it")
-        id_name = named[0] if named else None
-    values = as_floats(arrays[matrix_name], f"{path}, array '{matrix_name}'")
-    if id_name is None:
+    if len(matrices) != 1:
+        raise DataError(f"{path}: it must hold one matrix of features, and holds {held}; name it")
+    named = [name for name in known if name in lists] or lists
+    if len(named) > 1 and named is lists:
+        raise DataError(f"{path}: cannot tell which array holds the ids: {held}; name it")
+    values = as_floats(arrays[matrices[0]], f"{path}, array '{matrices[0]}'")
+    if not named:
         return FeatureFile(values, None, str(path))
-    ids = read_ids(arrays[id_name], f"{path}, array '{id_name}'", "item")
+    ids = read_ids(arrays[named[0]], f"{path}, array '{named[0]}'", "item")
     if len(ids) != len(values):
         raise DataError(f"{path}: {pluralize(len(ids), 'id')} for {pluralize(len(values), 'row')} of features")
     return FeatureFile(values, ids, str(path))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import io
 import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from lirdrec.available_memory import check_memory
 from lirdrec.config import make_config
-from lirdrec.data.binary_tables import read_columnar, read_spreadsheet
-from lirdrec.data.compression import exists, first_bytes, is_compressed, open_bytes
-from lirdrec.data.delimited import COMMA_NUMBER, NUMBER, TextFormat, read_delimited, typed
+from lirdrec.data.compression import exists, first_bytes, is_compressed, open_bytes, read_bytes
+from lirdrec.data.delimited import COMMA_NUMBER, NUMBER, TextFormat, check_names, read_delimited, typed
 from lirdrec.data.file_parts import Part, find_parts, table_suffix
 from lirdrec.data.file_signatures import (
+    ARROW_STREAM,
     EXCEL,
     HEAD_BYTES,
+    ORC,
     PARQUET,
     ZIP,
     check_maybe_table,
@@ -26,11 +30,15 @@ from lirdrec.data.file_signatures import (
     detect_compression,
     detect_table_format,
 )
-from lirdrec.data.ids import pluralize
+from lirdrec.data.frames import first_line
+from lirdrec.data.ids import pluralize, with_article
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.json_tables import is_json, read_json
 from lirdrec.data.table import Table, join_tables
 from lirdrec.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +50,7 @@ NUMBER_SHARE = 0.9  # of the values of a column
 SAMPLE = 1000  # rows that are looked at first
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 def read_table(
@@ -172,3 +181,65 @@ def _is_spreadsheet(path: Path) -> bool:
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
     return any(name.startswith("xl/") for name in names) or {"mimetype", "content.xml"} <= set(names)
+
+
+def read_columnar(path: Path, kind: str) -> pl.DataFrame:
+    """Read a file, possibly compressed, of a format of `detect_table_format`; raises a DataError if it is damaged.
+
+    Uses pyarrow, since polars aborts the process on some damaged files.
+    """
+    import pyarrow
+
+    try:
+        columns = _read_arrow(io.BytesIO(read_bytes(path)) if is_compressed(path) else path, path, kind)
+        check_names(columns.column_names, str(path))
+        columns = columns.rename_columns(columns.column_names).replace_schema_metadata(None)
+        columns.validate(full=True)
+        frame = pl.from_arrow(columns)
+    except DataError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, *POLARS_ERRORS) as error:
+        raise DataError(
+            f"{path}: damaged or not {with_article(kind)} file ({first_line(error)}); write it again"
+        ) from None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _read_arrow(source: Any, path: Path, kind: str) -> pyarrow.Table:
+    import pyarrow.feather
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    if kind == PARQUET:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            check_memory(size, f"{path}: as a table", DataError)
+            return file.read()
+    check_memory(path.stat().st_size, f"{path}: as a table", DataError)
+    if kind == ORC:
+        import pyarrow.orc  # not in all builds
+
+        return pyarrow.orc.ORCFile(source).read()
+    if kind == ARROW_STREAM:
+        with pyarrow.ipc.open_stream(pyarrow.OSFile(str(source)) if isinstance(source, Path) else source) as stream:
+            return stream.read_all()
+    return pyarrow.feather.read_table(source, memory_map=False)
+
+
+def read_spreadsheet(path: Path) -> pl.DataFrame:
+    """Read the first sheet of a spreadsheet; raises a DataError if it is damaged or its reader is not installed."""
+    if importlib.util.find_spec("fastexcel") is None:
+        raise DataError(
+            f"{path}: is a spreadsheet; install its reader (pip install 'lirdrec[excel]'), or save the sheet as CSV"
+            " (UTF-8) and name that"
+        )
+    content = path.read_bytes()
+    check_memory(len(content), f"{path}: as a table", DataError)
+    try:
+        return pl.read_excel(content, infer_schema_length=None, drop_empty_rows=True, drop_empty_cols=True)
+    except Exception as error:  # fastexcel's error types cannot be imported here
+        is_known = isinstance(error, (*POLARS_ERRORS, OSError, ValueError, RuntimeError))
+        if not is_known and not type(error).__module__.startswith(("fastexcel", "_fastexcel")):
+            raise
+        raise DataError(f"{path}: damaged or not a spreadsheet ({first_line(error)}); save it as CSV") from None

@@ -51,7 +51,6 @@ def fetch(
     folder: Path,
     network: Network | None = None,
     advance: Callable[[int], object] = lambda n: None,
-    max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Download a file into a folder of unfinished work; one that is there and correct is not downloaded again.
 
@@ -60,7 +59,6 @@ def fetch(
 
     Args:
         advance: is called with the number of new bytes; a negative number if it begins again.
-        max_bytes: of a file whose size is not known.
 
     Returns:
         The path of the complete file.
@@ -78,7 +76,7 @@ def fetch(
             advance(path.stat().st_size)
             return path
         path.unlink()
-    part = _Part(file, folder, network, advance, file.bytes or max_bytes)
+    part = _Part(file, folder, network, advance, file.bytes or MAX_BYTES)
     advance(part.size)
     while True:
         before = part.size

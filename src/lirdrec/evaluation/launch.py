@@ -42,7 +42,6 @@ def evaluate_launch(
     *,
     k: int = 20,
     quota: Quota | None = None,
-    memory_limit: int = MEMORY_LIMIT,
 ) -> LaunchMetrics:
     """Rank all items for every user with ground truth, new ones included.
 
@@ -54,7 +53,6 @@ def evaluate_launch(
         first_new: row of the first new item; all later rows are new items.
         k: length of the lists.
         quota: places of new items in each list; None: all items compete by their scores.
-        memory_limit: bytes for one block of scores.
 
     >>> from lirdrec.ranking.scorers import VectorScorer
     >>> scorer = VectorScorer(torch.ones(1, 1), torch.tensor([[3.0], [2.0], [1.0]]))
@@ -69,7 +67,7 @@ def evaluate_launch(
     hits: list[Tensor] = []
     places = 0
     new_rows = torch.arange(first_new, scorer.n_items, device=users.device)
-    for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
+    for block in users.split(block_rows(scorer.n_items, 4, MEMORY_LIMIT)):
         scores = scorer.scores(scorer.queries(block))
         owner, items = seen.pairs(block)
         scores[owner, items] = -torch.inf

@@ -109,13 +109,12 @@ def _files(
     return [file_item(root, path, source.media, source.max_bytes) for path in paths], [column]
 
 
-def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -> dict[str, np.ndarray]:
+def encode_texts(folder: str | Path, table: pl.DataFrame) -> dict[str, np.ndarray]:
     """Encode the texts of new items, for `Recommender.add_items`.
 
     Args:
         folder: the prepared dataset, whose manifest records the encoders.
         table: a row per new item, with the columns of the dataset's item table that the texts are made of.
-        device: where the encoders run.
 
     Returns:
         Name → `(n, d)` float32 for each matrix that an encoder made of texts; empty if there is none. A row is zero
@@ -131,7 +130,7 @@ def encode_texts(folder: str | Path, table: pl.DataFrame, device: str = "cpu") -
             continue
         template = recorded_template(entry.get("source", {}))
         template.check(table.columns)
-        arrays, problems = _encoded(folder, name, list(map(text_item, template.render(table))), device)
+        arrays, problems = _encoded(folder, name, list(map(text_item, template.render(table))), "cpu")
         _check_problems(name, problems)
         found[name] = arrays["vectors"]
     return found

@@ -282,10 +282,10 @@ def image_encoder(name: str, **options: Any) -> Encoder:
     return EncoderSpec("image", name, options).encoder()
 
 
-def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None, device: str | None = None) -> Encoder:
+def load_encoder(dataset_folder: str | Path, name: str, device: str | None = None) -> Encoder:
     """The encoder that made the matrix `name` of a prepared dataset, ready for new items.
 
-    `model` is the path of the encoder's model, if it was moved; `device` is where it runs.
+    `device` is where it runs.
 
     Raises:
         DataError: the matrix was not made by `lirdrec features`, or the encoder's fitted state is missing.
@@ -299,7 +299,7 @@ def load_encoder(dataset_folder: str | Path, name: str, model: str | None = None
             f"{folder}: the dataset does not record how the features '{name}' were made; give vectors instead"
         )
     origin = entry["origin"]
-    spec = EncoderSpec(origin["kind"], model or origin["model"], origin["options"])
+    spec = EncoderSpec(origin["kind"], origin["model"], origin["options"])
     if device is not None and "device" in spec.takes:
         spec = EncoderSpec(spec.kind, spec.model, {**spec.options, "device": device})
     encoder = spec.encoder()

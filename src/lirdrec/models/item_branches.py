@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lirdrec.models.base import Features
-from lirdrec.nn.dct import idct
-from lirdrec.nn.functional import normalize
+from lirdrec.nn.functional import idct, normalize
 
 
 def branch_vectors(

@@ -261,7 +261,7 @@ def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) ->
     """The largest number of numbers of a step that exist at once, besides parameters and gradients.
 
     The gradients of a step exist until the next forward pass is over, so the peak of a backward pass replaces them.
-    The factors are the numbers of tables that exist at once, counted with `training.profiling.LiveTensors`.
+    The factors are the numbers of tables that exist at once, counted in tests/planning.
     """
     u, i, d = shape.u, shape.i, shape.columns
     moved = 0 if shape.ranks == 1 else shape.nodes * shape.c  # rows turned into columns, and sent

@@ -52,7 +52,6 @@ def fit_new_item_encoder(
     validation: Histories,
     *,
     seed: int = 0,
-    max_cost: float = MAX_COST,
 ) -> NewItemEncoder:
     """Calibrate the offset of new items by simulated launches; the model does not change.
 
@@ -63,7 +62,6 @@ def fit_new_item_encoder(
         train: training items of each user, which are left out of the lists.
         validation: validation items of each user: the hits.
         seed: of the order in which items are treated as new, and of the users where they are many.
-        max_cost: largest share of the hits on known items that new items may cost.
 
     Returns:
         An encoder; the content vector without an offset where there is nothing to validate.
@@ -82,7 +80,7 @@ def fit_new_item_encoder(
     if ITEM_CONTENT in scorer.memory:
         encoder = replace(encoder, similarity=SIMILARITY, scale=_scale(scorer, trained))
     encoder = replace(encoder, frontier=_frontier(encoder, launches, scorer, train, validation, users))
-    return replace(encoder, offset=encoder.offset_for(max_cost))
+    return replace(encoder, offset=encoder.offset_for(MAX_COST))
 
 
 def _users_with_hits(validation: Histories, trained: Tensor) -> Tensor:

@@ -85,9 +85,9 @@ class Comparison:
     t_p_holm: float
     w_p_holm: float
 
-    def significant(self, alpha: float = ALPHA) -> int:
+    def significant(self) -> int:
         """1: ours is better by both tests; -1: theirs is better; 0: no significant difference."""
-        if self.t_p_holm < alpha and self.w_p_holm < alpha:
+        if self.t_p_holm < ALPHA and self.w_p_holm < ALPHA:
             return 1 if self.test.difference > 0 else -1
         return 0
 
@@ -115,17 +115,13 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
     return PairedTest(n, mean, *map(float, (low, high, t, t_p, ranks.statistic, ranks.pvalue)))
 
 
-def bootstrap_intervals(
-    columns: Mapping[str, np.ndarray], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def bootstrap_intervals(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     """The 95 % percentile bootstrap interval of the mean of each column (Efron, 1979): the users are drawn again.
 
     All columns are of the same users and get the same draws, so the intervals do not depend on the other columns.
 
     Args:
         columns: name → `(n,)` values of the users; NaN where a user has none, which is left out.
-        resamples: number of draws of n users with replacement.
-        seed: of the draws.
 
     >>> low, high = bootstrap_intervals({"recall@20": np.array([0.0, 1.0] * 50)})["recall@20"]
     >>> 0.39 < low < 0.42 and 0.58 < high < 0.61
@@ -137,10 +133,10 @@ def bootstrap_intervals(
     n, known = len(table), ~np.isnan(table)
     if not n:
         return {name: (math.nan, math.nan) for name in columns}
-    filled, rng = np.where(known, table, 0.0), np.random.default_rng(seed)
-    means = np.empty((resamples, len(columns)))
-    for start in range(0, resamples, DRAWN_TOGETHER):
-        drawn = range(start, min(start + DRAWN_TOGETHER, resamples))
+    filled, rng = np.where(known, table, 0.0), np.random.default_rng(0)
+    means = np.empty((RESAMPLES, len(columns)))
+    for start in range(0, RESAMPLES, DRAWN_TOGETHER):
+        drawn = range(start, min(start + DRAWN_TOGETHER, RESAMPLES))
         counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in drawn]).astype(np.float64)
         with np.errstate(invalid="ignore"):  # a draw without any user who has a value
             means[drawn.start : drawn.stop] = (counts @ filled) / (counts @ known)

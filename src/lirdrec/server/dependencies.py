@@ -19,8 +19,7 @@ from lirdrec.server.auth import Keys, RateLimiter
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine.batcher import MicroBatcher
-from lirdrec.server.http.errors import Problem
-from lirdrec.server.http.path_redaction import hide_paths, redact
+from lirdrec.server.http.errors import Problem, hide_paths, redact
 from lirdrec.server.metrics import Metrics
 from lirdrec.server.run_pointer import RunPointer, Stamp
 from lirdrec.server.snapshot import Snapshot

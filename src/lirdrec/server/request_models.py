@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
@@ -21,7 +22,6 @@ from lirdrec.data.ids import LARGEST
 from lirdrec.errors import ConfigError
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.server.http.errors import Problem
-from lirdrec.server.timestamps import LAST
 
 MAX_K = 1000
 MAX_HISTORY = 1000
@@ -37,6 +37,7 @@ MAX_KEY = 200  # characters
 MAX_TEXT = 10_000  # characters of a text to compare with
 
 T = TypeVar("T")
+LAST = 253_402_300_799  # Unix seconds of the end of the year 9999
 
 
 def release_gil(value: T) -> T:
@@ -289,3 +290,30 @@ class SwapRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "second"}]})
 
     run: str = Field(min_length=1, max_length=1000)
+
+
+def unix_seconds(value: object) -> float:
+    """Unix seconds of a time: a text in ISO 8601, UTC unless it says otherwise, or a number of seconds.
+
+    Raises:
+        ValueError: it is neither, or outside of the years 1970 to 9999.
+
+    >>> unix_seconds("1970-01-02T01:00+01:00")
+    86400.0
+    """
+    seconds: float | None = None
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+            seconds = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            seconds = None
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value > LAST:
+            raise ValueError(f"{str(value)[:40]} is after the year 9999; give seconds, not milliseconds")
+        seconds = float(value)
+    if seconds is None or not 0 <= seconds <= LAST:
+        raise ValueError(
+            f"{str(value)[:40]!r} is not a time: give ISO 8601, as 2024-05-31T18:30:00Z, or Unix seconds, from 1970 on"
+        )
+    return seconds

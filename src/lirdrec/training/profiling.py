@@ -20,9 +20,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Model
@@ -176,34 +174,6 @@ class ProductCounter(TorchDispatchMode):
         kind: Literal["dense", "sparse"] = "dense" if a.layout == torch.strided else "sparse"
         entries = rows * inner if kind == "dense" else _entries(a)
         self.products[Product(kind, self.phase, rows, inner, columns, entries)] += times
-
-
-class LiveTensors(TorchDispatchMode):
-    """A context manager that follows the tensors made inside; `peak` is the most bytes of them that existed at once.
-
-    Strided tensors only, and not what an operation frees before it returns. Independent of the allocator and of other
-    programs, but slow: for small models.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if _is_strided(one)}
-        for one in tree_leaves(result):
-            if _is_strided(one) and one.untyped_storage()._cdata not in given:
-                storage = one.untyped_storage()
-                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._storages = {key: pair for key, pair in self._storages.items() if not pair[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
-        return result
-
-
-def _is_strided(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 # index of the first factor among the arguments of each product; higher-level products call these

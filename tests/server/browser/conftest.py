@@ -1,4 +1,4 @@
-"""A real Chromium without a window, and servers of the small shop for it to look at."""
+"""A real Chromium without a window, servers of the small shop for it to look at, and what the page shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ...helpers import PATIENCE
-from ..servers import Listening
+from ..runs import Listening
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -106,3 +106,18 @@ def visit(browser, serve) -> Iterator[Callable[..., Visit]]:
             for url in one.asked
             if not url.startswith((one.address + "/", "blob:" + one.address, "data:", "about:"))
         ] == []
+
+
+def texts(page, selector: str) -> list[str]:
+    return [one.strip() for one in page.locator(selector).all_inner_texts()]
+
+
+def ids(page, within: str = ".found") -> list[int]:
+    return page.locator(f"{within} .card").evaluate_all("all => all.map(one => Number(one.dataset.item))")
+
+
+def wait_for_ids(page, expected: list[int]) -> None:
+    page.wait_for_function(
+        "all => [...document.querySelectorAll('.found .card')].map(c => c.dataset.item).join() === all",
+        arg=",".join(map(str, expected)),
+    )

@@ -16,7 +16,7 @@ from lirdrec.data import Dataset
 from lirdrec.models.item_knn import ItemKNNConfig
 
 from ...helpers import PATIENCE
-from .helpers import ids, texts, wait_for_ids
+from .conftest import ids, texts, wait_for_ids
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>&amp; "tent"'
 HOME = "main .chips"  # people to begin with

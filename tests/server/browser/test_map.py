@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .helpers import texts
+from .conftest import texts
 
 COLORS = """canvas => {
   const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;

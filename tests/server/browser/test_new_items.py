@@ -9,7 +9,7 @@ from lirdrec.recommender.recommender import Recommender
 
 from ...helpers import PATIENCE
 from ..runs import KINDS, picture, vectors
-from .helpers import ids, texts, wait_for_ids
+from .conftest import ids, texts, wait_for_ids
 
 HOME = "main .chips"  # people to begin with
 SEND = "form.add [type=submit]"

@@ -147,7 +147,6 @@ def _differences(rows: Rows) -> list[Any]:
         high="high",
         reference=0.0,
         accent=None,
-        sort=True,
         x_label=f"{main} of {ours} − {main} of the model",
         caption=f"Difference in {main} between {ours} and each model: mean over users with its 95 % confidence "
         "interval. Intervals that cross the line show no difference.",

@@ -1,19 +1,23 @@
-"""Load sentence-transformers and Hugging Face models by name or folder, with one-sentence error messages."""
+"""Load sentence-transformers and Hugging Face models by name or folder; their folders, and hashes of their content."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.config import suggest_name
 from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
-from lirdrec.errors import ConfigError
+from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.encoder import give_memory_back
+from lirdrec.files.atomic import sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 EXTRA = 'pip install "lirdrec[encoders]"'
 PRECISIONS = ("float32", "bfloat16", "float16")
 SPLIT = "split"
+_HASHED = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model")
+_PICKLED = (".bin", ".pt", ".pth")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -67,6 +73,76 @@ def load(model: str, revision: str | None, precision: str, device: str | None) -
             return SentenceTransformer(model, revision=revision, device=device, model_kwargs=options)
     except Exception as error:
         raise ConfigError(_explanation(model, folder, revision, error)) from error
+
+
+class SentenceModel:
+    """A sentence-transformers model that is loaded at its first use.
+
+    Args:
+        model: a folder, or a name on the Hugging Face hub.
+        device: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1". With "auto", a model that does not fit into
+            one GPU is distributed over all of them.
+        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
+        revision: branch, tag or commit of a model on the hub.
+    """
+
+    def __init__(self, model: str | Path, device: str, precision: str, revision: str | None):
+        check_choice("precision", precision, PRECISIONS)
+        self.model, self.device, self.precision, self.revision = str(model), device, precision, revision
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """The entries of `identity` for the model: its name and commit, or the hash of its folder."""
+        folder = Path(self.model).expanduser()
+        if folder.is_dir():
+            return {"model": "folder", "sha256": fingerprint(folder)}
+        return {"model": self.model, "revision": self._commit or self.revision}
+
+    @property
+    def dims(self) -> int:
+        """Columns of the vectors."""
+        dims = self.outline.get_embedding_dimension()
+        if dims is None:
+            raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
+        return dims
+
+    def release(self) -> None:
+        """Free the weights; the configuration stays."""
+        model = self.__dict__.pop("_model", None)
+        if model is not None and self.__dict__.get("outline") is model:
+            del self.__dict__["outline"]
+        del model
+        give_memory_back()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings; another process loads its own model."""
+
+        def is_loaded(name: str) -> bool:
+            return name != "identity" and isinstance(getattr(type(self), name, None), cached_property)
+
+        return {name: value for name, value in vars(self).items() if not is_loaded(name)}
+
+    @cached_property
+    def outline(self) -> SentenceTransformer:
+        """The model without its weights."""
+        return self._load(None, self.revision) if without_weights_possible() else self._model
+
+    @cached_property
+    def _commit(self) -> str | None:
+        """The commit of a hub model; loading the outline stores it in the cache."""
+        _ = self.outline
+        return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        weights, revision = 0, self.revision
+        if without_weights_possible():
+            weights = sum(parameter.nbytes for parameter in self.outline.parameters())
+            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
+        return self._load(choose_device(self.device, weights), revision)
+
+    def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
+        return load(self.model, revision, self.precision, device).eval()
 
 
 def is_sentence_transformer(model: str, revision: str | None = None) -> bool:
@@ -163,3 +239,46 @@ def _explanation(model: str, folder: Path, revision: str | None, error: Exceptio
             " check the name and the connection"
         )
     return f"'{model}' cannot be loaded as an encoder of texts ({first_line(error)})"
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the weights, configurations and vocabularies of a model's folder, subfolders included.
+
+    The path of the folder and its other files (a card, images, exports to other formats) do not count, nor do pickled
+    weights beside safetensors.
+
+    Raises:
+        DataError: the folder has no such file, or one cannot be read.
+    """
+    try:
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix in _HASHED and path.is_file()]
+        safe = any(path.suffix == ".safetensors" for path in files)
+        total = hashlib.sha256()
+        for path in files:
+            name = path.relative_to(folder).as_posix()
+            if not (safe and path.suffix in _PICKLED) and not name.startswith((".", "onnx/", "openvino/")):
+                total.update(f"{sha256(path)} {name}\n".encode())
+    except OSError as error:
+        raise DataError(f"{folder}: the model cannot be read ({error.strerror or error})") from None
+    if not files:
+        raise DataError(f"{folder}: holds no model (no weights and no configuration)")
+    return total.hexdigest()
+
+
+def model_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a model: `name` if it is one, else its copy in the Hugging Face cache, else None; no download.
+
+    The cached folder has the name of the commit of `revision` (default `main`).
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        return None
+    try:
+        path = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:  # no possible name on the hub
+        return None
+    return Path(path).parent if isinstance(path, str) else None

@@ -5,37 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lirdrec.errors import ConfigError
-from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, TextAndImage, give_memory_back
+from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, TextAndImage
 from lirdrec.features.encoders.frames import FRAMES, check_frames
-from lirdrec.features.encoders.model_loading import (
-    PRECISIONS,
-    check_choice,
-    choose_device,
-    commit_of,
-    load,
-    without_weights_possible,
-)
+from lirdrec.features.encoders.model_loading import SentenceModel
 from lirdrec.features.encoders.sentence_encoder import normalizes
 from lirdrec.features.encoders.sound import SECONDS, SoundEncoder
-from lirdrec.features.encoders.weights import fingerprint
 from lirdrec.features.images import ImageError, open_image
 from lirdrec.features.media import MediaError, read_frames
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
-
-class MultimodalModel:
-    """A sentence-transformers model, loaded at its first use, and the vectors of `SentenceTransformer.encode`.
+class MultimodalModel(SentenceModel):
+    """A model with the vectors of `SentenceTransformer.encode`.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub.
-        device, precision, revision: as of `SentenceEncoder`.
+        model, device, precision, revision: as of `SentenceModel`.
         prompt: put before each text, where the model takes texts; None is the model's default, "" is none.
     """
 
@@ -47,28 +35,14 @@ class MultimodalModel:
         revision: str | None = None,
         prompt: str | None = None,
     ):
-        check_choice("precision", precision, PRECISIONS)
-        self.model, self.device, self.precision, self.revision = str(model), device, precision, revision
+        super().__init__(model, device, precision, revision)
         self.prompt = prompt
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The model's name and commit, or the hash of its folder; prompt, normalization and precision."""
-        folder = Path(self.model).expanduser()
-        if folder.is_dir():
-            origin: dict[str, str | None] = {"model": "folder", "sha256": fingerprint(folder)}
-        else:
-            origin = {"model": self.model, "revision": self._commit or self.revision}
         settings = {"prompt": self.prompt, "normalise": normalizes(self.outline), "precision": self.precision}
-        return {"encoder": "sentence-transformers", **origin, **settings}
-
-    @property
-    def dims(self) -> int:
-        """Columns of the vectors."""
-        dims = self.outline.get_embedding_dimension()
-        if dims is None:
-            raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
-        return dims
+        return {"encoder": "sentence-transformers", **self.origin, **settings}
 
     def supports(self, *kinds: str) -> bool:
         """Whether the model takes inputs of these kinds ("text", "image", "audio", "video"), several as one input."""
@@ -85,39 +59,6 @@ class MultimodalModel:
             convert_to_numpy=True,
         )
         return np.asarray(vectors, dtype=np.float32)[:, : self.dims]
-
-    def release(self) -> None:
-        """Free the weights."""
-        model = self.__dict__.pop("_model", None)
-        if model is not None and self.__dict__.get("outline") is model:
-            del self.__dict__["outline"]
-        del model
-        give_memory_back()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The settings; another process loads its own model."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("outline", "_commit", "_model")}
-
-    @cached_property
-    def outline(self) -> SentenceTransformer:
-        """The model without its weights."""
-        if not without_weights_possible():
-            return self._model
-        return load(self.model, self.revision, self.precision, None)
-
-    @cached_property
-    def _commit(self) -> str | None:
-        """The commit of a hub model; loading the outline stores it in the cache."""
-        _ = self.outline
-        return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
-
-    @cached_property
-    def _model(self) -> SentenceTransformer:
-        weights, revision = 0, self.revision
-        if without_weights_possible():
-            weights = sum(parameter.nbytes for parameter in self.outline.parameters())
-            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
-        return load(self.model, revision, self.precision, choose_device(self.device, weights)).eval()
 
 
 class JointEncoder(Encoder):

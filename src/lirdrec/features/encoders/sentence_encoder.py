@@ -12,16 +12,8 @@ import numpy as np
 
 from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
-from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared, give_memory_back
-from lirdrec.features.encoders.model_loading import (
-    PRECISIONS,
-    check_choice,
-    choose_device,
-    commit_of,
-    load,
-    without_weights_possible,
-)
-from lirdrec.features.encoders.weights import fingerprint
+from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
+from lirdrec.features.encoders.model_loading import SentenceModel, check_choice
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -30,7 +22,7 @@ if TYPE_CHECKING:
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # ours → the library's
 
 
-class SentenceEncoder(Encoder):
+class SentenceEncoder(SentenceModel, Encoder):
     """Encoder by a language model, as its own configuration says unless an argument says otherwise.
 
     The vectors are those of `SentenceTransformer.encode`, but a shard is tokenized once, batches are formed by the
@@ -44,10 +36,7 @@ class SentenceEncoder(Encoder):
         prompt: put before each text: the name of a prompt in the model's configuration, or the prompt itself, such as
             "passage: " or "Instruct: Find similar products\\nQuery: ". None is the model's default, "" is none.
         max_length: tokens of a text, prompt included; by default the model's own limit.
-        device: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1". With "auto", a model that does not fit into
-            one GPU is distributed over all of them.
-        precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
-        revision: branch, tag or commit of a model on the hub.
+        device, precision, revision: as of `SentenceModel`.
         normalize: whether vectors get length 1; by default as the model's configuration says.
 
     Raises:
@@ -71,37 +60,23 @@ class SentenceEncoder(Encoder):
     ):
         if pooling is not None:
             check_choice("pooling", pooling, POOLINGS)
-        check_choice("precision", precision, PRECISIONS)
+        super().__init__(model, device, precision, revision)
         if max_length is not None and max_length < 1:
             raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
-        self.model, self.pooling, self.prompt, self.max_length = str(model), pooling, prompt, max_length
-        self.device, self.precision, self.revision, self.normalize = device, precision, revision, normalize
+        self.pooling, self.prompt, self.max_length, self.normalize = pooling, prompt, max_length, normalize
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
         """Settings from the model's files, read without the weights; a folder is identified by its hash."""
-        folder = Path(self.model).expanduser()
-        if folder.is_dir():
-            origin: dict[str, str | None] = {"model": "folder", "sha256": fingerprint(folder)}
-        else:
-            origin = {"model": self.model, "revision": self._commit or self.revision}
         return {
             "encoder": "sentence-transformers",
-            **origin,
-            "pooling": pooling_of(self._outline),
+            **self.origin,
+            "pooling": pooling_of(self.outline),
             "prompt": self._prompt,
             "max_length": self._limit,
-            "normalise": normalizes(self._outline),
+            "normalise": normalizes(self.outline),
             "precision": self.precision,
         }
-
-    @property
-    def dims(self) -> int:
-        """Columns of the vectors."""
-        dims = self._outline.get_embedding_dimension()
-        if dims is None:
-            raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
-        return dims
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
         """Token ids of the texts. Texts are tokenized in full first, to know which of them are truncated."""
@@ -147,30 +122,6 @@ class SentenceEncoder(Encoder):
         vectors[list(problems)] = 0
         return Encoded(vectors, problems)
 
-    def release(self) -> None:
-        """Free the weights; the configuration stays."""
-        model = self.__dict__.pop("_model", None)
-        if model is not None and self.__dict__.get("_outline") is model:
-            del self.__dict__["_outline"]
-        del model
-        give_memory_back()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The settings; another process loads its own model."""
-        loaded = ("_outline", "_commit", "_model", "_takes_tokens", "_prompt", "_prompt_tokens", "_limit")
-        return {name: value for name, value in self.__dict__.items() if name not in loaded}
-
-    @cached_property
-    def _outline(self) -> SentenceTransformer:
-        """The model without its weights."""
-        return self._load(None, self.revision) if without_weights_possible() else self._model
-
-    @cached_property
-    def _commit(self) -> str | None:
-        """The commit of a hub model; loading the outline stores it in the cache."""
-        _ = self._outline
-        return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
-
     @cached_property
     def _takes_tokens(self) -> bool:
         """Whether the model takes the plain output of a tokenizer, which we pad ourselves; else the library does it.
@@ -180,7 +131,7 @@ class SentenceEncoder(Encoder):
         from sentence_transformers.sentence_transformer.modules import Transformer
         from transformers import PreTrainedTokenizerBase
 
-        first = self._outline[0]
+        first = self.outline[0]
         return (
             isinstance(first, Transformer)
             and isinstance(first.processor, PreTrainedTokenizerBase)
@@ -192,10 +143,10 @@ class SentenceEncoder(Encoder):
     @cached_property
     def _prompt(self) -> str:
         """The text put before each input."""
-        asked, prompts = self.prompt, self._outline.prompts
+        asked, prompts = self.prompt, self.outline.prompts
         named = {name: prompt for name, prompt in prompts.items() if prompt}
         if asked is None:
-            return named.get(self._outline.default_prompt_name or "", "")
+            return named.get(self.outline.default_prompt_name or "", "")
         if named and asked in prompts:
             return prompts[asked] or ""
         if re.fullmatch(r"[\w-]+", asked):  # a single word, as names are
@@ -205,7 +156,7 @@ class SentenceEncoder(Encoder):
 
     @cached_property
     def _limit(self) -> int | None:
-        limit = limit_of(self._outline, self.max_length)
+        limit = limit_of(self.outline, self.max_length)
         if limit is None or not self._takes_tokens:
             return limit
         if self._prompt and self._prompt_tokens + 1 >= limit:
@@ -222,18 +173,10 @@ class SentenceEncoder(Encoder):
     def _prompt_tokens(self) -> int:
         """Tokens of the prompt with the special ones before it, but not the one behind it."""
         ids = self._tokenize([self._prompt], None)["input_ids"][0]
-        return len(ids) - (len(ids) > 0 and ids[-1] in self._outline.tokenizer.all_special_ids)
-
-    @cached_property
-    def _model(self) -> SentenceTransformer:
-        weights, revision = 0, self.revision
-        if without_weights_possible():
-            weights = sum(parameter.nbytes for parameter in self._outline.parameters())
-            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
-        return self._load(choose_device(self.device, weights), revision)
+        return len(ids) - (len(ids) > 0 and ids[-1] in self.outline.tokenizer.all_special_ids)
 
     def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
-        model = load(self.model, revision, self.precision, device)
+        model = super()._load(device, revision)
         if self.pooling is not None:
             set_pooling(model, self.pooling)
         if self.normalize is not None:
@@ -241,10 +184,10 @@ class SentenceEncoder(Encoder):
         limit = limit_of(model, self.max_length)
         if limit is not None:
             model.max_seq_length = limit
-        return model.eval()
+        return model.eval()  # layers that were added, too
 
     def _tokenize(self, texts: list[str], limit: int | None) -> dict[str, list[list[int]]]:
-        tokens = self._outline.tokenizer(
+        tokens = self.outline.tokenizer(
             texts,
             truncation=limit is not None,
             max_length=limit,
@@ -257,7 +200,7 @@ class SentenceEncoder(Encoder):
         """A batch as tensors `(B, longest)`, padded behind the tokens, with its attention mask."""
         import torch
 
-        tokenizer = self._outline.tokenizer
+        tokenizer = self.outline.tokenizer
         fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         lengths = np.array([len(lists["input_ids"]) for lists in tokens])
         mask = np.arange(lengths.max()) < lengths[:, None]
@@ -266,7 +209,7 @@ class SentenceEncoder(Encoder):
             matrix = np.full(mask.shape, fill[name], dtype=np.int64)
             matrix[mask] = np.concatenate([lists[name] for lists in tokens])
             features[name] = torch.from_numpy(matrix)
-        if self._prompt and not all(module.include_prompt for _, module in _poolings(self._outline)):
+        if self._prompt and not all(module.include_prompt for _, module in _poolings(self.outline)):
             features["prompt_length"] = self._prompt_tokens
         return features
 

@@ -16,8 +16,7 @@ from lirdrec.data.frames import first_line
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, give_memory_back
-from lirdrec.features.encoders.model_loading import EXTRA, PRECISIONS, check_choice, quietly
-from lirdrec.features.encoders.weights import fingerprint, model_folder
+from lirdrec.features.encoders.model_loading import EXTRA, PRECISIONS, check_choice, fingerprint, model_folder, quietly
 from lirdrec.features.images import encode_images
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, summarize
@@ -19,41 +19,30 @@ def bars(
     name: str,
     x: str,
     y: str = "value",
-    series: str | None = None,
     *,
+    series: str,
     panel: str | None = None,
     accent: Any = ACCENT,
-    order: Sequence[Any] = (),
-    x_order: Sequence[Any] = (),
-    x_label: str = "",
     y_label: str | None = None,
-    digits: int = 3,
-    from_zero: bool = True,
-    labels: Callable[[Any], str] = label,
     caption: str = "",
-    alt: str = "",
 ) -> Figure:
     """Grouped bar chart with error bars of ± one sd; values are written above the bars where there is room.
 
     Args:
-        frame, name, panel, accent, order, labels, caption, alt: as in `lines`.
-        x: column of the groups; x_order: their order; digits: decimals of the values above the bars.
-        series: column of the bars in a group; None: one bar per group, colored by `x`.
-        from_zero: start the axis at 0, since bars are compared by length; use False only for signed differences.
+        frame, name, panel, accent, y_label, caption: as in `lines`.
+        x: column of the groups; series: column of the bars in a group.
     """
     data = summarize(frame, [panel, x, series], y)
     with style():
-        groups = names_of(data, x, x_order)
-        names = names_of(data, series, order) if series else groups
+        groups, names = names_of(data, x), names_of(data, series)
         bar_styles = styles(names, accent)
-        panels = Panels(data, panel, labels, columns=2 if len(groups) > 4 else 3)
-        count = len(names) if series else 1
-        width = 0.8 / count
-        written_digits = digits if len(groups) * count <= 12 / len(panels) + 4 else None
+        panels = Panels(data, panel, columns=2 if len(groups) > 4 else 3)
+        width = 0.8 / len(names)
+        are_written = len(groups) * len(names) <= 12 / len(panels) + 4
         for axes, part in panels:
             for index, bar in enumerate(names):
-                rows = part.filter(equals(series or x, bar))
-                shift = (index - (count - 1) / 2) * width * bool(series)
+                rows = part.filter(equals(series, bar))
+                shift = (index - (len(names) - 1) / 2) * width
                 positions = [groups.index(group) + shift for group in rows[x]]
                 axes.bar(
                     positions,
@@ -61,29 +50,29 @@ def bars(
                     width * 0.92,
                     color=bar_styles[bar].color,
                     zorder=3,
-                    label=labels(bar),
+                    label=label(bar),
                 )
-                _draw_spread(axes, positions, rows, written_digits)
-            _name_groups(axes, [labels(group) for group in groups], 60 / min(len(panels), 2))
+                _draw_spread(axes, positions, rows, are_written)
+            _name_groups(axes, [label(group) for group in groups], 60 / min(len(panels), 2))
             axes.margins(y=0.12)
-            if from_zero and min(part[MEAN], default=0) >= 0:
+            if min(part[MEAN], default=0) >= 0:
                 axes.set_ylim(bottom=0)
             else:
                 axes.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
-        panels.name_axes(x, x_label, y, y_label)
-        if series is not None and len(names) > 1:
+        panels.name_axes(x, "", y, y_label)
+        if len(names) > 1:
             panels.legend(len(names))
-    return Figure(name, panels.drawing, data, caption, alt)
+    return Figure(name, panels.drawing, data, caption)
 
 
-def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, digits: int | None) -> None:
-    """Draw error bars of ± one sd, and write the means beyond them; None: no text."""
+def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, are_written: bool) -> None:
+    """Draw error bars of ± one sd, and write the means beyond them where there is room."""
     for position, mean, sd in zip(positions, rows[MEAN].to_list(), rows[SD].to_list(), strict=True):
         if sd:
             axes.plot([position] * 2, [mean - sd, mean + sd], color=INK, linewidth=1, zorder=5, solid_capstyle="butt")
-        if digits is not None:
+        if are_written:
             axes.annotate(
-                f"{mean:.{digits}f}",
+                f"{mean:.3f}",
                 (position, mean + (sd or 0) if mean >= 0 else mean - (sd or 0)),
                 (0, 3 if mean >= 0 else -3),
                 textcoords="offset points",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.reporting.charts.panels import MEAN, SD, Panels, equals, names_of, summarize, write_right
@@ -24,40 +24,35 @@ def lines(
     *,
     panel: str | None = None,
     accent: Any = ACCENT,
-    order: Sequence[Any] = (),
     x_label: str | None = None,
     y_label: str | None = None,
     log_x: bool = False,
     log_y: bool = False,
     points: bool | None = None,
-    share_y: bool = False,
-    labels: Callable[[Any], str] = label,
     caption: str = "",
-    alt: str = "",
 ) -> Figure:
     """Line chart: each line has its name at its right end and a band of ± one sd over the runs.
 
     Args:
         frame: tidy rows; null and NaN values are skipped; name: stem of the figure's files.
         x, y: columns of the axes. A text column x is drawn as equal steps in order of appearance.
-        series, panel: columns with a line, and a panel, for each value; order: order of the series.
+        series, panel: columns with a line, and a panel, for each value.
         accent: the series in the accent color, drawn on top.
         x_label, y_label: default: the columns' names; log_x, log_y: use logarithmic axes.
-        points: mark each value; default: lines with at most 12 values; share_y: the same y-axis in all panels.
-        labels: how to print names; caption, alt: see Figure.
+        points: mark each value; default: lines with at most 12 values; caption: see Figure.
     """
     from matplotlib.ticker import MaxNLocator
 
     data = summarize(frame, [panel, series, x], y)
     with style():
-        names = names_of(data, series, order)
-        panels = Panels(data, panel, labels, share_y=share_y, names_right=len(names) if series else 0)
+        names = names_of(data, series)
+        panels = Panels(data, panel, names_right=len(names) if series else 0)
         line_styles = styles(names, accent)
         for axes, part in panels:
             ends = []
             numeric = part[x].dtype.is_numeric()
             steps = [] if numeric else part[x].unique(maintain_order=True).to_list()
-            for line in names_of(part, series, order):
+            for line in names_of(part, series):
                 rows = part if series is None else part.filter(equals(series, line))
                 rows = rows.sort(x) if numeric else rows
                 positions = rows[x].to_list() if numeric else [steps.index(value) for value in rows[x]]
@@ -68,13 +63,13 @@ def lines(
             axes.set_yscale("log" if log_y else axes.get_yscale())
             axes.set_xscale("log" if log_x else axes.get_xscale())
             if steps:
-                axes.set_xticks(range(len(steps)), [labels(step) for step in steps])
+                axes.set_xticks(range(len(steps)), [label(step) for step in steps])
             elif part[x].dtype.is_integer() and not log_x:
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if series:
-                _end_labels(axes, ends, line_styles, accent, labels, log_y)
+                _end_labels(axes, ends, line_styles, accent, log_y)
         panels.name_axes(x, x_label, y, y_label)
-    return Figure(name, panels.drawing, data, caption, alt)
+    return Figure(name, panels.drawing, data, caption)
 
 
 def _draw_line(
@@ -106,7 +101,6 @@ def _end_labels(
     ends: Sequence[tuple[float, float, Any]],
     line_styles: Mapping[Any, Style],
     accent: Any,
-    labels: Callable[[Any], str],
     log: bool,
 ) -> None:
     """Write the names of lines at their right ends (x, y, name), moved apart where they would overlap."""
@@ -121,7 +115,7 @@ def _end_labels(
     wanted = [math.log10(y) if log and y > 0 else y for _, y, _ in ordered]
     for (_, _, name), height in zip(ordered, spread_apart(wanted, step), strict=True):
         color = line_styles[name].color
-        write_right(axes, 10**height if log else height, labels(name), 5, color, name == accent)
+        write_right(axes, 10**height if log else height, label(name), 5, color, name == accent)
     axes.set_ylim(*((10**low, 10**high) if log else (low, high)))
     left, right = axes.get_xlim()
     axes.set_xlim(left, max((x for x, _, _ in ends), default=right) if axes.get_xscale() == "linear" else right)

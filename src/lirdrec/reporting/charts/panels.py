@@ -7,11 +7,12 @@ their standard deviation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.reporting.figure import WIDTH, empty
+from lirdrec.reporting.formatting import label
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,12 +42,9 @@ def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also:
     )
 
 
-def names_of(data: pl.DataFrame, column: str | None, order: Sequence[Any] = ()) -> list[Any]:
-    """Values of a column: those of `order` first, then in order of appearance."""
-    if column is None:
-        return [None]
-    values = data[column].unique(maintain_order=True).to_list()
-    return sorted(values, key=lambda value: rank_in(value, order))
+def names_of(data: pl.DataFrame, column: str | None) -> list[Any]:
+    """Values of a column in order of appearance."""
+    return [None] if column is None else data[column].unique(maintain_order=True).to_list()
 
 
 def rank_in(name: Any, order: Sequence[Any]) -> int:
@@ -67,8 +65,6 @@ class Panels:
     Args:
         data: the rows of all panels.
         panel: column with a panel for each value; None: one panel.
-        labels: how to print names.
-        share_y: use the same y-axis in all panels.
         names_right: number of names written below each other at the right.
         row_height: height of a row of panels in inches.
         columns: maximum number of panels side by side.
@@ -85,9 +81,7 @@ class Panels:
         self,
         data: pl.DataFrame,
         panel: str | None,
-        labels: Callable[[Any], str],
         *,
-        share_y: bool = False,
         names_right: int = 0,
         row_height: float | None = None,
         columns: int = 3,
@@ -98,14 +92,12 @@ class Panels:
         columns = min(2 if names_right else columns, len(names))
         rows = math.ceil(len(names) / columns)
         height = row_height or max(3.1 if columns == 1 else 2.7, 0.8 + 0.15 * names_right)
-        self.labels = labels
         self.drawing = empty(WIDTH if columns > 1 or not names_left else 5.4, height * rows)
         self.parts: list[tuple[Axes, pl.DataFrame]] = []
         for number, name in enumerate(names, 1):
-            shared = self.parts[0][0] if share_y and self.parts else None
-            axes = self.drawing.add_subplot(rows, columns, number, sharey=shared)
+            axes = self.drawing.add_subplot(rows, columns, number)
             if name is not None:
-                axes.set_title(labels(name))
+                axes.set_title(label(name))
             if grid and not names_left:
                 axes.grid(True, axis="y")
                 axes.spines["left"].set_visible(False)
@@ -126,10 +118,10 @@ class Panels:
             x_label, y_label: the labels; None: the columns' names.
         """
         for axes, _ in self:
-            axes.set_xlabel(self.labels(x) if x_label is None else x_label)
+            axes.set_xlabel(label(x) if x_label is None else x_label)
         if y is None:
             return
-        text = self.labels(y) if y_label is None else y_label
+        text = label(y) if y_label is None else y_label
         for axes in self.left:
             axes.set_ylabel(text)
             if len(text) < 3:  # symbols are not rotated

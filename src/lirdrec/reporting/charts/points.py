@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.reporting.charts.panels import MEAN, RUNS, SD, Panels, names_of, summarize
@@ -35,14 +34,12 @@ def points(
     x_label: str | None = None,
     y_label: str | None = None,
     log_x: bool = False,
-    labels: Callable[[Any], str] = label,
     caption: str = "",
-    alt: str = "",
 ) -> Figure:
     """Scatter plot of two values, one named point per series at the means over the runs: accuracy against cost.
 
     Args:
-        frame, name, panel, accent, labels, caption, alt: as in `lines`.
+        frame, name, panel, accent, caption: as in `lines`.
         x, y: columns of the values; series: column of the names.
         x_label, y_label: default: the columns' names.
         log_x: logarithmic x-axis.
@@ -56,7 +53,7 @@ def points(
     with style():
         names = names_of(data, series)
         crowded = len(names) > 8
-        panels = Panels(data, panel, labels, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
+        panels = Panels(data, panel, columns=1 if crowded else 2, row_height=3.4 if crowded else None)
         point_styles = styles(names, accent)
         for axes, part in panels:
             if log_x:
@@ -74,8 +71,8 @@ def points(
         panels.name_axes(x, x_label, y, y_label)
         panels.drawing.draw_without_rendering()  # fixes the positions of the points
         for axes, part in panels:
-            _name_points(axes, part, x, y, series, point_styles, accent, labels)
-    return Figure(name, panels.drawing, data, caption, alt)
+            _name_points(axes, part, x, y, series, point_styles, accent)
+    return Figure(name, panels.drawing, data, caption)
 
 
 def _name_points(
@@ -86,7 +83,6 @@ def _name_points(
     series: str,
     point_styles: dict[Any, Style],
     accent: Any,
-    labels: Callable[[Any], str],
 ) -> None:
     """Write names beside points: each where it covers the least of other names and points, the accent first."""
     inch = axes.figure.dpi
@@ -97,7 +93,7 @@ def _name_points(
     occupied: list[tuple[float, ...]] = [(a - gap / 2, b - gap / 2, a + gap / 2, b + gap / 2) for a, b in positions]
     for record, (a, b) in zip(records, positions, strict=True):
         name = record[series]
-        width = wide * len(labels(name))
+        width = wide * len(label(name))
         spots: list[tuple[float, tuple[float, ...], Side, float]] = []
         for rank, (side, up) in enumerate(SIDES):
             left = {"left": a + gap, "right": a - gap - width, "center": a - width / 2}[side]
@@ -109,7 +105,7 @@ def _name_points(
         _, chosen, aligned, above = min(spots, key=lambda spot: spot[0])
         occupied.append(chosen)
         axes.annotate(
-            labels(name),
+            label(name),
             (record[x], record[y]),
             (GAPS[aligned], above * 10),
             textcoords="offset points",

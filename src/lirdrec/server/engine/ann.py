@@ -39,13 +39,13 @@ class ApproximateIndex:
 
     Args:
         kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centroids.
-        beam, cell_share: `BEAM` of hnsw, `CELL_SHARE` of ivf.
+        cell_share: share of the cells of ivf that are searched.
 
     Raises:
         ConfigError: faiss is missing, or the kind is unknown.
     """
 
-    def __init__(self, kind: Kind, beam: int = BEAM, cell_share: float = CELL_SHARE):
+    def __init__(self, kind: Kind, cell_share: float = CELL_SHARE):
         if kind not in get_args(Kind):
             raise ConfigError(f"no index '{kind}'; choose {', '.join(get_args(Kind))} or exact")
         try:
@@ -53,7 +53,7 @@ class ApproximateIndex:
         except ImportError:
             raise ConfigError(f'the index "{kind}" needs faiss: pip install "lirdrec[ann]"') from None
         self._faiss = faiss
-        self.kind, self.beam, self.cell_share = kind, beam, cell_share
+        self.kind, self.cell_share = kind, cell_share
         # the user vectors identify the run that the index was built for: the same object while the run grows
         self._index: Any = None
         self._users: Tensor | None = None
@@ -133,7 +133,7 @@ class ApproximateIndex:
         self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int, fetched: int
     ) -> tuple[Tensor, Tensor]:
         if self.kind == "hnsw":
-            self._index.hnsw.efSearch = max(self.beam, fetched)
+            self._index.hnsw.efSearch = max(BEAM, fetched)
         queries = pad(batch.vectors, (0, 1), value=1.0).numpy()
         values, items = (torch.from_numpy(array) for array in self._index.search(queries, fetched))
         scorer = snapshot.recommender.scorer

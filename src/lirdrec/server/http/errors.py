@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,13 +19,19 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, UnknownIdError
-from lirdrec.server.http.path_redaction import redact
 from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20  # faults in a response
 MOST_FAULTS = 2000  # faults that are described; beyond, only their number is given
 LONGEST = 500  # characters of a message, since it may quote the request
+log = logging.getLogger(__name__)
+# an absolute path of two parts or more, also after the scheme of a URL
+_PATH = re.compile(
+    r"""(?<![\w.~-])(?:[A-Za-z]:[\\/]|~?[\\/])(?:[^\s'":;,()<>|\\/]*[\\/])+(?P<name>[^\s'":;,()<>|\\/]*)"""
+)
+_PLAIN = "/-/"  # replaces a folder whose characters the pattern may not match
+_hidden: dict[str, str] = {}  # path → replacement
 
 
 class Problem(HTTPException):
@@ -156,3 +165,27 @@ _WORDS = (
     ("a valid number", "a number"),
     ("a valid string", "a text"),
 )
+
+
+def hide_paths(*paths: str | Path | None) -> None:
+    """Register paths that responses must not contain, nor their folders, whatever characters they have."""
+    for path in paths:
+        if path is None:
+            continue
+        absolute = Path(os.path.abspath(path))
+        for variant in (absolute, Path(os.path.realpath(absolute))):
+            _hidden[str(variant)] = variant.name
+            _hidden[f"{variant}{os.sep}"] = _PLAIN
+            if variant.parent != variant.parent.parent:  # not the root
+                _hidden[f"{variant.parent}{os.sep}"] = _PLAIN
+
+
+def redact(message: str) -> str:
+    """The message with only the last part of each path."""
+    result = message
+    for path in sorted(_hidden, key=len, reverse=True):
+        result = result.replace(path, _hidden[path])
+    result = _PATH.sub(lambda match: match["name"] or "a folder", result)
+    if result != message:
+        log.warning("answered without the path: %s", message)
+    return result

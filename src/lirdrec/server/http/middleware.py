@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import orjson
@@ -59,15 +59,15 @@ def _is_new(record: logging.LogRecord) -> bool:
     return not (record.name == "uvicorn.error" and "lirdrec.errors.ConfigError" in record.getMessage())
 
 
-def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Log records of lirdrec and uvicorn as JSON to a stream, by default stderr."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+def configure() -> None:
+    """Log records of lirdrec and uvicorn as JSON to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(_is_new)
     for name in ("lirdrec", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(level)
+        logger.setLevel(logging.INFO)
         logger.propagate = False
     logging.getLogger("uvicorn.access").disabled = True  # ours has routes, request ids and callers
 

@@ -12,9 +12,8 @@ from lirdrec.data.schema import ITEM
 from lirdrec.models.registry import model_type
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.dependencies import Services
-from lirdrec.server.http.errors import Problem
+from lirdrec.server.http.errors import Problem, redact
 from lirdrec.server.http.openapi import errors
-from lirdrec.server.http.path_redaction import redact
 from lirdrec.server.request_models import SwapRequest
 from lirdrec.server.response_models import ModelAnswer, Status
 from lirdrec.server.routes.common import (

@@ -7,12 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from lirdrec.errors import DataError, LirdrecError, UnknownIdError
-from lirdrec.server.request_models import EventIn, EventsRequest, Malformed
+from lirdrec.server.request_models import EventIn, EventsRequest, Malformed, unix_seconds
 from lirdrec.server.response_models import Changed
 from lirdrec.server.routes.common import get_services, json_response, parse_body, post
 from lirdrec.server.snapshot import Snapshot
 from lirdrec.server.store import Event
-from lirdrec.server.timestamps import unix_seconds
 
 router = APIRouter(tags=["events"])
 
