@@ -32,7 +32,7 @@ from lirdrec.experiments.scheduler import compute
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.ray_cluster import LostTaskError
-from lirdrec.recommender import batch, ray_training, user_ranking
+from lirdrec.recommender import batch, ray_ranking, ray_training
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.ray_training import fit_on_ray
@@ -154,7 +154,7 @@ def node_of(process: int) -> int:
 
 
 def dying(folder: str, first: int) -> Any:
-    """Stands in for `user_ranking._rank`: the first two tasks kill a process, then the second node."""
+    """Stands in for `ray_ranking._rank`: the first two tasks kill a process, then the second node."""
 
     def rank_or_die(held: Any, rows: range, threads: int) -> Any:
         mark, node_mark = Path(folder) / "process", Path(folder) / "node"
@@ -167,7 +167,7 @@ def dying(folder: str, first: int) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         while not node_mark.exists():
             time.sleep(0.05)
-        return user_ranking._rank(held, rows, threads)  # that of the module as the task imports it
+        return ray_ranking._rank(held, rows, threads)  # that of the module as the task imports it
 
     return rank_or_die
 
@@ -176,7 +176,7 @@ def test_the_file_of_all_users_has_the_bytes_of_one_machine_whatever_dies(nodes,
     options: dict[str, Any] = {"k": 7, "shard_users": 10, "new_items": "share=0.2"}
     recommend_all(grown, tmp_path / "here.parquet", **options)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(user_ranking, "_rank", dying(str(tmp_path), nodes.first))
+    monkeypatch.setattr(ray_ranking, "_rank", dying(str(tmp_path), nodes.first))
     done = recommend_all(grown, tmp_path / "there.parquet", ray=nodes.address, **options)
     assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
     assert (done.users, done.resumed) == (45, 0) and not ray.is_initialized()

@@ -15,8 +15,9 @@ import pytest
 
 from lirdrec.cli import download as command
 from lirdrec.data.readers import read_raw
+from lirdrec.download.archives import unpack
 from lirdrec.download.connection import DownloadError
-from lirdrec.download.datasets import PublishedDataset, download, names, table, unpack
+from lirdrec.download.datasets import PublishedDataset, download, names, table
 from lirdrec.download.files import RemoteFile
 from lirdrec.errors import ConfigError, RunFolderError
 

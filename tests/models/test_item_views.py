@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from lirdrec.errors import ConfigError
+from lirdrec.graphs.user_user import user_user_graph
 from lirdrec.models.base import epoch_generator
-from lirdrec.models.cohesion import user_user_graph
 from lirdrec.models.registry import config_type
 
 from ..helpers import assert_error

@@ -13,7 +13,7 @@ from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
-from lirdrec.nn.functional import dct, idct
+from lirdrec.nn.dct import dct, idct
 
 ARRAYS = Path(__file__).parent / "parity" / "arrays.npz"
 CONFIG = LIRDRecConfig(

@@ -8,7 +8,8 @@ import scipy.fft
 import torch
 import torch.nn.functional as F
 
-from lirdrec.nn.functional import dct, dropout, idct, mean_square, normalize
+from lirdrec.nn.dct import dct, idct
+from lirdrec.nn.functional import dropout, mean_square, normalize
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 6), (2, 1)], ids=str)

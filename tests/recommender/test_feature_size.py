@@ -83,7 +83,7 @@ def test_with_the_rank_as_size_a_model_has_the_same_scores_loss_and_gradients(wh
         directions = made.projections[name].directions.float()
         state[f"hidden_weight.{row}"] = state[f"hidden_weight.{row}"] @ directions
         # the shared branch reads the DCT of the features
-        from lirdrec.nn.functional import dct, idct
+        from lirdrec.nn.dct import dct, idct
 
         state[f"shared_weight.{row}"] = dct(idct(state[f"shared_weight.{row}"]) @ directions)
     rotated.load_state_dict(state)

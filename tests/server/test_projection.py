@@ -18,8 +18,8 @@ from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.projection import CatalogProjection, principal_axes
-from lirdrec.server.catalog.search import color_items, describe_columns
 from lirdrec.server.snapshot import PersistentMap, Snapshot
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec.captions.answer_parser import clean
 from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
-from lirdrec.captions.prompt import clean
 from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.tables import read_table

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.captions.answer_parser import caption_of, clean, read_answer
 from lirdrec.captions.captioner import (
     ATTRIBUTES,
     CAPTION,
@@ -26,7 +27,7 @@ from lirdrec.captions.captioner import (
     read_columns,
 )
 from lirdrec.captions.plan import make_plan
-from lirdrec.captions.prompt import Attributes, caption_of, clean, read_answer
+from lirdrec.captions.prompt import Attributes
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import file_entry, read_manifest
 from lirdrec.data.transaction import commit, dataset_lock, recover

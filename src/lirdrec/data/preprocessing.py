@@ -18,7 +18,9 @@ from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.history_order import POSITIONS, are_positions, has_clock, row_positions
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
-from lirdrec.data.interaction_rows import distinct_pairs, in_words, k_core, keep_only, row_weights, summed_weights
+from lirdrec.data.interaction_filters import in_words, keep_only
+from lirdrec.data.interaction_pairs import distinct_pairs, k_core
+from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name

@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
-import stat
 import tomllib
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lirdrec.config import suggest_name
+from lirdrec.download.archives import unpack
 from lirdrec.download.connection import DownloadError, Network
-from lirdrec.download.files import MAX_BYTES, RemoteFile, check_sha256, fetch
-from lirdrec.errors import ConfigError, RunFolderError, describe_error
+from lirdrec.download.files import RemoteFile, check_sha256, fetch
+from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.files.atomic import sha256, write_errors, write_json
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.progress_bars import progress_bar
@@ -29,8 +27,6 @@ log = logging.getLogger(__name__)
 
 RECORD = "download.json"  # in the folder: the addresses, sizes and digests of what was downloaded
 _DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
-MAX_FILES = 10_000
-_ENCRYPTED = 0x1
 
 
 @dataclass(frozen=True)
@@ -206,69 +202,3 @@ def _copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> list[str]:
-    """Unpack an archive into an empty folder; a folder around all of its files is left out.
-
-    All names are checked before anything is written. The sizes that the archive claims are not trusted: it ends when
-    more comes out.
-
-    Returns:
-        The names of the files, with forward slashes.
-
-    Raises:
-        DownloadError: no zip archive, damaged, encrypted, a name that leaves the folder, a link, or too large.
-        RunFolderError: the folder cannot be written.
-    """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            entries = [entry for entry in file.infolist() if not entry.is_dir()]
-            if len(entries) > max_files:
-                raise DownloadError(f"{archive.name}: has {len(entries):,} files; the limit is {max_files:,}")
-            names = _names(archive.name, entries)
-            left = max_bytes
-            for entry, name in zip(entries, names, strict=True):
-                left -= _extract(file, entry, folder / name, left, f"{archive.name}: {name}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise DownloadError(f"{archive.name}: cannot be unpacked ({describe_error(error)})") from None
-    return names
-
-
-def _names(archive: str, entries: list[zipfile.ZipInfo]) -> list[str]:
-    paths = []
-    for entry in entries:
-        mode = entry.external_attr >> 16
-        if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
-            raise DownloadError(f"{archive}: {entry.filename!r} is a link or another special file; nothing is unpacked")
-        if entry.flag_bits & _ENCRYPTED:
-            raise DownloadError(f"{archive}: is encrypted")
-        paths.append(_checked(archive, entry.orig_filename))
-    tops = {path.parts[0] for path in paths}
-    if len(tops) == 1 and all(len(path.parts) > 1 for path in paths):
-        paths = [PurePosixPath(*path.parts[1:]) for path in paths]
-    folded = [str(path).casefold() for path in paths]
-    if len(set(folded)) < len(folded):
-        raise DownloadError(f"{archive}: has two files of one name; nothing is unpacked")
-    return [str(path) for path in paths]
-
-
-def _checked(archive: str, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    unsafe = path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in path.parts[0]
-    if unsafe or not name.isprintable():
-        raise DownloadError(f"{archive}: the name {name!r} leaves the folder or is unsafe; nothing is unpacked")
-    return path
-
-
-def _extract(file: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, left: int, where: str) -> int:
-    n = 0
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with file.open(entry) as source, path.open("xb") as target:
-            while block := source.read(1 << 20):
-                n += len(block)
-                if n > left:
-                    raise DownloadError(f"{where}: the archive unpacks to more than its limit of bytes")
-                target.write(block)
-    return n

@@ -15,7 +15,8 @@ from lirdrec.nn.principal_components import Projection
 from lirdrec.option_names import option_text
 from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import Histories, PairWeights
-from lirdrec.ranking.scorers import Scorer, ShardedScorer, VectorScorer
+from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.sharded_scorer import ShardedScorer
 
 
 @dataclass(frozen=True)

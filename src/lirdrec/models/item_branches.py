@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lirdrec.models.base import Features
-from lirdrec.nn.functional import idct, normalize
+from lirdrec.nn.dct import idct
+from lirdrec.nn.functional import normalize
 
 
 def branch_vectors(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
-from lirdrec.ranking.scorers import LARGEST, Scorer, VectorScorer, all_finite, sound_rows
+from lirdrec.ranking.scorers import LARGEST, Scorer, sound_rows
 from lirdrec.ranking.sparse_rows import csr_of, csr_of_pairs, masking, transposed_csr
 from lirdrec.row_buffers import append_rows
 
@@ -216,22 +216,3 @@ def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int])
         raise DataError(
             f"'{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"
         ) from None
-
-
-def scorer_from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
-    """Rebuild a scorer from `Scorer.tensors()` and `Scorer.settings()`.
-
-    Raises:
-        DataError: the parts of a sparse matrix do not fit together, or a number is not finite.
-
-    >>> import torch
-    >>> scorer = VectorScorer(torch.ones(1, 2), torch.ones(3, 2))
-    >>> scorer_from_tensors(scorer.tensors(), scorer.settings()).n_items
-    3
-    """
-    for name, tensor in tensors.items():
-        if not all_finite(tensor):
-            raise DataError(f"'{name}' has numbers that are not finite")
-    kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
-    kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
-    return kinds[settings["kind"]].rebuild(dict(tensors), settings)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lirdrec.errors import DataError
-from lirdrec.parallel.ranks import Shards
 from lirdrec.row_buffers import append_rows
 
 LARGEST = 1e12  # largest number in the vector of a new item: products with weights and user vectors stay finite
@@ -297,42 +296,3 @@ def sound_rows(table: Tensor, largest: float) -> Tensor:
 def _cosine(rows: Tensor, table: Tensor) -> Tensor:
     norms = table.norm(dim=1).clamp(min=1e-12)
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)) @ table.T / norms
-
-
-class ShardedScorer(Scorer):
-    """Score = inner product; each rank scores its own items, and `ranking.top_k` merges the lists of all ranks.
-
-    All ranks must rank the same queries, block by block. It serves the validation during a training and nothing else.
-
-    Args:
-        users: `(U_r, D)` float, the rows `shards.users` of this rank; items: `(I_r, D)`, the rows `shards.items`.
-    """
-
-    kind = "sharded"
-    part_names = ("score",)
-
-    def __init__(self, users: Tensor, items: Tensor, shards: Shards):
-        self.shards, self._users = shards, users.detach()
-        self.n_users, self.n_items = shards.users.total, shards.items.total
-        self.own = VectorScorer(users.detach()[:0], items.detach())
-
-    def queries(self, users: Tensor) -> Tensor:
-        return self.shards.users.gather(self._users, users)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"users": self._users, "items": self.own.item_vectors}
-
-    def scores(self, queries: Tensor) -> NoReturn:
-        raise NotImplementedError("each rank has the scores of its own items only; rank with top_k")
-
-    def parts(self, queries: Tensor, items: Tensor) -> NoReturn:
-        raise NotImplementedError("only for validation")
-
-    def similar_items(self, items: Tensor) -> NoReturn:
-        raise NotImplementedError("only for validation")
-
-    def similar_users(self, users: Tensor) -> NoReturn:
-        raise NotImplementedError("only for validation")
-
-    def to(self, device: torch.device | str) -> NoReturn:
-        raise NotImplementedError("only for validation")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
-from lirdrec.ranking.scorers import Scorer, ShardedScorer
+from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.sharded_scorer import ShardedScorer
 from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20  # bytes of a block of scores on a CPU

@@ -24,8 +24,9 @@ from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
+from lirdrec.recommender.ray_ranking import rank_on_ray
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.user_ranking import UserRanking, rank_on_ray
+from lirdrec.recommender.user_ranking import UserRanking
 
 SHARD_USERS = 4096
 

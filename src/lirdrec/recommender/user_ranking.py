@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,15 @@ import numpy as np
 import torch
 
 from lirdrec.data.dataset_parts import Interactions
-from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.item_weight_scorer import scorer_from_tensors
+from lirdrec.ranking.saved_scorers import scorer_from_tensors
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import Quota, rank_users
-from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, import_ray, quiet_output, result_of
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
 
 NOT_RANKED = "memory.", "weights"  # tensors of vectors that no score depends on
-AHEAD = 2  # shards of a process at once: one in work, one waiting
-_held: dict[str, UserRanking] = {}  # the ranking of the last task of this process
 
 
 @dataclass(frozen=True)
@@ -104,59 +100,3 @@ def _rebuilt(
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     scorer = scorer_from_tensors(tensors, settings).to(device)
     return UserRanking(scorer, k, torch.device(device), seen, candidates, quota)
-
-
-def rank_on_ray(
-    address: str, ranking: UserRanking, shards: Iterable[range]
-) -> Generator[tuple[range, dict[str, np.ndarray]], None, None]:
-    """Rank shards of users on the machines of a Ray cluster; gives each with its arrays, in the order they end.
-
-    A shard has the bytes that `ranking.shard` gives here, if the machines compute alike: the number of threads is that
-    of this process. A shard whose process or machine died is ranked again, up to `RETRIES` times.
-
-    Raises:
-        ConfigError: another device than cpu and cuda, Ray is not installed, no cluster answers, or it has no room.
-        TrainingError: processes died again and again with one shard.
-    """
-    if ranking.device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device '{ranking.device}': on a Ray cluster choose cpu or cuda")
-    threads = torch.get_num_threads()
-    with RayCluster(address) as cluster, quiet_output():
-        ray = cluster.connect(threads)
-        share = cluster.share(ray, threads, None, gpus=ranking.device.type == "cuda")
-        resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_retries": 0}
-        task, held = ray.remote(**resources)(_rank), [ray.put(ranking)]
-        waiting, running, deaths = iter(shards), dict[Any, range](), dict[int, int]()
-        try:
-            while True:
-                while len(running) < AHEAD * share.workers and (rows := next(waiting, None)) is not None:
-                    running[task.remote(held, rows, threads)] = rows
-                if not running:
-                    return
-                (ready, *_), _ = ray.wait(list(running))
-                rows = running.pop(ready)
-                try:
-                    arrays = result_of(ray, ready)
-                except LostTaskError as error:
-                    deaths[rows.start] = deaths.get(rows.start, 0) + 1
-                    if deaths[rows.start] > RETRIES:
-                        raise TrainingError(
-                            f"the processes of the Ray cluster died {deaths[rows.start]} times with the users in rows"
-                            f" {rows.start} to {rows.stop - 1} ({error}); what was finished is kept"
-                        ) from error
-                    running[task.remote(held, rows, threads)] = rows
-                    continue
-                yield rows, arrays
-        finally:
-            for reference in running:
-                ray.cancel(reference)
-
-
-def _rank(held: list[Any], rows: range, threads: int) -> dict[str, np.ndarray]:
-    """Rank one shard; in a process of the cluster."""
-    torch.set_num_threads(threads)
-    name = held[0].hex()
-    if name not in _held:
-        _held.clear()
-        _held[name] = import_ray().get(held[0])
-    return _held[name].shard(rows)

@@ -14,7 +14,7 @@ from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_npy
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.ids import IdMap, describe_ids, pluralize
-from lirdrec.data.interaction_rows import distinct_pairs
+from lirdrec.data.interaction_pairs import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import check_id_columns, existing_folder, find_single_file
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name

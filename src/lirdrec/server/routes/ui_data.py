@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from lirdrec.data.images import IMAGE
 from lirdrec.errors import ConfigError, UnknownIdError
-from lirdrec.server.catalog.explain import find_audience
+from lirdrec.server.catalog.audience import find_audience
+from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.images import ItemImages
 from lirdrec.server.catalog.projection import CatalogProjection, Projection, has_projection
-from lirdrec.server.catalog.search import Search, color_items, describe_columns
+from lirdrec.server.catalog.search import Search
 from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors

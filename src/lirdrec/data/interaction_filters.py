@@ -1,0 +1,61 @@
+"""Filter the rows of a table of interactions by the values of columns, for instance purchases only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from lirdrec.data.ids import describe_ids
+from lirdrec.data.table import Table, select_rows
+from lirdrec.errors import DataError
+
+
+def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
+    """Keep the rows that have one of the given values in each of the columns (column → a value, or several).
+
+    Values are compared as texts: `1` equals the number 1 of a Parquet file, and `true` its boolean; `007` is not `7`.
+    Raises a DataError if there is no such column, or no row has one of the values; lists the existing values.
+    """
+    table.require_columns(list(only))
+    keep = pl.repeat(True, table.frame.height, eager=True)
+    for column, wanted in only.items():
+        texts = sorted({_value_text(value) for value in as_values(wanted)})
+        existing = column_texts(table.frame[column])
+        if absent := next((text for text in texts if not (existing == text).any()), None):
+            counts = existing.drop_nulls().value_counts(sort=True)
+            listed = describe_ids(counts[existing.name].to_list(), 8) or "nothing"
+            raise DataError(f"{table.source}: no row has {absent!r} in column '{column}'; it holds {listed}")
+        keep &= existing.is_in(texts).fill_null(False)
+    if not keep.any():
+        raise DataError(f"{table.source}: no row has {in_words(only)}")
+    return select_rows(table, keep)
+
+
+def as_values(wanted: Any) -> list[Any]:
+    """One value, or several, as a list."""
+    is_single = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
+    return [wanted] if is_single else list(wanted)
+
+
+def in_words(only: Mapping[str, Any]) -> str:
+    """`event=transaction, addtocart; country=de`."""
+    return "; ".join(f"{column}={', '.join(map(_value_text, as_values(wanted)))}" for column, wanted in only.items())
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def column_texts(column: pl.Series) -> pl.Series:
+    """Values as texts; floats that are integers lose `.0`."""
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+        raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")
+    texts = column.cast(pl.String)
+    if not column.dtype.is_float():
+        return texts
+    integers = column.cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.select(pl.when(column == column.floor()).then(integers).otherwise(texts).alias(column.name)).to_series()

@@ -1,0 +1,110 @@
+"""Audience of an item: the users with the highest scores for it, and its rank in their lists."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lirdrec.errors import CapabilityError
+from lirdrec.ranking.top_k import top_k_dense
+from lirdrec.server.response_models import AudienceAnswer, MemberAnswer
+from lirdrec.server.snapshot import Snapshot
+
+LISTED = 20  # length of the lists that count for `reach`
+SAMPLE = 500  # users that `reach` is estimated from
+_CELLS = 8_000_000  # scores in memory at once
+_POOL = 4  # candidates for each member
+
+
+@torch.no_grad()
+def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
+    """The audience of an item row: of the users with the highest scores, the `k` in whose lists it ranks best.
+
+    Raises:
+        CapabilityError: a slim run has no likes.
+    """
+    recommender = snapshot.recommender
+    if recommender.is_slim:
+        raise CapabilityError("a slim run has no likes, so it cannot find the audience of an item")
+    scorer = recommender.scorer
+    item = torch.tensor([row])
+    users = torch.arange(recommender.n_users)
+    width = scorer.queries(users[:1]).shape[1]
+    scores = torch.cat(
+        [scorer.parts(_queries(snapshot, block), item).sum(1) for block in users.split(max(1, _CELLS // width))]
+    )
+    liked = torch.tensor(sorted(_likers(snapshot, row)), dtype=torch.int64)
+    scores[liked] = -torch.inf
+    scores[torch.tensor(sorted(_users_with(snapshot, "disliked", row)), dtype=torch.int64)] = -torch.inf
+    _, best = top_k_dense(scores[None], min(k * _POOL, len(users)))
+    pool = best[0][best[0] >= 0]
+    others = users[torch.isfinite(scores)]
+    sample = others[torch.linspace(0, max(0, len(others) - 1), min(SAMPLE, len(others))).long()]
+    ranks = _ranks(snapshot, torch.cat([pool, sample]), row)
+    reach = float((ranks[len(pool) :] <= LISTED).mean()) if len(sample) else 0.0
+    order = np.lexsort((-scores[pool].numpy(), ranks[: len(pool)]))[:k]
+    parts = scorer.parts(_queries(snapshot, pool), item).tolist()
+    members = [
+        MemberAnswer(
+            user=recommender.users.series[int(pool[index])],
+            score=float(scores[pool[index]]),
+            parts=dict(zip(scorer.part_names, parts[index], strict=True)),
+            place=int(ranks[index]),
+        )
+        for index in order
+    ]
+    return AudienceAnswer(
+        item=recommender.items.series[row],
+        title=recommender.title(row),
+        members=members,
+        liked=len(liked),
+        reach=reach,
+        looked_at=len(sample),
+        listed=LISTED,
+    )
+
+
+def _likers(snapshot: Snapshot, row: int) -> set[int]:
+    """Rows of the users who liked the item, in training or since."""
+    histories = snapshot.recommender.histories
+    users: set[int] = set()
+    if row < snapshot.recommender.n_trained_items:
+        users.update(torch.repeat_interleave(histories.counts())[histories.items == row].tolist())
+    return (users - _users_with(snapshot, "disliked", row)) | _users_with(snapshot, "history", row)
+
+
+def _users_with(snapshot: Snapshot, field: Literal["history", "disliked"], row: int) -> set[int]:
+    """Rows of the users with an item in this field of their state."""
+    users = (user for user, state in snapshot.user_states.items() if bool((getattr(state, field) == row).any()))
+    return {snapshot.user_rows[user] for user in users if user in snapshot.user_rows}
+
+
+def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
+    """Current vectors `(B, D)` of users `(B,)`."""
+    queries = snapshot.recommender.scorer.queries(users)
+    folded = {
+        snapshot.user_rows.get(user, -1): state for user, state in snapshot.user_states.items() if state.is_folded
+    }
+    positions = torch.isin(users, torch.tensor(list(folded), dtype=torch.int64)).nonzero().squeeze(1)
+    if len(positions):
+        queries = queries.clone()
+        queries[positions] = snapshot.queries([folded[row] for row in users[positions].tolist()])
+    return queries
+
+
+def _ranks(snapshot: Snapshot, users: Tensor, row: int) -> np.ndarray:
+    """Ranks `(B,)` int64, from 1, of the item in the lists of users who did not like it."""
+    ranks = []
+    for block in users.split(max(1, _CELLS // snapshot.recommender.n_items)):
+        scores = snapshot.recommender.scorer.scores(_queries(snapshot, block))
+        item_scores = scores[:, row].clone()
+        scores[:, snapshot.removed] = -torch.inf
+        for index, user in enumerate(block.tolist()):
+            id = snapshot.recommender.users.series[user]
+            scores[index, snapshot.liked_rows(id)] = -torch.inf
+            scores[index, snapshot.disliked_rows(id)] = -torch.inf
+        ranks.append((scores > item_scores[:, None]).sum(1) + 1)
+    return torch.cat(ranks).numpy() if ranks else np.empty(0, dtype=np.int64)
