@@ -8,7 +8,6 @@ import polars as pl
 
 from lirdrec.captions.answer_parser import clean
 from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
-from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.tables import read_table
 from lirdrec.data.transaction import recover
@@ -17,6 +16,7 @@ from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.sources import IMAGE, ItemRows
 from lirdrec.files.atomic import atomic_write
 from lirdrec.files.manifest import check_not_inside_folder
+from lirdrec.wording import pluralize
 
 
 def export_captions(folder: str | Path, path: str | Path) -> int:

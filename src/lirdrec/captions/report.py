@@ -12,12 +12,12 @@ from typing import Any
 import polars as pl
 
 from lirdrec.captions.captioner import ATTRIBUTES, CAPTION, INFO, captioned, edited, read_columns
-from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
 from lirdrec.features.images import thumbnail
 from lirdrec.features.sources import IMAGE, ImageSource, default_texts
 from lirdrec.reporting import Card, Cards, Column, Report, Row, Section, Table
+from lirdrec.wording import pluralize
 
 SHOWN, COMPARED = 12, 6  # items of a section, and of the second section
 NOT_SETTINGS = ("prompt", "attributes", "captions", "edited", "problems")

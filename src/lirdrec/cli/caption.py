@@ -24,6 +24,8 @@ from lirdrec.cli.options import (
 )
 from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.errors import ConfigError
+from lirdrec.files.progress_bars import ProgressLines, draws_bars
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from lirdrec.captions.captioner import Answer, Captioner
@@ -201,7 +203,6 @@ def _confirm(
 ) -> int | None:
     """Show what `n` images will cost and ask; the number of images that the probe captioned, or None for no."""
     from lirdrec.captions.plan import PROBE, estimate
-    from lirdrec.data.ids import pluralize
 
     captioner = job.captioner
 
@@ -233,7 +234,6 @@ def _confirm(
 
 def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
     from lirdrec.captions.csv_files import export_captions, import_captions
-    from lirdrec.data.ids import pluralize
 
     if files.imported is not None:
         print_line(f"{pluralize(import_captions(dataset, files.imported), 'caption')} changed.")
@@ -255,9 +255,6 @@ def _show_work(job: Captioning, n: int) -> None:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-
-    from lirdrec.data.ids import pluralize
-    from lirdrec.files.progress_bars import ProgressLines, draws_bars
 
     draws_bar, problems = draws_bars(), 0
     lines = ProgressLines("captions", n, unit="images")
@@ -309,7 +306,6 @@ def _show_survey(job: Captioning) -> None:
 def _show_outcome(dataset: Path, outcome: Outcome) -> None:
     """Print the number of captions and problems, and the next command."""
     from lirdrec.captions.pipeline import PROBLEMS
-    from lirdrec.data.ids import pluralize
 
     edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""
     print_line(f"{pluralize(outcome.written, 'new caption')}; {outcome.captions:,} in total{edited}.")

@@ -11,6 +11,8 @@ import typer
 from lirdrec.cli.output import console, settings, table
 from lirdrec.errors import ConfigError
 from lirdrec.features.remote.cost import Estimate
+from lirdrec.files.progress_bars import duration
+from lirdrec.wording import pluralize
 
 P = TypeVar("P")
 
@@ -36,8 +38,6 @@ def agreed(
     Raises:
         ConfigError: inputs would be sent to a server, and there is no terminal to ask.
     """
-    from lirdrec.data.ids import pluralize
-
     if not yes and not _is_terminal():
         if not remote:
             return True, None
@@ -51,9 +51,6 @@ def agreed(
 
 
 def _show(estimate: Estimate, remote: bool) -> None:
-    from lirdrec.data.ids import pluralize
-    from lirdrec.files.progress_bars import duration
-
     if settings.quiet:
         return
     measured = f"measured on {pluralize(estimate.measured, estimate.unit)}"

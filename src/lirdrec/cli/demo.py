@@ -11,6 +11,7 @@ from lirdrec.cli.evaluate import evaluate_with_baseline
 from lirdrec.cli.options import SeedOption, SetOption, option
 from lirdrec.cli.output import HEADLINE, console, metrics_table, print_line, settings, table
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     import polars as pl
@@ -214,7 +215,6 @@ def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str
 
 def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None:
     """Print the place of the new film among all: without an offset, with it, and after five likes."""
-    from lirdrec.data.ids import pluralize
     from lirdrec.recommender.recommender import Recommender
 
     fans = _fans(complete, film)

@@ -23,6 +23,7 @@ from lirdrec.cli.options import (
 )
 from lirdrec.cli.output import check_output, console, metrics_table, print_json, print_line, write_frame
 from lirdrec.errors import ConfigError, RunFolderError
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
@@ -166,7 +167,6 @@ def _evaluate_lists(
     external: ListOptions, dataset: Path, arguments: dict[str, Any]
 ) -> tuple[dict[str, dict[str, float]], Metrics]:
     """Metrics of lists and of popularity: on the sealed test, or on validation."""
-    from lirdrec.data.ids import pluralize
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import evaluate as measure
     from lirdrec.evaluation.external_lists import evaluate_external, read_lists

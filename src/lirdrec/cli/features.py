@@ -32,6 +32,7 @@ from lirdrec.cli.prepare import named_file, train_command
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
 from lirdrec.trackers import check_tracker
+from lirdrec.wording import pluralize, with_article
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
@@ -237,7 +238,6 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
     Raises:
         typer.Exit: the answer is no.
     """
-    from lirdrec.data.ids import pluralize
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
     for encoder in dict.fromkeys(runner.job.encoder for runner in runners):
@@ -272,7 +272,6 @@ def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Se
 
 
 def _import(dataset: Path, files: Sequence[tuple[str, Path]], overwrite: bool, quiet: bool) -> None:
-    from lirdrec.data.ids import pluralize
     from lirdrec.features.import_vectors import add_file
 
     for name, path in files:
@@ -287,7 +286,6 @@ def _plain(result: FeatureRun) -> dict[str, Any]:
 
 
 def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:
-    from lirdrec.data.ids import pluralize
     from lirdrec.data.storage import read_manifest
 
     _show_matrices(dataset, jobs, results)
@@ -313,8 +311,6 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
 
 
 def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
-    from lirdrec.data.ids import pluralize
-
     columns = ["matrix", "encoder", "dims", "items", "missing", "problems", "cut", "items/s"]
     rows = []
     for job, result in zip(jobs, results, strict=True):
@@ -330,7 +326,6 @@ def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
 
 
 def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:
-    from lirdrec.data.ids import pluralize, with_article
     from lirdrec.features.pipeline import NOUNS
 
     for result in results:

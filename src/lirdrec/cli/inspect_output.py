@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.cli.output import console, percent, print_line, table
+from lirdrec.wording import pluralize
 
 BAR = 32  # characters of the longest bar of a histogram
 SPLIT_FILE = "split_file"  # column of labels that `readers.split_files` makes
@@ -16,8 +17,6 @@ COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the hits on known items; the lis
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
     """Print the summary of a dataset (`lirdrec.data.summary.summarize` and `lirdrec.data.images.described`)."""
-    from lirdrec.data.ids import pluralize
-
     splits, memory = summary["splits"], _size(summary["memory_to_train"])
     counts = [f"{summary[name]:,}" for name in ("users", "items", "interactions")]
     row = [*counts, f"{summary['sparsity']:.2%}", *(f"{size:,}" for size in splits.values()), f"about {memory}"]
@@ -124,8 +123,6 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _show_step(step: Mapping[str, Any]) -> None:
-    from lirdrec.data.ids import pluralize
-
     out = console()
     rows = []
     for kind, phases in step["operations"].items():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lirdrec.errors import ConfigError
 from lirdrec.escaping import escape_json, escape_text
 from lirdrec.files.manifest import check_not_inside_folder
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     import polars as pl
@@ -85,7 +86,6 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
 
 def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> None:
     """Write a table to a file atomically, in the format of the file's ending (`files.table_writer`)."""
-    from lirdrec.data.ids import pluralize
     from lirdrec.files.atomic import atomic_write
     from lirdrec.files.table_writer import table_writer
 

@@ -11,6 +11,7 @@ from lirdrec.cli.config import configuration
 from lirdrec.cli.options import JsonOption, SetOption, option
 from lirdrec.cli.output import console, print_json, print_line, table
 from lirdrec.errors import ConfigError
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from lirdrec.planning.plan import Plan
@@ -61,7 +62,6 @@ def plan(
 
 def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
     """The sizes that were given, over those of the dataset."""
-    from lirdrec.data.ids import pluralize
     from lirdrec.data.readers import read_any
     from lirdrec.planning.workload import Sizes
 

@@ -26,6 +26,7 @@ from lirdrec.cli.options import (
 from lirdrec.cli.output import console, print_json, print_line
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import flag
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
@@ -282,8 +283,6 @@ def _undescribed(summary: Mapping[str, Any]) -> int:
 
 def _show_undescribed(summary: Mapping[str, Any]) -> None:
     """Print how many items have neither a row in the item table nor features."""
-    from lirdrec.data.ids import pluralize
-
     if missing := _undescribed(summary):
         print_line(
             f"{pluralize(missing, 'item')} without a row in the item table, and so without a text: unless an image or"

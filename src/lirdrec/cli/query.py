@@ -37,6 +37,7 @@ from lirdrec.cli.output import (
 from lirdrec.cli.prepare import named_file
 from lirdrec.errors import ConfigError, LirdrecError, UnknownIdError
 from lirdrec.files.checks import read_text
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     import polars as pl
@@ -278,7 +279,6 @@ def add_items(
     """
     from contextlib import nullcontext
 
-    from lirdrec.data.ids import pluralize
     from lirdrec.data.schema import ITEM
     from lirdrec.recommender.run_folder import is_run, run_lock
 
@@ -391,7 +391,6 @@ def _candidates(recommender: Recommender, items: CandidateOptions, conditions: F
 
 
 def _recommend_all(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
-    from lirdrec.data.ids import pluralize
     from lirdrec.recommender.batch import recommend_all
 
     try:
@@ -405,8 +404,6 @@ def _recommend_all(recommender: Recommender, output: Path, resume: bool, options
 
 def _show_share(recommender: Recommender, n_new: int, n_rows: int, errors: bool = True) -> None:
     """Print the share of places that new items got, where the run has some."""
-    from lirdrec.data.ids import pluralize
-
     n_added = recommender.n_items - recommender.n_trained_items
     if n_added and n_rows:
         added = pluralize(n_added, "added item")

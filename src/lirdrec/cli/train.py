@@ -27,6 +27,7 @@ from lirdrec.cli.options import (
 from lirdrec.cli.output import HEADLINE, INTERRUPTED, console, metrics_table, percent, print_json, print_line, settings
 from lirdrec.errors import ConfigError
 from lirdrec.trackers import check_tracker
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
@@ -267,8 +268,6 @@ def tracked(
 
 def _show_batches(recommender: Recommender) -> None:
     """Print the batch size and the learning rate that batch_size="auto" gave."""
-    from lirdrec.data.ids import pluralize
-
     automatic = recommender.info.get("automatic")
     if automatic:
         size, rate = automatic["batch_size"], automatic["learning_rate"]
@@ -288,8 +287,6 @@ def _show_new_items(recommender: Recommender) -> None:
 def _show_run(
     folder: Path, data: Dataset, results: dict[str, dict[str, float]], refit: Path | None, recommender: Recommender
 ) -> None:
-    from lirdrec.data.ids import pluralize
-
     if refit is not None:
         n = pluralize(sum(len(data.split(name)) for name in set(SPLITS.values())), "interaction")
         print_line(f"Trained on all {n} with the settings of {refit}; no data is left to evaluate on.")

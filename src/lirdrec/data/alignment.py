@@ -13,11 +13,12 @@ import polars as pl
 from lirdrec.data.feature_files import FeatureFile, read_features, vectors_of_frame
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.frames import to_polars
-from lirdrec.data.ids import IdMap, describe_ids, pluralize
+from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.raw_ids import read_ids, whole_texts
 from lirdrec.data.table import Table
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

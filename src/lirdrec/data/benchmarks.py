@@ -11,9 +11,9 @@ import numpy as np
 
 from lirdrec.config import suggest_name
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

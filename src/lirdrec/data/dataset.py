@@ -13,9 +13,9 @@ import polars as pl
 from lirdrec.data import preprocessing, storage
 from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING, DatasetParts, Interactions
 from lirdrec.data.frames import from_polars
-from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.storage import verify_features
+from lirdrec.wording import pluralize
 
 __all__ = ["USERS_MAY_LACK_TRAINING", "Dataset", "Interactions"]
 

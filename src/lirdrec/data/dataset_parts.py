@@ -13,10 +13,11 @@ import polars as pl
 
 from lirdrec.data.features import FeatureMatrix, check_name
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.ids import IdMap, describe_ids, pluralize
+from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.schema import DISLIKE, ITEM, SPLITS
 from lirdrec.data.splits import split_method
 from lirdrec.errors import DataError
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ import polars as pl
 
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import INTEGER, pluralize
+from lirdrec.data.ids import INTEGER
 from lirdrec.data.table import NO_HEADER, NUMERIC, Table
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from lirdrec.available_memory import check_memory
 from lirdrec.data.compression import exists
 from lirdrec.data.features import as_floats, open_array
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.tables import Table, read_table
 from lirdrec.errors import DataError
+from lirdrec.wording import pluralize
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin", "sku", "product_id")
 TABLES = (".parquet", ".pq", ".csv", ".tsv")

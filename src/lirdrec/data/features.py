@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.errors import DataError, LirdrecError
+from lirdrec.wording import pluralize
 
 BLOCK_BYTES = 32 << 20
 

@@ -217,16 +217,6 @@ def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
-def pluralize(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 row`, `2 rows`, `1,000 rows`; `plural` where it is not the noun with an s: matrix, matrices."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def with_article(noun: str) -> str:
-    """`an image`, `a video`."""
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
-
-
 def as_series(ids: Any, where: str = "the ids") -> pl.Series:
     """Convert one-dimensional data to a series, mixed types with dtype Object; raises a DataError for other data."""
     if isinstance(ids, pl.Series):

@@ -14,10 +14,11 @@ from typing import Any
 import polars as pl
 
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import IdMap, describe_ids, pluralize
+from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import DataError
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

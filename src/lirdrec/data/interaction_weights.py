@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.data.interaction_filters import column_texts
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.table import Table
 from lirdrec.data.value_parsing import MILLISECONDS, SECONDS, TIME_TEXT, parse_numbers
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_name, option_text
+from lirdrec.wording import pluralize
 
 DAY = 86_400 * 10**6  # microseconds
 EARLIEST = 10**8  # seconds since 1970 (March 1973): smaller integers are positions or years

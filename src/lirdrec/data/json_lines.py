@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from lirdrec.data.compression import open_bytes
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_text
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from lirdrec.data.dataset_parts import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.history_order import POSITIONS, are_positions, has_clock, row_positions
-from lirdrec.data.ids import IdMap, describe_ids, pluralize
+from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.interaction_filters import in_words, keep_only
 from lirdrec.data.interaction_pairs import distinct_pairs, k_core
 from lirdrec.data.interaction_weights import row_weights, summed_weights
@@ -29,6 +29,7 @@ from lirdrec.data.table import Table, column_of_ids
 from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_ids, parse_numbers, parse_times
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_name, option_text
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.frames import row_place
-from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, id_error, is_utf8, pluralize, text_ids
+from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, id_error, is_utf8, text_ids
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

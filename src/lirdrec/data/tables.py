@@ -31,11 +31,11 @@ from lirdrec.data.file_signatures import (
     detect_table_format,
 )
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import pluralize, with_article
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.json_tables import is_json, read_json
 from lirdrec.data.table import Table, join_tables
 from lirdrec.errors import DataError
+from lirdrec.wording import pluralize, with_article
 
 if TYPE_CHECKING:
     import pyarrow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.data.images import SUFFIXES
 from lirdrec.data.schema import ITEM
 from lirdrec.data.tables import read_table
@@ -26,6 +26,7 @@ from lirdrec.files.locks import folder_lock
 from lirdrec.files.manifest import MANIFEST
 from lirdrec.files.progress_bars import progress_bar
 from lirdrec.option_names import option_name
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.holdout import move_to_train
-from lirdrec.data.ids import IdMap, pluralize
+from lirdrec.data.ids import IdMap
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND, Catalog, Vectors, auc, check_catalog, list_values
 from lirdrec.evaluation.metrics import (
@@ -45,6 +45,7 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import default_limit, rank_users
 from lirdrec.reporting.statistics import bootstrap_intervals
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 DEFAULT_METRICS = PER_USER + PER_LIST

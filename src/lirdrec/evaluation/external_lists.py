@@ -13,7 +13,6 @@ import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.history_order import row_positions
-from lirdrec.data.ids import pluralize
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.table import Table
@@ -33,6 +32,7 @@ from lirdrec.evaluation.evaluator import (
 from lirdrec.evaluation.metrics import canonical_metric, check_metrics
 from lirdrec.evaluation.protocol import TestHistory, TestTarget, protocol_of, with_last_target
 from lirdrec.ranking.histories import Histories
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 RANK, SCORE = "rank", "score"

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING
 from lirdrec.data.features import open_array
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, USER
 from lirdrec.data.splits import split_method
 from lirdrec.data.storage import (
@@ -38,6 +38,7 @@ from lirdrec.features.sources import KEY_BYTES, ItemRows
 from lirdrec.files.atomic import share, write_errors
 from lirdrec.files.checks import check_file
 from lirdrec.files.shards import Shard, Shards
+from lirdrec.wording import pluralize
 
 # Possible files of a matrix NAME: features/NAME plus one of these endings.
 VALUES, MASK, KEYS, CUT = ".npy", ".mask.npy", ".keys.npy", ".cut.npy"

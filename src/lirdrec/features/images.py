@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from lirdrec.data.ids import with_article
 from lirdrec.errors import DataError, describe_error
 from lirdrec.features.encoder import Encoded, Prepared
+from lirdrec.wording import with_article
 
 if TYPE_CHECKING:
     from PIL.Image import Image

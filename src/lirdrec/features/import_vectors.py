@@ -11,12 +11,12 @@ from lirdrec.data.alignment import align
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import read_features
 from lirdrec.data.features import FeatureMatrix, check_name
-from lirdrec.data.ids import pluralize
 from lirdrec.data.readers.amazon import read_image_features
 from lirdrec.data.storage import write_matrix
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.dataset_writer import MASK, VALUES, FeatureResult, add_features
 from lirdrec.features.pipeline import features_lock
+from lirdrec.wording import pluralize
 
 BINARY = (".b", ".gz")  # records of an Amazon id and numbers
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lirdrec.data.features import open_array
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path, write_item_table
 from lirdrec.data.transaction import dataset_lock, recover
@@ -35,6 +35,7 @@ from lirdrec.features.sources import FileSource, ItemRows, default_texts, names_
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work
+from lirdrec.wording import pluralize
 
 __all__ = ["FeatureJob", "FeatureResult", "FeatureRun", "encode_shard", "features_lock", "local", "make_features"]
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.hub.card import card
 from lirdrec.hub.client import HubError, Repository, bars, hub_errors, repository
 from lirdrec.hub.contents import CARD, MANIFEST, Shared, check_name, gather, is_document
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 

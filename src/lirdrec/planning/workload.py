@@ -18,13 +18,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.nn.losses import BLOCK_BYTES, DEVICE_BLOCK_BYTES
 from lirdrec.option_names import option_name, option_text
 from lirdrec.training.config import TrainConfig
+from lirdrec.wording import pluralize
 
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64

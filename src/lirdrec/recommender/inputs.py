@@ -15,11 +15,11 @@ import torch
 from lirdrec.available_memory import check_memory
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.ids import pluralize
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.wording import pluralize
 
 NEIGHBOR_ENTRY = 8 + 4  # bytes of a neighbor and its similarity
 GRAPH_ENTRY = 8 + 2 * 8 + 4  # bytes of a neighbor, and of its entry in the graph: row, column, value

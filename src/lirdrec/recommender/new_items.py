@@ -13,13 +13,14 @@ from lirdrec.data.alignment import align, as_feature_file
 from lirdrec.data.feature_files import FeatureFile
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import first_line, to_polars
-from lirdrec.data.ids import IdMap, as_list, describe_ids, pluralize
+from lirdrec.data.ids import IdMap, as_list, describe_ids
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, TITLE
 from lirdrec.data.titles import column_named
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, from_polars
-from lirdrec.data.ids import IdMap, as_list, known_rows, pluralize
+from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Model
@@ -46,6 +46,7 @@ from lirdrec.recommender.query_arguments import (
 from lirdrec.recommender.serialization import read_run, rebuild, write_metrics, write_run
 from lirdrec.recommender.state import RunState, Stamp, check_full, item_title, make_histories
 from lirdrec.recommender.update import with_items, with_likes
+from lirdrec.wording import pluralize
 
 HISTORY = "history"
 NEIGHBOR = "neighbor"  # the column's name

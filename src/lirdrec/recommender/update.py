@@ -15,7 +15,7 @@ from torch import Tensor
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import append_frame
-from lirdrec.data.ids import IdMap, pluralize
+from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Features, Model
@@ -27,6 +27,7 @@ from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.new_items import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import folded_in
 from lirdrec.recommender.state import RunState, make_histories, with_pairs
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 

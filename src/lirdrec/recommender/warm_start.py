@@ -14,12 +14,12 @@ from torch import Tensor
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.holdout import move_to_train
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import CapabilityError, ConfigError, DataError
 from lirdrec.models.base import Model, ModelInputs
 from lirdrec.models.registry import model_for_config
 from lirdrec.recommender.serialization import read_run
 from lirdrec.recommender.state import RunState
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 

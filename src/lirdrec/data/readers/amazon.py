@@ -16,7 +16,6 @@ from lirdrec.data.alignment import align
 from lirdrec.data.compression import exists, is_compressed, open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import FeatureFile
-from lirdrec.data.ids import pluralize
 from lirdrec.data.json_lines import BadLines, Policy
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_metadata import read_metadata
@@ -26,6 +25,7 @@ from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.splits import METHODS
 from lirdrec.data.table import Table
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.ids import pluralize
 from lirdrec.data.json_lines import BadLines, finite_float, parse_lines, parse_record, read_blocks
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ from lirdrec.config import option_named
 from lirdrec.data.alignment import as_feature_file
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.ids import INTEGER, pluralize
+from lirdrec.data.ids import INTEGER
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.table import Table, select_rows
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_name
+from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import UNREADABLE
 from lirdrec.data.frames import first_line
-from lirdrec.data.ids import pluralize
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset, reject_options
 from lirdrec.data.schema import RATING, USER
 from lirdrec.data.table import Table, join_tables
 from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
+from lirdrec.wording import pluralize
 
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles of protocol 2 to 5 begin
 FIXED_OPTIONS = ("user", "rating", "timestamp", "order", "only")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
 from lirdrec.features.encoders.model_loading import SentenceModel, check_choice
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

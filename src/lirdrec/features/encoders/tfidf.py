@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lirdrec.config import check_minimum
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -13,13 +13,13 @@ import polars as pl
 from lirdrec.config import suggest_name
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.ids import pluralize
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.data.titles import titles
 from lirdrec.errors import ConfigError, RunFolderError, describe_error
 from lirdrec.features.dataset_writer import MISSING, PROBLEMS, file_name
 from lirdrec.features.inspection import statistics
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.images import ImageError, thumbnail
 from lirdrec.features.sources import IMAGE, ImageSource, TextSource
 from lirdrec.reporting import Card, Cards, Column, Figure, Report, Row, Section, Table, drawn
 from lirdrec.reporting.figure import COLORS, GRAY, RED
 from lirdrec.reporting.report import Block
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from queue import Queue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lirdrec.config import check_minimum
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
     import httpx

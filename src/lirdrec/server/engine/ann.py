@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lirdrec.data.ids import pluralize
 from lirdrec.errors import ConfigError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.engine.query import QueryBatch
 from lirdrec.server.snapshot import Snapshot
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 

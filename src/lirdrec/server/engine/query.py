@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lirdrec.data.ids import describe_ids, pluralize
+from lirdrec.data.ids import describe_ids
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
 from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
@@ -18,6 +18,7 @@ from lirdrec.ranking.top_k import Quota
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import history_rows
 from lirdrec.server.snapshot import Id, Snapshot, UserState
+from lirdrec.wording import pluralize
 
 CALIBRATED = NewItemPolicy()
 MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
