@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
 from lirdrec.graphs.sparse import product
 
 BLOCK_EDGES = 4096  # edges gathered at once where there is no sampled product
@@ -84,32 +85,32 @@ class Edges:
         return torch.cat([(a.index_select(0, r) * b.index_select(0, c)).sum(1) for r, c in blocks])
 
 
-class _Dots(torch.autograd.Function):
+class _Dots(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, edges: Edges) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, a: Tensor, b: Tensor, edges: Edges) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
         ctx.save_for_backward(a, b)
         ctx.edges = edges
         return edges._dots(a, b)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, b = ctx.saved_tensors
         g_a = ctx.edges._product(gradient, b, False) if ctx.needs_input_grad[0] else None
         g_b = ctx.edges._product(gradient, a, True) if ctx.needs_input_grad[1] else None
         return g_a, g_b, None
 
 
-class _Product(torch.autograd.Function):
+class _Product(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor, edges: Edges, transposed: bool) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, weights: Tensor, x: Tensor, edges: Edges, transposed: bool) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(weights, x)
         ctx.edges, ctx.transposed = edges, transposed
         return edges._product(weights, x, transposed)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weights, x = ctx.saved_tensors
         gradient = gradient.contiguous()
         g_weights = g_x = None
@@ -120,9 +121,9 @@ class _Product(torch.autograd.Function):
         return g_weights, g_x, None, None
 
 
-class _Softmax(torch.autograd.Function):
+class _Softmax(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, groups: Tensor, n: int) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, scores: Tensor, groups: Tensor, n: int) -> Tensor:
         largest = scores.new_full((n,), -torch.inf).scatter_reduce_(0, groups, scores, "amax")
         largest.masked_fill_(largest == -torch.inf, 0)
         p = (scores - largest.index_select(0, groups)).exp_()
@@ -133,7 +134,7 @@ class _Softmax(torch.autograd.Function):
         return p
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         p, groups = ctx.saved_tensors
         weighted = p * gradient
         mean = p.new_zeros(ctx.n).index_add_(0, groups, weighted)

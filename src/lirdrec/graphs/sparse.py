@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
+
 log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 torch.sparse.check_sparse_tensor_invariants.disable()  # sorted and in range by construction
@@ -75,14 +77,14 @@ def product(
         return torch.addmm(plus, csr, x, beta=plus_factor, alpha=factor)
 
 
-class _Product(torch.autograd.Function):
+class _Product(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix) -> Tensor:
         ctx.matrix = matrix
         return product(matrix.csr, x.contiguous())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return product(ctx.matrix.csr_t, gradient.contiguous()), None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
 from lirdrec.graphs.sparse import SparseMatrix, product
 
 EPSILON = 1e-7  # added to every degree, as the released code does
@@ -82,33 +83,31 @@ class UserItemGraph:
         return x_users, x_items
 
 
-class _Propagate(torch.autograd.Function):
+class _Propagate(AutogradFunction):
     # Â is symmetric, so the backward of a polynomial in Â is the same polynomial applied to the gradient.
     @staticmethod
-    def forward(  # type: ignore[override]  # torch types it (*args)
+    def forward(
         ctx: Any, users: Tensor, items: Tensor, graph: UserItemGraph, n_layers: int, weights: Sequence[float] | None
     ) -> tuple[Tensor, Tensor]:
         ctx.graph, ctx.n_layers, ctx.weights = graph, n_layers, weights
         return graph.sums(users.contiguous(), items.contiguous(), n_layers, weights)
 
     @staticmethod
-    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor | None, ...]:
         sums = ctx.graph.sums(g_users.contiguous(), g_items.contiguous(), ctx.n_layers, ctx.weights)
         return (*sums, None, None, None)
 
 
-class _PropagateLearned(torch.autograd.Function):
+class _PropagateLearned(AutogradFunction):
     # The layers Y_l = Â^l G of the gradient G give both gradients: Σ a_l Y_l of X0 and ⟨Y_l, X0⟩ of a_l.
     @staticmethod
-    def forward(  # type: ignore[override]  # torch types it (*args)
-        ctx: Any, users: Tensor, items: Tensor, weights: Tensor, graph: UserItemGraph
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, users: Tensor, items: Tensor, weights: Tensor, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(users, items, weights)
         ctx.graph = graph
         return graph.sums(users.contiguous(), items.contiguous(), len(weights) - 1, weights.tolist())
 
     @staticmethod
-    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, g_users: Tensor, g_items: Tensor) -> tuple[Tensor | None, ...]:
         users, items, weights = ctx.saved_tensors
         matrix = ctx.graph.matrix
         y_users, y_items = g_users.contiguous(), g_items.contiguous()

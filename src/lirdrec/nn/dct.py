@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
+
 
 def dct(x: Tensor) -> Tensor:
     """DCT-II with orthonormal scaling along the last axis: `(…, d)` float → `(…, d)`, same dtype and device.
@@ -35,9 +37,9 @@ def idct(x: Tensor) -> Tensor:
     return result
 
 
-class _InverseDCT(torch.autograd.Function):
+class _InverseDCT(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         d = x.shape[-1]
         turn, scale = _constants(d, x.dtype, x.device)
         y = x / scale
@@ -51,7 +53,7 @@ class _InverseDCT(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return dct(gradient)  # the transpose of an orthonormal inverse is the transform itself
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
+
 EPSILON = 1e-12
 
 
@@ -34,9 +36,9 @@ def dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
     return x * kept.div_(1 - p).to(x.device)
 
 
-class _Normalize(torch.autograd.Function):
+class _Normalize(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         clamped = norm < EPSILON
         scale = norm.clamp_(min=EPSILON).reciprocal_()
@@ -45,22 +47,22 @@ class _Normalize(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         y, scale, clamped = ctx.saved_tensors
         # a row shorter than ε is divided by the constant ε, so its norm does not enter the gradient
         along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).masked_fill_(clamped, 0)
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
 
 
-class _MeanSquare(torch.autograd.Function):
+class _MeanSquare(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n_rows: int) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, x: Tensor, n_rows: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.count = n_rows * x[:1].numel()
         flat = x.reshape(-1)
         return torch.dot(flat, flat) / ctx.count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return x * (gradient * (2 / ctx.count)), None

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.nn.functional import normalize
@@ -314,11 +315,11 @@ def info_nce(
     return full_softmax(queries, normalize(b), targets, temperature, weights=weights)
 
 
-class _LogSumExp(torch.autograd.Function):
+class _LogSumExp(AutogradFunction):
     """`Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ}`, a scalar, with its gradients in one pass over blocks of queries."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch types it (*args)
+    def forward(
         ctx: Any,
         queries: Tensor,
         items: Tensor,
@@ -369,7 +370,7 @@ class _LogSumExp(torch.autograd.Function):
         return ranks.share(total).to(queries.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # the terms of this rank's items in the gradient of the whole sum
         g_queries, g_items = ctx.saved_tensors
         scale = gradient * ctx.scale

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lirdrec.autograd_function import AutogradFunction
 from lirdrec.errors import ConfigError
 
 
@@ -309,37 +310,37 @@ def _columns_to_rows(tables: Sequence[Tensor], shards: Shards, n_columns: int) -
     return results[0], results[1]
 
 
-class _Sum(torch.autograd.Function):
+class _Sum(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         y = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
 
-class _ToColumns(torch.autograd.Function):
+class _ToColumns(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
         ctx.shards, ctx.n_columns = shards, n_columns
         return _rows_to_columns((users, items), shards, n_columns)
 
     @staticmethod
-    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:
         return *_columns_to_rows((users, items), ctx.shards, ctx.n_columns), None, None
 
 
-class _ToRows(torch.autograd.Function):
+class _ToRows(AutogradFunction):
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it (*args)
+    def forward(ctx: Any, users: Tensor, items: Tensor, shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
         ctx.shards, ctx.n_columns = shards, n_columns
         return _columns_to_rows((users, items), shards, n_columns)
 
     @staticmethod
-    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]  # torch types it (*args)
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:
         return *_rows_to_columns((users, items), ctx.shards, ctx.n_columns), None, None
