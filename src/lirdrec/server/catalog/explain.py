@@ -31,9 +31,7 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
         raise UnknownIdError(f"no user has the id {user!r}")
     liked, effects = snapshot.liked_rows(user), None
     if recommender.is_ordered:
-        model = recommender.model()
-        weights = model.history_weights(recommender.scorer, liked)
-        effects = explanation.history_effects(model, recommender.scorer, liked, row) if n_liked else None
+        weights, effects = explanation.explain_history(recommender.model(), recommender.scorer, liked, row, n_liked)
     liked = liked[~snapshot.removed[liked]]
     return explanation.explained(recommender.state, user, row, vectors, weights, liked.numpy(), n_liked, effects)
 
