@@ -338,7 +338,7 @@ def test_the_user_graph_in_blocks_is_that_of_a_loop(monkeypatch):
         for other, weight in similar(numbers[user].tolist(), 3).items():
             expected[user, other] = weight
     for limit in (128 * 2**20, 16 * 23 * 5):
-        monkeypatch.setattr("lirdrec.models.cohesion.MEMORY_LIMIT", limit)
+        monkeypatch.setattr("lirdrec.graphs.user_user.MEMORY_LIMIT", limit)
         found = user_user_graph(r.to_sparse_csr(), 3, torch.float64).dense()
         torch.testing.assert_close(found, expected)
 
