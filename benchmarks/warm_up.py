@@ -1,14 +1,16 @@
 """What likes do for new items, without training, against training again with these likes (docs/new_items.md).
 
-    python benchmarks/warm_up.py movielens --likes 0 1 2 5 10 --retrain 10
-    python benchmarks/warm_up.py tiktok --seeds 0 --retrain 10
+    python benchmarks/warm_up.py movielens --seeds 0 1 2 3 4 --likes 0 1 2 5 10 --retrain 1 5 10
+    python benchmarks/warm_up.py tiktok --seeds 0 1 2 --retrain 10
+    python benchmarks/warm_up.py PREPARED_FOLDER --seeds 0 1 2 --retrain 10
     python benchmarks/warm_up.py movielens --report
 
 A random fifth of the items is unseen in training and added by `add_items`; those with 15 interactions or more are
 launched: of each, 0, 1, 2, 5 or 10 random likes are given to `update`, and its other users, the first ten left out, are
 those who should find it. `--retrain` trains from scratch with the likes of all launched items. Metrics are means over
-the launched items: the share of these users who have the item among their 20 best, of all items and of the unseen items
-alone; and recall@20 of the validation and test interactions of known items.
+the launched items: the share of these users who have the item among their 20 best, of all items and of the launched
+items alone, which are the same ones after a training with their likes; and recall@20 of the validation and test
+interactions of known items.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ class Launch:
     """One draw of unseen items.
 
     Args:
-        name: "movielens" (the sample) or "tiktok".
+        name: "movielens" (the sample), a folder of `LIRDREC_DATA`, or the folder of a prepared dataset.
         seed: of the draw, the split, the likes and the trainings.
     """
 
     def __init__(self, name: str, seed: int):
-        data = Dataset.load(ROOT / "sample" / "movielens") if name == "movielens" else read_any(DATA / name)
+        data = read_any(ROOT / "sample" / "movielens" if name == "movielens" else DATA / name)  # an absolute path stays
         self.seed, draw = seed, np.random.default_rng(seed)
         self.features = {name: (data.items.ids, m.values * m.present[:, None]) for name, m in data.features.items()}
         self.items = data.items.series
@@ -105,6 +107,7 @@ class Launch:
             wanted[name] = list(zip(frame["user"].to_list(), frame["item"].to_list(), strict=True))
         unseen = torch.tensor(made.items.rows(pl.Series(self.unseen)))
         unseen = unseen[unseen >= 0]
+        launched = torch.tensor(made.items.rows(pl.Series(self.launched)))
         hits: dict[str, dict] = {"among all": {}, "alone": {}, "valid": {}, "test": {}}
         todo: dict = {}
         for kind, pairs in wanted.items():
@@ -124,16 +127,38 @@ class Launch:
                     hit = float((own > score).sum() < K)
                     if kind == "launched":
                         hits["among all"].setdefault(item, []).append(hit)
-                        hits["alone"].setdefault(item, []).append(float((own[unseen] > score).sum() < K))
+                        hits["alone"].setdefault(item, []).append(float((own[launched] > score).sum() < K))
                     else:
                         hits[kind].setdefault(user, []).append(hit)
         found = {name: statistics.mean(map(statistics.mean, values.values())) for name, values in hits.items()}
         return found | {"places of unseen items": places, "launched": len(self.launched)}
 
 
+def report(name: str) -> None:
+    """Means and sd over the draws of each way and number of likes, and of moved to trained again in each draw."""
+    found = {tuple(key.rsplit(" ", 3)): value for key, value in json.loads(RESULTS.read_text()).items()}
+    ours = {key[1:]: value for key, value in found.items() if key[0] == name}
+    for way, k in dict.fromkeys((way, k) for _, way, k in ours):
+        runs = {seed: value for (seed, *rest), value in ours.items() if rest == [way, k]}
+        cells = [
+            f"{metric} {_mean_and_sd([run[metric] for run in runs.values()])}" for metric in next(iter(runs.values()))
+        ]
+        again = [
+            run["alone"] / ours[seed, "retrain", k]["alone"]
+            for seed, run in runs.items()
+            if (seed, "retrain", k) in ours
+        ]
+        ratio = f"; alone, of trained again: {_mean_and_sd(again)}" if way == "update" and again else ""
+        print(f"{name}, {k} likes, {way}, {len(runs)} draws: {', '.join(cells)}{ratio}")
+
+
+def _mean_and_sd(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=("movielens", "tiktok"))
+    parser.add_argument("dataset", help="movielens (the sample), a folder of LIRDREC_DATA, or a prepared dataset")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--likes", type=int, nargs="*", default=list(LIKES))
     parser.add_argument("--retrain", type=int, nargs="*", default=[])
@@ -141,10 +166,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for seed in () if arguments.report else arguments.seeds:
         launch, first = Launch(arguments.dataset, seed), None
+        name = Path(arguments.dataset).name
         for way, numbers in (("update", arguments.likes), ("retrain", arguments.retrain)):
             for k in numbers:
                 results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-                if (key := f"{arguments.dataset} {seed} {way} {k}") in results:
+                if (key := f"{name} {seed} {way} {k}") in results:
                     continue
                 if way == "update":
                     first = launch.first() if first is None else first
@@ -157,9 +183,7 @@ def main() -> None:
                 RESULTS.write_text(json.dumps(results | {key: found}, indent=2) + "\n")
                 print(key, found, flush=True)
     if arguments.report:
-        for key, found in json.loads(RESULTS.read_text()).items():
-            if key.startswith(arguments.dataset):
-                print(key, {name: round(value, 4) for name, value in found.items()})
+        report(Path(arguments.dataset).name)
 
 
 if __name__ == "__main__":
