@@ -27,7 +27,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,12 @@ class Lines:
         print(json.dumps(line), flush=True)
 
 
-def measure_quality(lines: Lines, name: str, data: Dataset, seeds: Iterable[int]) -> None:
+def measure_quality(lines: Lines, name: str, data: Dataset, seeds: Iterable[int], chosen: Sequence[str]) -> None:
     for seed in seeds:
         launch = draw_launch(data, seed)
         for variant, options in variants(data).items():
             key = {"kind": "quality", "dataset": name, "variant": variant, "seed": seed}
-            if lines.has(**key):
+            if lines.has(**key) or (chosen and variant not in chosen):
                 continue
             config, training = lirdrec.preset()
             started = time.process_time()
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("quality", "time", "electronics", "report"))
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=[], help="of quality: raw, whitened, 256, '256 whitened' …")
     parser.add_argument("--steps", type=int, default=5, help="steps timed, after one that is not")
     parser.add_argument("--folder", action="append", default=[], metavar="NAME=PATH", help="where a dataset is")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -259,7 +260,7 @@ def main() -> None:
     for name in arguments.datasets or DATASETS:
         data = dataset(name, paths)
         if arguments.kind == "quality":
-            measure_quality(lines, name, data, arguments.seeds)
+            measure_quality(lines, name, data, arguments.seeds, arguments.variants)
         else:
             measure_time(lines, name, data, arguments.steps)
 
