@@ -47,7 +47,7 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
-from lirdrec.training.loop import keep_freed_memory
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import make_sampler
 
 ROOT = Path(__file__).resolve().parents[1]

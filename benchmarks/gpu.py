@@ -42,8 +42,9 @@ from lirdrec.planning.workload import Sizes, workload
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.presets import preset
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import keep_freed_memory, train
+from lirdrec.training.loop import train
 from lirdrec.training.profiling import ProductCounter
 from lirdrec.training.sampling import make_sampler
 from shapes import DIMS, SHAPES

@@ -28,7 +28,7 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.models.registry import build, config_type, model_names
 from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.training.loop import keep_freed_memory
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from shapes import DIMS, SHAPES
 from speed import RESULTS, peak_gb

@@ -30,7 +30,7 @@ from lirdrec.graphs.item_item import nearest_among, nearest_items
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
 from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.training.loop import keep_freed_memory
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from shapes import DIMS, SHAPES
 

@@ -33,7 +33,8 @@ from lirdrec.config import make_config
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.parallel.ranks import Ranks
-from lirdrec.training.loop import keep_freed_memory, sum_gradients
+from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.training.loop import sum_gradients
 
 CONFIGURATIONS = {"one process, half": (1, 0.5), "two processes": (2, 1.0), "one process, all": (1, 1.0)}
 

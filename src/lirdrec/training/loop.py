@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,26 +18,10 @@ from torch import Tensor
 from lirdrec.errors import ConfigError, RunFolderError, TrainingError
 from lirdrec.models.base import Model
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import Sampler, make_sampler
-
-
-def keep_freed_memory() -> bool:
-    """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
-
-    A training step frees and allocates the same few hundred megabytes repeatedly. Affects the whole process from
-    now on. Without glibc it does nothing and returns False.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        trim_threshold, mmap_threshold = -1, -3  # names of the options in malloc.h
-        return bool(libc.mallopt(mmap_threshold, 1 << 30)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
-    except (OSError, AttributeError):
-        return False
-
 
 log = logging.getLogger(__name__)
 

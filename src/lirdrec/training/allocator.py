@@ -1,0 +1,71 @@
+"""Settings of the memory allocator for training: freed memory is kept, and it is in large pages.
+
+A step gathers rows of tables of some hundred megabytes in a random order (products with sparse matrices). With pages
+of 4 kB the processor looks up the address of nearly every row in memory; with pages of 2 MB its own buffer holds most
+addresses. At the shape of Electronics this halves the time of a step (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lirdrec.available_memory import free_memory
+
+TRIM_THRESHOLD, MMAP_THRESHOLD, MADV_HUGEPAGE = -1, -3, 14  # malloc.h and mman.h
+LARGEST = 1 << 30  # larger blocks are not kept
+PAGE = 1 << 12
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
+
+    A training step frees and allocates the same few hundred megabytes repeatedly. Affects the complete process from now
+    on: it keeps what it has once used. Without glibc it does nothing and returns False.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        kept = bool(libc.mallopt(MMAP_THRESHOLD, LARGEST)) and bool(libc.mallopt(TRIM_THRESHOLD, -1))  # -1: never
+    except (OSError, AttributeError):
+        return False
+    if kept and not _is_limited():
+        _use_large_pages(libc, (free_memory() or 0) // 2)
+    return kept
+
+
+def _is_limited() -> bool:
+    """Whether memory counts before it is used: with `ulimit -v`, or where the system reserves all that is asked for."""
+    import resource  # on Linux only
+
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    try:
+        strict = OVERCOMMIT.read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        strict = False
+    return strict or any(limit != resource.RLIM_INFINITY for limit in limits)
+
+
+def _use_large_pages(libc: Any, size: int) -> None:
+    """Extend the heap by about `size` bytes, for which the system is asked for large pages.
+
+    Nothing is written there, so no memory is used before an allocation needs it. The blocks are freed at once, and stay
+    in the heap, since it is never trimmed.
+    """
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    block, blocks = LARGEST - (1 << 20), []  # below the threshold, so in the heap
+    while size >= block and (start := libc.malloc(block)):
+        first = -(-start // PAGE) * PAGE
+        libc.madvise(first, (start + block - first) // PAGE * PAGE, MADV_HUGEPAGE)
+        blocks.append(start)
+        size -= block
+    for start in blocks:
+        libc.free(start)
