@@ -186,7 +186,7 @@ def measure_time(lines: Lines, name: str, data: Dataset, steps: int) -> None:
         lines.add(line | made[variant][1] | {"batch": training.batch_size, "threads": torch.get_num_threads()})
 
 
-def measure_electronics(lines: Lines, folder: Path, steps: int) -> None:
+def measure_electronics(lines: Lines, folder: Path, steps: int, chosen: Sequence[str]) -> None:
     if not (folder / "data").is_dir():
         make_synthetic_dataset(*ELECTRONICS, DIMS, seed=0, folder=str(folder)).save(folder / "data")
     data = Dataset.load(folder / "data")
@@ -194,7 +194,8 @@ def measure_electronics(lines: Lines, folder: Path, steps: int) -> None:
     training = training.resolved(len(data.train.users))
     paper = lirdrec.LIRDRecConfig(n_layers=2), lirdrec.TrainConfig(batch_size=2048)
     settings = {"step": paper, "epoch": (config, training)}
-    for variant, options in {v: o for v, o in variants(data).items() if v != "whitened"}.items():
+    found = {v: o for v, o in variants(data).items() if v in chosen or (not chosen and v != "whitened")}
+    for variant, options in found.items():
         for what, (base, options_of_training) in settings.items():
             if lines.has(kind="electronics", variant=variant, what=what):
                 continue
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("quality", "time", "electronics", "report"))
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", default=[], help="of quality: raw, whitened, 256, '256 whitened' …")
+    parser.add_argument("--variants", nargs="+", default=[], help="only raw, whitened, 256, '256 whitened' …")
     parser.add_argument("--steps", type=int, default=5, help="steps timed, after one that is not")
     parser.add_argument("--folder", action="append", default=[], metavar="NAME=PATH", help="where a dataset is")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -254,9 +255,9 @@ def main() -> None:
         return report(lines)
     if arguments.kind == "electronics":
         if "electronics" in paths:
-            return measure_electronics(lines, paths["electronics"], arguments.steps)
+            return measure_electronics(lines, paths["electronics"], arguments.steps, arguments.variants)
         with tempfile.TemporaryDirectory() as folder:
-            return measure_electronics(lines, Path(folder), arguments.steps)
+            return measure_electronics(lines, Path(folder), arguments.steps, arguments.variants)
     for name in arguments.datasets or DATASETS:
         data = dataset(name, paths)
         if arguments.kind == "quality":
