@@ -48,7 +48,8 @@ class Launch:
     """
 
     def __init__(self, name: str, seed: int):
-        data = read_any(ROOT / "sample" / "movielens" if name == "movielens" else DATA / name)  # an absolute path stays
+        places = (ROOT / "sample" / name, DATA / name, Path(name))
+        data = read_any(next((place for place in places if place.exists()), places[-1]))
         self.seed, draw = seed, np.random.default_rng(seed)
         self.features = {name: (data.items.ids, m.values * m.present[:, None]) for name, m in data.features.items()}
         self.items = data.items.series
