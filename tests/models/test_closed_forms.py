@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.models import ease
+from lirdrec.models import ease, item_knn
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
 from lirdrec.models.ease import CEASE, EASE, AddEASE, AddEASEConfig, CEASEConfig, EASEConfig
@@ -226,7 +226,9 @@ def test_content_knn_takes_new_items_as_if_they_had_been_there(k):
     assert grown.n_items == N_ITEMS
 
 
-def test_item_knn_by_hand():
+@pytest.mark.parametrize("block_bytes", [1, item_knn.BLOCK_BYTES], ids=["blocks of a row", "one block"])
+def test_item_knn_by_hand(monkeypatch, block_bytes):
+    monkeypatch.setattr(item_knn, "BLOCK_BYTES", block_bytes)
     model = solved(ItemKNN, ItemKNNConfig(n_neighbors=4, shrinkage=2.0))
     b = np.zeros((N_ITEMS, N_ITEMS))
     for j in range(N_ITEMS):
@@ -243,6 +245,7 @@ def test_item_knn_by_hand():
     same = (kept > 0) == (b > 0)
     np.testing.assert_allclose(kept[same], b[same], atol=1e-6)
     assert same.mean() > 0.9
+    assert (model.similarity.diff(dim=1) <= 0).all() and (model.neighbours[UNLIKED] == -1).all()
 
 
 @pytest.mark.parametrize(

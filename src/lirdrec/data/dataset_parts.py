@@ -211,11 +211,11 @@ class DatasetParts:
                     raise DataError(
                         f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s"
                     )
-        pairs = Interactions.concatenate(list(named.values()))
-        keys = pairs.users * self.n_items + pairs.items
-        order = np.argsort(keys, kind="stable")
-        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-        if len(same):
+        keys = np.concatenate([split.users * self.n_items + split.items for split in named.values()])
+        in_order = np.sort(keys)  # in a fraction of the time of `argsort`
+        if (in_order[1:] == in_order[:-1]).any():
+            order = np.argsort(keys, kind="stable")
+            same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
             bounds = np.cumsum([len(split) for split in named.values()])
             first, second = (
                 list(named)[np.searchsorted(bounds, order[at], side="right")] for at in (same[0], same[0] + 1)
@@ -244,7 +244,10 @@ class DatasetParts:
                 )
 
     def _check_users(self) -> None:
-        untrained = np.setdiff1d(np.concatenate([self.valid.users, self.test.users]), self.train.users)
+        is_trained = np.zeros(self.n_users, bool)
+        is_trained[self.train.users] = True
+        held_out = np.concatenate([self.valid.users, self.test.users])
+        untrained = np.unique(held_out[~is_trained[held_out]])
         if not len(untrained):
             return
         if split_method(self.info) not in USERS_MAY_LACK_TRAINING:

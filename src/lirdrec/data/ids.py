@@ -38,15 +38,14 @@ class IdMap:
     def __init__(self, ids: Any, entity: str = "id"):
         self.entity = entity
         self.series = clean_ids(ids, f"the {entity} ids" if entity != "id" else "the ids", entity)
-        repeated = self.series.is_duplicated()
-        if repeated.any():
+        self.ids: np.ndarray = self.series.to_numpy()
+        self._table: pl.DataFrame | None = None
+        self._dense = self.is_integer and bool(np.array_equal(self.ids, np.arange(len(self.ids))))
+        if not self._dense and (repeated := self.series.is_duplicated()).any():
             row = repeated.arg_true()[0]
             raise DataError(
                 f"{entity} id {self.series[row]!r} occurs more than once (first in row {row}, counted from 0)"
             )
-        self.ids: np.ndarray = self.series.to_numpy()
-        self._table: pl.DataFrame | None = None
-        self._dense = self.is_integer and bool(np.array_equal(self.ids, np.arange(len(self.ids))))
 
     @property
     def is_integer(self) -> bool:
@@ -165,8 +164,8 @@ def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], s
         series = series.cast(pl.String)
     if len(series) == 0:
         return series if series.dtype == pl.String else pl.Series(series.name, [], dtype=pl.Int64)
-    if (missing := series.is_null()).any():
-        location = place(int(missing.arg_true()[0]))
+    if series.null_count():
+        location = place(int(series.is_null().arg_true()[0]))
         raise DataError(f"{where}: no {entity} id in {location}; leave such rows out or give them an id")
     if series.dtype == pl.String:
         if (empty := series.str.len_bytes() == 0).any():
@@ -187,9 +186,9 @@ def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], s
             problem = f"is negative; integer ids must be 0 or more (or {strings})"
             raise id_error(series, negative, where, entity, place, problem)
         integers = series.cast(pl.Int64, strict=False)
-        if (large := integers.is_null()).any():
+        if integers.null_count():
             problem = f"is too large: integer ids go up to {LARGEST} ({strings})"
-            raise id_error(series, large, where, entity, place, problem)
+            raise id_error(series, integers.is_null(), where, entity, place, problem)
         return integers
     types = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
     raise DataError(f"{where}: {entity} ids of type {types}; they must be all integers or all strings")

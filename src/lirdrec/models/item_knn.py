@@ -25,7 +25,7 @@ from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.sparse_rows import csr_of, largest_of_rows, product_blocks
 
-BLOCK_BYTES = 128 * 2**20
+BLOCK_BYTES = 8 * 2**20  # of memory that is used again for each block, mostly in the cache of the processor
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ItemKNN(Model):
         return weighted_history(self.inputs)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`, from sparse products; the neighbors are in no order."""
+        """Fill `neighbours` and `similarity`, `(I, k)`, from sparse products; the most similar first."""
         by_user = csr_of(weighted_history(self.inputs, 0.5).cpu())
         by_item = by_user.T.tocsr()
         degree = item_degrees(self.inputs, torch.float32).cpu().numpy()
@@ -87,7 +87,7 @@ class ItemKNN(Model):
             common.data /= np.maximum(norms, np.float32(1e-12), out=norms)
             own = np.repeat(np.arange(first, last, dtype=common.indices.dtype), lengths)
             common.data[own == common.indices] = 0
-            similarity, neighbors, _ = largest_of_rows(common, k, in_order=False)
+            similarity, neighbors, _ = largest_of_rows(common, k)
             self.similarity[first:last] = torch.from_numpy(similarity)
             self.neighbours[first:last] = torch.from_numpy(neighbors)
 

@@ -26,10 +26,10 @@ class Histories:
 
     def __init__(self, users: Tensor, items: Tensor, n_users: int, timestamps: Tensor | None = None):
         if timestamps is None:
-            order = torch.argsort(users, stable=True)
+            order = _stable_order(users)
         else:
-            by_time = torch.argsort(timestamps, stable=True)
-            order = by_time[torch.argsort(users[by_time], stable=True)]
+            by_time = _stable_order(timestamps)
+            order = by_time[_stable_order(users[by_time])]
         self.items = items[order]
         self.times = None if timestamps is None else timestamps[order]
         self.start = torch.zeros(n_users + 1, dtype=torch.int64, device=users.device)
@@ -53,6 +53,13 @@ class Histories:
         moved.items, moved.start = self.items.to(device), self.start.to(device)
         moved.times = None if self.times is None else self.times.to(device)
         return moved
+
+
+def _stable_order(keys: Tensor) -> Tensor:
+    """The positions `(n,)` of the keys in their order, without a sort where they are in order."""
+    if bool((keys[1:] >= keys[:-1]).all()):
+        return torch.arange(len(keys), device=keys.device)
+    return torch.argsort(keys, stable=True)
 
 
 class PairWeights:

@@ -35,7 +35,6 @@ class ItemWeightScorer(Scorer):
         self.history = history
         self._sparse = weights.layout == torch.sparse_csr
         self._weights: Tensor | None = weights
-        self._weights_t = _transposed(weights) if self._sparse else weights.T
         self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `_weights_t`, where items were added
         self.n_users, self.n_items = history.shape
 
@@ -46,6 +45,11 @@ class ItemWeightScorer(Scorer):
             self._weights = _transposed(self._weights_t)
         return self._weights
 
+    @cached_property
+    def _weights_t(self) -> Tensor:
+        """The weights with a row for each scored item; computed at first use."""
+        return _transposed(self.weights) if self._sparse else self.weights.T
+
     @classmethod
     def of_nearest(cls, history: Tensor, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
         """Weights given by each scored item's nearest liked items.
@@ -55,10 +59,9 @@ class ItemWeightScorer(Scorer):
             neighbors: `(I, k)` int64, the liked items that count for each scored item; -1: no item.
             similarity: `(I, k)` float, their weights.
         """
-        (liked, owner), values = _nearest_entries(neighbors, similarity)
-        start = torch.zeros(len(neighbors) + 1, dtype=torch.int64, device=liked.device)
-        start[1:] = torch.bincount(owner, minlength=len(neighbors)).cumsum(0)
-        by_scored_item = torch.sparse_csr_tensor(start, liked, values, (len(neighbors), len(neighbors)))
+        ends, liked, values = _nearest_entries(neighbors, similarity)
+        n = len(neighbors)
+        by_scored_item = torch.sparse_csr_tensor(torch.cat([ends.new_zeros(1), ends]), liked, values, (n, n))
         return cls(history, _transposed(by_scored_item))
 
     def with_items(self, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
@@ -68,11 +71,10 @@ class ItemWeightScorer(Scorer):
         """
         # rows of the transposed weights, with entries sorted by the liked item
         neighbors, order = neighbors.sort(dim=1)
-        (liked, owner), values = _nearest_entries(neighbors, similarity.gather(1, order))
+        ends, liked, values = _nearest_entries(neighbors, similarity.gather(1, order))
         total, w = self.n_items + len(neighbors), self._weights_t
         crow, col, value = self._parts or (w.crow_indices(), w.col_indices(), w.values())
-        ends = torch.bincount(owner, minlength=len(neighbors)).cumsum(0) + crow[-1]
-        parts = append_rows(crow, ends), append_rows(col, liked), append_rows(value, values)
+        parts = append_rows(crow, ends + crow[-1]), append_rows(col, liked), append_rows(value, values)
         grown, h = object.__new__(ItemWeightScorer), self.history
         # unchecked, since checks read all entries: old and new indices are in range
         grown.history = torch.sparse_csr_tensor(h.crow_indices(), h.col_indices(), h.values(), (self.n_users, total))
@@ -188,12 +190,15 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     return dense
 
 
-def _nearest_entries(neighbors: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions `(2, n)` and values `(n,)` in W of the tables of `of_nearest`."""
-    is_there = neighbors >= 0
-    rows = torch.arange(len(neighbors), device=neighbors.device)
-    target = torch.repeat_interleave(rows, is_there.sum(1))
-    return torch.stack([neighbors[is_there], target]), similarity[is_there]
+def _nearest_entries(neighbors: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tables of `of_nearest` without empty places: the end `(n,)` of each row, its items and their weights."""
+    if not neighbors.is_cpu:
+        is_there = neighbors >= 0
+        return is_there.sum(1).cumsum(0), neighbors[is_there], similarity[is_there]
+    items, weights = neighbors.numpy(), similarity.numpy()  # numpy needs half of torch's time and memory
+    chosen = items >= 0
+    ends, liked, values = map(torch.from_numpy, (chosen.sum(1).cumsum(), items[chosen], weights[chosen]))
+    return ends, liked, values
 
 
 def _csr_parts(name: str, matrix: Tensor) -> dict[str, Tensor]:

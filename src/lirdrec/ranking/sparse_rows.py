@@ -57,13 +57,12 @@ def masking(weights: Any) -> Any:
     return sp.csr_matrix(sp.vstack([weights, sp.csr_matrix(below)], format="csr"))
 
 
-def largest_of_rows(matrix: Any, k: int, *, in_order: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The `k` largest of the entries above 0 of each row; equal ones by column. NaN and infinity are left out.
+def largest_of_rows(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `k` largest of the entries above 0 of each row, largest first, equal ones by column; no NaN or infinity.
 
     Args:
         matrix: scipy's CSR matrix `(n, m)` of float32, its columns in any order, none twice in a row.
         k: 1 or more.
-        in_order: largest first; False: in any order, in less time.
 
     Returns:
         The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 where a row has fewer. The number of each
@@ -73,28 +72,34 @@ def largest_of_rows(matrix: Any, k: int, *, in_order: bool = True) -> tuple[np.n
     >>> columns.tolist(), counts.tolist()
     ([[3, 1], [-1, -1]], [2, 0])
     """
-    n_rows, lengths = matrix.shape[0], np.diff(matrix.indptr)
+    keys, lengths = _keys(matrix), np.diff(matrix.indptr)
+    first = np.zeros((matrix.shape[0], k), np.int64)
+    shortest, longest = 1, k
+    while shortest <= lengths.max(initial=0):  # rows of similar length side by side, filled up with zeros
+        here = (lengths >= shortest) & (lengths <= longest)
+        some = lengths[here, None]
+        table = np.zeros((len(some), max(k, int(some.max(initial=0)))), np.int64)
+        table[np.arange(table.shape[1]) < some] = keys[np.repeat(here, lengths)]
+        if longest > k:
+            table.partition(k - 1, axis=1)
+        first[here] = table[:, :k]
+        shortest, longest = longest + 1, 2 * longest
+    first.sort(axis=1)
+    is_there = first < 0
+    values = (-(first >> 32)).astype(np.int32).view(np.float32)
+    return values, np.where(is_there, first & (2**32 - 1), -1), is_there.sum(axis=1)
+
+
+def _keys(matrix: Any) -> np.ndarray:
+    """A number `(n,)` int64 for each entry: below 0 for an entry above 0, lower for a larger one, then by the column.
+
+    The bits of positive float32 are integers in their order: these, negative, are the upper half, the column the lower.
+    """
     data = matrix.data.astype(np.float32, copy=False)
-    if len(data) and not (data.min() >= 0 and data.max() < np.inf):
-        data = np.where((data > 0) & (data < np.inf), data, np.float32(0))
-    least = np.maximum(_smallest_kept(matrix, data, k), np.finfo(np.float32).tiny)
-    is_kept = data >= np.repeat(least, lengths)
-    # numpy sorts numbers of 16 bits in linear time
-    rows = np.repeat(np.arange(n_rows, dtype=np.uint16 if n_rows <= 2**16 else np.int64), lengths)[is_kept]
-    found, columns = data[is_kept], matrix.indices[is_kept]
-    counts = np.bincount(rows, minlength=n_rows)
-    # without an order, only rows with more than k entries, the last of them equal, have to be sorted
-    sorted_at = np.flatnonzero(np.repeat(in_order | (counts > k), counts))
-    key = _falling(found[sorted_at]) << np.uint64(32) | columns[sorted_at].astype(np.uint64)
-    order = sorted_at[np.argsort(key)]
-    order = order[np.argsort(rows[order], kind="stable")]
-    found[sorted_at], columns[sorted_at] = found[order], columns[order]
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    first = rank < k
-    at = rows[first].astype(np.int64) * k + rank[first]
-    values, places = np.zeros(n_rows * k, np.float32), np.full(n_rows * k, -1, np.int64)
-    values[at], places[at] = found[first], columns[first]
-    return values.reshape(n_rows, k), places.reshape(n_rows, k), np.minimum(counts, k)
+    bits = np.where((data > 0) & (data < np.inf), data, np.float32(0)).view(np.int32)
+    keys: np.ndarray = bits * np.int64(-(2**32))
+    keys += matrix.indices
+    return keys
 
 
 def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -120,26 +125,6 @@ def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts
         row, column = np.nonzero(free & (order <= (k - counts[rows])[:, None]))
         columns[rows[row], counts[rows[row]] + order[row, column] - 1] = column
     return np.flatnonzero(is_short & ~few)
-
-
-def _falling(values: np.ndarray) -> np.ndarray:
-    """Numbers `(n,)` uint64 below 2^32 in the opposite order of positive float32 `values`, whose bits are in order."""
-    return np.uint64(2**32 - 1) - values.view(np.uint32)
-
-
-def _smallest_kept(matrix: Any, data: np.ndarray, k: int) -> np.ndarray:
-    """The k-th largest entry `(n,)` of each row of `data`, the entries of a CSR matrix; 0 where a row has fewer."""
-    lengths, shortest = np.diff(matrix.indptr), k + 1
-    smallest = np.zeros(matrix.shape[0], np.float32)
-    entries = sp.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
-    while shortest <= lengths.max(initial=0):  # rows of similar length side by side, filled up with zeros
-        rows = np.flatnonzero((lengths >= shortest) & (lengths < 2 * shortest))
-        shortest *= 2
-        if len(rows):
-            table = np.zeros((len(rows), int(lengths[rows].max())), np.float32)
-            table[np.arange(table.shape[1]) < lengths[rows, None]] = entries[rows].data
-            smallest[rows] = torch.from_numpy(table).topk(k, dim=1, sorted=False).values.amin(1).numpy()
-    return smallest
 
 
 def product_blocks(left: Any, right: Any, memory_limit: int) -> Iterator[tuple[int, int]]:

@@ -184,11 +184,18 @@ def fitting_metric(dataset: Dataset, metric: str) -> str:
         ConfigError: not a metric with a cut-off.
     """
     name, k = split_name(metric)
-    n_ranked = dataset.n_items
-    cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
-    if len(cold) and len(cold) == len(np.unique(dataset.valid.items)):
-        n_ranked -= len(np.unique(dataset.train.items))
+    cold = _cold_candidates(dataset)
+    n_ranked = dataset.n_items if cold is None else len(cold)
     return metric if k <= n_ranked else f"{name}@{max(1, n_ranked // 2)}"
+
+
+def _cold_candidates(dataset: Dataset) -> np.ndarray | None:
+    """The items without training `(n,)`, where only they are held out and therefore ranked; else None: all items."""
+    is_trained = np.zeros(dataset.n_items, bool)
+    is_trained[dataset.train.items] = True
+    if not len(dataset.valid) or is_trained[dataset.valid.items].any():
+        return None
+    return np.flatnonzero(~is_trained)
 
 
 def validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
@@ -198,11 +205,8 @@ def validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, fl
         (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
         for split in (dataset.train, dataset.valid)
     )
-    cold = np.setdiff1d(dataset.valid.items, dataset.train.items)
-    candidates = None
-    if len(dataset.valid.items) and len(cold) == len(np.unique(dataset.valid.items)):
-        # a cold-start split: only items without training are held out, so only they are ranked
-        candidates = torch.from_numpy(np.setdiff1d(np.arange(dataset.n_items), dataset.train.items))
+    cold = _cold_candidates(dataset)
+    candidates = None if cold is None else torch.from_numpy(cold)
     truth = GroundTruth.from_pairs(train_pairs, valid_pairs, dataset.n_users, candidates=candidates)
     if not len(truth.users):
         log.warning(
