@@ -46,7 +46,7 @@ def append_rows(table: A, rows: A) -> A:
     """
     entry = _buffers.get(id(table))
     buffer = entry[1] if entry is not None and entry[0]() is table else None
-    grown = None if buffer is None else buffer.appended(len(table), rows)
+    grown: A | None = None if buffer is None else buffer.appended(len(table), rows)
     if grown is None:
         size = len(table) + len(rows)
         shape = (size + max(MIN_SPARE_ROWS, size // 8), *table.shape[1:])
@@ -57,7 +57,7 @@ def append_rows(table: A, rows: A) -> A:
     assert buffer is not None and grown is not None
     key = id(grown)
     _buffers[key] = (weakref.ref(grown, lambda reference: _drop_entry(key, reference)), buffer)
-    return grown  # type: ignore[no-any-return]  # of the table's own type
+    return grown
 
 
 def _drop_entry(key: int, reference: weakref.ref[Any]) -> None:

@@ -26,7 +26,7 @@ def seal_and_die(self, index, arrays, facts):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Shards.seal = seal_and_die  # type: ignore[method-assign]
+Shards.seal = seal_and_die
 attributes = Attributes()
 captioner = OpenAICaptioner(OpenAIClient(url, concurrency=concurrency), "m", render(attributes))
 with captioning(dataset, captioner, attributes) as job:

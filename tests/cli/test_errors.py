@@ -99,7 +99,7 @@ def test_an_argument_that_is_not_utf8_is_refused(lirdrec, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
 @pytest.mark.parametrize(
     "arguments",
     [

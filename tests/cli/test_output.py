@@ -198,7 +198,7 @@ def test_no_number_of_a_table_is_broken(monkeypatch, width):
         assert number in words
 
 
-COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS = sorted(get_command(app).commands)
 
 
 def test_the_commands_are_those_of_the_manual():

@@ -28,7 +28,7 @@ def host() -> Iterator[Host]:
 
 
 def remote(host: Host, **values: object) -> RemoteFile:
-    return RemoteFile(**{"name": "a.bin", "url": host.url("/a.bin"), "bytes": len(CONTENT), "sha256": DIGEST, **values})  # type: ignore[arg-type]
+    return RemoteFile(**{"name": "a.bin", "url": host.url("/a.bin"), "bytes": len(CONTENT), "sha256": DIGEST, **values})
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -213,7 +213,7 @@ def test_the_time_for_everything_ends(host):
     host.always["/a.bin"] = "hold"
     with assert_error(DownloadError) as caught, get(host.url("/a.bin"), network=host.network, seconds=0.05):
         pass
-    assert not caught.value.passing  # type: ignore[attr-defined]
+    assert not caught.value.passing
     host.always["/a.bin"] = "endless"
     with assert_error(DownloadError), get(host.url("/a.bin"), network=host.network, seconds=0.5) as response:
         for _ in response.blocks():
@@ -231,4 +231,4 @@ def test_unknown_host_and_closed_port(host, tmp_path: Path):
     for url in ("http://unknown.test/a", "http://data.test:1/a"):
         with assert_error(DownloadError, mentions=[url]) as caught, get(url, network=host.network):
             pass
-        assert caught.value.passing  # type: ignore[attr-defined]
+        assert caught.value.passing

@@ -199,7 +199,7 @@ def never_stopped(data, tmp_path_factory) -> Path:
     said = here(data, output)
     lines = [line for line in said.splitlines() if line.startswith("[")]
     # one trial and one final each
-    assert [re.match(r"\[(\d)/4\]", line)[1] for line in lines] == list("1234")  # type: ignore[index]
+    assert [re.match(r"\[(\d)/4\]", line)[1] for line in lines] == list("1234")
     assert_facts(lines[0], ["popularity", "trial 1", "valid", "recall@20"])
     assert_facts(lines[3], ["lirdrec", "0", "test", "recall@20"])
     # how long the cell took, and how long all others will still take

@@ -87,7 +87,7 @@ def test_a_result_comes_back_from_its_file(data, tmp_path):
     assert store.result(cell) == result == TrialStore(tmp_path).result(cell)
     assert list(Results.load(store)) == [result]
     store.record(TrialResult(cell, "failed", "no", attempts=2))
-    assert store.result(cell).attempts == 2  # type: ignore[union-attr]
+    assert store.result(cell).attempts == 2
     (tmp_path / "cells" / f"{cell.key}.json").write_text("{")
     with assert_error(RunFolderError, mentions=[f"{cell.key}.json"]):
         store.result(cell)

@@ -68,9 +68,9 @@ def prepare_child() -> None:
 
     gc.disable()
     time.perf_counter = seconds
-    os.scandir = _SortedScandir  # type: ignore[assignment]
-    Figure.savefig = _drawn  # type: ignore[method-assign, assignment]
-    lirdrec.recommender.serialization.environment = lambda seed=None: {"seed": seed}  # type: ignore[assignment]
+    os.scandir = _SortedScandir
+    Figure.savefig = _drawn
+    lirdrec.recommender.serialization.environment = lambda seed=None: {"seed": seed}
     os.environ.pop("LIRDREC_API_KEY", None)
 
 

@@ -80,7 +80,7 @@ def test_the_shards_do_not_show_in_the_matrix(tmp_path):
     for rows in (1, 7, 50, 64):
         folder = prepare(tmp_path / str(rows), title=titles)
         encoder = Counting()
-        encoder.shard_rows = rows  # type: ignore[misc]
+        encoder.shard_rows = rows
         make_features(folder, [job(folder, encoder=encoder)], batch_size=1, progress=False)
         assert max(encoder.batches) == 1
         found.append((folder / "features/text.npy").read_bytes())

@@ -157,7 +157,7 @@ def make(folder: Path) -> None:
 
 def _write_reviews(folder: Path, pairs: object) -> None:
     lines, described = [], []
-    for user, item, rating, time in pairs.rows():  # type: ignore[attr-defined]
+    for user, item, rating, time in pairs.rows():
         asin = f"B{int(item[1:]):09d}"
         lines.append({"reviewerID": user, "asin": asin, "overall": rating, "unixReviewTime": time})
     for at in range(20):

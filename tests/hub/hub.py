@@ -146,7 +146,7 @@ class _Base(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def send_file(self, data: bytes, **headers: Any) -> None:
-        start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])  # type: ignore[index]
+        start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
         if start:
             self.hub.ranges.append(start)
         self.send_response(206 if start else 200)
@@ -224,7 +224,7 @@ def _handler(of: Hub) -> type[_Base]:
 
             content = json.loads(self.body())["content"]
             try:
-                header = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)[1])  # type: ignore[index]
+                header = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)[1])
                 good = isinstance(header["license"], str)
                 for model in header.get("model-index", []):
                     for result in model["results"]:

@@ -239,7 +239,7 @@ def test_names_do_not_break_the_card(hub, login, films, tmp_path):
 
 
 def code(content: str) -> list[str]:
-    return re.search(r"```python\n(.*?)\n```", content, re.DOTALL)[1].splitlines()  # type: ignore[index]
+    return re.search(r"```python\n(.*?)\n```", content, re.DOTALL)[1].splitlines()
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def new_item(id: int | str, seed: int | None = None, dims: dict[str, int] = DIMS
     own = id % 2**32 if isinstance(id, int) else zlib.crc32(id.encode())  # hash() differs from process to process
     draw = np.random.default_rng(own if seed is None else seed)
     features = {name: draw.normal(size=width).astype(np.float32) for name, width in dims.items()}
-    return NewItem(id, features=features, **more)  # type: ignore[arg-type]
+    return NewItem(id, features=features, **more)
 
 
 # ---------------------------------------------------------------- a shop with a planted taste

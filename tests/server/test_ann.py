@@ -115,7 +115,7 @@ def test_new_items_join_the_index_and_a_new_run_has_its_own(made):
 
 def test_what_cannot_be_had_is_one_sentence(monkeypatch):
     with assert_error(ConfigError, mentions=["tree", "hnsw", "ivf", "exact"]):
-        ApproximateIndex("tree")  # type: ignore[arg-type]
+        ApproximateIndex("tree")
     real = builtins.__import__
 
     def without(name, *arguments):

@@ -227,9 +227,9 @@ class Clock:
     def __init__(self, **options):
         self.now = 1000.0
         self.loop = asyncio.new_event_loop()
-        self.loop.time = lambda: self.now  # type: ignore[method-assign]
+        self.loop.time = lambda: self.now
         services = SimpleNamespace(config=ServerConfig("run", **options), metrics=Metrics())
-        self.all = Connections(services)  # type: ignore[arg-type]
+        self.all = Connections(services)
         self.answers = True
         self.config = uvicorn.Config(self.application, interface="asgi3", proxy_headers=False, log_config=None)
         self.config.load()

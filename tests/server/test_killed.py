@@ -36,7 +36,7 @@ def _serve(options: dict[str, object]) -> None:
 
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)
-    serve(ServerConfig(**options))  # type: ignore[arg-type]
+    serve(ServerConfig(**options))
 
 
 class Server:

@@ -36,7 +36,7 @@ def store(cluster) -> Iterator[Store]:
 
 def eventually(true: object, seconds: float = 600) -> None:
     until = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < until, "this never became so"
         time.sleep(0.01)
 

@@ -39,7 +39,7 @@ def live(run, url) -> LiveState:
 
 
 def top(snapshot: Snapshot, user: object = 1) -> RankingResult:
-    answer = Ranker().rank(snapshot, [Query(user, k=100, unknown="popular")])[0]  # type: ignore[arg-type]
+    answer = Ranker().rank(snapshot, [Query(user, k=100, unknown="popular")])[0]
     assert isinstance(answer, RankingResult), answer
     return answer
 

@@ -114,7 +114,7 @@ def _write(url: str, writer: int, into: object) -> None:
     module.SECONDS = round(PATIENCE)
     store = Store(url)
     numbers = [store.add_items([NewItem(f"{writer}-{at}")]) for at in range(EACH)]
-    into.put(numbers)  # type: ignore[attr-defined]
+    into.put(numbers)
 
 
 def test_processes_write_at_once_and_all_see_one_order(url):

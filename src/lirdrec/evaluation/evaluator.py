@@ -43,6 +43,7 @@ from lirdrec.evaluation.protocol import (
 )
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.ranking.top_k import default_limit, rank_users
 from lirdrec.reporting.statistics import bootstrap_intervals
 from lirdrec.wording import pluralize
@@ -108,7 +109,7 @@ class EvaluationResult:
 
 
 def evaluate_scorer(
-    scorer: Scorer,
+    scorer: Rankable,
     truth: GroundTruth,
     names: Sequence[str],
     cutoffs: Sequence[int],
@@ -141,6 +142,7 @@ def evaluate_scorer(
     lists = ((users, items) for users, _, items in ranked)
     result = evaluate_lists(lists, scorer.n_items, truth, names, cutoffs, keep=keep, catalog=catalog)
     if AUC in names:
+        assert isinstance(scorer, Scorer)  # the validation on several devices has metrics with a cut-off only
         per_user = auc(scorer, truth.users, truth.relevant, **options)
         result.values[AUC] = float(per_user.nanmean())
         result.per_user |= {AUC: per_user} if keep else {}

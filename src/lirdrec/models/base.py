@@ -16,7 +16,7 @@ from lirdrec.option_names import option_text
 from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import Histories, PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.ranking.sharded_scorer import ShardedScorer
+from lirdrec.ranking.sharded_scorer import Rankable, ShardedScorer
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Model(nn.Module):
         raise CapabilityError(f"{self.name} is trained on one device only")
 
     @torch.no_grad()
-    def validation_scorer(self) -> Scorer:
+    def validation_scorer(self) -> Rankable:
         """The scorer for the validation after an epoch; with several ranks each has its own rows (`ShardedScorer`)."""
         if self.inputs.ranks.size == 1:
             return self.scorer()

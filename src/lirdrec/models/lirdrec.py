@@ -56,6 +56,7 @@ from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
 from lirdrec.ranking.scorers import Scorer, VectorScorer
+from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.row_buffers import append_rows
 
 SHORTENED = 0.3  # length of a user's parameters when a training is continued; chosen on validation (docs/updating.md)
@@ -368,7 +369,7 @@ class LIRDRec(Model):
         return self.ranking.transform_for_scoring(users), self.ranking.transform_for_scoring(items)
 
     @torch.no_grad()
-    def validation_scorer(self) -> Scorer:
+    def validation_scorer(self) -> Rankable:
         """As `Model.validation_scorer`, without content, which known items do not have."""
         return self._trained_scorer() if self.inputs.ranks.size == 1 else super().validation_scorer()
 

@@ -1,27 +1,22 @@
-"""`ShardedScorer`: a scorer whose user and item vectors are split over the ranks of a training."""
+"""`ShardedScorer`: ranks items for a validation during a training whose vectors are split over its ranks."""
 
 from __future__ import annotations
 
-from typing import NoReturn
-
-import torch
 from torch import Tensor
 
 from lirdrec.parallel.ranks import Shards
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
-class ShardedScorer(Scorer):
+class ShardedScorer:
     """Score = inner product; each rank scores its own items, and `ranking.top_k` merges the lists of all ranks.
 
-    All ranks must rank the same queries, block by block. It serves the validation during a training and nothing else.
+    All ranks must rank the same queries, block by block. No rank has the scores of all items, so this is no `Scorer`:
+    `top_k` and `rank_users` take both (`Rankable`).
 
     Args:
         users: `(U_r, D)` float, the rows `shards.users` of this rank; items: `(I_r, D)`, the rows `shards.items`.
     """
-
-    kind = "sharded"
-    part_names = ("score",)
 
     def __init__(self, users: Tensor, items: Tensor, shards: Shards):
         self.shards, self._users = shards, users.detach()
@@ -29,22 +24,12 @@ class ShardedScorer(Scorer):
         self.own = VectorScorer(users.detach()[:0], items.detach())
 
     def queries(self, users: Tensor) -> Tensor:
+        """Rows `(B, D)` of the users `(B,)`, gathered from the ranks that have them."""
         return self.shards.users.gather(self._users, users)
 
     def tensors(self) -> dict[str, Tensor]:
+        """The vectors of this rank."""
         return {"users": self._users, "items": self.own.item_vectors}
 
-    def scores(self, queries: Tensor) -> NoReturn:
-        raise NotImplementedError("each rank has the scores of its own items only; rank with top_k")
 
-    def parts(self, queries: Tensor, items: Tensor) -> NoReturn:
-        raise NotImplementedError("only for validation")
-
-    def similar_items(self, items: Tensor) -> NoReturn:
-        raise NotImplementedError("only for validation")
-
-    def similar_users(self, users: Tensor) -> NoReturn:
-        raise NotImplementedError("only for validation")
-
-    def to(self, device: torch.device | str) -> NoReturn:
-        raise NotImplementedError("only for validation")
+Rankable = Scorer | ShardedScorer

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
-from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.sharded_scorer import ShardedScorer
+from lirdrec.ranking.sharded_scorer import Rankable, ShardedScorer
 from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20  # bytes of a block of scores on a CPU
@@ -35,7 +34,7 @@ class Quota:
 
 
 def top_k(
-    scorer: Scorer,
+    scorer: Rankable,
     queries: Tensor,
     k: int,
     *,
@@ -98,7 +97,7 @@ def _merged_top_k(
 
 
 def rank_users(
-    scorer: Scorer,
+    scorer: Rankable,
     users: Tensor,
     k: int,
     *,
@@ -119,8 +118,10 @@ def rank_users(
     for block in users.split(block_rows(scorer.n_items, 4, memory_limit)):
         pairs = seen.pairs(block) if seen is not None else None
         queries = scorer.queries(block)
-        limits = {"candidates": candidates, "quota": quota, "memory_limit": memory_limit}
-        yield block, *top_k(scorer, queries, k, seen=pairs, **limits)  # type: ignore[arg-type]  # values of three types
+        scores, items = top_k(
+            scorer, queries, k, seen=pairs, candidates=candidates, quota=quota, memory_limit=memory_limit
+        )
+        yield block, scores, items
 
 
 def _rank_sparse(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.models.registry import model_for_config
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.presets import preset as preset_of
 from lirdrec.recommender.refit import (
@@ -38,7 +37,7 @@ from lirdrec.recommender.warm_start import (
     without_trained,
 )
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback
+from lirdrec.training.loop import Callback, Validate
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Job:
     config: Any
     training: TrainConfig
     automatic: bool
-    validate: Callable[[Scorer], dict[str, float]] | None
+    validate: Validate | None
     refit: str | None
     start: RunState | None
     full_epochs: int | None
@@ -198,7 +197,7 @@ def _cold_candidates(dataset: Dataset) -> np.ndarray | None:
     return np.flatnonzero(~is_trained)
 
 
-def validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, float]] | None:
+def validation(dataset: Dataset, metric: str) -> Validate | None:
     """A function from a scorer to its validation metrics; None (and a warning) without validation interactions."""
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
@@ -218,7 +217,7 @@ def validation(dataset: Dataset, metric: str) -> Callable[[Scorer], dict[str, fl
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
     truth_on: dict[torch.device, GroundTruth] = {}
 
-    def validate(scorer: Scorer) -> dict[str, float]:
+    def validate(scorer: Rankable) -> dict[str, float]:
         device = next(iter(scorer.tensors().values())).device
         if device not in truth_on:
             truth_on[device] = truth.to(device)

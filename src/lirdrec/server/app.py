@@ -20,7 +20,7 @@ from lirdrec.server.dependencies import Services
 from lirdrec.server.http import errors
 from lirdrec.server.http.connections import Connections
 from lirdrec.server.http.middleware import AuthMiddleware, ObservabilityMiddleware
-from lirdrec.server.http.openapi import describe
+from lirdrec.server.http.openapi import Application
 from lirdrec.server.http.protocol import STATE
 from lirdrec.server.routes import admin, events, items, recommend, ui_data
 from lirdrec.server.routes.common import FastPath
@@ -47,7 +47,8 @@ def create_app(config: ServerConfig) -> FastAPI:
             watching.cancel()
             await services.stop()
 
-    app = FastAPI(
+    app = Application(
+        config,
         title="lirdrec",
         version=__version__,
         summary="Recommendations of a run, with items added live.",
@@ -62,7 +63,6 @@ def create_app(config: ServerConfig) -> FastAPI:
     errors.register(app, routes)
     for module in modules:
         app.include_router(module.router)
-    describe(app, config)
     if config.ui:
         _serve_ui(app)
     app.add_middleware(FastPath, routes=routes)

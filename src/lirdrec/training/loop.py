@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lirdrec.errors import ConfigError, RunFolderError, TrainingError
 from lirdrec.models.base import Model
-from lirdrec.ranking.scorers import Scorer
+from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
@@ -25,7 +25,7 @@ from lirdrec.training.sampling import Sampler, make_sampler
 
 log = logging.getLogger(__name__)
 
-Validate = Callable[[Scorer], dict[str, float]]
+Validate = Callable[[Rankable], dict[str, float]]
 
 
 class StopTraining(Exception):

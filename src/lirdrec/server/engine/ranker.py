@@ -159,8 +159,9 @@ class Ranker:
             answers[position] = self._popular(snapshot, queries[position], unwanted.get(position))
         if batch.positions:
             self._rank(snapshot, queries, batch, unwanted, answers)
-        assert all(answer is not None for answer in answers)
-        return answers  # type: ignore[return-value]  # none is None any more
+        complete = [answer for answer in answers if answer is not None]
+        assert len(complete) == len(queries)
+        return complete
 
     def _rank(
         self,

@@ -49,28 +49,38 @@ def body(model: type[BaseModel], **others: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def describe(app: FastAPI, config: ServerConfig) -> None:
-    """Add the schemas of bodies and errors, limits and security to the OpenAPI document of the application."""
+class Application(FastAPI):
+    """FastAPI whose OpenAPI document has the schemas of bodies and errors, limits and security.
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            _, definitions = models_json_schema(
-                [(model, "validation") for model in (*BODIES, ProblemBody)], ref_template=REFERENCE
-            )
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            schemas.update(definitions["$defs"])
-            requests = schemas[BatchRequest.__name__]["properties"]["requests"]
-            requests["maxItems"] = min(requests["maxItems"], config.max_batch)
-            if config.keys is not None:
-                document["components"]["securitySchemes"] = {
-                    "bearer": {"type": "http", "scheme": "bearer"},
-                    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                }
-                document["security"] = [{"bearer": []}, {"header": []}]
-                for path in ("/health", "/ready"):
-                    document["paths"][path]["get"]["security"] = []
-            app.openapi_schema = document
-        return app.openapi_schema
+    Args:
+        config: of the server; options: those of FastAPI.
+    """
 
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
+    def __init__(self, config: ServerConfig, **options: Any):
+        super().__init__(**options)
+        self._config = config
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made at the first call."""
+        if self.openapi_schema is None:
+            self.openapi_schema = self._document()
+        return self.openapi_schema
+
+    def _document(self) -> dict[str, Any]:
+        document = get_openapi(title=self.title, version=self.version, summary=self.summary, routes=self.routes)
+        _, definitions = models_json_schema(
+            [(model, "validation") for model in (*BODIES, ProblemBody)], ref_template=REFERENCE
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(definitions["$defs"])
+        requests = schemas[BatchRequest.__name__]["properties"]["requests"]
+        requests["maxItems"] = min(requests["maxItems"], self._config.max_batch)
+        if self._config.keys is not None:
+            document["components"]["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            document["security"] = [{"bearer": []}, {"header": []}]
+            for path in ("/health", "/ready"):
+                document["paths"][path]["get"]["security"] = []
+        return document

@@ -135,7 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def cut(self) -> None:
         """Close the connection now: abort it if some data are not sent yet, else close it in an orderly way."""
-        self.connections.discard(self)  # type: ignore[arg-type]  # uvicorn types it by its own protocols
+        self.connections.discard(self)
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
