@@ -9,6 +9,7 @@ from pathlib import Path
 from lirdrec.errors import ConfigError, LirdrecError
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def free_memory() -> int | None:
@@ -18,6 +19,18 @@ def free_memory() -> int | None:
     """
     limits = [limit for limit in (_machine(), _address_space(), *_control_groups()) if limit is not None]
     return max(0, min(limits)) if limits else None
+
+
+def unused_memory_counts() -> bool:
+    """Whether memory that is reserved but not used counts: with `ulimit -v` or `-d`, or if Linux never overcommits."""
+    try:
+        import resource
+
+        limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        strict = OVERCOMMIT.read_text(encoding="ascii").strip() == "2"
+        return strict or any(limit != resource.RLIM_INFINITY for limit in limits)
+    except (ImportError, OSError):
+        return True
 
 
 def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) -> None:

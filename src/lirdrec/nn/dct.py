@@ -17,12 +17,7 @@ from lirdrec.autograd_function import AutogradFunction
 
 
 def dct(x: Tensor) -> Tensor:
-    """DCT-II with orthonormal scaling along the last axis: `(…, d)` float → `(…, d)`, same dtype and device.
-
-    It goes through one real FFT of the same length (Makhoul 1980), as `idct` does. The transform is linear and
-    orthonormal, so `DCT(F) @ W == F @ IDCT(W)` when both act along the feature axis: the model transforms its small
-    weights instead of storing a second copy of its large features.
-    """
+    """DCT-II with orthonormal scaling along the last axis: `(…, d)` float → `(…, d)`, same dtype and device."""
     d = x.shape[-1]
     shuffled = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
     turn, scale = _constants(d, x.dtype, x.device)

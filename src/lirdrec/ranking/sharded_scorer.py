@@ -32,4 +32,4 @@ class ShardedScorer:
         return {"users": self._users, "items": self.own.item_vectors}
 
 
-Rankable = Scorer | ShardedScorer
+Rankable = Scorer | ShardedScorer  # what ranks items

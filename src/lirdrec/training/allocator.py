@@ -10,15 +10,13 @@ from __future__ import annotations
 import ctypes
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from lirdrec.available_memory import free_memory
+from lirdrec.available_memory import free_memory, unused_memory_counts
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MADV_HUGEPAGE = -1, -3, 14  # malloc.h and mman.h
 LARGEST = 1 << 30  # larger blocks are not kept
 PAGE = 1 << 12
-OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 @cache
@@ -35,21 +33,9 @@ def keep_freed_memory() -> bool:
         kept = bool(libc.mallopt(MMAP_THRESHOLD, LARGEST)) and bool(libc.mallopt(TRIM_THRESHOLD, -1))  # -1: never
     except (OSError, AttributeError):
         return False
-    if kept and not _is_limited():
+    if kept and not unused_memory_counts():
         _use_large_pages(libc, (free_memory() or 0) // 2)
     return kept
-
-
-def _is_limited() -> bool:
-    """Whether memory counts before it is used: with `ulimit -v`, or where the system reserves all that is asked for."""
-    import resource  # on Linux only
-
-    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
-    try:
-        strict = OVERCOMMIT.read_text(encoding="ascii").strip() == "2"
-    except OSError:
-        strict = False
-    return strict or any(limit != resource.RLIM_INFINITY for limit in limits)
 
 
 def _use_large_pages(libc: Any, size: int) -> None:
