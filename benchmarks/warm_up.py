@@ -9,7 +9,7 @@ A random fifth of the items is unseen in training and added by `add_items`; thos
 launched: of each, 0, 1, 2, 5 or 10 random likes are given to `update`, and its other users, the first ten left out, are
 those who should find it. `--retrain` trains from scratch with the likes of all launched items. Metrics are means over
 the launched items: the share of these users who have the item among their 20 best, of all items and of the launched
-items alone, which are the same ones after a training with their likes; and recall@20 of the validation and test
+items alone; and recall@20 of the validation and test
 interactions of known items.
 """
 
@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--retrain", type=int, nargs="*", default=[])
     parser.add_argument("--report", action="store_true", help="only show what was measured")
     arguments = parser.parse_args()
+    if max([*arguments.likes, *arguments.retrain], default=0) > LARGEST:
+        parser.error(f"at most {LARGEST} likes: those of other users are measured")
     for seed in () if arguments.report else arguments.seeds:
         launch, first = Launch(arguments.dataset, seed), None
         name = Path(arguments.dataset).name

@@ -21,8 +21,11 @@ def free_memory() -> int | None:
     return max(0, min(limits)) if limits else None
 
 
-def unused_memory_counts() -> bool:
-    """Whether memory that is reserved but not used counts: with `ulimit -v` or `-d`, or if Linux never overcommits."""
+def reserved_memory_counts() -> bool:
+    """Whether memory that is reserved but not used counts: with `ulimit -v` or `-d`, or if Linux never overcommits.
+
+    True where this is unknown.
+    """
     try:
         import resource
 

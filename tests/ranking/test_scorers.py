@@ -171,11 +171,14 @@ def test_nearest_items_become_columns_and_new_items_more_of_them():
     expected = torch.tensor([[0, 0, 2.0], [0.5, 0, 0], [0.25, 0, 0]])
     assert torch.equal(scorer.weights.to_dense(), expected)
     grown = scorer.with_items(torch.tensor([[2], [0]]), torch.tensor([[0.75], [4.0]]))
+    assert scorer.has_sparse_products and not grown.has_sparse_products
+    first = grown.scores(grown.queries(USERS))  # before the weights are asked for
     assert torch.equal(
         grown.weights.to_dense()[:3], torch.cat([expected, torch.tensor([[0, 4], [0, 0], [0.75, 0]])], 1)
     )
     assert not grown.weights.to_dense()[3:].any()
-    torch.testing.assert_close(grown.scores(grown.queries(USERS)), history[USERS, :3] @ grown.weights.to_dense()[:3])
+    torch.testing.assert_close(first, history[USERS, :3] @ grown.weights.to_dense()[:3])
+    assert torch.equal(grown.scores(grown.queries(USERS)), first) and not grown.has_sparse_products
     assert torch.equal(grown.queries_of([torch.tensor([4, 0])]), torch.tensor([[1.0, 0, 0, 0, 1]]))
 
 

@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 class ItemWeightScorer(Scorer):
-    """Score of item j = Σ of `W[i, j]` over the items i of the user's history: the form of item-kNN, EASE, SLIM.
+    """Score of item j = `Σ_i h_i W[i, j]` over the items i of the user's history: the form of item-kNN, EASE, SLIM.
 
     Args:
         history: CSR `(U, I)`, the training interactions: ones, or their weights.
@@ -99,7 +99,7 @@ class ItemWeightScorer(Scorer):
     @property
     def has_sparse_products(self) -> bool:
         """Whether scores are products of sparse matrices: sparse weights on the CPU, to which nothing was added."""
-        return self._sparse and self._weights is not None and self.history.is_cpu
+        return self._sparse and self._parts is None and self.history.is_cpu
 
     @cached_property
     def masking_weights(self) -> Any:

@@ -58,15 +58,15 @@ def masking(weights: Any) -> Any:
 
 
 def largest_of_rows(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The `k` largest of the entries above 0 of each row, largest first, equal ones by column; no NaN or infinity.
+    """The `k` largest of the finite entries above 0 of each row, largest first, equal ones by column.
 
     Args:
         matrix: scipy's CSR matrix `(n, m)` of float32, its columns in any order, none twice in a row.
         k: 1 or more.
 
     Returns:
-        The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 where a row has fewer. The number of each
-        row's entries `(n,)` int64.
+        The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 where a row has fewer. How many
+        of the k places are filled in each row, `(n,)` int64.
 
     >>> values, columns, counts = largest_of_rows(scipy.sparse.csr_matrix(np.float32([[0, 3, 1, 5], [0, 0, 0, -1]])), 2)
     >>> columns.tolist(), counts.tolist()
@@ -128,7 +128,7 @@ def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts
 
 
 def product_blocks(left: Any, right: Any, memory_limit: int) -> Iterator[tuple[int, int]]:
-    """First and last row of blocks of `left` so that each block's product with `right` fits into `memory_limit` bytes.
+    """Start and stop of row blocks of `left` whose products with `right` fit into `memory_limit` bytes each.
 
     Args:
         left, right: scipy's CSR matrices `(n, m)` and `(m, p)`.

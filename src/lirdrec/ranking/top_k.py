@@ -51,7 +51,7 @@ def top_k(
         k: number of items; padded if there are fewer candidates.
         seen: (query position, item row) pairs to leave out, `(n,)` int64 each.
         candidates: `(c,)` int64 item rows to choose from; None: all.
-        quota: places of new items; None: all items compete by their scores.
+        quota: places of new items; None: all items compete by their scores. A `ShardedScorer` has no new items.
         memory_limit: bytes for one block of scores.
 
     Returns:

@@ -109,7 +109,7 @@ def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.
         if len(pairs) == 2 and all(isinstance(value, (str, int, np.integer)) for value in pairs):
             pairs = [pairs]
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-            raise DataError("score takes pairs (user, item), or a frame with the columns 'user' and 'item'")
+            raise DataError("give pairs (user, item), or a frame with the columns 'user' and 'item'")
         user_ids, item_ids = [u for u, _ in pairs], [i for _, i in pairs]
     else:
         frame, _ = to_polars(pairs)

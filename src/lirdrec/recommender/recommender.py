@@ -50,6 +50,8 @@ from lirdrec.wording import pluralize
 
 HISTORY = "history"
 NEIGHBOR = "neighbor"  # the column's name
+# fields of the state that are attributes of the same name
+PLAIN = tuple(field.name for field in fields(RunState) if field.name not in ("histories", "weights"))
 
 
 class Recommender:
@@ -123,9 +125,8 @@ class Recommender:
     def state(self) -> RunState:
         """The run as it is now."""
         weights = self._weights if self._model is None else self._model.state_dict()
-        private: dict[str, Any] = {"histories": self._histories, "weights": weights}
-        names = {field.name for field in fields(RunState)} - private.keys()
-        return RunState(**{name: getattr(self, name) for name in names}, **private)
+        plain = {name: getattr(self, name) for name in PLAIN}
+        return RunState(**plain, histories=self._histories, weights=weights)
 
     @classmethod
     def from_training(
@@ -190,7 +191,7 @@ class Recommender:
 
     @property
     def histories(self) -> Histories:
-        """The training items of every user, as rows.
+        """The items of the training and of `update` of every user, as rows.
 
         Raises:
             CapabilityError: a slim run keeps none.
@@ -199,7 +200,7 @@ class Recommender:
 
     @property
     def exclusions(self) -> Histories:
-        """What recommendations leave out: the training items and the dislikes of every user, as rows.
+        """What recommendations leave out: `histories` and the dislikes of every user, as rows.
 
         Raises:
             CapabilityError: a slim run keeps none.
@@ -214,11 +215,11 @@ class Recommender:
         return self._exclusions
 
     def liked_rows(self, user_row: int) -> np.ndarray:
-        """Item rows `(n,)` int64 of the user's training items, oldest first where there are timestamps."""
+        """Item rows `(n,)` int64 of the user's history, oldest first where there are timestamps."""
         return self._full_histories("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
-        """Ids of the items that the user liked in training."""
+        """Ids of the items that the user liked, in the training and in `update`."""
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
@@ -431,8 +432,9 @@ class Recommender:
         the new likes of a user come from `recommend_for_history(recommender.liked(user))`. Likes that are known already
         change nothing; the order of likes, and of calls, does not matter.
 
-        A model of ordered histories appends the likes: an item that is known already moves to its new place, and a user
-        whose history has changed gets the vector that is folded in from it, so lists follow at once.
+        With a model of ordered histories, users and the order are another matter: likes are appended, an item that is
+        known already moves to its new place, and a user whose history has changed gets the vector that is folded in
+        from it, so lists follow at once.
 
         Args:
             likes: a frame with columns user and item, a list of (user, item), or one such pair; oldest first. For
@@ -512,6 +514,8 @@ class Recommender:
         """
         return cls.from_state(read_run(folder, verify=verify, device=device, features=features))
 
+    # ------------------------------------------------------------ the model
+
     def model(self, purpose: str = "do this") -> Model:
         """The trained model, rebuilt from the saved weights when it is first needed.
 
@@ -538,9 +542,8 @@ class Recommender:
 
     def _replace(self, state: RunState) -> None:
         """Take over what new items and likes change in a run."""
-        self.scorer, self.items = state.scorer, state.items
-        self.item_table, self.features = state.item_table, state.features
-        self.train, self.n_trained_pairs = state.train, state.n_trained_pairs
+        for name in PLAIN:
+            setattr(self, name, getattr(state, name))
         self._histories, self._exclusions = state.histories, None
 
     def _full_histories(self, purpose: str) -> Histories:

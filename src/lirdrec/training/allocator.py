@@ -2,21 +2,21 @@
 
 A step gathers rows of tables of some hundred megabytes in a random order (products with sparse matrices). With pages
 of 4 kB the processor looks up the address of nearly every row in memory; with pages of 2 MB its own buffer holds most
-addresses. At the shape of Electronics this halves the time of a step (docs/performance.md).
+addresses. docs/performance.md has what this gains at the shape of Electronics.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import cache
 from typing import Any
 
-from lirdrec.available_memory import free_memory, unused_memory_counts
+from lirdrec.available_memory import free_memory, reserved_memory_counts
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MADV_HUGEPAGE = -1, -3, 14  # malloc.h and mman.h
-LARGEST = 1 << 30  # larger blocks are not kept
-PAGE = 1 << 12
+MAX_KEPT_BLOCK = 1 << 30  # bytes; larger blocks are returned to the system
 
 
 @cache
@@ -24,16 +24,18 @@ def keep_freed_memory() -> bool:
     """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
 
     A training step frees and allocates the same few hundred megabytes repeatedly. Affects the complete process from now
-    on: it keeps what it has once used. Without glibc it does nothing and returns False.
+    on: it keeps what it has once used, and half of the free memory is reserved for it, unless reserved memory counts
+    (`reserved_memory_counts`). Without glibc, or with one that refuses the thresholds, it does nothing: False.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        kept = bool(libc.mallopt(MMAP_THRESHOLD, LARGEST)) and bool(libc.mallopt(TRIM_THRESHOLD, -1))  # -1: never
+        # a trim threshold of -1: memory is never returned
+        kept = bool(libc.mallopt(MMAP_THRESHOLD, MAX_KEPT_BLOCK)) and bool(libc.mallopt(TRIM_THRESHOLD, -1))
     except (OSError, AttributeError):
         return False
-    if kept and not unused_memory_counts():
+    if kept and not reserved_memory_counts():
         _use_large_pages(libc, (free_memory() or 0) // 2)
     return kept
 
@@ -47,10 +49,11 @@ def _use_large_pages(libc: Any, size: int) -> None:
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    block, blocks = LARGEST - (1 << 20), []  # below the threshold, so in the heap
+    page, blocks = os.sysconf("SC_PAGE_SIZE"), []
+    block = MAX_KEPT_BLOCK - (1 << 20)  # below the threshold, so in the heap
     while size >= block and (start := libc.malloc(block)):
-        first = -(-start // PAGE) * PAGE
-        libc.madvise(first, (start + block - first) // PAGE * PAGE, MADV_HUGEPAGE)
+        first = -(-start // page) * page
+        libc.madvise(first, (start + block - first) // page * page, MADV_HUGEPAGE)
         blocks.append(start)
         size -= block
     for start in blocks:
