@@ -17,7 +17,7 @@ from lirdrec.models.base import Features
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.ranking.top_k import Quota, top_k
-from lirdrec.recommender.launch_simulation import MAX_COST, K, _lists, _merge
+from lirdrec.recommender.launch_simulation import MAX_COST, K, _known_lists, _merged, _new_lists
 from lirdrec.recommender.new_item_encoder import LaunchStep, Neighbors, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
 
@@ -140,35 +140,47 @@ def test_a_refit_takes_the_encoder_of_the_earlier_run(data, tmp_path):
     assert again.new_item_encoder == first.new_item_encoder and first.new_item_encoder.frontier
 
 
-def test_one_step_of_the_frontier_equals_ranking_everything_again():
+@pytest.mark.parametrize("n_items, every", [(60, 6), (24, 2), (150, 3)])
+def test_every_step_of_the_frontier_equals_ranking_all_items(n_items, every):
     generator = torch.Generator().manual_seed(0)
-    scorer = VectorScorer(torch.randn(30, 4, generator=generator), torch.randn(60, 4, generator=generator))
-    new = torch.arange(0, 60, 6)
-    known = torch.tensor([row for row in range(60) if row % 6])
+    scorer = VectorScorer(torch.randn(30, 4, generator=generator), torch.randn(n_items, 4, generator=generator))
     rng = np.random.default_rng(1)
-    relevant = np.argwhere(rng.random((30, 60)) < 0.1)
-    seen = np.argwhere(rng.random((30, 60)) < 0.1)
+    relevant, seen = (np.argwhere(rng.random((30, n_items)) < 0.1) for _ in range(2))
     hits, train = (Histories(*torch.tensor(pairs.T.copy()), 30) for pairs in (relevant, seen))
-    users = torch.arange(30)
-    lists = [_lists(scorer.item_vectors[rows], rows, scorer, train, hits, users) for rows in (known, new)]
-    known_recall, new_recall, share = _merge(0.7, [tuple(lists)])
-    # independently: rank all items of each user with sorted()
-    table = scorer.scores(scorer.queries(users)).double().numpy()
-    table[seen[:, 0], seen[:, 1]] = -np.inf
-    is_new = np.arange(60) % 6 == 0
-    is_hit = np.zeros((30, 60), bool)
+    users, offsets = torch.arange(30), [-3.0, -0.4, 0.0, 0.7, 5.0]
+    launches = [torch.arange(first, n_items, every) for first in range(2)]
+    known = _known_lists(launches, scorer, train, hits, users)
+    ways = [
+        _new_lists(scorer.item_vectors[new], new, scorer, train, hits, users, masking=(False, True)) for new in launches
+    ]
+    for masks in (False, True):
+        merged = _merged(offsets, known, [way[masks] for way in ways])
+        for offset, found in zip(offsets, merged, strict=True):
+            expected = ranked_again(scorer, launches, offset, relevant, seen, masks)
+            assert list(found) == pytest.approx(expected, abs=1e-6)
+    first_offset = _merged([0.7], known, [way[1] for way in ways])
+    assert first_offset[0] == pytest.approx(merged[3])
+
+
+def ranked_again(scorer, launches, offset, relevant, seen, masks) -> list[float]:
+    """Recall of known and new items and the share of new ones, by sorting all items of each user, without `_merged`."""
+    n_users, n_items = scorer.n_users, scorer.n_items
+    is_hit = np.zeros((n_users, n_items), bool)
     is_hit[relevant[:, 0], relevant[:, 1]] = True
     known_recalls, new_recalls, places = [], [], []
-    for user in range(30):
-        both = np.argsort(-(table[user] + 0.7 * is_new))[:K]
-        places.append(is_new[both].mean())
-        n_known, n_new = (is_hit[user] & ~is_new).sum(), (is_hit[user] & is_new).sum()
-        if n_known:
-            known_recalls.append((is_hit[user] & ~is_new)[both].sum() / n_known)
-        if n_new:
-            new_recalls.append((is_hit[user] & is_new)[both].sum() / n_new)
-    expected = [np.mean(values) for values in (known_recalls, new_recalls, places)]
-    assert [known_recall, new_recall, share] == pytest.approx(expected, abs=1e-6)
+    for new in launches:
+        table = scorer.scores(scorer.queries(torch.arange(n_users))).double().numpy()
+        is_new = np.isin(np.arange(n_items), new.numpy())
+        hidden = seen if masks else seen[~is_new[seen[:, 1]]]
+        table[hidden[:, 0], hidden[:, 1]] = -np.inf
+        for user in range(n_users):
+            best = np.argsort(-(table[user] + offset * is_new))[:K]
+            best = best[np.isfinite(table[user][best])]
+            places.append(is_new[best].sum() / K)
+            for recalls, chosen in ((known_recalls, ~is_new), (new_recalls, is_new)):
+                if n_relevant := (is_hit[user] & chosen).sum():
+                    recalls.append((is_hit[user] & chosen)[best].sum() / n_relevant)
+    return [float(np.mean(values)) for values in (known_recalls, new_recalls, places)]
 
 
 def test_items_without_a_modality_have_no_neighbor_in_it():

@@ -6,12 +6,13 @@ nothing is trained. The validation interactions of these items are what their re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lirdrec.models.base import Features, Model
 from lirdrec.models.content import ITEM_CONTENT
@@ -120,27 +121,92 @@ class _Lists(NamedTuple):
     hits: Tensor
     relevant: Tensor
 
+    @classmethod
+    def joined(cls, blocks: Sequence[tuple[Tensor, ...]]) -> _Lists:
+        """The lists of several blocks of users."""
+        return cls(*(torch.cat(column) for column in zip(*blocks, strict=True)))
 
-def _lists(
-    vectors: Tensor, rows: Tensor, scorer: VectorScorer, seen: Histories | None, truth: Histories, users: Tensor
-) -> _Lists:
-    """Rank the items in rows `rows` `(n,)` with the vectors `(n, D)`; items in `seen` are left out."""
+
+def _scored_blocks(
+    vectors: Tensor, rows: Tensor, scorer: VectorScorer, seen: Histories, truth: Histories, users: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For blocks of users: the scores `(b, n)` of some items, and which of them are seen and relevant.
+
+    Args:
+        vectors: `(n, D)` of these items, in rows `rows` `(n,)`.
+    """
     position = torch.full((scorer.n_items,), -1, device=rows.device)
     position[rows] = torch.arange(len(rows), device=rows.device)
-    k, step = min(K, len(rows)), max(1, BLOCK_BYTES // (4 * len(rows)))
-    parts = []
     ranked = scorer.replaced(items=vectors, memory={}, offsets=None)
-    for block in users.split(step):
-        scores = ranked.scores(ranked.queries(block))
-        relevant = torch.zeros_like(scores, dtype=torch.bool)
-        for histories, target, value in ((seen, scores, -torch.inf), (truth, relevant, True)):
-            if histories is not None:
-                owner, items = histories.pairs(block)
-                columns = position[items]
-                target[owner[columns >= 0], columns[columns >= 0]] = value
-        top = scores.topk(k, dim=1)
-        parts.append((top.values, relevant.gather(1, top.indices), relevant.sum(1)))
-    return _Lists(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    for block in users.split(max(1, BLOCK_BYTES // (4 * len(rows)))):
+        scores, masks = ranked.scores(ranked.queries(block)), []
+        for histories in (seen, truth):
+            owner, items = histories.pairs(block)
+            columns = position[items]
+            mask = torch.zeros_like(scores, dtype=torch.bool)
+            mask[owner[columns >= 0], columns[columns >= 0]] = True
+            masks.append(mask)
+        yield scores, masks[0], masks[1]
+
+
+def _new_lists(
+    vectors: Tensor,
+    rows: Tensor,
+    scorer: VectorScorer,
+    seen: Histories,
+    truth: Histories,
+    users: Tensor,
+    *,
+    masking: Sequence[bool],
+) -> list[_Lists]:
+    """Rank the new items in rows `rows` `(n,)` with the vectors `(n, D)`: with those in `seen`, then without them.
+
+    Args:
+        masking: which of both, in this order: False, True.
+    """
+    blocks: list[list[tuple[Tensor, ...]]] = [[] for _ in masking]
+    for scores, is_seen, is_relevant in _scored_blocks(vectors, rows, scorer, seen, truth, users):
+        for way, masks in zip(blocks, masking, strict=True):
+            if masks:
+                scores.masked_fill_(is_seen, -torch.inf)
+            top = scores.topk(min(K, len(rows)), dim=1)
+            way.append((top.values, is_relevant.gather(1, top.indices), is_relevant.sum(1)))
+    return [_Lists.joined(way) for way in blocks]
+
+
+def _known_lists(
+    launches: Sequence[Tensor], scorer: VectorScorer, seen: Histories, truth: Histories, users: Tensor
+) -> list[_Lists]:
+    """For each launch, given as rows `(n,)`, rank all other items, without those in `seen`.
+
+    All items are ranked once, and the launched ones left out of the first 2 K places; of more where these are too few.
+    """
+    rows = torch.arange(scorer.n_items, device=users.device)
+    launch_of = torch.full_like(rows, -1)
+    for number, new in enumerate(launches):
+        launch_of[new] = number
+    blocks: list[list[tuple[Tensor, ...]]] = [[] for _ in launches]
+    for scores, is_seen, is_relevant in _scored_blocks(scorer.item_vectors, rows, scorer, seen, truth, users):
+        scores.masked_fill_(is_seen, -torch.inf)
+        depth = min(2 * K, len(rows))
+        top = scores.topk(depth, dim=1)
+        while depth < len(rows) and not _has_enough(launch_of[top.indices], launches, len(rows)):
+            depth = min(2 * depth, len(rows))
+            top = scores.topk(depth, dim=1)
+        hits, n_relevant, top_launch = is_relevant.gather(1, top.indices), is_relevant.sum(1), launch_of[top.indices]
+        for number, new in enumerate(launches):
+            k = min(K, len(rows) - len(new))
+            is_kept = top_launch != number
+            place = (is_kept.cumsum(1) - 1).masked_fill(~is_kept, k).clamp(max=k)  # k: not in the list
+            columns = [c.new_zeros(len(c), k + 1).scatter(1, place, c)[:, :k] for c in (top.values, hits)]
+            blocks[number].append((*columns, n_relevant - is_relevant[:, new].sum(1)))
+    return [_Lists.joined(of_launch) for of_launch in blocks]
+
+
+def _has_enough(top_launch: Tensor, launches: Sequence[Tensor], n_items: int) -> bool:
+    """Whether each list has K items (or all) without each launch; `top_launch` `(b, d)`: the launch of each place."""
+    n_left = ((top_launch != number).sum(1).min() >= min(K, n_items - len(new)) for number, new in enumerate(launches))
+    return all(bool(enough) for enough in n_left)
 
 
 def _frontier(
@@ -158,24 +224,27 @@ def _frontier(
     lists without them, and so is the reference of the cost: content vectors come from a network that was trained with
     the interactions of these items, and would find each user's own items again.
     """
-    unseen, masked, content = [], [], []
+    known = _known_lists([launch.new for launch in launches], scorer, train, validation, users)
+    complete, unseen, content = [], [], []
     for launch in launches:
         first = len(launch.known)
-        added = launch.scorer.item_vectors[first:]
-        known = _lists(launch.trained, launch.known, scorer, train, validation, users)
         new = encoder.new_vectors(launch.scorer, first, launch.trained, launch.neighbors)
-        unseen.append((known, _lists(new, launch.new, scorer, None, validation, users)))
-        masked.append((known, _lists(new, launch.new, scorer, train, validation, users)))
-        content.append((known, _lists(added, launch.new, scorer, train, validation, users)))
-    reference = _merge(0.0, content)[0]
+        both = _new_lists(new, launch.new, scorer, train, validation, users, masking=(False, True))
+        complete.append(both[0])
+        unseen.append(both[1])
+        added = launch.scorer.item_vectors[first:]
+        content += _new_lists(added, launch.new, scorer, train, validation, users, masking=(True,))
+    reference = _merged([0.0], known, content)[0].known_recall
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
-    span = _median(torch.cat([known.scores[:, 0] - known.scores[:, -1] for known, _ in unseen]))
-    gap = _median(torch.cat([known.scores[:, -1] - new.scores[:, 0] for known, new in unseen]))
+    span = _median(torch.cat([of_known.scores[:, 0] - of_known.scores[:, -1] for of_known in known]))
+    gaps = [of_known.scores[:, -1] - of_new.scores[:, 0] for of_known, of_new in zip(known, complete, strict=True)]
+    offsets = sorted({*torch.linspace(-span, max(span, 2 * _median(torch.cat(gaps))), N_OFFSETS).tolist(), 0.0})
     steps = []
-    for offset in sorted({*torch.linspace(-span, max(span, 2 * gap), N_OFFSETS).tolist(), 0.0}):
-        known_recall, _, share = _merge(offset, unseen)
-        cost = 1 - known_recall / reference if reference else 0.0
-        steps.append(LaunchStep(offset, cost, share, _merge(offset, masked)[1]))
+    for offset, all_merged, unseen_merged in zip(
+        offsets, _merged(offsets, known, complete), _merged(offsets, known, unseen), strict=True
+    ):
+        cost = 1 - all_merged.known_recall / reference if reference else 0.0
+        steps.append(LaunchStep(offset, cost, all_merged.new_share, unseen_merged.new_recall))
     return tuple(steps)
 
 
@@ -184,19 +253,44 @@ def _median(values: Tensor) -> float:
     return float(finite.median()) if len(finite) else 0.0
 
 
-def _merge(offset: float, launches: Sequence[tuple[_Lists, _Lists]]) -> tuple[float, float, float]:
-    """Recall of known and of new items, and the share of places of new items, in lists merged with this offset."""
-    sums = torch.zeros(6, dtype=torch.float64)
-    for known, new in launches:
-        merged = torch.cat([known.scores, new.scores + offset], dim=1)
-        top = merged.topk(min(K, merged.shape[1]), dim=1).indices
-        is_new = top >= known.scores.shape[1]
-        hits = torch.cat([known.hits, new.hits], dim=1).gather(1, top)
-        for column, chosen, lists in ((0, ~is_new, known), (2, is_new, new)):
-            recall = (hits & chosen).sum(1) / lists.relevant.clamp(min=1)
-            sums[column] += recall.sum().double().cpu()
-            sums[column + 1] += int((lists.relevant > 0).sum())
-        sums[4] += int(is_new.sum())
-        sums[5] += is_new.numel()
-    known_recall, new_recall, share = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
-    return known_recall, new_recall, share
+class _Merged(NamedTuple):
+    """Recall of known and of new items in lists of both, and the share of places of new items."""
+
+    known_recall: float
+    new_recall: float
+    new_share: float
+
+
+def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Lists]) -> list[_Merged]:
+    """For each offset, ascending: merge each user's known and new items, means over the launches.
+
+    Both lists are in descending order. So the j-th new item is among the K best if and only if its score plus the
+    offset is higher than that of the (K - 1 - j)-th known item, whose place it takes: from a certain offset on.
+    """
+    steps = torch.tensor(offsets, dtype=torch.float64)
+    changes = torch.zeros(3, len(steps) + 1, dtype=torch.float64)  # of known and of new recall, and of places
+    users = torch.zeros(2, dtype=torch.float64)  # with relevant known items, with relevant new items
+    start, n_places = 0.0, 0
+    for of_known, of_new in zip(known, new, strict=True):
+        k = min(K, of_known.scores.shape[1] + of_new.scores.shape[1])
+        known_scores, known_recall = _on_host(of_known, k)
+        new_scores, new_recall = _on_host(of_new, k)
+        needed = known_scores.flip(1) - new_scores
+        needed.masked_fill_(new_scores == -torch.inf, torch.inf)  # nothing to recommend
+        step = torch.searchsorted(steps, needed.flatten(), right=True)
+        for change, values in zip(changes, (-known_recall.flip(1), new_recall, torch.ones_like(needed)), strict=True):
+            change += torch.bincount(step, values.flatten(), len(change))
+        start, n_places = start + float(known_recall.sum()), n_places + needed.numel()
+        users += torch.stack([(lists.relevant > 0).sum().cpu() for lists in (of_known, of_new)])
+    known_recalls, new_recalls, places = changes.cumsum(1)[:, :-1]
+    n_known, n_new = users.clamp(min=1).tolist()
+    columns = (known_recalls + start) / n_known, new_recalls / n_new, places / max(1, n_places)
+    return [_Merged(*values) for values in torch.stack(columns, 1).tolist()]
+
+
+def _on_host(lists: _Lists, k: int) -> tuple[Tensor, Tensor]:
+    """The scores `(U, k)` and what each place adds to a user's recall, on the CPU; -inf and 0 where it has no item."""
+    n_missing = max(0, k - lists.scores.shape[1])
+    scores = pad(lists.scores[:, :k].double().cpu(), (0, n_missing), value=-torch.inf)
+    recall = pad((lists.hits / lists.relevant.clamp(min=1)[:, None])[:, :k].double().cpu(), (0, n_missing))
+    return scores, recall.masked_fill_(scores == -torch.inf, 0.0)
