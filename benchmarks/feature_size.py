@@ -7,9 +7,10 @@
 
 Every result is a line of `benchmarks/results/feature_size.jsonl` (`--output`); what is there is not measured again.
 
-`quality`: LIRDRec, fast preset, one training for each dataset, size and seed. A seed draws a launch (`draw_launch`): a
-tenth of the items is added after the training. Measured on validation: Recall@20 of known items, at the epoch that it
-chose, and of the added items, ranked alone and among all items (`none`: no offset, so that calibration cannot help).
+`quality`: LIRDRec, fast preset but for the size, one training for each dataset, size and seed. A seed draws a launch
+(`draw_launch`): a tenth of the items is added after the training. Measured on validation: Recall@20 of known items, at
+the epoch that it chose, and of the added items, ranked alone and among all items (`none`: no offset, so that
+calibration cannot help).
 `time`: processor time of a step of the fast preset, medians, sizes in turn in one process.
 `electronics`: synthetic data with the shape of Electronics, 4,096 + 384 columns: fitting and projecting once, a step of
 the paper's setting (batch 2,048, BPR, 2 layers), and an epoch of the fast preset (`order="users"`), whose steps but the
@@ -62,7 +63,8 @@ DIMS = {"image": 4096, "text": 384}
 def variants(data: Dataset) -> dict[str, dict[str, Any]]:
     """Name → options of LIRDRec: raw, and each size below the widest modality, plain and whitened."""
     widest = max(matrix.dims for matrix in data.features.values())
-    found: dict[str, dict[str, Any]] = {"raw": {}, "whitened": {"whiten": True}}
+    raw = {"feature_size": None}  # not the preset's size
+    found: dict[str, dict[str, Any]] = {"raw": raw, "whitened": raw | {"whiten": True}}
     for size in SIZES:
         if size < widest:
             found[f"{size}"] = {"feature_size": size}

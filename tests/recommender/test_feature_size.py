@@ -245,11 +245,15 @@ def test_a_size_for_a_modality_that_is_not_used_is_refused(whole, options, menti
         fit(whole, replace(SMALL, **options), TRAINING, **QUIET)
 
 
-def test_a_modality_without_variance_is_refused(whole):
+def test_a_modality_without_variance_is_refused_by_whiten_and_not_reduced(whole, caplog):
     same = FeatureMatrix(np.ones((whole.n_items, 5), np.float32))
     data = replace(whole, features={**whole.features, "text": same})
     with assert_error(ConfigError, ["whiten", "text", "modalities"]):
         fit(data, replace(SMALL, whiten=True), TRAINING, **QUIET)
+    config = replace(SMALL, feature_size=3)
+    assert [(name, p.directions.shape[1]) for name, p in fit_projections(data, config).items()] == [("image", 3)]
+    run = fit(data, config, TRAINING, **QUIET)
+    assert "'text'" in caplog.text and run.model().hidden_weight[1].shape[1] == 5
 
 
 @pytest.mark.parametrize("name", ["whitenrec", "whitenrec_plus"])

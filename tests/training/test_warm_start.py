@@ -16,10 +16,11 @@ from lirdrec.data.holdout import move_to_train
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError, DataError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.models.base import Model
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.grcn import GRCNConfig
 from lirdrec.models.lightgcn import LightGCNConfig
-from lirdrec.models.lirdrec import SHORTENED, LIRDRecConfig
+from lirdrec.models.lirdrec import PRIOR, SHORTENED, LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, model_for_config, model_names, model_type
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
@@ -93,12 +94,11 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_rows_are_matched_by_id(old, new, name):
+def test_rows_are_matched_by_id(old, new, name, monkeypatch):
+    monkeypatch.setattr(LIRDRec, "start_again", Model.start_again)
     run = fit(old, CONFIGS[name], replace(TRAINING, epochs=2), **QUIET)
     before, model = run.weights(), started(run, new)
     after = model.state_dict()
-    if name == "lirdrec":
-        after["user_embedding"] = after["user_embedding"] / SHORTENED  # only the directions count
     ids = {"user": (old.users, new.users), "item": (old.items, new.items)}
     kinds = set()
     for tensor_name, tensor in after.items():
@@ -113,10 +113,11 @@ def test_rows_are_matched_by_id(old, new, name):
     assert kinds == ({"user"} if name == "lirdrec" else {"user", "item"})
 
 
-def test_a_new_user_starts_from_the_users_of_the_same_items(old, new):
+def test_a_new_user_starts_from_the_users_of_the_same_items(old, new, monkeypatch):
+    monkeypatch.setattr(LIRDRec, "start_again", Model.start_again)
     run = fit(old, CONFIGS["lirdrec"], replace(TRAINING, epochs=2), **QUIET)
     table = run.weights()["user_embedding"].double().numpy()
-    found = started(run, new).user_embedding.detach().double().numpy() / SHORTENED
+    found = started(run, new).user_embedding.detach().double().numpy()
     pairs = list(zip(new.train.users.tolist(), new.train.items.tolist(), strict=True))
     row = new.n_users - 1
     means = []
@@ -126,6 +127,35 @@ def test_a_new_user_starts_from_the_users_of_the_same_items(old, new):
             means.append(table[known].mean(0))
     assert means
     np.testing.assert_allclose(found[row], np.mean(means, axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_rows_of_users_with_few_interactions_move_to_those_of_similar_users(old, new, monkeypatch):
+    run = fit(old, CONFIGS["lirdrec"], replace(TRAINING, epochs=2), **QUIET)
+    found = started(run, new).user_embedding.detach().double().numpy()
+    monkeypatch.setattr(LIRDRec, "start_again", Model.start_again)
+    before = started(run, new).user_embedding.detach().double().numpy()
+    length = np.linalg.norm(before, axis=2, keepdims=True)
+    pairs = list(zip(new.train.users.tolist(), new.train.items.tolist(), strict=True))
+    for user in (0, 7, new.n_users - 1):
+        similar, mine = np.zeros_like(before[user]), [i for u, i in pairs if u == user]
+        for item in mine:
+            total = sum(before[u] / length[u] for u, i in pairs if i == item)
+            similar += total / np.linalg.norm(total, axis=1, keepdims=True)
+        similar /= np.linalg.norm(similar, axis=1, keepdims=True)
+        direction = len(mine) * before[user] / length[user] + PRIOR * similar
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        np.testing.assert_allclose(found[user], SHORTENED * length[user] * direction, rtol=1e-4, atol=1e-7)
+
+
+def test_the_row_of_a_user_without_interactions_keeps_its_direction(old, new, monkeypatch):
+    run = fit(old, CONFIGS["lirdrec"], replace(TRAINING, epochs=1), **QUIET)
+    kept = new.train.users != 0
+    nothing = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
+    train = Interactions(new.train.users[kept], new.train.items[kept])
+    lonely = replace(new, train=train, valid=nothing, test=nothing)
+    found = started(run, lonely).user_embedding[0].detach()
+    monkeypatch.setattr(LIRDRec, "start_again", Model.start_again)
+    torch.testing.assert_close(found, SHORTENED * started(run, lonely).user_embedding[0].detach())
 
 
 def test_a_new_item_starts_from_its_nearest_known_items(old, new):

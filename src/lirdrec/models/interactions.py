@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import ModelInputs
 from lirdrec.ranking.histories import history_matrix
@@ -39,6 +40,13 @@ def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = 
     """The sum `(I,)` of the weights of each item's training pairs, or of those in `kept`."""
     _, items, weights = training_pairs(inputs, kept)
     return torch.bincount(items, weights, minlength=inputs.n_items).to(dtype)
+
+
+def interaction_matrix(inputs: ModelInputs, dtype: torch.dtype) -> SparseMatrix:
+    """The training pairs as a matrix `(U, I)` of their relative weights, 1 without weights."""
+    weights = inputs.relative_weights
+    values = torch.ones(len(inputs.users), device=inputs.device) if weights is None else weights
+    return SparseMatrix(inputs.users, inputs.items, values.to(dtype), (inputs.n_users, inputs.n_items))
 
 
 def weighted_history(inputs: ModelInputs, power: float = 1.0) -> Tensor:

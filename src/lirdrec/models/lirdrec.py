@@ -46,7 +46,7 @@ from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.content import CONTENT, ITEM_CONTENT, content_of_histories, content_of_users, content_vectors
 from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.interactions import item_degrees, user_item_graph
+from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
@@ -59,7 +59,9 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.row_buffers import append_rows
 
-SHORTENED = 0.3  # length of a user's parameters when a training is continued; chosen on validation (docs/updating.md)
+# when a training is continued; chosen on validation (docs/updating.md)
+SHORTENED = 0.3  # factor of the length of each user's parameters
+PRIOR = 10  # interactions: with so many, a user's own parameters and those of similar users have equal weights
 
 
 @dataclass(frozen=True)
@@ -328,8 +330,21 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def start_again(self) -> None:
-        """Shorten the rows of P. Only their directions count, and short rows turn faster: trained ones hardly move."""
-        self.user_embedding.mul_(SHORTENED)
+        """Move the rows of P with few interactions towards those of similar users, and shorten all.
+
+        `P ← 0.3 ‖P‖ · norm(n/(n + 10) · p + 10/(n + 10) · s)` for each user and branch: p = norm(P), n the sum of the
+        weights of the user's interactions, s the normalized sum, over the user's items, of the normalized sum of p
+        over the users of the item. With few interactions a row has fitted these closely, and its mean with similar
+        users' generalizes better. Only directions count, and short rows turn faster: trained ones hardly move.
+        """
+        taken = interaction_matrix(self.inputs, self.user_embedding.dtype)
+        own, k = normalize(self.user_embedding), len(self.branches)
+        items = normalize(taken.transposed().matmul(own.flatten(1)).unflatten(1, (k, -1)))
+        similar = normalize(taken.matmul(items.flatten(1)).unflatten(1, (k, -1)))
+        count = taken.row_sums()[:, None, None]
+        share = torch.where(count > 0, count / (count + PRIOR), 1.0)
+        direction = normalize(share * own + (1 - share) * similar)
+        self.user_embedding.copy_(SHORTENED * self.user_embedding.norm(dim=-1, keepdim=True) * direction)
 
     def start_epoch(self, epoch: int) -> None:
         """Copy the weights into θ, take one step of the schedule (Eq. 19), sample the epoch's edges."""

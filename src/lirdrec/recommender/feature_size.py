@@ -53,10 +53,10 @@ def check_variance(dataset: Dataset, config: Any) -> None:
 def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[str, Projection]:
     """A projection for each modality that the model config reduces or whitens; others are not in the result.
 
-    With several ranks, the first one computes them for all.
+    A modality without any variance is not reduced. With several ranks, the first one computes them for all.
 
     Raises:
-        ConfigError: a size for a modality that the model does not use, or a modality without any variance.
+        ConfigError: a size for a modality that the model does not use, or `whiten` with one without any variance.
     """
     sizes, whiten = column_counts(dataset, config), isinstance(config, FeatureSizeOptions) and config.whiten
     if not sizes or (not whiten and all(size >= dataset.features[name].dims for name, size in sizes.items())):
@@ -64,7 +64,7 @@ def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[s
     projections = {}
     known = _known(dataset)
     for name, size in sizes.items():
-        if not whiten and size >= dataset.features[name].dims:
+        if not whiten and (size >= dataset.features[name].dims or not vary(*_tensors(dataset, name, known))):
             continue
         found = _fitted(dataset, name, known, size, whiten) if ranks.is_first else None
         if ranks.size > 1:
@@ -120,8 +120,7 @@ def _fitted(dataset: Dataset, name: str, known: np.ndarray, size: int, whiten: b
     try:
         return Projection.fit(*_tensors(dataset, name, known), size, whiten)
     except ValueError:
-        option = "whiten" if whiten else "feature_size"
         raise ConfigError(
-            f"{option}: the features '{name}' of {dataset.name} are missing or all the same for the items of training;"
+            f"whiten: the features '{name}' of {dataset.name} are missing or all the same for the items of training;"
             " leave that modality out (modalities)"
         ) from None
