@@ -7,7 +7,7 @@ likes three groups; an interaction is an item of one of them, the r-th with weig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,14 @@ def planted(
     train = users[~held_out], items[~held_out]
     inputs = ModelInputs(n_users, n_items, *train, features, lambda name, k: neighbors[:, :k])
     return Planted(inputs, GroundTruth.from_pairs(train, (users[held_out], items[held_out]), n_users), group)
+
+
+def with_columns(data: Planted, size: int | None) -> Planted:
+    """The data with at most `size` columns of each modality, as many as `feature_size` leaves; None: all."""
+    features = {
+        name: Features(one.values[:, :size].contiguous(), one.present) for name, one in data.inputs.features.items()
+    }
+    return replace(data, inputs=replace(data.inputs, features=features))
 
 
 def _pairs(

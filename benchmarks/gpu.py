@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from device_data import Planted, planted
+from device_data import Planted, planted, with_columns
 from gpu_report import PRECISIONS, Report, environment, table
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
@@ -136,6 +136,7 @@ def make_case(shape: str, settings: str, kind: str, data: Planted, batches: dict
     config, training = preset("lirdrec", settings)
     training = replace(training, epochs=2, precision="bfloat16" if kind == "bfloat16" else "float32")
     training = training.resolved(len(data.inputs.users))
+    data = with_columns(data, config.feature_size)
     model = LIRDRec(data.inputs, config)
     if settings not in batches:
         started = time.perf_counter()

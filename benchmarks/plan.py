@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from device_data import planted
+from device_data import planted, with_columns
 from lirdrec.evaluation.evaluator import evaluate_scorer
 from lirdrec.models.registry import build
 from lirdrec.planning.hardware import DEVICES, Cluster, Device
@@ -35,13 +35,15 @@ from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from shapes import DIMS, SHAPES
 
-# name: shape, what it is divided by, model, preset
-CASES = {
-    "baby-fast": ("baby", 1, "lirdrec", "fast"),
-    "baby-paper": ("baby", 1, "lirdrec", "paper"),
-    "baby-lightgcn": ("baby", 1, "lightgcn", "fast"),
-    "electronics-fast": ("electronics", 4, "lirdrec", "fast"),
-    "electronics-paper": ("electronics", 4, "lirdrec", "paper"),
+# name: shape, what it is divided by, model, preset, options that differ from the preset's
+CASES: dict[str, tuple[str, int, str, str, dict[str, Any]]] = {
+    "baby-fast": ("baby", 1, "lirdrec", "fast", {}),
+    "baby-fast-all": ("baby", 1, "lirdrec", "fast", {"feature_size": None}),
+    "baby-paper": ("baby", 1, "lirdrec", "paper", {}),
+    "baby-lightgcn": ("baby", 1, "lightgcn", "fast", {}),
+    "electronics-fast": ("electronics", 4, "lirdrec", "fast", {}),
+    "electronics-fast-all": ("electronics", 4, "lirdrec", "fast", {"feature_size": None}),
+    "electronics-paper": ("electronics", 4, "lirdrec", "paper", {}),
 }
 TARGET = 1.5
 
@@ -74,13 +76,15 @@ def peak_bytes() -> int:
 
 def case(name: str, rounds: int) -> dict[str, Any]:
     """Measured and predicted figures of one case."""
-    shape, divisor, model_name, settings = CASES[name]
+    shape, divisor, model_name, settings, options = CASES[name]
     n_users, n_items, n_pairs = (n // divisor for n in SHAPES[shape])
     torch.set_num_threads(1)
     keep_freed_memory()
     config, training = preset(model_name, settings)
+    config = replace(config, **options)
     dims = DIMS if model_name == "lirdrec" else {}
     data = planted((n_users, n_items, n_pairs), dims, torch.device("cpu"))
+    data = with_columns(data, getattr(config, "feature_size", None))
     n_training = len(data.inputs.users)
     training = training.resolved(n_training)
     model = build(model_name, data.inputs, config)
