@@ -39,7 +39,7 @@ def seconds(interactions: int) -> dict[str, dict[str, float]]:
     data = make_synthetic_dataset(USERS, ITEMS, interactions, DIMS, seed=0, split="none")
     inputs = make_model_inputs(data, cache=False)
     config, training = lirdrec.preset()
-    model = LIRDRec(inputs, config)
+    model = LIRDRec(inputs, config)  # all columns: no feature_size is applied
     found = {}
     for batch in BATCHES:
         chosen = replace(training, batch_size=batch).resolved(interactions)

@@ -291,8 +291,8 @@ def agreement(device: torch.device, shape: tuple[int, int, int], dims: Mapping[s
     `loss`, `gradient` and `metrics` are the largest relative differences, of the gradient by the norm of each
     parameter's; `lists` is the share of places of the top 20 with another item.
     """
-    made = planted(shape, dims, torch.device("cpu"), seed=1)
     config, training = preset("lirdrec", "fast")
+    made = with_columns(planted(shape, dims, torch.device("cpu"), seed=1), config.feature_size)
     base = LIRDRec(made.inputs, config)
     state = copy.deepcopy(base.state_dict())
     batch = list(next(make_sampler(base, training).batches(1, training.pairs_per_step(1), torch.device("cpu")))[1])

@@ -12,6 +12,7 @@ interactions, and titles, brands and categories are encoded by MiniLM. Validatio
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -109,7 +110,7 @@ def timed(data: Dataset, *arguments, **options) -> tuple[lirdrec.Recommender, di
 
 
 def report() -> None:
-    """Means over the seeds of both ways of training."""
+    """Means and sd over the seeds of both ways of training; the mean and standard error of their paired difference."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in DATASETS:
         lines = [line for line in results.values() if line["dataset"] == name]
@@ -121,8 +122,17 @@ def report() -> None:
             for split in ("valid", "test"):
                 for metric in METRICS:
                     values = [x[split][metric] for x in of_way]
-                    cells.append(f"{split} {metric} {statistics.mean(values):.4f} ± {statistics.pstdev(values):.4f}")
+                    cells.append(f"{split} {metric} {statistics.mean(values):.4f} ± {spread(values):.4f}")
             print(f"{name}, {way} ({len(lines)} seeds): {', '.join(cells)}")
+        for split, metric in itertools.product(("valid", "test"), METRICS) if lines else ():
+            pairs = [100 * (x["train on"][split][metric] / x["from scratch"][split][metric] - 1) for x in lines]
+            error = spread(pairs) / len(pairs) ** 0.5
+            print(f"{name}, {split} {metric}, difference: {statistics.mean(pairs):+.1f} ± {error:.1f} %")
+
+
+def spread(values: list[float]) -> float:
+    """The standard deviation; 0 of one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def main() -> None:

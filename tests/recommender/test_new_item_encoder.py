@@ -162,6 +162,15 @@ def test_every_step_of_the_frontier_equals_ranking_all_items(n_items, every):
     assert first_offset[0] == pytest.approx(merged[3])
 
 
+def test_known_lists_are_full_where_the_launched_items_are_best_for_everybody():
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.rand(7, 4, generator=generator), torch.rand(100, 4, generator=generator)
+    items[:60] += 5
+    scorer, nothing = VectorScorer(users, items), Histories(torch.empty(0).long(), torch.empty(0).long(), 7)
+    (lists,) = _known_lists([torch.arange(60)], scorer, nothing, nothing, torch.arange(7))
+    torch.testing.assert_close(lists.scores, (users @ items[60:].T).topk(K, dim=1).values)
+
+
 def ranked_again(scorer, launches, offset, relevant, seen, masks) -> list[float]:
     """Recall of known and new items and the share of new ones, by sorting all items of each user, without `_merged`."""
     n_users, n_items = scorer.n_users, scorer.n_items

@@ -134,24 +134,25 @@ def test_a_model_of_features_without_features(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, loss, layers, scoring, batch, rate",
+    "arguments, loss, layers, scoring, size, batch, rate",
     [
-        (("lirdrec",), "softmax", 4, "cosine", "auto", 2e-3),
-        (("lirdrec", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-4),
-        (("lirdrec", "paper"), "bpr", 3, "product", 2048, 1e-4),
-        (("lightgcn",), "softmax", 3, "product", "auto", 2e-3),
-        (("lightgcn", "fast", "bpr"), "bpr", 3, "product", 8192, 2e-3),
-        (("lightgcn", "paper"), "bpr", 3, "product", 2048, 1e-3),
-        (("slmrec",), None, 3, "product", 2048, 1e-3),
-        (("gru4rec",), None, 1, None, 1024, 1e-3),
-        (("gru4rec", "paper"), None, 1, None, 2048, 1e-3),
+        (("lirdrec",), "softmax", 4, "cosine", 256, "auto", 2e-3),
+        (("lirdrec", "fast", "bpr"), "bpr", 3, "product", 256, 8192, 2e-4),
+        (("lirdrec", "paper"), "bpr", 3, "product", None, 2048, 1e-4),
+        (("lirdrec", "paper", "softmax"), "softmax", 4, "cosine", None, "auto", 2e-3),
+        (("lightgcn",), "softmax", 3, "product", None, "auto", 2e-3),
+        (("lightgcn", "fast", "bpr"), "bpr", 3, "product", None, 8192, 2e-3),
+        (("lightgcn", "paper"), "bpr", 3, "product", None, 2048, 1e-3),
+        (("slmrec",), None, 3, "product", None, 2048, 1e-3),
+        (("gru4rec",), None, 1, None, None, 1024, 1e-3),
+        (("gru4rec", "paper"), None, 1, None, None, 2048, 1e-3),
     ],
     ids=str,
 )
-def test_what_a_preset_sets_suits_the_loss(arguments, loss, layers, scoring, batch, rate):
+def test_what_a_preset_sets_suits_the_loss(arguments, loss, layers, scoring, size, batch, rate):
     config, training = preset(*arguments)
-    given = tuple(getattr(config, name, None) for name in ("loss", "n_layers", "scoring"))
-    assert (*given, training.batch_size, training.learning_rate) == (loss, layers, scoring, batch, rate)
+    given = tuple(getattr(config, name, None) for name in ("loss", "n_layers", "scoring", "feature_size"))
+    assert (*given, training.batch_size, training.learning_rate) == (loss, layers, scoring, size, batch, rate)
 
 
 def test_damaged_features_are_refused_before_a_training_that_reads_them(dataset, tmp_path):

@@ -51,7 +51,10 @@ class ModelOptions:
     patience: int | None = option(None, "Validations without improvement before the training stops.")
     seed: SeedOption = None
     feature_size: list[str] | None = option(
-        None, "Reduce features to so many columns, all or each modality; may be repeated.", metavar="N|NAME=N"
+        None,
+        "Reduce features to so many columns, all or each modality; may be repeated. The fast preset of lirdrec has 256;"
+        " --set feature_size=none keeps all.",
+        metavar="N|NAME=N",
     )
     whiten: bool = option(False, "Scale the principal components of features to equal variance.")
     refit: Path | None = option(None, "Train on all interactions, with RUN's settings and best epoch.", metavar="RUN")

@@ -42,11 +42,11 @@ def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = 
     return torch.bincount(items, weights, minlength=inputs.n_items).to(dtype)
 
 
-def interaction_matrix(inputs: ModelInputs, dtype: torch.dtype) -> SparseMatrix:
-    """The training pairs as a matrix `(U, I)` of their relative weights, 1 without weights."""
-    weights = inputs.relative_weights
-    values = torch.ones(len(inputs.users), device=inputs.device) if weights is None else weights
-    return SparseMatrix(inputs.users, inputs.items, values.to(dtype), (inputs.n_users, inputs.n_items))
+def interaction_matrix(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> SparseMatrix:
+    """The training pairs, or those in `kept`, as a matrix `(U, I)` of their relative weights, 1 without weights."""
+    users, items, weights = training_pairs(inputs, kept)
+    values = torch.ones(len(users), dtype=dtype, device=inputs.device) if weights is None else weights.to(dtype)
+    return SparseMatrix(users, items, values, (inputs.n_users, inputs.n_items))
 
 
 def weighted_history(inputs: ModelInputs, power: float = 1.0) -> Tensor:

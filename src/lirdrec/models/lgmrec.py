@@ -42,7 +42,7 @@ from lirdrec.graphs.sparse import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.interactions import item_degrees, training_pairs, user_item_graph
+from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
 from lirdrec.models.modalities import chosen_modalities, pairs_with
 from lirdrec.nn.functional import dropout, normalize
 from lirdrec.nn.init import xavier_uniform_
@@ -148,13 +148,8 @@ class LGMRec(Model):
     @cached_property
     def histories(self) -> list[SparseMatrix]:
         """`R` `(U, I)` of ones or weights, of the items that have each modality."""
-        i, histories = self.inputs, []
-        for name in self.modalities:
-            users, items, weights = training_pairs(i, pairs_with(i, name))
-            ones = torch.ones(len(users), dtype=self.user_embedding.dtype, device=i.device)
-            values = ones if weights is None else weights.to(ones)
-            histories.append(SparseMatrix(users, items, values, (i.n_users, i.n_items)))
-        return histories
+        i, dtype = self.inputs, self.user_embedding.dtype
+        return [interaction_matrix(i, dtype, pairs_with(i, name)) for name in self.modalities]
 
     # Forward
 

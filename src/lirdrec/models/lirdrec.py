@@ -121,6 +121,11 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0 and at most 1")
         if self.feature_columns is not None:
             check_minimum(self, 1, "feature_columns")
+            if isinstance(self.feature_size, int) and self.feature_columns > self.feature_size:
+                raise ConfigError(
+                    f"feature_columns is {self.feature_columns}, but feature_size leaves {self.feature_size} columns;"
+                    " set feature_size to none, or feature_columns to fewer"
+                )
         check_modality_weights(self.modality_weights)
         check_layer_weights(self.layer_weights, self.n_layers)
 
@@ -332,10 +337,11 @@ class LIRDRec(Model):
     def start_again(self) -> None:
         """Move the rows of P with few interactions towards those of similar users, and shorten all.
 
-        `P ← 0.3 ‖P‖ · norm(n/(n + 10) · p + 10/(n + 10) · s)` for each user and branch: p = norm(P), n the sum of the
-        weights of the user's interactions, s the normalized sum, over the user's items, of the normalized sum of p
-        over the users of the item. With few interactions a row has fitted these closely, and its mean with similar
-        users' generalizes better. Only directions count, and short rows turn faster: trained ones hardly move.
+        `P ← 0.3 ‖P‖ · norm(n/(n + 10) · p + 10/(n + 10) · s)` for each user and branch, with `SHORTENED` = 0.3 and
+        `PRIOR` = 10: p = norm(P), n the sum of the relative weights of the user's interactions (without weights their
+        number), s the normalized sum, over the user's items, of the normalized sum of p over the users of the item, the
+        user too. With few interactions a row has fitted these closely, and its mean with similar users' generalizes
+        better. Only directions count, and short rows turn faster: trained ones hardly move.
         """
         taken = interaction_matrix(self.inputs, self.user_embedding.dtype)
         own, k = normalize(self.user_embedding), len(self.branches)

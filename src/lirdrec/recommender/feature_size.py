@@ -77,7 +77,9 @@ def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[s
 
 
 def column_counts(dataset: Dataset, config: Any) -> dict[str, int]:
-    """Columns, at most, of each modality that the model config uses and, by `feature_size` or `whiten`, changes.
+    """Columns of each modality that the model config uses and, by `feature_size` or `whiten`, changes.
+
+    At most so many, except of a modality without any variance, which keeps all (`fit_projections`).
 
     Raises:
         ConfigError: a size for a modality that the dataset does not have or the model does not use.

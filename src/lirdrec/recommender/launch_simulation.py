@@ -115,7 +115,7 @@ def _scale(scorer: VectorScorer, trained: Tensor) -> float:
 
 
 class _Lists(NamedTuple):
-    """The best of some items for each user: scores and hits `(U, K)`, and the number of relevant items `(U,)`."""
+    """The best of some items for each user: scores and hits, at most K columns; the number of relevant items `(U,)`."""
 
     scores: Tensor
     hits: Tensor
@@ -159,17 +159,16 @@ def _new_lists(
     *,
     masking: Sequence[bool],
 ) -> list[_Lists]:
-    """Rank the new items in rows `rows` `(n,)` with the vectors `(n, D)`: with those in `seen`, then without them.
+    """Rank the new items in rows `rows` `(n,)` with the vectors `(n, D)`, once for each entry of `masking`.
 
     Args:
-        masking: which of both, in this order: False, True.
+        masking: whether items in `seen` are left out.
     """
     blocks: list[list[tuple[Tensor, ...]]] = [[] for _ in masking]
     for scores, is_seen, is_relevant in _scored_blocks(vectors, rows, scorer, seen, truth, users):
         for way, masks in zip(blocks, masking, strict=True):
-            if masks:
-                scores.masked_fill_(is_seen, -torch.inf)
-            top = scores.topk(min(K, len(rows)), dim=1)
+            ranked = scores.masked_fill(is_seen, -torch.inf) if masks else scores
+            top = ranked.topk(min(K, len(rows)), dim=1)
             way.append((top.values, is_relevant.gather(1, top.indices), is_relevant.sum(1)))
     return [_Lists.joined(way) for way in blocks]
 
@@ -195,11 +194,10 @@ def _known_lists(
             top = scores.topk(depth, dim=1)
         hits, n_relevant, top_launch = is_relevant.gather(1, top.indices), is_relevant.sum(1), launch_of[top.indices]
         for number, new in enumerate(launches):
-            k = min(K, len(rows) - len(new))
-            is_kept = top_launch != number
-            place = (is_kept.cumsum(1) - 1).masked_fill(~is_kept, k).clamp(max=k)  # k: not in the list
-            columns = [c.new_zeros(len(c), k + 1).scatter(1, place, c)[:, :k] for c in (top.values, hits)]
-            blocks[number].append((*columns, n_relevant - is_relevant[:, new].sum(1)))
+            others = top.values.masked_fill(top_launch == number, -torch.inf)
+            best = others.topk(min(K, len(rows) - len(new)), dim=1)
+            relevant = n_relevant - is_relevant[:, new].sum(1)
+            blocks[number].append((best.values, hits.gather(1, best.indices), relevant))
     return [_Lists.joined(of_launch) for of_launch in blocks]
 
 
@@ -269,7 +267,7 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
     """
     steps = torch.tensor(offsets, dtype=torch.float64)
     changes = torch.zeros(3, len(steps) + 1, dtype=torch.float64)  # of known and of new recall, and of places
-    users = torch.zeros(2, dtype=torch.float64)  # with relevant known items, with relevant new items
+    n_users = torch.zeros(2, dtype=torch.float64)  # with relevant known items, with relevant new items
     start, n_places = 0.0, 0
     for of_known, of_new in zip(known, new, strict=True):
         k = min(K, of_known.scores.shape[1] + of_new.scores.shape[1])
@@ -281,9 +279,9 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
         for change, values in zip(changes, (-known_recall.flip(1), new_recall, torch.ones_like(needed)), strict=True):
             change += torch.bincount(step, values.flatten(), len(change))
         start, n_places = start + float(known_recall.sum()), n_places + needed.numel()
-        users += torch.stack([(lists.relevant > 0).sum().cpu() for lists in (of_known, of_new)])
+        n_users += torch.stack([(lists.relevant > 0).sum().cpu() for lists in (of_known, of_new)])
     known_recalls, new_recalls, places = changes.cumsum(1)[:, :-1]
-    n_known, n_new = users.clamp(min=1).tolist()
+    n_known, n_new = n_users.clamp(min=1).tolist()
     columns = (known_recalls + start) / n_known, new_recalls / n_new, places / max(1, n_places)
     return [_Merged(*values) for values in torch.stack(columns, 1).tolist()]
 
@@ -291,6 +289,6 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
 def _on_host(lists: _Lists, k: int) -> tuple[Tensor, Tensor]:
     """The scores `(U, k)` and what each place adds to a user's recall, on the CPU; -inf and 0 where it has no item."""
     n_missing = max(0, k - lists.scores.shape[1])
-    scores = pad(lists.scores[:, :k].double().cpu(), (0, n_missing), value=-torch.inf)
-    recall = pad((lists.hits / lists.relevant.clamp(min=1)[:, None])[:, :k].double().cpu(), (0, n_missing))
+    scores = pad(lists.scores[:, :k].cpu().double(), (0, n_missing), value=-torch.inf)
+    recall = pad((lists.hits / lists.relevant.clamp(min=1)[:, None])[:, :k].cpu().double(), (0, n_missing))
     return scores, recall.masked_fill_(scores == -torch.inf, 0.0)

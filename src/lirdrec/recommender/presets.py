@@ -18,11 +18,10 @@ COMMON_RATE = 1e-3  # of all other models in MMRec, unless it is searched
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
 SEQUENCE_BATCH, SEQUENCE_RATE = 1024, 1e-3  # targets of a batch of sequences (docs/sequential.md)
-# with softmax; chosen on validation: the layers and the scoring on TikTok, MovieLens and Sports (docs/results.md), the
-# size on MovieLens, Scientific and Sports (docs/performance.md)
-SOFTMAX_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "lirdrec": {"n_layers": 4, "scoring": "cosine", "feature_size": 256}
-}
+# with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
+SOFTMAX_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"n_layers": 4, "scoring": "cosine"}}
+# of "fast", with any loss; chosen on the validation parts of MovieLens, Scientific and Sports (docs/performance.md)
+FAST_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"feature_size": 256}}
 
 
 def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) -> tuple[Any, TrainConfig]:
@@ -31,8 +30,8 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     Args:
         model: name of a model.
         name: "fast" (the default): softmax loss where the model offers it, large batches and a matching learning rate,
-            for LIRDRec features of at most 256 columns, for better metrics in a fraction of the time
-            (docs/performance.md); "paper": the exact setting of the
+            for better metrics in a fraction of the time (docs/performance.md); LIRDRec's features are reduced to 256
+            columns of each modality; "paper": the exact setting of the
             LIRDRec paper, for other models that of public code (`Model.published`).
         loss: a ranking loss other than the preset's; batch size and learning rate are then those for this loss.
 
@@ -49,7 +48,9 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
     offers_losses = "loss" in {field.name for field in fields(model_class.Config)}
     if loss is None and offers_losses:
         loss = "softmax" if name == "fast" else "bpr"
-    options = {} if loss is None else {"loss": loss}
+    options: dict[str, Any] = {} if loss is None else {"loss": loss}
+    if name == "fast":
+        options |= FAST_OPTIONS.get(model, {})
     if loss == "softmax":
         options |= SOFTMAX_OPTIONS.get(model, {})
     config: Any = make_config(model_class.Config, options, "the preset")
