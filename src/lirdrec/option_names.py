@@ -50,7 +50,9 @@ def option_text(option: str, value: Any) -> str:
 
 def setting_text(key: str, value: Any) -> str:
     """A key of a configuration with its value: `--set epochs=8` on the command line, `epochs=8` in Python."""
-    return f"--set {key}={value}" if _on_command_line.get() else f"{key}={value!r}"
+    if _on_command_line.get():
+        return f"--set {key}={'none' if value is None else value}"
+    return f"{key}={value!r}"
 
 
 def option_name(option: str) -> str:

@@ -283,6 +283,9 @@ def test_zero_rows_are_absent_and_masks_must_agree():
 def test_numbers_too_large_for_float32_are_found():
     with assert_error(DataError, mentions=["NaN", "1 row"]):
         FeatureMatrix(np.array([[1.0], [1e300]]))
+    with assert_error(DataError, mentions=["1e+15", "1 row"]):
+        FeatureMatrix(np.array([[1e14], [-1e16]]))
+    assert FeatureMatrix(np.full((1, 2), 60000, np.float16)).present.all()
 
 
 EVENTS = "visitor,event,item,liked,n\n1,view,7,true,1\n1,buy,8,true,2\n,view,9,false,1\n2,cart,7,false,2\n"

@@ -256,6 +256,18 @@ def test_a_modality_without_variance_is_refused_by_whiten_and_not_reduced(whole,
     assert "'text'" in caplog.text and run.model().hidden_weight[1].shape[1] == 5
 
 
+def test_a_few_rows_that_dwarf_all_others_are_warned_of(whole, caplog):
+    values = np.array(whole.features["text"].values)
+    large = values.copy()
+    large[int(whole.train.items[0])] *= 1e8
+    low_rank = np.outer(np.arange(1, len(values) + 1), np.ones(5)).astype(np.float32)
+    for matrix, warns in ((values, False), (low_rank, False), (large, True)):
+        caplog.clear()
+        data = replace(whole, features={**whole.features, "text": FeatureMatrix(matrix)})
+        fit_projections(data, replace(SMALL, feature_size=matrix.shape[1] - 1))
+        assert ("'text'" in caplog.text and "feature_size" in caplog.text) == warns
+
+
 @pytest.mark.parametrize("name", ["whitenrec", "whitenrec_plus"])
 def test_models_that_whiten_by_themselves_refuse_it(name):
     with assert_error(ConfigError, ["whiten", name]):

@@ -52,8 +52,8 @@ class ModelOptions:
     seed: SeedOption = None
     feature_size: list[str] | None = option(
         None,
-        "Reduce features to so many columns, all or each modality; may be repeated. The fast preset of lirdrec has 256;"
-        " --set feature_size=none keeps all.",
+        "Reduce features to so many columns, of all modalities or of those named; may be repeated. The fast preset of"
+        " lirdrec has 256; --set feature_size=none keeps all.",
         metavar="N|NAME=N",
     )
     whiten: bool = option(False, "Scale the principal components of features to equal variance.")
@@ -277,6 +277,25 @@ def _show_batches(recommender: Recommender) -> None:
         print_line(f"Batches:    {pluralize(size, 'interaction')} (auto), learning rate {rate:.3g}")
 
 
+def _show_features(recommender: Recommender) -> None:
+    """Print which features the model reads in fewer columns."""
+    projections = {} if recommender.features is None else recommender.features.projections
+    if projections:
+        sizes = [f"{name} {len(one.offset):,} → {one.n_columns:,}" for name, one in projections.items()]
+        own = recommender.info.keys().isdisjoint(("warm_start", "refit"))  # else the options are the earlier run's
+        hint = " (--set feature_size=none keeps all)" if own else ""
+        print_line(f"Features:   principal components, {', '.join(sizes)} columns{hint}")
+
+
+def _show_start(recommender: Recommender) -> None:
+    """Print the run from which a training continued, and the number of epochs."""
+    start, n_epochs = recommender.info.get("warm_start"), recommender.info.get("metrics", {}).get("epochs")
+    if start is not None and n_epochs is not None:
+        run, full = start.get("run") or "an earlier run", recommender.info.get("full_epochs")
+        scratch = f"; a training from scratch had {full}" if full else ""
+        print_line(f"Continued:  {run}, in {pluralize(n_epochs, 'epoch')}{scratch}")
+
+
 def _show_new_items(recommender: Recommender) -> None:
     """Print the calibrated offset of new items, and its effect in simulated launches."""
     step = None if recommender.new_item_encoder is None else recommender.new_item_encoder.step()
@@ -292,12 +311,16 @@ def _show_run(
 ) -> None:
     if refit is not None:
         n = pluralize(sum(len(data.split(name)) for name in set(SPLITS.values())), "interaction")
-        print_line(f"Trained on all {n} with the settings of {refit}; no data is left to evaluate on.")
+        n_epochs = recommender.info.get("metrics", {}).get("epochs")
+        chosen = "" if n_epochs is None else f", in {pluralize(n_epochs, 'epoch')} as its validation chose"
+        print_line(f"Trained on all {n} with the settings of {refit}{chosen}; no data is left to evaluate on.")
     if results:
         console().print(metrics_table(results, f"Test, {data.name}", HEADLINE))
     print_line(f"Run folder: {folder}")
     if (folder / "curves.png").is_file():
         print_line(f"Curves:     {folder / 'curves.png'}")
+    _show_start(recommender)
+    _show_features(recommender)
     _show_batches(recommender)
     _show_new_items(recommender)
 

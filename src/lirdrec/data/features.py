@@ -16,6 +16,7 @@ from lirdrec.errors import DataError, LirdrecError
 from lirdrec.wording import pluralize
 
 BLOCK_BYTES = 32 << 20
+LARGEST = np.float32(1e15)  # inner products of rows with such values are finite in float32
 
 
 NOT_GIVEN = np.empty(0, dtype=bool)  # the default mask of a matrix: rows that are not zero are present
@@ -120,19 +121,23 @@ def as_floats(values: Any, where: str) -> np.ndarray:
 
 
 def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> np.ndarray:
-    """`(n,)` bool: which rows are not all zero. Raises a DataError that names rows with NaN or infinite values."""
+    """`(n,)` bool: which rows are not all zero.
+
+    Raises a DataError that names rows with NaN, infinite or too large values.
+    """
     nonzero = np.empty(len(values), dtype=bool)
     bad: list[int] = []
     for start, block in row_blocks(values):
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            bad.extend((start + np.flatnonzero(~finite)).tolist())
+        usable = (np.abs(block) <= LARGEST).all(axis=1)  # false for NaN too
+        if not usable.all():
+            bad.extend((start + np.flatnonzero(~usable)).tolist())
         nonzero[start : start + len(block)] = block.any(axis=1)
     if bad:
         rows = describe_ids(bad if ids is None else [ids[row] for row in bad])
         named = " (counted from 0)" if ids is None else ", of the ids"
         raise DataError(
-            f"{where}: NaN or infinite values in {pluralize(len(bad), 'row')}{named}: {rows};"
+            f"{where}: NaN, infinite values or values beyond {LARGEST:g} in {pluralize(len(bad), 'row')}{named}:"
+            f" {rows};"
             " fix them, or set the whole row to 0 to say that the item lacks this modality"
         )
     return nonzero

@@ -17,10 +17,13 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.models.feature_size import FeatureSizeOptions, SizeOptions
 from lirdrec.nn.principal_components import Projection, vary
+from lirdrec.option_names import setting_text
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.recommender.inputs import stored_tensor
 
 log = logging.getLogger(__name__)
+
+N_COMPARED = 1000  # rows whose length is compared before and after the reduction
 
 
 def check_variance(dataset: Dataset, config: Any) -> None:
@@ -67,6 +70,8 @@ def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[s
         if not whiten and (size >= dataset.features[name].dims or not vary(*_tensors(dataset, name, known))):
             continue
         found = _fitted(dataset, name, known, size, whiten) if ranks.is_first else None
+        if found is not None and not whiten:
+            _check_outliers(dataset, name, known, found, size)
         if ranks.size > 1:
             parts = (None, None) if found is None else (found.offset, found.directions)
             offset, directions = (ranks.tensor_from_first(part) for part in parts)
@@ -116,6 +121,28 @@ def _tensors(dataset: Dataset, name: str, known: np.ndarray) -> tuple[torch.Tens
     """The features `(I, d)` as they are stored, and which rows are of known items, `(I,)` bool."""
     matrix = dataset.features[name]
     return stored_tensor(matrix.values), torch.from_numpy(known & matrix.present)
+
+
+def _check_outliers(dataset: Dataset, name: str, known: np.ndarray, found: Projection, size: int) -> None:
+    """Warn if a few large rows leave fewer columns than `size`, and nearly nothing of the other rows."""
+    matrix = dataset.features[name]
+    if found.n_columns >= min(size, matrix.dims):
+        return
+    rows = np.flatnonzero(known & matrix.present)
+    values = stored_tensor(np.asarray(matrix.values[rows[:: max(1, len(rows) // N_COMPARED)]]))
+    lengths = values.double().norm(dim=1).clamp(min=1e-300)
+    kept = float((found(values).double().norm(dim=1) / lengths).median())
+    if kept < 0.5:
+        log.warning(
+            "feature_size: a few rows of the features '%s' of %s are so much larger than the others that %d of %d"
+            " columns are left, and %.0f %% of the length of a typical row; correct them, or keep all columns (%s)",
+            name,
+            dataset.name,
+            found.n_columns,
+            matrix.dims,
+            100 * kept,
+            setting_text("feature_size", None),
+        )
 
 
 def _fitted(dataset: Dataset, name: str, known: np.ndarray, size: int, whiten: bool) -> Projection:

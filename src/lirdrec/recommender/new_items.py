@@ -25,7 +25,6 @@ from lirdrec.wording import pluralize
 log = logging.getLogger(__name__)
 
 CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal code
-LARGEST_FEATURE = 1e15  # inner products of rows with such values are finite in float32
 
 
 def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
@@ -176,14 +175,7 @@ def _matrix(name: str, given: Any, ids: IdMap, width: int) -> FeatureMatrix:
         )
     if file.ids is None:  # so that messages can name the item
         file = FeatureFile(file.values, ids.series, where)
-    matrix = align(file, ids, where).take(np.ones(len(ids), dtype=bool))
-    large = (np.abs(matrix.values) > np.float32(LARGEST_FEATURE)).any(axis=1)
-    if large.any():  # their squares overflow
-        raise DataError(
-            f"{where} of {_items(ids.series.filter(pl.Series(large)).to_list())}: values beyond {LARGEST_FEATURE:g} "
-            "give no finite item vector"
-        )
-    return matrix
+    return align(file, ids, where).take(np.ones(len(ids), dtype=bool))
 
 
 def _frame(items: Any) -> pl.DataFrame:
