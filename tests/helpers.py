@@ -1,7 +1,9 @@
-"""Assertions on errors (the type and the facts, never the wording), files of a folder, ports for servers of tests."""
+"""Assertions on errors (type and facts, never the wording), files of a folder, ports, what a system must have."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,6 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+# why a test cannot run on every system of the CI workflow (Linux, macOS, Windows); all of these run on Linux
+needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+needs_dev_full = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="macOS and Windows have no /dev/full, a device without space"
+)
+needs_links = pytest.mark.skipif(os.name == "nt", reason="on Windows only administrators may make symbolic links")
 
 
 def assert_mentions(text: str, mentions: Iterable[object]) -> None:

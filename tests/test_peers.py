@@ -89,7 +89,7 @@ def fake_program(path: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a script as the interpreter")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot start a script as the interpreter")
 def test_why_an_environment_could_not_be_made_is_kept_and_reported(tmp_path):
     says = "import sys; print('notice'); print('ERROR: no version of rectools fits', file=sys.stderr); sys.exit(1)"
     python = fake_program(tmp_path / "python", says)

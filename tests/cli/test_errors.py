@@ -8,6 +8,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,9 @@ from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import checks
 
-from ..helpers import assert_error, assert_refused
+from ..helpers import assert_error, assert_refused, needs_dev_full
+
+NOBODY = 65534  # the user id of "nobody" on Linux
 
 PAIRS = "user,item\n" + "".join(f"u{n % 7},i{n % 11}\n" for n in range(60))
 
@@ -204,7 +209,7 @@ def test_ids_of_bytes_that_are_no_text(tmp_path, lirdrec):
     assert "UTF-8" in result.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@needs_dev_full
 def test_a_full_disk_behind_the_output_stream():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -214,13 +219,30 @@ def test_a_full_disk_behind_the_output_stream():
     assert done.stderr.startswith("lirdrec: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path):
-    path = tmp_path / "x.csv"
-    path.write_text(PAIRS)
-    path.chmod(0)
-    with assert_error(DataError, mentions=["x.csv"]):
-        read_table(path)
+@contextmanager
+def an_ordinary_user() -> Iterator[None]:
+    """Run the block without root's right to read every file; an ordinary user stays who they are."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(NOBODY, NOBODY, 0)  # the saved id 0 allows to return
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a file cannot be made unreadable by its mode")
+def test_a_file_that_may_not_be_read():
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, whose parent only root may enter
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "x.csv"
+        path.write_text(PAIRS)
+        with an_ordinary_user():
+            assert read_table(path).frame.height == PAIRS.count("\n") - 1
+        path.chmod(0)
+        with assert_error(DataError, mentions=["x.csv"]), an_ordinary_user():
+            read_table(path)
 
 
 def test_the_rights_are_looked_at_before_a_file_is_opened(tmp_path, monkeypatch):
@@ -234,13 +256,13 @@ def test_the_rights_are_looked_at_before_a_file_is_opened(tmp_path, monkeypatch)
 def test_memory_that_is_free_is_below_that_of_the_machine():
     free = free_memory()
     if free is None:
-        pytest.skip("only Linux tells")
+        pytest.skip("free memory is read from /proc, which only Linux has")
     assert 0 < free < 1 << 50
     with assert_error(ConfigError, mentions=["1,125,899.9 GB", "embedding_size 5"]):
         check_memory(1 << 50, "embedding_size 5")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v limits the memory on Linux only")
 def test_memory_that_is_free_obeys_the_limit_of_the_shell():
     code = "import lirdrec.available_memory as m; print(m.free_memory())"
     done = subprocess.run(

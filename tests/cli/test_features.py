@@ -372,7 +372,7 @@ def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_pat
     assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{at}.png" for at in range(5)]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no pipes and devices in folders")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes and devices in folders")
 def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
     """Pipes, devices and circular links among them: nothing waits, and each that is no picture is named."""
     cases = broken_pictures.make(tmp_path / "odd")

@@ -14,7 +14,7 @@ from lirdrec.data import Dataset, IdMap
 from lirdrec.data.images import SUFFIXES, described, image_column, with_images
 from lirdrec.errors import DataError
 
-from ..helpers import assert_error, assert_mentions
+from ..helpers import assert_error, assert_mentions, needs_links
 
 
 def touch(folder, *names):
@@ -173,7 +173,7 @@ def test_folders_without_use_are_an_error(tmp_path):
         image_column([1], tmp_path, pl.Series("p", [0.5]))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@needs_links
 def test_a_link_that_leads_in_a_circle_stops_nothing(tmp_path):
     """It is a file like others: whoever opens it says what is wrong with it."""
     touch(tmp_path, "1.jpg", "deep/3.jpg")
@@ -184,7 +184,7 @@ def test_a_link_that_leads_in_a_circle_stops_nothing(tmp_path):
     assert image_column([1, 2, 3, 4], tmp_path, column).to_list() == column.to_list()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a file name is always valid text")
 def test_a_name_that_is_no_text_is_left_out_and_named(tmp_path, caplog):
     touch(tmp_path, "1.jpg")
     with open(os.fsencode(tmp_path) + b"/2\xff.jpg", "wb"):

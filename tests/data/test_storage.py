@@ -19,7 +19,7 @@ from lirdrec.files import atomic
 from lirdrec.files.atomic import atomic_write, sha256
 from lirdrec.files.transaction import atomic_folder
 
-from ..helpers import assert_error, assert_mentions
+from ..helpers import assert_error, assert_mentions, needs_dev_full
 
 
 def assert_same(one: Dataset, two: Dataset):
@@ -175,7 +175,7 @@ def test_polars_own_error_of_a_full_disk_is_understood(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@needs_dev_full
 def test_a_device_that_is_really_full(tmp_path):
     path = tmp_path / "x.parquet"
     with assert_error(RunFolderError, mentions=[path, "disk"]), atomic_write(path) as temporary:

@@ -26,12 +26,12 @@ from lirdrec.experiments.scheduler import compute, report
 from lirdrec.experiments.trial import TrialSpec, TrialStore
 from lirdrec.training.loop import Callback
 
-from ..helpers import assert_error, assert_mentions
+from ..helpers import assert_error, assert_mentions, needs_sigkill
 from .conftest import assert_facts, compute_cells_here
 
 PATIENCE = 600.0  # seconds until a process that makes no progress is given up
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+pytestmark = needs_sigkill
 
 
 @pytest.fixture(autouse=True)

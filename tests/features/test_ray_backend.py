@@ -28,7 +28,7 @@ from lirdrec.features.sources import Item, TextSource, text_item
 from lirdrec.files.progress_bars import no_progress
 from lirdrec.ray_cluster import Share, share_out
 
-from ..helpers import assert_error, files
+from ..helpers import assert_error, files, needs_sigkill
 from ..ray_nodes import patient_ray
 from . import killed_features
 from .killed_features import Counting, Fitted
@@ -144,7 +144,7 @@ def test_two_workers_write_the_bytes_of_one_process(loop, prepared, tmp_path):
     assert (spread / "features" / "brand.encoder.safetensors").is_file()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+@needs_sigkill
 def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
     (tmp_path / "marks").mkdir()
     texts = [[f"lamp {shard} {at}" for at in range(10)] for shard in range(12)]
@@ -185,7 +185,7 @@ class Drawn:
             yield task
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+@needs_sigkill
 def test_a_shard_that_kills_every_worker_ends_the_run_with_a_sentence(loop, tmp_path):
     encoder = Mortal(tmp_path / "log")
     with assert_error(TrainingError, mentions=[4]):

@@ -25,7 +25,7 @@ from lirdrec.features.job import FeatureJobRunner
 from lirdrec.features.pipeline import FeatureJob, features_lock, make_features
 from lirdrec.features.sources import ImageSource, TextSource
 
-from ..helpers import assert_error, files
+from ..helpers import assert_error, files, needs_sigkill
 from .killed_features import SHARD_ROWS, Counting, Fitted, jobs
 
 SCRIPT = Path(__file__).with_name("killed_features.py")
@@ -72,7 +72,7 @@ def titles(folder: Path, encoder: Counting, name: str = "text") -> list[FeatureJ
     ]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+@needs_sigkill
 def test_killed_at_random_moments(folder, whole, tmp_path):
     log = tmp_path / "log"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

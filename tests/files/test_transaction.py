@@ -25,7 +25,7 @@ from lirdrec.models.popularity import PopularityConfig
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.recommender import Recommender
 
-from ..helpers import assert_error
+from ..helpers import assert_error, needs_links
 
 
 def small(n_users: int, n_items: int) -> Dataset:
@@ -218,7 +218,7 @@ def test_a_folder_with_a_manifest_of_something_else_is_never_replaced(dataset, t
     assert (tmp_path / "site" / "main.js").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@needs_links
 def test_no_link_leads_a_writer_out_of_a_folder(dataset, tmp_path):
     (tmp_path / "victim").write_text("precious")
     run = fit(dataset, PopularityConfig(), run=tmp_path / "run", progress=False).folder
@@ -248,7 +248,7 @@ def copied(path: Path) -> Path:
     return Path(shutil.copyfile(path, path.with_name(".copy")))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@needs_links
 def test_a_link_to_a_dataset_stays_one(dataset, tmp_path):
     dataset.save(tmp_path / "disk" / "real")
     (tmp_path / "data").symlink_to(tmp_path / "disk" / "real")

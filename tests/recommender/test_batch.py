@@ -22,7 +22,7 @@ from lirdrec.files.locks import folder_lock
 from lirdrec.recommender.batch import recommend_all
 
 from ..export.conftest import data, made, recommender, shop  # noqa: F401  # fixtures
-from ..helpers import assert_error
+from ..helpers import assert_error, needs_sigkill
 
 READERS = {
     ".parquet": pl.read_parquet,
@@ -101,7 +101,7 @@ recommend_all(Recommender.load(sys.argv[1]), sys.argv[2], 7, shard_users=10)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@needs_sigkill
 def test_a_killed_process_loses_one_shard(recommender, tmp_path):
     recommender.save(tmp_path / "run")
     output = tmp_path / "all.parquet"

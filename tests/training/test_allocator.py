@@ -25,7 +25,9 @@ del table
 print(size("VmRSS") - before[1])
 """
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="keeping freed memory is a feature of glibc, the C library of Linux"
+)
 
 
 def kilobytes(*arguments: str) -> list[int]:

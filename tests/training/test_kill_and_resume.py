@@ -23,14 +23,14 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import RunFolderError
 from lirdrec.recommender.fit import fit
 
-from ..helpers import assert_error
+from ..helpers import assert_error, needs_sigkill
 
 SCRIPT = Path(__file__).with_name("killed_training.py")
 EPOCHS, KILLS = 12, 3
 LAST = EPOCHS - 1  # where a training that is to be killed waits for that, however slowly we look
 PATIENCE = 600.0  # seconds until a process that makes no progress is given up
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+pytestmark = needs_sigkill
 
 
 @pytest.fixture(scope="module")
