@@ -412,6 +412,7 @@ def test_refit_makes_a_run_that_excludes_everything_that_a_user_has(lirdrec, tra
     assert result.exit_code == 0, result.stderr
     served, first, whole = Recommender.load("served"), Recommender.load(trained), Dataset.load(data)
     assert served.info["metrics"]["epochs"] == first.info["metrics"]["best_epoch"]
+    assert_mentions(result.stdout, [trained, f"{served.info['metrics']['epochs']} epoch"])
     taken = pl.concat([whole.frame(split).select("user", "item") for split in ("train", "valid", "test")])
     assert len(served.train) == taken.height
     lists = served.recommend(k=served.n_items - int(taken["user"].value_counts()["count"].max()))
@@ -438,6 +439,9 @@ def test_sizes_of_features_reach_the_model_and_the_run(lirdrec, data, given, siz
     assert (config["feature_size"], config["whiten"]) == (size, whiten)
     columns = {name: projection.n_columns for name, projection in found.features.projections.items()}
     assert columns == (size if isinstance(size, dict) else dict.fromkeys(columns, size))
+    widths = {name: matrix.dims for name, matrix in Dataset.load("data").features.items()}
+    assert_mentions(result.stdout, [f"{name} {widths[name]} → {n}" for name, n in columns.items()])
+    assert "feature_size=none" in result.stdout
 
 
 def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
@@ -450,6 +454,9 @@ def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
     assert (info["training"]["epochs"], info["seed"]) == (3, 5)
     assert info["training"]["learning_rate"] == first["training"]["learning_rate"]
     assert info["warm_start"]["run"] == str(trained.resolve())
+    shown = lirdrec("--quiet", "train", "data", "--from", trained, "--set", "epochs=3", "--run", "third")
+    assert shown.exit_code == 0
+    assert_mentions(shown.stdout, ["Continued", trained, "3 epochs", Recommender.load("third").info["full_epochs"]])
     assert lirdrec("--quiet", "train", "data", "--from", trained).exit_code == 0
     assert Path("runs/planted-continued").is_dir()
 

@@ -137,8 +137,7 @@ def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> 
         named = " (counted from 0)" if ids is None else ", of the ids"
         raise DataError(
             f"{where}: NaN, infinite values or values beyond {LARGEST:g} in {pluralize(len(bad), 'row')}{named}:"
-            f" {rows};"
-            " fix them, or set the whole row to 0 to say that the item lacks this modality"
+            f" {rows}; fix them, or set the whole row to 0 to say that the item lacks this modality"
         )
     return nonzero
 
