@@ -25,6 +25,7 @@ class Device:
         network: bytes a second, one way, of its share of the connection to other machines.
         per_machine: devices of a usual machine.
         kernel_seconds: what starting an operation costs; message_seconds: what an exchange costs beside its bytes.
+        asynchronous: whether the next operations are started while the device computes.
         efficiency: the part of the makers' figures that programs reach; 1 for measured ones.
         source: where the figures are from.
     """
@@ -40,6 +41,7 @@ class Device:
     per_machine: int
     kernel_seconds: float
     message_seconds: float
+    asynchronous: bool
     efficiency: float
     source: str
 
@@ -69,8 +71,9 @@ def _gpu(
         link=link * GB,
         network=network,
         per_machine=8,
-        kernel_seconds=5e-6,
+        kernel_seconds=2e-5,
         message_seconds=3e-5,
+        asynchronous=True,
         efficiency=0.7,
         source=source,
     )
@@ -96,6 +99,7 @@ DEVICES = {
             per_machine=64,
             kernel_seconds=2e-6,
             message_seconds=1e-4,
+            asynchronous=False,
             efficiency=1.0,
             source="measured by benchmarks/plan.py, one thread with AVX-512; network of 10 Gbit/s",
         ),

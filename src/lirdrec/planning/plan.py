@@ -82,7 +82,8 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
     """The needs of training a model on a cluster.
 
     A part of a step takes the longer of two times: its operations by the rate of products, and its bytes by the
-    bandwidth of the memory. Kernels that are started and exchanges that are waited for come on top.
+    bandwidth of the memory; on a GPU, also the time in which the host starts its kernels, which a CPU spends besides.
+    Exchanges that are waited for come on top.
 
     Args:
         config: of lirdrec or lightgcn; training: batch size, order and precision are used.
@@ -109,7 +110,8 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
 def seconds(part: Work, device: Device, precision: str) -> float:
     """The time of a part of a step on a device."""
     products, traffic = part.flop / device.rate(precision), part.bytes / device.bytes_per_second
-    return max(products, traffic) + part.kernels * device.kernel_seconds
+    started = part.kernels * device.kernel_seconds
+    return max(products, traffic, started) if device.asynchronous else max(products, traffic) + started
 
 
 def _communication(work: Workload, cluster: Cluster) -> float:
