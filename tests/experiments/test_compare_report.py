@@ -130,6 +130,14 @@ def test_gains_in_percent(planted):
     assert over["recall@20"] == f"−{100 * (1 - ours['recall@20'].mean / best):.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
+def test_the_answer_is_of_the_metric_that_settings_were_chosen_by(folder):
+    found = made(folder, [one for model in SHIFT for one in finals(folder, "mine", model)], metric="ndcg@20")
+    assert found.answer.count("N@20") == 1 and "R@20" not in found.answer
+    rows = tables(found)["test-mine"].rows
+    best = max(one.cells["ndcg@20"].mean for one in rows if isinstance(one.cells["ndcg@20"], Measure))
+    assert f"{best:.4f}" in found.answer
+
+
 def test_models_without_figures_keep_their_row(planted):
     table = tables(planted)["test-mine"]
     assert row(table, "LATTICE")["recall@20"] == row(table, "LATTICE")["ndcg@20"] == "out of memory"

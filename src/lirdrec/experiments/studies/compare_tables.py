@@ -105,11 +105,13 @@ class Rows:
         entries: the rows.
         ours: the model that the others are compared with.
         metrics: test metrics, small k first, recall before NDCG.
+        tuned: the validation metric that the settings were chosen by.
     """
 
     entries: list[Entry]
     ours: str
     metrics: list[str]
+    tuned: str = ""
 
     @property
     def datasets(self) -> list[str]:
@@ -118,7 +120,12 @@ class Rows:
 
     @property
     def main(self) -> str:
-        """The metric of figures and sentences: recall at the greatest k; "" without test metrics."""
+        """The metric of figures and sentences: that of the tuning or, if it is not tested, recall at the greatest k.
+
+        "" without test metrics.
+        """
+        if self.tuned in self.metrics:
+            return self.tuned
         recalls = [name for name in self.metrics if name.startswith("recall@")]
         return (recalls or self.metrics or [""])[-1]
 
@@ -163,7 +170,7 @@ def gather(config: ExperimentConfig, results: Results, searches: Sequence[Tuning
 
     names = dict.fromkeys(name for entry in entries for final in entry.finals for name in final.figures.get("test", {}))
     names = {name: None for name in names if name.partition("@")[0] not in BEYOND_ACCURACY}
-    rows = Rows(sorted(entries, key=order), ours, sorted(names, key=metric_order))
+    rows = Rows(sorted(entries, key=order), ours, sorted(names, key=metric_order), config.metric)
     users = [results.mean_per_user(entry.finals) for entry in rows.entries]
     for entry, frame in zip(rows.entries, users, strict=True):
         if frame is not None:
@@ -317,7 +324,7 @@ def _table(rows: Rows, dataset: str) -> Table:
 
 
 def _overview(rows: Rows) -> Table:
-    """The metrics at the greatest k of all datasets side by side, without sds."""
+    """The metrics at the k of the main metric of all datasets side by side, without sds."""
     entries, metrics, ours = rows.entries, rows.metrics, rows.ours
     last = rows.main.partition("@")[2]
     shown = [metric for metric in metrics if metric.endswith(f"@{last}")]
@@ -370,7 +377,7 @@ def interval_tables(rows: Rows) -> list[Table]:
 
 def beyond_accuracy_tables(rows: Rows) -> list[Table]:
     """For each dataset the metrics beyond accuracy at the greatest k; [] for results of earlier versions."""
-    last = rows.main.partition("@")[2]
+    last = rows.metrics[-1].partition("@")[2]
     names = [f"{name}@{last}" for name in BEYOND_ACCURACY]
     tables = []
     for dataset in rows.datasets:
