@@ -17,7 +17,15 @@ from lirdrec.models.base import Features
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.ranking.top_k import Quota, top_k
-from lirdrec.recommender.launch_simulation import MAX_COST, K, _known_lists, _merged, _new_lists
+from lirdrec.recommender.launch_simulation import (
+    MAX_COST,
+    K,
+    _costs,
+    _known_lists,
+    _merged,
+    _new_lists,
+    calibrated_offset,
+)
 from lirdrec.recommender.new_item_encoder import LaunchStep, Neighbors, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
 
@@ -57,7 +65,28 @@ def test_fit_calibrates_an_encoder_whose_frontier_is_ordered(data):
     offsets = [step.offset for step in encoder.frontier]
     shares = [step.share for step in encoder.frontier]
     assert offsets == sorted(offsets) and shares == sorted(shares) and shares[-1] > shares[0]
-    assert encoder.offset in offsets and encoder.offset == encoder.offset_for(MAX_COST)
+    assert encoder.offset in offsets and encoder.offset == calibrated_offset(encoder.frontier)
+    chosen, wider = encoder.step(), encoder.step(MAX_COST)
+    assert chosen.offset <= wider.offset and chosen.cost <= MAX_COST and chosen.cost_error > 0
+
+
+def test_the_calibrated_offset_leaves_a_margin_for_the_error_of_its_cost():
+    def steps(error: float) -> tuple[LaunchStep, ...]:
+        return tuple(LaunchStep(float(i), cost, 0.1, 0.1, error) for i, cost in enumerate((0.01, 0.016, 0.022, 0.03)))
+
+    # exact costs: up to 3 %; an error of .5 %: 2.2 % + 1.645 * .5 % = 3.02 %; a large one: the margin is 1.5 % at most
+    assert [calibrated_offset(steps(error)) for error in (0.0, 0.004, 0.005, 0.5)] == [3, 2, 1, 0]
+
+
+def test_the_error_of_a_cost_is_that_of_a_bootstrap_over_users():
+    draws = np.random.default_rng(0)
+    reference = draws.binomial(3, 0.3, 2000) / 3
+    known = reference[:, None] * (draws.random((2000, 2)) > (0.02, 0.2))
+    costs, errors = _costs(torch.from_numpy(known), torch.from_numpy(reference))
+    assert costs.tolist() == pytest.approx((1 - known.sum(0) / reference.sum()).tolist())
+    again = [draws.integers(0, 2000, 2000) for _ in range(2000)]
+    spread = np.std([1 - known[rows].sum(0) / reference[rows].sum() for rows in again], axis=0)
+    assert errors.tolist() == pytest.approx(spread.tolist(), rel=0.1)
 
 
 def test_scores_of_known_items_keep_every_bit(data):
@@ -155,11 +184,13 @@ def test_every_step_of_the_frontier_equals_ranking_all_items(n_items, every):
     ]
     for masks in (False, True):
         merged = _merged(offsets, known, [way[masks] for way in ways])
-        for offset, found in zip(offsets, merged, strict=True):
+        n_known = sum(int((lists.relevant > 0).sum()) for lists in known)
+        columns = torch.stack([merged.known.sum(0) / n_known, merged.new_recall, merged.new_share], 1).tolist()
+        for offset, found in zip(offsets, columns, strict=True):
             expected = ranked_again(scorer, launches, offset, relevant, seen, masks)
-            assert list(found) == pytest.approx(expected, abs=1e-6)
-    first_offset = _merged([0.7], known, [way[1] for way in ways])
-    assert first_offset[0] == pytest.approx(merged[3])
+            assert found == pytest.approx(expected, abs=1e-6)
+    one_offset = _merged([0.7], known, [way[1] for way in ways])
+    torch.testing.assert_close(one_offset.known[:, 0], merged.known[:, 3])
 
 
 def test_known_lists_are_full_where_the_launched_items_are_best_for_everybody():

@@ -24,7 +24,8 @@ K = 20  # length of the lists of simulated launches
 ROUNDS = 10  # simulated launches; each trained item is new in one of them
 MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
-MAX_COST = 0.025  # of the hits on known items; a margin below the 3 % that a launch may cost
+MAX_COST = 0.03  # of the hits on known items, which the calibrated offset costs at most
+CERTAINTY = 1.645  # standard errors from the measured cost to its upper limit: 95 % one-sided
 N_OFFSETS = 61
 # a, n and w, chosen on the validation launches of four datasets (docs/new_items.md)
 CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
@@ -81,7 +82,17 @@ def fit_new_item_encoder(
     if ITEM_CONTENT in scorer.memory:
         encoder = replace(encoder, similarity=SIMILARITY, scale=_scale(scorer, trained))
     encoder = replace(encoder, frontier=_frontier(encoder, launches, scorer, train, validation, users))
-    return replace(encoder, offset=encoder.offset_for(MAX_COST))
+    return replace(encoder, offset=calibrated_offset(encoder.frontier))
+
+
+def calibrated_offset(frontier: Sequence[LaunchStep]) -> float:
+    """The largest offset that costs known items at most `MAX_COST`, with a margin for the error of the simulations.
+
+    The margin is at most half of `MAX_COST`: where users are few, the error is larger than any useful cost.
+    """
+    margins = [min(CERTAINTY * step.cost_error, MAX_COST / 2) for step in frontier]
+    safe = [step.offset for step, margin in zip(frontier, margins, strict=True) if step.cost + margin <= MAX_COST]
+    return max(safe, default=frontier[0].offset)
 
 
 def _users_with_hits(validation: Histories, trained: Tensor) -> Tensor:
@@ -232,18 +243,34 @@ def _frontier(
         unseen.append(both[1])
         added = launch.scorer.item_vectors[first:]
         content += _new_lists(added, launch.new, scorer, train, validation, users, masking=(True,))
-    reference = _merged([0.0], known, content)[0].known_recall
+    reference = _merged([0.0], known, content).known[:, 0]
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
     span = _median(torch.cat([of_known.scores[:, 0] - of_known.scores[:, -1] for of_known in known]))
     gaps = [of_known.scores[:, -1] - of_new.scores[:, 0] for of_known, of_new in zip(known, complete, strict=True)]
     offsets = sorted({*torch.linspace(-span, max(span, 2 * _median(torch.cat(gaps))), N_OFFSETS).tolist(), 0.0})
-    steps = []
-    for offset, all_merged, unseen_merged in zip(
-        offsets, _merged(offsets, known, complete), _merged(offsets, known, unseen), strict=True
-    ):
-        cost = 1 - all_merged.known_recall / reference if reference else 0.0
-        steps.append(LaunchStep(offset, cost, all_merged.new_share, unseen_merged.new_recall))
-    return tuple(steps)
+    all_merged, unseen_merged = _merged(offsets, known, complete), _merged(offsets, known, unseen)
+    costs, errors = _costs(all_merged.known, reference)
+    columns = (costs, all_merged.new_share, unseen_merged.new_recall, errors)
+    return tuple(
+        LaunchStep(offset, *row) for offset, row in zip(offsets, torch.stack(columns, 1).tolist(), strict=True)
+    )
+
+
+def _costs(known: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The relative loss of recall at each offset, and its standard error over users, each `(n,)`.
+
+    The loss is a ratio of sums over users, `1 - Σ_u k_u / Σ_u r_u`; its error is that of the linearized ratio,
+    `sqrt(Σ_u (r_u (1 - loss) - k_u)²) / Σ_u r_u`.
+
+    Args:
+        known: recall `(U, n)` of each user on known items, at each offset.
+        reference: recall `(U,)` of each user that it is compared with.
+    """
+    total = reference.sum()
+    if total == 0:
+        return torch.zeros_like(known[0]), torch.zeros_like(known[0])
+    kept = known.sum(0) / total
+    return 1 - kept, (reference[:, None] * kept - known).square().sum(0).sqrt() / total
 
 
 def _median(values: Tensor) -> float:
@@ -252,23 +279,31 @@ def _median(values: Tensor) -> float:
 
 
 class _Merged(NamedTuple):
-    """Recall of known and of new items in lists of both, and the share of places of new items."""
+    """Lists of known and of new items at each of n offsets.
 
-    known_recall: float
-    new_recall: float
-    new_share: float
+    Attributes:
+        known: `(U, n)` recall of each user on known items, the sum over launches.
+        new_recall: `(n,)` mean recall on new items.
+        new_share: `(n,)` share of the places of new items.
+    """
+
+    known: Tensor
+    new_recall: Tensor
+    new_share: Tensor
 
 
-def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Lists]) -> list[_Merged]:
-    """For each offset, ascending: merge each user's known and new items, means over the launches.
+def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Lists]) -> _Merged:
+    """For each offset, ascending: merge each user's known and new items.
 
     Both lists are in descending order. So the j-th new item is among the K best if and only if its score plus the
     offset is higher than that of the (K - 1 - j)-th known item, whose place it takes: from a certain offset on.
     """
     steps = torch.tensor(offsets, dtype=torch.float64)
-    changes = torch.zeros(3, len(steps) + 1, dtype=torch.float64)  # of known and of new recall, and of places
-    n_users = torch.zeros(2, dtype=torch.float64)  # with relevant known items, with relevant new items
-    start, n_places = 0.0, 0
+    n_steps, n_users = len(steps) + 1, len(known[0].relevant)
+    lost = torch.zeros(n_users * n_steps, dtype=torch.float64)  # recall of each user on known items, from a step on
+    gained, places = torch.zeros(2, n_steps, dtype=torch.float64)
+    start, n_places, n_relevant = torch.zeros(n_users, dtype=torch.float64), 0, 0
+    first = torch.arange(n_users)[:, None] * n_steps
     for of_known, of_new in zip(known, new, strict=True):
         k = min(K, of_known.scores.shape[1] + of_new.scores.shape[1])
         known_scores, known_recall = _on_host(of_known, k)
@@ -276,14 +311,15 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
         needed = known_scores.flip(1) - new_scores
         needed.masked_fill_(new_scores == -torch.inf, torch.inf)  # nothing to recommend
         step = torch.searchsorted(steps, needed.flatten(), right=True)
-        for change, values in zip(changes, (-known_recall.flip(1), new_recall, torch.ones_like(needed)), strict=True):
-            change += torch.bincount(step, values.flatten(), len(change))
-        start, n_places = start + float(known_recall.sum()), n_places + needed.numel()
-        n_users += torch.stack([(lists.relevant > 0).sum().cpu() for lists in (of_known, of_new)])
-    known_recalls, new_recalls, places = changes.cumsum(1)[:, :-1]
-    n_known, n_new = n_users.clamp(min=1).tolist()
-    columns = (known_recalls + start) / n_known, new_recalls / n_new, places / max(1, n_places)
-    return [_Merged(*values) for values in torch.stack(columns, 1).tolist()]
+        gained += torch.bincount(step, new_recall.flatten(), n_steps)
+        places += torch.bincount(step, minlength=n_steps)
+        step = (step.view_as(needed) + first).flatten()
+        lost += torch.bincount(step, known_recall.flip(1).flatten(), len(lost))
+        start, n_places = start + known_recall.sum(1), n_places + needed.numel()
+        n_relevant += int((of_new.relevant > 0).sum())
+    recalls = start[:, None] - lost.view(n_users, n_steps).cumsum(1)
+    new_recalls, shares = gained.cumsum(0) / max(1, n_relevant), places.cumsum(0) / max(1, n_places)
+    return _Merged(recalls[:, :-1], new_recalls[:-1], shares[:-1])
 
 
 def _on_host(lists: _Lists, k: int) -> tuple[Tensor, Tensor]:
