@@ -179,9 +179,7 @@ def test_every_step_of_the_frontier_equals_ranking_all_items(n_items, every):
     users, offsets = torch.arange(30), [-3.0, -0.4, 0.0, 0.7, 5.0]
     launches = [torch.arange(first, n_items, every) for first in range(2)]
     known = _known_lists(launches, scorer, train, hits, users)
-    ways = [
-        _new_lists(scorer.item_vectors[new], new, scorer, train, hits, users, masking=(False, True)) for new in launches
-    ]
+    ways = [_new_lists(scorer.item_vectors[new], new, scorer, train, hits, users) for new in launches]
     for masks in (False, True):
         merged = _merged(offsets, known, [way[masks] for way in ways])
         n_known = sum(int((lists.relevant > 0).sum()) for lists in known)

@@ -138,10 +138,26 @@ class _Lists(NamedTuple):
         return cls(*(torch.cat(column) for column in zip(*blocks, strict=True)))
 
 
+class _Block(NamedTuple):
+    """Some items, scored for a block of users.
+
+    Attributes:
+        scores: `(b, n)`.
+        is_seen, is_relevant: `(b, n)` bool.
+        owners, columns: row and column of each relevant item, `(m,)` each.
+    """
+
+    scores: Tensor
+    is_seen: Tensor
+    is_relevant: Tensor
+    owners: Tensor
+    columns: Tensor
+
+
 def _scored_blocks(
     vectors: Tensor, rows: Tensor, scorer: VectorScorer, seen: Histories, truth: Histories, users: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For blocks of users: the scores `(b, n)` of some items, and which of them are seen and relevant.
+) -> Iterator[_Block]:
+    """Score some items for blocks of users.
 
     Args:
         vectors: `(n, D)` of these items, in rows `rows` `(n,)`.
@@ -150,14 +166,23 @@ def _scored_blocks(
     position[rows] = torch.arange(len(rows), device=rows.device)
     ranked = scorer.replaced(items=vectors, memory={}, offsets=None)
     for block in users.split(max(1, BLOCK_BYTES // (4 * len(rows)))):
-        scores, masks = ranked.scores(ranked.queries(block)), []
-        for histories in (seen, truth):
-            owner, items = histories.pairs(block)
-            columns = position[items]
-            mask = torch.zeros_like(scores, dtype=torch.bool)
-            mask[owner[columns >= 0], columns[columns >= 0]] = True
-            masks.append(mask)
-        yield scores, masks[0], masks[1]
+        scores = ranked.scores(ranked.queries(block))
+        (is_seen, _, _), (is_relevant, owners, columns) = (
+            _occurring(histories, block, position, scores.shape) for histories in (seen, truth)
+        )
+        yield _Block(scores, is_seen, is_relevant, owners, columns)
+
+
+def _occurring(
+    histories: Histories, users: Tensor, position: Tensor, shape: torch.Size
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A mask of the given shape of the users' items, and the row and column of each; `position`: column of an item."""
+    owners, items = histories.pairs(users)
+    columns = position[items]
+    owners, columns = owners[columns >= 0], columns[columns >= 0]
+    mask = torch.zeros(shape, dtype=torch.bool, device=users.device)
+    mask[owners, columns] = True
+    return mask, owners, columns
 
 
 def _new_lists(
@@ -167,21 +192,21 @@ def _new_lists(
     seen: Histories,
     truth: Histories,
     users: Tensor,
-    *,
-    masking: Sequence[bool],
-) -> list[_Lists]:
-    """Rank the new items in rows `rows` `(n,)` with the vectors `(n, D)`, once for each entry of `masking`.
-
-    Args:
-        masking: whether items in `seen` are left out.
-    """
-    blocks: list[list[tuple[Tensor, ...]]] = [[] for _ in masking]
-    for scores, is_seen, is_relevant in _scored_blocks(vectors, rows, scorer, seen, truth, users):
-        for way, masks in zip(blocks, masking, strict=True):
-            ranked = scores.masked_fill(is_seen, -torch.inf) if masks else scores
-            top = ranked.topk(min(K, len(rows)), dim=1)
-            way.append((top.values, is_relevant.gather(1, top.indices), is_relevant.sum(1)))
-    return [_Lists.joined(way) for way in blocks]
+) -> tuple[_Lists, _Lists]:
+    """Rank the new items in rows `rows` `(n,)` with vectors `(n, D)`: all of them, and without those in `seen`."""
+    with_seen: list[tuple[Tensor, ...]] = []
+    without: list[tuple[Tensor, ...]] = []
+    k = min(K, len(rows))
+    for scores, is_seen, is_relevant, owners, _ in _scored_blocks(vectors, rows, scorer, seen, truth, users):
+        relevant = torch.bincount(owners, minlength=len(scores))
+        best = scores.topk(k, dim=1)
+        with_seen.append((best.values, is_relevant.gather(1, best.indices), relevant))
+        changed = is_seen.gather(1, best.indices).any(1).nonzero().squeeze(1)  # of these users another list is needed
+        again = scores[changed].masked_fill_(is_seen[changed], -torch.inf).topk(k, dim=1)
+        values = best.values.index_copy(0, changed, again.values)
+        indices = best.indices.index_copy(0, changed, again.indices)
+        without.append((values, is_relevant.gather(1, indices), relevant))
+    return _Lists.joined(with_seen), _Lists.joined(without)
 
 
 def _known_lists(
@@ -192,23 +217,29 @@ def _known_lists(
     All items are ranked once, and the launched ones left out of the first 2 K places; of more where these are too few.
     """
     rows = torch.arange(scorer.n_items, device=users.device)
-    launch_of = torch.full_like(rows, -1)
+    n_launches = len(launches)
+    launch_of = torch.full_like(rows, n_launches)  # of items in no launch
     for number, new in enumerate(launches):
         launch_of[new] = number
     blocks: list[list[tuple[Tensor, ...]]] = [[] for _ in launches]
-    for scores, is_seen, is_relevant in _scored_blocks(scorer.item_vectors, rows, scorer, seen, truth, users):
+    for scores, is_seen, is_relevant, owners, columns in _scored_blocks(
+        scorer.item_vectors, rows, scorer, seen, truth, users
+    ):
         scores.masked_fill_(is_seen, -torch.inf)
         depth = min(2 * K, len(rows))
         top = scores.topk(depth, dim=1)
         while depth < len(rows) and not _has_enough(launch_of[top.indices], launches, len(rows)):
             depth = min(2 * depth, len(rows))
             top = scores.topk(depth, dim=1)
-        hits, n_relevant, top_launch = is_relevant.gather(1, top.indices), is_relevant.sum(1), launch_of[top.indices]
+        hits, top_launch = is_relevant.gather(1, top.indices), launch_of[top.indices]
+        cells = owners * (n_launches + 1) + launch_of[columns]
+        n_relevant = torch.bincount(cells, minlength=len(scores) * (n_launches + 1)).view(len(scores), -1)
         for number, new in enumerate(launches):
-            others = top.values.masked_fill(top_launch == number, -torch.inf)
-            best = others.topk(min(K, len(rows) - len(new)), dim=1)
-            relevant = n_relevant - is_relevant[:, new].sum(1)
-            blocks[number].append((best.values, hits.gather(1, best.indices), relevant))
+            others = top_launch != number
+            others &= others.cumsum(1) <= K
+            k = min(K, len(rows) - len(new))
+            relevant = n_relevant.sum(1) - n_relevant[:, number]
+            blocks[number].append((top.values[others].view(-1, k), hits[others].view(-1, k), relevant))
     return [_Lists.joined(of_launch) for of_launch in blocks]
 
 
@@ -238,11 +269,11 @@ def _frontier(
     for launch in launches:
         first = len(launch.known)
         new = encoder.new_vectors(launch.scorer, first, launch.trained, launch.neighbors)
-        both = _new_lists(new, launch.new, scorer, train, validation, users, masking=(False, True))
+        both = _new_lists(new, launch.new, scorer, train, validation, users)
         complete.append(both[0])
         unseen.append(both[1])
         added = launch.scorer.item_vectors[first:]
-        content += _new_lists(added, launch.new, scorer, train, validation, users, masking=(True,))
+        content.append(_new_lists(added, launch.new, scorer, train, validation, users)[1])
     reference = _merged([0.0], known, content).known[:, 0]
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
     span = _median(torch.cat([of_known.scores[:, 0] - of_known.scores[:, -1] for of_known in known]))

@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.models.base import Features
@@ -212,8 +213,7 @@ class Neighbors:
             cosines = self.cosines[name][:, :k]
             weights = torch.softmax(SHARPNESS * cosines, dim=1).nan_to_num().to(vectors.dtype)  # NaN: no neighbor
             near = rows[:, :k]
-            for rank in range(near.shape[1]):  # one neighbor after the other: no `(n, k, D)` tensor
-                total += weights[:, rank, None] * vectors[near[:, rank]]
+            total += embedding_bag(near, vectors, per_sample_weights=weights, mode="sum")  # no `(n, k, D)` tensor
             length += (weights * norms[near]).sum(1)
             count += weights.sum(1)
         count.clamp_(min=1e-12)
