@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from lirdrec.config import make_config, option, parse_assignments
+from lirdrec.config import make_config, option, parse_assignments, read_toml
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.errors import ConfigError
+from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.registry import config_type, model_names
 from lirdrec.training.config import TrainConfig
 
@@ -42,6 +43,16 @@ class Options:
 )
 def test_lists_are_written_with_commas_or_as_in_toml(typed, expected):
     assert getattr(make_config(Options, parse_assignments([typed])), typed.partition("=")[0]) == expected
+
+
+def test_a_configuration_file_says_none_for_an_option_without_a_value(tmp_path):
+    file = tmp_path / "model.toml"
+    file.write_text('feature_size = "none"\n', encoding="utf-8")
+    assert make_config(LIRDRecConfig, read_toml(file)).feature_size is None
+    file.write_text('feature_size = "some"\n', encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        make_config(LIRDRecConfig, read_toml(file))
+    assert_error(error, ["feature_size", "some"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from lirdrec.option_names import option_name, option_text
 
 C = TypeVar("C")
 MAX_INT = 2**63 - 1  # of an integer tensor
+NONE = ("none", "null")  # no value, on the command line and in TOML, which has no null
 MAX_SHOWN = 100  # characters of a wrong value in a message
 
 
@@ -149,7 +150,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, text = key.strip(), text.strip()
         if not equals or not key:
             raise ConfigError(f"--set {entry!r}: write it as key=value, for instance --set n_layers=3")
-        values[key] = None if text.lower() in ("none", "null") else _parse_value(text, f"--set {key}")
+        values[key] = None if text.lower() in NONE else _parse_value(text, f"--set {key}")
     return values
 
 
@@ -188,7 +189,7 @@ def _parse_value(text: str, where: str) -> Any:
 def _convert(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        if type(None) in arguments and (value is None or (value in NONE and str not in arguments)):
             return None
         errors = []
         for argument in (a for a in arguments if a is not type(None)):

@@ -444,6 +444,15 @@ def test_sizes_of_features_reach_the_model_and_the_run(lirdrec, data, given, siz
     assert "feature_size=none" in result.stdout
 
 
+def test_train_says_which_epoch_is_kept_and_why_it_ended(lirdrec, data):
+    call = ["--quiet", "train", "data", "--set", "embedding_size=8", "--run"]
+    for run, options in (("short", ["--set", "epochs=2"]), ("early", ["--set", "patience=0", "--set", "epochs=200"])):
+        line = next(one for one in lirdrec(*call, run, *options).stdout.splitlines() if one.startswith("Epochs"))
+        info = Recommender.load(run).info
+        assert_mentions(line, [info["metrics"]["best_epoch"], info["metrics"]["epochs"], "recall@20"])
+        assert ("patience" in line) == (info["stopped"] == "patience") == (run == "early")
+
+
 def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
     call = ["--quiet", "train", "data", "--from", trained, "--set", "epochs=3", "--seed", 5, "--json"]
     result = lirdrec(*call, "--run", "second")

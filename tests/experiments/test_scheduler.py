@@ -301,7 +301,7 @@ def test_a_trial_below_the_line_stops_there_also_after_a_kill(data, context, job
     limits = {"stop_below": [[1, 0.0], [3, 2.0]]}
     cell = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 9}, extra=limits)
     whole = worker.compute(job(cell, context(output=settings.output / "whole")))
-    assert whole["epochs"] == 3 and whole["data"] == {"stopped": "watcher", "stopped_early": True}
+    assert whole["epochs"] == 3 and whole["data"] == {"stopped": "callback", "stopped_early": True}
     for epoch in (2, 3):
         given = job(cell, context(output=settings.output / str(epoch)))
         given.checkpoint_seconds = 0.0
@@ -315,7 +315,7 @@ def test_a_trial_ends_when_its_time_is_up(data, context, job):
     settings = context()
     cell = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 500}, extra={"seconds": 1e-6})
     found = worker.compute(job(cell, settings))
-    assert found["epochs"] == 1 and found["data"] == {"stopped": "watcher", "stopped_early": False}
+    assert found["epochs"] == 1 and found["data"] == {"stopped": "callback", "stopped_early": False}
 
 
 def test_the_peak_memory_is_that_of_the_process(tmp_path):

@@ -292,12 +292,12 @@ def test_a_callback_may_end_the_training_and_the_others_are_called_too(slope, tm
     model = slope()
     seen, store = Seen(model), CheckpointStore(tmp_path / "checkpoint", {})
     found = train(model, CONFIG, scripted(0.1, 0.4, 0.3), store=store, callbacks=(Enough(3), seen))
-    assert (found.stopped, found.best_epoch, len(found.history)) == ("watcher", 2, 3)
+    assert (found.stopped, found.best_epoch, len(found.history)) == ("callback", 2, 3)
     assert [line["epoch"] for line in seen.lines] == [1, 2, 3]
     assert model.w.tolist() == seen.w[1]  # the best parameters, not the last
     again = slope()
     resumed = train(again, CONFIG, scripted(), store=store, resume=True, callbacks=(Enough(3),))
-    assert (resumed.stopped, len(resumed.history)) == ("watcher", 3) and again.w.tolist() == model.w.tolist()
+    assert (resumed.stopped, len(resumed.history)) == ("callback", 3) and again.w.tolist() == model.w.tolist()
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,22 @@ def _show_features(recommender: Recommender) -> None:
         print_line(f"Features:   principal components, {', '.join(sizes)} columns{hint}")
 
 
+def _show_epochs(recommender: Recommender) -> None:
+    """Print the epoch whose parameters are kept and, where it was not the last possible one, why the training ended."""
+    info, training = recommender.info, recommender.info.get("training", {})
+    metrics, stopped = info.get("metrics", {}), info.get("stopped")
+    if not metrics.get("valid") or stopped is None:
+        return
+    n_epochs = metrics["epochs"]
+    reasons = {
+        "patience": f"; more than {training.get('patience')} validations in a row (patience) were no better",
+        "interrupted": "; interrupted",
+        "callback": "; stopped by a callback",
+    }
+    of_all = f"epoch {metrics['best_epoch']} of {n_epochs} has the best {training.get('metric')}"
+    print_line(f"Epochs:     {of_all}{reasons.get(stopped, '')}")
+
+
 def _show_start(recommender: Recommender) -> None:
     """Print the run from which a training continued, and the number of epochs."""
     start, n_epochs = recommender.info.get("warm_start"), recommender.info.get("metrics", {}).get("epochs")
@@ -319,6 +335,7 @@ def _show_run(
     print_line(f"Run folder: {folder}")
     if (folder / "curves.png").is_file():
         print_line(f"Curves:     {folder / 'curves.png'}")
+    _show_epochs(recommender)
     _show_start(recommender)
     _show_features(recommender)
     _show_batches(recommender)

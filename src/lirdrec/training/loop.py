@@ -55,7 +55,7 @@ class TrainResult:
     best_epoch: int
     best_value: float
     history: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = "epochs"  # "epochs", "patience", "watcher" (a callback) or "interrupted"
+    stopped: str = "epochs"  # "epochs", "patience", "callback" or "interrupted"
 
 
 def train(
@@ -92,7 +92,7 @@ def train(
     with interruptible() as interrupted:
         for epoch in range(len(result.history) + 1, config.epochs + 1):
             if stop_requested:
-                result.stopped = "watcher"
+                result.stopped = "callback"
                 break
             if _validations_without_gain(result) > config.patience:
                 result.stopped = "patience"
