@@ -22,6 +22,7 @@ from lirdrec.models.grcn import GRCNConfig
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import PRIOR, SHORTENED, LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, model_for_config, model_names, model_type
+from lirdrec.recommender import launch_simulation
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
@@ -214,6 +215,18 @@ def test_it_learns_sooner_than_from_scratch(new):
     assert gained > 0.05
     assert continued.info["model_config"] == run.info["model_config"]
     assert continued.info["warm_start"]["run"] is None
+
+
+def test_a_continued_training_simulates_half_as_many_launches(new, monkeypatch):
+    launched, simulate = [], launch_simulation._launch
+    monkeypatch.setattr(launch_simulation, "_launch", lambda *given: launched.append(given[3]) or simulate(*given))
+    one = replace(TRAINING, epochs=1)
+    run = fit(new, CONFIGS["lirdrec"], one, **QUIET)
+    fit(resplit(new), warm_start=run, training=one, **QUIET)
+    assert [len(launched[:10]), len(launched[10:])] == [10, 5]
+    trained = len(np.unique(new.train.items))
+    assert len(torch.cat(launched[:10]).unique()) == trained
+    assert len(torch.cat(launched[10:]).unique()) == pytest.approx(trained / 2, abs=new.n_items / 10)
 
 
 def test_options_are_those_of_the_run_for_a_quarter_of_its_epochs(old, new, tmp_path):

@@ -28,7 +28,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.feature_size import check_variance, column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
-from lirdrec.recommender.launch_simulation import fit_new_item_encoder
+from lirdrec.recommender.launch_simulation import CONTINUED_ROUNDS, ROUNDS, fit_new_item_encoder
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
@@ -247,6 +247,7 @@ def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder 
             Histories(inputs.users, inputs.items, inputs.n_users),
             Histories(users, items, inputs.n_users),
             seed=job.training.seed,
+            rounds=ROUNDS if job.start is None else CONTINUED_ROUNDS,
         )
     except CapabilityError:  # an option of this model excludes new items
         return None

@@ -22,6 +22,7 @@ from lirdrec.recommender.new_item_encoder import BLOCK_BYTES, LaunchStep, Neighb
 
 K = 20  # length of the lists of simulated launches
 ROUNDS = 10  # simulated launches; each trained item is new in one of them
+CONTINUED_ROUNDS = 5  # after a continued training, of whose time ten would take a quarter
 MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
 MAX_COST = 0.03  # of the hits on known items, which the calibrated offset costs at most
@@ -54,6 +55,7 @@ def fit_new_item_encoder(
     validation: Histories,
     *,
     seed: int = 0,
+    rounds: int = ROUNDS,
 ) -> NewItemEncoder:
     """Calibrate the offset of new items by simulated launches; the model does not change.
 
@@ -64,6 +66,7 @@ def fit_new_item_encoder(
         train: training items of each user, which are left out of the lists.
         validation: validation items of each user: the hits.
         seed: of the order in which items are treated as new, and of the users where they are many.
+        rounds: number of simulated launches, at most `ROUNDS`.
 
     Returns:
         An encoder; the content vector without an offset where there is nothing to validate.
@@ -76,7 +79,7 @@ def fit_new_item_encoder(
         return NewItemEncoder()
     users = users[torch.randperm(len(users), generator=generator)[:MAX_USERS].to(users.device)].sort().values
     parts = items[torch.randperm(len(items), generator=generator).to(items.device)].chunk(ROUNDS)
-    rounds = max(1, MAX_LAUNCHED // len(parts[0]))
+    rounds = min(rounds, max(1, MAX_LAUNCHED // len(parts[0])))
     launches = [_launch(model, scorer, features, part) for part in parts[:rounds]]
     encoder = NewItemEncoder(CONTENT, N_NEIGHBORS) if model.mixes_neighbors else NewItemEncoder()
     if ITEM_CONTENT in scorer.memory:
