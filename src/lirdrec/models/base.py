@@ -141,7 +141,7 @@ class Model(nn.Module):
     # training that continues a run without them fits them to its own data
     fitted: ClassVar[tuple[str, ...]] = ()
     # strength, and the likes after which half of it is reached, of `fold_in_items` (benchmarks/warm_up.py)
-    warm_up: ClassVar[tuple[float, float]] = (6.0, 2.0)
+    warm_up: ClassVar[tuple[float, float]] = (16.0, 30.0)
     # whether the vectors of new items are mixed with those of their nearest trained items (docs/new_items.md)
     mixes_neighbors: ClassVar[bool] = True
 
