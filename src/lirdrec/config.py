@@ -173,7 +173,8 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: is nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or from a number with thousands of digits, a 31st of February
         fault = "a number has too many digits" if "integer string" in str(error) else str(error)
-        raise ConfigError(f"{where}: cannot be read as TOML: {fault}") from None
+        hint = '; write text, "none" too, in quotes' if "Invalid value" in fault else ""
+        raise ConfigError(f"{where}: cannot be read as TOML: {fault}{hint}") from None
 
 
 def _parse_value(text: str, where: str) -> Any:
@@ -189,7 +190,8 @@ def _parse_value(text: str, where: str) -> Any:
 def _convert(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if type(None) in arguments and (value is None or (value in NONE and str not in arguments)):
+        is_none = isinstance(value, str) and value.lower() in NONE and str not in arguments
+        if type(None) in arguments and (value is None or is_none):
             return None
         errors = []
         for argument in (a for a in arguments if a is not type(None)):

@@ -285,6 +285,8 @@ def test_after_a_split_by_time_the_next_model_reads_the_order(lirdrec, films):
     train = "lirdrec train ordered --model lirdrec_seq"
     assert made.stdout.endswith(f"{train} --run runs/first\n"), made.stderr
     assert lirdrec("prepare", "ordered", "-o", "again").stdout.endswith("lirdrec train again --model lirdrec_seq\n")
+    lirdrec("prepare", "ml-tiny", "--split", "temporal", "-o", "parts")
+    assert lirdrec("features", "parts", "--text", "hashed").stdout.endswith("lirdrec train parts --run runs/first\n")
     lirdrec("prepare", "ml-tiny", "-o", "random")
     assert lirdrec("features", "random", "--text", "hashed").stdout.endswith("lirdrec train random --run runs/first\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.registry import build
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.planning.hardware import DEVICES, Cluster
-from lirdrec.planning.plan import make_plan, remedies
-from lirdrec.planning.workload import Sizes, workload
+from lirdrec.planning.plan import make_plan, remedies, seconds
+from lirdrec.planning.workload import Sizes, Work, workload
+from lirdrec.recommender.presets import preset
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.profiling import ProductCounter
 from lirdrec.training.sampling import TripleSampler
@@ -203,6 +205,37 @@ def test_remedies_make_it_fit_and_less_would_not():
     assert make_plan(config, TRAINING, sizes, Cluster.parse(changes["device"])).fits
     fitting = make_plan(config, TRAINING, Sizes(1000, 1000, 10_000, (64,)), cluster)
     assert fitting.fits and remedies(config, TRAINING, Sizes(1000, 1000, 10_000, (64,)), cluster) == []
+
+
+def test_kernels_are_started_while_a_gpu_computes_and_besides_on_a_cpu():
+    long, short = Work(flop=1e13, kernels=10), Work(flop=1.0, kernels=100)
+    for name, besides in (("H200", 0), ("cpu-core", 1)):
+        device = DEVICES[name]
+        computing = long.flop / device.rate("float32")
+        assert seconds(long, device, "float32") == pytest.approx(computing + besides * 10 * device.kernel_seconds)
+        assert seconds(short, device, "float32") == pytest.approx(100 * device.kernel_seconds, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "pairs", "settings", "measured"),
+    [
+        (19_445, 7_050, 144_900, "fast", 0.0088),
+        (19_445, 7_050, 144_900, "paper", 0.0080),
+        (98_129, 17_228, 634_657, "fast", 0.0156),
+        (98_129, 17_228, 634_657, "paper", 0.0111),
+        (192_403, 63_001, 1_520_269, "fast", 0.065),
+        (192_403, 63_001, 1_520_269, "paper", 0.0267),
+        (2_000_000, 1_000_000, 27_000_000, "fast", 9.91),
+    ],
+)
+def test_a_step_that_was_measured_on_an_h200_is_planned_within_a_factor_of_one_and_a_half(
+    users, items, pairs, settings, measured
+):
+    config, training = preset("lirdrec", settings)
+    widths = tuple(min(width, config.feature_size or width) for width in (4096, 384))
+    training = replace(training, epochs=2).resolved(pairs)
+    plan = make_plan(config, training, Sizes(users, items, pairs, widths), Cluster.parse("H200"))
+    assert 1 / 1.5 < plan.step_seconds / measured < 1.5
 
 
 def test_names_of_clusters():

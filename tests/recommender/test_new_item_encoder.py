@@ -21,7 +21,9 @@ from lirdrec.recommender.launch_simulation import (
     MAX_COST,
     K,
     _costs,
+    _frontier,
     _known_lists,
+    _Launch,
     _merged,
     _new_lists,
     calibrated_offset,
@@ -76,6 +78,17 @@ def test_the_calibrated_offset_leaves_a_margin_for_the_error_of_its_cost():
 
     # exact costs: up to 3 %; an error of .5 %: 2.2 % + 1.645 * .5 % = 3.02 %; a large one: the margin is 1.5 % at most
     assert [calibrated_offset(steps(error)) for error in (0.0, 0.004, 0.005, 0.5)] == [3, 2, 1, 0]
+
+
+def test_without_a_hit_to_lose_there_is_no_offset_and_one_user_gives_no_certainty():
+    assert calibrated_offset(()) == 0
+    costs, errors = _costs(torch.tensor([[0.5, 0.49]]).double(), torch.tensor([0.5]).double())
+    assert costs.tolist() == pytest.approx([0, 0.02]) and errors.tolist() == [1, 1]
+    scorer, train = VectorScorer(torch.eye(40), torch.eye(40)), Histories(torch.arange(40), torch.arange(40), 40)
+    launch = _Launch(torch.arange(4), torch.arange(4, 40), scorer.replaced(items=torch.eye(40)[4:]), None)
+    grown = replace(launch, scorer=scorer.replaced(items=torch.cat([torch.eye(40)[4:], torch.eye(40)[:4]])))
+    hits = Histories(torch.arange(4), torch.arange(4), 40)  # users 0 to 3 take the launched items, nobody a known one
+    assert _frontier(NewItemEncoder(), [grown], scorer, train, hits, torch.arange(4)) == ()
 
 
 def test_the_error_of_a_cost_is_that_of_a_bootstrap_over_users():

@@ -146,7 +146,9 @@ class WorkOptions:
 
     batch_size: int | None = option(None, "Inputs of a batch (halved automatically on out-of-memory).")
     ray: str | None = option(None, "Run on this Ray cluster (or: local).", "--ray-address", metavar="ADDRESS")
-    reuse: Path | None = option(None, "Copy vectors that this dataset has already.", "--reuse-from", metavar="DATASET")
+    reuse: Path | None = option(
+        None, "Use the fitted encoders and the vectors of this dataset.", "--reuse-from", metavar="DATASET"
+    )
     restart: NoResumeOption = False
     drop: DropOption = False
 
@@ -175,6 +177,7 @@ def features(
       lirdrec features mydata --text BAAI/bge-base-en-v1.5 --text-template "{title}. {brand}. {category}"
       lirdrec features mydata --image clip=openai/clip-vit-base-patch32 --images covers/ --device cuda
       lirdrec features mydata --caption intfloat/e5-mistral-7b-instruct --precision bfloat16
+      lirdrec features week2 --reuse-from mydata                     as mydata, to train on with new items
       lirdrec features mydata --text minilm --import image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """

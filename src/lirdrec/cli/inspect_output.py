@@ -17,6 +17,8 @@ COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the hits on known items; the lis
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
     """Print the summary of a dataset (`lirdrec.data.summary.summarize` and `lirdrec.data.images.described`)."""
+    from lirdrec.data.preprocessing import removed_rows
+
     splits, memory = summary["splits"], _size(summary["memory_to_train"])
     counts = [f"{summary[name]:,}" for name in ("users", "items", "interactions")]
     row = [*counts, f"{summary['sparsity']:.2%}", *(f"{size:,}" for size in splits.values()), f"about {memory}"]
@@ -55,6 +57,8 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
     ):
         if number:
             print_line(pluralize(number, noun) + words, style)
+    if removed := removed_rows(prepared):
+        print_line(f"Left out of {pluralize(prepared['rows'], 'row')}: {', '.join(removed)}")
     if summary["weights"] is not None:
         print_line(_weights_line(summary["weights"], prepared))
     if summary["dislikes"]:
@@ -175,8 +179,8 @@ def _show_new_items(info: Any) -> None:
     console().print(table("New items in simulated launches", ["--new-items", *right], rows, right=right))
     if any(percent(step.cost).startswith("-") for _, step in steps.values()):
         print_line(
-            "The cost is the loss of hits on known items against content vectors without an offset.\n"
-            "Below 0 it is a gain."
+            "The cost is the loss of hits on known items, compared with new items that have the vectors of their\n"
+            "features alone: no offset, no mixture with similar items. Below 0 it is a gain."
         )
     print_line(
         f"The calibrated offset of new items is {encoder.offset:+.4f}.\n"

@@ -120,6 +120,7 @@ def _table(plans: list[Plan]) -> object:
         ["time of a step", *(_seconds(one.step_seconds) for one in plans)],
         *parts([one.step for one in plans], "s"),
         ["steps of an epoch", *(f"{one.work.n_steps:,}" for one in plans)],
+        ["time of sampling an epoch", *(_seconds(one.sampling_seconds) for one in plans)],
         ["time of a validation", *(_seconds(one.validation_seconds) for one in plans)],
         ["time of an epoch", *(_seconds(one.epoch_seconds) for one in plans)],
     ]

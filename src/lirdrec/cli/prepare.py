@@ -268,10 +268,12 @@ def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
 
 
 def train_command(folder: Path, info: Mapping[str, Any], *options: str) -> str:
-    """The command that trains on a prepared dataset with features: after a split by time, the model of its order."""
-    from lirdrec.data.splits import is_split_by_time
+    """The command that trains on a prepared dataset with features: after a split for the next item, `lirdrec_seq`."""
+    from lirdrec.data.splits import is_split_by_time, split_method
 
-    model = ["--model", "lirdrec_seq"] if is_split_by_time(info) else []
+    # a part of each user's latest interactions is also held out for models without an order
+    next_item = is_split_by_time(info) and split_method(info) != "temporal"
+    model = ["--model", "lirdrec_seq"] if next_item else []
     return shlex.join(["lirdrec", "train", str(folder), *model, *options])
 
 

@@ -293,9 +293,9 @@ def _show_epochs(recommender: Recommender) -> None:
     metrics, stopped = info.get("metrics", {}), info.get("stopped")
     if not metrics.get("valid") or stopped is None:
         return
-    n_epochs = metrics["epochs"]
+    n_epochs, n_worse = metrics["epochs"], pluralize(training.get("patience", 0) + 1, "validation")
     reasons = {
-        "patience": f"; more than {training.get('patience')} validations in a row (patience) were no better",
+        "patience": f"; {n_worse} without a better one ended the training (patience)",
         "interrupted": "; interrupted",
         "callback": "; stopped by a callback",
     }

@@ -428,20 +428,31 @@ def _check_labels(pairs: Interactions, labels: np.ndarray, users: IdMap, items: 
         )
 
 
+FILTERS = {  # count of the preparation → words for its rows, and the option
+    "other_rows": ("with other values", "only"),
+    "bad_rows_skipped": ("bad", "bad_rows"),
+    "below_min_rating": ("rated lower", "min_rating"),
+    "rows_of_ignored_events": ("of events with weight 0", "event_weights"),
+    "dislikes": ("with a weight of 0 or less", "weight"),
+    "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
+    "repeated_pairs": ("repeated", None),
+    "removed_by_k_core": ("of users or items with too few others", "k_core"),
+}
+
+
+def removed_rows(counts: Mapping[str, Any]) -> list[str]:
+    """The number of rows that each filter of a preparation has removed, in words; without filters that removed none.
+
+    >>> removed_rows({"rows": 9, "repeated_pairs": 2, "removed_by_k_core": 0})
+    ['2 repeated']
+    """
+    return [f"{counts[key]:,} {words}" for key, (words, _) in FILTERS.items() if counts.get(key)]
+
+
 def _nothing_left(counts: Mapping[str, Any]) -> str:
     """The error if no interaction is left: the filters that removed them, and what to change."""
-    steps = {
-        "other_rows": ("with other values", "only"),
-        "bad_rows_skipped": ("bad", "bad_rows"),
-        "below_min_rating": ("rated lower", "min_rating"),
-        "rows_of_ignored_events": ("of events with weight 0", "event_weights"),
-        "dislikes": ("with a weight of 0 or less", "weight"),
-        "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
-        "repeated_pairs": ("repeated", None),
-        "removed_by_k_core": ("of users or items with too few others", "k_core"),
-    }
-    removed = [f"{counts[key]:,} {words}" for key, (words, _) in steps.items() if counts.get(key)]
-    options = [option_name(option) for key, (_, option) in steps.items() if counts.get(key) and option is not None]
+    removed = removed_rows(counts)
+    options = [option_name(option) for key, (_, option) in FILTERS.items() if counts.get(key) and option is not None]
     problem = f"no interaction is left of {pluralize(counts['rows'], 'row')}"
     problem += f" ({', '.join(removed)})" if removed else ""
     hints = []

@@ -157,10 +157,11 @@ class FeatureJobRunner:
         encoder.load_state(shards.read(0).arrays)
 
     def _existing_state(self) -> dict[str, np.ndarray] | None:
-        """The fitted state of an existing matrix of this encoder and source, or of a matrix in `reuse`."""
+        """The fitted state of a matrix of this encoder in `reuse`, else of an existing one with the same source."""
         wanted = json_like(self.job.encoder.identity)
-        for folder in self.folders:
-            for name, entry in read_manifest(folder)["info"].get("encoders", {}).items():
+        for folder in reversed(self.folders):  # another dataset was named for its encoders
+            entries = read_manifest(folder)["info"].get("encoders", {})
+            for name, entry in sorted(entries.items(), key=lambda one: one[0] != self.job.name):
                 # others of this dataset were fitted to other texts
                 same = folder != self.folder or (name, entry["source"]) == (self.job.name, self.job.source.description)
                 if same and bare(entry["identity"]) == wanted and (state := fitted_state(folder, name)) is not None:

@@ -1,7 +1,8 @@
 """Simulated launches: trained items are treated as new ones, to calibrate how real new items compete.
 
-In each of ten rounds a tenth of the trained items is removed from the catalog and added again by `Model.add_items`;
-nothing is trained. The validation interactions of these items are what their recommendation is measured by.
+In each of up to ten rounds a tenth of the trained items is removed from the catalog, and added again by
+`Model.add_items`; nothing is trained. The validation interactions of these items are what their recommendation is
+measured by.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.new_item_encoder import BLOCK_BYTES, LaunchStep, Neighbors, NewItemEncoder
 
 K = 20  # length of the lists of simulated launches
-ROUNDS = 10  # simulated launches; each trained item is new in one of them
+ROUNDS = 10  # simulated launches; each trained item is new in one of ten
 CONTINUED_ROUNDS = 5  # after a continued training, of whose time ten would take a quarter
 MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
 MAX_COST = 0.03  # of the hits on known items, which the calibrated offset costs at most
-CERTAINTY = 1.645  # standard errors from the measured cost to its upper limit: 95 % one-sided
+CERTAINTY = 1.645  # standard errors from the measured cost to its upper limit over users: 95 % one-sided
 N_OFFSETS = 61
 # a, n and w, chosen on the validation launches of four datasets (docs/new_items.md)
 CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
@@ -89,10 +90,13 @@ def fit_new_item_encoder(
 
 
 def calibrated_offset(frontier: Sequence[LaunchStep]) -> float:
-    """The largest offset that costs known items at most `MAX_COST`, with a margin for the error of the simulations.
+    """The largest offset that costs known items at most `MAX_COST`, with a margin for the error over the users.
 
-    The margin is at most half of `MAX_COST`: where users are few, the error is larger than any useful cost.
+    The margin is at most half of `MAX_COST`: where users are few, the error is larger than any useful cost. 0 without
+    any measured cost.
     """
+    if not frontier:
+        return 0.0
     margins = [min(CERTAINTY * step.cost_error, MAX_COST / 2) for step in frontier]
     safe = [step.offset for step, margin in zip(frontier, margins, strict=True) if step.cost + margin <= MAX_COST]
     return max(safe, default=frontier[0].offset)
@@ -278,6 +282,8 @@ def _frontier(
         added = launch.scorer.item_vectors[first:]
         content.append(_new_lists(added, launch.new, scorer, train, validation, users)[1])
     reference = _merged([0.0], known, content).known[:, 0]
+    if not bool(reference.any()):  # no hit that an offset could cost
+        return ()
     # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
     span = _median(torch.cat([of_known.scores[:, 0] - of_known.scores[:, -1] for of_known in known]))
     gaps = [of_known.scores[:, -1] - of_new.scores[:, 0] for of_known, of_new in zip(known, complete, strict=True)]
@@ -291,20 +297,21 @@ def _frontier(
 
 
 def _costs(known: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """The relative loss of recall at each offset, and its standard error over users, each `(n,)`.
+    """The relative loss of recall at each offset, and its standard error over U users, each `(n,)`.
 
     The loss is a ratio of sums over users, `1 - Σ_u k_u / Σ_u r_u`; its error is that of the linearized ratio,
-    `sqrt(Σ_u (r_u (1 - loss) - k_u)²) / Σ_u r_u`.
+    `sqrt(U / (U - 1) Σ_u (r_u (1 - loss) - k_u)²) / Σ_u r_u`, and 1 for a single user.
 
     Args:
         known: recall `(U, n)` of each user on known items, at each offset.
-        reference: recall `(U,)` of each user that it is compared with.
+        reference: recall `(U,)` of each user that it is compared with, not 0 for all.
     """
-    total = reference.sum()
-    if total == 0:
-        return torch.zeros_like(known[0]), torch.zeros_like(known[0])
+    total, n_users = reference.sum(), len(reference)
     kept = known.sum(0) / total
-    return 1 - kept, (reference[:, None] * kept - known).square().sum(0).sqrt() / total
+    if n_users == 1:
+        return 1 - kept, torch.ones_like(kept)
+    squares = (reference[:, None] * kept - known).square().sum(0)
+    return 1 - kept, (squares * n_users / (n_users - 1)).sqrt() / total
 
 
 def _median(values: Tensor) -> float:

@@ -13,7 +13,8 @@ history, without anything learned. `w` is its weight, and `S` the scale of score
 times that of item vectors.
 
 `launch_simulation` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new in
-each of ten rounds: `b` is the largest offset that, with 95 % certainty, costs known items at most 3 % of their hits.
+each of up to ten rounds: `b` is the largest offset whose cost, with a margin for its error over the users, is at most
+3 % of the hits on known items.
 
 `NewItemPolicy` says how they compete in lists: with the calibrated offset, without, boosted, or with a share of places.
 """

@@ -19,6 +19,7 @@ from lirdrec.files.atomic import recover, sha256, write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, manifest_format, read_manifest, resolve_path
 from lirdrec.files.transaction import commit_stage, foreign_names, new_stage, recover_folder
+from lirdrec.option_names import option_text
 
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
@@ -134,7 +135,8 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
     if kind is not None and kind != FORMAT:
         raise RunFolderError(f"{folder}: is a {NAMES.get(kind, kind)}, not a run; choose another folder")
     if not overwrite and (folder / MANIFEST).is_file():
-        raise RunFolderError(f"{folder}: already has a finished run; choose another folder or overwrite it")
+        remedy = f"choose another folder or overwrite it ({option_text('overwrite', True)})"
+        raise RunFolderError(f"{folder}: already has a finished run; {remedy}")
     extra = set(TRAINING_FILES) | (set(WRITTEN) if (folder / "checkpoint").is_dir() else set())
     if foreign := foreign_names(folder, extra):
         raise RunFolderError(f"{folder}: is not a run folder (it has {foreign[0]}); choose another folder")

@@ -17,6 +17,7 @@ from lirdrec.data.holdout import move_to_train
 from lirdrec.errors import CapabilityError, ConfigError, DataError
 from lirdrec.models.base import Model, ModelInputs
 from lirdrec.models.registry import model_for_config
+from lirdrec.option_names import option_text
 from lirdrec.recommender.serialization import read_run
 from lirdrec.recommender.state import RunState
 from lirdrec.wording import pluralize
@@ -124,8 +125,7 @@ def _check_same(
 ) -> None:
     if old.dims != new.dims:
         raise DataError(
-            f"{where}: its features '{name}' have {new.dims} columns, those of that run {old.dims}; make them with the"
-            " encoder of that run"
+            f"{where}: its features '{name}' have {new.dims} columns, those of that run {old.dims}; {_remedy()}"
         )
     rows = state.items.rows(dataset.items.series)
     shared = np.flatnonzero((rows >= 0) & (rows < state.n_trained_items))
@@ -139,8 +139,13 @@ def _check_same(
     if cosine < SAME_FEATURES and lengths.any():
         raise DataError(
             f"{where}: its features '{name}' are not those of that run (median cosine {cosine:.2f} over"
-            f" {pluralize(len(shared), 'shared item')}); make them with the encoder of that run"
+            f" {pluralize(len(shared), 'shared item')}); {_remedy()}"
         )
+
+
+def _remedy() -> str:
+    reuse = option_text("reuse", "DATASET_OF_THAT_RUN")
+    return f"make them with the encoder of that run: the features command with {reuse} {option_text('overwrite', True)}"
 
 
 def start_from(model: Model, dataset: Dataset, state: RunState) -> None:

@@ -183,7 +183,7 @@ class Table:
                     main = {1: f"**{main}**", 2: f"*{main}*"}.get(rank.get(column.key, 0), main)
                     cells.append(main + (f" ± {spread}" if spread else "") + marks)
                 lines.append(_pipes(cells))
-        lines += [part for note in self.notes for part in ("", note)]
+        lines += [part for note in self.notes for part in ("", re.sub(r"^\* ", r"\\* ", note))]
         return "\n".join([*lines, ""])
 
     def to_frame(self) -> pl.DataFrame:

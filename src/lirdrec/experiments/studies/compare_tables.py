@@ -48,7 +48,7 @@ BEYOND_NOTES = (
     "popular items that together have 20 % of the interactions. Calibration: KL divergence of the list's head, middle "
     "and tail from those of the user's training items; 0 is best.",
 )
-LEGEND = "**Best**, second best underlined."
+LEGEND = "Bold: the best; underlined (in Markdown: italic): the second best."
 UNRANKED = "Not ranked, since not all models are finished."
 NOT_FINISHED = "not finished"
 
