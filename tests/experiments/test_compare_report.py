@@ -230,7 +230,7 @@ def test_the_report_is_written(folder):
     page = make_report(context, scored).write(context.output, scored, context.formats)
     text = page.read_text(encoding="utf-8")
     assert "lirdrec experiment compare baby" in text and str(folder) not in text
-    assert {path.name for path in (folder / "out" / "figures").glob("*.svg")} >= {"recall.svg", "differences.svg"}
+    assert {path.name for path in (folder / "out" / "figures").glob("*.svg")} >= {"accuracy.svg", "differences.svg"}
 
 
 def test_a_report_without_results(folder):

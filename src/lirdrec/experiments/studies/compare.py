@@ -188,7 +188,7 @@ def _cost(rows: Rows) -> list[Any]:
     columns, axis = ["panel", "model", "value", "minutes"], f"test {label(main)}"
     style: dict[str, Any] = {"panel": _several(values), "accent": ours}
     caption = f"Test {label(main)}, mean ± one standard deviation over the seeds."
-    accuracy = draw(dots, values, columns, "recall", rows="model", x_label=axis, caption=caption, **style)
+    accuracy = draw(dots, values, columns, "accuracy", rows="model", x_label=axis, caption=caption, **style)
     style |= {"x": "minutes", "x_label": "minutes of one final training (logarithmic)", "log_x": True}
     style |= {"y": "value", "y_label": axis, "series": "model"}
     caption = (
@@ -216,7 +216,10 @@ def _tuning(config: ExperimentConfig, rows: Rows) -> list[Any]:
         for entry in rows.entries
         if not entry.is_lists
     ]
-    note = f"Chosen by validation {label(config.metric)}, without the test set. Options not listed: defaults."
+    note = (
+        f"Chosen by validation {label(config.metric)}, without the test set. Its values and the best epochs are those"
+        " of the final trainings. Options not listed: defaults."
+    )
     return [Table("settings", columns, cells, "Chosen settings", [note]), *_tuning_curves(config, rows)]
 
 
