@@ -27,7 +27,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.models.base import Features
@@ -214,7 +213,8 @@ class Neighbors:
             cosines = self.cosines[name][:, :k]
             weights = torch.softmax(SHARPNESS * cosines, dim=1).nan_to_num().to(vectors.dtype)  # NaN: no neighbor
             near = rows[:, :k]
-            total += embedding_bag(near, vectors, per_sample_weights=weights, mode="sum")  # no `(n, k, D)` tensor
+            for rank in range(near.shape[1]):  # one neighbor after the other: no `(n, k, D)` tensor
+                total += weights[:, rank, None] * vectors[near[:, rank]]
             length += (weights * norms[near]).sum(1)
             count += weights.sum(1)
         count.clamp_(min=1e-12)
