@@ -404,8 +404,12 @@ class Recommender:
 
         Their vectors are mixtures of the vectors that the model computes from the features and of those of the nearest
         trained items. A part of their scores is the similarity of their features to those of the user's history, if the
-        model has it (LIRDRec), and they get the calibrated offset of the run (docs/new_items.md has the metrics):
-        `recommend(new_items=…)` changes how they compete. Likes move them further (`update`).
+        model has it (LIRDRec), and they get the calibrated offset of the run: `recommend(new_items=…)` changes how they
+        compete. Likes move them further (`update`).
+
+        Measured with LIRDRec on four datasets, a tenth of the items launched (docs/new_items.md): new items are among
+        the 20 best of all items 1.3 to 2.9 times as often as with content vectors alone, and known items lose 1.6 to
+        2.4 % of their Recall@20.
 
         On an error no item is added. Vectors of users and of other items do not change. `save` keeps the added items
         and their features.
