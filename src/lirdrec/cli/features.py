@@ -176,7 +176,6 @@ def features(
       lirdrec features mydata --text minilm --image efficientnet-lite0
       lirdrec features mydata --text BAAI/bge-base-en-v1.5 --text-template "{title}. {brand}. {category}"
       lirdrec features mydata --image clip=openai/clip-vit-base-patch32 --images covers/ --device cuda
-      lirdrec features mydata --caption intfloat/e5-mistral-7b-instruct --precision bfloat16
       lirdrec features week2 --reuse-from mydata                     as mydata, to train on with new items
       lirdrec features mydata --text minilm --import image=image_features_Baby.b
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
