@@ -60,15 +60,17 @@ def test_an_installation_is_named_only_where_it_is_missing(lirdrec, data, monkey
 
 
 def test_a_grown_catalog_is_encoded_as_before_and_trained_on(lirdrec, tmp_path):
-    words = [f"word{a} thing{b}" for a in range(8) for b in range(5)]
     rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in range(40)]
     for name, n_items in (("first", 30), ("second", 40)):
         pairs = [(user, item) for user in range(20) for item in rng.permutation(n_items)[:9]]
         frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
-        items = pl.DataFrame({"item": range(n_items), "title": words[:n_items]})
+        items = pl.DataFrame(
+            {"item": range(n_items), "title": words[:n_items], "shop": [f"shop{i % 3}" for i in range(n_items)]}
+        )
         Dataset.from_frames(frame, items=items, split="random").save(tmp_path / name)
     quick = ["--set", "epochs=1", "--no-new-item-calibration"]
-    assert lirdrec("features", "first", "--text", "hashed").exit_code == 0
+    assert lirdrec("features", "first", "--text", "hashed", "--text-template", "{title} {shop}").exit_code == 0
     assert lirdrec("--quiet", "train", "first", "--run", "run", *quick).exit_code == 0
     assert lirdrec("features", "second", "--text", "hashed").exit_code == 0
     columns = [Dataset.load(name).features["text"].dims for name in ("first", "second")]
@@ -80,6 +82,8 @@ def test_a_grown_catalog_is_encoded_as_before_and_trained_on(lirdrec, tmp_path):
     np.testing.assert_array_equal(first.values, second.values[:30])
     result = lirdrec(*train)
     assert result.exit_code == 0, result.stderr
+    Dataset.from_frames(pl.DataFrame({"user": [1, 2], "item": [1, 2]}), split="none").save("none")
+    assert_refused(lirdrec("features", "second", "--reuse-from", "none"), ["none"])
 
 
 def test_the_defaults_need_nothing_and_lead_to_recommendations(lirdrec, data):

@@ -147,7 +147,7 @@ class WorkOptions:
     batch_size: int | None = option(None, "Inputs of a batch (halved automatically on out-of-memory).")
     ray: str | None = option(None, "Run on this Ray cluster (or: local).", "--ray-address", metavar="ADDRESS")
     reuse: Path | None = option(
-        None, "Use the fitted encoders and the vectors of this dataset.", "--reuse-from", metavar="DATASET"
+        None, "Encode as this dataset was encoded, and use its vectors.", "--reuse-from", metavar="DATASET"
     )
     restart: NoResumeOption = False
     drop: DropOption = False
@@ -181,7 +181,6 @@ def features(
       lirdrec features mydata --text endpoint:http://localhost:8000#intfloat/e5-mistral-7b-instruct
     """
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
-    from lirdrec.features.registry import parse_jobs
 
     if work.batch_size is not None and work.batch_size < 1:
         raise ConfigError(f"--batch-size {work.batch_size}: it must be 1 or more")
@@ -198,7 +197,7 @@ def features(
                 )
         _check_imports(dataset, files, [], overwrite)
         return _import(dataset, files, overwrite, json)
-    jobs = parse_jobs(dataset, inputs.wanted(), **inputs.sources(), options=options)
+    jobs = _jobs(dataset, inputs, options, work.reuse)
     if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no encoder is a server; leave it out")
     if server.requests_per_minute is not None and work.ray is not None:
@@ -213,6 +212,15 @@ def features(
     else:
         _show(dataset, jobs, results, inputs.text_template)
     _import(dataset, files, overwrite, json)
+
+
+def _jobs(dataset: Path, inputs: InputOptions, options: dict[str, Any], reuse: Path | None) -> list[FeatureJob]:
+    """What to encode: what the options name, else what the dataset of `--reuse-from` records, else the defaults."""
+    from lirdrec.features.registry import parse_jobs, recorded_jobs
+
+    if reuse is not None and not inputs.wanted() and not options and inputs.text_template is None:
+        return recorded_jobs(dataset, reuse, **{key: one for key, one in inputs.sources().items() if key != "template"})
+    return parse_jobs(dataset, inputs.wanted(), **inputs.sources(), options=options)
 
 
 def _encode(
