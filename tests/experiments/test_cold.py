@@ -156,7 +156,9 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
     boosts = [figures[f"test boost={cost:g}"]["share"] for cost in launch.COSTS]
     assert boosts == sorted(boosts) and boosts[-1] > boosts[0]
     assert figures["test share=0.1"]["share"] == pytest.approx(0.1)  # 2 of 20 places
-    assert figures["test calibrated"] == figures["test boost=0.025"]
+    # chosen at 3 % with a margin of at most 1.5 %
+    least, most = (figures[f"test boost={cost:g}"]["share"] for cost in (0.015, 0.03))
+    assert least <= figures["test calibrated"]["share"] <= most
     for name in ("known", "alone", "among", "together"):
         assert 0 < figures["test calibrated"][name] <= 1
     # new items without likes are measured on all of their interactions
