@@ -33,6 +33,17 @@ from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 
+FILTERS = {  # count of the preparation → words for its rows, and the option
+    "other_rows": ("with other values", "only"),
+    "bad_rows_skipped": ("bad", "bad_rows"),
+    "below_min_rating": ("rated lower", "min_rating"),
+    "rows_of_ignored_events": ("of events with weight 0", "event_weights"),
+    "dislikes": ("with a weight of 0 or less", "weight"),
+    "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
+    "repeated_pairs": ("repeated", None),
+    "removed_by_k_core": ("of users or items with too few others", "k_core"),
+}
+
 
 def from_frames(
     interactions: Any,
@@ -426,18 +437,6 @@ def _check_labels(pairs: Interactions, labels: np.ndarray, users: IdMap, items: 
             f"{where}: {pluralize(len(repeated), 'pair')} in two splits, for instance user {user} and item {item};"
             " keep each pair in one"
         )
-
-
-FILTERS = {  # count of the preparation → words for its rows, and the option
-    "other_rows": ("with other values", "only"),
-    "bad_rows_skipped": ("bad", "bad_rows"),
-    "below_min_rating": ("rated lower", "min_rating"),
-    "rows_of_ignored_events": ("of events with weight 0", "event_weights"),
-    "dislikes": ("with a weight of 0 or less", "weight"),
-    "rows_of_unknown_items_dropped": ("of items that the item table lacks", "unknown_items"),
-    "repeated_pairs": ("repeated", None),
-    "removed_by_k_core": ("of users or items with too few others", "k_core"),
-}
 
 
 def removed_rows(counts: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 For each dataset, model and feature set: the tuning trials of `tuning.suggest`; then the best configuration is trained
 with each seed, and its sealed test is scored. The report has the test metrics of all models, significance tests, cost,
-chosen settings and published results; `compare_tables` collects the results and makes the tables of metrics.
+chosen settings and published results; `compare_rows` collects the results, `compare_tables` makes tables of metrics.
 """
 
 from __future__ import annotations
@@ -16,15 +16,11 @@ from typing import Any
 from lirdrec.experiments import lists
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results, loss_of
+from lirdrec.experiments.studies.compare_rows import Entry, Rows, answer, gather, panel
 from lirdrec.experiments.studies.compare_tables import (
-    Entry,
-    Rows,
-    answer,
     beyond_accuracy_tables,
-    gather,
     interval_tables,
     metric_tables,
-    panel,
     plain,
     published_tables,
 )

@@ -1,9 +1,6 @@
-"""Rows and tables of a comparison: test metrics of all models, its answer, and metrics published by others.
+"""Tables of a comparison: test metrics of all models, intervals, metrics beyond accuracy, and published metrics.
 
-Every model is compared with one of them, `ours` (LIRDRec, or the setting "ours"), on the same features, by paired tests
-over users; Holm's correction is over all tests of the comparison. A mark shows that our model is significantly better,
-or worse, than the model of the row; gains are in percent. A model that ran out of memory or failed keeps its row, with
-its problem instead of metrics.
+A mark shows that our model is significantly better, or worse, than the model of the row; gains are in percent.
 """
 
 from __future__ import annotations
@@ -11,35 +8,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import LirdrecError
-from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
-from lirdrec.experiments.lists import WORK
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.config import BEYOND_ACCURACY
+from lirdrec.experiments.studies.compare_rows import NOT_FINISHED, Entry, Rows
 from lirdrec.experiments.studies.literature import SOURCES, Split, published
-from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, measured
-from lirdrec.experiments.trial import TrialResult
-from lirdrec.models.registry import model_type
+from lirdrec.experiments.studies.sentences import format_gain
 from lirdrec.reporting import Column, Measure, Row, Table, label
-from lirdrec.reporting.formatting import NARROW, Better, Value, model_order
+from lirdrec.reporting.formatting import Better, Value, model_order
 from lirdrec.reporting.statistics import (
     ALPHA,
     RESAMPLES,
-    Comparison,
     average_gain,
-    bootstrap_intervals,
-    compare_pairs,
-    gain,
 )
 
 if TYPE_CHECKING:
-    from lirdrec.experiments.tuning import TuningState
+    pass
 
-OURS = "lirdrec"
-KINDS = ("recall", "ndcg")  # order of the metrics of a table
 WORSE, BETTER = "*", "†"  # marks of models that are worse, or better, than ours
 PUBLISHED = ("recall@20", "ndcg@20")
 BEYOND_NOTES = (
@@ -50,219 +38,6 @@ BEYOND_NOTES = (
 )
 LEGEND = "Bold: the best; underlined (in Markdown: italic): the second best."
 UNRANKED = "Not ranked, since not all models are finished."
-NOT_FINISHED = "not finished"
-
-
-@dataclass
-class Entry:
-    """A model on a dataset with a feature set: the row of a table.
-
-    Attributes:
-        dataset, model, features: their names; `features` is the label of the feature set.
-        finals: final trainings that succeeded; trials: those of the tuning.
-        problem: text instead of metrics: "out of memory", "failed" or "not finished".
-        error: message of a failure.
-        comparisons: metric → test of ours against this model.
-        intervals: metric → 95 % bootstrap interval of the mean over users.
-        is_lists: whether the row is of lists that were made elsewhere.
-    """
-
-    dataset: str
-    model: str
-    features: str
-    finals: list[TrialResult] = field(default_factory=list)
-    trials: list[TrialResult] = field(default_factory=list)
-    problem: str = ""
-    error: str = ""
-    comparisons: dict[str, Comparison] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    is_lists: bool = False
-
-    @property
-    def varies(self) -> bool:
-        """Whether another seed gives other metrics; closed forms always give the same."""
-        return self.is_lists or model_type(self.model).capabilities.training != "closed_form"
-
-    def measure(self, metric: str, stage: str = "test") -> Measure | None:
-        """Mean and sd over the seeds."""
-        return measured(self.finals, metric, stage)
-
-    def means(self, metrics: Sequence[str]) -> dict[str, float]:
-        """Metric → mean over the seeds; without the metrics that were not evaluated."""
-        return {metric: measure.mean for metric in metrics if (measure := self.measure(metric)) is not None}
-
-    @property
-    def title(self) -> str:
-        """The model and, if they have a label, its features."""
-        return f"{label(self.model)} ({self.features})" if self.features else label(self.model)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """All rows of a comparison, in the order of tables.
-
-    Attributes:
-        entries: the rows.
-        ours: the model that the others are compared with.
-        metrics: test metrics, small k first, recall before NDCG.
-        tuned: the validation metric that the settings were chosen by.
-    """
-
-    entries: list[Entry]
-    ours: str
-    metrics: list[str]
-    tuned: str = ""
-
-    @property
-    def datasets(self) -> list[str]:
-        """Names of the datasets, in order."""
-        return list(dict.fromkeys(entry.dataset for entry in self.entries))
-
-    @property
-    def main(self) -> str:
-        """The metric of figures and sentences: that of the tuning or, if it is not tested, recall at the greatest k.
-
-        "" without test metrics.
-        """
-        if self.tuned in self.metrics:
-            return self.tuned
-        recalls = [name for name in self.metrics if name.startswith("recall@")]
-        return (recalls or self.metrics or [""])[-1]
-
-    def on(self, dataset: str) -> list[Entry]:
-        """The rows of a dataset."""
-        return [entry for entry in self.entries if entry.dataset == dataset]
-
-    def unfinished(self, dataset: str) -> list[Entry]:
-        """The rows of a dataset whose model has no test metrics yet; until then no model is called the best."""
-        return [entry for entry in self.on(dataset) if entry.problem == NOT_FINISHED]
-
-    def rival(self, entry: Entry) -> Entry | None:
-        """Our row to compare a row with: on the same features, else our first with test metrics."""
-        mine = [e for e in self.on(entry.dataset) if e.model == self.ours and e.finals]
-        if entry.model == self.ours or not mine:
-            return None
-        return next((e for e in mine if e.features == entry.features), mine[0])
-
-    def panels(self, entry: Entry) -> list[str]:
-        """Panels of a row: one per feature set; models without features are in all panels of the dataset."""
-        sets = dict.fromkeys(e.features for e in self.on(entry.dataset) if e.features)
-        return [panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
-
-
-def gather(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
-    """The rows of a comparison, finished or not; arguments as for `compare.make_report`."""
-    entries = _entries(results, searches)
-    models = {entry.model for entry in entries}
-    ours = str(config.setting("ours", OURS))
-    if ours not in models:
-        ours = next((model for model in config.models if model in models), ours)
-    datasets, sets = [Path(path).name for path in config.datasets], list(config.sets)
-
-    def order(entry: Entry) -> tuple[Any, ...]:
-        dataset = datasets.index(entry.dataset) if entry.dataset in datasets else len(datasets)
-        features = sets.index(entry.features) if entry.features in sets else -1
-        return dataset, entry.model == ours, model_order(entry.model), features
-
-    def metric_order(name: str) -> tuple[int, int]:
-        kind, _, k = name.partition("@")
-        return int(k or 0), KINDS.index(kind) if kind in KINDS else len(KINDS)
-
-    names = dict.fromkeys(name for entry in entries for final in entry.finals for name in final.figures.get("test", {}))
-    names = {name: None for name in names if name.partition("@")[0] not in BEYOND_ACCURACY}
-    rows = Rows(sorted(entries, key=order), ours, sorted(names, key=metric_order), config.metric)
-    users = [results.mean_per_user(entry.finals) for entry in rows.entries]
-    for entry, frame in zip(rows.entries, users, strict=True):
-        if frame is not None:
-            known = [name for name in rows.metrics if name in frame.columns]
-            entry.intervals = bootstrap_intervals({name: frame[name].to_numpy() for name in known})
-    pairs = []
-    for number, entry in enumerate(rows.entries):
-        rival = rows.rival(entry)
-        if rival is not None:
-            pairs.append((number, users[rows.entries.index(rival)], users[number]))
-    for number, tests in compare_pairs(pairs, rows.metrics).items():
-        rows.entries[number].comparisons = tests
-    return rows
-
-
-def panel(dataset: str, features: str) -> str:
-    """The heading of a panel for a feature set on a dataset."""
-    return f"{label(dataset)}, {features}" if features else label(dataset)
-
-
-def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
-    """A row for each dataset, model and feature set."""
-    bases = [search.base for search in searches]
-    entries: dict[tuple[str, str, str], Entry] = {}
-    for trial in [*bases, *(result.cell for result in results if result.cell.work in ("train", "trial"))]:
-        key = (trial.dataset_name, trial.model, trial.feature_set)
-        entries.setdefault(key, Entry(*key))
-    for (dataset, model, features), entry in entries.items():
-        mine = results.where(dataset=dataset, model=model, feature_set=features)
-        entry.trials = list(mine.where(work="trial"))
-        finals = mine.where(work="train", final=True)
-        entry.finals = list(finals.where(status="done"))
-        if entry.finals:
-            continue
-        failed = list(finals) or ([] if any(trial.done for trial in entry.trials) else entry.trials)
-        worst = next((trial for trial in failed if trial.status == "out of memory"), failed[0] if failed else None)
-        entry.problem, entry.error = (worst.status, worst.error or "") if worst else (NOT_FINISHED, "")
-    return [*entries.values(), *map(_entry_of_lists, results.where(work=WORK))]
-
-
-def _entry_of_lists(result: TrialResult) -> Entry:
-    problem, error = ("", "") if result.done else (result.status, result.error or "")
-    finals = [result] if result.done else []
-    return Entry(result.cell.dataset_name, result.cell.variant, "", finals, [], problem, error, is_lists=True)
-
-
-def answer(rows: Rows) -> str:
-    """The results of each dataset in one or two sentences, and the models without metrics."""
-    parts = [_answer(rows, dataset) for dataset in rows.datasets]
-    problems = [f"{entry.title} on {label(entry.dataset)} ({entry.problem})" for entry in rows.entries if entry.problem]
-    if problems:
-        parts.append(f"Without metrics: {', '.join(problems)}.")
-    return "\n\n".join(parts) or "There are no results yet."
-
-
-def _answer(rows: Rows, dataset: str) -> str:
-    main, ours = rows.main, rows.ours
-    scored = [(entry, measure) for entry in rows.on(dataset) if main and (measure := entry.measure(main))]
-    if not scored:
-        return f"On {label(dataset)} no model has test metrics yet."
-    ranked = [entry for entry, _ in sorted(scored, key=lambda pair: -pair[1].mean)]
-    values = [format_mean_sd(entry.measure(main)) for entry in ranked]
-    if rows.unfinished(dataset):
-        reached = ", ".join(f"{entry.title} {value}" for entry, value in zip(ranked, values, strict=True))
-        of_all = f"{len(ranked)} of {len(rows.on(dataset))} models"
-        return f"On {label(dataset)} {of_all} are finished, so no best one is named: {label(main)} of {reached}."
-    best = ranked[0]
-    verb = "is best:" if ranked[1:] else "reaches"
-    text = f"On {label(dataset)}, **{best.title}** {verb} {label(main)} {values[0]}"
-    others = [entry for entry in ranked if entry.model != ours]
-    mine = next((entry for entry in ranked if entry.model == ours), None)
-    if mine is None or not others:
-        return text + (f"; next is {ranked[1].title} ({values[1]})." if others[1:] else ".")
-    above = gain(mine.means([main])[main], others[0].means([main])[main])
-    if best is mine:
-        other = values[ranked.index(others[0])]
-        text += f", {above:.1f}{NARROW}% above {others[0].title} ({other}), the best other."
-    else:
-        text += f"; {mine.title} reaches {values[ranked.index(mine)]}, {abs(above):.1f}{NARROW}% "
-        text += "below." if above <= 0 else "above."
-    tests = [entry.comparisons[main] for entry in others if main in entry.comparisons]
-    if not tests:
-        return text
-    won, lost = (sum(test.significant() == sign for test in tests) for sign in (1, -1))
-    many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
-    each = ", each on the same features" if any(entry.features for entry in others) else ""
-    # the users of a single training do not show how trainings differ
-    several = not any(len(entry.finals) == 1 and entry.varies for entry in [mine, *others])
-    surely = "significantly " if several else ""
-    text += f" {label(ours)} is {surely}better than {many} models{each}"
-    text += f" and {surely}worse than {lost}" if lost else ""
-    return text + ("." if several else ", over the users of one seed; the variation between seeds is not known.")
 
 
 def plain(value: Any) -> str:
