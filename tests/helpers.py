@@ -17,6 +17,7 @@ needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windo
 needs_dev_full = pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="macOS and Windows have no /dev/full, a device without space"
 )
+needs_fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
 needs_links = pytest.mark.skipif(os.name == "nt", reason="on Windows only administrators may make symbolic links")
 
 

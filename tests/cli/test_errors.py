@@ -27,7 +27,7 @@ from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import checks
 
-from ..helpers import assert_error, assert_refused, needs_dev_full
+from ..helpers import assert_error, assert_refused, needs_dev_full, needs_fifos
 
 NOBODY = 65534  # the user id of "nobody" on Linux
 
@@ -104,7 +104,7 @@ def test_an_argument_that_is_not_utf8_is_refused(lirdrec, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
+@needs_fifos
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -232,7 +232,7 @@ def an_ordinary_user() -> Iterator[None]:
         os.setresuid(0, 0, 0)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="on Windows a file cannot be made unreadable by its mode")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a mode only forbids writing, never reading")
 def test_a_file_that_may_not_be_read():
     with tempfile.TemporaryDirectory() as folder:  # not tmp_path, whose parent only root may enter
         os.chmod(folder, 0o755)
@@ -262,7 +262,7 @@ def test_memory_that_is_free_is_below_that_of_the_machine():
         check_memory(1 << 50, "embedding_size 5")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v limits the memory on Linux only")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="macOS ignores ulimit -v, and Windows has none")
 def test_memory_that_is_free_obeys_the_limit_of_the_shell():
     code = "import lirdrec.available_memory as m; print(m.free_memory())"
     done = subprocess.run(

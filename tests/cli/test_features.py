@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -21,7 +20,7 @@ from lirdrec.features.sources import ImageSource, ItemRows
 
 from ..features import broken_pictures
 from ..features.misbehaving_server import Server, embed
-from ..helpers import assert_mentions, assert_refused, files
+from ..helpers import assert_mentions, assert_refused, files, needs_fifos
 
 COLORS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 THINGS = ["chair", "lamp", "table", "sofa"]
@@ -399,7 +398,7 @@ def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_pat
     assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{at}.png" for at in range(5)]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes and devices in folders")
+@needs_fifos
 def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
     """Pipes, devices and circular links among them: nothing waits, and each that is no picture is named."""
     cases = broken_pictures.make(tmp_path / "odd")

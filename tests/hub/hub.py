@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -87,7 +88,7 @@ class Hub:
         return sum(one == method and re.search(path, what) is not None for one, what, _ in self.requests)
 
 
-class _Base(BaseHTTPRequestHandler):
+class _Base(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -142,8 +143,9 @@ class _Base(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = run
 
+    @abstractmethod
     def serve(self) -> None:
-        raise NotImplementedError
+        """Answer a request that no fault has answered."""
 
     def send_file(self, data: bytes, **headers: Any) -> None:
         start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])

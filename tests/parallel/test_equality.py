@@ -218,7 +218,7 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, int]:
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc, which only Linux has")
 def test_a_killed_process_ends_all_with_one_sentence_and_a_checkpoint(data, tmp_path):
     run = tmp_path / "run"
     index = run / "checkpoint" / "sharded.json"

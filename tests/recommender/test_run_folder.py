@@ -165,7 +165,6 @@ def test_damage_is_noticed(saved, harm, name, facts):
     assert_mentions(str(caught.value).replace(str(saved), ""), facts)  # the path has numbers too
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of POSIX")
 def test_whoever_may_read_one_file_may_read_all(saved):
     """A server runs as another user than the training did."""
     plain = saved / "plain"
