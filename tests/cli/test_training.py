@@ -358,6 +358,22 @@ def test_inspect_of_a_run_tells_its_size_and_the_cost_of_a_step(lirdrec, trained
     assert f"{layers} " in words and f"{pairs:,}" in words
 
 
+def test_inspect_of_a_run_says_what_came_after_its_training(lirdrec, trained):
+    recommender = Recommender.load(trained)
+    n_pairs, user = len(recommender.train), recommender.users.ids[0]
+    assert recommender.n_trained_items == 60
+    assert not {"item", "like"} & set(re.findall(r"\d (item|like)", lirdrec("inspect", trained).stdout))
+    features = {"text": np.ones((2, 8), np.float32), "image": np.ones((2, 6), np.float32)}
+    recommender.add_items([100, 101], features)
+    recommender.update([(user, 100)])
+    recommender.save(trained, overwrite=True)
+    facts = json.loads(lirdrec("inspect", trained, "--json").stdout)
+    assert (facts["items"], facts["pairs"]) == (62, n_pairs + 1)
+    assert (facts["added_items"], facts["added_likes"]) == (2, 1)
+    words = " ".join(lirdrec("inspect", trained).stdout.split())
+    assert "2 items" in words and "1 like" in words
+
+
 def test_training_calibrates_new_items_and_inspect_shows_the_frontier(lirdrec, data):
     result = lirdrec("train", "data", "--run", "r", *QUICK)
     encoder = Recommender.load("r").new_item_encoder
@@ -369,9 +385,11 @@ def test_training_calibrates_new_items_and_inspect_shows_the_frontier(lirdrec, d
     five = encoder.step(0.05)
     assert five.offset == encoder.offset_for(0.05)
     for step in (calibrated, five):
-        assert f"{step.offset:+.4f} {step.cost:.1%} {step.share:.1%} {step.recall:.4f}" in words
+        costs = f"{step.cost:.1%} {step.cost + 1.645 * step.cost_error:.1%}"
+        assert f"{step.offset:+.4f} {costs} {step.share:.1%} {step.recall:.4f}" in words
     none = encoder.step_at(0.0)
-    assert f"none {0:+.4f} {none.cost:.1%} {none.share:.1%} {none.recall:.4f}" in words
+    costs = f"{none.cost:.1%} {none.cost + 1.645 * none.cost_error:.1%}"
+    assert f"none {0:+.4f} {costs} {none.share:.1%} {none.recall:.4f}" in words
     assert "calibrated" in words and "boost=0.05" in words
     plain = lirdrec("train", "data", "--run", "plain", "--no-new-item-calibration", *QUICK)
     assert plain.exit_code == 0 and Recommender.load("plain").new_item_encoder is None

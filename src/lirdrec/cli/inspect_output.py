@@ -119,6 +119,9 @@ def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
     numbers = [f"{facts[name]:,}" for name in ("users", "items", "pairs", "parameters")]
     columns = ["model", "dataset", "users", "items", "interactions", "parameters"]
     out.print(table(f"Run {folder}", columns, [[facts["model"], facts["dataset"], *numbers]]))
+    added = [pluralize(facts[f"added_{kind}s"], kind) for kind in ("item", "like") if facts[f"added_{kind}s"]]
+    if added:
+        print_line(f"Added after the training, and counted above: {' and '.join(added)}")
     _show_new_items(facts["new_items"])
     if facts["step"] is None:
         print_line(f"{facts['model']} has a closed form: it is computed in one step, without training steps.")
@@ -172,15 +175,23 @@ def _show_new_items(info: Any) -> None:
     name = "calibrated, none" if calibrated.offset == 0 else "calibrated"
     steps[calibrated.offset] = (name, calibrated)
     rows = [
-        [name, f"{step.offset:+.4f}", percent(step.cost), percent(step.share), f"{step.recall:.4f}"]
+        [
+            name,
+            f"{step.offset:+.4f}",
+            percent(step.cost),
+            percent(step.cost_limit),
+            percent(step.share),
+            f"{step.recall:.4f}",
+        ]
         for name, step in sorted(steps.values(), key=lambda row: row[1].offset)
     ]
-    right = ["offset", "cost", "share of places", "recall@20 of new items"]
+    right = ["offset", "cost", "at most", "share of places", "recall@20 of new items"]
     console().print(table("New items in simulated launches", ["--new-items", *right], rows, right=right))
+    print_line("The cost is the loss of hits on known items; at most: its upper limit, 95 % sure over the users.")
     if any(percent(step.cost).startswith("-") for _, step in steps.values()):
         print_line(
-            "The cost is the loss of hits on known items, compared with new items that have the vectors of their\n"
-            "features alone: no offset, no mixture with similar items. Below 0 it is a gain."
+            "It is compared with new items that have the vectors of their features alone: no offset, no mixture with\n"
+            "similar items. Below 0 it is a gain."
         )
     print_line(
         f"The calibrated offset of new items is {encoder.offset:+.4f}.\n"

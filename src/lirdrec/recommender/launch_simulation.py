@@ -27,7 +27,6 @@ CONTINUED_ROUNDS = 5  # after a continued training, of whose time ten would take
 MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
 MAX_COST = 0.03  # of the hits on known items, which the calibrated offset costs at most
-CERTAINTY = 1.645  # standard errors from the measured cost to its upper limit over users: 95 % one-sided
 N_OFFSETS = 61
 # a, n and w, chosen on the validation launches of four datasets (docs/new_items.md)
 CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
@@ -97,8 +96,7 @@ def calibrated_offset(frontier: Sequence[LaunchStep]) -> float:
     """
     if not frontier:
         return 0.0
-    margins = [min(CERTAINTY * step.cost_error, MAX_COST / 2) for step in frontier]
-    safe = [step.offset for step, margin in zip(frontier, margins, strict=True) if step.cost + margin <= MAX_COST]
+    safe = [step.offset for step in frontier if min(step.cost_limit, step.cost + MAX_COST / 2) <= MAX_COST]
     return max(safe, default=frontier[0].offset)
 
 

@@ -39,6 +39,7 @@ from lirdrec.row_buffers import append_rows
 
 NEW_ITEMS = "new_items"  # key of the encoder in `RunState.info`
 SHARPNESS = 10.0  # β
+CERTAINTY = 1.645  # standard errors from a measured cost to its upper limit over users: 95 % one-sided
 BLOCK_BYTES = 64 * 2**20
 
 
@@ -59,6 +60,11 @@ class LaunchStep:
     share: float
     recall: float
     cost_error: float = 0.0
+
+    @property
+    def cost_limit(self) -> float:
+        """Upper limit of the cost over users (95 %, one-sided); the cost itself where its error is not known."""
+        return self.cost + CERTAINTY * self.cost_error
 
 
 @dataclass(frozen=True)

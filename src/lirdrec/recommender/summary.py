@@ -23,7 +23,8 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
         repeats: number of timed steps.
 
     Returns:
-        "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name"; "step": what
+        "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name"; "added_items"
+        and "added_likes": how many of the items and pairs came after the training; "step": what
         `Complexity.to_dict` gives, or None for a closed form, which is not trained in steps; and "new_items": the
         fields of the `NewItemEncoder`, or None where the run has none.
 
@@ -33,7 +34,8 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
     """
     recommender = Recommender.load(folder, verify=verify, device=resolve_device(device))
     model = recommender.model("tell what a training step costs")
-    assert recommender.train is not None
+    train, n_trained = recommender.train, recommender.n_trained_pairs
+    assert train is not None
     step = None
     if model.capabilities.training == "gradient":
         training = make_config(TrainConfig, recommender.info.get("training", {}), f"the training options of {folder}")
@@ -45,7 +47,9 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
         "dataset": recommender.info.get("dataset"),
         "users": recommender.n_users,
         "items": recommender.n_items,
-        "pairs": len(recommender.train),
+        "pairs": len(train),
+        "added_items": recommender.n_items - recommender.n_trained_items,
+        "added_likes": 0 if n_trained is None else len(train) - n_trained,
         "metrics": recommender.info.get("metrics", {}),
         "parameters": sum(sizes.values()),
         "parameters_by_name": sizes,
