@@ -1,4 +1,4 @@
-"""How long `GET /health` takes while somebody tries to keep the server from answering.
+"""How long `GET /health` takes during an attack on the server.
 
     python benchmarks/serving/attacks.py                              # every attack, one worker
     python benchmarks/serving/attacks.py --attacks faults --workers 2

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def ask(url: str, number: int) -> None:
-    """One recommendation with a filter that nobody has asked for before."""
+    """One recommendation with a filter that was not used before."""
     texts = [f"{'é' * 395}{number:04d}{place:05d}" for place in range(9_900)]
     body = {"user": f"A{number:013d}", "k": 1, "filter": {"title": {"in": [*texts, f"Thing number {number}"]}}}
     content = json.dumps(body, ensure_ascii=False).encode()

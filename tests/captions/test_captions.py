@@ -37,7 +37,7 @@ from ..features.misbehaving_server import Server, describe
 from ..helpers import assert_error, assert_mentions, files
 
 N = 12
-COLOURS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade
+COLORS = [(248 - 16 * n, 24 + 16 * (n % 3), 8 + 16 * n) for n in range(N)]  # each in the middle of a shade
 ATTRIBUTES = Attributes()
 PROMPT = render(ATTRIBUTES)
 
@@ -53,8 +53,8 @@ def dataset(tmp_path) -> Path:
     """Twelve items with a tile each; 10 shows the tile of 3 again, 11 has none, 5 is no picture, 0 has a title."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for n, colour in enumerate(COLOURS[:10]):
-        Image.new("RGB", (20, 10), colour).save(pictures / f"{n}.png")
+    for n, color in enumerate(COLORS[:10]):
+        Image.new("RGB", (20, 10), color).save(pictures / f"{n}.png")
     shutil.copy(pictures / "3.png", pictures / "10.png")
     (pictures / "5.png").write_text("no picture")
     items = pl.DataFrame({"item": range(N), "title": ["A <b>tile</b>", *[None] * (N - 1)]})
@@ -116,11 +116,11 @@ class TestOverHTTP:
     @pytest.mark.parametrize(
         ("fault", "facts", "passing"),
         [
-            (400, ["status 400 as told"], False),
+            (400, ["status 400 as ordered"], False),
             ("decline", ["I cannot help"], False),
             ("shape", ["6 attempts"], True),
             ("null", ["6 attempts"], True),
-            (503, ["status 503 as told", "6 attempts"], True),
+            (503, ["status 503 as ordered", "6 attempts"], True),
         ],
     )
     def test_a_picture_that_keeps_failing_is_a_problem(self, dataset, fault, facts, passing):
@@ -175,7 +175,7 @@ class TestRun:
         assert table(dataset) == {n: expected(n) if n != 11 else None for n in range(N)}
         assert not (dataset / "captions.problems.csv").exists()
 
-    def test_another_prompt_or_model_captions_all_anew(self, dataset):
+    def test_another_prompt_or_model_captions_all_again(self, dataset):
         with Server() as server:
             caption(dataset, captioner(server))
             caption(dataset, captioner(server, model="other"))
@@ -246,7 +246,7 @@ class TestRun:
 
     def test_a_wrong_key_in_the_middle_keeps_what_was_sealed(self, dataset):
         with Server(["ok", "ok", "ok", 401]) as server:
-            with assert_error(ConfigError, mentions=["LIRDREC_API_KEY", "status 401 as told"]):
+            with assert_error(ConfigError, mentions=["LIRDREC_API_KEY", "status 401 as ordered"]):
                 caption(dataset, captioner(server, concurrency=1))
             assert "caption" not in Dataset.load(dataset).item_table.columns
             assert len(list((dataset / "work" / "caption").glob("0*.json"))) == 3
@@ -286,7 +286,7 @@ class TestRun:
 
 
 @pytest.mark.parametrize(("kill", "concurrency"), [(1, 1), (4, 1), (6, 3)])
-def test_killed_by_force_it_goes_on_to_the_same_bytes(dataset, kill, concurrency):
+def test_killed_by_force_it_resumes_to_the_same_bytes(dataset, kill, concurrency):
     whole = shutil.copytree(dataset, dataset.parent / "whole")
     with Server() as server:
         caption(whole, captioner(server))
@@ -360,7 +360,7 @@ class TestCaseStudy:
             assert line.replace('"', "&#34;") in page
         assert "plain tile (10)" in page and "http://" not in page and str(dataset.parent) not in page
         shown = base64.b64decode(page.split("data:image/jpeg;base64,")[1].partition('"')[0])
-        assert np.allclose(np.asarray(Image.open(io.BytesIO(shown)))[5, 5], COLOURS[1], atol=6)  # item 1 is the first
+        assert np.allclose(np.asarray(Image.open(io.BytesIO(shown)))[5, 5], COLORS[1], atol=6)  # item 1 is the first
 
     def test_the_same_captions_give_the_same_page_at_any_time(self, dataset, monkeypatch):
         with Server() as server:

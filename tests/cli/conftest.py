@@ -1,4 +1,4 @@
-"""Small saved runs, and somebody at a terminal."""
+"""Small saved runs, and a user at a terminal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def grown(tmp_path) -> Path:
 
 @pytest.fixture
 def person(monkeypatch):
-    """Somebody at a terminal; `person(True, False)` gives the answers, `person.asked` has the questions."""
+    """A user at a terminal; `person(True, False)` gives the answers, `person.asked` has the questions."""
 
     class Person:
         def __call__(self, *answers: bool) -> None:

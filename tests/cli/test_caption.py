@@ -24,7 +24,7 @@ from ..features.misbehaving_server import Server, describe, embed
 from ..helpers import assert_refused, files
 
 SECRET = "sk-secret-4711"
-COLOURS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]
+COLORS = [(248 - 16 * n, 24, 8 + 16 * n) for n in range(8)]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def data(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("LIRDREC_API_KEY", SECRET)
     monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "sleep", lambda seconds: None)
     (tmp_path / "covers").mkdir()
-    for n, colour in enumerate(COLOURS):
-        Image.new("RGB", (20, 10), colour).save(tmp_path / "covers" / f"{n}.png")
+    for n, color in enumerate(COLORS):
+        Image.new("RGB", (20, 10), color).save(tmp_path / "covers" / f"{n}.png")
     pairs = pl.DataFrame({"user": [n % 2 for n in range(16)], "item": [n // 2 for n in range(16)]})
     return with_images(Dataset.from_frames(pairs, split="none", name="tiles"), tmp_path / "covers").save(
         tmp_path / "tiles"
@@ -98,7 +98,7 @@ def test_the_key_is_in_no_file_and_no_line(lirdrec, data):
     assert SECRET not in said and not any(SECRET.encode() in content for content in left.values())
 
 
-def test_without_a_terminal_nothing_is_sent_unless_told(lirdrec, data):
+def test_without_a_terminal_nothing_is_sent_without_the_option(lirdrec, data):
     before = files(data)
     with Server() as server:
         done = lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--limit", 5)
@@ -237,16 +237,16 @@ CAPTIONS = {"red": "Colour: red. Kind: a tile.", "blue": "Colour: deep blue. Kin
 N, SOLD = 24, 16  # things, every other one red; the last eight were never sold
 
 
-def colour(item: int) -> str:
+def color(item: int) -> str:
     return "blue" if item % 2 else "red"
 
 
 @pytest.fixture
 def shop(lirdrec, tmp_path) -> Path:
-    """Twelve people who each took six things of one colour; the titles tell nothing of it."""
+    """Twelve people who each took six things of one color; the titles do not mention it."""
     (tmp_path / "photos").mkdir()
     for item in range(N):
-        Image.new("RGB", (24, 16), colour(item)).save(tmp_path / "photos" / f"{item}.png")
+        Image.new("RGB", (24, 16), color(item)).save(tmp_path / "photos" / f"{item}.png")
     (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"{at},article {at * 7919 % 97}\n" for at in range(N)))
     rng = np.random.default_rng(0)
     rows = [f"{one},{2 * at + one % 2}\n" for one in range(12) for at in sorted(rng.permutation(SOLD // 2)[:6])]
@@ -281,7 +281,7 @@ def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
     made = lirdrec("features", "shop", *model, "--device", "cpu")
     assert made.exit_code == 0, made.stderr
     data = Dataset.load(shop, verify=True)
-    assert data.item_table["caption"].to_list() == [CAPTIONS[colour(item)] for item in data.item_table["item"]]
+    assert data.item_table["caption"].to_list() == [CAPTIONS[color(item)] for item in data.item_table["item"]]
     image, text = data.features["image"].values, data.features["text"].values
     assert image.shape == text.shape == (N, 32) and len(np.unique(image, axis=0)) == 2
     assert len(np.unique(text, axis=0)) == N
@@ -298,10 +298,10 @@ def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
     ]
     trained = lirdrec("train", "shop", "--run", "run", *settings, "--seed", 0)
     assert trained.exit_code == 0, trained.stderr
-    # nobody took these things: what is known of their colour is what was read off the captions
+    # no user took these things: their color is known from the captions alone
     for item in range(SOLD, N):
         near = json.loads(lirdrec("similar", "run", "--item", item, "-k", 3, "--json").stdout)
-        assert {colour(one["neighbor"]) for one in near} == {colour(item)}
+        assert {color(one["neighbor"]) for one in near} == {color(item)}
     for user in range(12):
         liked = json.loads(lirdrec("recommend", "run", "--user", user, "-k", 2, "--json").stdout)
-        assert {colour(one["item"]) for one in liked} == {colour(user)}
+        assert {color(one["item"]) for one in liked} == {color(user)}

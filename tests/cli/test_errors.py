@@ -75,7 +75,7 @@ def test_what_is_refused_gives_one_sentence(lirdrec, failing, monkeypatch, error
     result = lirdrec("config")
     assert_refused(result, facts)
     assert result.stderr.count("\n") == 1
-    # what is refused is no fault of the program: nobody is sent to report it
+    # what is refused is no fault of the program: the message does not ask for a report
     assert "--debug" not in result.stderr
 
 

@@ -222,7 +222,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_without_a_terminal_no_text_is_sent_unless_told(lirdrec, captioned):
+def test_without_a_terminal_no_text_is_sent_without_the_option(lirdrec, captioned):
     before = files(captioned)
     with Server() as server:
         call = ["features", "things", "--text", f"endpoint:{server.url}#m", "--price-input", 100]
@@ -271,7 +271,7 @@ def test_a_person_sees_measured_figures_of_all_matrices_and_decides(lirdrec, cap
     assert np.allclose(found[[2, 3]], [embed("a: thing 0002"), embed("a: new")])
 
 
-def test_the_server_is_asked_as_fast_as_told(lirdrec, captioned, monkeypatch):
+def test_the_server_is_asked_as_fast_as_the_options_say(lirdrec, captioned, monkeypatch):
     waits: list[float] = []
     monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "sleep", waits.append)
     monkeypatch.setitem(OpenAIClient.__init__.__kwdefaults__, "clock", lambda: 0.0)
@@ -282,7 +282,7 @@ def test_the_server_is_asked_as_fast_as_told(lirdrec, captioned, monkeypatch):
     assert re.search(r"30 s 1 ", words(done.stderr))
     assert waits == pytest.approx([10.0, 20.0, 30.0]) and server.busiest == 1
     reported = Dataset.load(captioned).info["encoders"]["text"]
-    assert reported["origin"]["options"] == {}  # how fast is nobody's business later
+    assert reported["origin"]["options"] == {}  # the rate is not recorded
 
 
 @pytest.mark.parametrize(

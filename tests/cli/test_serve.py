@@ -98,7 +98,7 @@ def test_a_file_that_names_no_possible_folder_is_one_sentence(lirdrec, tmp_path)
     assert result.stderr.count("\n") == 1 and "xxxx" not in result.stderr
 
 
-def test_a_port_that_is_taken_is_told(lirdrec, run):
+def test_a_port_that_is_taken_is_reported(lirdrec, run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = lirdrec("serve", run, "--port", port)
@@ -106,7 +106,7 @@ def test_a_port_that_is_taken_is_told(lirdrec, run):
     assert sorted(one.name for one in run.parent.iterdir()) == ["run"], "nothing was made"
 
 
-def test_the_help_tells_the_defaults_that_hold(lirdrec):
+def test_the_help_shows_the_defaults_that_hold(lirdrec):
     text = lirdrec("serve", "--help").stdout
     config = ServerConfig("run")
     assert f"(default: {config.max_batch})" in text and f"(default: {config.max_body_bytes // 2**20})" in text
@@ -115,7 +115,7 @@ def test_the_help_tells_the_defaults_that_hold(lirdrec):
     assert f"[default: {config.host}]" in text and f"[default: {config.port}]" in text
 
 
-def test_what_was_added_under_another_name_is_told_of(run, caplog):
+def test_what_was_added_under_another_name_is_reported(run, caplog):
     """Served as `run` first, as `current` then: a store of its own, which would seem to have lost everything."""
     (run.parent / "current").write_text("run")
     config = ServerConfig(str(run.parent / "current"), port=0)
@@ -183,7 +183,7 @@ def rewritten(run: Path, name: str, content: bytes) -> None:
     (run / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_vectors_that_are_something_else_are_told_before_anything_starts(lirdrec, run):
+def test_wrong_vectors_are_refused_before_anything_starts(lirdrec, run):
     rewritten(run, "vectors.safetensors", b"\xff" * 64)
     result = lirdrec("serve", run)
     assert_refused(result, ["vectors.safetensors"])

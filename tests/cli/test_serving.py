@@ -69,7 +69,7 @@ POLICIES = [
 
 
 @pytest.mark.parametrize(("options", "one", "two"), POLICIES)
-def test_new_items_compete_as_told_and_their_share_is_shown(lirdrec, grown, options, one, two):
+def test_new_items_compete_as_the_option_says_and_their_share_is_shown(lirdrec, grown, options, one, two):
     wanted = {1: one, 2: two}
     n_new = sum(40 in items for items in wanted.values())
     result = lirdrec("recommend", grown, "--all", "-k", 2, "--json", *options)

@@ -93,7 +93,7 @@ def test_epochs_and_patience_have_options_of_their_own(lirdrec, data):
         assert_refused(lirdrec("train", "data", "--run", "t", *options), facts)
 
 
-def test_a_training_says_what_follows_its_epochs_and_how_to_go_on(lirdrec, data, monkeypatch):
+def test_a_training_says_what_follows_its_epochs_and_how_to_resume(lirdrec, data, monkeypatch):
     monkeypatch.setattr("lirdrec.recommender.fit.still_improving", lambda *epochs: True)
     result = lirdrec("train", "data", "--run", "r", *QUICK)
     assert result.exit_code == 0, result.stderr
@@ -301,7 +301,7 @@ def test_two_trainings_cannot_share_a_folder(lirdrec, data):
         assert [path.name for path in Path("busy").iterdir()] == [".lock"]
 
 
-def test_ctrl_c_keeps_the_best_model_and_resume_goes_on(lirdrec, data, monkeypatch):
+def test_ctrl_c_keeps_the_best_model_and_resume_continues(lirdrec, data, monkeypatch):
     import lirdrec.recommender.fit as home
 
     def stopped(*arguments, **options):
@@ -319,7 +319,7 @@ def test_ctrl_c_keeps_the_best_model_and_resume_goes_on(lirdrec, data, monkeypat
     assert [json.loads(line)["epoch"] for line in Path("r/history.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
-def test_demo_tells_its_story(lirdrec, sample):
+def test_demo_explains_its_steps(lirdrec, sample):
     result = lirdrec("--quiet", "demo", "--run", "demo", "--set", "epochs=1")
     assert result.exit_code == 0, result.stderr
     text = " ".join(result.stdout.split())
@@ -341,7 +341,7 @@ def test_demo_without_the_films_says_where_they_are(lirdrec, monkeypatch, tmp_pa
     assert not Path("runs").exists()
 
 
-def test_inspect_of_a_run_tells_its_size_and_the_cost_of_a_step(lirdrec, trained, data):
+def test_inspect_of_a_run_shows_its_size_and_the_cost_of_a_step(lirdrec, trained, data):
     facts = json.loads(lirdrec("inspect", trained, "--json").stdout)
     assert facts["model"] == "lirdrec" and (facts["users"], facts["items"]) == (40, 60)
     weights = Recommender.load(trained).model().named_parameters()
@@ -471,7 +471,7 @@ def test_train_says_which_epoch_is_kept_and_why_it_ended(lirdrec, data):
         assert ("patience" in line) == (info["stopped"] == "patience") == (run == "early")
 
 
-def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
+def test_train_continues_from_an_earlier_run(lirdrec, trained, data):
     call = ["--quiet", "train", "data", "--from", trained, "--set", "epochs=3", "--seed", 5, "--json"]
     result = lirdrec(*call, "--run", "second")
     assert result.exit_code == 0, result.stderr
@@ -500,7 +500,7 @@ def test_train_goes_on_from_an_earlier_run(lirdrec, trained, data):
         (["--refit", "runs/one"], ["--refit", "--from"]),
     ],
 )
-def test_going_on_keeps_the_model(lirdrec, trained, options, facts):
+def test_a_continued_training_keeps_the_model(lirdrec, trained, options, facts):
     Path("c.toml").write_text("[model]\nn_layers = 1\n")
     result = lirdrec("train", "data", "--from", trained, "--run", "r", *options)
     assert_refused(result, mentions=facts)

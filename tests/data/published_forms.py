@@ -311,7 +311,7 @@ NO_IDS = Never("a matrix has no ids: its rows and columns are counted, and each 
 UNRECOGNIZED = Refused(None)  # a file is Amazon's only where its first lines look so; else it is a table, or unknown
 # lines are counted from the first row, the header apart
 
-NAMED_COLUMNS: dict[str, Any] = {"no header that nobody said": COLUMNS, "two columns of a name": COLUMNS}
+NAMED_COLUMNS: dict[str, Any] = {"no header, not declared": COLUMNS, "two columns of a name": COLUMNS}
 NUMBERED_IDS: dict[str, Any] = {
     **NAMED_COLUMNS,
     "underscores": Refused(1),
@@ -336,7 +336,7 @@ AMAZON: dict[str, Any] = {
     "UTF-16": UNRECOGNIZED,
     "line ends of old Macs": Refused(1),
 }
-AMAZON_TABLE = AMAZON | {"UTF-16 without a mark": UNRECOGNIZED, "Latin-1 that nobody said": UNRECOGNIZED}
+AMAZON_TABLE = AMAZON | {"UTF-16 without a mark": UNRECOGNIZED, "Latin-1, not declared": UNRECOGNIZED}
 COUNTED = NUMBERED_IDS | {  # where features stand in the order of the numbers
     "leading zeros": Refused(1),
     "leading zeros as strings": Refused(1),

@@ -236,7 +236,7 @@ def test_a_file_that_is_gone_is_named(folder):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_damage_to_a_header_is_a_value_error(tmp_path, seed):
-    """NumPy reads the header as Python: TokenError, SyntaxError and others come of damage."""
+    """NumPy reads the header as Python: TokenError, SyntaxError and others are results of damage."""
     draw, path = random.Random(seed), tmp_path / "a.npy"
     values = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.save(path, values)

@@ -244,7 +244,7 @@ KINDS: dict[str, Kind] = {
         change=lambda c: c.decode().encode("utf-16-le"),
         needs=IN_TEXT,
     ),
-    "Latin-1 that nobody said": Kind(
+    "Latin-1, not declared": Kind(
         UMLAUT,
         ("UTF-8", "0xe4", "line 2", "--encoding NAME"),
         change=lambda c: c.decode().encode("latin-1"),
@@ -257,7 +257,7 @@ KINDS: dict[str, Kind] = {
     "no header": Kind(
         PLAIN, PAIRS, {"header": False, "columns": ["user", "item"]}, lambda c: c.split(b"\n", 1)[1], IN_TEXT
     ),
-    "no header that nobody said": Kind(
+    "no header, not declared": Kind(
         pl.DataFrame({"1": [1, 2], "20": [3, 4]}),
         ("'user'", "1, 20", "--no-header"),
         needs=IN_TEXT,

@@ -102,14 +102,14 @@ def test_the_manifest_counts_and_names_everything(dataset, tmp_path):
 
 def test_a_folder_that_is_not_empty_is_not_replaced(dataset, tmp_path):
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "letter").write_text("dear")
+    (tmp_path / "taken" / "letter").write_text("kept")
     with assert_error(RunFolderError, mentions=[tmp_path / "taken", "--overwrite"]):
         dataset.save(tmp_path / "taken")
-    assert (tmp_path / "taken" / "letter").read_text() == "dear"
+    assert (tmp_path / "taken" / "letter").read_text() == "kept"
     assert os.listdir(tmp_path) == ["taken"]
     with assert_error(RunFolderError, mentions=[tmp_path / "taken", "'letter'"]):
         dataset.save(tmp_path / "taken", overwrite=True)
-    assert os.listdir(tmp_path) == ["taken"] and (tmp_path / "taken" / "letter").read_text() == "dear"
+    assert os.listdir(tmp_path) == ["taken"] and (tmp_path / "taken" / "letter").read_text() == "kept"
 
 
 def test_only_a_dataset_is_replaced_by_a_dataset(dataset, tmp_path):
@@ -140,7 +140,7 @@ def test_an_empty_folder_and_its_own_source_may_be_written(dataset, tmp_path):
     assert_same(dataset, Dataset.load(tmp_path / "empty"))
 
 
-def test_a_file_in_the_way(dataset, tmp_path):
+def test_a_file_that_exists_already(dataset, tmp_path):
     (tmp_path / "file").write_text("x")
     with assert_error(RunFolderError, mentions=[tmp_path / "file"]):
         dataset.save(tmp_path / "file", overwrite=True)

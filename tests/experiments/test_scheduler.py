@@ -71,7 +71,7 @@ def alive(needle: str) -> list[int]:
 # ------------------------------------------------------------ cells that fail
 
 
-def test_cells_that_fail_become_rows_and_the_rest_goes_on(data, context):
+def test_failed_trials_become_rows_and_the_others_continue(data, context):
     experiment = toy(data, ["fine", "killed", "fine", "too_big", "broken", "fine"])
     settings = context(jobs=2)
     results = compute(experiment, settings)
@@ -117,7 +117,7 @@ def test_a_worker_ends_with_the_process_that_started_it(data, context):
         env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
     )
     jobs = settings.output / "jobs"
-    until(lambda: any("begun" in log.read_text() for log in jobs.glob("*.log")), parent)
+    until(lambda: any("started" in log.read_text() for log in jobs.glob("*.log")), parent)
     assert len(alive(str(jobs))) == 1
     parent.kill()
     parent.wait(PATIENCE)
@@ -125,7 +125,7 @@ def test_a_worker_ends_with_the_process_that_started_it(data, context):
     assert not list((settings.output / "cells").glob("*"))
 
 
-def test_a_dataset_that_is_not_there_is_told_before_anything_runs(context, tmp_path):
+def test_a_missing_dataset_is_reported_before_anything_runs(context, tmp_path):
     settings = context(datasets=(str(tmp_path / "nowhere"),))
     with assert_error(DataError, mentions=[tmp_path / "nowhere"]):
         compute(toy(tmp_path / "nowhere", ["fine"]), settings)
@@ -276,7 +276,7 @@ class Killer(Callback):
             raise SystemExit
 
 
-def test_a_training_that_was_killed_goes_on_from_its_checkpoint(data, context, job):
+def test_a_killed_training_resumes_from_its_checkpoint(data, context, job):
     settings = context(training={"epochs": 6})
     cell = TrialSpec(
         "train", str(data), "lirdrec", settings.model_options, {"epochs": 6, "learning_rate": 1e-3}, seed=2

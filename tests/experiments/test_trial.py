@@ -198,7 +198,7 @@ def test_with_failures_only(name, context, words):
     cells = list(chosen.plan(settings, Results()))
     results = Results([TrialResult(cell, "failed", "the sky fell") for cell in cells], name, settings.output)
     assert "the sky fell" in words(chosen.report(settings, results))
-    assert list(chosen.plan(settings, results)) == cells or name == "cold"  # whose searches go on with what is left
+    assert list(chosen.plan(settings, results)) == cells or name == "cold"  # whose searches continue with what is left
 
 
 @pytest.mark.parametrize("name", STUDIES)

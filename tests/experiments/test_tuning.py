@@ -101,7 +101,7 @@ def test_stopped_anywhere_it_proposes_the_same(context, inline, tmp_path):
     assert options_of(inline(plan_of(), settings, killed_after(2))) == whole
 
 
-def test_more_trials_later_go_on_from_those_that_there_are(context, inline):
+def test_more_trials_later_continue_the_earlier_ones(context, inline):
     few = options_of(inline(plan_of(), context(trials=4, **FREE), by_truth))
     many = options_of(inline(plan_of(), context(trials=10, **FREE), by_truth))
     assert many[:4] == few
@@ -277,7 +277,7 @@ def test_the_median_rule_by_hand(context, inline):
     assert not any(one.cell.extra.get("stop_below") for one in again)
 
 
-def test_a_grid_that_names_an_unknown_option_is_told(monkeypatch):
+def test_a_grid_with_an_unknown_option_is_refused(monkeypatch):
     monkeypatch.setattr(LIRDRec, "grid", {"n_layer": (1,)})
     with assert_error(ConfigError, mentions=["lirdrec", "'n_layer'"]):
         space_of("lirdrec", {})

@@ -107,7 +107,7 @@ class TestModality:
         with assert_error(DataError, mentions=["text"]):
             modality.sets_of(("text",))
 
-    def test_the_modality_that_tells_the_taste_is_missed(self, context, inline, answer, tmp_path):
+    def test_the_modality_that_decides_the_taste_is_missed(self, context, inline, answer, tmp_path):
         """Trained for real: the text tells the groups, the picture is noise."""
         whole = make_synthetic_dataset(150, 100, 1800, {"image": 8, "text": 8}, groups=5, noise=0.3, seed=4)
         noise = random_features(whole, seed=1)
@@ -129,7 +129,7 @@ class TestModality:
 
 
 class TestLayers:
-    def test_the_best_number_is_told_and_what_validation_chooses(self, context, inline, answer):
+    def test_the_best_number_and_the_choice_of_validation_are_reported(self, context, inline, answer):
         settings = context(settings={"layers": [1, 2, 4]}, seeds=2)
 
         def compute(cell: TrialSpec) -> TrialResult:

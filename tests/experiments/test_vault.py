@@ -161,7 +161,7 @@ def test_nothing_that_tuning_can_reach_holds_the_test_pairs(data, context, job):
     assert any(holds(array, whole.valid) for array in numbers_below(Path(given.cell.dataset)))
 
 
-def test_what_a_worker_is_told_names_neither_the_dataset_nor_the_vault(data, context, job):
+def test_what_a_worker_is_given_names_neither_the_dataset_nor_the_vault(data, context, job):
     settings = context()
     given = job(base_cell(settings, str(data), "lirdrec").with_(work="trial"), settings)
     reported = f"{given!r} {(Path(given.cell.dataset) / 'manifest.json').read_text()}"
@@ -239,9 +239,9 @@ def test_a_recommender_trained_otherwise_than_declared_is_refused(data, context,
     settings = context()
     given = job(final_cell(settings), settings)
     other = context(training={"epochs": 2, "learning_rate": 0.01})
-    stranger = job(final_cell(other).with_(extra={}), other).fit()
+    foreign = job(final_cell(other).with_(extra={}), other).fit()
     with assert_error(ConfigError) as caught:
-        given.score_test(stranger)
+        given.score_test(foreign)
     assert_facts(str(caught.value), ["learning_rate", "0.01", "0.0001"])
 
 

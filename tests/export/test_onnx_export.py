@@ -157,7 +157,7 @@ def test_a_run_from_disk_gives_the_same_bytes(recommender, tmp_path):
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
 
 
-def test_what_has_no_encoder_is_told(made, data, tmp_path, recommender):
+def test_what_has_no_encoder_is_reported(made, data, tmp_path, recommender):
     other = Recommender.from_training(VBPR(make_model_inputs(data, "cpu", seed=3), VBPRConfig(embedding_size=8)), data)
     slim = Recommender.load(recommender.slim(tmp_path / "slim"))
     for who, fact in ((other, "vbpr"), (made(dct="matrix"), 'dct="matrix"'), (slim, "slim")):

@@ -208,7 +208,7 @@ def test_a_slim_run_has_vectors_too(recommender, tmp_path):
     assert "CREATE TABLE lirdrec.seen" not in (tmp_path / "pgvector" / "load.sql").read_text()
 
 
-def test_a_model_without_vectors_is_told_and_leaves_nothing(recommender, tmp_path):
+def test_a_model_without_vectors_is_refused_and_writes_nothing(recommender, tmp_path):
     train = recommender.train
     history = history_matrix(torch.tensor(train.users), torch.tensor(train.items), 45, 60)
     recommender.scorer = ItemWeightScorer(history, torch.eye(60))

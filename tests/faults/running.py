@@ -153,7 +153,7 @@ def _outcome(found: Any, old: Any, new: Any, writer: Writer, root: Path, problem
 def _nothing(writer: Writer, root: Path) -> str:
     if (root / writer.place / "checkpoint").exists():
         return "resumable"
-    return "nothing" if not (root / writer.place).exists() else "begun"
+    return "nothing" if not (root / writer.place).exists() else "started"
 
 
 def differences(one: Any, other: Any) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def describe(picture: bytes) -> dict[str, str]:
-    """What the server sees in a picture: its mean colour."""
+    """What the server sees in an image: its mean color."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert("RGB").resize((1, 1))
@@ -140,7 +140,7 @@ class Server:
         if what in ("ok", "too few", "not finite", "ragged") or (isinstance(what, dict) and "say" in what):
             return False
         if isinstance(what, int):
-            self._send(request, what, {"error": {"message": f"status {what} as told"}})
+            self._send(request, what, {"error": {"message": f"status {what} as ordered"}})
         elif isinstance(what, tuple):
             status, extra = what
             headers = extra if isinstance(extra, dict) and "error" not in extra else {}

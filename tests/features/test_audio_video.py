@@ -88,7 +88,7 @@ def test_long_sounds_are_cut_into_windows(models):
     assert TransformersAudio(models["ast"]).identity != encoder.identity
 
 
-def test_spectrum_tells_sounds_apart_and_ignores_loudness():
+def test_spectrum_distinguishes_sounds_and_ignores_loudness():
     encoder = SpectrumEncoder()
     steady = tone(440, 2)
     sounds = [wav(each) for each in (steady, steady * 0.5, tone(3000, 2), steady * (np.arange(32_000) < 16_000))]

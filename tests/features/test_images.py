@@ -85,7 +85,7 @@ def test_heic_without_its_reader_says_what_to_install(monkeypatch, tmp_path):
             open_image(path)
 
 
-def test_avif_is_told_from_heic_by_all_its_brands():
+def test_avif_is_distinguished_from_heic_by_all_its_brands():
     content = encoded(noise(), "AVIF")
     renamed = content[:8] + b"mif1" + content[12:]
     np.testing.assert_array_equal(np.asarray(open_image(renamed)), np.asarray(open_image(content)))
@@ -214,7 +214,7 @@ def test_names_that_are_no_files(tmp_path):
 
 
 def test_threads_leave_warnings_and_pillow_as_they_were(folder):
-    """Pillow warns of damaged EXIF; nobody hears it, and afterwards the filters are the same objects as before."""
+    """Pillow warns of damaged EXIF: the warning is not shown, and the filters stay the same objects."""
     content = encoded(scene(), "TIFF")
     damaged = content[: content.index(b"II*\0") + 8] + content[8:-20] + b"\xff" * 20
     filters = list(warnings.filters)

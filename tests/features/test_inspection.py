@@ -321,7 +321,7 @@ class Letters(Encoder):
         return Encoded(vectors)
 
 
-def test_what_the_run_noted_is_told(tmp_path):
+def test_what_the_encoding_recorded_is_shown(tmp_path):
     titles = ["abc", "abd", "1234", "cab", None, "xyz"]
     items = pl.DataFrame({"item": range(6), "title": titles, "brand": ["acme"] * 6})
     pairs = pl.DataFrame({"user": [0] * 6 + [1] * 6, "item": [*range(6)] * 2})

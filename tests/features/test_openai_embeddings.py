@@ -86,7 +86,7 @@ def test_it_gives_up_after_so_many_attempts_and_says_why(endpoint, waits, fault)
     said = str(error.value)
     assert "\n" not in said and len(said) < 400
     if isinstance(fault, int):
-        assert f"{fault} " in said and f"status {fault} as told" in said  # the words of the server
+        assert f"{fault} " in said and f"status {fault} as ordered" in said  # the words of the server
 
 
 def test_waits_double_with_a_random_part_and_have_a_limit(endpoint, waits):
@@ -122,13 +122,13 @@ def test_a_server_that_wants_to_be_left_alone_for_an_hour_stops_the_run(endpoint
 
 
 STOPS = [
-    *((status, f"status {status} as told") for status in (401, 402, 403, 404)),
+    *((status, f"status {status} as ordered") for status in (401, 402, 403, 404)),
     ((307, {"Location": "https://elsewhere.example/v1"}), "https://elsewhere.example/v1"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "fact"), STOPS)
-def test_what_no_request_can_mend_stops_at_once_with_one_sentence(endpoint, waits, fault, fact):
+def test_errors_that_no_request_can_fix_stop_at_once_with_one_sentence(endpoint, waits, fault, fact):
     with Server([fault]) as server, assert_error(ConfigError, mentions=[server.url, fact]) as error:
         endpoint(server).ask("/embeddings", BODY, texts)
     assert "\n" not in str(error.value)
@@ -137,7 +137,7 @@ def test_what_no_request_can_mend_stops_at_once_with_one_sentence(endpoint, wait
 
 @pytest.mark.parametrize("fault", [400, 413, 422])
 def test_what_is_this_requests_fault_is_refused_and_not_asked_again(endpoint, fault):
-    with Server([fault]) as server, assert_error(RequestRejected, mentions=[f"status {fault} as told"]):
+    with Server([fault]) as server, assert_error(RequestRejected, mentions=[f"status {fault} as ordered"]):
         endpoint(server).ask("/embeddings", BODY, texts)
     assert len(server.asked) == 1
 
@@ -146,7 +146,7 @@ def test_a_403_is_about_one_request_once_others_went_well(endpoint):
     with Server(["ok", 403]) as server:
         one = endpoint(server)
         one.ask("/embeddings", BODY, texts)
-        with assert_error(RequestRejected, mentions=["status 403 as told"]):
+        with assert_error(RequestRejected, mentions=["status 403 as ordered"]):
             one.ask("/embeddings", BODY, texts)
 
 
@@ -299,16 +299,16 @@ class TestTexts:
         with Server(sticky=sticky) as server:
             encoder = OpenAIEmbeddings(endpoint(server), "m", texts=8)
             rows = encode_rows(encoder, ["a", "bad", "b"], 8)
-        assert list(rows.problems) == [1] and "status 400 as told" in rows.problems[1]
+        assert list(rows.problems) == [1] and "status 400 as ordered" in rows.problems[1]
         assert np.array_equal(rows.vectors[[0, 2]], np.array([embed("a"), embed("b")], dtype=np.float32))
         assert not rows.vectors[1].any()
 
     def test_a_model_that_refuses_everything_stops_the_run(self, endpoint):
         with Server(sticky=lambda body: 400) as server:
-            with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as told"]):
+            with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as ordered"]):
                 OpenAIEmbeddings(endpoint(server), "some-model").dims  # noqa: B018
             before = len(server.asked)
-            with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as told"]):
+            with assert_error(ConfigError, mentions=[server.url, "some-model", "status 400 as ordered"]):
                 encode_rows(OpenAIEmbeddings(endpoint(server, concurrency=1), "some-model", dims=3), ["t"] * 60, 60)
         assert len(server.asked) - before == 5  # all sixty, then four alone
 

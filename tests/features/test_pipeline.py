@@ -37,7 +37,7 @@ def job(folder: Path, column: str = "title", name: str = "text", encoder: Encode
     return FeatureJob(name, encoder or Counting(), TextSource(folder, column=column))
 
 
-def test_what_is_made_is_what_the_encoder_gives_and_is_told(tmp_path):
+def test_the_matrix_is_what_the_encoder_gives_and_is_reported(tmp_path):
     titles = ["a chair", None, "bad lamp", "   ", "a chair", "x" * 31]
     folder = prepare(tmp_path / "data", title=titles, brand=["one", "two", "three", "four", "five", "six"])
     encoder = Counting()
@@ -321,7 +321,7 @@ def test_names_and_kinds_that_cannot_be(tmp_path, name):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_saved_copy_without_keys_is_encoded_anew(tmp_path):
+def test_a_saved_copy_without_keys_is_encoded_again(tmp_path):
     folder = prepare(tmp_path / "data", title=["a", "b"])
     make_features(folder, [job(folder, encoder=Fitted())], progress=False)
     copy = Dataset.load(folder).save(tmp_path / "copy")

@@ -85,7 +85,7 @@ def tasks(*texts: list[str]) -> list[Task]:
     return [(index, [text_item(text) for text in some]) for index, some in enumerate(texts)]
 
 
-class Told:
+class Recorder:
     """A progress that must never get more than there is."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
     texts = [[f"lamp {shard} {at}" for at in range(10)] for shard in range(12)]
     texts[5][9] = "deadly 5"
     encoder = Mortal(tmp_path / "log", tmp_path / "marks")
-    reported, ahead = Told(), Drawn(tasks(*texts))
+    reported, ahead = Recorder(), Drawn(tasks(*texts))
     done = {}
     for index, arrays, facts in loop(encoder, ahead, 4, reported):
         assert index not in done

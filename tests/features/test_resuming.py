@@ -284,7 +284,7 @@ def test_a_wrong_folder_of_pictures_is_not_kept(shown, tmp_path):
     assert_holds(shown, tmp_path / "right")
 
 
-def test_pictures_that_are_mended_or_come_after_a_refused_call_are_taken(shown, tmp_path):
+def test_images_that_are_repaired_or_added_after_a_refused_call_are_taken(shown, tmp_path):
     right, names = tmp_path / "right", Dataset.load(shown).item_table["image"].to_list()
     (right / names[3]).unlink()
     (right / names[20]).write_text("bad now")
@@ -292,16 +292,16 @@ def test_pictures_that_are_mended_or_come_after_a_refused_call_are_taken(shown, 
     with assert_error(DataError, mentions=[shown, "6 of 40", "3, 9, 19, 20, 29, 39"]):
         make_features(shown, alone, progress=False)
     pictures(right, names[3], names[20])
-    (right / names[9]).write_text("mended")
+    (right / names[9]).write_text("repaired")
     encoder = Seen()
     made = make_features(shown, looks(shown, right, encoder), progress=False)
     # of the shards of 16 rows only the first two hold one that changed; the third stays sealed, its bad ones too
-    assert set(encoder.calls) == {names[3], names[20], "mended", names[19], names[29]}
+    assert set(encoder.calls) == {names[3], names[20], "repaired", names[19], names[29]}
     assert made[1].present == 37 and made[1].resumed == 8 and made[1].copied == 27
     assert_holds(shown, right)
 
 
-def test_work_that_was_stopped_goes_on_with_the_pictures_of_another_folder(shown, tmp_path):
+def test_stopped_work_resumes_with_the_images_of_another_folder(shown, tmp_path):
     """A folder that was moved costs nothing; one of other pictures under the same names leaves no vector behind."""
     right = tmp_path / "right"
     with pytest.raises(KeyboardInterrupt):

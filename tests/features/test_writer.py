@@ -245,7 +245,7 @@ def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_pat
     assert list(Dataset.load(books).info["encoders"]) == ["other"]
     with assert_error(DataError, mentions=[books, "'text'"]):
         load_encoder(books, "text")
-    # so they are dear again: what a person gave is not overwritten by the encoder that stood there before
+    # so they are protected again: what a person gave is not overwritten by the encoder that stood there before
     with assert_error(ConfigError, mentions=[books, "'text'", "--overwrite"]):
         make_features(books, parse_jobs(books, [("text", "hashed")]), progress=False)
     assert Dataset.load(books, verify=True).features["text"].values.tolist() == mine.tolist()

@@ -197,12 +197,12 @@ class TestCache:
         assert caplog.records == []
 
     def test_a_folder_that_cannot_be_written_only_warns(self, tmp_path, caplog):
-        in_the_way = tmp_path / "file"
-        in_the_way.write_text("")
+        blocking_file = tmp_path / "file"
+        blocking_file.write_text("")
         with caplog.at_level(logging.WARNING):
-            found = self.source(in_the_way / "cache")("text", 3)
+            found = self.source(blocking_file / "cache")("text", 3)
         assert torch.equal(found, self.source(None)("text", 3))
-        assert_mentions(caplog.text, [in_the_way / "cache"])
+        assert_mentions(caplog.text, [blocking_file / "cache"])
 
     def test_a_full_disk_leaves_no_temporary_file(self, tmp_path, caplog, monkeypatch):
         def full(file, table):

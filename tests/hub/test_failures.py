@@ -1,4 +1,4 @@
-"""Whatever the hub or the way to it does: one sentence, no token in it, nothing half-written, and it can go on."""
+"""Whatever the hub or the connection does: one sentence, no token in it, nothing half-written, and it can resume."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_refusals_while_pulling(hub, login, shelf, tmp_path, how, facts):
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_answers(hub, login, shelf, tmp_path, monkeypatch):
+def test_no_answer(hub, login, shelf, tmp_path, monkeypatch):
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
     for act in (lambda: push(shelf, "me/films"), lambda: pull("me/films", tmp_path / "got")):
         says(act)
@@ -126,7 +126,7 @@ def test_a_hub_that_is_down_is_replaced_by_the_cache(hub, login, shelf, tmp_path
     pull("datasets/me/films", tmp_path / "two")
 
 
-def test_a_download_that_is_cut_goes_on_where_it_was(hub, login, shelf, tmp_path, monkeypatch):
+def test_an_interrupted_download_resumes_where_it_was(hub, login, shelf, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16)  # what is kept of a cut download is counted in these

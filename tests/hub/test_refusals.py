@@ -1,4 +1,4 @@
-"""What is not sent, and what is not taken: damage, strangers' files, pickles, names that leave the folder."""
+"""What is not sent, and what is not taken: damage, foreign files, pickles, names that leave the folder."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_damaged_run_is_not_sent(hub, login, trained, tmp_path):
     assert not hub.requests
 
 
-def test_a_run_whose_dataset_is_gone_says_how_to_go_on(hub, login, trained, tmp_path):
+def test_a_run_whose_dataset_is_gone_says_what_to_do(hub, login, trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     features = json.loads((run / "features.json").read_text())
     features["dataset"] |= {"folder": str(tmp_path / "gone"), "relative": "gone"}
@@ -228,7 +228,7 @@ def test_damage_on_the_hub_is_found(hub, login, shelf, tmp_path, name):
     refused(hub, tmp_path, *([] if name == "manifest.json" else [name]))  # without its manifest it is no dataset
 
 
-def test_damage_in_the_cache_is_mended(hub, login, shelf, tmp_path):
+def test_damage_in_the_cache_is_repaired(hub, login, shelf, tmp_path):
     from huggingface_hub import constants
 
     push(shelf, "me/films")
@@ -302,10 +302,10 @@ def test_a_run_does_not_lead_outside_of_its_folder(hub, login, trained, tmp_path
 def test_a_folder_that_is_taken_is_left_alone(hub, login, shelf, tmp_path):
     push(shelf, "me/films")
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "letter").write_text("dear")
+    (tmp_path / "taken" / "letter").write_text("kept")
     with assert_error(RunFolderError, mentions=[tmp_path / "taken", "overwrit"]):
         pull("me/films", tmp_path / "taken")
-    assert (tmp_path / "taken" / "letter").read_text() == "dear"
+    assert (tmp_path / "taken" / "letter").read_text() == "kept"
     with assert_error(RunFolderError, mentions=[tmp_path / "taken", "'letter'"]):
         pull("me/films", tmp_path / "taken", overwrite=True)
     (tmp_path / "taken" / "letter").unlink()

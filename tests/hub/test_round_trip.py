@@ -187,9 +187,9 @@ def test_git_sees_no_trace_of_the_machine(hub, login, trained, shelf):
     push(trained, "me/films")
     push(shelf, "me/films")
     node = subprocess.run(["uname", "-n"], capture_output=True, text=True).stdout.strip()
-    strangers = [str(shelf.parent), str(trained.parent), str(Path.home()), str(Path.cwd()), *([node] if node else [])]
+    private = [str(shelf.parent), str(trained.parent), str(Path.home()), str(Path.cwd()), *([node] if node else [])]
     for name, repo in hub.repos.items():
         for file, data in repo.files().items():
-            assert not [one for one in strangers if len(one) > 3 and one.encode() in data], (name, file)
+            assert not [one for one in private if len(one) > 3 and one.encode() in data], (name, file)
     assert json.loads(hub.repos["me/films"].files()["environment.json"])["platform"] in ("Linux", "macOS", "Windows")
     assert lirdrec.__version__ in hub.repos["me/films"].files()["environment.json"].decode()

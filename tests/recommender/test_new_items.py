@@ -290,8 +290,8 @@ def test_each_is_recommended_what_a_new_user_with_the_same_likes_is(synthetic):
     known = lirdrec.fit(synthetic, config, training, progress=False, cache=False)
     new = as_new_users(known)
     for user in known.users.series.to_list()[:10]:
-        stranger = known.recommend_for_history(known.liked(user), k=5)["item"].to_list()
-        assert new.recommend(user, k=5)["item"].to_list() == stranger
+        unknown = known.recommend_for_history(known.liked(user), k=5)["item"].to_list()
+        assert new.recommend(user, k=5)["item"].to_list() == unknown
     own = known.scorer.user_vectors.clone()
     popularity = lirdrec.fit(synthetic, PopularityConfig(), progress=False, cache=False)
     before, after, popular = (lirdrec.evaluate(fitted, synthetic)["recall@20"] for fitted in (known, new, popularity))

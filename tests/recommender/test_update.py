@@ -200,11 +200,11 @@ def test_likes_bring_an_item_to_the_users_of_its_group():
         scores = recommender.scorer.scores(recommender.scorer.queries(torch.tensor(users)))
         return float((scores > scores[:, -1:]).sum(1).double().mean())
 
-    others, strangers = pure[0][4:], pure[1]
-    before = mean_rank(others), mean_rank(strangers)
+    others, unknown = pure[0][4:], pure[1]
+    before = mean_rank(others), mean_rank(unknown)
     recommender.update([(data.users.ids[user], 1000) for user in pure[0][:4]])
     assert mean_rank(others) < before[0] - 5
-    assert mean_rank(strangers) > before[1] - 1
+    assert mean_rank(unknown) > before[1] - 1
 
 
 def test_liked_items_are_left_out_in_a_run_with_dislikes():

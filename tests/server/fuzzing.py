@@ -1,4 +1,4 @@
-"""Requests as nobody should send them, always the same for one seed, and what an answer to them must be."""
+"""Invalid requests, always the same for one seed, and what an answer to them must be."""
 
 from __future__ import annotations
 

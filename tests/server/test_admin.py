@@ -38,12 +38,12 @@ def figures(client):
 
 
 def test_ready_means_loaded_and_the_store_followed(start, monkeypatch):
-    loading, go_on = threading.Event(), threading.Event()
+    loading, proceed = threading.Event(), threading.Event()
     load = LiveState._load
 
     def slowly(self, run):
         loading.set()
-        go_on.wait()
+        proceed.wait()
         return load(self, run)
 
     monkeypatch.setattr(LiveState, "_load", slowly)
@@ -53,7 +53,7 @@ def test_ready_means_loaded_and_the_store_followed(start, monkeypatch):
     for answer in (client.get("/ready"), client.post("/recommend", json={"user": 1}), client.get("/model")):
         assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert client.get("/metrics").status_code == 200
-    go_on.set()
+    proceed.set()
     while client.get("/ready").status_code == 503:
         pass
     assert asked(client, user=1)
@@ -122,7 +122,9 @@ def test_figures_count_what_happened(client, recommender):
     assert grown("lirdrec_requests_total", method="POST", route="/recommend", status="200") == 5
     assert grown("lirdrec_requests_total", method="POST", route="/recommend", status="404") == 1
     assert grown("lirdrec_requests_total", method="GET", route="/similar/{item}", status="200") == 1
-    assert grown("lirdrec_requests_total", method="other", route="other", status="404") == 2, "no label of a stranger's"
+    assert grown("lirdrec_requests_total", method="other", route="other", status="404") == 2, (
+        "no label that a client chooses"
+    )
     assert grown("lirdrec_request_seconds_count", route="/recommend") == 6
     assert grown("lirdrec_ranking_seconds_count") == grown("lirdrec_batch_size_count") == 6
     assert grown("lirdrec_batch_size_sum") == 6

@@ -179,7 +179,7 @@ def test_a_large_body_is_read_beside_the_event_loop(client, monkeypatch):
     assert len(threads) == 1
 
 
-def test_wrong_filters_of_a_batch_are_told_in_their_places(client):
+def test_wrong_filters_of_a_batch_are_reported_at_their_places(client):
     many = {"title": {"in": [str(at) for at in range(300)]}}
     wrong = {"title": {"like": "x"}}
     asked = [{"user": 1, "filter": one} for one in (many, wrong, {})]

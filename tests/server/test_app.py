@@ -80,7 +80,7 @@ def test_diversity_brings_other_kinds(client):
     assert diverse[0] == plain[0] and len({one // 100 for one in diverse}) > 1
 
 
-def test_branches_are_weighed_anew(client):
+def test_branches_are_weighted_again(client):
     parts = client.post("/recommend", json={"user": 2, "k": 48, "parts": True, "exclude_seen": False}).json()["items"]
     for one in parts:
         assert sum(one["parts"].values()) == pytest.approx(one["score"], abs=1e-5)
@@ -121,14 +121,14 @@ def test_an_unknown_user_gets_404_or_what_is_popular(client, recommender):
 
 @pytest.mark.parametrize("policy", ["raise", "popular"])
 def test_an_id_of_the_other_kind_is_a_mistake_whatever_the_policy(client, policy):
-    """A text where the run has the integer: nobody wants what is popular for all users, and not know why."""
+    """A text where the run has the integer: the popular items would be a wrong answer without a reason."""
     wrong = [({"user": "9"}, ["user", "'9'", " 9"]), ({"history": ["101"]}, ["item", "'101'", " 101"])]
     for request, facts in wrong:
         answer = client.post("/recommend", json=request | {"unknown": policy})
         assert answer.status_code == 422
         assert_mentions(answer.json()["detail"], facts)
-    stranger = client.post("/recommend", json={"user": "ann", "unknown": policy})
-    assert stranger.status_code == (404 if policy == "raise" else 200)
+    unknown = client.post("/recommend", json={"user": "ann", "unknown": policy})
+    assert unknown.status_code == (404 if policy == "raise" else 200)
 
 
 def test_similar_items_are_the_recommenders(client, recommender):
@@ -188,7 +188,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "body", "status", "facts"), WRONG)
-def test_what_is_wrong_is_told_in_one_sentence(client, path, body, status, facts):
+def test_what_is_wrong_is_reported_in_one_sentence(client, path, body, status, facts):
     answer = client.post(path, json=body)
     problem = ProblemBody.model_validate_json(answer.content)
     assert (answer.status_code, problem.status) == (status, status), answer.text

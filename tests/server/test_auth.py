@@ -70,7 +70,7 @@ def test_roles_and_both_headers(start, tmp_path):
         {"X-API-Key": ""},
     ],
 )
-def test_without_a_known_key_nothing_is_told(start, tmp_path, headers):
+def test_without_a_known_key_nothing_is_revealed(start, tmp_path, headers):
     file = tmp_path / "keys.json"
     add_key(file, "shop", "write")
     client = start(keys=str(file))
@@ -82,7 +82,7 @@ def test_without_a_known_key_nothing_is_told(start, tmp_path, headers):
     assert client.get("/openapi.json").json()["security"] == [{"bearer": []}, {"header": []}]
 
 
-def test_a_revoked_key_is_refused_at_the_next_request_and_a_lost_file_lets_nobody_in(start, tmp_path):
+def test_a_revoked_key_is_refused_at_the_next_request_and_a_lost_file_lets_no_one_in(start, tmp_path):
     file = tmp_path / "keys.json"
     one, other = add_key(file, "one", "read"), add_key(file, "other", "read")
     client = start(keys=str(file))
@@ -228,7 +228,7 @@ def test_what_takes_too_long_is_given_up(start, monkeypatch):
     assert client.get("/health").status_code == 200
 
 
-def test_an_unforeseen_error_tells_nothing_but_the_requests_id(start, monkeypatch, written):
+def test_an_unexpected_error_shows_only_the_id_of_the_request(start, monkeypatch, written):
     async def broken(self, query):
         raise ZeroDivisionError("a secret of the inside")
 
@@ -289,8 +289,8 @@ def test_cors_is_off_unless_it_is_configured(start, tmp_path):
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://shop.example")
     answer = open_.post("/recommend", json=ASK, headers=bearer(key) | origin)
     assert answer.headers["access-control-allow-origin"] == "https://shop.example"
-    stranger = open_.post("/recommend", json=ASK, headers=bearer(key) | {"Origin": "https://evil.example"})
-    assert "access-control-allow-origin" not in stranger.headers
+    foreign = open_.post("/recommend", json=ASK, headers=bearer(key) | {"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in foreign.headers
 
 
 def test_every_answer_carries_the_safe_headers_and_its_id(client):

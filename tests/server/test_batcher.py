@@ -82,7 +82,7 @@ def test_every_user_gets_what_the_recommender_says(numbers, k, exclude_seen):
 
 
 def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
-    """Lengths, filters, histories of training or not, weights: nobody's wishes reach a neighbor."""
+    """Lengths, filters, histories of training or not, weights: the arguments of one query do not reach another."""
     draw = random.Random(5)
     filters = [
         None,
@@ -335,7 +335,7 @@ def test_a_caller_whose_loop_is_gone_does_not_stop_the_others(run, tmp_path):
     engine.stop()
 
 
-def test_recommendations_go_on_while_the_store_does_not_answer(run, tmp_path, caplog):
+def test_recommendations_continue_while_the_store_does_not_answer(run, tmp_path, caplog):
     served = live(run, tmp_path)
     served.add_items([new_item(100)])
     engine = MicroBatcher(served)

@@ -128,12 +128,12 @@ def test_half_requests_of_one_address_do_not_keep_it_from_being_answered(shop, t
 
 
 def test_a_request_that_is_being_answered_is_not_cut_for_a_new_connection(shop, tmp_path, monkeypatch):
-    begun, go_on = threading.Event(), threading.Event()
+    started, proceed = threading.Event(), threading.Event()
     recommend = MicroBatcher.recommend
 
     async def held(self, query):
-        begun.set()
-        await asyncio.to_thread(go_on.wait)
+        started.set()
+        await asyncio.to_thread(proceed.wait)
         return await recommend(self, query)
 
     monkeypatch.setattr(MicroBatcher, "recommend", held)
@@ -142,10 +142,10 @@ def test_a_request_that_is_being_answered_is_not_cut_for_a_new_connection(shop, 
         busy = connected(server)
         busy.sendall(b"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
         busy.sendall(b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        begun.wait()
+        started.wait()
         answer = until_closed(connected(server))
         assert problem(answer)[0] == 503 and b"Retry-After".lower() in answer
-        go_on.set()
+        proceed.set()
         assert until_closed(busy).startswith(b"HTTP/1.1 200")
 
 
@@ -272,8 +272,8 @@ def clock():
         one.loop.close()
 
 
-def test_a_body_that_nobody_reads_does_not_hold_the_connection(clock):
-    """Refused for its key, a request may go on sending its body, a byte at a time."""
+def test_a_body_that_is_not_read_does_not_hold_the_connection(clock):
+    """Refused for its key, a request may continue to send its body, a byte at a time."""
     time = clock(timeout_seconds=30)
     peer = time.open()
     time.feed(peer, b"POST /recommend HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Two thousand requests as nobody should send them: none breaks the server, and each gets the reason."""
+"""Two thousand invalid requests: none breaks the server, and each gets the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Titles and pictures from strangers: encoded as the dataset's were, or refused with a reason."""
+"""Titles and images from clients: encoded as the dataset's were, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_json_items_are_encoded_by_their_columns(encoding):
 
 
 def test_while_encoders_load_vectors_are_taken_and_titles_put_off(start, recommender, monkeypatch):
-    loading, go_on = threading.Event(), threading.Event()
+    loading, proceed = threading.Event(), threading.Event()
     load = Encoders.load
 
     def slowly(*arguments):
         loading.set()
-        go_on.wait()
+        proceed.wait()
         return load(*arguments)
 
     monkeypatch.setattr(Encoders, "load", slowly)
@@ -87,13 +87,13 @@ def test_while_encoders_load_vectors_are_taken_and_titles_put_off(start, recomme
     assert early.status_code == 503 and early.headers["retry-after"] == "5" and "encoders" in early.json()["detail"]
     given = {"items": [{"id": 901, "features": vectors(recommender, 101)}]}
     assert client.post("/items", json=given).status_code == 201
-    go_on.set()
+    proceed.set()
     while (answer := client.post("/items", json=title)).status_code == 503:
         pass
     assert answer.status_code == 201 and client.get("/model").json()["loading"] is False
 
 
-def test_encoders_that_cannot_be_had_are_told(start, recommender, shop, tmp_path):
+def test_encoders_that_cannot_be_loaded_are_reported(start, recommender, shop, tmp_path):
     moved = recommender.save(tmp_path / "run")
     shutil.copytree(shop.parent / "data", tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
@@ -176,7 +176,7 @@ def test_the_pixel_limit_is_the_configurations(start, recommender):
 
 
 def test_a_kept_picture_carries_nothing_of_the_upload(client, recommender):
-    """Where a photograph was taken is nobody's business, and a file must not be two things at once."""
+    """The place of a photograph is private, and a file must have one format only."""
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     content = picture("lamp", 3, form="JPEG", exif=exif.tobytes()) + b"<script>alert(1)</script>"

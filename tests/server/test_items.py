@@ -95,7 +95,7 @@ def test_a_like_changes_the_vector_as_folding_in_does(client, recommender):
     assert client.get("/users/0").json()["total"] == len(liked)
 
 
-def test_a_stranger_becomes_known_by_the_first_like(client, recommender):
+def test_an_unknown_user_becomes_known_by_the_first_like(client, recommender):
     assert client.post("/recommend", json={"user": 777}).status_code == 404
     client.post("/events", json={"events": [{"user": 777, "item": 204}]})
     assert asked(client, user=777, k=20) == recommender.recommend_for_history([204], 20)["item"].to_list()

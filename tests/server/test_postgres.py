@@ -72,7 +72,7 @@ def test_with_the_lock_the_second_writer_waits_for_the_first_to_be_seen(store):
     assert [one.number for one in store.changes()] == [first, *numbers] and numbers[0] > first
 
 
-def test_after_a_restart_of_the_database_all_goes_on(store, cluster):
+def test_after_a_restart_of_the_database_everything_works_again(store, cluster):
     store.add_items([NewItem(1)])
     assert store.latest() == 1
     cluster.stop()

@@ -149,7 +149,7 @@ TABLE = pl.DataFrame(
 )
 
 
-def test_columns_are_told_as_a_person_would_use_them():
+def test_columns_are_described_in_the_words_of_users():
     found = {one.name: one for one in describe_columns(TABLE)}
     assert list(found) == ["title", "price", "same", "new", "kind", "tags"]
     assert (found["price"].kind, found["price"].values) == ("number", [1.0, 8.0])

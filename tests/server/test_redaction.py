@@ -38,7 +38,7 @@ def lines():
     logger.removeHandler(handler)
 
 
-def test_a_fault_of_the_dataset_is_told_without_its_folder(odd_shop, tmp_path, lines, recommender):
+def test_an_error_of_the_dataset_is_reported_without_its_folder(odd_shop, tmp_path, lines, recommender):
     folder = shutil.copytree(odd_shop.parent, tmp_path / odd_shop.parent.name)
     servers = Servers(folder / "run", f"sqlite:///{tmp_path / 'live.sqlite'}")
     client = servers()

@@ -175,12 +175,10 @@ def test_events_need_an_item_that_is_there_and_no_known_user(live):
     with assert_error(ConflictError, mentions=[99]):
         live.add_events([Event(1, 5), Event(1, 99)])
     assert live.store.latest() == 0 and len(live.snapshot.user_states) == 0
-    snapshot = live.add_events([Event("stranger", 5), Event("1", 6), Event(1, 6)])
-    assert snapshot.user_states["stranger"].history.tolist() == [5] and snapshot.user_states["1"].history.tolist() == [
-        6
-    ]
+    snapshot = live.add_events([Event("unknown", 5), Event("1", 6), Event(1, 6)])
+    assert snapshot.user_states["unknown"].history.tolist() == [5] and snapshot.user_states["1"].history.tolist() == [6]
     assert set(snapshot.user_states[1].history.tolist()) == {*snapshot.recommender.liked(1), 6}
-    assert 5 not in top(snapshot, "stranger").items and top(snapshot, "stranger").fallback is None
+    assert 5 not in top(snapshot, "unknown").items and top(snapshot, "unknown").fallback is None
 
 
 def test_a_like_that_training_knew_changes_nothing(live, run, url):
@@ -195,7 +193,7 @@ def test_a_like_that_training_knew_changes_nothing(live, run, url):
     assert live.add_events([Event(1, other)]).user_states[1] is person
 
 
-def test_a_server_that_starts_folds_nobody_in_before_they_are_asked_for(live, run, url, monkeypatch):
+def test_a_server_that_starts_folds_in_no_user_before_the_first_query(live, run, url, monkeypatch):
     live.add_events([Event(f"u{number % 40}", number % 50) for number in range(400)])
     folded = []
     fold_in = LIRDRec.fold_in
@@ -429,7 +427,7 @@ def test_moved_items_do_not_depend_on_how_likes_came_together(live, run, url):
     assert torch.equal(expected.item_vectors[50], scorer.item_vectors[50])
 
 
-def test_a_run_with_likes_goes_on_from_them(live, tmp_path, run):
+def test_a_run_with_likes_continues_from_them(live, tmp_path, run):
     saved = Recommender.load(run)
     item = new_item(100)
     saved.add_items([100], {name: [row] for name, row in item.features.items()})

@@ -249,7 +249,7 @@ def test_a_bad_url_is_one_sentence(url, facts):
         Store(url)
 
 
-def test_a_password_is_never_told():
+def test_a_password_is_never_shown():
     with pytest.raises(StoreError) as caught:
         Store("postgresql+psycopg://ann:hunter2@127.0.0.1:1/shop")
     assert "hunter2" not in str(caught.value) and "ann:***@127.0.0.1" in str(caught.value)

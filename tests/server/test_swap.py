@@ -132,7 +132,7 @@ def test_every_server_that_follows_the_file_changes(start, runs, newer):
             pass
 
 
-def test_a_run_that_was_trained_anew_in_its_place_is_noticed(start, runs, newer):
+def test_a_run_that_was_trained_again_in_its_place_is_noticed(start, runs, newer):
     client = start(run=str(runs / "first"), watch=True, watch_seconds=0.02)
     wanted = newer.recommend(0, 9)["item"].to_list()
     assert asked(client, user=0, k=9) != wanted

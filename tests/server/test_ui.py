@@ -69,8 +69,8 @@ def test_a_history_begins_with_what_was_liked_since_training(client, recommender
     client.post("/events", json={"events": [{"user": 3, "item": new}, {"user": 77777, "item": new}]})
     after = get(client, "/users/3")
     assert after["liked"][0]["item"] == new and after["liked"][1:] == before["liked"]
-    stranger = get(client, "/users/77777")
-    assert (stranger["known"], stranger["total"], stranger["weights"]) == (False, 1, None)
+    unknown = get(client, "/users/77777")
+    assert (unknown["known"], unknown["total"], unknown["weights"]) == (False, 1, None)
     assert client.get("/users/88888").status_code == 404
     client.delete(f"/items/{new}")
     assert get(client, "/users/3")["liked"] == before["liked"]

@@ -215,13 +215,13 @@ def validation(dataset: Dataset, metric: str) -> Validate | None:
         )
         return None
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))
-    truth_on: dict[torch.device, GroundTruth] = {}
+    ground_truth: dict[torch.device, GroundTruth] = {}
 
     def validate(scorer: Rankable) -> dict[str, float]:
         device = next(iter(scorer.tensors().values())).device
-        if device not in truth_on:
-            truth_on[device] = truth.to(device)
-        return evaluate_scorer(scorer, truth_on[device], names, (k,)).values
+        if device not in ground_truth:
+            ground_truth[device] = truth.to(device)
+        return evaluate_scorer(scorer, ground_truth[device], names, (k,)).values
 
     return validate
 

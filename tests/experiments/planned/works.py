@@ -27,7 +27,7 @@ def broken(job):
 
 
 def forever(job):
-    print("begun", flush=True)
+    print("started", flush=True)
     while True:
         signal.pause()
 

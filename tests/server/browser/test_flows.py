@@ -257,7 +257,7 @@ def test_a_model_without_parts_or_vectors_and_ids_that_are_no_plain_words(visit,
     assert page.locator("form.add").count() == 0
 
 
-def test_a_server_that_is_starting_is_asked_again_and_one_that_is_gone_is_told_of(visit):
+def test_a_starting_server_is_asked_again_and_a_stopped_one_is_reported(visit):
     one = visit()
     one.expected = ("503", "ERR_CONNECTION", "ERR_FAILED")
     refused = []
@@ -302,7 +302,7 @@ def test_a_view_that_is_slow_leaves_the_focus_in_the_search(visit):
     page.get_by_role("option", name="cup").first.wait_for()
 
 
-def test_another_run_is_told_of_at_the_next_step(visit, shop, tmp_path):
+def test_another_run_is_reported_at_the_next_step(visit, shop, tmp_path):
     (tmp_path / "current").write_text(f"{shop}\n")
     one = visit(server={"run": str(tmp_path / "current"), "watch": True, "watch_seconds": 0.05})
     page = one.go("#/user/4")
