@@ -35,6 +35,7 @@ INSTEAD = {
     r"in the way": "exists already",
     r"speaks? for (it|them)sel(f|ves)": "is clear",
     r"neighbou?rhood watch": "neighbors",
+    r"pictures?": "image",
     r"colour(s|ed|ing)?|neighbour(s|ing)?|licence(s)?|normalis(e|es|ed|ing)|initialis(e|es|ed|ing|ation)|optimis(e|es|ed"
     r"|ing)|vectoris(e|es|ed|ing)|recognis(e|es|ed|ing)|catalogue(s)?|behaviour|favour|grey|labell(ed|ing)|minimis(e|es|ed"
     r"|ing)|summaris(e|es|ed|ing)|serialis(e|es|ed|ing)|analys(e|es|ed|ing)(?!\w)": "the American spelling",
@@ -43,6 +44,7 @@ INSTEAD = {
 KEPT = re.compile(
     r"""["'](licence|normalise|colours?|COLOUR|neighbour)["']|neighbours|n_neighbours|such as colour|main colours"""
     r"""|catalogue of a shop|[Cc]olour:|category colour|research.licence"""
+    r"""|the picture of an item \| picture|You see the picture|only what the picture|sa.Column\("picture\""""
 )
 PATTERN = re.compile("|".join(rf"(?P<w{number}>\b(?:{word})\b)" for number, word in enumerate(INSTEAD)), re.IGNORECASE)
 

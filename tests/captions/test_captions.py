@@ -50,16 +50,16 @@ def no_key(monkeypatch):
 
 @pytest.fixture
 def dataset(tmp_path) -> Path:
-    """Twelve items with a tile each; 10 shows the tile of 3 again, 11 has none, 5 is no picture, 0 has a title."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    """Twelve items with a tile each; 10 shows the tile of 3 again, 11 has none, 5 is no image, 0 has a title."""
+    images = tmp_path / "images"
+    images.mkdir()
     for n, color in enumerate(COLORS[:10]):
-        Image.new("RGB", (20, 10), color).save(pictures / f"{n}.png")
-    shutil.copy(pictures / "3.png", pictures / "10.png")
-    (pictures / "5.png").write_text("no picture")
+        Image.new("RGB", (20, 10), color).save(images / f"{n}.png")
+    shutil.copy(images / "3.png", images / "10.png")
+    (images / "5.png").write_text("no image")
     items = pl.DataFrame({"item": range(N), "title": ["A <b>tile</b>", *[None] * (N - 1)]})
     pairs = pl.DataFrame({"user": [n % 3 for n in range(N)], "item": range(N)})
-    made = with_images(Dataset.from_frames(pairs, items=items, split="none", name="tiles"), pictures)
+    made = with_images(Dataset.from_frames(pairs, items=items, split="none", name="tiles"), images)
     return made.save(tmp_path / "tiles")
 
 
@@ -83,8 +83,8 @@ def table(folder: Path) -> dict[int, str | None]:
 
 
 def expected(n: int) -> str:
-    """What the server says of item n: computed from the picture's own file, not from what was sent."""
-    said = describe((Path("pictures") / f"{n}.png").read_bytes())
+    """What the server says of item n: computed from the image's own file, not from what was sent."""
+    said = describe((Path("images") / f"{n}.png").read_bytes())
     return f"Category: {said['category']}. Colour: {said['colour']}."
 
 
@@ -96,22 +96,22 @@ class TestOverHTTP:
             (answer,) = by.caption([dataset / "large.jpg"])
         (body,) = server.bodies
         assert (body["model"], body["max_tokens"], body["temperature"]) == ("the model", 77, 0)
-        text, picture = body["messages"][0]["content"]
+        text, image = body["messages"][0]["content"]
         assert text == {"type": "text", "text": "What is it?"}
-        sent = Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].partition(",")[2])))
+        sent = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2])))
         assert (sent.format, sent.mode, sent.size) == ("JPEG", "RGB", (100, 20))
         assert (answer.tokens_in, answer.tokens_out) == (900, 40) and answer.seconds > 0
 
-    def test_answers_stand_in_the_order_of_the_pictures(self, dataset, monkeypatch):
+    def test_answers_stand_in_the_order_of_the_images(self, dataset, monkeypatch):
         monkeypatch.chdir(dataset.parent)
-        paths = [Path("pictures") / f"{n}.png" for n in (4, 5, 0, 7, 10, 1)]
+        paths = [Path("images") / f"{n}.png" for n in (4, 5, 0, 7, 10, 1)]
         with Server([500, "cut", "garbage", "shape", "null", 429, "hang up"]) as server:
             answers = captioner(server, concurrency=3).caption(paths)
         assert [one.text and json.loads(one.text) for one in answers] == [
             None if path.name == "5.png" else describe(path.read_bytes()) for path in paths
         ]
-        assert answers[1].picture and "pictures/5.png" in answers[1].problem
-        assert len(server.asked) == 12  # the broken picture is not sent
+        assert answers[1].is_image_problem and "images/5.png" in answers[1].problem
+        assert len(server.asked) == 12  # the broken image is not sent
 
     @pytest.mark.parametrize(
         ("fault", "facts", "passing"),
@@ -123,15 +123,15 @@ class TestOverHTTP:
             (503, ["status 503 as ordered", "6 attempts"], True),
         ],
     )
-    def test_a_picture_that_keeps_failing_is_a_problem(self, dataset, fault, facts, passing):
+    def test_an_image_that_keeps_failing_is_a_problem(self, dataset, fault, facts, passing):
         with Server(sticky=lambda body: fault) as server:
-            (answer,) = captioner(server).caption([dataset.parent / "pictures" / "1.png"])
+            (answer,) = captioner(server).caption([dataset.parent / "images" / "1.png"])
         assert (answer.text, answer.passing) == (None, passing)
         assert_mentions(answer.problem, facts)
 
     def test_content_in_parts(self, dataset):
         with Server(["parts"]) as server:
-            (answer,) = captioner(server).caption([dataset.parent / "pictures" / "1.png"])
+            (answer,) = captioner(server).caption([dataset.parent / "images" / "1.png"])
         assert answer.text == '{"category": "in parts"}'
 
 
@@ -146,11 +146,11 @@ class TestRun:
         assert frame["caption_machine"].equals(frame["caption"], check_names=False)
         assert json.loads(frame["caption_attributes"][4]) == {"category": "plain tile", "colour": "red, 11-2-4"}
         assert frame["caption_key"][3] == frame["caption_key"][10] and frame["caption_key"].n_unique() == 10
-        assert len(server.asked) == 9  # equal pictures once
+        assert len(server.asked) == 9  # equal images once
         assert (outcome.written, outcome.captions, outcome.problems, outcome.waiting) == (10, 10, 1, 0)
         assert (outcome.tokens_in, outcome.tokens_out) == (8100, 360)
         rows = list(csv.DictReader((dataset / "captions.problems.csv").open()))
-        assert [(row["item"], row["picture"]) for row in rows] == [("5", "5.png")]
+        assert [(row["item"], row["image"]) for row in rows] == [("5", "5.png")]
         info = Dataset.load(dataset).info["captions"]
         assert info["prompt"] == PROMPT and info["model"] == "m" and info["captions"] == 10
         assert not (dataset / "work").exists()
@@ -163,13 +163,13 @@ class TestRun:
             assert files(dataset) == before and len(server.asked) == asked
             assert (outcome.written, outcome.captions) == (0, 10)
 
-    def test_only_changed_and_new_pictures_are_asked_about(self, dataset, monkeypatch):
+    def test_only_changed_and_new_images_are_asked_about(self, dataset, monkeypatch):
         monkeypatch.chdir(dataset.parent)
         with Server() as server:
             caption(dataset, captioner(server))
             asked = len(server.asked)
-            Image.new("RGB", (9, 9), "blue").save("pictures/2.png")
-            Image.new("RGB", (9, 9), "lime").save("pictures/5.png")
+            Image.new("RGB", (9, 9), "blue").save("images/2.png")
+            Image.new("RGB", (9, 9), "lime").save("images/5.png")
             caption(dataset, captioner(server))
         assert len(server.asked) == asked + 2
         assert table(dataset) == {n: expected(n) if n != 11 else None for n in range(N)}
@@ -189,7 +189,7 @@ class TestRun:
             assert export_captions(dataset, path) == N
             rows = pl.read_csv(path)
             assert rows.columns == ["item", "title", "image", "caption", "caption_machine"]
-            new = {0: "A person's.\nTwo lines.", 1: "", 11: "No picture, but a word"}
+            new = {0: "A person's.\nTwo lines.", 1: "", 11: "No image, but a word"}
             changed = rows.with_columns(
                 pl.Series("caption", [new.get(n, old) for n, old in zip(rows["item"], rows["caption"], strict=True)])
             )
@@ -236,8 +236,8 @@ class TestRun:
 
     def test_many_of_no_use_in_a_row_stop_the_run(self, dataset, monkeypatch):
         monkeypatch.setattr(run_module, "TOO_MANY", 4)
-        with Server(["ok", *[{"say": "a nice picture"}] * 9]) as server:
-            with assert_error(TrainingError, mentions=[4, "a nice picture"]):
+        with Server(["ok", *[{"say": "a nice image"}] * 9]) as server:
+            with assert_error(TrainingError, mentions=[4, "a nice image"]):
                 caption(dataset, captioner(server, concurrency=1))
             assert len(server.asked) == 5
             server.script.clear()

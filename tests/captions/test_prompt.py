@@ -122,12 +122,12 @@ class TestEstimate:
     class Fixed(Captioner):
         model, prompt, concurrency, remote, identity, place = "m", "x" * 400, 8, True, {}, "there"
 
-        def answers(self, pictures):
+        def answers(self, images):
             raise AssertionError("an estimate asks no model")
 
     def test_by_a_probe(self):
         probe = [Answer("", tokens_in=n, tokens_out=50, seconds=s) for n, s in ((900, 2.0), (1100, 4.0))]
-        one = estimate(self.Fixed(), PLANNED, 10_000, [*probe, Answer(None, "broken", picture=True)], 0.5, 2.0)
+        one = estimate(self.Fixed(), PLANNED, 10_000, [*probe, Answer(None, "broken", is_image_problem=True)], 0.5, 2.0)
         assert one.measured == 3 and (one.tokens_in, one.tokens_out) == (1000, 50)
         assert one.cost == pytest.approx(10_000 * (1000 * 0.5 + 50 * 2.0) / 1e6) and one.cost == pytest.approx(6.0)
         assert one.time == pytest.approx(10_000 * 3 / 8)

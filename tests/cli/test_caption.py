@@ -49,8 +49,8 @@ def expected(n: int) -> str:
     return f"Category: {said['category']}. Colour: {said['colour']}."
 
 
-def test_from_pictures_to_vectors(lirdrec, data):
-    """The paper's two matrices, by servers: pictures → captions → vectors, nothing asked twice."""
+def test_from_images_to_vectors(lirdrec, data):
+    """The paper's two matrices, by servers: images → captions → vectors, nothing asked twice."""
     with Server([500, 429, "garbage"]) as server:
         done = lirdrec("caption", "tiles", "--endpoint", server.url, "--model", "m", "--yes", "--concurrency", 3)
         assert done.exit_code == 0, done.stderr
@@ -136,7 +136,7 @@ def test_prompt_and_attributes_are_shown_and_used(lirdrec, data):
     Path("mine.toml").write_text(re.sub(r'"style".*\n', '"mood" = "how it makes one feel"\n', shown), encoding="utf-8")
     prompt = lirdrec("caption", "--attributes", "mine.toml", "--show-prompt").stdout
     assert '- "mood": how it makes one feel' in prompt and '"style"' not in prompt
-    with Server(answer=lambda picture: '{"mood": "calm", "style": "none"}') as server:
+    with Server(answer=lambda image: '{"mood": "calm", "style": "none"}') as server:
         done = lirdrec(
             "caption", "tiles", "--endpoint", server.url, "--model", "m", "-y", "--attributes", "mine.toml", "--json"
         )
@@ -258,7 +258,7 @@ def shop(lirdrec, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("by", ["model", "server"])
-def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
+def test_from_images_to_recommendations(lirdrec, shop, tmp_path, by):
     texts = [*CAPTIONS.values(), *(f"article {n}" for n in range(97))]
     decoder = tiny_models.mistral(tmp_path / "decoder", tiny_models.tokenizer(texts, "<|image|>"))
     call = ["caption", "shop", "--attributes", "asked.toml", "--yes"]
@@ -269,8 +269,8 @@ def test_from_pictures_to_recommendations(lirdrec, shop, tmp_path, by):
         done = lirdrec(*call, "--model", seeing, "--precision", "float32", "--max-tokens", 40)
     else:
 
-        def seen(picture: bytes) -> str:
-            (tmp_path / "seen.jpg").write_bytes(picture)
+        def seen(image: bytes) -> str:
+            (tmp_path / "seen.jpg").write_bytes(image)
             red, _, blue = Image.open(tmp_path / "seen.jpg").convert("RGB").getpixel((0, 0))
             return json.dumps(SAID["red" if red > blue else "blue"])
 

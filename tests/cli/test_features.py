@@ -1,4 +1,4 @@
-"""`lirdrec features`: from a prepared dataset to recommendations; pictures wherever they lie; texts sent to servers."""
+"""`lirdrec features`: from a prepared dataset to recommendations; images wherever they lie; texts sent to servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.sources import ImageSource, ItemRows
 
-from ..features import broken_pictures
+from ..features import broken_images
 from ..features.misbehaving_server import Server, embed
 from ..helpers import assert_mentions, assert_refused, files, needs_fifos
 
@@ -28,22 +28,22 @@ THINGS = ["chair", "lamp", "table", "sofa"]
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """24 things in three colors; the pictures show the colors. One has no picture, one a broken one."""
+    """24 things in three colors; the images show the colors. One has no image, one a broken one."""
     from PIL import Image
 
     names = [(color, THINGS[at % 4]) for at in range(8) for color in COLORS]
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    folder = tmp_path / "images"
+    folder.mkdir()
     for at, (color, _) in enumerate(names):
-        Image.new("RGB", (40, 30), COLORS[color]).save(pictures / f"{at}.png")
-    (pictures / "5.png").write_bytes((pictures / "5.png").read_bytes()[:20])
+        Image.new("RGB", (40, 30), COLORS[color]).save(folder / f"{at}.png")
+    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:20])
     images = [None if at == 4 else f"{at}.png" for at in range(24)]
     table = pl.DataFrame({"item": range(24), "title": [f"{a} {b}" for a, b in names], "image": images})
     rng = np.random.default_rng(0)
     pairs = pl.DataFrame(
         [(user, at) for user in range(12) for at in rng.permutation(24)[:8]], schema=["user", "item"], orient="row"
     )
-    info = {"images": str(pictures)}
+    info = {"images": str(folder)}
     return Dataset.from_frames(pairs, items=table, split="none", info=info).save(tmp_path / "data")
 
 
@@ -140,8 +140,8 @@ def test_json_says_the_same(lirdrec, data):
     assert (again[0]["encoded"], again[0]["copied"]) == (0, 24)
 
 
-def test_the_pictures_folder_may_be_another(lirdrec, data, tmp_path):
-    (tmp_path / "pictures").rename(tmp_path / "moved")
+def test_the_images_folder_may_be_another(lirdrec, data, tmp_path):
+    (tmp_path / "images").rename(tmp_path / "moved")
     result = lirdrec("features", data, "--image", "descriptor", "--text", "hashed")
     assert_refused(result, ["--images"])
     result = lirdrec("features", data, "--image", "descriptor", "--text", "hashed", "--images", tmp_path / "moved")
@@ -192,7 +192,7 @@ def test_what_is_added_is_looked_at_before_anything_is_made(lirdrec, data, tmp_p
         (["--caption", "hashed"], ["caption"]),
         (["--batch-size", "0"], ["--batch-size", 0, 1]),
         (["--text", "a b=hashed"], ["'a b'"]),
-        (["--text", "hashed", "--images", "pictures"], ["--images", "--image "]),
+        (["--text", "hashed", "--images", "images"], ["--images", "--image "]),
         (["--image", "descriptor", "--text-template", "{title}"], ["--text-template"]),
         (["--import", "x=v.npy", "--text-template", "{title}"], ["--text-template", "--import"]),
         (["--import", "x=v.npy", "--drop-featureless-items"], ["--drop-featureless-items", "--import"]),
@@ -306,7 +306,7 @@ def test_mistakes_are_one_sentence_before_anything_is_sent(lirdrec, captioned, a
 
 
 def shop(tmp_path: Path, images: list[str | None]) -> None:
-    """A table of 24 sales and, in a folder of its own, one of eight items with their pictures."""
+    """A table of 24 sales and, in a folder of its own, one of eight items with their images."""
     (tmp_path / "catalog").mkdir()
     rows = "".join(f"{at},thing {at},{image or ''}\n" for at, image in enumerate(images))
     (tmp_path / "catalog" / "items.csv").write_text("item,title,image\n" + rows)
@@ -341,7 +341,7 @@ def test_a_column_of_paths_beside_the_table_needs_no_option(lirdrec, tmp_path):
     assert image.values[0] @ image.values[1] > image.values[0] @ image.values[6]
 
 
-def test_addresses_are_no_pictures_until_a_folder_has_them(lirdrec, tmp_path):
+def test_addresses_are_no_images_until_a_folder_has_them(lirdrec, tmp_path):
     shop(tmp_path, [f"https://shop.example/{at}.jpg" for at in range(8)])
     prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed"], prepared.stderr
@@ -371,7 +371,7 @@ def test_paths_that_lead_nowhere_are_left_out_until_their_folder_is_named(lirdre
     assert Dataset.load(tmp_path / "ready").features["image"].present.all()
 
 
-def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_path):
+def test_a_call_that_fails_does_not_give_the_table_its_images(lirdrec, tmp_path):
     shop(tmp_path, [None] * 8)
     photographs(tmp_path / "photos", [f"{at}.png" for at in range(5)])
     lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
@@ -400,8 +400,8 @@ def test_a_call_that_fails_does_not_give_the_table_its_pictures(lirdrec, tmp_pat
 
 @needs_fifos
 def test_sixty_broken_files_from_the_raw_table_to_the_matrix(lirdrec, tmp_path):
-    """Pipes, devices and circular links among them: nothing waits, and each that is no picture is named."""
-    cases = broken_pictures.make(tmp_path / "odd")
+    """Pipes, devices and circular links among them: nothing waits, and each that is no image is named."""
+    cases = broken_images.make(tmp_path / "odd")
     shop(tmp_path, [*(case.name for case in cases), "never.jpg"])
     call = ["prepare", "sales.csv", "--items", "catalog/items.csv", "--images", "odd", "-o", "ready"]
     prepared = lirdrec(*call)

@@ -18,7 +18,7 @@ from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.store import NewItem
 
-from ..features.broken_pictures import encoded
+from ..features.broken_images import encoded
 from ..features.media_files import BLUE, RED, tone, video, wav
 from ..features.tiny_models import clip
 from ..helpers import assert_refused

@@ -257,7 +257,7 @@ def films(tmp_path, lirdrec):
     return tmp_path
 
 
-def test_prepare_recognizes_movielens_finds_pictures_and_says_what_to_run_next(lirdrec, films):
+def test_prepare_recognizes_movielens_finds_images_and_says_what_to_run_next(lirdrec, films):
     result = lirdrec("prepare", "ml-tiny", "--images", "posters", "--min-rating", 4, "-o", "films")
     assert result.exit_code == 0, result.stderr
     assert "title 10 (100.0%), genres 10 (100.0%)\n" in result.stdout and "2 (20.0%)\n" in result.stdout
@@ -267,7 +267,7 @@ def test_prepare_recognizes_movielens_finds_pictures_and_says_what_to_run_next(l
     assert data.item_table["image"].to_list()[:3] == [None, "1.jpg", "2.jpg"]
     assert data.info["preparation"]["min_rating"] == 4 and not data.features
     figures = json.loads(lirdrec("inspect", "films", "--json").stdout)
-    assert figures["pictures"] == 2 and figures["texts"] == {"title": 10, "genres": 10}
+    assert figures["images"] == 2 and figures["texts"] == {"title": 10, "genres": 10}
     assert "2 (20.0%)" in lirdrec("inspect", "ml-tiny/../films").stdout
 
 
@@ -275,8 +275,8 @@ def test_the_next_command_names_only_what_is_there(lirdrec, films):
     assert lirdrec("prepare", "ml-tiny", "-o", "texts").stdout.endswith("Next: lirdrec features texts --text hashed\n")
     ratings = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId"]
     assert lirdrec(*ratings, "-o", "plain").stdout.endswith("Next: lirdrec train plain --model ease\n")
-    result = lirdrec(*ratings, "--images", "posters", "-o", "pictures")
-    assert result.stdout.endswith("Next: lirdrec features pictures --image descriptor\n")
+    result = lirdrec(*ratings, "--images", "posters", "-o", "images")
+    assert result.stdout.endswith("Next: lirdrec features images --image descriptor\n")
 
 
 def test_after_a_split_by_time_the_next_model_reads_the_order(lirdrec, films):
@@ -291,7 +291,7 @@ def test_after_a_split_by_time_the_next_model_reads_the_order(lirdrec, films):
     assert lirdrec("features", "random", "--text", "hashed").stdout.endswith("lirdrec train random --run runs/first\n")
 
 
-def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
+def test_images_by_a_column_begin_beside_the_item_table(lirdrec, films):
     (films / "shop").mkdir()
     (films / "shop" / "items.csv").write_text("movieId,photo\n" + "".join(f"{n},../posters/1.jpg\n" for n in range(10)))
     command = ["prepare", "ml-tiny/ratings.csv", "--user", "userId", "--item", "movieId", "--items", "shop/items.csv"]
@@ -305,7 +305,7 @@ def test_pictures_by_a_column_begin_beside_the_item_table(lirdrec, films):
     assert Dataset.load(films / "x").item_table["image"].to_list() == [f"posters/{n}.jpg" for n in range(10)]
 
 
-def test_pictures_are_added_to_what_was_prepared(lirdrec, films):
+def test_images_are_added_to_what_was_prepared(lirdrec, films):
     lirdrec("prepare", "ml-tiny", "-o", "texts", "--seed", 7)
     assert lirdrec("prepare", "texts", "--images", "posters", "-o", "both").exit_code == 0
     before, after = Dataset.load(films / "texts"), Dataset.load(films / "both")

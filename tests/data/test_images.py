@@ -1,4 +1,4 @@
-"""The picture of each item: found by id or by a column, never outside of the folder, each folder listed once."""
+"""The image of each item: found by id or by a column, never outside of the folder, each folder listed once."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ def test_files_are_found_by_item_id(tmp_path):
     assert found.name == "image" and found.dtype == pl.String
 
 
-def test_pictures_of_phones_and_new_shops_are_found(tmp_path):
+def test_images_of_phones_and_new_shops_are_found(tmp_path):
     touch(tmp_path, "7.avif", "8.HEIC", "9.heif")
     assert image_column([7, 8, 9], tmp_path).to_list() == ["7.avif", "8.HEIC", "9.heif"]
 
@@ -44,7 +44,7 @@ def test_ids_that_are_strings_may_hold_dots_and_spaces(tmp_path):
     assert found.to_list() == ["red shoe.png", "B00.1.jpg", "été.bmp", None, None]
 
 
-def test_of_several_pictures_the_first_by_path_is_taken_and_it_is_said(tmp_path, caplog):
+def test_of_several_images_the_first_by_path_is_taken_and_it_is_said(tmp_path, caplog):
     touch(tmp_path, "1.png", "1.jpg", "z/1.gif", "2.jpg", "3.jpg", "3.jpeg", "5.jpg", "5.png")
     with caplog.at_level(logging.WARNING, "lirdrec"):
         assert image_column([1, 2, 3], tmp_path).to_list() == ["1.jpg", "2.jpg", "3.jpeg"]
@@ -130,13 +130,13 @@ def test_a_column_of_integers_names_files(tmp_path):
         "sub/../a.jpg",
         "..\\secret.jpg",
         "{above}/secret.jpg",
-        "{above}/pictures-old/a.jpg",
-        "{above}/pictures/../secret.jpg",
+        "{above}/images-old/a.jpg",
+        "{above}/images/../secret.jpg",
     ],
 )
 def test_no_path_leaves_the_folder(tmp_path, path):
-    folder = touch(tmp_path / "pictures", "a.jpg", "sub/b.jpg")
-    touch(tmp_path, "secret.jpg", "pictures-old/a.jpg")
+    folder = touch(tmp_path / "images", "a.jpg", "sub/b.jpg")
+    touch(tmp_path, "secret.jpg", "images-old/a.jpg")
     path = path.replace("{above}", str(tmp_path))
     with assert_error(DataError, mentions=["item 5", path, folder, *(["'..'"] if ".." in path else [])]):
         image_column([4, 5], folder, pl.Series("cover", ["a.jpg", path]))
@@ -146,7 +146,7 @@ def test_no_path_leaves_the_folder(tmp_path, path):
     ("path", "facts"), [("https://shop.example/a.jpg", ["https://shop.example/a.jpg"]), ("a\0.jpg", [])]
 )
 def test_what_is_no_path_is_refused(tmp_path, path, facts):
-    folder = touch(tmp_path / "pictures", "a.jpg", "sub/b.jpg")
+    folder = touch(tmp_path / "images", "a.jpg", "sub/b.jpg")
     with assert_error(DataError, mentions=["item 5", *facts]):
         image_column([4, 5], folder, pl.Series("cover", ["a.jpg", path]))
 
@@ -194,7 +194,7 @@ def test_a_name_that_is_no_text_is_left_out_and_named(tmp_path, caplog):
     assert_mentions(caplog.text, ["1 file", "UTF-8"])
 
 
-def test_a_dataset_gets_its_pictures_and_keeps_them_when_saved(dataset, items, tmp_path):
+def test_a_dataset_gets_its_images_and_keeps_them_when_saved(dataset, items, tmp_path):
     touch(tmp_path / "photos", "i3.jpg", "i0.png")
     before = dataset.item_table.clone()
     made = with_images(dataset, tmp_path / "photos")
@@ -204,7 +204,7 @@ def test_a_dataset_gets_its_pictures_and_keeps_them_when_saved(dataset, items, t
     known = dict(loaded.item_table.select("item", "image").iter_rows())
     assert known == {item: {"i3": "i3.jpg", "i0": "i0.png"}.get(item) for item in items["item"]}
     assert loaded.item_table["title"].equals(items["title"])
-    assert described(made) == {"pictures": 2, "texts": {"title": 8}}
+    assert described(made) == {"images": 2, "texts": {"title": 8}}
 
 
 def test_the_column_image_is_read_again_unless_it_holds_addresses(dataset, tmp_path):
@@ -216,22 +216,22 @@ def test_the_column_image_is_read_again_unless_it_holds_addresses(dataset, tmp_p
 
         return replace(dataset, item_table=table.with_columns(pl.lit(value).alias(name)))
 
-    def pictures(made):
+    def images(made):
         return dict(made.item_table.select("item", "image").iter_rows())["i3"]
 
-    assert pictures(with_images(with_column("image", "other.jpg"), tmp_path)) == "other.jpg"
-    assert pictures(with_images(with_column("image", "https://x/y.jpg"), tmp_path)) == "i3.jpg"
-    assert pictures(with_images(with_column("image", None), tmp_path)) == "i3.jpg"
-    assert pictures(with_images(with_column("photo", "other.jpg"), tmp_path)) == "i3.jpg"
-    assert pictures(with_images(with_column("photo", "other.jpg"), tmp_path, "photo")) == "other.jpg"
+    assert images(with_images(with_column("image", "other.jpg"), tmp_path)) == "other.jpg"
+    assert images(with_images(with_column("image", "https://x/y.jpg"), tmp_path)) == "i3.jpg"
+    assert images(with_images(with_column("image", None), tmp_path)) == "i3.jpg"
+    assert images(with_images(with_column("photo", "other.jpg"), tmp_path)) == "i3.jpg"
+    assert images(with_images(with_column("photo", "other.jpg"), tmp_path, "photo")) == "other.jpg"
     with assert_error(DataError, mentions=["'foto'", "item, title, price"]):
         with_images(dataset, tmp_path, "foto")
 
 
-def test_pictures_count_where_their_folder_is_known_and_they_are_no_addresses(interactions):
+def test_images_count_where_their_folder_is_known_and_they_are_no_addresses(interactions):
     def counted(values, **info):
         items = pl.DataFrame({"item": [f"i{n}" for n in range(8)], "image": values})
-        return described(Dataset.from_frames(interactions, items=items, info=info))["pictures"]
+        return described(Dataset.from_frames(interactions, items=items, info=info))["images"]
 
     paths = ["a.jpg", "b.jpg", *[None] * 6]
     assert (counted(paths, images="/photos"), counted(paths)) == (2, 0)
@@ -242,4 +242,4 @@ def test_blank_texts_are_no_texts(interactions):
     items = pl.DataFrame(
         {"item": [f"i{n}" for n in range(8)], "title": ["a", " ", "", None, "b", "\n", "c", "d"], "note": [None] * 8}
     )
-    assert described(Dataset.from_frames(interactions, items=items)) == {"pictures": 0, "texts": {"title": 4}}
+    assert described(Dataset.from_frames(interactions, items=items)) == {"images": 0, "texts": {"title": 4}}

@@ -107,18 +107,18 @@ def recbole(tmp_path):
     rows = "".join(f"{n % 3}\t{n}\t{1 + n % 5}\t{100 - n}.0\n" for n in range(15))
     (folder / "ml.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows)
     items = "".join(f"{n}\tFilm {n}\tDrama War\t0.5 {n}\t{1990 + n}\n" for n in range(16))
-    header = "item_id:token\ttitle:token\tgenres:token_seq\tpicture:float_seq\tyear:float\n"
+    header = "item_id:token\ttitle:token\tgenres:token_seq\timage:float_seq\tyear:float\n"
     (folder / "ml.item").write_text(header + items)
     return folder
 
 
 def test_recbole_atomic_files(recbole):
-    dataset = read_recbole(recbole, vectors=["picture"], split="leave_last_out", rating="rating", min_rating=2)
+    dataset = read_recbole(recbole, vectors=["image"], split="leave_last_out", rating="rating", min_rating=2)
     assert dataset.frame("test").rows() == [(0, 3, 97), (1, 1, 99), (2, 2, 98)]  # the least n has the latest time
     assert dataset.items.ids.tolist() == list(range(16))
     assert dataset.item_table.columns == ["item", "title", "genres", "year"]
     assert dataset.item_table.row(1) == (1, "Film 1", "Drama War", 1991.0)
-    np.testing.assert_array_equal(dataset.features["picture"].values[3], [0.5, 3])
+    np.testing.assert_array_equal(dataset.features["image"].values[3], [0.5, 3])
     found, again = read_any(recbole), read_recbole(recbole)
     for name in SPLITS:
         assert_frame_equal(found.frame(name), again.frame(name))
@@ -129,7 +129,7 @@ def test_recbole_says_what_it_does_not_read(recbole, caplog):
     for name in ("ml.user", "ml.kg", "ml.link"):
         (recbole / name).write_text("user_id:token\n1\n")
     read_recbole(recbole)
-    assert_mentions(caplog.text, ["ml.kg, ml.link, ml.user", "vectors='picture'"])
+    assert_mentions(caplog.text, ["ml.kg, ml.link, ml.user", "vectors='image'"])
 
 
 @pytest.mark.parametrize("title", ["", " "])
@@ -138,9 +138,9 @@ def test_words_of_recbole_are_a_text(recbole, title):
     path.write_text(path.read_text().replace("Drama War", " Drama   War ", 1).replace("Drama War", title, 1))
     dataset = read_recbole(recbole)
     assert dataset.item_table["genres"].to_list()[:3] == ["Drama War", None, "Drama War"]
-    assert dataset.item_table.schema["picture"] == pl.List(pl.Float32)
+    assert dataset.item_table.schema["image"] == pl.List(pl.Float32)
     path.write_text(path.read_text().replace("0.5 3", "0.5 x3"))
-    with assert_error(DataError, mentions=[path, "'picture'", "'x3'", "line 5"]):
+    with assert_error(DataError, mentions=[path, "'image'", "'x3'", "line 5"]):
         read_recbole(recbole)
 
 
@@ -175,8 +175,8 @@ def test_recbole_files_with_faults(recbole, old, new, facts):
 def test_vectors_of_different_lengths(recbole):
     path = recbole / "ml.item"
     path.write_text(path.read_text().replace("0.5 7", "0.5 7 8"))
-    with assert_error(DataError, mentions=[path, "'picture'", "'7'", "3 numbers"]):
-        read_recbole(recbole, vectors=["picture"])
+    with assert_error(DataError, mentions=[path, "'image'", "'7'", "3 numbers"]):
+        read_recbole(recbole, vectors=["image"])
 
 
 PAIRS = "user,item,timestamp\n" + "".join(

@@ -16,12 +16,12 @@ from lirdrec.data import Dataset
 from lirdrec.download.image_urls import PROBLEMS, download_images
 from lirdrec.errors import ConfigError, DataError
 
-from ..features.broken_pictures import encoded
+from ..features.broken_images import encoded
 from ..helpers import assert_error
 from .bad_host import INSIDE, Host
 
 FORMS = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tiff"}
-PICTURE = encoded(Image.new("RGB", (64, 48), (200, 30, 30)), "JPEG")
+IMAGE = encoded(Image.new("RGB", (64, 48), (200, 30, 30)), "JPEG")
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def test_a_server_that_misbehaves(host, tmp_path):
         },
     }
     for name, script in passing.items():
-        host.files[f"/{name}"], host.script[f"/{name}"] = PICTURE, list(script)
+        host.files[f"/{name}"], host.script[f"/{name}"] = IMAGE, list(script)
     for name, deed in refused.items():
-        host.files[f"/{name}"], host.always[f"/{name}"] = PICTURE, deed
+        host.files[f"/{name}"], host.always[f"/{name}"] = IMAGE, deed
     host.files["/text"] = b"not an image, but a text that is long enough to be looked at by its first bytes"
     host.files["/script"] = b"<svg xmlns='http://www.w3.org/2000/svg'></svg>"
     host.files["/empty"] = b""
-    host.files["/big"] = PICTURE + bytes(100_000)
+    host.files["/big"] = IMAGE + bytes(100_000)
     rows = [(name, host.url(f"/{name}")) for name in (*passing, *refused, "text", "script", "empty", "big")]
     rows += [("private", "http://inside.test/a.jpg"), ("number", "http://167772165/a"), ("file", "file:///etc/hosts")]
     rows += [(name, host.url("/short")) for name in ("a/b", "..", ".hidden", "x" * 300)]
@@ -74,7 +74,7 @@ def test_a_server_that_misbehaves(host, tmp_path):
     )
     kept = {path.name for path in (tmp_path / "images").iterdir()} - {PROBLEMS}
     assert kept == {f"{name}.jpg" for name in passing}
-    assert all((tmp_path / "images" / name).read_bytes() == PICTURE for name in kept)
+    assert all((tmp_path / "images" / name).read_bytes() == IMAGE for name in kept)
     with (tmp_path / "images" / PROBLEMS).open(newline="") as file:
         listed = list(csv.reader(file))
     assert listed[0] == ["item", "url", "problem"]
@@ -92,7 +92,7 @@ def test_problems_are_tried_again(host, tmp_path):
     source = write(tmp_path / "a.csv", [("1", host.url("/later")), ("2", host.url("/JPEG"))])
     first = download_images(source, tmp_path / "images", network=host.network)
     assert [problem[0] for problem in first.problems] == ["1"]
-    host.files["/later"] = PICTURE
+    host.files["/later"] = IMAGE
     second = download_images(source, tmp_path / "images", network=host.network)
     assert (second.fetched, second.existing, second.problems) == (1, 1, [])
     assert not (tmp_path / "images" / PROBLEMS).exists()
@@ -117,8 +117,8 @@ def test_from_a_prepared_dataset_to_features(lirdrec, host, tmp_path, monkeypatc
 
 def test_what_is_refused(host, tmp_path):
     source = write(tmp_path / "a.csv", [("1", "x"), ("1", "y")])
-    with assert_error(DataError, mentions=["picture", "image_url"]):
-        download_images(source, tmp_path / "images", column="picture")
+    with assert_error(DataError, mentions=["image", "image_url"]):
+        download_images(source, tmp_path / "images", column="image")
     with assert_error(DataError, mentions=["sku", "a.csv", "(item)"]):
         download_images(source, tmp_path / "images", item="sku")
     with assert_error(ConfigError, mentions=["concurrency"]):

@@ -28,7 +28,7 @@ SMALL = {"embedding_size": 8, "n_neighbors": 5, "n_layers": 1}
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """Features tell what users like; some items lack their picture."""
+    """Features tell what users like; some items lack their image."""
     dataset = make_synthetic_dataset(150, 80, 1500, {"image": 8, "text": 8}, groups=5, seed=4, missing={"image": 0.1})
     return dataset.save(tmp_path_factory.mktemp("experiments") / "data")
 

@@ -108,7 +108,7 @@ class TestModality:
             modality.sets_of(("text",))
 
     def test_the_modality_that_decides_the_taste_is_missed(self, context, inline, answer, tmp_path):
-        """Trained for real: the text tells the groups, the picture is noise."""
+        """Trained for real: the text tells the groups, the image is noise."""
         whole = make_synthetic_dataset(150, 100, 1800, {"image": 8, "text": 8}, groups=5, noise=0.3, seed=4)
         noise = random_features(whole, seed=1)
         mixed = dataclasses.replace(whole, features={**whole.features, "image": noise.features["image"]})
@@ -250,7 +250,7 @@ def test_shuffled_vectors_are_those_of_other_items():
 
 @pytest.fixture(scope="module")
 def mixed() -> Dataset:
-    """The text tells what users like, the picture is noise."""
+    """The text tells what users like, the image is noise."""
     whole = make_synthetic_dataset(150, 100, 1800, {"image": 8, "text": 8}, groups=5, noise=0.3, seed=4)
     return with_only_text(whole)
 

@@ -57,7 +57,7 @@ OPTIONS = [
     {"n_item_layers": 0},
     {"n_neighbors": 1},
     {"n_neighbors": 100},  # more than there are
-    {"n_neighbors": 55},  # more than have a picture
+    {"n_neighbors": 55},  # more than have an image
     {"dct": None},
     {"loss": "softmax", "scoring": "cosine", "temperature": 0.2},
     {"n_layers": 2, "layer_weights": (0.5, 1.0, 0.25)},
@@ -84,7 +84,7 @@ def test_vectors_are_those_of_add_items(made, features, tmp_path, options, monke
 
 ENCODERS = [
     ({}, NewItemEncoder(0.5, 5, 0.1)),
-    ({"modalities": ("image",)}, NewItemEncoder(0.0, 50, 0.1)),  # more neighbors than have a picture
+    ({"modalities": ("image",)}, NewItemEncoder(0.0, 50, 0.1)),  # more neighbors than have an image
     ({"loss": "softmax", "scoring": "cosine", "temperature": 0.2}, NewItemEncoder(0.3, 100, -0.2)),
     ({"n_item_layers": 0, "layer_weights": (0.5, 1.0, 0.25)}, NewItemEncoder(0.7, 3, 0.0)),
     ({"modality_weights": {"image": 0.0, "text": 1.0}}, NewItemEncoder(0.5, 7, 0.1)),

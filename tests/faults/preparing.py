@@ -76,7 +76,7 @@ def prepare_child() -> None:
 
 def _drawn(figure: Any, path: Any, **options: Any) -> None:
     with open(path, "wb") as file:
-        file.write(b"\x89PNG a picture")
+        file.write(b"\x89PNG an image")
 
 
 class _SortedScandir:

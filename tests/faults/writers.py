@@ -30,7 +30,7 @@ SMALL = tuple(
     )
     for word in ("--set", one)
 )
-N_USERS, N_ITEMS, N_PICTURES = 20, 24, 8
+N_USERS, N_ITEMS, N_IMAGES = 20, 24, 8
 HUB, OWNER = "LIRDREC_TEST_HUB", "hf_ownerownerownerowner"
 
 
@@ -96,7 +96,7 @@ class Writer:
 
 
 def source() -> None:
-    """Tables, vectors and pictures, from which everything here is made."""
+    """Tables, vectors and images, from which everything here is made."""
     import numpy as np
     import polars as pl
     from PIL import Image
@@ -111,9 +111,9 @@ def source() -> None:
     ids = np.arange(N_ITEMS)
     np.savez("text.npz", ids=ids, values=texts)
     np.savez("other.npz", ids=ids, values=texts[:, ::-1])
-    Path("pictures").mkdir()
-    for n in range(N_PICTURES):
-        Image.new("RGB", (16, 16), (248 - 10 * n, 10 * n, 128)).save(f"pictures/{n}.png")
+    Path("images").mkdir()
+    for n in range(N_IMAGES):
+        Image.new("RGB", (16, 16), (248 - 10 * n, 10 * n, 128)).save(f"images/{n}.png")
     for number in range(900001, 900006):
         pl.DataFrame({"item": [number], "title": [f"new {number}"]}).write_csv(f"{number}.csv")
         np.save(f"{number}.npy", rng.standard_normal((1, 6)).astype(np.float32))
@@ -165,7 +165,7 @@ def record(value: float, run: str = "r") -> None:
 
 
 def caption(word: str) -> None:
-    """Caption the pictures by something that names their file."""
+    """Caption the images by something that names their file."""
     from lirdrec.captions.captioner import Answer, Captioner
     from lirdrec.captions.pipeline import captioning
     from lirdrec.captions.prompt import Attributes, render
@@ -177,12 +177,12 @@ def caption(word: str) -> None:
         def identity(self) -> Mapping[str, Any]:
             return {"model": "naming", "word": word}
 
-        def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
-            for place, picture in enumerate(pictures):
-                if picture.stem == "5":
+        def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
+            for place, image in enumerate(images):
+                if image.stem == "5":
                     yield place, Answer(None, "it shows nothing")
                 else:
-                    yield place, Answer(json.dumps({"category": f"{word} {picture.stem}", "colour": "red"}))
+                    yield place, Answer(json.dumps({"category": f"{word} {image.stem}", "colour": "red"}))
 
     attributes = Attributes()
     captioner = Naming()
@@ -302,7 +302,7 @@ def _exported() -> Any:
     return states.files(Path("e"))
 
 
-_pictured = partial(prepared, "--images", "pictures")
+_imaged = partial(prepared, "--images", "images")
 _fewer = partial(prepared, "--overwrite", pairs="fewer.csv")
 _new_seed = partial(trained, "--seed", "1", "--overwrite")
 _resumed = partial(trained, "--resume")
@@ -341,8 +341,8 @@ _key_1, _key_2, _key_3 = (partial(key, "add", name) for name in ("first", "secon
 _revoke = partial(key, "revoke", "first")
 
 DATA = (source, prepared)
-PICTURES = (source, _pictured)
-FEATURES = (*PICTURES, _hashed)
+IMAGES = (source, _imaged)
+FEATURES = (*IMAGES, _hashed)
 RUN = (*DATA, trained)
 ITEM = (*RUN, _first)
 TWO_RUNS = (*ITEM, partial(trained, "--seed", "3", run="r2"))
@@ -371,14 +371,14 @@ WRITERS: dict[str, Writer] = {
     "record_metrics": Writer(ITEM, partial(record, 0.25), _run(), (partial(record, 0.25),), "r"),
     "prepare": Writer((source,), prepared, _dataset, (partial(prepared, "--overwrite"),), "ds"),
     "prepare --overwrite": Writer(DATA, _fewer, _dataset, (_fewer,), "ds", exchanges=True),
-    "features": Writer(PICTURES, _hashed, _dataset, (_hashed,), "ds"),
+    "features": Writer(IMAGES, _hashed, _dataset, (_hashed,), "ds"),
     "features --overwrite": Writer(FEATURES, _titles, _dataset, (_titles,), "ds"),
-    "features --drop-featureless-items": Writer(PICTURES, _dropping, _dataset, (_dropping,), "ds", same=False),
+    "features --drop-featureless-items": Writer(IMAGES, _dropping, _dataset, (_dropping,), "ds", same=False),
     "features --import": Writer(FEATURES, _more, _dataset, (partial(_more, "--overwrite"),), "ds"),
     "features --import --overwrite": Writer((*FEATURES, _more), _other, _dataset, (_other,), "ds"),
-    "caption": Writer(PICTURES, _tiles, _dataset, (_tiles,), "ds", loose=CAPTIONED),
-    "caption by another": Writer((*PICTURES, _tiles), _plates, _dataset, (_plates,), "ds", loose=CAPTIONED),
-    "caption --import": Writer((*PICTURES, _tiles, _edits), _import, _dataset, (_import,), "ds"),
+    "caption": Writer(IMAGES, _tiles, _dataset, (_tiles,), "ds", loose=CAPTIONED),
+    "caption by another": Writer((*IMAGES, _tiles), _plates, _dataset, (_plates,), "ds", loose=CAPTIONED),
+    "caption --import": Writer((*IMAGES, _tiles, _edits), _import, _dataset, (_import,), "ds"),
     "export npy": Writer(RUN, _npy, _exported, (_new_npy,), "e"),
     "export npy --overwrite": Writer((*RUN, _npy, _first), _new_npy, _exported, (_new_npy,), "e", exchanges=True),
     "export qdrant --overwrite": Writer((*RUN, _npy), _qdrant, _exported, (_qdrant,), "e", exchanges=True),

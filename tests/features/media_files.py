@@ -52,9 +52,9 @@ def video(
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         for color in colors:
-            picture = np.full((size[1], size[0], 3), color, dtype=np.uint8)
+            image = np.full((size[1], size[0], 3), color, dtype=np.uint8)
             for _ in range(frames_each):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return content.getvalue()
 

@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-def describe(picture: bytes) -> dict[str, str]:
+def describe(content: bytes) -> dict[str, str]:
     """What the server sees in an image: its mean color."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(picture)).convert("RGB").resize((1, 1))
+    image = Image.open(io.BytesIO(content)).convert("RGB").resize((1, 1))
     r, g, b = image.getpixel((0, 0))
     name = ("red", "green", "blue")[(r, g, b).index(max(r, g, b))]
     return {
@@ -38,12 +38,12 @@ class Server:
     Args:
         script: what to do with the first requests, in order; afterwards all goes well. See `_misbehave`.
         sticky: request → what to do with it every time; gets the decoded body.
-        answer: picture → what the model says.
+        answer: content → what the model says.
     """
 
     def __init__(self, script: Any = (), sticky: Any = None, answer: Any = None, port: int = 0):
         self.script, self.sticky = list(script), sticky
-        self.answer = answer or (lambda picture: json.dumps(describe(picture)))
+        self.answer = answer or (lambda content: json.dumps(describe(content)))
         self.asked: list[str] = []  # what each request was about
         self.answered: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
@@ -103,13 +103,13 @@ class Server:
 
     def _chat(self, request: Any, body: Any, what: Any) -> None:
         url = next(part["image_url"]["url"] for part in body["messages"][0]["content"] if part["type"] == "image_url")
-        picture = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"), validate=True)
-        name = hashlib.sha256(picture).hexdigest()[:12]
+        content = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"), validate=True)
+        name = hashlib.sha256(content).hexdigest()[:12]
         with self.lock:
             self.asked.append(name)
         if self._misbehave(request, what):
             return
-        said = what["say"] if isinstance(what, dict) and "say" in what else self.answer(picture)
+        said = what["say"] if isinstance(what, dict) and "say" in what else self.answer(content)
         usage = {"prompt_tokens": 900, "completion_tokens": 40}
         message = {"role": "assistant", "content": said}
         answer = {"object": "chat.completion", "choices": [{"index": 0, "message": message}], "usage": usage}

@@ -23,7 +23,7 @@ from lirdrec.features.encoders.transformers_vision import VisionEncoder
 from lirdrec.features.registry import EncoderSpec
 
 from ..helpers import assert_error
-from .broken_pictures import encoded
+from .broken_images import encoded
 from .media_files import BLUE, GREEN, RED, broken, tone, video, wav
 from .tiny_models import AUDIO, clip, llava, save_audio
 
@@ -134,7 +134,7 @@ def test_joint_equals_the_library(name, models):
     encoder = JointEncoder(models[name], device="cpu")
     assert encoder.identity["joined"] == {"clip": "mean", "llava": "model"}[name]
     red, blue = Image.new("RGB", (50, 40), "red"), Image.new("RGB", (40, 50), "blue")
-    images = [encoded(picture, "PNG") for picture in (red, blue)]
+    images = [encoded(color, "PNG") for color in (red, blue)]
     inputs = [
         TextAndImage(TEXTS[0], images[0]),
         TextAndImage(TEXTS[1], images[1]),

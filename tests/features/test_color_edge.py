@@ -17,18 +17,18 @@ from lirdrec.features.encoders.color_edge import ColorEdgeEncoder, _lab
 from lirdrec.features.encoders.efficientnet import EfficientNetLite0
 
 from ..helpers import assert_error
-from .broken_pictures import encoded, noise, scene
+from .broken_images import encoded, noise, scene
 
 HUES, LIGHTS, DIRECTIONS = slice(0, 8), slice(9, 13), 8
 
 
 @pytest.fixture
 def describe(tmp_path):
-    def describe(*pictures: Image.Image | bytes) -> np.ndarray:
+    def describe(*images: Image.Image | bytes) -> np.ndarray:
         paths = []
-        for at, picture in enumerate(pictures):
+        for at, image in enumerate(images):
             paths.append(tmp_path / f"{at}.png")
-            paths[-1].write_bytes(picture if isinstance(picture, bytes) else encoded(picture, "PNG"))
+            paths[-1].write_bytes(image if isinstance(image, bytes) else encoded(image, "PNG"))
         rows = encode_rows(ColorEdgeEncoder(), paths, batch_size=7)
         assert rows.problems == {}
         return rows.vectors
@@ -101,14 +101,14 @@ def test_lengths_are_one_and_both_parts_count_alike(describe):
 
 
 def test_same_bits_alone_and_in_company(describe):
-    pictures = [scene(), noise(), stripes(0.3), Image.new("RGB", (1, 1)), scene(size=(2000, 5))]
-    together = describe(*pictures)
-    for at, picture in enumerate(pictures):
-        np.testing.assert_array_equal(describe(picture)[0], together[at])
+    images = [scene(), noise(), stripes(0.3), Image.new("RGB", (1, 1)), scene(size=(2000, 5))]
+    together = describe(*images)
+    for at, image in enumerate(images):
+        np.testing.assert_array_equal(describe(image)[0], together[at])
     assert np.isfinite(together).all()
 
 
-def test_broken_pictures_are_named_and_the_others_encoded(tmp_path):
+def test_broken_images_are_named_and_the_others_encoded(tmp_path):
     good, bad, gone = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "gone.png"
     good.write_bytes(encoded(scene(), "PNG"))
     bad.write_bytes(encoded(noise(), "PNG")[:2000])
@@ -121,12 +121,12 @@ def test_broken_pictures_are_named_and_the_others_encoded(tmp_path):
 
 def degraded(file: Path) -> bytes:
     """A poster as another shop would have it: larger, brighter, a little cropped, packed harder."""
-    picture = Image.open(file).convert("RGB")
-    width, height = picture.size
-    picture = picture.crop((width // 30, height // 30, width - width // 25, height - height // 40))
-    picture = ImageEnhance.Brightness(picture.resize((500, 700))).enhance(1.1)
+    image = Image.open(file).convert("RGB")
+    width, height = image.size
+    image = image.crop((width // 30, height // 30, width - width // 25, height - height // 40))
+    image = ImageEnhance.Brightness(image.resize((500, 700))).enhance(1.1)
     content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=40)
+    image.save(content, format="JPEG", quality=40)
     return content.getvalue()
 
 
@@ -178,8 +178,8 @@ def test_equals_a_direct_call_of_the_network(encoder, tmp_path):
 
 def test_vectors_do_not_depend_on_company_and_problems_are_named(encoder, tmp_path):
     files = [tmp_path / f"{at}.png" for at in range(4)]
-    for file, picture in zip(files, (scene(), noise(), scene(size=(300, 7))), strict=False):
-        file.write_bytes(encoded(picture, "PNG"))
+    for file, image in zip(files, (scene(), noise(), scene(size=(300, 7))), strict=False):
+        file.write_bytes(encoded(image, "PNG"))
     together = encode_rows(encoder, files, batch_size=4)
     assert together.problems.keys() == {3} and str(files[3]) in together.problems[3]
     assert not together.vectors[3].any()

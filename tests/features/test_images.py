@@ -1,4 +1,4 @@
-"""Whatever a file holds, it becomes the picture it shows or one sentence; nothing crashes, hangs or fills memory."""
+"""Whatever a file holds, it becomes the image it shows or one sentence; nothing crashes, hangs or fills memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 from lirdrec.features.images import ImageError, open_image, thumbnail
 
 from ..helpers import assert_error, assert_mentions
-from .broken_pictures import COLORS, GRAYS, SIZE, Case, encoded, make, noise, scene
+from .broken_images import COLORS, GRAYS, SIZE, Case, encoded, make, noise, scene
 
 CHILD = """
 import json, resource, sys
@@ -30,10 +30,10 @@ open_image(folder / "jpeg.png"), open_image(folder / "gif_animated.gif")
 before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
 for name in names:
     try:
-        picture = open_image(folder / name)
-        width, height = picture.size
-        assert picture.mode == "RGB"
-        found[name] = [picture.getpixel((width * x // 4, height * y // 4)) for y in (1, 3) for x in (1, 3)]
+        image = open_image(folder / name)
+        width, height = image.size
+        assert image.mode == "RGB"
+        found[name] = [image.getpixel((width * x // 4, height * y // 4)) for y in (1, 3) for x in (1, 3)]
     except ImageError as error:
         found[name] = str(error)
 growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
     return path, make(path)
 
 
-def test_sixty_broken_pictures(folder):
+def test_sixty_broken_images(folder):
     path, cases = folder
     assert len(cases) == len({case.name for case in cases}) == 60
     assert sorted(case.name for case in cases) == sorted(file.name for file in path.iterdir())
@@ -91,7 +91,7 @@ def test_avif_is_distinguished_from_heic_by_all_its_brands():
     np.testing.assert_array_equal(np.asarray(open_image(renamed)), np.asarray(open_image(content)))
 
 
-def test_heic_pictures_open():
+def test_heic_images_open():
     pillow_heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
     pillow_heif.from_pillow(scene()).save(file, format="HEIF", quality=95)
@@ -106,7 +106,7 @@ def test_heic_pictures_open():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "AVIF"])
 def test_cut_anywhere_it_opens_whole_or_is_refused(kind):
-    """Nothing half decoded: a picture that opens despite the cut has every pixel of the whole one."""
+    """Nothing half decoded: an image that opens despite the cut has every pixel of the whole one."""
     content = encoded(noise(), kind)
     whole = np.asarray(open_image(content))
     opened = 0
@@ -149,7 +149,7 @@ def test_upright(kind, orientation):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_modes_of_png(mode):
-    """Gray, two tones, palettes, deep and clear pictures show what they show in RGB."""
+    """Gray, two tones, palettes, deep and clear images show what they show in RGB."""
     expected = np.asarray(scene("L").convert("RGB")).astype(int)
     if mode == "I;16":
         stored = Image.fromarray(np.asarray(scene("L")).astype(np.uint16) * 257)
@@ -169,15 +169,15 @@ def test_half_clear_lies_on_white():
 
 
 @pytest.mark.parametrize("values", [np.uint16([0, 256, 32768, 65535]), np.float32([0, 0.25, 0.5, 1]), np.int32(GRAYS)])
-def test_deep_pictures_are_scaled_not_clipped(values):
+def test_deep_images_are_scaled_not_clipped(values):
     stored = Image.fromarray(np.repeat(np.repeat(values.reshape(2, 2), 4, axis=0), 4, axis=1))
     top = {"u": 65535, "f": 1, "i": 255}[values.dtype.kind]
     found = np.asarray(open_image(encoded(stored, "TIFF")))[::4, ::4, 0].reshape(-1)
     np.testing.assert_allclose(found, values / top * 255, atol=1)
 
 
-def test_large_pictures_keep_enough():
-    """A quarter of a large JPEG and of a large PNG are the same picture; a long one keeps its short side."""
+def test_large_images_keep_enough():
+    """A quarter of a large JPEG and of a large PNG are the same image; a long one keeps its short side."""
     large = scene(size=(4400, 6000))
     for kind in ("JPEG", "PNG", "TIFF"):
         found = open_image(encoded(large, kind), enough=1000)

@@ -1,4 +1,4 @@
-"""What a look finds is what was planted; the page holds the pictures of the right items and loads nothing."""
+"""What a look finds is what was planted; the page holds the images of the right items and loads nothing."""
 
 from __future__ import annotations
 
@@ -222,15 +222,15 @@ def test_an_unknown_matrix_is_one_sentence(sample, tmp_path):
         inspect_matrix(tmp_path, "image")
 
 
-def pictured(folder: Path) -> Path:
-    """Twelve items in three colors, one with a broken picture, one whose title is markup."""
+def imaged(folder: Path) -> Path:
+    """Twelve items in three colors, one with a broken image, one whose title is markup."""
     from PIL import Image
 
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     colors = [name for name in COLORS for _ in range(4)]
     for row, name in enumerate(colors):
-        Image.new("RGB", (40, 60), COLORS[name]).save(folder / "pictures" / f"{row}.png")
-    (folder / "pictures" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+        Image.new("RGB", (40, 60), COLORS[name]).save(folder / "images" / f"{row}.png")
+    (folder / "images" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     generator = np.random.default_rng(1)
     centers = {"red": [9, 0, 0], "green": [0, 9, 0], "blue": [0, 0, 9]}
     matrix = np.array([centers[name] for name in colors]) + generator.normal(size=(12, 3))
@@ -239,12 +239,12 @@ def pictured(folder: Path) -> Path:
     items = pl.DataFrame({"item": range(12), "title": titles, "brand": [f"Maker of {name}" for name in colors]})
     pairs = pl.DataFrame({"user": [0] * 12 + [1] * 12, "item": [*range(12)] * 2})
     data = Dataset.from_frames(pairs, items=items, features={"look": matrix.astype(np.float32)}, split="none", name="c")
-    with_images(data, folder / "pictures").save(folder / "prepared")
+    with_images(data, folder / "images").save(folder / "prepared")
     return folder / "prepared"
 
 
 class Cards(HTMLParser):
-    """The cards of a page, in order: title, texts, source of the picture."""
+    """The cards of a page, in order: title, texts, source of the image."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -257,9 +257,9 @@ class Cards(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if dict(attrs).get("class") == "card":
-            self.cards.append({"title": "", "texts": [], "picture": None})
+            self.cards.append({"title": "", "texts": [], "image": None})
         if tag == "img":
-            self.cards[-1]["picture"] = dict(attrs)["src"]
+            self.cards[-1]["image"] = dict(attrs)["src"]
         self._in_title = tag == "h4"
 
     def handle_data(self, data):
@@ -270,10 +270,10 @@ class Cards(HTMLParser):
             self.cards[-1]["texts"].append(data)
 
 
-def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
+def test_the_page_shows_the_right_images_and_loads_nothing(tmp_path):
     from PIL import Image
 
-    prepared = pictured(tmp_path)
+    prepared = imaged(tmp_path)
     page = tmp_path / "new" / "page.html"
     facts = inspect_matrix(prepared, "look", page, n_items=12, n_neighbors=3)
     assert facts["page"] == str(page) and [path.name for path in page.parent.iterdir()] == ["page.html"]
@@ -285,10 +285,10 @@ def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
     assert sum("onerror" in title for title in titles) == 4
     for card in parsed.cards:
         if card["title"] == "red 3":
-            assert card["picture"] is None
+            assert card["image"] is None
             continue
         name = "red" if "onerror" in card["title"] else card["title"].split()[0]
-        content = base64.b64decode(card["picture"].removeprefix("data:image/jpeg;base64,"), validate=True)
+        content = base64.b64decode(card["image"].removeprefix("data:image/jpeg;base64,"), validate=True)
         pixel = Image.open(io.BytesIO(content)).convert("RGB").getpixel((20, 30))
         assert np.abs(np.subtract(pixel, COLORS[name])).max() < 12
         assert f"Maker of {name}" in card["texts"]
@@ -298,7 +298,7 @@ def test_the_page_shows_the_right_pictures_and_loads_nothing(tmp_path):
         assert len(names) == 1
 
 
-def test_a_page_without_any_picture_has_no_empty_frames(sample, tmp_path):
+def test_a_page_without_any_image_has_no_empty_frames(sample, tmp_path):
     inspect_matrix(sample, "text", tmp_path / "page.html")
     parsed = Cards((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert len(parsed.cards) == 3 * 7 and "img" not in parsed.tags

@@ -173,7 +173,7 @@ def test_the_speed_is_that_of_encoding(tmp_path, monkeypatch):
 
 
 class Sizes(Encoder):
-    """A picture's vector is its number of bytes."""
+    """An image's vector is its number of bytes."""
 
     kind = "image"
     identity, dims = {"encoder": "sizes"}, 1
@@ -182,14 +182,14 @@ class Sizes(Encoder):
         return Encoded(np.array([[one.value.stat().st_size] for one in batch], dtype=np.float32))
 
 
-def test_pictures_by_path_with_every_fault_named(tmp_path):
-    pictures = tmp_path / "pictures"
-    (pictures / "deep").mkdir(parents=True)
-    (pictures / "a.png").write_bytes(b"12345")
-    (pictures / "deep" / "b.png").write_bytes(b"123")
+def test_images_by_path_with_every_fault_named(tmp_path):
+    images = tmp_path / "images"
+    (images / "deep").mkdir(parents=True)
+    (images / "a.png").write_bytes(b"12345")
+    (images / "deep" / "b.png").write_bytes(b"123")
     names = ["a.png", "deep/b.png", None, "c.png", "deep", "https://shop.example/d.png", "a.png\x00", ""]
     folder = prepare(tmp_path / "data", image=names, title=["t"] * 8)
-    source = ImageSource(folder, root=pictures)
+    source = ImageSource(folder, root=images)
     made = make_features(folder, [FeatureJob("image", Sizes(), source), job(folder)], progress=False)[0]
     assert np.load(folder / "features/image.npy")[:, 0].tolist() == [5, 3, 0, 0, 0, 0, 0, 0]
     assert made.missing == 2 and (folder / "features/image.missing.csv").read_text() == "item\ni2\ni7\n"
@@ -197,9 +197,9 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
         zip(["i3", "i4", "i5", "i6"], names[3:7], strict=True)
     )
     assert len({sentence for _, _, sentence in made.problems}) == 4  # a reason of its own for each
-    # where they are is noted, so the next call needs no --images; a picture that changed is seen by its content
-    assert ImageSource(folder).root == pictures
-    (pictures / "a.png").write_bytes(b"1234567")
+    # where they are is noted, so the next call needs no --images; an image that changed is seen by its content
+    assert ImageSource(folder).root == images
+    (images / "a.png").write_bytes(b"1234567")
     again = make_features(folder, [FeatureJob("image", Sizes(), ImageSource(folder))], progress=False)[0]
     assert (again.encoded, again.copied) == (1, 1)
     assert np.load(folder / "features/image.npy")[:2, 0].tolist() == [7, 3]
@@ -207,7 +207,7 @@ def test_pictures_by_path_with_every_fault_named(tmp_path):
         ImageSource(folder, root=tmp_path / "nowhere")
 
 
-def test_the_pictures_column_must_be_there(tmp_path):
+def test_the_images_column_must_be_there(tmp_path):
     with assert_error(DataError, mentions=[tmp_path / "data", "'image'", "item, title", "images"]):
         ImageSource(prepare(tmp_path / "data", title=["a"]))
 

@@ -137,7 +137,7 @@ def test_without_a_wish_there_is_what_the_dataset_has(folder, tmp_path):
     assert [(job.name, job.origin["model"]) for job in parse_jobs(folder, [])] == [("text", "hashed")]
     (tmp_path / "covers").mkdir()
     for item in (0, 3):
-        (tmp_path / "covers" / f"{item}.jpg").write_bytes(b"a picture")
+        (tmp_path / "covers" / f"{item}.jpg").write_bytes(b"an image")
     jobs = parse_jobs(folder, [], images=tmp_path / "covers")  # files named after items
     assert [(job.name, job.origin["model"]) for job in jobs] == [("text", "hashed"), ("image", "descriptor")]
     assert [item.source for item in jobs[1].source.read(0, 6)] == ["0.jpg", "", "", "3.jpg", "", ""]
@@ -202,7 +202,7 @@ def test_fingerprint_by_hand(model):
 
 def test_what_counts(model, tmp_path):
     before = fingerprint(model)
-    for name in ("README.md", "picture.png", "pytorch_model.bin", "onnx/model.json", ".cache/one.json"):
+    for name in ("README.md", "image.png", "pytorch_model.bin", "onnx/model.json", ".cache/one.json"):
         (model / name).parent.mkdir(exist_ok=True)
         (model / name).write_text("something")
     assert fingerprint(model.rename(tmp_path / "moved")) == before

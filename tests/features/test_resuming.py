@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, whole, monkeypatc
     assert (folder / "features/text.npy").read_bytes() == (whole / "features/text.npy").read_bytes()
 
 
-def pictures(folder: Path, *names: str) -> Path:
+def images(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_bytes(name.encode())
@@ -234,7 +234,7 @@ def pictures(folder: Path, *names: str) -> Path:
 
 
 class Seen(Counting):
-    """The same for pictures: the vector is drawn from the file's content; what begins with "bad" is a problem."""
+    """The same for images: the vector is drawn from the file's content; what begins with "bad" is a problem."""
 
     kind = "image"
 
@@ -244,10 +244,10 @@ class Seen(Counting):
 
 @pytest.fixture
 def shown(tmp_path) -> Path:
-    """Forty items with a picture each; that of every tenth is bad."""
+    """Forty items with an image each; that of every tenth is bad."""
     names = [f"{'bad' if at % 10 == 9 else 'good'} {at}.png" for at in range(40)]
     table = pl.DataFrame({"item": range(40), "image": names, "brand": [f"maker {at}" for at in range(40)]})
-    pictures(tmp_path / "right", *names)
+    images(tmp_path / "right", *names)
     pairs = pl.DataFrame({"user": [0] * 40, "item": range(40)})
     return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "shown")
 
@@ -273,12 +273,12 @@ def assert_holds(folder: Path, root: Path) -> None:
     np.testing.assert_allclose(found[found.any(axis=1)], expected[found.any(axis=1)], atol=0.05)  # the batch's trace
 
 
-def test_a_wrong_folder_of_pictures_is_not_kept(shown, tmp_path):
-    wrong = pictures(tmp_path / "wrong", "something else.png")
+def test_a_wrong_folder_of_images_is_not_kept(shown, tmp_path):
+    wrong = images(tmp_path / "wrong", "something else.png")
     with assert_error(DataError, mentions=["'image'", "good 0.png", wrong, "images"]) as caught:
         make_features(shown, looks(shown, wrong), progress=False)
     numbers = re.findall(r"\d+", str(caught.value).replace(str(tmp_path), "").replace("good 0.png", ""))
-    assert sorted(numbers) == ["0", "40", "40"]  # without a picture, with a problem, in all
+    assert sorted(numbers) == ["0", "40", "40"]  # without an image, with a problem, in all
     made = make_features(shown, looks(shown, tmp_path / "right"), progress=False)
     assert (made[0].encoded, made[0].resumed, made[1].present) == (0, 40, 36)  # what went well is not done again
     assert_holds(shown, tmp_path / "right")
@@ -291,7 +291,7 @@ def test_images_that_are_repaired_or_added_after_a_refused_call_are_taken(shown,
     alone = looks(shown, right)[1:]
     with assert_error(DataError, mentions=[shown, "6 of 40", "3, 9, 19, 20, 29, 39"]):
         make_features(shown, alone, progress=False)
-    pictures(right, names[3], names[20])
+    images(right, names[3], names[20])
     (right / names[9]).write_text("repaired")
     encoder = Seen()
     made = make_features(shown, looks(shown, right, encoder), progress=False)
@@ -302,7 +302,7 @@ def test_images_that_are_repaired_or_added_after_a_refused_call_are_taken(shown,
 
 
 def test_stopped_work_resumes_with_the_images_of_another_folder(shown, tmp_path):
-    """A folder that was moved costs nothing; one of other pictures under the same names leaves no vector behind."""
+    """A folder that was moved costs nothing; one of other images under the same names leaves no vector behind."""
     right = tmp_path / "right"
     with pytest.raises(KeyboardInterrupt):
         make_features(shown, looks(shown, right, Seen(kill=30)), progress=False)
@@ -311,10 +311,10 @@ def test_stopped_work_resumes_with_the_images_of_another_folder(shown, tmp_path)
         make_features(shown, looks(shown, tmp_path / "moved", encoder := Seen(kill=12)), progress=False)
     assert not {f"good {at}.png" for at in range(16)} & set(encoder.calls)
     shutil.copytree(tmp_path / "moved", tmp_path / "other")
-    (tmp_path / "other" / "good 5.png").write_text("another picture")
+    (tmp_path / "other" / "good 5.png").write_text("another image")
     encoder = Seen()
     make_features(shown, looks(shown, tmp_path / "other", encoder), progress=False)
-    assert "another picture" in encoder.calls and "good 4.png" not in encoder.calls
+    assert "another image" in encoder.calls and "good 4.png" not in encoder.calls
     assert_holds(shown, tmp_path / "other")
 
 

@@ -1,4 +1,4 @@
-"""The sample's features are those of encoders that a server can load, so a new film needs texts and a picture only."""
+"""The sample's features are those of encoders that a server can load, so a new film needs texts and an image only."""
 
 from __future__ import annotations
 

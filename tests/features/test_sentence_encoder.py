@@ -308,8 +308,8 @@ def test_a_limit_that_only_special_tokens_fit_into(tmp_path):
     assert rows.cut == [0] and np.abs(rows.vectors[0] - rows.vectors[1]).max() < 1e-6
 
 
-def test_the_limit_of_a_model_of_pictures_and_texts_is_that_of_texts(tmp_path):
-    """CLIP with 16 positions for tokens and 17 for pieces of a picture; its tokenizer knows no limit."""
+def test_the_limit_of_a_model_of_images_and_texts_is_that_of_texts(tmp_path):
+    """CLIP with 16 positions for tokens and 17 for pieces of an image; its tokenizer knows no limit."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

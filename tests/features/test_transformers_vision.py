@@ -18,7 +18,7 @@ from lirdrec.features.encoder import encode_rows
 from lirdrec.features.encoders.transformers_vision import VisionEncoder
 
 from ..helpers import assert_error, assert_mentions
-from .broken_pictures import encoded, make, noise, scene
+from .broken_images import encoded, make, noise, scene
 
 t: Any = pytest.importorskip("transformers")
 
@@ -90,20 +90,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    place = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    place = tmp_path_factory.mktemp("images")
     drawn = [scene(), noise(), scene(size=(90, 40)), scene("L", (33, 200)), Image.new("RGB", (1, 1), "red")]
-    for at, picture in enumerate(drawn):
-        (place / f"{at}.png").write_bytes(encoded(picture, "PNG"))
+    for at, image in enumerate(drawn):
+        (place / f"{at}.png").write_bytes(encoded(image, "PNG"))
     return sorted(place.iterdir())
 
 
-def direct(name: str, pictures: list[Path]) -> np.ndarray:
+def direct(name: str, paths: list[Path]) -> np.ndarray:
     """The model built again from the same seed, without AutoModel, a folder, or a line of ours."""
     build, _, _, read = MODELS[name]
     torch.manual_seed(3)
     model, processor = build()
-    images = [Image.open(path).convert("RGB") for path in pictures]
+    images = [Image.open(path).convert("RGB") for path in paths]
     model.eval()
     rows = []
     with torch.inference_mode():
@@ -118,27 +118,27 @@ def direct(name: str, pictures: list[Path]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_equals_model_and_processor(name, folders, pictures):
+def test_equals_model_and_processor(name, folders, images):
     encoder = VisionEncoder(folders[name], device="cpu")
     _, pooling, dims, read = MODELS[name]
     assert (encoder.identity["pooling"], encoder.dims) == (pooling, dims)
-    rows = encode_rows(encoder, pictures, batch_size=3)
+    rows = encode_rows(encoder, images, batch_size=3)
     assert rows.problems == {}
     vectors = rows.vectors if read else rows.vectors / np.linalg.norm(rows.vectors, axis=1, keepdims=True)
-    np.testing.assert_allclose(vectors, direct(name, pictures), atol=2e-5)
+    np.testing.assert_allclose(vectors, direct(name, images), atol=2e-5)
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3  # images have different vectors
 
 
 @pytest.mark.parametrize("name", ["clip", "dinov2", "resnet"])
-def test_vectors_do_not_depend_on_company(name, folders, pictures):
+def test_vectors_do_not_depend_on_company(name, folders, images):
     encoder = VisionEncoder(folders[name], device="cpu")
-    together = encode_rows(encoder, pictures, batch_size=5).vectors
-    for at, path in enumerate(pictures):
+    together = encode_rows(encoder, images, batch_size=5).vectors
+    for at, path in enumerate(images):
         alone = encode_rows(encoder, [path], batch_size=1).vectors[0]
         np.testing.assert_allclose(alone, together[at], atol=1e-5)
 
 
-def test_pictures_of_several_shapes_share_a_batch(folders, pictures, tmp_path):
+def test_images_of_several_shapes_share_a_batch(folders, images, tmp_path):
     """A processor that keeps proportions: each shape is encoded by itself, in the order of the batch."""
     folder = tmp_path / "resnet"
     shutil.copytree(folders["resnet"], folder)
@@ -146,12 +146,12 @@ def test_pictures_of_several_shapes_share_a_batch(folders, pictures, tmp_path):
     settings.update(image_processor_type="BitImageProcessor", do_center_crop=False, size={"shortest_edge": 32})
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     encoder = VisionEncoder(folder, device="cpu")
-    together = encode_rows(encoder, pictures, batch_size=5).vectors
-    for at, path in enumerate(pictures):
+    together = encode_rows(encoder, images, batch_size=5).vectors
+    for at, path in enumerate(images):
         np.testing.assert_allclose(encode_rows(encoder, [path], 1).vectors[0], together[at], atol=1e-5)
 
 
-def test_the_sixty_broken_pictures(folders, tmp_path):
+def test_the_sixty_broken_images(folders, tmp_path):
     cases = make(tmp_path / "broken")
     files = [tmp_path / "broken" / case.name for case in cases]
     rows = encode_rows(VisionEncoder(folders["clip"], device="cpu"), files, batch_size=16)
@@ -161,12 +161,12 @@ def test_the_sixty_broken_pictures(folders, tmp_path):
         assert_mentions(rows.problems.get(at, ""), case.mentions)
 
 
-def test_a_very_long_picture_stays_small(folders, tmp_path):
+def test_a_very_long_image_stays_small(folders, tmp_path):
     """Its shorter side scaled to 36 pixels would make the longer one 360,000; the middle is taken instead."""
     long = Image.new("RGB", (30_000, 3), "blue")
     long.paste(Image.new("RGB", (48, 3), "red"), (15_000 - 24, 0))
-    for name, picture in (("long.png", long), ("middle.png", Image.new("RGB", (48, 3), "red"))):
-        (tmp_path / name).write_bytes(encoded(picture, "PNG"))
+    for name, image in (("long.png", long), ("middle.png", Image.new("RGB", (48, 3), "red"))):
+        (tmp_path / name).write_bytes(encoded(image, "PNG"))
     encoder = VisionEncoder(folders["clip"], device="cpu")
     found = encode_rows(encoder, [tmp_path / "long.png", tmp_path / "middle.png"], batch_size=2).vectors
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
@@ -188,23 +188,23 @@ def test_identity_is_the_content_and_needs_no_weights_in_memory(folders, tmp_pat
     assert VisionEncoder(copy).identity != one.identity
 
 
-def test_half_precision_is_near(folders, pictures):
-    whole = encode_rows(VisionEncoder(folders["clip"], "cpu"), pictures, 5).vectors
-    half = encode_rows(VisionEncoder(folders["clip"], "cpu", precision="bfloat16"), pictures, 5).vectors
+def test_half_precision_is_near(folders, images):
+    whole = encode_rows(VisionEncoder(folders["clip"], "cpu"), images, 5).vectors
+    half = encode_rows(VisionEncoder(folders["clip"], "cpu", precision="bfloat16"), images, 5).vectors
     assert half.dtype == np.float32
     cosine = (whole * half).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(half, axis=1)
     assert (cosine > 0.999).all()
     assert (whole != half).any()
 
 
-def test_pickled_weights_are_read_without_running_them(folders, pictures, tmp_path):
+def test_pickled_weights_are_read_without_running_them(folders, images, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(folders["classifier"], folder)
     (folder / "model.safetensors").unlink()
     torch.manual_seed(3)
     torch.save(classifier()[0].state_dict(), folder / "pytorch_model.bin")
-    expected = encode_rows(VisionEncoder(folders["classifier"], "cpu"), pictures, 5).vectors
-    np.testing.assert_array_equal(encode_rows(VisionEncoder(folder, "cpu"), pictures, 5).vectors, expected)
+    expected = encode_rows(VisionEncoder(folders["classifier"], "cpu"), images, 5).vectors
+    np.testing.assert_array_equal(encode_rows(VisionEncoder(folder, "cpu"), images, 5).vectors, expected)
 
     class Trap:
         def __reduce__(self):
@@ -240,11 +240,11 @@ def test_what_is_no_vision_model_is_refused_in_one_sentence(folders, tmp_path, m
             _ = VisionEncoder(name).dims
 
 
-def test_arguments(monkeypatch, folders, pictures):
+def test_arguments(monkeypatch, folders, images):
     with assert_error(ConfigError, mentions=["precision", "'float23'", "'float32'"]):
         VisionEncoder("any", precision="float23")
     with assert_error(ConfigError, mentions=["device", "'cuda:99'"]):
-        encode_rows(VisionEncoder(folders["vit"], device="cuda:99"), pictures, 5)
+        encode_rows(VisionEncoder(folders["vit"], device="cuda:99"), images, 5)
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "transformers", None)

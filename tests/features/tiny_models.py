@@ -46,7 +46,7 @@ def tokenizer(texts: list[str], image_token: str, size: int = 400) -> Any:
 
 
 def mllama(folder: Path, texts: list[str], seed: int = 0) -> Path:
-    """Mllama, the class of Llama 3.2 Vision: pictures in tiles, read through cross-attention."""
+    """Mllama, the class of Llama 3.2 Vision: images in tiles, read through cross-attention."""
     from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
@@ -80,10 +80,10 @@ def mllama(folder: Path, texts: list[str], seed: int = 0) -> Path:
             "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
         },
     )
-    pictures = MllamaImageProcessorPil(size={"height": 16, "width": 16}, max_image_tiles=2)
+    images = MllamaImageProcessorPil(size={"height": 16, "width": 16}, max_image_tiles=2)
     torch.manual_seed(seed)
     model = MllamaForConditionalGeneration(config)
-    processor = MllamaProcessor(pictures, words, chat_template=CHAT.replace("IMAGE", "<|image|>"))
+    processor = MllamaProcessor(images, words, chat_template=CHAT.replace("IMAGE", "<|image|>"))
     return _save(folder, model, processor, words)
 
 
@@ -112,9 +112,9 @@ def llava(folder: Path, texts: list[str], chat: bool = True, seed: int = 0) -> P
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
-    pictures = CLIPImageProcessorPil(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
+    images = CLIPImageProcessorPil(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
     processor = LlavaProcessor(
-        pictures,
+        images,
         words,
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -163,8 +163,8 @@ def mistral(folder: Path, words: Any = None, padding_side: str = "right") -> Pat
     return folder
 
 
-def teach(folder: Path, prompt: str, pictures: list[Any], answers: list[str]) -> None:
-    """Overfit a model of this file until it gives each picture (all of one size) its answer; the folder is replaced."""
+def teach(folder: Path, prompt: str, images: list[Any], answers: list[str]) -> None:
+    """Overfit a model of this file until it gives each image (all of one size) its answer; the folder is replaced."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder)
@@ -178,7 +178,7 @@ def teach(folder: Path, prompt: str, pictures: list[Any], answers: list[str]) ->
     texts = [f"{text}{answer}<|eot|>" for answer in answers]
     words.padding_side = "right"
     batch = processor(
-        images=[[one] for one in pictures], text=texts, padding=True, return_tensors="pt", add_special_tokens=False
+        images=[[one] for one in images], text=texts, padding=True, return_tensors="pt", add_special_tokens=False
     )
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     labels[:, : len(words(text, add_special_tokens=False).input_ids)] = -100

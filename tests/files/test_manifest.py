@@ -138,7 +138,7 @@ def test_a_file_inside_a_dataset_is_recognized(copies, name):
 
 def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
     now = 0.0
-    lines = ProgressLines("captions", 200, 40, "pictures", clock=lambda: now)
+    lines = ProgressLines("captions", 200, 40, "images", clock=lambda: now)
     for _ in range(40):
         lines.advance(1, idle=True)  # known already: says nothing about the speed
     for _ in range(120):
@@ -146,9 +146,9 @@ def test_a_line_for_every_tenth_and_the_time_left_from_what_was_worked(capsys):
         lines.advance(1)
     reported = capsys.readouterr().err.splitlines()
     assert [line.split("(")[1].split(")")[0] for line in reported] == [f"{share} %" for share in range(30, 100, 10)]
-    assert_mentions(reported[0], ["captions", "60 of 200 pictures", "30 %"])
-    assert_mentions(reported[2], ["captions", "100 of 200 pictures", "50 %", duration(200)])
-    assert_mentions(reported[-1], ["captions", "180 of 200 pictures", "90 %", duration(40)])
+    assert_mentions(reported[0], ["captions", "60 of 200 images", "30 %"])
+    assert_mentions(reported[2], ["captions", "100 of 200 images", "50 %", duration(200)])
+    assert_mentions(reported[-1], ["captions", "180 of 200 images", "90 %", duration(40)])
 
 
 def test_every_epoch_is_a_line_in_a_log(capsys):

@@ -60,7 +60,7 @@ def login(monkeypatch) -> str:
 
 @pytest.fixture(scope="session")
 def films() -> Dataset:
-    """12 users, 10 films in two planted tastes, titles, texts and pictures."""
+    """12 users, 10 films in two planted tastes, titles, texts and images."""
     rng = np.random.default_rng(0)
     pairs = [(f"u{user}", 10 * item) for user in range(12) for item in range(10) if (user + item) % 2 == 0 or item == 9]
     frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")

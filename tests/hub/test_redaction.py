@@ -34,11 +34,11 @@ from ..helpers import assert_error, files
         (r"\\server\share\films", "films"),
         ("~/films", "films"),
         ("file:///home/ann/x.csv", "x.csv"),
-        ("/data/my pictures/1.jpg: broken", "1.jpg: broken"),
+        ("/data/my images/1.jpg: broken", "1.jpg: broken"),
         ("read from /home/ann/x.csv and /srv/y.csv.", "read from x.csv and y.csv."),
         ("cannot open '/home/ann/1.jpg'", "cannot open '1.jpg'"),
-        ("below /data/my pictures/old/1.jpg", "below old/1.jpg"),  # a folder that is known, with a blank in it
-        ("https://example.org/data/my pictures/1.jpg", "https://example.org/data/my pictures/1.jpg"),
+        ("below /data/my images/old/1.jpg", "below old/1.jpg"),  # a folder that is known, with a blank in it
+        ("https://example.org/data/my images/1.jpg", "https://example.org/data/my images/1.jpg"),
         ("http://ann:secret@host:8000/v1", "http://host:8000/v1"),
         ("key sk-abcdefgh12345678 used", "key  used"),
         ("hf_abcdefghijklmnop", ""),
@@ -50,7 +50,7 @@ from ..helpers import assert_error, files
     ],
 )
 def test_texts(before, after):
-    assert scrub({"a": [before, {before: 1}]}, ["/data/my pictures"]) == {"a": [after, {after: 1}]}
+    assert scrub({"a": [before, {before: 1}]}, ["/data/my images"]) == {"a": [after, {after: 1}]}
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text("ab ./é", max_size=8), st.lists, max_leaves=8))
@@ -126,7 +126,7 @@ def test_what_has_nothing_to_hide_is_sent_as_it_lies(shelf, trained):
     ("name", "cells", "row"),  # the row that must be named, counted from 1; 0: none
     [
         ("image", ["1.jpg", "/home/ann/2.jpg", None], 2),
-        ("image", [r"D:\pictures\1.jpg", None, None], 1),
+        ("image", [r"D:\images\1.jpg", None, None], 1),
         ("image", ["a/1.jpg", "2.jpg", None], 0),
         ("cover", ["/home/ann/1.jpg", "/home/ann/2.jpg", None], 1),
         ("title", ["/Heart Attack", "/r/funny/best", "Alien"], 0),

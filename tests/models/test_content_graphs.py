@@ -14,13 +14,13 @@ from lirdrec.ranking.scorers import VectorScorer
 
 N_USERS, N_ITEMS, WIDTH = 9, 7, 4
 NAMES = ("grcn", "lgmrec", "slmrec")
-# item 0 has no picture, item 1 no sound, item 2 nothing; item 6 and user 8 have no training pair
-LACKING = {"picture": (0, 2), "sound": (1, 2), "smell": (2,)}
+# item 0 has no image, item 1 no sound, item 2 nothing; item 6 and user 8 have no training pair
+LACKING = {"image": (0, 2), "sound": (1, 2), "smell": (2,)}
 BATCH = torch.tensor([0, 1, 2, 3]), torch.tensor([2, 0, 5, 3]), torch.tensor([6, 4, 1, 0])
 HISTORIES = [torch.tensor([3, 4]), torch.tensor([0, 2, 5]), torch.tensor([1])]
 
 
-def inputs(modalities=("picture", "sound"), lacking=LACKING) -> ModelInputs:
+def inputs(modalities=("image", "sound"), lacking=LACKING) -> ModelInputs:
     generator = torch.Generator().manual_seed(4)
     pairs = (torch.rand(N_USERS, N_ITEMS, generator=generator) < 0.5).nonzero()
     pairs = pairs[(pairs[:, 0] != 8) & (pairs[:, 1] != 6)]
@@ -313,7 +313,7 @@ def test_weight_decay_is_adams():
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryOne:
-    @pytest.mark.parametrize("modalities", [("picture",), ("smell", "picture", "sound")])
+    @pytest.mark.parametrize("modalities", [("image",), ("smell", "image", "sound")])
     def test_any_number_of_modalities(self, name, modalities):
         model = made(name, inputs(modalities))
         model.loss(*BATCH)["loss"].backward()

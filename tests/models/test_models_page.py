@@ -73,7 +73,7 @@ COLORS = [(220, 30, 30), (30, 200, 40), (40, 40, 230), (230, 220, 40)]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a dataset `mydata` that knows its pictures, and the picture of a new item, a green one."""
+    """A folder with a dataset `mydata` that knows its images, and the image of a new item, a green one."""
     (tmp_path / "covers").mkdir()
     for at, color in enumerate(COLORS):
         Image.new("RGB", (40, 30), color).save(tmp_path / "covers" / f"{at}.png")

@@ -139,7 +139,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def picture(kind: str) -> bytes:
+def image_bytes(kind: str) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -152,9 +152,9 @@ def page(*blocks) -> str:
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
-def test_a_picture_travels_inside_the_page_as_what_its_bytes_are(kind):
-    content = picture(kind)
-    (image,) = Page(page(Cards([Card("Shoe", picture=content)]))).all("img")
+def test_an_image_travels_inside_the_page_as_what_its_bytes_are(kind):
+    content = image_bytes(kind)
+    (image,) = Page(page(Cards([Card("Shoe", image=content)]))).all("img")
     head, _, inside = image["src"].partition(",")
     assert head == f"data:image/{kind};base64"
     assert base64.b64decode(inside, validate=True) == content
@@ -162,16 +162,16 @@ def test_a_picture_travels_inside_the_page_as_what_its_bytes_are(kind):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"%PDF-1.7", b"<svg onload=alert(1)>", b"GIF89a", b"RIFF1234WAVE", picture("bmp")]
+    "content", [b"", b"%PDF-1.7", b"<svg onload=alert(1)>", b"GIF89a", b"RIFF1234WAVE", image_bytes("bmp")]
 )
-def test_anything_else_is_no_picture(content):
+def test_anything_else_is_no_image(content):
     with assert_error(ConfigError, mentions=["Shoe", "JPEG", "PNG", "WebP"]):
-        Card("Shoe", picture=content)
+        Card("Shoe", image=content)
 
 
 def test_no_text_becomes_markup():
-    card = Card(NASTY, NASTY, picture("png"), [NASTY], [(NASTY, NASTY)])
-    plain = Card("-", "-", picture("png"), ["-"], [("-", "-")])
+    card = Card(NASTY, NASTY, image_bytes("png"), [NASTY], [(NASTY, NASTY)])
+    plain = Card("-", "-", image_bytes("png"), ["-"], [("-", "-")])
     made, expected = Page(page(Cards([card], lead=card))), Page(page(Cards([plain], lead=plain)))
     assert [tag for tag, _ in made.tags] == [tag for tag, _ in expected.tags]
     assert made.texts.count(NASTY) == 2 * 5  # title, text, badge, name and value, twice
@@ -182,12 +182,12 @@ def test_no_text_becomes_markup():
 def test_the_page_loads_nothing():
     import re
 
-    text = page(Cards([Card("A", picture=picture("png")), Card("B")], "Both.", lead=Card("C")))
+    text = page(Cards([Card("A", image=image_bytes("png")), Card("B")], "Both.", lead=Card("C")))
     assert not re.search(r"url\(|@import|https?:|<script", text)
 
 
-def test_a_card_without_a_picture_gets_a_drawn_one_beside_those_that_have_one():
-    with_some = Page(page(Cards([Card("A", picture=picture("png")), Card("B")], lead=Card("C"))))
+def test_a_card_without_an_image_gets_a_drawn_one_beside_those_that_have_one():
+    with_some = Page(page(Cards([Card("A", image=image_bytes("png")), Card("B")], lead=Card("C"))))
     assert len(with_some.all("svg")) == 2 and all(svg["aria-label"] for svg in with_some.all("svg"))
     assert not Page(page(Cards([Card("A"), Card("B")], lead=Card("C")))).all(
         "svg"

@@ -195,7 +195,7 @@ class Fuzzer:
             fields[draw.choice((*self.form, "nothing", "", "item"))] = text.encode("utf-8", "surrogatepass")
         parts = []
         for name, content in fields.items():
-            file = '; filename="p.png"' if (name == "picture") is (draw.random() < 0.98) else ""
+            file = '; filename="p.png"' if (name == "image") is (draw.random() < 0.98) else ""
             lines = [f'Content-Disposition: form-data; name="{name}"{file}']
             if draw.random() < 0.03:
                 lines[0] = draw.choice(

@@ -91,8 +91,8 @@ N_USERS = 48
 
 
 def trained(folder: Path, seed: int = 0) -> Path:
-    """A run of the shop, beside its dataset with pictures and with encoders that are noted."""
-    data = prepared(folder / "data", folder / "pictures")
+    """A run of the shop, beside its dataset with images and with encoders that are noted."""
+    data = prepared(folder / "data", folder / "images")
     config = LIRDRecConfig(embedding_size=8, n_layers=1, n_neighbors=5)
     training = TrainConfig(epochs=12, batch_size=256, seed=seed)
     run = folder / "run"
@@ -100,15 +100,15 @@ def trained(folder: Path, seed: int = 0) -> Path:
     return run
 
 
-def prepared(folder: Path, pictures: Path) -> Path:
+def prepared(folder: Path, images: Path) -> Path:
     """The dataset. Item 100 · kind + number; a user of kind k likes most items of that kind, and one other."""
     draw = np.random.default_rng(0)
     rows = []
-    pictures.mkdir()
+    images.mkdir()
     for kind, name in enumerate(KINDS):
         for number in range(EACH):
             id = 100 * (kind + 1) + number
-            (pictures / f"{id}.png").write_bytes(picture(name, number))
+            (images / f"{id}.png").write_bytes(image(name, number))
             rows.append(
                 {
                     "item": id,
@@ -125,14 +125,14 @@ def prepared(folder: Path, pictures: Path) -> Path:
         pairs += [(user, 100 * (kind + 1) + int(number)) for number in liked]
         pairs.append((user, 100 * ((kind + 1) % len(KINDS) + 1) + int(draw.integers(EACH))))
     frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
-    dataset = with_images(Dataset.from_frames(frame, items=pl.DataFrame(rows), split="none"), pictures)
+    dataset = with_images(Dataset.from_frames(frame, items=pl.DataFrame(rows), split="none"), images)
     dataset.save(folder)
     make_features(folder, parse_jobs(folder, [("text", "hashed"), ("image", "descriptor")]), progress=False)
     return folder
 
 
-def picture(kind: str, seed: int, size: int = 48, form: str = "PNG", **more: Any) -> bytes:
-    """A picture in the kind's color, with a little noise."""
+def image(kind: str, seed: int, size: int = 48, form: str = "PNG", **more: Any) -> bytes:
+    """An image in the kind's color, with a little noise."""
     noise = np.random.default_rng(seed).integers(-12, 13, (size, size, 3))
     pixels = (np.array(COLORS[kind]) + noise).clip(0, 255).astype(np.uint8)
     content = io.BytesIO()

@@ -205,7 +205,7 @@ def test_bodies_are_limited_while_they_come(start):
 
     streamed = client.post("/recommend", content=pieces(), headers={"Content-Type": "application/json"})
     assert streamed.status_code == 413 and "2,000" in streamed.json()["detail"]
-    form = client.post("/items", data={"id": "900"}, files={"picture": b"x" * 3000})
+    form = client.post("/items", data={"id": "900"}, files={"image": b"x" * 3000})
     assert form.status_code == 413
     assert client.post("/recommend", json=ASK).status_code == 200
 

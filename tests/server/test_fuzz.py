@@ -15,7 +15,7 @@ from lirdrec.server.state import LiveState
 
 from ..helpers import PATIENCE
 from .fuzzing import Asked, Fuzzer, ask, fault
-from .runs import Listening, picture, vectors
+from .runs import Listening, image, vectors
 
 N = 2000
 PROBE = {"user": 5, "k": 3, "filter": {"kind": "tent"}, "columns": ["title"]}
@@ -45,7 +45,7 @@ def fuzzer_of(recommender, seed):
     )
     good = [("POST", path, body) for path, bodies in posts.items() for body in bodies]
     good += [("GET", path, None) for path in gets] + [("DELETE", "/items/411", None)]
-    form = {"title": b"a new cup", "price": b"5", "picture": picture("cup", 1), "features": b"{}"}
+    form = {"title": b"a new cup", "price": b"5", "image": image("cup", 1), "features": b"{}"}
     return Fuzzer(seed, good, form)
 
 

@@ -16,24 +16,24 @@ from lirdrec.recommender.run_folder import rewrite, write_json
 from lirdrec.server.catalog.item_encoding import Encoders
 
 from ..helpers import assert_mentions
-from .runs import COLORS, asked, picture, vectors
+from .runs import COLORS, asked, image, vectors
 
 
 @pytest.fixture
 def encoding(start):
-    """A server that encodes titles and pictures."""
+    """A server that encodes titles and images."""
     client = start(encoders=True)
     while len(client.get("/model").json()["encoders"]) < 2:
         pass
     return client
 
 
-def test_a_title_and_a_picture_are_enough(encoding, recommender):
+def test_a_title_and_an_image_are_enough(encoding, recommender):
     """The words and colors of a lamp: its neighbors are lamps, and who likes lamps gets it."""
     answer = encoding.post(
         "/items",
         data={"id": "900", "title": "large lamp number 3", "price": "12.5", "in_stock": "true"},
-        files={"picture": ("front.png", picture("lamp", 99), "image/png")},
+        files={"image": ("front.png", image("lamp", 99), "image/png")},
     )
     assert answer.status_code == 201 and set(answer.json()["encoded"]) == {"text", "image"}, answer.text
     near = [one["item"] for one in encoding.get("/similar/900?k=5").json()["neighbors"]]
@@ -47,11 +47,11 @@ def test_a_title_and_a_picture_are_enough(encoding, recommender):
 
 
 def test_what_is_encoded_is_what_the_dataset_holds(encoding, start, recommender, shop, tmp_path):
-    """The title and the picture of a trained item give its vectors again."""
+    """The title and the image of a trained item give its vectors again."""
     row = recommender.item_table.row(7, named=True)
-    content = (shop.parent / "pictures" / row["image"]).read_bytes()
+    content = (shop.parent / "images" / row["image"]).read_bytes()
     columns = {name: row[name] for name in ("title", "kind")}
-    files = {"picture": ("a.png", content, "image/png")}
+    files = {"image": ("a.png", content, "image/png")}
     assert encoding.post("/items", data={"id": "900"} | columns, files=files).status_code == 201
     other = start(store=f"sqlite:///{tmp_path / 'other.sqlite'}")
     other.post("/items", json={"items": [{"id": 900, "features": vectors(recommender, row["item"])}]})
@@ -110,22 +110,22 @@ def test_encoders_that_cannot_be_loaded_are_reported(start, recommender, shop, t
 
 
 def test_without_encoders_the_answer_says_what_to_do(client):
-    answer = client.post("/items", data={"id": "900", "title": "a lamp"}, files={"picture": picture("lamp", 1)})
+    answer = client.post("/items", data={"id": "900", "title": "a lamp"}, files={"image": image("lamp", 1)})
     assert answer.status_code == 422
     assert_mentions(answer.json()["detail"], ["'image' (496)", "'text' (18)", "--encoders"])
 
 
 def test_vectors_in_a_form(client, recommender):
     features = json.dumps(vectors(recommender, 105))
-    answer = client.post("/items", data={"id": "900", "features": features}, files={"picture": picture("tent", 1)})
+    answer = client.post("/items", data={"id": "900", "features": features}, files={"image": image("tent", 1)})
     assert answer.status_code == 201
     assert client.get("/items/900/image").headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_pictures_are_known_by_their_content(client, recommender, kind):
+def test_images_are_known_by_their_content(client, recommender, kind):
     features = json.dumps(vectors(recommender, 105))
-    files = {"picture": ("picture.txt", picture("cup", 1, form=kind), "text/plain")}
+    files = {"image": ("image.txt", image("cup", 1, form=kind), "text/plain")}
     assert client.post("/items", data={"id": "900", "features": features}, files=files).status_code == 201
 
 
@@ -146,9 +146,9 @@ BAD = {
     "text": b"hello",
     "page": b"<!doctype html><script>alert(1)</script>",
     "drawing": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
-    "gif": picture("cup", 1, form="GIF"),
-    "bmp": picture("cup", 1, form="BMP"),
-    "cut": picture("cup", 1, form="JPEG")[:400],
+    "gif": image("cup", 1, form="GIF"),
+    "bmp": image("cup", 1, form="BMP"),
+    "cut": image("cup", 1, form="JPEG")[:400],
     "noise behind a head": b"\xff\xd8\xff" + b"\x01" * 300,
     "bomb": bomb(),
     "no webp": b"RIFF\x00\x00\x00\x00WEBPVP8 " + b"\x00" * 40,
@@ -156,9 +156,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_is_no_picture_is_refused_and_nothing_is_kept(client, recommender, what):
+def test_what_is_no_image_is_refused_and_nothing_is_kept(client, recommender, what):
     features = json.dumps(vectors(recommender, 105))
-    files = {"picture": ("x.png", BAD[what], "image/png")}
+    files = {"image": ("x.png", BAD[what], "image/png")}
     answer = client.post("/items", data={"id": "900", "features": features}, files=files)
     assert answer.status_code == 422, answer.text
     assert "Traceback" not in answer.text and answer.json()["detail"]
@@ -169,21 +169,19 @@ def test_the_pixel_limit_is_the_configurations(start, recommender):
     client = start(max_pixels=40 * 40)
     features = json.dumps(vectors(recommender, 105))
     for size, status in ((40, 201), (41, 422)):
-        files = {"picture": picture("boot", 1, size=size)}
+        files = {"image": image("boot", 1, size=size)}
         assert (
             client.post("/items", data={"id": str(900 + size), "features": features}, files=files).status_code == status
         )
 
 
-def test_a_kept_picture_carries_nothing_of_the_upload(client, recommender):
+def test_a_kept_image_carries_nothing_of_the_upload(client, recommender):
     """The place of a photograph is private, and a file must have one format only."""
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
-    content = picture("lamp", 3, form="JPEG", exif=exif.tobytes()) + b"<script>alert(1)</script>"
+    content = image("lamp", 3, form="JPEG", exif=exif.tobytes()) + b"<script>alert(1)</script>"
     features = json.dumps(vectors(recommender, 105))
-    assert (
-        client.post("/items", data={"id": "900", "features": features}, files={"picture": content}).status_code == 201
-    )
+    assert client.post("/items", data={"id": "900", "features": features}, files={"image": content}).status_code == 201
     shown = client.get("/items/900/image").content
     assert b"taken at home" in content and b"taken at home" not in shown and b"script" not in shown
 
@@ -191,18 +189,18 @@ def test_a_kept_picture_carries_nothing_of_the_upload(client, recommender):
 @pytest.mark.parametrize(
     ("data", "files", "facts"),
     [
-        ({"title": "a lamp"}, {"picture": picture("lamp", 1)}, ["'id'"]),
-        ({"id": "900"}, {"photo": picture("lamp", 1)}, ["'photo'", "'picture'"]),
-        ({"id": "900", "picture": "x"}, {"other": b""}, ["'other'"]),
-        ({"id": "900", "features": "{"}, {"picture": picture("lamp", 1)}, ["features", "JSON"]),
-        ({"id": "900", "features": "[1]"}, {"picture": picture("lamp", 1)}, ["features"]),
-        ({"id": "900", "features": '{"text": ["a"]}'}, {"picture": picture("lamp", 1)}, ["features.text"]),
-        ({"id": "900", "title": ["a", "b"]}, {"picture": picture("lamp", 1)}, ["'title'"]),
-        ({"id": "900", "colour": "red", "features": '{"text": [1]}'}, {"picture": picture("lamp", 1)}, ["colour"]),
-        ({"id": "900", "in_stock": "maybe"}, {"picture": picture("lamp", 1)}, ["'in_stock'"]),
+        ({"title": "a lamp"}, {"image": image("lamp", 1)}, ["'id'"]),
+        ({"id": "900"}, {"photo": image("lamp", 1)}, ["'photo'", "'image'"]),
+        ({"id": "900", "image": "x"}, {"other": b""}, ["'other'"]),
+        ({"id": "900", "features": "{"}, {"image": image("lamp", 1)}, ["features", "JSON"]),
+        ({"id": "900", "features": "[1]"}, {"image": image("lamp", 1)}, ["features"]),
+        ({"id": "900", "features": '{"text": ["a"]}'}, {"image": image("lamp", 1)}, ["features.text"]),
+        ({"id": "900", "title": ["a", "b"]}, {"image": image("lamp", 1)}, ["'title'"]),
+        ({"id": "900", "colour": "red", "features": '{"text": [1]}'}, {"image": image("lamp", 1)}, ["colour"]),
+        ({"id": "900", "in_stock": "maybe"}, {"image": image("lamp", 1)}, ["'in_stock'"]),
         (
             {"id": "900", "price": "much", "features": json.dumps({"text": [0.1] * 18})},
-            {"picture": picture("lamp", 1)},
+            {"image": image("lamp", 1)},
             ["price"],
         ),
     ],
@@ -214,7 +212,7 @@ def test_forms_that_do_not_fit(client, data, files, facts):
 
 
 def test_an_id_of_a_form_that_cannot_be_one(client):
-    answer = client.post("/items", data={"id": "lamp"}, files={"picture": picture("lamp", 1)})
+    answer = client.post("/items", data={"id": "lamp"}, files={"image": image("lamp", 1)})
     assert answer.status_code == 422 and "'id'" in answer.json()["detail"]
 
 

@@ -86,7 +86,7 @@ def test_a_store_of_an_older_version_opens_and_takes_types_and_times(url):
         again.close()
 
 
-def test_a_picture_lives_as_long_as_its_item(url):
+def test_an_image_lives_as_long_as_its_item(url):
     store = Store(url)
     store.add_items([NewItem(1, image=b"one"), NewItem("1")])
     assert (store.image(1), store.image("1"), store.image(2)) == (b"one", None, None)

@@ -1,4 +1,4 @@
-"""What the page asks the server for: search, people, pictures, columns, the map, who would get an item."""
+"""What the page asks the server for: search, people, images, columns, the map, who would get an item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.images import initials, placeholder
 
-from .runs import KINDS, N_USERS, Servers, asked, picture, vectors, whole_numbers
+from .runs import KINDS, N_USERS, Servers, asked, image, vectors, whole_numbers
 
 HOSTILE = "<script>alert(1)</script>\"'&\x00\u2028"
 
@@ -76,14 +76,14 @@ def test_a_history_begins_with_what_was_liked_since_training(client, recommender
     assert get(client, "/users/3")["liked"] == before["liked"]
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def test_a_picture_of_the_dataset_an_uploaded_one_and_a_drawn_one(client, recommender):
+def test_an_image_of_the_dataset_an_uploaded_one_and_a_drawn_one(client, recommender):
     kept = client.get("/items/105/image")
     assert kept.headers["content-type"] == "image/jpeg"
     shown = np.asarray(Image.open(io.BytesIO(kept.content)).convert("RGB")).astype(float).mean((0, 1))
-    true = np.asarray(Image.open(io.BytesIO(picture("lamp", 5))).convert("RGB")).astype(float).mean((0, 1))
+    true = np.asarray(Image.open(io.BytesIO(image("lamp", 5))).convert("RGB")).astype(float).mean((0, 1))
     np.testing.assert_allclose(shown, true, atol=4)
     features = vectors(recommender, 105)
     client.post("/items", json={"items": [{"id": 7000, "columns": {"title": HOSTILE}, "features": features}]})
@@ -94,21 +94,21 @@ def test_a_picture_of_the_dataset_an_uploaded_one_and_a_drawn_one(client, recomm
     assert client.get("/items/1/image").status_code == 404
 
 
-def test_a_browser_that_has_a_picture_is_not_sent_it_again(client):
+def test_a_browser_that_has_an_image_is_not_sent_it_again(client):
     first = client.get("/items/105/image")
     again = client.get("/items/105/image", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert client.get("/items/106/image", headers={"If-None-Match": first.headers["etag"]}).status_code == 200
 
 
-def test_another_folder_of_pictures_and_files_that_are_none(start, shop, tmp_path):
-    folder = tmp_path / "pictures"
+def test_another_folder_of_images_and_files_that_are_none(start, shop, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     secret = tmp_path / "secret.png"
-    secret.write_bytes(picture("cup", 1))
-    (folder / "100.png").write_bytes(picture("boot", 1))
+    secret.write_bytes(image("cup", 1))
+    (folder / "100.png").write_bytes(image("boot", 1))
     (folder / "101.png").symlink_to(secret)  # leads out of the folder
-    (folder / "102.png").write_bytes(picture("lamp", 1)[:200])  # cut off
+    (folder / "102.png").write_bytes(image("lamp", 1)[:200])  # cut off
     (folder / "103.png").write_bytes(b"<svg onload='alert(1)'/>")
     client = start(images=str(folder))
     kinds = {id: client.get(f"/items/{id}/image").headers["content-type"] for id in (100, 101, 102, 103, 104)}
@@ -116,7 +116,7 @@ def test_another_folder_of_pictures_and_files_that_are_none(start, shop, tmp_pat
     assert start(images=str(tmp_path / "nowhere")).get("/items/100/image").headers["content-type"] == "image/svg+xml"
 
 
-def test_drawn_pictures_are_whole_documents_whatever_the_title(tmp_path):
+def test_drawn_images_are_whole_documents_whatever_the_title(tmp_path):
     namespace = "{http://www.w3.org/2000/svg}"
     for title in (HOSTILE.replace("\x00", ""), "", "  ", None, "]]>", "ähnlich Öl", "🏕 tent", "\ud800 half", "a\x00b"):
         root = ElementTree.fromstring(placeholder("x<y>", title))

@@ -67,7 +67,7 @@ def test_metrics_are_those_of_the_best_epoch(run):
     assert metrics == {"best_epoch": best["epoch"], "epochs": 3, "valid": best["valid"]}
 
 
-def test_curves_are_a_picture(run):
+def test_curves_are_an_image(run):
     import matplotlib.image
 
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -34,7 +34,7 @@ class Answer:
     Attributes:
         text: the raw answer of the model; None if there is a problem.
         problem: why there is no answer, as one sentence.
-        picture: whether the image file is the problem; no model was called then.
+        is_image_problem: whether the image file is the problem; no model was called then.
         passing: whether a later attempt may succeed (a problem of the server).
         tokens_in, tokens_out: of the prompt with the image, and of the answer; None if unknown.
         seconds: computing time, including its share of a batch, without loading and waiting.
@@ -42,7 +42,7 @@ class Answer:
 
     text: str | None
     problem: str | None = None
-    picture: bool = False
+    is_image_problem: bool = False
     passing: bool = False
     tokens_in: int | None = None
     tokens_out: int | None = None
@@ -75,17 +75,17 @@ class Captioner(ABC):
         """Where the model runs, for people."""
 
     @abstractmethod
-    def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
         """(index, answer) of each image, in order of completion.
 
         Raises:
             LirdrecError: no image can be captioned: the model cannot be loaded, no server answers, the key is wrong.
         """
 
-    def caption(self, pictures: Sequence[Path]) -> list[Answer]:
+    def caption(self, images: Sequence[Path]) -> list[Answer]:
         """The answers in the order of the images."""
-        answers = dict(self.answers(pictures))
-        return [answers[index] for index in range(len(pictures))]
+        answers = dict(self.answers(images))
+        return [answers[index] for index in range(len(images))]
 
 
 def open_scaled(path: Path, side: int) -> Image:
@@ -125,8 +125,8 @@ def captioned(table: pl.DataFrame) -> pl.Series:
     return (table[CAPTION].fill_null("").str.strip_chars() != "").alias("captioned")
 
 
-def caption_key(picture: bytes, identity: Mapping[str, Any]) -> str:
+def caption_key(image: bytes, identity: Mapping[str, Any]) -> str:
     """The key of a caption: 32 hexadecimal digits, from the hash of the image content and the captioner's identity."""
-    key = hashlib.blake2b(picture, digest_size=KEY_BYTES)
+    key = hashlib.blake2b(image, digest_size=KEY_BYTES)
     key.update(json.dumps(dict(identity), sort_keys=True, ensure_ascii=False).encode())
     return key.hexdigest()

@@ -50,15 +50,15 @@ class OpenAICaptioner(Captioner):
     def place(self) -> str:
         return self.endpoint.name
 
-    def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
-        return self.endpoint.each(pictures, self._answer)
+    def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
+        return self.endpoint.each(images, self._answer)
 
     def _answer(self, path: Path) -> Answer:
         jpeg = io.BytesIO()
         try:
             open_scaled(path, self.side).save(jpeg, "JPEG", quality=QUALITY)
         except DataError as error:
-            return Answer(None, str(error), picture=True)
+            return Answer(None, str(error), is_image_problem=True)
         url = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
         content = [{"type": "text", "text": self.prompt}, {"type": "image_url", "image_url": {"url": url}}]
         body = {

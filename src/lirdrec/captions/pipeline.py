@@ -215,7 +215,7 @@ class Captioning:
             if problems:
                 with write_errors(self.folder), path.open("w", encoding="utf-8", newline="") as file:
                     writer = csv.writer(file, lineterminator="\n")
-                    writer.writerow([ITEM, "picture", "problem", "answer"])
+                    writer.writerow([ITEM, "image", "problem", "answer"])
                     writer.writerows((ids[row], *rest) for row, *rest in problems)
                 files[PROBLEMS] = path
             recorded = manifest["files"].get(PROBLEMS)
@@ -227,7 +227,7 @@ class Captioning:
 
     def _keep(self, key: str, answer: Answer) -> None:
         text = None if answer.text is None else clean(answer.text, keep_lines=True)
-        if answer.picture or answer.passing:  # the next run tries again
+        if answer.is_image_problem or answer.passing:  # the next run tries again
             self._failed[key] = answer.problem or UNUSABLE
         else:
             index = self.survey.wanted[key].rows[0]
@@ -235,7 +235,7 @@ class Captioning:
             facts |= {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
             self._shards.seal(index, {}, facts)
             self._sealed[key] = index
-        if answer.picture:
+        if answer.is_image_problem:
             return
         self._n_unusable = 0 if text and read_answer(text, list(self._attributes)) else self._n_unusable + 1
         if self._n_unusable >= TOO_MANY:

@@ -16,7 +16,7 @@ from lirdrec.features.sources import ImageSource
 
 RANGE = 1024  # number of items whose images are checked together
 PROBE = 3  # images that are captioned to measure time and tokens
-PICTURE = 1600  # tokens of an image: between 85 and 6,400, depending on the model
+IMAGE_TOKENS = 1600  # tokens of an image: between 85 and 6,400, depending on the model
 WORDS = 0.5  # share of the allowed words that answers use
 
 
@@ -81,24 +81,24 @@ def make_plan(
 def estimate(
     captioner: Captioner,
     attributes: Attributes,
-    pictures: int,
+    images: int,
     probe: Sequence[Answer] = (),
     price_in: float | None = None,
     price_out: float | None = None,
     requests_per_minute: float | None = None,
 ) -> Estimate:
-    """Estimate tokens, cost and time of `pictures` images from the answers of a probe, or else by rules of thumb."""
+    """Estimate tokens, cost and time of `images` images from the answers of a probe, or else by rules of thumb."""
     n_in = mean_of_known(answer.tokens_in for answer in probe)
     n_out = mean_of_known(answer.tokens_out for answer in probe)
     measured = len(probe)
     if n_in is None or n_out is None:
         measured = 0
-        n_in = len(captioner.prompt) / LETTERS + PICTURE
+        n_in = len(captioner.prompt) / LETTERS + IMAGE_TOKENS
         words = WORDS * attributes.max_words + 3  # its name, quotes, comma
         n_out = len(attributes.attributes) * words * 1.4
     return Estimate(
         "image",
-        pictures,
+        images,
         n_in,
         n_out,
         mean_of_known(answer.seconds for answer in probe),

@@ -74,13 +74,13 @@ class TransformersCaptioner(Captioner):
     def place(self) -> str:
         return "this machine"
 
-    def answers(self, pictures: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
+    def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
         batch: list[tuple[int, Image]] = []
-        for index, path in enumerate(pictures):
+        for index, path in enumerate(images):
             try:
                 batch.append((index, open_scaled(path, self.side)))
             except DataError as error:
-                yield index, Answer(None, str(error), picture=True)
+                yield index, Answer(None, str(error), is_image_problem=True)
             if len(batch) >= self.batch_size:
                 yield from self._answer_batch(batch)
                 batch = []

@@ -131,7 +131,7 @@ def _show_files(run: Path, user: Any, film: Any) -> None:
     print_line(f"All lists         lirdrec recommend {run} --all --new-items share=0.1 --output lists.csv")
     print_line(f"Web page          lirdrec serve {run} --ui --encoders")
     print_line("                  and open http://127.0.0.1:8000/ui/ in a browser; under 'Add an item' a film of yours")
-    print_line("                  needs a title, genres, tags and a picture")
+    print_line("                  needs a title, genres, tags and an image")
 
 
 def _sample() -> Path:

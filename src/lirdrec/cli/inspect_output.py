@@ -46,8 +46,8 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
     if summary["texts"]:
         texts = ", ".join(f"{column} {share(number)}" for column, number in summary["texts"].items())
         print_line(f"Items with a text: {texts}")
-    if summary["pictures"]:
-        print_line(f"Items with an image: {share(summary['pictures'])}")
+    if summary["images"]:
+        print_line(f"Items with an image: {share(summary['images'])}")
     prepared = summary["info"].get("preparation", {})
     for number, noun, words, style in (
         (summary["cold_items"], "item", " in validation or test only (cold)", None),

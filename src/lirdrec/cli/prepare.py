@@ -258,7 +258,7 @@ def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
             default_template(texts)
         except ConfigError:
             words += ["--text-template", f"{{{max(texts, key=lambda name: texts[name])}}}"]
-    if summary["pictures"]:
+    if summary["images"]:
         words += ["--image", "descriptor"]
     if len(words) > 3:
         return shlex.join([*words, "--drop-featureless-items"] if _undescribed(summary) else words)

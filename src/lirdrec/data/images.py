@@ -131,7 +131,7 @@ def image_column(
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """The number of items with an image, `pictures`, and with a text, `texts` (column → number).
+    """The number of items with an image, `images`, and with a text, `texts` (column → number).
 
     Images count only if the dataset has their folder. Columns of texts are the string columns of the item table; blank
     texts do not count.
@@ -145,7 +145,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
         if name not in (ITEM, IMAGE, *files) and (dtype == pl.String or (dtype == pl.List and is_title(name))):
             texts[name] = int((as_texts(table[name]).fill_null("").str.strip_chars() != "").sum())
     return {
-        "pictures": table.height - table[IMAGE].null_count() if has_images else 0,
+        "images": table.height - table[IMAGE].null_count() if has_images else 0,
         "texts": {name: number for name, number in texts.items() if number},
     }
 

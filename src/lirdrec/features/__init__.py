@@ -1,1 +1,1 @@
-"""From texts and pictures to feature matrices: encoders, captions, and the run that survives being killed."""
+"""From texts and images to feature matrices: encoders, captions, and the run that survives being killed."""

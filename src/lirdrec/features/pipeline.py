@@ -31,7 +31,7 @@ from lirdrec.features.dataset_writer import (
 )
 from lirdrec.features.encode import Loop, encode_shard, local
 from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
-from lirdrec.features.sources import FileSource, ItemRows, default_texts, names_pictures
+from lirdrec.features.sources import FileSource, ItemRows, default_texts, names_images
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work
@@ -262,6 +262,6 @@ def _second_matrix(rows: ItemRows, works: Sequence[FeatureJobRunner]) -> str | N
     texts = default_texts(rows)
     if texts is not None and {"template": texts.text} not in [source.description for source in sources]:
         return "--text hashed"
-    if names_pictures(rows) and not any(source.kind == "image" for source in sources):
+    if names_images(rows) and not any(source.kind == "image" for source in sources):
         return "--image descriptor"
     return None

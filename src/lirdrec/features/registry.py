@@ -41,7 +41,7 @@ from lirdrec.features.sources import (
     Source,
     TextSource,
     VideoSource,
-    names_pictures,
+    names_images,
 )
 from lirdrec.option_names import flag
 
@@ -130,14 +130,14 @@ def _source(folder: str | Path, template: str | None, folders: Mapping[str, str 
 
 def _files(folder: str | Path, root: str | Path | None, source: type[FileSource]) -> FileSource:
     rows, paths = ItemRows(folder), None
-    if root is not None and not names_pictures(rows, source.media.column):  # files named after items
+    if root is not None and not names_images(rows, source.media.column):  # files named after items
         paths = image_column(rows.read(0, len(rows))[ITEM], Path(root), media=source.media)
     return source(folder, root=root, found=paths)
 
 
 def _defaults(folder: str | Path, template: str | None, images: str | Path | None) -> list[tuple[What, str]]:
     rows = ItemRows(folder)
-    has_paths = names_pictures(rows)
+    has_paths = names_images(rows)
     has_images = images is not None or (has_paths and IMAGES in rows.manifest["info"])
     if has_paths and not has_images:
         logger.warning("%s: the images of column '%s' are left out; give their folder with --images", folder, IMAGE)

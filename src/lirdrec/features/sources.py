@@ -101,7 +101,7 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def names_pictures(rows: ItemRows, column: str = IMAGE) -> bool:
+def names_images(rows: ItemRows, column: str = IMAGE) -> bool:
     """Whether the item table has a column of image paths (not URLs)."""
     return column in rows.schema and has_paths(rows.read(0, len(rows), (column,))[column])
 

@@ -31,7 +31,7 @@ class Card:
     Attributes:
         title: name of the item.
         text: shown unchanged, with its line breaks.
-        picture: a JPEG, PNG or WebP file; None: a placeholder, or nothing if no card of the grid has an image.
+        image: a JPEG, PNG or WebP file; None: a placeholder, or nothing if no card of the grid has an image.
         badges: short texts, such as "0.93" or "no text".
         lines: (name, value) pairs.
 
@@ -41,18 +41,18 @@ class Card:
 
     title: str
     text: str = ""
-    picture: bytes | None = None
+    image: bytes | None = None
     badges: Sequence[str] = ()
     lines: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        if self.picture is not None and not _image_format(self.picture):
+        if self.image is not None and not _image_format(self.image):
             raise ConfigError(f"the image of '{self.title}' is not a JPEG, PNG or WebP file; convert it first")
 
     def data_uri(self) -> str:
         """The image as the address of an `<img>` element."""
-        assert self.picture is not None
-        return f"data:image/{_image_format(self.picture)};base64,{base64.b64encode(self.picture).decode()}"
+        assert self.image is not None
+        return f"data:image/{_image_format(self.image)};base64,{base64.b64encode(self.image).decode()}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Cards:
 
     def has_images(self) -> bool:
         """Whether any card has an image."""
-        return any(card.picture is not None for card in (*self.cards, self.lead) if card)
+        return any(card.image is not None for card in (*self.cards, self.lead) if card)
 
 
 def _image_format(content: bytes) -> str:

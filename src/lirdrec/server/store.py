@@ -47,7 +47,7 @@ _items = sa.Table(
     sa.Column("subject", sa.Text, primary_key=True),
     sa.Column("number", _number, nullable=False),
     sa.Column("live", sa.Boolean, nullable=False),
-    sa.Column("picture", sa.LargeBinary, nullable=True),
+    sa.Column("picture", sa.LargeBinary, nullable=True, key="image"),  # the name in stores that exist already
 )
 LOCK = 0x11BD_BEC0  # advisory lock of PostgreSQL: with one writer at a time, numbers become visible in order
 FULL = {"SQLITE_FULL", "53100"}  # SQLite's name and PostgreSQL's code of a full disk
@@ -174,7 +174,7 @@ class Store:
             for subject, item in zip(subjects, items, strict=True):
                 last = self._append(connection, "item", subject, _packed(item), at=item.at)
                 connection.execute(sa.delete(_items).where(_items.c.subject == subject))
-                entry = sa.insert(_items).values(subject=subject, number=last, live=True, picture=item.image)
+                entry = sa.insert(_items).values(subject=subject, number=last, live=True, image=item.image)
                 connection.execute(entry)
             return last
 
@@ -184,13 +184,13 @@ class Store:
 
     def image(self, item: str | int) -> bytes | None:
         """The image that was added with an item, if any."""
-        return self._scalar(sa.select(_items.c.picture).where(_live(item)))
+        return self._scalar(sa.select(_items.c.image).where(_live(item)))
 
     def remove_item(self, item: str | int) -> int:
         """Record the removal of an item, of the run or of `add_items`; the number of the change."""
         with self._write() as connection:
             subject = json.dumps(item)
-            connection.execute(sa.update(_items).where(_items.c.subject == subject).values(live=False, picture=None))
+            connection.execute(sa.update(_items).where(_items.c.subject == subject).values(live=False, image=None))
             return self._append(connection, "removed", subject, b"")
 
     def add_events(self, events: Sequence[Event]) -> int:

@@ -65,7 +65,7 @@ def test_a_person_with_history_recommendations_and_the_parts_of_scores(visit):
     widths = page.locator(".found .bar").first.locator(".piece").evaluate_all("all => all.map(p => p.offsetWidth)")
     values = [abs(value) for value in best[0]["parts"].values()]
     assert [w / sum(widths) for w in widths] == pytest.approx([v / sum(values) for v in values], abs=0.03)
-    # pictures of the shop's files, not drawn ones
+    # images of the shop's files, not drawn ones
     assert page.locator(".found .card img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 48
 
 
@@ -217,7 +217,7 @@ def test_hostile_texts_stay_texts_everywhere(visit):
     page.locator(".found .card[data-item='666'] .why-button").click()
     page.locator("#why-title").get_by_text(HOSTILE).wait_for()
     assert page.evaluate("window.hacked") is None
-    assert page.locator("main img:not(.picture img)").count() == 0
+    assert page.locator("main img:not(.image img)").count() == 0
     answer = httpx.get(f"{one.address}/items/666/image", timeout=PATIENCE)
     assert answer.headers["content-type"] == "image/svg+xml"
     assert b"<script" not in answer.content and "default-src 'none'" in answer.headers["content-security-policy"]

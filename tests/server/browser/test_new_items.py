@@ -8,14 +8,14 @@ from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
 from ...helpers import PATIENCE
-from ..runs import KINDS, picture, vectors
+from ..runs import KINDS, image, vectors
 from .conftest import ids, texts, wait_for_ids
 
 HOME = "main .chips"  # people to begin with
 SEND = "form.add [type=submit]"
 
 
-def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp_path):
+def test_an_item_is_added_with_title_and_image_and_finds_its_people(visit, tmp_path):
     one = visit()
     page = one.go("#/add")
     send = page.locator(SEND)
@@ -25,8 +25,8 @@ def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp
     page.fill("#new-title", "heavy tent number 99")
     page.fill("#new-kind", "tent")
     page.fill("#new-price", "12.5")
-    (tmp_path / "tent.png").write_bytes(picture("tent", 99))
-    page.set_input_files("#new-picture", tmp_path / "tent.png")
+    (tmp_path / "tent.png").write_bytes(image("tent", 99))
+    page.set_input_files("#new-image", tmp_path / "tent.png")
     page.locator(".drop img").wait_for()
     id = page.locator("#new-id").input_value()
     send.click()
@@ -37,9 +37,7 @@ def test_an_item_is_added_with_title_and_picture_and_finds_its_people(visit, tmp
     assert sum("tent" in title for title in titles[:6]) >= 5
     who = [int(user) for user in texts(page, ".people .who")]
     assert sum(KINDS[user % len(KINDS)] == "tent" for user in who) >= 10
-    assert (
-        page.locator(".picture.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/items/{id}/image")
-    )
+    assert page.locator(".image.large img").evaluate("i => i.decode().then(() => i.src)").endswith(f"/items/{id}/image")
     assert httpx.get(f"{one.address}/items/{id}/image", timeout=PATIENCE).headers["content-type"] == "image/jpeg"
     best = [item["item"] for item in one.post("/recommend", {"user": who[0], "k": 10})["items"]]
     assert int(id) in best
@@ -65,8 +63,8 @@ def test_what_is_wrong_with_a_new_item_is_shown_in_the_form(visit, tmp_path):
     assert answer.value.status == 409
     page.get_by_role("alert").get_by_text("103").wait_for()
     page.fill("#new-id", "999103")
-    (tmp_path / "broken.png").write_bytes(picture("lamp", 1)[:300])
-    page.set_input_files("#new-picture", tmp_path / "broken.png")
+    (tmp_path / "broken.png").write_bytes(image("lamp", 1)[:300])
+    page.set_input_files("#new-image", tmp_path / "broken.png")
     with page.expect_response("**/items") as answer:
         send.click()
     assert answer.value.status == 422
@@ -77,21 +75,21 @@ def test_what_is_wrong_with_a_new_item_is_shown_in_the_form(visit, tmp_path):
     page.get_by_role("alert").get_by_text("price").wait_for()
     assert page.evaluate("document.activeElement.id") == "new-price"
     page.fill("#new-price", "12")
-    # a file that is refused does not leave the picture before it in its place
-    (tmp_path / "lamp.png").write_bytes(picture("lamp", 1))
-    (tmp_path / "note.txt").write_text("no picture")
-    page.set_input_files("#new-picture", tmp_path / "lamp.png")
+    # a file that is refused does not leave the image before it in its place
+    (tmp_path / "lamp.png").write_bytes(image("lamp", 1))
+    (tmp_path / "note.txt").write_text("no image")
+    page.set_input_files("#new-image", tmp_path / "lamp.png")
     page.locator(".drop img").wait_for()
-    page.set_input_files("#new-picture", tmp_path / "note.txt")
+    page.set_input_files("#new-image", tmp_path / "note.txt")
     page.locator(".drop").get_by_text("JPEG").wait_for()
     assert page.locator(".drop img").count() == 0
-    page.set_input_files("#new-picture", tmp_path / "lamp.png")
+    page.set_input_files("#new-image", tmp_path / "lamp.png")
     page.locator(".drop img").wait_for()
-    page.locator(".picture-field button").click()
+    page.locator(".image-field button").click()
     page.locator(".drop img").wait_for(state="detached")
     with page.expect_response("**/items") as answer:  # when it is there, the item does not appear in a later test
         send.click()
-    assert b'name="picture"' not in answer.value.request.post_data_buffer
+    assert b'name="image"' not in answer.value.request.post_data_buffer
     assert one.get("/items/999103")["columns"]["price"] == 12
     page.goto("about:blank")
     httpx.delete(f"{one.address}/items/999103", timeout=PATIENCE).raise_for_status()

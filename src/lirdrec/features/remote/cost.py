@@ -15,7 +15,7 @@ class Estimate:
     """Estimated tokens, time and cost of all requests.
 
     Attributes:
-        unit: of an input: "picture" or "text".
+        unit: of an input: "image" or "text".
         inputs: number of inputs, `per_request` of them in one request.
         tokens_in, tokens_out: read and written for one input.
         seconds: of one request; None if not measured.

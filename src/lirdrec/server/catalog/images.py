@@ -181,6 +181,6 @@ def sanitized_image(content: bytes, max_pixels: int) -> bytes:
     """
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if not content.startswith(_SIGNATURES) and not is_webp:
-        raise DataError("the picture must be a JPEG, PNG or WebP; its content is something else")
+        raise DataError("the image must be a JPEG, PNG or WebP; its content is something else")
     open_image(content, max_pixels=max_pixels, enough=STORED_SIDE)
     return thumbnail(content, STORED_SIDE)

@@ -42,7 +42,7 @@ _FORM = {
     "required": ["id"],
     "properties": {
         "id": {"type": "string", "description": "The new item's id."},
-        "picture": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."},
+        "image": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."},
         "features": {"type": "string", "description": "JSON: name → vector; missing ones are encoded by the server."},
     },
     "additionalProperties": {"type": "string", "description": "A column of the item table."},
@@ -104,8 +104,8 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
         upload: bytes | None = None
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                if name != "picture":
-                    raise Problem(422, f"the form's field '{name}' is a file; only 'picture' may be one")
+                if name != "image":
+                    raise Problem(422, f"the form's field '{name}' is a file; only 'image' may be one")
                 upload = await value.read()
             elif name in columns:
                 raise Problem(422, f"the form's field '{name}' occurs twice")
@@ -113,8 +113,8 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
                 columns[name] = value
     if "id" not in columns:
         raise Problem(422, "the form has no field 'id'")
-    if "picture" in columns:
-        raise Problem(422, "the form's field 'picture' must be a file")
+    if "image" in columns:
+        raise Problem(422, "the form's field 'image' must be a file")
     recommender = services.live.snapshot.recommender
     try:
         id = parse_id(columns.pop("id"), recommender.items)

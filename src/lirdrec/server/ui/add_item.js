@@ -1,4 +1,4 @@
-// "Add an item": title and picture in, and at once its own page: who would get it, and between which neighbors it lies.
+// "Add an item": title and image in, and at once its own page: who would get it, and between which neighbors it lies.
 
 import { api } from "./api.js";
 import { itemLink } from "./cards.js";
@@ -38,7 +38,7 @@ function form(model) {
   const lacking = Object.keys(model.features).filter((name) => !(name in model.encoders));
   const fault = el("p", { class: "fault", role: "alert", hidden: true });
   const send = el("button", { type: "submit", class: "main" }, "Add it");
-  const drop = pictureField();
+  const drop = imageField();
   const id = el("input", {
     id: "new-id",
     name: "id",
@@ -54,7 +54,7 @@ function form(model) {
   id.addEventListener("input", () => (id.dataset.own = "yes"));
 
   const others = model.table.filter(
-    (one) => one.name !== title && one.name !== "features" && one.name !== "picture" && one.name !== "id",
+    (one) => one.name !== title && one.name !== "features" && one.name !== "image" && one.name !== "id",
   );
   const vectors = lacking.length ? vectorFields(model, lacking, kinds.length === 0) : null;
   const made = el(
@@ -125,7 +125,7 @@ function form(model) {
 function body(made, file, vectors) {
   const form = new FormData();
   for (const one of made.querySelectorAll("[name]")) if (one.value.trim()) form.append(one.name, one.value.trim());
-  if (file) form.append("picture", file, "picture");
+  if (file) form.append("image", file, "image");
   const given = {};
   for (const one of vectors?.querySelectorAll("textarea") ?? []) {
     if (!one.value.trim()) continue;
@@ -152,7 +152,7 @@ function notice(model, kinds, lacking) {
       el(
         "p",
         {},
-        el("strong", {}, "This server was started with --encoders, but cannot encode titles and pictures. "),
+        el("strong", {}, "This server was started with --encoders, but cannot encode titles and images. "),
         "Enter the vectors of the new item below. The reasons:",
       ),
       el(
@@ -169,7 +169,7 @@ function notice(model, kinds, lacking) {
       el(
         "p",
         {},
-        el("strong", {}, "This server cannot encode titles and pictures. "),
+        el("strong", {}, "This server cannot encode titles and images. "),
         "Enter the vectors of the new item below, or start the server with the encoders of the dataset:",
       ),
       el("pre", { tabindex: "0" }, el("code", {}, "lirdrec serve RUN --ui --encoders")),
@@ -177,7 +177,7 @@ function notice(model, kinds, lacking) {
     );
   }
   const reads = kinds
-    .map(([name, kind]) => `${kind === "image" ? "the picture" : "the texts"} (${name})`)
+    .map(([name, kind]) => `${kind === "image" ? "the image" : "the texts"} (${name})`)
     .join(" and ");
   const rest = lacking.length ? ` What it cannot make (${lacking.join(", ")}) may be given below, or be left out.` : "";
   return el("p", { class: "quiet" }, `The server encodes ${reads}.${rest}`);
@@ -227,29 +227,29 @@ function input(column) {
   return el("span", {}, el("input", { id, name: column.name, autocomplete: "off", list: known ? names : null }), known);
 }
 
-function pictureField() {
+function imageField() {
   let file = null;
-  const field = el("input", { id: "new-picture", type: "file", accept: TYPES.join(","), class: "unseen" });
-  const invitation = ["Choose a picture,", el("br"), "or drop it here"];
-  const inside = el("span", { class: "inside" }, icon("picture"), el("span", {}, invitation));
-  const label = el("label", { for: "new-picture", class: "drop" }, inside);
-  const away = el("button", { type: "button", class: "plain small", hidden: true }, "Remove the picture");
+  const field = el("input", { id: "new-image", type: "file", accept: TYPES.join(","), class: "unseen" });
+  const invitation = ["Choose an image,", el("br"), "or drop it here"];
+  const inside = el("span", { class: "inside" }, icon("image"), el("span", {}, invitation));
+  const label = el("label", { for: "new-image", class: "drop" }, inside);
+  const away = el("button", { type: "button", class: "plain small", hidden: true }, "Remove the image");
   const nothing = (...said) => {
     file = null;
     field.value = "";
     away.hidden = true;
-    inside.replaceChildren(icon("picture"), el("span", {}, said));
+    inside.replaceChildren(icon("image"), el("span", {}, said));
   };
   const take = (one) => {
     if (!one) return;
     if (!TYPES.includes(one.type)) {
-      say("The picture must be a JPEG, PNG or WebP.");
-      nothing("The picture must be a JPEG, PNG or WebP.");
+      say("The image must be a JPEG, PNG or WebP.");
+      nothing("The image must be a JPEG, PNG or WebP.");
       return;
     }
     file = one;
     away.hidden = false;
-    const shown = el("img", { alt: `The chosen picture, ${one.name}` });
+    const shown = el("img", { alt: `The chosen image, ${one.name}` });
     shown.src = URL.createObjectURL(one);
     shown.addEventListener("load", () => URL.revokeObjectURL(shown.src), { once: true });
     inside.replaceChildren(shown);
@@ -258,7 +258,7 @@ function pictureField() {
   field.addEventListener("change", () => take(field.files[0]));
   away.addEventListener("click", () => {
     nothing(...invitation);
-    say("The picture was removed.");
+    say("The image was removed.");
     field.focus();
   });
   for (const name of ["dragover", "dragenter"]) {
@@ -272,7 +272,7 @@ function pictureField() {
     event.preventDefault();
     take(event.dataTransfer.files[0]);
   });
-  return { element: el("div", { class: "picture-field" }, field, label, away), file: () => file };
+  return { element: el("div", { class: "image-field" }, field, label, away), file: () => file };
 }
 
 const slug = (text) =>

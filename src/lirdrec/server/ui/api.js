@@ -1,4 +1,4 @@
-// Requests to the server, with the key of this tab; errors as one sentence; pictures.
+// Requests to the server, with the key of this tab; errors as one sentence; images.
 
 const ROOT = new URL("../", document.baseURI); // the page lies at …/ui/
 const KEY = "lirdrec-key";
@@ -26,7 +26,7 @@ export function key() {
 
 export function setKey(value) {
   remembered = value || null;
-  pictures.clear();
+  images.clear();
   try {
     if (value) sessionStorage.setItem(KEY, value);
     else sessionStorage.removeItem(KEY);
@@ -124,10 +124,10 @@ export const api = {
   remove: (id) => json(`items/${at(id)}`, { method: "DELETE" }),
 };
 
-// ---------------------------------------------------------------- pictures
+// ---------------------------------------------------------------- images
 
 const KEPT = 400;
-const pictures = new Map(); // id → address of a blob; needed only where a key must go with the request
+const images = new Map(); // id → address of a blob; needed only where a key must go with the request
 
 const seen = new IntersectionObserver(
   (entries) => {
@@ -143,8 +143,8 @@ const seen = new IntersectionObserver(
   { rootMargin: "200px" },
 );
 
-/** The picture of an item, loaded when it comes into view. Its title stands beside it, so it has no text of its own. */
-export function picture(id) {
+/** The image of an item, loaded when it comes into view. Its title stands beside it, so it has no text of its own. */
+export function image(id) {
   const made = document.createElement("img");
   made.alt = "";
   made.decoding = "async";
@@ -160,13 +160,13 @@ export function picture(id) {
 }
 
 async function fetched(id) {
-  if (!pictures.has(id)) {
+  if (!images.has(id)) {
     const asked = ask(`items/${at(id)}/image`).then(async (answer) => URL.createObjectURL(await answer.blob()));
-    asked.catch(() => pictures.delete(id));
-    pictures.set(id, asked);
-    if (pictures.size > KEPT) pictures.delete(pictures.keys().next().value);
+    asked.catch(() => images.delete(id));
+    images.set(id, asked);
+    if (images.size > KEPT) images.delete(images.keys().next().value);
   }
-  return pictures.get(id);
+  return images.get(id);
 }
 
 function sentence(text) {

@@ -1,6 +1,6 @@
 // Item cards, and the bar that shows the parts of a score.
 
-import { picture } from "./api.js";
+import { image } from "./api.js";
 import { about, called, hue, partNames } from "./catalog.js";
 import { calm, el, formatNumber } from "./dom.js";
 
@@ -55,7 +55,7 @@ export function card(model, one, more = {}) {
   return el(
     "li",
     { class: "card", data: { item: String(one.item) } },
-    el("div", { class: "picture" }, picture(one.item), more.rank && el("span", { class: "rank" }, String(more.rank))),
+    el("div", { class: "image" }, image(one.item), more.rank && el("span", { class: "rank" }, String(more.rank))),
     el(
       "div",
       { class: "words" },

@@ -1,6 +1,6 @@
 // Item view: the item's columns, audience, most similar items and position on the map.
 
-import { api, picture } from "./api.js";
+import { api, image } from "./api.js";
 import { bar, card, grid, legend, scaleOf, userLink } from "./cards.js";
 import { called, catalog, changed, shown, titleColumn } from "./catalog.js";
 import { counted, el, say, formatNumber } from "./dom.js";
@@ -21,7 +21,7 @@ export async function item(root, id, signal) {
     el(
       "div",
       { class: "item-head" },
-      el("div", { class: "picture large" }, picture(one.item)),
+      el("div", { class: "image large" }, image(one.item)),
       el(
         "div",
         {},

@@ -1,6 +1,6 @@
 // Map view: the catalog as points colored by a column, with a list of the visible items for keyboard users.
 
-import { api, picture } from "./api.js";
+import { api, image } from "./api.js";
 import { itemLink } from "./cards.js";
 import { catalog } from "./catalog.js";
 import { counted, debounced, el, icon, say, formatNumber } from "./dom.js";
@@ -155,7 +155,7 @@ export async function map(root, _, signal) {
     const link = el(
       "a",
       { href: itemLink(points.items[at]), on: { focus: enter, blur: leave, pointerenter: enter, pointerleave: leave } },
-      el("span", { class: "picture" }, picture(points.items[at])),
+      el("span", { class: "image" }, image(points.items[at])),
       el("span", { class: "name" }, titled(at)),
       points.codes && el("i", { class: "dot", vars: { "--hue": hueOf(points.codes[at], points.kind) } }),
     );
@@ -167,7 +167,7 @@ export async function map(root, _, signal) {
     if (at < 0) return;
     const value = points.labels && points.codes[at] >= 0 ? points.labels[points.codes[at]] : "";
     tip.replaceChildren(
-      el("span", { class: "picture" }, picture(points.items[at])),
+      el("span", { class: "image" }, image(points.items[at])),
       el("span", {}, el("strong", {}, titled(at)), value && el("span", { class: "quiet" }, value)),
     );
     const wide = tip.offsetWidth;

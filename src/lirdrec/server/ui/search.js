@@ -1,6 +1,6 @@
 // Search field: users and items in one list (ARIA combobox), for keyboard and pointer.
 
-import { api, picture } from "./api.js";
+import { api, image } from "./api.js";
 import { itemLink, userLink } from "./cards.js";
 import { called } from "./catalog.js";
 import { counted, debounced, el, icon, say } from "./dom.js";
@@ -78,7 +78,7 @@ export function search() {
     const what = items.map((one) =>
       option(
         itemLink(one.item),
-        el("span", { class: "picture" }, picture(one.item)),
+        el("span", { class: "image" }, image(one.item)),
         el("span", { class: "name" }, called(one)),
         one.added && el("span", { class: "badge" }, "added"),
       ),

@@ -1,6 +1,6 @@
 // User view: liked items, recommendations and their explanations.
 
-import { api, picture, Problem } from "./api.js";
+import { api, image, Problem } from "./api.js";
 import { bar, card, grid, itemLink, legend, rearranged, scaleOf } from "./cards.js";
 import { called, catalog, partNames, titleColumn } from "./catalog.js";
 import { controls, request, untouched } from "./controls.js";
@@ -146,7 +146,7 @@ function small(one, moved) {
     el(
       "a",
       { href: itemLink(one.item) },
-      el("span", { class: "picture" }, picture(one.item)),
+      el("span", { class: "image" }, image(one.item)),
       el("span", { class: "name" }, called(one)),
       moved != null && el("span", { class: "quiet" }, `${moved > 0 ? "+" : ""}${formatNumber(moved, 3)}`),
     ),

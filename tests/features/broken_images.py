@@ -1,4 +1,4 @@
-"""Sixty picture files as the world makes them: damaged, disguised, malicious, or sound but unusual.
+"""Sixty image files as the world makes them: damaged, disguised, malicious, or sound but unusual.
 
 Sound ones show the same scene: four quarters, red and green above blue and yellow (grays where there is no color).
 """
@@ -46,10 +46,10 @@ def scene(mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
     return Image.fromarray(values.reshape(2, 2, *values.shape[1:])).resize(size, Image.Resampling.NEAREST)
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    """The bytes of a picture's file."""
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The bytes of an image's file."""
     content = io.BytesIO()
-    picture.save(content, format=kind, **options)
+    image.save(content, format=kind, **options)
     return content.getvalue()
 
 
@@ -89,7 +89,7 @@ def _refused() -> list[tuple[str | bytes, ...]]:
     return [
         ("empty.jpg", b"", "the file is empty"),
         ("page.jpg", b"\n<!DOCTYPE html><html><h1>404</h1></html>", "holds a web page"),
-        ("words.png", b"there is no picture here", "holds something else"),
+        ("words.png", b"there is no image here", "holds something else"),
         ("drawing.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "holds an SVG drawing", "SVG"),
         ("paper.jpg", b"%PDF-1.7\n%%EOF", "holds a PDF document", "PDF"),
         ("archive.png", b"PK\3\4" + zeros, "holds a ZIP archive", "ZIP"),
@@ -154,24 +154,24 @@ def _no_files() -> list[tuple[str | Callable[[Path], object], ...]]:
 
 
 def _sound() -> list[tuple[str, bytes, tuple[tuple[int, int, int], ...]]]:
-    picture, gray = scene(), scene("L")
+    image, gray = scene(), scene("L")
     grays = tuple((value,) * 3 for value in GRAYS)
-    jpeg = encoded(picture, "JPEG", quality=95)
+    jpeg = encoded(image, "JPEG", quality=95)
     deep = np.asarray(gray).astype(np.uint16) * 257
-    clear = picture.convert("RGBA")
+    clear = image.convert("RGBA")
     clear.putalpha(Image.fromarray(np.where(np.asarray(gray) == 255, 0, 255).astype(np.uint8)))
     on_white = (*COLORS[:3], (255, 255, 255))
-    frames = [picture.rotate(90 * turn) for turn in range(3)]
+    frames = [image.rotate(90 * turn) for turn in range(3)]
     turned = Image.Exif()
     turned[0x0112] = 6
-    on_its_side = picture.transpose(Image.Transpose.ROTATE_90)
+    on_its_side = image.transpose(Image.Transpose.ROTATE_90)
     animated = {"save_all": True, "append_images": frames[1:], "duration": 40}
     return [
         ("jpeg.png", jpeg, COLORS),
         ("jpeg_without_extension", jpeg, COLORS),
-        ("jpeg_cmyk.jpg", encoded(picture.convert("CMYK"), "JPEG", quality=95), COLORS),
+        ("jpeg_cmyk.jpg", encoded(image.convert("CMYK"), "JPEG", quality=95), COLORS),
         ("jpeg_turned.jpg", encoded(on_its_side, "JPEG", quality=95, exif=turned), COLORS),
-        ("jpeg_bad_exif.jpg", encoded(picture, "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff"), COLORS),
+        ("jpeg_bad_exif.jpg", encoded(image, "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff"), COLORS),
         ("jpeg_large.jpg", encoded(scene("L", (8000, 8000)), "JPEG"), grays),
         ("png_large.png", encoded(scene(size=(7000, 7000)), "PNG", compress_level=1), COLORS),
         ("png_16_bit.png", encoded(Image.fromarray(deep), "PNG"), grays),
@@ -185,7 +185,7 @@ def _sound() -> list[tuple[str, bytes, tuple[tuple[int, int, int], ...]]]:
 
 
 def noise() -> Image.Image:
-    """A picture that packs badly, so that its file is cut where the pixels are."""
+    """An image that packs badly, so that its file is cut where the pixels are."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8))
 
 
