@@ -36,7 +36,7 @@ BATCH_SIZE = 32
 def sports(items: int | None, joined: int) -> list[str]:
     table = pl.read_csv(DATA / "sports" / "items.tsv", separator="\t", quote_char=None)
     texts = table["text"].fill_null("").to_list()
-    texts = [" ".join(texts[(at + step) % len(texts)] for step in range(joined)) for at in range(len(texts))]
+    texts = [" ".join(texts[(index + step) % len(texts)] for step in range(joined)) for index in range(len(texts))]
     return texts[:items]
 
 

@@ -74,10 +74,10 @@ def plot(frame: pl.DataFrame, path: Path) -> None:
         offsets = sorted((p for p, _ in values if p.startswith("boost=")), key=lambda p: float(p[6:]))
         offsets = list(dict.fromkeys(offsets))
         loss = [100 * (1 - values[p, "known"] / values["content", "known"]) for p in offsets]
-        at = 100 * (1 - values["calibrated", "known"] / values["content", "known"])
+        calibrated_loss = 100 * (1 - values["calibrated", "known"] / values["content", "known"])
         for axis, metric, base in ((axes[0], "among", values["content", "among"]), (axes[1], "share", 0.01)):
             (line,) = axis.plot(loss, [values[p, metric] / base for p in offsets], marker=".", label=dataset)
-            axis.plot(at, values["calibrated", metric] / base, "o", color=line.get_color(), markersize=8)
+            axis.plot(calibrated_loss, values["calibrated", metric] / base, "o", color=line.get_color(), markersize=8)
     axes[0].set_ylabel("recall of new items among all,\nmultiples of content vectors")
     axes[1].set_ylabel("places of new items, %")
     for axis in axes:

@@ -46,8 +46,8 @@ def main() -> int:
     given.add_argument("folder", type=Path, help="of the results")
     given.add_argument("--runs", type=int, default=20, help="how many, the second half of them under load (default 20)")
     given.usage = "%(prog)s FOLDER [--runs N] [-- COMMAND ...]   (default: -- make test)"
-    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    options, command = given.parse_args(sys.argv[1:at]), sys.argv[at + 1 :] or ["make", "test"]
+    index = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, command = given.parse_args(sys.argv[1:index]), sys.argv[index + 1 :] or ["make", "test"]
     options.folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, options.runs + 1):
         record = options.folder / f"run-{number:02d}.json"

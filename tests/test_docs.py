@@ -323,11 +323,11 @@ class Newcomer:
 
 def answers(text: str) -> list[dict]:
     """JSON documents one after another; keys that were printed between them are no answers."""
-    found, at = [], text.find("{")
-    while at >= 0:
-        one, end = json.JSONDecoder().raw_decode(text, at)
+    found, index = [], text.find("{")
+    while index >= 0:
+        one, end = json.JSONDecoder().raw_decode(text, index)
         found.append(one)
-        at = text.find("{", end)
+        index = text.find("{", end)
     return found
 
 

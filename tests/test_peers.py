@@ -113,8 +113,8 @@ def test_lirdrec_runs_directly_after_each_library_and_only_once():
     found = jobs(["implicit", "cornac"], ["baby"], [1, 2], 2, 5)
     labels = [(job.entry.library, job.entry.label, job.threads, job.repetition) for job in found]
     assert len(set(labels)) == len(labels)
-    at = labels.index(("implicit", "BPR", 1, 1))
-    assert labels[at + 1 : at + 3] == [("lirdrec", "mf", 1, 1), ("lirdrec", "mf, fast", 1, 1)]
+    index = labels.index(("implicit", "BPR", 1, 1))
+    assert labels[index + 1 : index + 3] == [("lirdrec", "mf", 1, 1), ("lirdrec", "mf, fast", 1, 1)]
     assert {job.epochs for job in found} == {0, 5}
     assert len({job.key for job in found}) == len(found)
     known = {entry.label for entry in LIRDREC}

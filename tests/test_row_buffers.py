@@ -87,9 +87,9 @@ def test_a_column_that_is_new_is_null_before():
 @pytest.mark.parametrize("ids", [list(range(300)), [7 * n + 3 for n in range(300)], [f"i{n}" for n in range(300)]])
 def test_ids_added_one_by_one_are_those_of_one_map(ids):
     grown = IdMap(ids[:100], "item")
-    for at in range(100, 300):
-        before, grown = grown, grown.extended(ids[at : at + 1])
-        assert len(before) == at
+    for index in range(100, 300):
+        before, grown = grown, grown.extended(ids[index : index + 1])
+        assert len(before) == index
     whole = IdMap(ids, "item")
     assert grown == whole and grown.ids.tolist() == whole.ids.tolist() and grown.is_integer is whole.is_integer
     strange = [*ids[95:105], "nobody", 10**9, ids[0]]
@@ -110,8 +110,8 @@ def test_item_weights_that_grow_are_those_made_at_once():
     neighbors[::7, 2:] = -1
     similarity = torch.rand(40, 4, generator=draw)
     grown = [ItemWeightScorer.of_nearest(history, neighbors[:30], similarity[:30])]
-    for at in range(30, 40):
-        grown.append(grown[-1].with_items(neighbors[at : at + 1], similarity[at : at + 1]))
+    for index in range(30, 40):
+        grown.append(grown[-1].with_items(neighbors[index : index + 1], similarity[index : index + 1]))
     other = grown[3].with_items(neighbors[33:40], similarity[33:40])  # from an older one, at once
     truth = torch.zeros(40, 40)
     for target, (rows, values) in enumerate(zip(neighbors.tolist(), similarity.tolist(), strict=True)):

@@ -80,8 +80,8 @@ class Data:
         """Mean NDCG of lists `(n, k)` of item rows (-1: none) for the users `evaluated`, on the validation items."""
         keys = np.sort(self.valid[0] * self.n_items + self.valid[1])
         wanted = self.evaluated[:, None] * self.n_items + lists
-        at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        hits = (keys[at] == wanted) & (lists >= 0)
+        index = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        hits = (keys[index] == wanted) & (lists >= 0)
         discounts = 1 / np.log2(np.arange(lists.shape[1]) + 2)
         relevant = np.bincount(self.valid[0], minlength=self.n_users)[self.evaluated]
         ideal = np.cumsum(discounts)[np.minimum(relevant, lists.shape[1]) - 1]

@@ -112,15 +112,15 @@ def quiet(port, key, attacking) -> None:
 
 def faults(port, key, attacking) -> None:
     """Bodies of 7 MB with 700,000 unknown keys, four at a time."""
-    _together(4, port, key, [b"{" + b",".join(b'"%d":1' % at for at in range(700_000)) + b"}"], attacking)
+    _together(4, port, key, [b"{" + b",".join(b'"%d":1' % index for index in range(700_000)) + b"}"], attacking)
 
 
 def hidden_faults(port, key, attacking) -> None:
     """Bodies that stay just below each limit: 590 wrong filters, lists as long as may be, ten lists of 9,900 texts."""
-    wrong = b'{"user":1,"filter":{' + b",".join(b'"%d":{"a":[]}' % at for at in range(590)) + b"}}"
+    wrong = b'{"user":1,"filter":{' + b",".join(b'"%d":{"a":[]}' % index for index in range(590)) + b"}}"
     long = b'{"user":1,"columns":[' + b",".join([b"1"] * 99_000) + b"]}"
     texts = b",".join([b'"' + b"x" * 70 + b'"'] * 9900)
-    lists = b'{"user":1,"filter":{' + b",".join(b'"%d":{"in":[%s]}' % (at, texts) for at in range(10)) + b"}}"
+    lists = b'{"user":1,"filter":{' + b",".join(b'"%d":{"in":[%s]}' % (index, texts) for index in range(10)) + b"}}"
     _together(8, port, key, [wrong, long, lists], attacking)
 
 
@@ -128,7 +128,7 @@ def filters(port, key, attacking) -> None:
     """Filters of 8 MB, no two alike."""
     bodies = []
     for number in range(12):
-        values = [("é" * 395) + f"{number:03d}{at:05d}" for at in range(9900)]
+        values = [("é" * 395) + f"{number:03d}{index:05d}" for index in range(9900)]
         asked = {"user": "A0000000000002", "k": 1, "filter": {"title": {"in": values}}}
         bodies.append(json.dumps(asked, ensure_ascii=False).encode())
     _together(2, port, key, bodies, attacking)
@@ -159,8 +159,8 @@ def large_heads(port, key, attacking) -> None:
 def forwarded(port, key, attacking) -> None:
     """Requests with an address of their own in X-Forwarded-For, without a key."""
     peer = http.client.HTTPConnection("127.0.0.1", port)
-    for at in itertools.count():
-        peer.request("GET", "/model", headers={"X-Forwarded-For": f"10.9.{at // 256 % 256}.{at % 256}"})
+    for index in itertools.count():
+        peer.request("GET", "/model", headers={"X-Forwarded-For": f"10.9.{index // 256 % 256}.{index % 256}"})
         peer.getresponse().read()
         attacking.set()
 

@@ -108,8 +108,8 @@ class TestAnswers:
     @given(st.text(st.characters(exclude_categories=()), max_size=60), st.sampled_from(sorted(ANSWERS)), st.data())
     def test_whatever_a_model_says_can_be_written_to_a_file(self, noise, kind, data):
         answer = ANSWERS[kind][0][:400]
-        at = data.draw(st.integers(0, len(answer)))
-        text = answer[:at] + noise + answer[at:]
+        index = data.draw(st.integers(0, len(answer)))
+        text = answer[:index] + noise + answer[index:]
         for value in (*read_answer(text, NAMES).values(), clean(text), clean(text, keep_lines=True)):
             value.encode()
             assert "\x00" not in value and value == value.strip()

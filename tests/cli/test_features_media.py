@@ -36,16 +36,18 @@ def data(tmp_path) -> Path:
         (tmp_path / kind / "more").mkdir(parents=True)
     low, high = wav(tone(200, 1)), wav(tone(3000, 1))
     red, blue = video([RED], 3), video([BLUE], 3)
-    for at in range(12):
-        if at == 4:
+    for index in range(12):
+        if index == 4:
             continue
-        cover = encoded(Image.new("RGB", (40, 30), BLUE if at % 2 else RED), "PNG")
-        contents = {"sounds/{}.wav": high if at % 2 else low, "films/more/{}.mp4": blue if at % 2 else red}
+        cover = encoded(Image.new("RGB", (40, 30), BLUE if index % 2 else RED), "PNG")
+        contents = {"sounds/{}.wav": high if index % 2 else low, "films/more/{}.mp4": blue if index % 2 else red}
         for name, content in {**contents, "covers/{}.png": cover}.items():
-            (tmp_path / name.format(at)).write_bytes(content[: len(content) // (2 if at == 5 else 1)])
-    table = pl.DataFrame({"item": range(12), "title": [f"{'blue' if at % 2 else 'red'} clip" for at in range(12)]})
+            (tmp_path / name.format(index)).write_bytes(content[: len(content) // (2 if index == 5 else 1)])
+    table = pl.DataFrame(
+        {"item": range(12), "title": [f"{'blue' if index % 2 else 'red'} clip" for index in range(12)]}
+    )
     rng = np.random.default_rng(0)
-    pairs = [(user, int(at)) for user in range(8) for at in rng.permutation(12)[:6]]
+    pairs = [(user, int(index)) for user in range(8) for index in rng.permutation(12)[:6]]
     frame = pl.DataFrame(pairs, schema=["user", "item"], orient="row")
     return Dataset.from_frames(frame, items=table, split="none").save(tmp_path / "data")
 
@@ -60,11 +62,11 @@ def test_sounds_and_videos_become_matrices(lirdrec, data, tmp_path):
     dataset = Dataset.load(data, verify=True)
     info = dataset.info
     assert (info["audio_files"], info["video_files"]) == (str(tmp_path / "sounds"), str(tmp_path / "films"))
-    assert dataset.item_table["audio"].to_list() == [None if at == 4 else f"{at}.wav" for at in range(12)]
-    assert dataset.item_table["video"].to_list() == [None if at == 4 else f"more/{at}.mp4" for at in range(12)]
+    assert dataset.item_table["audio"].to_list() == [None if index == 4 else f"{index}.wav" for index in range(12)]
+    assert dataset.item_table["video"].to_list() == [None if index == 4 else f"more/{index}.mp4" for index in range(12)]
     for name in ("audio", "film"):
         matrix = dataset.features[name]
-        assert matrix.present.tolist() == [at not in (4, 5) for at in range(12)]
+        assert matrix.present.tolist() == [index not in (4, 5) for index in range(12)]
         alike = matrix.values[0] @ matrix.values[2] / np.linalg.norm(matrix.values[0]) ** 2
         unlike = matrix.values[0] @ matrix.values[1] / np.linalg.norm(matrix.values[0]) ** 2
         assert alike == pytest.approx(1, abs=1e-3) and unlike < 0.9
@@ -99,7 +101,7 @@ def test_joint_vectors_and_added_items(lirdrec, data, tmp_path):
     assert made.exit_code == 0, made.stderr
     dataset = Dataset.load(data)
     matrix = dataset.features["joint"]
-    assert matrix.present.tolist() == [at != 5 for at in range(12)]  # item 4 by its title alone
+    assert matrix.present.tolist() == [index != 5 for index in range(12)]  # item 4 by its title alone
     assert read_manifest(data)["info"]["encoders"]["joint"]["source"] == {"template": "{title}", "image": "image"}
     run = fit(dataset, "lirdrec", TrainConfig(epochs=1), progress=False, cache=False)
     assert isinstance(run, Recommender)

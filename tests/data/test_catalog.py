@@ -239,7 +239,7 @@ def whole(n=6, **options):
     """Everyone of `n` users likes everyone of `n` items, rated 1 to 5 in turn."""
     cells = [(user, item) for user in range(n) for item in range(n)]
     frame = pl.DataFrame(cells, schema=["user", "item"], orient="row")
-    ratings = pl.Series("rating", [float(at % 5 + 1) for at in range(len(cells))])
+    ratings = pl.Series("rating", [float(index % 5 + 1) for index in range(len(cells))])
     return Dataset.from_frames(frame.with_columns(ratings), rating="rating", **options)
 
 

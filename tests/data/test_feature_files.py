@@ -144,11 +144,11 @@ def test_any_damage_to_a_feature_file_is_one_sentence_or_no_harm(tmp_path_factor
     else:
         pl.DataFrame({"id": IDS, "v": X}).write_parquet(path)
     content = bytearray(path.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
+    index = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
-        content = content[:at]
+        content = content[:index]
     else:
-        content[at] = data.draw(st.integers(0, 255))
+        content[index] = data.draw(st.integers(0, 255))
     path.unlink()  # a new file, not the old one's pages: it may be mapped
     path.write_bytes(content)
     try:
@@ -157,10 +157,10 @@ def test_any_damage_to_a_feature_file_is_one_sentence_or_no_harm(tmp_path_factor
         assert "\n" not in str(error) and str(path) in str(error)
 
 
-def flip(path, at: int = -3) -> None:
+def flip(path, index: int = -3) -> None:
     """Change one bit, and neither size nor time of change."""
     status, content = os.stat(path), bytearray(path.read_bytes())
-    content[at] ^= 4
+    content[index] ^= 4
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 

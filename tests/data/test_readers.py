@@ -156,11 +156,11 @@ def test_any_damage_to_a_table_is_one_sentence_or_no_harm(tmp_path_factory, suff
     path = tmp_path_factory.mktemp("tables") / f"t{suffix}"
     frame = pl.DataFrame({"user": [f"u{n % 4}" for n in range(20)], "item": range(20), "rating": [4.5] * 20})
     content = bytearray(write_table(frame, path).read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
+    index = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
-        content = content[:at]
+        content = content[:index]
     else:
-        content[at] = data.draw(st.integers(0, 255))
+        content[index] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
         read_interactions(path, rating="rating", min_rating=4)

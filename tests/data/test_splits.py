@@ -173,7 +173,7 @@ def order_of(data: Dataset, user: str) -> list[str]:
 
 @given(st.lists(st.integers(0, 5), max_size=40))
 def test_positions_count_earlier_rows_of_the_user(users):
-    expected = [users[:at].count(user) for at, user in enumerate(users)]
+    expected = [users[:index].count(user) for index, user in enumerate(users)]
     assert row_positions(np.array(users, dtype=np.int64)).tolist() == expected
 
 

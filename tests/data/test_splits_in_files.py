@@ -157,8 +157,8 @@ def test_faults_of_matrices(tmp_path):
     with assert_error(DataError, mentions=[test, "scipy.sparse.save_npz"]):
         read_raw(test)
     content = train.read_bytes()
-    for at in range(0, len(content), 37):
-        train.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+    for index in range(0, len(content), 37):
+        train.write_bytes(content[:index] + bytes([content[index] ^ 0x55]) + content[index + 1 :])
         try:
             read_raw(train, split="none")
         except DataError as error:

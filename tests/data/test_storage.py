@@ -291,11 +291,11 @@ def test_any_damage_to_the_manifest_is_one_sentence(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged") / "it"
     frame = pl.DataFrame({"user": [0, 0, 0, 0], "item": [0, 1, 2, 3]})
     content = bytearray((Dataset.from_frames(frame).save(folder) / "manifest.json").read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
+    index = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
-        content = content[:at]
+        content = content[:index]
     else:
-        content[at] = data.draw(st.integers(0, 255))
+        content[index] = data.draw(st.integers(0, 255))
     (folder / "manifest.json").write_bytes(content)
     try:
         Dataset.load(folder)

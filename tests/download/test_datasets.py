@@ -151,7 +151,7 @@ def test_archives_that_are_refused(tmp_path):
         "noise": b"no archive",
         "damaged": archive({"a": bytes(range(256)) * 50}).replace(b"PK\x03\x04", b"PK\x03\x05", 1),
         "large": large,
-        "many": archive({str(at): b"" for at in range(20)}),
+        "many": archive({str(index): b"" for index in range(20)}),
         "same": archive({"A.txt": b"x", "a.TXT": b"y"}),
         "clash": archive({"a": b"x", "a/b": b"y"}),
     }

@@ -57,13 +57,13 @@ def chains(clock: bool = False, length: int = 8, pause: int = 1) -> dict[str, li
         begin = 1_000_000 + 100 * user if clock else 0
         rows += [(user, (start + step) % N_ITEMS, begin + pause * step) for step in range(length)]
     order = rng.permutation(len(rows))
-    return {name: [rows[at][column] for at in order] for column, name in enumerate(("user", "item", "time"))}
+    return {name: [rows[index][column] for index in order] for column, name in enumerate(("user", "item", "time"))}
 
 
 def in_file_order(table: dict[str, list[int]]) -> dict[str, list[int]]:
     """The same rows in the order of time, without the times."""
     order = np.argsort(table["time"], kind="stable")
-    return {name: [table[name][at] for at in order] for name in ("user", "item")}
+    return {name: [table[name][index] for index in order] for name in ("user", "item")}
 
 
 def last_item(data: Dataset) -> Recommender:

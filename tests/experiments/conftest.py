@@ -172,12 +172,12 @@ def _found(text: str, fact: object, start: int) -> int:
 
 def assert_facts(text: str, facts: Iterable[object]) -> None:
     """Check that names and numbers stand in the text in this order; those of a set may be in any order."""
-    at = 0
+    position = 0
     for group in facts:
-        ends = {fact: _found(text, fact, at) for fact in (group if isinstance(group, set) else {group})}
+        ends = {fact: _found(text, fact, position) for fact in (group if isinstance(group, set) else {group})}
         missing = [str(fact) for fact, end in ends.items() if end < 0]
         assert not missing, f"{missing} not mentioned, or not after the facts before them: {text}"
-        at = max(ends.values())
+        position = max(ends.values())
 
 
 def between(text: str, first: object, second: object) -> str:

@@ -203,7 +203,7 @@ def never_stopped(data, tmp_path_factory) -> Path:
     assert_facts(lines[0], ["popularity", "trial 1", "valid", "recall@20"])
     assert_facts(lines[3], ["lirdrec", "0", "test", "recall@20"])
     # how long the cell took, and how long all others will still take
-    assert [len(re.findall(r"\d\s(?:s|min|h)\b", lines[at])) for at in (0, 3)] == [2, 1]
+    assert [len(re.findall(r"\d\s(?:s|min|h)\b", lines[index])) for index in (0, 3)] == [2, 1]
     return output
 
 

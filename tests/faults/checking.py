@@ -137,18 +137,18 @@ class Faults:
             self.restore(recording.start)
             ended = self._work(name, number, way, exchange)
             counts.kills += 1
-            at = f"{name}, killed {way} {number} ({_shown(recording.operations, number)})"
+            case = f"{name}, killed {way} {number} ({_shown(recording.operations, number)})"
             if ended.code == 0 and WRITERS[name].hub:  # the client's threads did fewer operations this time
                 counts.outcomes["ended"] += 1
                 continue
             if not ended.killed:
-                counts.problems.append(f"{at}: ended with {ended.code}: {ended.printed[-300:]}")
+                counts.problems.append(f"{case}: ended with {ended.code}: {ended.printed[-300:]}")
                 continue
             state = states.tree(self.place) + self._hub_state(name)
             if state not in seen:
                 seen[state], problems = self._check(name, counts.states, exchange)
                 counts.states += 1
-                counts.problems += [f"{at}: {problem}" for problem in problems]
+                counts.problems += [f"{case}: {problem}" for problem in problems]
             counts.outcomes[seen[state]] += 1
         return counts
 

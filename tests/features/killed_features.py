@@ -56,7 +56,7 @@ class Counting(Encoder):
         texts = [one.value for one in batch]
         longest = max(len(text) for text in texts)
         vectors = np.stack([self.vector(text) + longest / 1000 for text in texts]).astype(np.float32)
-        problems = {at: "it says bad" for at, text in enumerate(texts) if "bad" in text}
+        problems = {index: "it says bad" for index, text in enumerate(texts) if "bad" in text}
         vectors[list(problems)] = 0
         for text in texts:
             self.calls.append(text)

@@ -123,7 +123,7 @@ class Server:
             self.asked.append(json.dumps(texts))
         if self._misbehave(request, what):
             return
-        data = [{"object": "embedding", "index": at, "embedding": embed(text)} for at, text in enumerate(texts)]
+        data = [{"object": "embedding", "index": index, "embedding": embed(text)} for index, text in enumerate(texts)]
         if what == "too few":
             data = data[:-1]
         if what == "not finite":

@@ -108,8 +108,8 @@ def test_broken_files_are_problems(kind, tmp_path):
     encoder = SpectrumEncoder() if kind == "audio" else FrameEncoder(ColorEdgeEncoder(), 2)
     rows = encode_rows(encoder, [*files, good], 3)
     assert sorted(rows.problems) == list(range(len(files)))
-    for at, path in enumerate(files):
-        assert str(path) in rows.problems[at]
+    for index, path in enumerate(files):
+        assert str(path) in rows.problems[index]
     assert rows.vectors.any(axis=1).tolist() == [False] * len(files) + [True]
 
 

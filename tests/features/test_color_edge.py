@@ -26,8 +26,8 @@ HUES, LIGHTS, DIRECTIONS = slice(0, 8), slice(9, 13), 8
 def describe(tmp_path):
     def describe(*images: Image.Image | bytes) -> np.ndarray:
         paths = []
-        for at, image in enumerate(images):
-            paths.append(tmp_path / f"{at}.png")
+        for index, image in enumerate(images):
+            paths.append(tmp_path / f"{index}.png")
             paths[-1].write_bytes(image if isinstance(image, bytes) else encoded(image, "PNG"))
         rows = encode_rows(ColorEdgeEncoder(), paths, batch_size=7)
         assert rows.problems == {}
@@ -103,8 +103,8 @@ def test_lengths_are_one_and_both_parts_count_alike(describe):
 def test_same_bits_alone_and_in_company(describe):
     images = [scene(), noise(), stripes(0.3), Image.new("RGB", (1, 1)), scene(size=(2000, 5))]
     together = describe(*images)
-    for at, image in enumerate(images):
-        np.testing.assert_array_equal(describe(image)[0], together[at])
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(describe(image)[0], together[index])
     assert np.isfinite(together).all()
 
 
@@ -149,7 +149,7 @@ def test_agrees_with_published_features(encoder, real_data):
     with np.load(real_data / "movielens-small" / "poster_features.npz") as file:
         ids, published = file["movieId"], file["x"].astype(np.float32)
     published /= np.linalg.norm(published, axis=1, keepdims=True)
-    row = {int(film): at for at, film in enumerate(ids)}
+    row = {int(film): index for index, film in enumerate(ids)}
     files = sorted((real_data / "posters").glob("*.jpg"))[::15]
     vectors = encode_rows(encoder, files, batch_size=16).vectors
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -177,15 +177,15 @@ def test_equals_a_direct_call_of_the_network(encoder, tmp_path):
 
 
 def test_vectors_do_not_depend_on_company_and_problems_are_named(encoder, tmp_path):
-    files = [tmp_path / f"{at}.png" for at in range(4)]
+    files = [tmp_path / f"{index}.png" for index in range(4)]
     for file, image in zip(files, (scene(), noise(), scene(size=(300, 7))), strict=False):
         file.write_bytes(encoded(image, "PNG"))
     together = encode_rows(encoder, files, batch_size=4)
     assert together.problems.keys() == {3} and str(files[3]) in together.problems[3]
     assert not together.vectors[3].any()
-    for at in range(3):
-        alone = encode_rows(encoder, files[at : at + 1], batch_size=1).vectors[0]
-        np.testing.assert_allclose(alone, together.vectors[at], atol=1e-4)
+    for index in range(3):
+        alone = encode_rows(encoder, files[index : index + 1], batch_size=1).vectors[0]
+        np.testing.assert_allclose(alone, together.vectors[index], atol=1e-4)
     assert encode_rows(encoder, files[3:], batch_size=4).problems.keys() == {0}
 
 

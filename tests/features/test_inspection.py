@@ -201,8 +201,8 @@ def test_a_look_at_the_sample(sample, tmp_path):
         cosine = values @ values[row]
         cosine[row] = -1
         best = np.argsort(-cosine)[:6]
-        assert [near["item"] for near in one["neighbors"]] == [ids[int(at)] for at in best]
-        assert [near["title"] for near in one["neighbors"]] == [titles[ids[int(at)]] for at in best]
+        assert [near["item"] for near in one["neighbors"]] == [ids[int(index)] for index in best]
+        assert [near["title"] for near in one["neighbors"]] == [titles[ids[int(index)]] for index in best]
         assert [near["cosine"] for near in one["neighbors"]] == pytest.approx(cosine[best].tolist(), abs=1e-5)
     # two films that got the same poster in the source
     same = [[one["title"] for one in group] for group in facts["duplicates"]["examples"]]
@@ -314,10 +314,10 @@ class Letters(Encoder):
 
     def encode(self, batch):
         vectors = np.zeros((len(batch), 26), dtype=np.float32)
-        for at, one in enumerate(batch):
+        for index, one in enumerate(batch):
             for letter in one.value.lower():
                 if "a" <= letter <= "z":
-                    vectors[at, ord(letter) - 97] += 1
+                    vectors[index, ord(letter) - 97] += 1
         return Encoded(vectors)
 
 

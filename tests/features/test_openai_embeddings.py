@@ -92,8 +92,8 @@ def test_it_gives_up_after_so_many_attempts_and_says_why(endpoint, waits, fault)
 def test_waits_double_with_a_random_part_and_have_a_limit(endpoint, waits):
     with Server([500] * 20) as server, pytest.raises(RetriesExhausted):
         endpoint(server, attempts=10).ask("/embeddings", BODY, texts)
-    for at, wait in enumerate(waits):
-        assert min(60, 2**at) <= wait <= min(60, 2**at + 1)
+    for index, wait in enumerate(waits):
+        assert min(60, 2**index) <= wait <= min(60, 2**index + 1)
     assert waits[-1] == 60 and len(set(waits[:5])) == 5
 
 

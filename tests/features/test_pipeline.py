@@ -28,7 +28,7 @@ from .killed_features import Counting, Fitted
 
 def prepare(folder: Path, split: str = "none", **columns: list) -> Path:
     """A dataset of items i0, i1, … with these columns; user 0 took all."""
-    table = pl.DataFrame({"item": [f"i{at}" for at in range(len(next(iter(columns.values()))))], **columns})
+    table = pl.DataFrame({"item": [f"i{index}" for index in range(len(next(iter(columns.values()))))], **columns})
     pairs = pl.DataFrame({"user": [0] * table.height, "item": table["item"]})
     return Dataset.from_frames(pairs, items=table, split=split).save(folder)
 
@@ -75,7 +75,7 @@ def test_the_matrix_is_what_the_encoder_gives_and_is_reported(tmp_path):
 
 def test_the_shards_do_not_show_in_the_matrix(tmp_path):
     """Vectors of one text a batch depend on nothing else, so any cut into shards gives the same bytes."""
-    titles = [f"title {at}" for at in range(50)]
+    titles = [f"title {index}" for index in range(50)]
     found = []
     for rows in (1, 7, 50, 64):
         folder = prepare(tmp_path / str(rows), title=titles)
@@ -102,7 +102,7 @@ def test_texts_come_from_a_template_and_from_the_columns_that_tell_of_items(tmp_
 
 def test_ranges_are_those_of_the_table_whatever_its_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("lirdrec.data.storage.ITEM_ROWS", 7)
-    folder = prepare(tmp_path / "data", title=[f"t{at}" for at in range(30)])
+    folder = prepare(tmp_path / "data", title=[f"t{index}" for index in range(30)])
     rows = ItemRows(folder)
     table = Dataset.load(folder).item_table
     for start in range(31):
@@ -162,7 +162,7 @@ def test_the_speed_is_that_of_encoding(tmp_path, monkeypatch):
         reported[idle] += n
 
     monkeypatch.setattr(making, "progress_bar", lambda *arguments: contextlib.nullcontext(advance))
-    titles = ["same", None] * 10 + [f"title {at}" for at in range(20)]
+    titles = ["same", None] * 10 + [f"title {index}" for index in range(20)]
     folder = prepare(tmp_path / "data", title=titles, brand=["b"] * 40)
     make_features(folder, [job(folder, "brand", "brand")], progress=True)
     reported.update({True: 0, False: 0})
@@ -213,7 +213,7 @@ def test_the_images_column_must_be_there(tmp_path):
 
 
 def test_items_without_features_are_named_and_finished_work_is_kept(tmp_path):
-    titles = [None if at % 2 else f"title {at}" for at in range(40)]
+    titles = [None if index % 2 else f"title {index}" for index in range(40)]
     folder = prepare(tmp_path / "data", title=titles, brand=["b"] * 40)
     before = (folder / "manifest.json").read_bytes()
     named = "i1, i3, i5, i7, i9, i11, i13, i15, i17, i19"
@@ -335,7 +335,7 @@ def test_a_fitted_encoder_learns_from_a_sample_of_fixed_seed(tmp_path, monkeypat
     monkeypatch.setattr("lirdrec.features.job.SAMPLE", 20)
     seen = []
     for name in ("one", "two"):
-        folder = prepare(tmp_path / name, title=[f"title {at}" for at in range(100)])
+        folder = prepare(tmp_path / name, title=[f"title {index}" for index in range(100)])
 
         class Watched(Fitted):
             def fit(self, inputs) -> None:
@@ -344,14 +344,14 @@ def test_a_fitted_encoder_learns_from_a_sample_of_fixed_seed(tmp_path, monkeypat
 
         make_features(folder, [job(folder, encoder=Watched())], progress=False)
     assert seen[0] == seen[1] and len(set(seen[0])) == 20
-    assert seen[0] != [f"title {at}" for at in range(20)]
+    assert seen[0] != [f"title {index}" for index in range(20)]
 
 
 def test_memory_grows_by_few_bytes_an_item(tmp_path):
     """512 bytes of vector an item; at most 100 of them may stay in memory (keys, flags, what is known already)."""
     peaks = {}
     for n in (2_000, 10_000):
-        folder = prepare(tmp_path / str(n), title=[f"title {at}" for at in range(n)])
+        folder = prepare(tmp_path / str(n), title=[f"title {index}" for index in range(n)])
 
         class Plain(Counting):
             shard_rows = 256

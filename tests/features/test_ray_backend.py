@@ -73,11 +73,13 @@ def loop() -> Iterator[RayLoop]:
 def prepared(tmp_path_factory) -> Path:
     """150 items: some without a title, some whose title is bad, long ones, two of one title."""
     rng = random.Random(4)
-    titles = [" ".join(rng.choices(["red", "green", "lamp"], k=rng.randint(1, 9))) + f" {at}" for at in range(N)]
+    titles = [" ".join(rng.choices(["red", "green", "lamp"], k=rng.randint(1, 9))) + f" {index}" for index in range(N)]
     titles[7] = titles[3]
-    titles = [None if at % 11 == 5 else "bad " + text if at % 29 == 1 else text for at, text in enumerate(titles)]
-    table = pl.DataFrame({"item": range(N), "title": titles, "brand": [f"maker {at}" for at in range(N)]})
-    pairs = pl.DataFrame({"user": [at % 10 for at in range(N)], "item": table["item"]})
+    titles = [
+        None if index % 11 == 5 else "bad " + text if index % 29 == 1 else text for index, text in enumerate(titles)
+    ]
+    table = pl.DataFrame({"item": range(N), "title": titles, "brand": [f"maker {index}" for index in range(N)]})
+    pairs = pl.DataFrame({"user": [index % 10 for index in range(N)], "item": table["item"]})
     return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path_factory.mktemp("ray") / "prepared")
 
 
@@ -147,7 +149,7 @@ def test_two_workers_write_the_bytes_of_one_process(loop, prepared, tmp_path):
 @needs_sigkill
 def test_a_killed_worker_is_replaced_and_its_shard_done_again(loop, tmp_path):
     (tmp_path / "marks").mkdir()
-    texts = [[f"lamp {shard} {at}" for at in range(10)] for shard in range(12)]
+    texts = [[f"lamp {shard} {position}" for position in range(10)] for shard in range(12)]
     texts[5][9] = "deadly 5"
     encoder = Mortal(tmp_path / "log", tmp_path / "marks")
     reported, ahead = Recorder(), Drawn(tasks(*texts))
@@ -213,8 +215,11 @@ def test_real_encoders_give_the_same_bits(loop, sample, real_data):
     titles = Dataset.load(sample).item_table["title"].head(96).to_list()
     posters = sorted((real_data / "posters").glob("*.jpg"))[:24]
     shards = {
-        "text": tasks(*(titles[at : at + 32] for at in range(0, 96, 32))),
-        "image": [(at, [Item(path, bytes([at]) * 16) for path in posters[at * 8 : at * 8 + 8]]) for at in range(3)],
+        "text": tasks(*(titles[position : position + 32] for position in range(0, 96, 32))),
+        "image": [
+            (position, [Item(path, bytes([position]) * 16) for path in posters[position * 8 : position * 8 + 8]])
+            for position in range(3)
+        ],
     }
     for encoder in (text_encoder("minilm"), image_encoder("descriptor")):
         spread = {index: arrays for index, arrays, _ in loop(encoder, shards[encoder.kind], 16)}

@@ -37,18 +37,18 @@ WORDS = ["red", "green", "blue", "old", "chair", "lamp"]
 def prepared(tmp_path_factory) -> Path:
     """150 items: some without a title, some whose title is bad, long ones, two of one title; all have a brand."""
     rng = random.Random(4)
-    titles = [f"{' '.join(rng.choices(WORDS, k=rng.randint(1, 8)))} {at}" for at in range(N)]
+    titles = [f"{' '.join(rng.choices(WORDS, k=rng.randint(1, 8)))} {index}" for index in range(N)]
     titles[7] = titles[3]
-    for at in range(1, N, 29):
-        titles[at] = f"bad {titles[at]}"
+    for index in range(1, N, 29):
+        titles[index] = f"bad {titles[index]}"
     table = pl.DataFrame(
         {
-            "item": [f"i{at}" for at in range(N)],
-            "title": [None if at % 11 == 5 else text for at, text in enumerate(titles)],
-            "brand": [f"maker {at}" for at in range(N)],
+            "item": [f"i{index}" for index in range(N)],
+            "title": [None if index % 11 == 5 else text for index, text in enumerate(titles)],
+            "brand": [f"maker {index}" for index in range(N)],
         }
     )
-    pairs = pl.DataFrame({"user": [at % 10 for at in range(N)], "item": table["item"]})
+    pairs = pl.DataFrame({"user": [index % 10 for index in range(N)], "item": table["item"]})
     return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path_factory.mktemp("kill") / "prepared")
 
 
@@ -93,7 +93,7 @@ def test_killed_at_random_moments(folder, whole, tmp_path):
     assert calls.keys() == once.keys()
     again = [int(line.rpartition(" ")[2]) for line in (calls - once).elements()]
     assert 0 < len(again) <= KILLS * SHARD_ROWS  # at each kill the shard in flight is lost, and nothing else
-    assert len({at // SHARD_ROWS for at in again}) <= KILLS
+    assert len({index // SHARD_ROWS for index in again}) <= KILLS
 
 
 def test_a_damaged_shard_is_made_again(folder, whole):
@@ -245,8 +245,8 @@ class Seen(Counting):
 @pytest.fixture
 def shown(tmp_path) -> Path:
     """Forty items with an image each; that of every tenth is bad."""
-    names = [f"{'bad' if at % 10 == 9 else 'good'} {at}.png" for at in range(40)]
-    table = pl.DataFrame({"item": range(40), "image": names, "brand": [f"maker {at}" for at in range(40)]})
+    names = [f"{'bad' if index % 10 == 9 else 'good'} {index}.png" for index in range(40)]
+    table = pl.DataFrame({"item": range(40), "image": names, "brand": [f"maker {index}" for index in range(40)]})
     images(tmp_path / "right", *names)
     pairs = pl.DataFrame({"user": [0] * 40, "item": range(40)})
     return Dataset.from_frames(pairs, items=table, split="none").save(tmp_path / "shown")
@@ -309,7 +309,7 @@ def test_stopped_work_resumes_with_the_images_of_another_folder(shown, tmp_path)
     right.rename(tmp_path / "moved")
     with pytest.raises(KeyboardInterrupt):
         make_features(shown, looks(shown, tmp_path / "moved", encoder := Seen(kill=12)), progress=False)
-    assert not {f"good {at}.png" for at in range(16)} & set(encoder.calls)
+    assert not {f"good {index}.png" for index in range(16)} & set(encoder.calls)
     shutil.copytree(tmp_path / "moved", tmp_path / "other")
     (tmp_path / "other" / "good 5.png").write_text("another image")
     encoder = Seen()

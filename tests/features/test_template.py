@@ -155,4 +155,4 @@ def test_any_template_renders_or_says_what_is_wrong(pieces, rows):
         assert all(one in text for one in present)
         assert text is None or text == " ".join(text.split())
     # each row is rendered by itself
-    assert [template.render(frame[at])[0] for at in range(len(frame))] == texts
+    assert [template.render(frame[index])[0] for index in range(len(frame))] == texts

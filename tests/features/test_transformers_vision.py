@@ -93,8 +93,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     place = tmp_path_factory.mktemp("images")
     drawn = [scene(), noise(), scene(size=(90, 40)), scene("L", (33, 200)), Image.new("RGB", (1, 1), "red")]
-    for at, image in enumerate(drawn):
-        (place / f"{at}.png").write_bytes(encoded(image, "PNG"))
+    for index, image in enumerate(drawn):
+        (place / f"{index}.png").write_bytes(encoded(image, "PNG"))
     return sorted(place.iterdir())
 
 
@@ -133,9 +133,9 @@ def test_equals_model_and_processor(name, folders, images):
 def test_vectors_do_not_depend_on_company(name, folders, images):
     encoder = VisionEncoder(folders[name], device="cpu")
     together = encode_rows(encoder, images, batch_size=5).vectors
-    for at, path in enumerate(images):
+    for index, path in enumerate(images):
         alone = encode_rows(encoder, [path], batch_size=1).vectors[0]
-        np.testing.assert_allclose(alone, together[at], atol=1e-5)
+        np.testing.assert_allclose(alone, together[index], atol=1e-5)
 
 
 def test_images_of_several_shapes_share_a_batch(folders, images, tmp_path):
@@ -147,18 +147,18 @@ def test_images_of_several_shapes_share_a_batch(folders, images, tmp_path):
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     encoder = VisionEncoder(folder, device="cpu")
     together = encode_rows(encoder, images, batch_size=5).vectors
-    for at, path in enumerate(images):
-        np.testing.assert_allclose(encode_rows(encoder, [path], 1).vectors[0], together[at], atol=1e-5)
+    for index, path in enumerate(images):
+        np.testing.assert_allclose(encode_rows(encoder, [path], 1).vectors[0], together[index], atol=1e-5)
 
 
 def test_the_sixty_broken_images(folders, tmp_path):
     cases = make(tmp_path / "broken")
     files = [tmp_path / "broken" / case.name for case in cases]
     rows = encode_rows(VisionEncoder(folders["clip"], device="cpu"), files, batch_size=16)
-    assert [bool(case.refused) for case in cases] == [at in rows.problems for at in range(len(cases))]
-    for at, case in enumerate(cases):
-        assert rows.vectors[at].any() != bool(case.refused)
-        assert_mentions(rows.problems.get(at, ""), case.mentions)
+    assert [bool(case.refused) for case in cases] == [index in rows.problems for index in range(len(cases))]
+    for index, case in enumerate(cases):
+        assert rows.vectors[index].any() != bool(case.refused)
+        assert_mentions(rows.problems.get(index, ""), case.mentions)
 
 
 def test_a_very_long_image_stays_small(folders, tmp_path):

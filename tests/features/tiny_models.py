@@ -280,7 +280,7 @@ def word_tokenizer(kind: str, padding_side: str = "right"):
 
     first, last = ("[CLS]", "[SEP]") if kind == "bert" else ("<s>", "</s>")
     names = ["[PAD]", "[UNK]", first, last, "Instruct", "Query", ":", "find", *WORDS]
-    vocabulary = {name: at for at, name in enumerate(names)}
+    vocabulary = {name: index for index, name in enumerate(names)}
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
     fast.post_processor = processors.TemplateProcessing(
@@ -320,9 +320,9 @@ def bert(folder: Path, **options) -> Path:
 def modules(folder: Path, *names: str, pooling: str = "mean", prompts: dict | None = None, **settings) -> Path:
     """The configuration of sentence-transformers beside a bare model."""
     listed = []
-    for at, name in enumerate(names):
-        path = "" if at == 0 else f"{at}_{name}"
-        listed.append({"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"})
+    for index, name in enumerate(names):
+        path = "" if index == 0 else f"{index}_{name}"
+        listed.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"})
         (folder / path).mkdir(exist_ok=True)
         if name == "Pooling":
             hidden = json.loads((folder / "config.json").read_text())["hidden_size"]

@@ -93,9 +93,9 @@ def mutated(base: Path, place: Path, rng: random.Random) -> tuple[list[str], str
         return arguments, name
     arguments = list(rng.choice(OF_OPTIONS))
     first = 2 if arguments[0] == "-q" else 1
-    at = rng.choice([at for at, one in enumerate(arguments) if at >= first and not one.startswith("-")])
-    arguments[at] = _new_value(arguments[at], rng)
-    return arguments, f"argument {at} of {arguments[first - 1]}"
+    index = rng.choice([index for index, one in enumerate(arguments) if index >= first and not one.startswith("-")])
+    arguments[index] = _new_value(arguments[index], rng)
+    return arguments, f"argument {index} of {arguments[first - 1]}"
 
 
 def _new_value(old: str, rng: random.Random) -> str:
@@ -128,8 +128,10 @@ def make(folder: Path) -> None:
             "time": 1_500_000_000 + 1000 * np.arange(len(cells)),
         }
     )
-    ids = [f"i{at}" for at in range(20)]
-    items = pl.DataFrame({"item": ids, "title": [f"Film {at}, é" for at in range(20)], "price": np.arange(20) / 2})
+    ids = [f"i{index}" for index in range(20)]
+    items = pl.DataFrame(
+        {"item": ids, "title": [f"Film {index}, é" for index in range(20)], "price": np.arange(20) / 2}
+    )
     vectors = rng.standard_normal((20, 6), dtype=np.float32)
     pairs.write_csv(folder / "pairs.csv")
     pairs.write_csv(folder / "pairs.tsv", separator="\t")
@@ -160,8 +162,10 @@ def _write_reviews(folder: Path, pairs: object) -> None:
     for user, item, rating, time in pairs.rows():
         asin = f"B{int(item[1:]):09d}"
         lines.append({"reviewerID": user, "asin": asin, "overall": rating, "unixReviewTime": time})
-    for at in range(20):
-        described.append({"asin": f"B{at:09d}", "title": f"<b>Film</b> {at}", "price": f"${at}.50", "category": ["a"]})
+    for index in range(20):
+        described.append(
+            {"asin": f"B{index:09d}", "title": f"<b>Film</b> {index}", "price": f"${index}.50", "category": ["a"]}
+        )
     for name, records in (("reviews.jsonl", lines), ("meta.jsonl", described)):
         (folder / name).write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
     (folder / "reviews.json.gz").write_bytes(gzip.compress((folder / "reviews.jsonl").read_bytes()))

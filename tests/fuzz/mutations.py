@@ -41,8 +41,8 @@ def bytes_of(content: bytes, rng: random.Random) -> bytes:
 def _flip(content: bytes, rng: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 8)) if changed else 0):
-        at = rng.randrange(min(len(changed), rng.choice((64, 256, len(changed)))))
-        changed[at] ^= 1 << rng.randrange(8)
+        index = rng.randrange(min(len(changed), rng.choice((64, 256, len(changed)))))
+        changed[index] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
@@ -51,13 +51,13 @@ def _cut(content: bytes, rng: random.Random) -> bytes:
 
 
 def _insert(content: bytes, rng: random.Random) -> bytes:
-    at = rng.randrange(len(content) + 1)
-    return content[:at] + rng.choice(PIECES) + content[at:]
+    index = rng.randrange(len(content) + 1)
+    return content[:index] + rng.choice(PIECES) + content[index:]
 
 
 def _replace(content: bytes, rng: random.Random) -> bytes:
-    at = rng.randrange(len(content) + 1)
-    return content[:at] + rng.choice(PIECES) + content[at + rng.randrange(1, 20) :]
+    index = rng.randrange(len(content) + 1)
+    return content[:index] + rng.choice(PIECES) + content[index + rng.randrange(1, 20) :]
 
 
 def _double(content: bytes, rng: random.Random) -> bytes:
@@ -71,11 +71,15 @@ def _drop(content: bytes, rng: random.Random) -> bytes:
 
 
 def _numbers(content: bytes, rng: random.Random) -> bytes:
-    digits = [at for at, one in enumerate(content) if 48 <= one <= 57]
+    digits = [index for index, one in enumerate(content) if 48 <= one <= 57]
     if not digits:
         return content
-    at = rng.choice(digits)
-    return content[:at] + rng.choice((b"-1", b"9" * 30, b"9" * 5000, b"1e400", b"", b"0.5", b"x")) + content[at + 1 :]
+    index = rng.choice(digits)
+    return (
+        content[:index]
+        + rng.choice((b"-1", b"9" * 30, b"9" * 5000, b"1e400", b"", b"0.5", b"x"))
+        + content[index + 1 :]
+    )
 
 
 def _encode(content: bytes, rng: random.Random) -> bytes:
@@ -149,8 +153,8 @@ def _damaged(kind: str, content: bytes, rng: random.Random) -> bytes:
     if kind == "append":
         return content + rng.choice(PIECES) + b"\n"
     if kind == "zeros":
-        at = rng.randrange(len(content) + 1)
-        return content[:at] + bytes(len(content[at : at + 16])) + content[at + 16 :]
+        index = rng.randrange(len(content) + 1)
+        return content[:index] + bytes(len(content[index : index + 16])) + content[index + 16 :]
     return bytes_of(content, rng)
 
 

@@ -181,9 +181,9 @@ class TestCache:
         expected = self.source(tmp_path)("text", 3)
         (file,) = tmp_path.iterdir()
         whole = file.read_bytes()
-        for at in [*range(0, len(whole), 7), 128, 136, len(whole) - 1]:
+        for index in [*range(0, len(whole), 7), 128, 136, len(whole) - 1]:
             content = bytearray(whole)
-            content[at] ^= 1
+            content[index] ^= 1
             file.write_bytes(content)
             caplog.clear()
             with caplog.at_level(logging.WARNING):

@@ -127,7 +127,7 @@ def dense_h(model: Any, stops: list[int]) -> tuple[torch.Tensor, list[torch.Tens
         if own:
             hidden = [torch.tanh(model.attention_weight @ given[m][i] + model.attention_bias) for m in own]
             a = torch.stack([model.attention_vector @ y for y in hidden]).softmax(0)
-            h[i] = sum(a[at] * given[m][i] for at, m in enumerate(own))
+            h[i] = sum(a[index] * given[m][i] for index, m in enumerate(own))
     return h, given
 
 

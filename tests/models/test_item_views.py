@@ -81,10 +81,10 @@ def contents(model: Any, n: int) -> list[torch.Tensor]:
 def side(model: Any, views: list[torch.Tensor], content: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
     """Row by row, of the modalities that the row has."""
     found = []
-    for at, c in enumerate(content):
-        own = [m for m in range(len(model.modalities)) if present is None or present[at, m]]
+    for index, c in enumerate(content):
+        own = [m for m in range(len(model.modalities)) if present is None or present[index, m]]
         prefers = lambda row, c=c: torch.sigmoid(model.preference_weight[row] @ c + model.preference_bias[row])
-        x = [view[at] for view in views]
+        x = [view[index] for view in views]
         if model.name == "mgcn":
             if not own:
                 found.append(torch.zeros_like(c))

@@ -75,8 +75,8 @@ COLORS = [(220, 30, 30), (30, 200, 40), (40, 40, 230), (230, 220, 40)]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a dataset `mydata` that knows its images, and the image of a new item, a green one."""
     (tmp_path / "covers").mkdir()
-    for at, color in enumerate(COLORS):
-        Image.new("RGB", (40, 30), color).save(tmp_path / "covers" / f"{at}.png")
+    for index, color in enumerate(COLORS):
+        Image.new("RGB", (40, 30), color).save(tmp_path / "covers" / f"{index}.png")
     Image.new("RGB", (50, 50), COLORS[1]).save(tmp_path / "new.jpg", quality=95)
     pairs = pl.DataFrame({"user": [0] * 4, "item": range(4)})
     with_images(Dataset.from_frames(pairs, split="none"), tmp_path / "covers").save(tmp_path / "mydata")

@@ -65,15 +65,15 @@ def transformer(layers: int, item_table: str, positions: str, block: str, attent
         "norm_input.bias": named("LayerNorm.bias"),
     }
     for number in range(layers):
-        at, ours = block.format(number), f"blocks.{number}"
+        prefix, ours = block.format(number), f"blocks.{number}"
         for part in ("weight", "bias"):
             values |= {
-                f"{ours}.attention_input.{part}": joined(at + attention, part),
-                f"{ours}.attention_output.{part}": named(f"{at}{attention}.dense.{part}"),
-                f"{ours}.norm_attention.{part}": named(f"{at}{attention}.LayerNorm.{part}"),
-                f"{ours}.hidden.{part}": named(f"{at}{hidden}.dense_1.{part}"),
-                f"{ours}.output.{part}": named(f"{at}{hidden}.dense_2.{part}"),
-                f"{ours}.norm_output.{part}": named(f"{at}{hidden}.LayerNorm.{part}"),
+                f"{ours}.attention_input.{part}": joined(prefix + attention, part),
+                f"{ours}.attention_output.{part}": named(f"{prefix}{attention}.dense.{part}"),
+                f"{ours}.norm_attention.{part}": named(f"{prefix}{attention}.LayerNorm.{part}"),
+                f"{ours}.hidden.{part}": named(f"{prefix}{hidden}.dense_1.{part}"),
+                f"{ours}.output.{part}": named(f"{prefix}{hidden}.dense_2.{part}"),
+                f"{ours}.norm_output.{part}": named(f"{prefix}{hidden}.LayerNorm.{part}"),
             }
     return values
 

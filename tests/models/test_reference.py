@@ -168,10 +168,10 @@ class Reference:
         step, result = 1e-30, {}
         for name, value in p.items():
             gradient = np.empty(value.size)
-            for at in range(value.size):
+            for index in range(value.size):
                 moved = value.astype(complex)
-                moved.flat[at] += 1j * step
-                gradient[at] = self.loss({**p, name: moved}).imag / step
+                moved.flat[index] += 1j * step
+                gradient[index] = self.loss({**p, name: moved}).imag / step
             result[name] = gradient.reshape(value.shape)
         return result
 

@@ -146,7 +146,7 @@ def test_histories_are_lists_of_items_in_the_order_given(pairs, asked):
     assert [histories.of(u).tolist() for u in range(6)] == lists
     assert histories.counts().tolist() == [len(one) for one in lists]
     owner, items = histories.pairs(torch.tensor(asked, dtype=torch.int64))
-    assert owner.tolist() == [at for at, user in enumerate(asked) for _ in lists[user]]
+    assert owner.tolist() == [index for index, user in enumerate(asked) for _ in lists[user]]
     assert items.tolist() == [item for user in asked for item in lists[user]]
     moved = histories.to("cpu")
     assert [moved.of(u).tolist() for u in range(6)] == lists

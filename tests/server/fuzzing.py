@@ -173,16 +173,16 @@ class Fuzzer:
     def _damaged(self, content: bytes) -> bytes:
         damaged = bytearray(content)
         for _ in range(self.draw.randint(1, 4)):
-            at = self.draw.randrange(len(damaged) + 1)
+            index = self.draw.randrange(len(damaged) + 1)
             what = self.draw.randrange(4)
             if what == 0:
-                damaged[at:] = b""
+                damaged[index:] = b""
             elif what == 1:
-                damaged[at:at] = self.draw.randbytes(self.draw.randint(1, 8))
+                damaged[index:index] = self.draw.randbytes(self.draw.randint(1, 8))
             elif what == 2:
-                del damaged[at : at + self.draw.randint(1, 20)]
+                del damaged[index : index + self.draw.randint(1, 20)]
             else:
-                damaged[at:at] = damaged[max(0, at - 30) : at]
+                damaged[index:index] = damaged[max(0, index - 30) : index]
         return bytes(damaged)
 
     def _form(self) -> Asked:

@@ -31,18 +31,22 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     ("path", "body", "limit"),
     [
-        ("/recommend", b'{"user":1,' + b",".join(b'"%d":1' % at for at in range(1200)) + b"}", 1200),
-        ("/recommend", b'{"user":1,' + b",".join(b'"%d" \n:1' % at for at in range(1200)) + b"}", 1200),
+        ("/recommend", b'{"user":1,' + b",".join(b'"%d":1' % index for index in range(1200)) + b"}", 1200),
+        ("/recommend", b'{"user":1,' + b",".join(b'"%d" \n:1' % index for index in range(1200)) + b"}", 1200),
         ("/recommend", b'{"user":1,' + b",".join([b'"user":1'] * 1200) + b"}", 1200),
         ("/recommend", b'{"history":[' + b",".join([b"{}"] * 6000) + b"]}", 6000),
         ("/recommend", b'{"user":' + b"[" * 7000, 6000),
         ("/recommend", b'{"user":1,"columns":[' + b",".join([b"1"] * 100_002) + b"]}", 100_000),
         ("/recommend/batch", b'{"requests":[{"filter":{' + b",".join([b'"a":[]'] * 5001) + b"}}]}", 5000),
         ("/recommend", b'{"user":1,"filter":{"a":"' + b"\\n" * 500_001 + b'"}}', 500_000),
-        ("/events", b'{"events":[],' + b",".join(b'"%d":1' % at for at in range(4003)) + b"}", 4002),
+        ("/events", b'{"events":[],' + b",".join(b'"%d":1' % index for index in range(4003)) + b"}", 4002),
         ("/recommend", b'{"user":1,"filter":{"a":{"in":[0,' + b"9" * 5000 + b"]}}}", 400),
         ("/items", b'{"items":[{"id":1,"features":{"text":[' + b"0.5," * 40_000 + b" -" + b"9" * 401 + b"]}}]}", 400),
-        ("/items", b'{"items":[{"columns":{' + b",".join(b'"%d":1' % at for at in range(11_000)) + b"}}]}", 10_301),
+        (
+            "/items",
+            b'{"items":[{"columns":{' + b",".join(b'"%d":1' % index for index in range(11_000)) + b"}}]}",
+            10_301,
+        ),
     ],
 )
 def test_a_body_that_holds_too_much_is_not_read(client, monkeypatch, path, body, limit):
@@ -67,7 +71,10 @@ def test_a_body_that_holds_too_much_is_not_read(client, monkeypatch, path, body,
 def test_a_body_is_refused_at_its_first_long_text(client, condition, subject, limit):
     for path, body in (
         ("/recommend", {"user": 1, "filter": condition}),
-        ("/recommend/batch", {"requests": [{"user": 1, "filter": condition | {str(at): [] for at in range(99)}}]}),
+        (
+            "/recommend/batch",
+            {"requests": [{"user": 1, "filter": condition | {str(index): [] for index in range(99)}}]},
+        ),
     ):
         answer = client.post(path, json=body)
         assert answer.status_code == 422 and "faults" not in answer.json()
@@ -77,15 +84,15 @@ def test_a_body_is_refused_at_its_first_long_text(client, condition, subject, li
 
 
 def test_features_of_a_form_are_counted_too(client):
-    features = "{" + ",".join(f'"{at}":1' for at in range(1201)) + "}"
+    features = "{" + ",".join(f'"{index}":1' for index in range(1201)) + "}"
     answer = client.post("/items", files={"id": (None, "900"), "features": (None, features)})
     assert answer.status_code == 422 and "1,200" in answer.json()["detail"]
 
 
 def test_what_the_schemas_allow_is_not_too_much():
-    columns = {f"c{at}": at for at in range(MAX_COLUMNS)}
-    item = {"id": 1, "columns": columns, "features": {f"f{at}": [0.5] * 90 for at in range(MAX_COLUMNS)}}
-    filters = {f"c{at}": {name: 1 for name in ("ge", "lt", "ne")} for at in range(MAX_COLUMNS)}
+    columns = {f"c{index}": index for index in range(MAX_COLUMNS)}
+    item = {"id": 1, "columns": columns, "features": {f"f{index}": [0.5] * 90 for index in range(MAX_COLUMNS)}}
+    filters = {f"c{index}": {name: 1 for name in ("ge", "lt", "ne")} for index in range(MAX_COLUMNS)}
     ask = {"user": 1, "k": 1, "exclude_seen": True, "filter": filters, "branch_weights": columns}
     bodies: list[tuple[type[Body], object]] = [
         (ItemsRequest, {"items": [item] * MAX_ITEMS}),
@@ -136,9 +143,9 @@ def test_a_long_number_is_found_wherever_it_lies(digits):
 @pytest.mark.parametrize(
     ("model", "value", "places"),
     [
-        (RecommendRequest, {"user": 1, "filter": {f"c{at}": {"in": [1, "a"]} for at in range(50)}}, 200),
-        (RecommendRequest, {"user": 1, "filter": {str(at): [] for at in range(1000)}}, 1000),
-        (RecommendRequest, {"user": 1, "branch_weights": {str(at): [] for at in range(1000)}}, 1000),
+        (RecommendRequest, {"user": 1, "filter": {f"c{index}": {"in": [1, "a"]} for index in range(50)}}, 200),
+        (RecommendRequest, {"user": 1, "filter": {str(index): [] for index in range(1000)}}, 1000),
+        (RecommendRequest, {"user": 1, "branch_weights": {str(index): [] for index in range(1000)}}, 1000),
         (BatchRequest, {"requests": [{"user": 1, "filter": {"a": {"in": ["x"]}}}] * 1000}, 4000),
         (ItemsRequest, {"items": [{"id": 1, "features": {"text": [0.5]}, "columns": {"a": 1}}] * 100}, 300),
     ],
@@ -180,7 +187,7 @@ def test_a_large_body_is_read_beside_the_event_loop(client, monkeypatch):
 
 
 def test_wrong_filters_of_a_batch_are_reported_at_their_places(client):
-    many = {"title": {"in": [str(at) for at in range(300)]}}
+    many = {"title": {"in": [str(index) for index in range(300)]}}
     wrong = {"title": {"like": "x"}}
     asked = [{"user": 1, "filter": one} for one in (many, wrong, {})]
     for some in (asked, asked[1:]):  # in a thread, on the event loop
@@ -191,7 +198,7 @@ def test_wrong_filters_of_a_batch_are_reported_at_their_places(client):
 
 
 def test_faults_beyond_telling_are_counted():
-    few, many = ({str(at): 1 for at in range(n)} | {"user": 1} for n in (MOST_FAULTS, MOST_FAULTS + 1))
+    few, many = ({str(index): 1 for index in range(n)} | {"user": 1} for n in (MOST_FAULTS, MOST_FAULTS + 1))
     problems = []
     for value in (few, many):
         with pytest.raises(ValidationError) as raised:

@@ -78,7 +78,7 @@ def test_every_user_gets_what_the_recommender_says(numbers, k, exclude_seen):
     for size in (1, 3):
         for start in range(0, len(users), size):
             some = shuffled[start : start + size]
-            assert plain(ranker.rank(snapshot, [queries[at] for at in some])) == [truth[at] for at in some]
+            assert plain(ranker.rank(snapshot, [queries[index] for index in some])) == [truth[index] for index in some]
 
 
 def test_a_batch_of_all_kinds_answers_each_as_if_alone(numbers):
@@ -260,7 +260,7 @@ def test_one_query_that_breaks_the_ranking_fails_alone(run, tmp_path, caplog):
 
     answers = asyncio.run(ask())
     engine.stop()
-    assert [at for at, one in enumerate(answers) if not isinstance(one, RankingResult)] == [13]
+    assert [index for index, one in enumerate(answers) if not isinstance(one, RankingResult)] == [13]
     (failed,) = [one for one in caplog.records if one.name == "lirdrec.server.engine.batcher"]
     assert failed.levelname == "ERROR" and str(failed.exc_info[1]) == "a fault of ours"
 
@@ -288,8 +288,8 @@ def test_those_who_wait_are_ranked_together_and_the_cancelled_not_at_all(run, tm
             await asyncio.sleep(0)
         others = [asyncio.create_task(engine.recommend(Query(user))) for user in range(1, 9)]
         await asyncio.sleep(0)
-        for at in (1, 4, 6):
-            others[at].cancel()
+        for index in (1, 4, 6):
+            others[index].cancel()
         await asyncio.sleep(0)
         engine.let.set()
         return await asyncio.gather(first, *others, return_exceptions=True)

@@ -193,7 +193,7 @@ console.log(JSON.stringify({ opened, lists, similar, removed, odd, left: (await 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     draw = np.random.default_rng(0)
-    pairs = [(user, ITEMS[at]) for user in USERS for at in draw.permutation(len(ITEMS))[:5]]
+    pairs = [(user, ITEMS[index]) for user in USERS for index in draw.permutation(len(ITEMS))[:5]]
     plays = pl.DataFrame(pairs, schema={"user": pl.Int64, "item": pl.Int64}, orient="row")
     table = pl.DataFrame({"item": ITEMS, "title": [f"Song {item}" for item in ITEMS]})
     folder = tmp_path_factory.mktemp("large") / "run"

@@ -99,7 +99,7 @@ async def killed(server: Server, after: int) -> set[int]:
         if len(kept) == after:
             server.process.kill()
 
-    await asyncio.gather(*(add(1000 + at) for at in range(AT_ONCE)))
+    await asyncio.gather(*(add(1000 + index) for index in range(AT_ONCE)))
     return kept
 
 
@@ -117,7 +117,7 @@ def one_round(run: Path, url: str, after: int) -> int:
     lost = [id for id in kept if snapshot.item_row(id) < 0 or not store.holds(id)]
     assert not lost, f"acknowledged, and gone: {lost}"
     there = [change.subject for change in store.changes()]
-    assert len(there) == len(set(there)) and set(there) <= {1000 + at for at in range(AT_ONCE)}
+    assert len(there) == len(set(there)) and set(there) <= {1000 + index for index in range(AT_ONCE)}
     store.close()
     return len(kept)
 
@@ -131,11 +131,11 @@ def run(tmp_path_factory) -> Path:
 def test_no_acknowledged_item_is_lost(run, tmp_path, rounds):
     draw = random.Random(rounds)
     kept = []
-    for at in range(rounds):
-        path = tmp_path / f"{at}.sqlite"
+    for index in range(rounds):
+        path = tmp_path / f"{index}.sqlite"
         kept.append(one_round(run, f"sqlite:///{path}", draw.randint(1, 150)))
         assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        print(f"round {at + 1}: {kept[-1]} of {AT_ONCE} acknowledged, none lost", flush=True)
+        print(f"round {index + 1}: {kept[-1]} of {AT_ONCE} acknowledged, none lost", flush=True)
     print(f"{sum(kept)} items acknowledged in {rounds} rounds, none lost")
 
 

@@ -164,13 +164,13 @@ def test_two_servers_share_one_database(store, cluster, tmp_path):
     servers = [LiveState(run, Store(cluster.url)) for _ in range(2)]
     start = threading.Barrier(2)
 
-    def add(at: int) -> None:
+    def add(index: int) -> None:
         start.wait()
         for step in range(8):
-            servers[at].add_items([new_item(100 * (at + 1) + step)])
-            servers[at].add_events([Event("u", 100 * (at + 1) + step)])
+            servers[index].add_items([new_item(100 * (index + 1) + step)])
+            servers[index].add_events([Event("u", 100 * (index + 1) + step)])
 
-    threads = [threading.Thread(target=add, args=(at,)) for at in range(2)]
+    threads = [threading.Thread(target=add, args=(index,)) for index in range(2)]
     for one in threads:
         one.start()
     for one in threads:

@@ -70,7 +70,7 @@ def test_an_added_item_lies_where_its_twin_lies(live, run):
     assert row == 50 and snapshot.recommender.item_table.row(50, named=True)["group"] == 3
     near = snapshot.recommender.scorer.similar_items(torch.tensor([row]))[0, :50]
     groups = snapshot.recommender.item_table["group"].to_list()
-    assert {groups[at] for at in near.topk(5).indices.tolist()} == {groups[7]} and float(near[7]) > 0.98
+    assert {groups[index] for index in near.topk(5).indices.tolist()} == {groups[7]} and float(near[7]) > 0.98
 
 
 def test_a_restart_gives_the_same_bits(live, run, url):
@@ -300,7 +300,7 @@ def test_a_swap_takes_all_changes_along(live, tmp_path, run):
 
 
 def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live, tmp_path, caplog):
-    live.add_items([new_item(at) for at in range(100, 110)])
+    live.add_items([new_item(index) for index in range(100, 110)])
     live.add_events([Event("ann", 100)])
     wider = growing(tmp_path / "wider", dims={"image": 13, "text": 8})
     fits = NewItem(110, features={"text": np.ones(8)})
@@ -309,7 +309,7 @@ def test_items_that_do_not_fit_a_newer_run_are_left_out_and_can_be_replaced(live
         snapshot = live.swap(wider)
     assert snapshot.item_row(110) == 50 and snapshot.item_row(100) == -1 and "ann" not in snapshot.user_states
     left = [one.getMessage() for one in caplog.records if one.name == "lirdrec.server.snapshot_changes"]
-    assert len(left) == 10 and all(str(at) in said for at, said in zip(range(100, 110), left, strict=True))
+    assert len(left) == 10 and all(str(index) in said for index, said in zip(range(100, 110), left, strict=True))
     with assert_error(ConflictError, mentions=[100]):
         live.add_items([new_item(100, dims={"image": 13, "text": 8})])
     live.remove_item(100)

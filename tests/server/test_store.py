@@ -113,7 +113,7 @@ def test_a_batch_with_one_conflict_leaves_nothing(url):
 def _write(url: str, writer: int, into: object) -> None:
     module.SECONDS = round(PATIENCE)
     store = Store(url)
-    numbers = [store.add_items([NewItem(f"{writer}-{at}")]) for at in range(EACH)]
+    numbers = [store.add_items([NewItem(f"{writer}-{index}")]) for index in range(EACH)]
     into.put(numbers)
 
 
@@ -135,7 +135,7 @@ def test_processes_write_at_once_and_all_see_one_order(url):
     assert [one.number for one in seen] == acknowledged == sorted({one.number for one in reader.changes()})
     for writer in range(WRITERS):
         own = [one.subject for one in seen if str(one.subject).startswith(f"{writer}-")]
-        assert own == [f"{writer}-{at}" for at in range(EACH)]
+        assert own == [f"{writer}-{index}" for index in range(EACH)]
 
 
 def test_of_threads_that_add_the_same_item_one_succeeds(url):
@@ -184,8 +184,8 @@ def test_on_a_full_disk_nothing_is_changed_and_later_all_is_well(tmp_path):
     store = limited(path, 40)
     kept = 0
     with assert_error(StoreFullError):
-        for at in range(1000):
-            store.add_items([NewItem(f"{at}-{part}", image=bytes(2000)) for part in range(3)])
+        for index in range(1000):
+            store.add_items([NewItem(f"{index}-{part}", image=bytes(2000)) for part in range(3)])
             kept += 3
     assert 0 < kept < 300
     assert len(store.changes()) == kept and store.latest() == kept  # not one of the batch that failed
@@ -211,7 +211,7 @@ def test_a_file_that_is_no_store_is_one_sentence(tmp_path):
 def test_a_store_whose_middle_was_overwritten_is_one_sentence(tmp_path):
     path = tmp_path / "store.sqlite"
     store = Store(f"sqlite:///{path}")
-    store.add_items([NewItem(at, image=bytes(3000)) for at in range(50)])
+    store.add_items([NewItem(index, image=bytes(3000)) for index in range(50)])
     store.close()
     sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = bytearray(path.read_bytes())

@@ -169,7 +169,7 @@ def test_added_items_are_marked_and_removed_ones_are_gone(client, recommender):
     client.delete("/items/100")
     after = get(client, "/projection")
     assert after["items"] == [*before["items"][1:], 7000]
-    assert [after["items"][at] for at in after["added"]] == [7000]
+    assert [after["items"][index] for index in after["added"]] == [7000]
     assert len(after["titles"][-1]) == 80
     assert after["x"][:-1] == before["x"][1:]
 

@@ -147,9 +147,9 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, file):
     store.save(made(2, 2))
     path = tmp_path / f"{file}.safetensors"
     whole, refused = path.read_bytes(), 0
-    for at in range(len(whole)):
+    for index in range(len(whole)):
         content = bytearray(whole)
-        content[at] ^= 1 << at % 8
+        content[index] ^= 1 << index % 8
         path.write_bytes(content)
         try:
             check(store, 2, 2)

@@ -112,12 +112,12 @@ def results(run: Path) -> dict[str, object]:
 @pytest.mark.parametrize("seed", [0])
 def test_killed_and_resumed_is_never_stopped(data, never_stopped, tmp_path, seed):
     draw, run = random.Random(seed), tmp_path / "run"
-    killed, at = 0, 0
+    killed, index = 0, 0
     for _ in range(KILLS):
         process = start(data, run, LAST)
-        at += draw.randint(1, 2)
-        killed += kill_after(process, run, at, draw.randint(0, 3))
-        at = max(at, epochs(run))
+        index += draw.randint(1, 2)
+        killed += kill_after(process, run, index, draw.randint(0, 3))
+        index = max(index, epochs(run))
     assert killed == KILLS
     assert not (run / "manifest.json").exists()
     # torn by a kill in the middle of a write: goes at the next start, with all that is not in the checkpoint

@@ -65,7 +65,7 @@ def test_users_in_order_stay_together_and_are_shuffled(order):
     places, firsts, together = np.zeros((6, 7)), np.zeros((6, 3)), 0
     for epoch in range(1, 1201):
         users, items, _ = (part.tolist() for part in sampler.epoch(epoch))
-        blocks = [user for at, user in enumerate(users) if at == 0 or users[at - 1] != user]
+        blocks = [user for index, user in enumerate(users) if index == 0 or users[index - 1] != user]
         together += len(blocks) == 7
         for user in range(6):
             places[user, min(blocks.index(user), 6)] += 1
@@ -114,12 +114,12 @@ def test_one_item_left_is_found():
 def histories_of(lists: list[list[int]], times: list[list[int]] | None = None) -> Histories:
     """Lists of items with the times 0, 1, 2 … or those given, in a shuffled table of pairs."""
     rows = [
-        (user, item, at if times is None else times[user][at])
+        (user, item, index if times is None else times[user][index])
         for user, items in enumerate(lists)
-        for at, item in enumerate(items)
+        for index, item in enumerate(items)
     ]
     order = np.random.default_rng(0).permutation(len(rows))
-    users, items, stamps = (torch.tensor([rows[at][k] for at in order], dtype=torch.int64) for k in range(3))
+    users, items, stamps = (torch.tensor([rows[index][k] for index in order], dtype=torch.int64) for k in range(3))
     return Histories(users, items, len(lists), stamps)
 
 
@@ -133,8 +133,8 @@ def windows_of(sampler: SequenceSampler, epoch: int, size: int) -> list[tuple[in
         assert torch.equal(real, times >= 0)
         assert (real.long().diff(dim=1) <= 0).all() and real[:, :2].all()  # padding only at the end, a target each
         assert count == int(real[:, 1:].sum())
-        for user, row, at, keep in zip(users.tolist(), items, times, real, strict=True):
-            found.append((user, row[keep].tolist(), at[keep].tolist()))
+        for user, row, index, keep in zip(users.tolist(), items, times, real, strict=True):
+            found.append((user, row[keep].tolist(), index[keep].tolist()))
     return found
 
 
@@ -150,8 +150,8 @@ def test_every_item_but_the_first_of_a_user_is_a_target_once(lists, max_length, 
         assert 2 <= len(items) <= max_length + 1
         assert times == list(range(times[0], times[0] + len(times)))  # one after the other in time
         assert items == lists[user][times[0] : times[0] + len(items)]
-        targets += [(user, at) for at in times[1:]]
-    expected = [(user, at) for user, items in enumerate(lists) for at in range(1, len(items))]
+        targets += [(user, index) for index in times[1:]]
+    expected = [(user, index) for user, items in enumerate(lists) for index in range(1, len(items))]
     assert sorted(targets) == expected
     assert len(sampler) == len(expected)
 
@@ -175,9 +175,9 @@ def test_sequences_are_in_the_order_of_time_and_ties_in_that_of_the_data():
     histories = Histories(users, items, 2, torch.tensor(times).flatten())
     sampler = SequenceSampler(histories, 10, seed=0)
     found = {
-        int(user): (row.tolist(), at.tolist())
+        int(user): (row.tolist(), index.tolist())
         for _, batch in sampler.batches(1, 100, torch.device("cpu"))
-        for row, at, user in zip(*batch, strict=True)
+        for row, index, user in zip(*batch, strict=True)
     }
     assert found == {0: ([1, 3, 2, 0], [10, 10, 20, 30]), 1: ([5, 7, 4, 6], [-5, 0, 2**40, 2**40])}
 

@@ -218,7 +218,7 @@ class DatasetParts:
             same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
             bounds = np.cumsum([len(split) for split in named.values()])
             first, second = (
-                list(named)[np.searchsorted(bounds, order[at], side="right")] for at in (same[0], same[0] + 1)
+                list(named)[np.searchsorted(bounds, order[index], side="right")] for index in (same[0], same[0] + 1)
             )
             user, item = divmod(int(keys[order[same[0]]]), self.n_items)
             raise DataError(

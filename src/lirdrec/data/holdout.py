@@ -183,8 +183,8 @@ def _launch(
         position[launched == part] = np.arange((launched == part).sum())
 
     def features(part: int) -> dict[str, FeatureMatrix]:
-        at = np.flatnonzero(launched == part)
-        return {name: FeatureMatrix(np.array(m.values[at]), m.present[at]) for name, m in dataset.features.items()}
+        rows = np.flatnonzero(launched == part)
+        return {name: FeatureMatrix(np.array(m.values[rows]), m.present[rows]) for name, m in dataset.features.items()}
 
     def pairs(chosen: np.ndarray, of: Interactions = everything) -> Interactions:
         kept = of.take(chosen & trained[of.users])

@@ -123,11 +123,11 @@ def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         assert found is not None  # the pattern matches the empty text
         return found.end()
 
-    at, number = skip(text.index("[") + 1), 0
-    while text[at : at + 1] != "]":
+    position, number = skip(text.index("[") + 1), 0
+    while text[position : position + 1] != "]":
         number += 1
         try:
-            record, at = decoder.raw_decode(text, at)
+            record, position = decoder.raw_decode(text, position)
         except RecursionError:
             raise DataError(f"{path}: record {number} is nested too deeply") from None
         except json.JSONDecodeError as error:
@@ -141,10 +141,10 @@ def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path}: record {number} is a {type(record).__name__}; it must be a list of records in {{…}}"
             )
         yield number, record
-        at = skip(at)
-        if text[at : at + 1] == ",":
-            at = skip(at + 1)
-        elif text[at : at + 1] != "]":
+        position = skip(position)
+        if text[position : position + 1] == ",":
+            position = skip(position + 1)
+        elif text[position : position + 1] != "]":
             raise DataError(f"{path}: the list has no end: after record {number} comes neither ',' nor ']'")
 
 

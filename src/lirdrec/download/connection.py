@@ -256,11 +256,11 @@ def _wait(response: Response) -> float | None:
 
 def tries(n: int, network: Network, attempt: Callable[[], Any]) -> Any:
     """The result of `attempt`, repeated after errors that pass, at most `n` times, with growing pauses."""
-    for at in range(n):
+    for index in range(n):
         try:
             return attempt()
         except DownloadError as error:
-            if not error.passing or at == n - 1:
+            if not error.passing or index == n - 1:
                 raise
-            network.sleep(error.wait if error.wait is not None else float(2**at))
+            network.sleep(error.wait if error.wait is not None else float(2**index))
     raise AssertionError("n is 1 or more")

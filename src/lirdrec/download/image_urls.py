@@ -100,7 +100,7 @@ def download_images(
                 advance(1)
                 if problem is not None:
                     problems.append((name, url, problem))
-        order = {name: at for at, (name, _) in enumerate(wanted)}
+        order = {name: index for index, (name, _) in enumerate(wanted)}
         problems.sort(key=lambda problem: order[problem[0]])
         _write_problems(folder / PROBLEMS, problems)
     counts = (len(wanted) - len(problems), len(asked) - len(wanted), len(table) - len(asked))

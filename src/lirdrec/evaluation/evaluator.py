@@ -386,9 +386,9 @@ def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
     def vectors_of(matrix: FeatureMatrix) -> Vectors:
         def read(wanted: Tensor) -> tuple[Tensor, Tensor]:
             own = rows[wanted.cpu()]
-            at = own.clamp(min=0).numpy()
-            present = torch.from_numpy(np.array(matrix.present[at])) & (own >= 0)
-            return torch.from_numpy(np.array(matrix.values[at], np.float32)).to(device), present.to(device)
+            stored = own.clamp(min=0).numpy()
+            present = torch.from_numpy(np.array(matrix.present[stored])) & (own >= 0)
+            return torch.from_numpy(np.array(matrix.values[stored], np.float32)).to(device), present.to(device)
 
         return read
 

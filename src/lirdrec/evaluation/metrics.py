@@ -20,8 +20,8 @@ ALIASES = {"hit_rate": "hit"}
 
 def canonical_metric(name: str) -> str:
     """The name under which a metric is computed and stored: `"hit_rate"` → `"hit"`, `"hit_rate@10"` → `"hit@10"`."""
-    base, at, cutoff = name.partition("@")
-    return ALIASES.get(base, base) + at + cutoff
+    base, separator, cutoff = name.partition("@")
+    return ALIASES.get(base, base) + separator + cutoff
 
 
 def check_metrics(names: Sequence[str], known: Sequence[str] = ALL_METRICS) -> None:

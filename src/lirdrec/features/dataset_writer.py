@@ -297,8 +297,8 @@ def join(
             lists = _ProblemLists(rows, *map(stack.enter_context, texts))
             keys.write(matrix_header(np.dtype(np.uint8), (n, KEY_BYTES)))
             for index in range(len(shards)):
-                at, shard = shards.rows(index), shards.read(index)
-                block = slice(at.start, at.stop)
+                shard_rows, shard = shards.rows(index), shards.read(index)
+                block = slice(shard_rows.start, shard_rows.stop)
                 vectors, kept = shard.arrays["vectors"], keep[block]
                 if index == 0:
                     dims = vectors.shape[1]
@@ -307,7 +307,7 @@ def join(
                 keys.write(np.ascontiguousarray(shard.arrays["keys"][kept]).data)
                 mask[block], cut[block] = shard.arrays["present"], shard.arrays["cut"]
                 missing += shard.facts["missing"]
-                lists.add(at, shard)
+                lists.add(shard_rows, shard)
         np.save(paths[MASK], mask[keep])
         if cut.any():
             np.save(paths[CUT], cut[keep])
@@ -338,12 +338,12 @@ class _ProblemLists:
         self.n_problems = 0
         self.first: list[tuple[str, str, str]] = []
 
-    def add(self, at: range, shard: Shard) -> None:
-        """Append the items of a shard, which has the item rows `at`."""
+    def add(self, rows: range, shard: Shard) -> None:
+        """Append the items of a shard, which has the item rows `rows`."""
         problems = shard.facts["problems"]
         if not problems and not shard.facts["missing"]:
             return
-        ids = self._rows.read(at.start, at.stop)[ITEM]
+        ids = self._rows.read(rows.start, rows.stop)[ITEM]
         lines = [(str(ids[index]), source, problem) for index, source, problem in problems]
         self._problems.writerows(lines)
         self.n_problems += len(lines)

@@ -68,12 +68,12 @@ def encode_shard(
         rows = encode_rows(encoder, inputs, batch_size, advance)
         batch_size = rows.batch_size
         was_cut = set(rows.cut)
-        for at, same in enumerate(indices_of.values()):
-            cut[same] = at in was_cut
-            if problem := rows.problems.get(at) or _problem(rows.vectors[at]):
+        for position, same in enumerate(indices_of.values()):
+            cut[same] = position in was_cut
+            if problem := rows.problems.get(position) or _problem(rows.vectors[position]):
                 problems += [(index, _source(items[index]), problem) for index in same]
             else:
-                vectors[same] = rows.vectors[at]
+                vectors[same] = rows.vectors[position]
     return {"vectors": vectors, "present": np.asarray(vectors.any(axis=1)), "keys": keys, "cut": cut}, {
         "problems": [list(problem) for problem in sorted(problems)],
         "missing": missing,

@@ -158,9 +158,9 @@ def encode_rows(
             give_memory_back()
             continue
         vectors[indices] = encoded.vectors
-        for at, problem in encoded.problems.items():
-            problems[indices[at]] = problem
-            vectors[indices[at]] = 0
+        for position, problem in encoded.problems.items():
+            problems[indices[position]] = problem
+            vectors[indices[position]] = 0
         done += len(indices)
         advance(len(indices))
     cut = [index for index, item in enumerate(prepared) if item.cut]

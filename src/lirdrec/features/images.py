@@ -249,7 +249,7 @@ def _kind_of(start: bytes) -> str:
         name = "WebP"
     elif start[4:8] == b"ftyp":  # an ISO base media file, with its brands in the first box
         length = min(int.from_bytes(start[:4], "big"), len(start))
-        brands = {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+        brands = {start[8:12], *(start[index : index + 4] for index in range(16, length - 3, 4))}
         name = "Avif" if brands & _AVIF else "Heif" if brands & _HEIF else None
     if name is None:
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -265,7 +265,7 @@ def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
     (n,) = struct.unpack_from("<H", content, 4)
     if n == 0:
         raise ImageError("holds no icon")
-    entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * at) for at in range(n)]
+    entries = [struct.unpack_from("<BBBBHHII", content, 6 + 16 * index) for index in range(n)]
     *_, size, offset = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[5]))
     icon = content[offset : offset + size]
     if icon.startswith(b"\x89PNG"):
@@ -361,8 +361,8 @@ def encode_images(
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         results = list(pool.map(open_converted, batch))
-    arrays = {at: result for at, result in enumerate(results) if not isinstance(result, str)}
+    arrays = {index: result for index, result in enumerate(results) if not isinstance(result, str)}
     vectors = np.zeros((len(batch), dims), dtype=np.float32)
     if arrays:
         vectors[list(arrays)] = encode(list(arrays.values()))
-    return Encoded(vectors, {at: result for at, result in enumerate(results) if isinstance(result, str)})
+    return Encoded(vectors, {index: result for index, result in enumerate(results) if isinstance(result, str)})

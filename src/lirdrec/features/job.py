@@ -226,12 +226,12 @@ class FeatureJobRunner:
     def _has_changed_inputs(self, index: int) -> bool:
         facts, rows = self.shards.facts(index), self.shards.rows(index)
         same_place = facts.get(PLACE) == self.job.source.place
-        checked = [at for at, *_ in facts["problems"]] if same_place else list(range(len(rows)))
+        checked = [position for position, *_ in facts["problems"]] if same_place else list(range(len(rows)))
         if not checked:
             return False
         keys = self.shards.read(index).arrays["keys"]
-        items = (self.job.source.read(rows[at], rows[at] + 1) for at in checked)
-        return any((_keys(item) != keys[at]).any() for at, item in zip(checked, items, strict=True))
+        items = (self.job.source.read(rows[position], rows[position] + 1) for position in checked)
+        return any((_keys(item) != keys[position]).any() for position, item in zip(checked, items, strict=True))
 
     @cached_property
     def _pending(self) -> list[int]:
@@ -279,9 +279,9 @@ class FeatureJobRunner:
 
 def _keys(items: list[Item]) -> np.ndarray:
     keys = np.zeros((len(items), KEY_BYTES), dtype=np.uint8)
-    for at, item in enumerate(items):
+    for index, item in enumerate(items):
         if item.key is not None:
-            keys[at] = np.frombuffer(item.key, dtype=np.uint8)
+            keys[index] = np.frombuffer(item.key, dtype=np.uint8)
     return keys
 
 

@@ -98,8 +98,8 @@ def _at_times(container: Any, stream: Any, n: int, length: float) -> list[Any]:
     """The first frames at or behind `n` times, searched from the key frame before each."""
     start = (container.start_time or 0) / 1_000_000
     found = []
-    for at in range(n):
-        time = start + length * (at + 0.5) / n
+    for index in range(n):
+        time = start + length * (index + 0.5) / n
         container.seek(round(time * 1_000_000), backward=True)
         last = None
         for tried, frame in enumerate(container.decode(stream)):
@@ -116,14 +116,14 @@ def _evenly(container: Any, stream: Any, n: int) -> list[Any]:
     """`n` frames at equal distances, of a video that does not say its length; few are in memory at once."""
     kept: list[Any] = []
     step = 1
-    for at, frame in enumerate(container.decode(stream)):
-        if at >= _MAX_FRAMES:
+    for index, frame in enumerate(container.decode(stream)):
+        if index >= _MAX_FRAMES:
             break
-        if at % step == 0:
+        if index % step == 0:
             kept.append(frame)
             if len(kept) >= 4 * n:
                 kept, step = kept[::2], 2 * step
-    return [kept[int((at + 0.5) * len(kept) / n)] for at in range(n)] if kept else []
+    return [kept[int((index + 0.5) * len(kept) / n)] for index in range(n)] if kept else []
 
 
 def _image(frame: Any, enough: int, max_pixels: int) -> Image:

@@ -55,8 +55,8 @@ class ItemRows:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
-        sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.metadata.num_row_groups)]
-        self._starts = [sum(sizes[:at]) for at in range(len(sizes) + 1)]
+        sizes = [self._file.metadata.row_group(index).num_rows for index in range(self._file.metadata.num_row_groups)]
+        self._starts = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
         self._held: tuple[int, tuple[str, ...], pl.DataFrame] | None = None
 
     def __len__(self) -> int:

@@ -126,24 +126,24 @@ def default_template(columns: Iterable[str]) -> Template:
 def _parse(text: str) -> tuple[list[str], list[str]]:
     """Literals and column names, which alternate: one literal more than names."""
 
-    def wrong(at: int, problem: str) -> ConfigError:
-        return ConfigError(f"template {text!r}, character {at + 1}: {problem}; write columns as {{name}}")
+    def wrong(index: int, problem: str) -> ConfigError:
+        return ConfigError(f"template {text!r}, character {index + 1}: {problem}; write columns as {{name}}")
 
     literals, names = [""], []
     for match in re.finditer(r"\{\{|\}\}|\{([^}]*)\}|[^{}]+|[{}]", text):
-        token, at = match[0], match.start()
+        token, index = match[0], match.start()
         if token in ("{{", "}}"):
             literals[-1] += token[0]
         elif token == "}":
-            raise wrong(at, "a '}' that nothing opened (a brace itself is '}}')")
+            raise wrong(index, "a '}' that nothing opened (a brace itself is '}}')")
         elif token == "{":
-            raise wrong(at, "a '{' that is never closed (a brace itself is '{{')")
+            raise wrong(index, "a '{' that is never closed (a brace itself is '{{')")
         elif match[1] is None:
             literals[-1] += token
         elif not match[1].strip():
-            raise wrong(at, "braces without a name")
+            raise wrong(index, "braces without a name")
         elif "{" in match[1]:
-            raise wrong(at, "a '{' within braces")
+            raise wrong(index, "a '{' within braces")
         else:
             names.append(match[1].strip())
             literals.append("")

@@ -216,9 +216,9 @@ class VectorScorer(Scorer):
         """Vectors `(n, D)` of the items `(n,)` as they were before `with_moved_items`; a copy."""
         vectors, moved = self.item_vectors[items], self.moved_items
         if len(moved):
-            at = torch.searchsorted(moved, items).clamp(max=len(moved) - 1)
-            was_moved = moved[at] == items
-            vectors[was_moved] = self.memory[self.MOVED[1]][at[was_moved]]
+            index = torch.searchsorted(moved, items).clamp(max=len(moved) - 1)
+            was_moved = moved[index] == items
+            vectors[was_moved] = self.memory[self.MOVED[1]][index[was_moved]]
         return vectors
 
     def with_moved_items(self, items: Tensor, vectors: Tensor) -> VectorScorer:
@@ -238,9 +238,9 @@ class VectorScorer(Scorer):
         """Vectors `(B, D)` of the users `(B,)` as they were before `with_users`; a copy."""
         vectors, grown = self.user_vectors[users], self.grown_users
         if len(grown):
-            at = torch.searchsorted(grown, users).clamp(max=len(grown) - 1)
-            has_grown = grown[at] == users
-            vectors[has_grown] = self.memory[self.GROWN[1]][at[has_grown]]
+            index = torch.searchsorted(grown, users).clamp(max=len(grown) - 1)
+            has_grown = grown[index] == users
+            vectors[has_grown] = self.memory[self.GROWN[1]][index[has_grown]]
         return vectors
 
     def with_users(self, users: Tensor, queries: Tensor) -> VectorScorer:

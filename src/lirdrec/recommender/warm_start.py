@@ -133,7 +133,7 @@ def _check_same(
     if not len(shared):
         return
     shared = shared[:: max(1, len(shared) // N_COMPARED)]
-    a, b = (np.asarray(m.values[at], np.float64) for m, at in ((old, rows[shared]), (new, shared)))
+    a, b = (np.asarray(m.values[index], np.float64) for m, index in ((old, rows[shared]), (new, shared)))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = float(np.median((a * b).sum(1) / np.maximum(lengths, 1e-300)))
     if cosine < SAME_FEATURES and lengths.any():
@@ -235,9 +235,9 @@ class _Neighbors:
             near = nearest[new]
             usable = (near >= 0) & is_known[near.clamp(min=0)]
             usable &= usable.cumsum(1) <= N_NEAREST
-            at, slot = usable.nonzero(as_tuple=True)
-            total.index_add_(0, new[at], flat[near[at, slot]])
-            count.index_add_(0, new[at], torch.ones(len(at), dtype=flat.dtype, device=flat.device))
+            index, slot = usable.nonzero(as_tuple=True)
+            total.index_add_(0, new[index], flat[near[index, slot]])
+            count.index_add_(0, new[index], torch.ones(len(index), dtype=flat.dtype, device=flat.device))
         return total / count.clamp(min=1)[:, None], count
 
 

@@ -95,8 +95,8 @@ def label(name: object) -> str:
     for names in (MODELS, _NAMES["datasets"], _NAMES["columns"]):
         if text in names:
             return str(names[text])
-    kind, at, k = text.partition("@")
-    return f"{METRICS[kind]}@{k}" if at and kind in METRICS else text
+    kind, separator, k = text.partition("@")
+    return f"{METRICS[kind]}@{k}" if separator and kind in METRICS else text
 
 
 def model_order(model: str) -> tuple[int, str]:

@@ -146,14 +146,14 @@ class Table:
         lines += [rf"\caption{{{latex_escape(self.caption)}}}"] if self.caption else []
         lines += [rf"\label{{tab:{self.name}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
         if any(column.group for column in self.columns):
-            cells, rules, at = [], [], 1
+            cells, rules, start = [], [], 1
             for group, width in self._groups():
                 if group:
                     cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_escape(group)}}}")
-                    rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+                    rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
                 else:
                     cells.append(" & " * (width - 1))
-                at += width
+                start += width
             lines += [" & ".join(cells).strip() + r" \\", " ".join(rules)]
         lines.append(" & ".join(latex_escape(column.title) for column in self.columns) + r" \\")
         for block, rows in self._blocks():

@@ -122,8 +122,8 @@ def check_notes(one, page, asked, name):
     turned = [item["item"] for item in one.post("/recommend", asked | {"branch_weights": {name: 0}})["items"]]
     wait_for_ids(page, turned)
     wanted = [
-        NEW if item not in plain else None if plain.index(item) == at else plain.index(item) + 1
-        for at, item in enumerate(turned)
+        NEW if item not in plain else None if plain.index(item) == index else plain.index(item) + 1
+        for index, item in enumerate(turned)
     ]
     assert notes(page) == wanted
 

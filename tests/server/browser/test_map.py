@@ -56,13 +56,13 @@ def test_a_point_of_the_map_is_hovered_and_clicked(visit):
     page.locator(".tip").wait_for()
     canvas, tip = page.locator(".chart canvas").bounding_box(), page.locator(".tip strong").inner_text()
     points = one.get("/projection")
-    at = points["titles"].index(tip)
+    index = points["titles"].index(tip)
     # the same arithmetic as the page's: everything fits, with 6 % around
     width, height = canvas["width"], canvas["height"]
     (west, east), (south, north) = ((min(points[name]), max(points[name])) for name in "xy")
     scale = min(width / (east - west), height / (north - south)) * 0.88
-    x = canvas["x"] + width / 2 + (points["x"][at] - (west + east) / 2) * scale
-    y = canvas["y"] + height / 2 - (points["y"][at] - (south + north) / 2) * scale
+    x = canvas["x"] + width / 2 + (points["x"][index] - (west + east) / 2) * scale
+    y = canvas["y"] + height / 2 - (points["y"][index] - (south + north) / 2) * scale
     page.mouse.move(5, 5)
     page.mouse.move(x, y)
     page.locator(".tip").wait_for()

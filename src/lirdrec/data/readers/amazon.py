@@ -263,9 +263,9 @@ def _check_size(path: Path, size: int, record: int) -> None:
 
 
 def _check_asins(path: Path, asins: list[bytes], position: int, record: int) -> None:
-    for at, asin in enumerate(asins):
+    for index, asin in enumerate(asins):
         if len(asin) != ASIN_BYTES or NO_ASIN.search(asin):
             raise DataError(
-                f"{path}: no ASIN at byte {position + at * record:,} ({asin!r}): damaged, or not a file of image"
+                f"{path}: no ASIN at byte {position + index * record:,} ({asin!r}): damaged, or not a file of image"
                 f" features ({ASIN_BYTES} bytes of ASIN, then {(record - ASIN_BYTES) // 4:,} float32, repeated)"
             )

@@ -151,7 +151,7 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
         return ReviewFormat("2023", names, places, len(first), header=True)
     if len(first) != 4:
         return f"line 1 has {len(first)} values"
-    shares = [sum(bool(ASIN.fullmatch(row[at])) for row in rows if len(row) == 4) for at in (0, 1)]
+    shares = [sum(bool(ASIN.fullmatch(row[index])) for row in rows if len(row) == 4) for index in (0, 1)]
     if max(shares) * 2 <= len(rows):
         return "neither its first nor its second column looks like ASINs"
     user, item_at = (0, 1) if shares[1] >= shares[0] else (1, 0)

@@ -55,17 +55,17 @@ class FrameEncoder(Encoder):
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `(B, d)`; videos that cannot be opened are problems."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
-        for at, prepared in enumerate(batch):  # one after the other: frames are large
+        for index, prepared in enumerate(batch):  # one after the other: frames are large
             try:
                 frames = [_bitmap(frame) for frame in read_frames(prepared.value, self.frames)]
             except MediaError as error:
-                problems[at] = str(error)
+                problems[index] = str(error)
                 continue
             rows = encode_rows(self.image, frames, min(self.frames, self.image.batch_size))
             if rows.problems:
-                problems[at] = f"{prepared.value}: {next(iter(rows.problems.values()))}"
+                problems[index] = f"{prepared.value}: {next(iter(rows.problems.values()))}"
             else:
-                vectors[at] = rows.vectors.mean(axis=0, dtype=np.float64)
+                vectors[index] = rows.vectors.mean(axis=0, dtype=np.float64)
         return Encoded(vectors, problems)
 
     def release(self) -> None:

@@ -228,14 +228,14 @@ def _explanation(model: str, folder: Path, revision: str | None, error: Exceptio
     if folder.is_dir():
         return f"{model}: the model in this folder cannot be loaded ({first_line(error)})"
     if isinstance(error, OSError) or type(error).__module__.startswith("huggingface_hub"):
-        at = f" at revision '{revision}'" if revision else ""
+        version = f" at revision '{revision}'" if revision else ""
         if constants.HF_HUB_OFFLINE:
             return (
-                f"'{model}'{at} is no folder here, and no model that was downloaded before (the hub is not asked:"
+                f"'{model}'{version} is no folder here, and no model that was downloaded before (the hub is not asked:"
                 " HF_HUB_OFFLINE is set); check the name, or download it first"
             )
         return (
-            f"'{model}'{at} is no folder here, and the Hugging Face hub cannot give it ({first_line(error)});"
+            f"'{model}'{version} is no folder here, and the Hugging Face hub cannot give it ({first_line(error)});"
             " check the name and the connection"
         )
     return f"'{model}' cannot be loaded as an encoder of texts ({first_line(error)})"

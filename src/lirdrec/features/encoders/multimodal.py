@@ -106,20 +106,22 @@ class JointEncoder(Encoder):
         texts: dict[int, str] = {}
         images: dict[int, Any] = {}
         problems: dict[int, str] = {}
-        for at, prepared in enumerate(batch):
+        for index, prepared in enumerate(batch):
             value: TextAndImage = prepared.value
             try:
                 if value.image is not None:
-                    images[at] = open_image(value.image)
+                    images[index] = open_image(value.image)
                 if value.text is not None:
-                    texts[at] = value.text
+                    texts[index] = value.text
             except ImageError as error:
-                problems[at] = str(error)
+                problems[index] = str(error)
         vectors = np.zeros((len(batch), self.dims), dtype=np.float32)
         both = texts.keys() & images.keys() if self.joined == "model" else set()
-        self._add(vectors, {at: {"text": texts[at], "image": images[at]} for at in sorted(both)}, scale=False)
+        self._add(
+            vectors, {index: {"text": texts[index], "image": images[index]} for index in sorted(both)}, scale=False
+        )
         for kind, values in (("text", texts), ("image", images)):
-            alone = {at: value for at, value in values.items() if at not in both}
+            alone = {index: value for index, value in values.items() if index not in both}
             if alone and not self.model.supports(kind):
                 problems |= dict.fromkeys(alone, f"this model takes no {kind} alone, and the other is missing")
             else:
@@ -211,14 +213,14 @@ class MultimodalVideo(Encoder):
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Vectors `(B, d)`; videos that cannot be opened are problems."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
-        for at, prepared in enumerate(batch):  # one after the other: videos differ in size
+        for index, prepared in enumerate(batch):  # one after the other: videos differ in size
             try:
                 frames = read_frames(prepared.value, self.frames)
             except MediaError as error:
-                problems[at] = str(error)
+                problems[index] = str(error)
                 continue
             values = np.stack([np.asarray(frame) for frame in frames])  # (frames, h, w, 3)
-            vectors[at] = self.model.encode([{"array": values.transpose(0, 3, 1, 2), "video_metadata": None}])[0]
+            vectors[index] = self.model.encode([{"array": values.transpose(0, 3, 1, 2), "video_metadata": None}])[0]
         return Encoded(vectors, problems)
 
     def release(self) -> None:

@@ -86,7 +86,7 @@ class OpenAIEmbeddings(Encoder):
         for index, (rows, rejected) in self.endpoint.each(requests, self._encode_request):
             start = starts[index]
             vectors[start : start + len(rows)] = rows
-            problems |= {start + at: reason for at, reason in rejected.items()}
+            problems |= {start + position: reason for position, reason in rejected.items()}
         return Encoded(vectors, dict(sorted(problems.items())))
 
     def release(self) -> None:

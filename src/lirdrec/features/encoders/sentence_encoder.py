@@ -87,17 +87,17 @@ class SentenceEncoder(SentenceModel, Encoder):
             return [Prepared(text, len(text)) for text in texts]
         texts = [self._prompt + text for text in texts]
         tokens, limit = self._tokenize(texts, None), self._limit
-        cut = [at for at, ids in enumerate(tokens["input_ids"]) if limit is not None and len(ids) > limit]
+        cut = [index for index, ids in enumerate(tokens["input_ids"]) if limit is not None and len(ids) > limit]
         if cut:
-            shorter = self._tokenize([texts[at] for at in cut], limit)
+            shorter = self._tokenize([texts[index] for index in cut], limit)
             for name, lists in tokens.items():
-                for at, ids in zip(cut, shorter[name], strict=True):
-                    lists[at] = ids
+                for index, ids in zip(cut, shorter[name], strict=True):
+                    lists[index] = ids
         was_cut = set(cut)
         prepared = []
-        for at, ids in enumerate(tokens["input_ids"]):
-            arrays = {name: np.asarray(lists[at], dtype=np.int32) for name, lists in tokens.items()}
-            prepared.append(Prepared(arrays, len(ids), at in was_cut))
+        for index, ids in enumerate(tokens["input_ids"]):
+            arrays = {name: np.asarray(lists[index], dtype=np.int32) for name, lists in tokens.items()}
+            prepared.append(Prepared(arrays, len(ids), index in was_cut))
         return prepared
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
@@ -105,10 +105,10 @@ class SentenceEncoder(SentenceModel, Encoder):
         import torch
 
         model, vectors = self._model, np.zeros((len(batch), self.dims), dtype=np.float32)
-        empty = [at for at, prepared in enumerate(batch) if prepared.length == 0]
-        rows = [at for at, prepared in enumerate(batch) if prepared.length > 0]
+        empty = [index for index, prepared in enumerate(batch) if prepared.length == 0]
+        rows = [index for index, prepared in enumerate(batch) if prepared.length > 0]
         if rows:
-            values = [batch[at].value for at in rows]
+            values = [batch[index].value for index in rows]
             prompt = self._prompt or None
             features = self._padded(values) if self._takes_tokens else model.preprocess(values, prompt=prompt)
             for name, value in features.items():
@@ -221,11 +221,11 @@ def set_pooling(model: SentenceTransformer, pooling: str) -> None:
     poolings = _poolings(model)
     if not poolings:
         raise ConfigError(f"pooling='{pooling}': this model gives one vector a text by itself; leave pooling out")
-    at, old = poolings[0]
-    later = list(model.children())[at + 1 :]
+    index, old = poolings[0]
+    later = list(model.children())[index + 1 :]
     if not isinstance(old.pooling_mode, str) and any(not isinstance(module, Normalize) for module in later):
         raise ConfigError(f"pooling='{pooling}': this model's last layers need its own pooling; leave pooling out")
-    model[at] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
+    model[index] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
 
 
 def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
@@ -235,8 +235,10 @@ def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
     if normalize and not normalizes(model):
         model.append(Normalize())
     if not normalize:
-        for at in reversed([at for at, module in enumerate(model.children()) if isinstance(module, Normalize)]):
-            del model[at]
+        for index in reversed(
+            [index for index, module in enumerate(model.children()) if isinstance(module, Normalize)]
+        ):
+            del model[index]
 
 
 def normalizes(model: SentenceTransformer) -> bool:
@@ -258,7 +260,7 @@ def pooling_of(model: SentenceTransformer) -> str | None:
 def _poolings(model: SentenceTransformer) -> list[tuple[int, Pooling]]:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    return [(at, module) for at, module in enumerate(model.children()) if isinstance(module, Pooling)]
+    return [(index, module) for index, module in enumerate(model.children()) if isinstance(module, Pooling)]
 
 
 def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:

@@ -62,19 +62,19 @@ class SoundEncoder(Encoder):
         """Vectors `(B, d)`; sounds that cannot be opened are problems."""
         windows: dict[int, list[tuple[int, np.ndarray]]] = {}
         problems: dict[int, str] = {}
-        for at, prepared in enumerate(batch):
+        for index, prepared in enumerate(batch):
             try:
                 samples, _ = read_audio(prepared.value, self.rate, self.seconds)
             except MediaError as error:
-                problems[at] = str(error)
+                problems[index] = str(error)
                 continue
             for window in split(samples, self.rate, self.window):
-                windows.setdefault(len(window), []).append((at, window))
+                windows.setdefault(len(window), []).append((index, window))
         sums, lengths = np.zeros((len(batch), self.dims)), np.zeros((len(batch), 1))
         for length, pairs in windows.items():
             for start in range(0, len(pairs), len(batch)):
                 some = pairs[start : start + len(batch)]
-                rows = [at for at, _ in some]
+                rows = [index for index, _ in some]
                 np.add.at(sums, rows, length * self.vectors([window for _, window in some]).astype(np.float64))
                 np.add.at(lengths, rows, length)
         return Encoded((sums / np.maximum(lengths, 1)).astype(np.float32), problems)

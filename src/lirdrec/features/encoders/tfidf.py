@@ -93,7 +93,7 @@ class TfidfEncoder(Encoder):
         texts = [str(value) for value in inputs]
         if len(texts) > FIT_TEXTS:
             sample = np.random.default_rng(self.seed).choice(len(texts), FIT_TEXTS, replace=False)
-            texts = [texts[at] for at in np.sort(sample)]
+            texts = [texts[index] for index in np.sort(sample)]
         columns = self._frequent(texts)
         counts = vstack([block[:, columns] for block in self._hashed(texts)], format="csr")
         counts = counts[np.diff(counts.indptr) > 0]

@@ -156,7 +156,7 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
     nearest = cosines[:, 0]
     near = np.flatnonzero(nearest > NEAR_DUPLICATE)
     best = near[np.argsort(-nearest[near], kind="stable")]
-    pairs = {tuple(sorted((int(asked[at]), int(rows[at, 0])))): float(nearest[at]) for at in best}
+    pairs = {tuple(sorted((int(asked[index]), int(rows[index, 0])))): float(nearest[index]) for index in best}
     duplicates = {
         "groups": len(groups),
         "items": sum(len(group) for group in groups),
@@ -187,9 +187,9 @@ def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
     digests = np.zeros(len(matrix), dtype="S16")
     for start, block in matrix.blocks():
         block = np.ascontiguousarray(block) + block.dtype.type(0)  # -0 becomes 0
-        for at in np.flatnonzero(matrix.present[start : start + len(block)]):
+        for index in np.flatnonzero(matrix.present[start : start + len(block)]):
             # a digest that ends in zero bytes is stored without them, and still differs from all others
-            digests[start + at] = hashlib.blake2b(block[at].tobytes(), digest_size=16).digest()
+            digests[start + index] = hashlib.blake2b(block[index].tobytes(), digest_size=16).digest()
     rows = np.flatnonzero(matrix.present)
     order = rows[np.argsort(digests[rows], kind="stable")]
     ends = np.flatnonzero(digests[order][1:] != digests[order][:-1]) + 1
@@ -230,7 +230,7 @@ def _random_pairs(values: np.ndarray, generator: np.random.Generator) -> dict[st
     first = generator.integers(len(values), size=PAIRS)
     second = (first + generator.integers(1, len(values), size=PAIRS)) % len(values)
     units = unit_rows(values)
-    blocks = [slice(at, at + 2048) for at in range(0, PAIRS, 2048)]
+    blocks = [slice(index, index + 2048) for index in range(0, PAIRS, 2048)]
     cosine = np.concatenate([np.einsum("ij,ij->i", units[first[block]], units[second[block]]) for block in blocks])
     low, high = np.quantile(cosine, [0.05, 0.95]).tolist()
     return {"mean": float(cosine.mean()), "low": low, "high": high, "bins": histogram(cosine, (-1.0, 1.0))}

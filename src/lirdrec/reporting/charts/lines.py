@@ -130,4 +130,4 @@ def spread_apart(wanted: Sequence[float], step: float) -> list[float]:
             before, count = groups.pop()
             center, members = (before * count + center * members) / (count + members), count + members
         groups.append((center, members))
-    return [center + (at - (members - 1) / 2) * step for center, members in groups for at in range(members)]
+    return [center + (index - (members - 1) / 2) * step for center, members in groups for index in range(members)]
