@@ -229,7 +229,7 @@ def test_the_audience_is_what_counting_all_lists_gives(client, recommender):
         assert sum(one["parts"].values()) == pytest.approx(one["score"], abs=1e-5)
     # and it is what /recommend does
     best = found["members"][0]
-    assert asked(client, user=best["user"], k=48).index(item) + 1 == best["place"]
+    assert asked(client, user=best["user"], k=48).index(item) + 1 == best["rank"]
 
 
 def test_the_audience_knows_new_likes_and_new_items(client, recommender):
@@ -243,7 +243,7 @@ def test_the_audience_knows_new_likes_and_new_items(client, recommender):
     assert all(KINDS[one["user"] % len(KINDS)] == "tent" for one in members)
     # the refreshed vector counts, as it does for /recommend
     mine = next((one for one in get(client, "/items/7000/audience", k=48)["members"] if one["user"] == first), None)
-    assert mine is not None and asked(client, user=first, k=48).index(7000) + 1 == mine["place"]
+    assert mine is not None and asked(client, user=first, k=48).index(7000) + 1 == mine["rank"]
 
 
 def test_before_the_run_is_loaded_all_of_it_says_so(start, tmp_path):

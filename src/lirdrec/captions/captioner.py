@@ -71,7 +71,7 @@ class Captioner(ABC):
 
     @property
     @abstractmethod
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the model runs, for people."""
 
     @abstractmethod

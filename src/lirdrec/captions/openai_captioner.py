@@ -47,7 +47,7 @@ class OpenAICaptioner(Captioner):
         return {"captioner": "endpoint", **settings}
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return self.endpoint.name
 
     def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:

@@ -71,7 +71,7 @@ class TransformersCaptioner(Captioner):
         return {"captioner": "transformers", **self._weights, **settings}
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return "this machine"
 
     def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:

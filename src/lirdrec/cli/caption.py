@@ -224,7 +224,7 @@ def _confirm(
 
     probe = options.probe and n > PROBE
     question = f"Measure the first {PROBE} images? Their captions are kept" if probe else None
-    go, answers = agreed(cost, captioner.place, captioner.remote, question, measure, options.yes)
+    go, answers = agreed(cost, captioner.location, captioner.remote, question, measure, options.yes)
     if go:
         return len(answers or ())
     if answers:
@@ -297,7 +297,7 @@ def _show_survey(job: Captioning) -> None:
         ["edited by people", survey.edited, "kept"],
         ["image cannot be read", len(survey.unreadable), ""],
         ["captioned by an interrupted call", len(survey.wanted) - len(job.waiting()), ""],
-        ["images to caption", len(job.waiting()), f"by {job.captioner.model} on {job.captioner.place}"],
+        ["images to caption", len(job.waiting()), f"by {job.captioner.model} on {job.captioner.location}"],
     ]
     shown = [[name, f"{n:,}", note] for name, n, note in rows if n]
     console(errors=True).print(table(None, ["", "number", " "], shown, right=("number",)))

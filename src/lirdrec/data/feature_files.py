@@ -101,16 +101,16 @@ def vectors_of_frame(
             raise DataError(f"{where}: cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
         id_column = named[0]
     table.require_columns([id_column, vector_column])
-    place = f"{where}: column '{vector_column}'"
+    subject = f"{where}: column '{vector_column}'"
     if vector_column not in vectors:
-        raise DataError(f"{place} holds {frame[vector_column].dtype}, not vectors")
+        raise DataError(f"{subject} holds {frame[vector_column].dtype}, not vectors")
     frame = frame.filter(pl.col(vector_column).is_not_null())
     column = frame[vector_column]
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     lengths = column.list.len()
     if not len(lengths) or lengths[0] == 0:
-        raise DataError(f"{place} has no numbers in its vectors")
+        raise DataError(f"{subject} has no numbers in its vectors")
     if (wrong := lengths != lengths[0]).any():
         row = wrong.arg_true()[0]
         raise DataError(
@@ -120,7 +120,7 @@ def vectors_of_frame(
     flat = column.explode()
     if not flat.dtype.is_numeric() or flat.null_count():
         fault = "missing numbers" if flat.dtype.is_numeric() else f"values of type {flat.dtype}"
-        raise DataError(f"{place} has {fault} in its vectors")
+        raise DataError(f"{subject} has {fault} in its vectors")
     ids = read_ids(frame[id_column], f"{where}, column '{id_column}'", "item")
     return FeatureFile(as_floats(flat.to_numpy().reshape(len(column), -1), where), ids, where)
 

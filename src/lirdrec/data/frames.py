@@ -88,6 +88,6 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
-def row_place(row: int) -> str:
+def describe_row(row: int) -> str:
     """The position of a row, for messages."""
     return f"row {row} (counted from 0)"

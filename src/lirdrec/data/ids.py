@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.frames import append_frame, first_line, row_place
+from lirdrec.data.frames import append_frame, describe_row, first_line
 from lirdrec.errors import DataError, UnknownIdError
 from lirdrec.option_names import option_text
 from lirdrec.row_buffers import append_rows
@@ -140,22 +140,22 @@ class IdMap:
 
 
 def id_error(
-    ids: pl.Series, bad: pl.Series, where: str, entity: str, place: Callable[[int], str], problem: str
+    ids: pl.Series, bad: pl.Series, where: str, entity: str, row_location: Callable[[int], str], problem: str
 ) -> DataError:
     """The error that names the first id of a mask: "ratings.csv, column 'userId': user id -1 in line 7 is negative"."""
     row = int(bad.arg_true()[0])
     value = ids[row]
     shown = repr(value) if isinstance(value, (str, bytes)) else value
-    return DataError(f"{where}: {entity} id {shown} in {place(row)} {problem}")
+    return DataError(f"{where}: {entity} id {shown} in {row_location(row)} {problem}")
 
 
-def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], str] = row_place) -> pl.Series:
+def clean_ids(ids: Any, where: str, entity: str = "id", row_location: Callable[[int], str] = describe_row) -> pl.Series:
     """Validate ids and return them as an Int64 or String series.
 
     Args:
         ids: anything one-dimensional. Floats are accepted if all are integers below 2**53.
         where, entity: prefix of messages ("ratings.csv, column 'userId'"), and "user", "item" or "id".
-        place: describes the position of a row for messages ("line 7").
+        row_location: describes the position of a row for messages ("line 7").
 
     Raises a DataError if an id is missing, negative, too large, empty, or of an unsupported type.
     """
@@ -165,47 +165,47 @@ def clean_ids(ids: Any, where: str, entity: str = "id", place: Callable[[int], s
     if len(series) == 0:
         return series if series.dtype == pl.String else pl.Series(series.name, [], dtype=pl.Int64)
     if series.null_count():
-        location = place(int(series.is_null().arg_true()[0]))
+        location = row_location(int(series.is_null().arg_true()[0]))
         raise DataError(f"{where}: no {entity} id in {location}; leave such rows out or give them an id")
     if series.dtype == pl.String:
         if (empty := series.str.len_bytes() == 0).any():
-            location = place(int(empty.arg_true()[0]))
+            location = row_location(int(empty.arg_true()[0]))
             raise DataError(f"{where}: the {entity} id is empty in {location}; leave such rows out or give them an id")
         return series
     if series.dtype == pl.Object and all(isinstance(id, int) and not isinstance(id, bool) for id in series):
-        return big_integers(series, where, entity, place)
+        return big_integers(series, where, entity, row_location)
     if series.dtype.is_float():
         fraction = (series != series.floor()) | ~series.is_finite() | (series.abs() >= 2.0**53)
         if fraction.any():
             problem = "is not an integer; ids must be integers or strings"
-            raise id_error(series, fraction, where, entity, place, problem)
+            raise id_error(series, fraction, where, entity, row_location, problem)
         series = series.cast(pl.Int64)
     if series.dtype.is_integer() or series.dtype.is_decimal():
         strings = f"turn them into strings: {option_text('string_ids', True)}"
         if (negative := series < 0).any():
             problem = f"is negative; integer ids must be 0 or more (or {strings})"
-            raise id_error(series, negative, where, entity, place, problem)
+            raise id_error(series, negative, where, entity, row_location, problem)
         integers = series.cast(pl.Int64, strict=False)
         if integers.null_count():
             problem = f"is too large: integer ids go up to {LARGEST} ({strings})"
-            raise id_error(series, integers.is_null(), where, entity, place, problem)
+            raise id_error(series, integers.is_null(), where, entity, row_location, problem)
         return integers
     types = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
     raise DataError(f"{where}: {entity} ids of type {types}; they must be all integers or all strings")
 
 
-def text_ids(texts: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+def text_ids(texts: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
     """Ids from a text file: integers if all are written as integers (no leading zeros), else as `clean_ids`."""
     if len(texts) == 0 or texts.null_count() or not texts.str.contains(INTEGER).all():
-        return clean_ids(texts, where, entity, place)
+        return clean_ids(texts, where, entity, row_location)
     integers = texts.cast(pl.Int64, strict=False)
     bad = integers.is_null() | (integers < 0)
     if bad.any():
         row = int(bad.arg_true()[0])
         fault = "negative" if texts[row].startswith("-") else "too large"
         raise DataError(
-            f"{where}: {entity} id {texts[row]} in {place(row)} is {fault}: integer ids go from 0 to {LARGEST}; read"
-            f" the ids as strings ({option_text('string_ids', True)}) if they are only labels"
+            f"{where}: {entity} id {texts[row]} in {row_location(row)} is {fault}: integer ids go from 0 to {LARGEST};"
+            f" read the ids as strings ({option_text('string_ids', True)}) if they are only labels"
         )
     return integers
 
@@ -250,13 +250,13 @@ def is_utf8(content: bytes) -> bool:
     return True
 
 
-def big_integers(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+def big_integers(series: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
     """Convert Python integers to Int64; raises a DataError if one is negative or exceeds 63 bits."""
     bad = pl.Series([not 0 <= id <= LARGEST for id in series])
     if bad.any():
         row = int(bad.arg_true()[0])
         raise DataError(
-            f"{where}: {entity} id {series[row]} in {place(row)}: integer ids go from 0 to {LARGEST}"
+            f"{where}: {entity} id {series[row]} in {row_location(row)}: integer ids go from 0 to {LARGEST}"
             f" (turn them into strings: {option_text('string_ids', True)})"
         )
     return pl.Series([int(id) for id in series], dtype=pl.Int64)

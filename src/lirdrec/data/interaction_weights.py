@@ -94,16 +94,16 @@ def _event_weights(table: Table, column: str, weights: Mapping[str, float], keep
     unknown = known.is_null() & pl.Series(keep)
     if not unknown.any():
         return known.fill_null(0.0).to_numpy()
-    place = table.first_bad_row(unknown)
+    location = table.first_bad_row(unknown)
     row = int(unknown.arg_true()[0])
     if events[row] is None or not events[row].strip():
         raise DataError(
-            f"{table.source}: column '{column}' is empty in {place}; to leave such rows out:"
+            f"{table.source}: column '{column}' is empty in {location}; to leave such rows out:"
             f" {option_text('bad_rows', 'skip')}"
         )
     found = events.filter(pl.Series(keep)).drop_nulls().value_counts(sort=True)[events.name].to_list()
     raise DataError(
-        f"{table.source}: event {events[row]!r} in {place} has no weight"
+        f"{table.source}: event {events[row]!r} in {location} has no weight"
         f" ({pluralize(int(unknown.sum()), 'row')} without one); column '{column}' holds {describe_ids(found, 20)}:"
         f" list all of them in {option_name('event_weights')}, those that say nothing with weight 0"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.frames import row_place
+from lirdrec.data.frames import describe_row
 from lirdrec.data.ids import INTEGER, as_series, big_integers, clean_ids, id_error, is_utf8, text_ids
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
@@ -28,7 +28,7 @@ def read_ids(
     ids: Any,
     where: str,
     entity: str = "id",
-    place: Callable[[int], str] = row_place,
+    row_location: Callable[[int], str] = describe_row,
     *,
     text: bool = False,
     string_ids: bool = False,
@@ -39,14 +39,14 @@ def read_ids(
     a warning counts the changed ids.
 
     Args:
-        ids, where, entity, place: as of `clean_ids`.
+        ids, where, entity, row_location: as of `clean_ids`.
         text: the ids come from a text file: convert them to integers if all are written as integers.
         string_ids: always return strings.
 
     Raises a DataError as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
     """
     series = as_series(ids, where)
-    context = (where, entity, place)
+    context = (where, entity, row_location)
     if series.dtype == pl.Object:
         series = _from_objects(series, string_ids, *context)
     if series.dtype in (pl.Categorical, pl.Enum):
@@ -91,7 +91,7 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
     return integers
 
 
-def _integers_of_texts(texts: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+def _integers_of_texts(texts: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
     """Convert decimal numbers to integers; returns other texts unchanged, raises a DataError for fractions."""
     if len(texts) == 0 or texts.null_count() or texts.str.contains(INTEGER).all():
         return texts
@@ -99,7 +99,7 @@ def _integers_of_texts(texts: pl.Series, where: str, entity: str, place: Callabl
     if gap.any() and not gap.all() and texts.filter(~gap).str.contains(DECIMAL).all():
         row = int(gap.arg_true()[0])
         raise DataError(
-            f"{where}: no {entity} id in {place(row)} ({texts[row]!r}, and all others are numbers);"
+            f"{where}: no {entity} id in {row_location(row)} ({texts[row]!r}, and all others are numbers);"
             " leave such rows out or give them an id"
         )
     if not (texts.str.contains(".", literal=True).any() and texts.str.contains(DECIMAL).all()):
@@ -109,30 +109,32 @@ def _integers_of_texts(texts: pl.Series, where: str, entity: str, place: Callabl
     wrong = ~texts.str.contains(INTEGER_TEXT)
     wrong = wrong if wrong.any() else texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False).is_null()
     problem = f"is a decimal number; ids are integers or texts ({option_text('string_ids', True)} takes them as texts)"
-    raise id_error(texts, wrong, where, entity, place, problem)
+    raise id_error(texts, wrong, where, entity, row_location, problem)
 
 
-def _trimmed(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+def _trimmed(series: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
     """Strip surrounding blanks; a warning counts the changed texts."""
     around = series.str.contains(r"^\s|\s$").fill_null(False)
     if not around.any():
         return series
     row = int(around.arg_true()[0])
     n_changed = pluralize(int(around.sum()), f"{entity} id")
-    logger.warning("%s: blanks around %s removed, for instance %r in %s", where, n_changed, series[row], place(row))
+    logger.warning(
+        "%s: blanks around %s removed, for instance %r in %s", where, n_changed, series[row], row_location(row)
+    )
     return series.str.strip_chars()
 
 
-def _decoded(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+def _decoded(series: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
     """Decode bytes as UTF-8."""
     bad = pl.Series([value is not None and not is_utf8(value) for value in series], dtype=pl.Boolean)
     if bad.any():
         problem = "is not UTF-8 text; write the ids as texts, for instance in hexadecimal"
-        raise id_error(series, bad, where, entity, place, problem)
+        raise id_error(series, bad, where, entity, row_location, problem)
     return series.cast(pl.String)
 
 
-def _without_fraction(series: pl.Series, where: str, entity: str, place: Callable[[int], str]) -> pl.Series:
+def _without_fraction(series: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
     """Convert decimal numbers to integers; a warning counts them."""
     if series.dtype.is_float():
         series = series.fill_nan(None)  # missing values of pandas and NumPy
@@ -142,7 +144,7 @@ def _without_fraction(series: pl.Series, where: str, entity: str, place: Callabl
     bad = bad.fill_null(False)
     if bad.any():
         problem = "is not an integer below 2^53; ids are integers or texts, so write the column as one of these"
-        raise id_error(series, bad, where, entity, place, problem)
+        raise id_error(series, bad, where, entity, row_location, problem)
     if len(series) and not series.null_count():  # the caller rejects missing ids
         _warn_decimals(len(series), where, entity)
     return series.cast(pl.Int64)
@@ -153,7 +155,7 @@ def _warn_decimals(number: int, where: str, entity: str) -> None:
 
 
 def _from_objects(
-    series: pl.Series, string_ids: bool, where: str, entity: str, place: Callable[[int], str]
+    series: pl.Series, string_ids: bool, where: str, entity: str, row_location: Callable[[int], str]
 ) -> pl.Series:
     """Convert Python objects to a column of one type."""
     values = [None if value is None or value != value else value for value in series]  # NaN is not equal to itself
@@ -164,7 +166,7 @@ def _from_objects(
 
     if all_are(str, bytes) and bytes in kinds:
         encoded = [value.encode() if isinstance(value, str) else value for value in values]
-        return _decoded(pl.Series(encoded), where, entity, place)
+        return _decoded(pl.Series(encoded), where, entity, row_location)
     if all_are(int, float, Decimal, np.integer, np.floating):
         if not all_are(int, np.integer):
             bad = pl.Series(
@@ -172,14 +174,14 @@ def _from_objects(
             )
             if bad.any():
                 problem = "is not an integer; ids are integers or texts"
-                raise id_error(pl.Series(values, dtype=pl.Object), bad, where, entity, place, problem)
+                raise id_error(pl.Series(values, dtype=pl.Object), bad, where, entity, row_location, problem)
             _warn_decimals(len(values), where, entity)
         integers = [None if value is None else int(value) for value in values]
         if string_ids:
             return pl.Series([None if value is None else str(value) for value in integers], dtype=pl.String)
         if None in integers:  # the caller rejects missing ids
             return pl.Series([None if value is None else 0 for value in integers], dtype=pl.Int64)
-        return big_integers(pl.Series(integers, dtype=pl.Object), where, entity, place)
+        return big_integers(pl.Series(integers, dtype=pl.Object), where, entity, row_location)
     if string_ids and all_are(str, int, np.integer):
         return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
     names = ", ".join(sorted(kind.__name__ for kind in kinds))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.frames import row_place
+from lirdrec.data.frames import describe_row
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 
@@ -106,7 +106,7 @@ def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.n
     return held // 2, held - held // 2
 
 
-def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = row_place) -> np.ndarray:
+def given_labels(column: pl.Series, where: str, row_location: Callable[[int], str] = describe_row) -> np.ndarray:
     """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
 
     Raises a DataError that names the first row with another value.
@@ -115,7 +115,7 @@ def given_labels(column: pl.Series, where: str, place: Callable[[int], str] = ro
     if labels.null_count():
         row = int(labels.is_null().arg_true()[0])
         label = "no split label" if column[row] is None else f"split label {column[row]!r}"
-        raise DataError(f"{where}: {label} in {place(row)}; use 0, 1, 2 or train, valid, test")
+        raise DataError(f"{where}: {label} in {row_location(row)}; use 0, 1, 2 or train, valid, test")
     return labels.to_numpy()
 
 

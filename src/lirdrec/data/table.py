@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lirdrec.data.frames import row_place
+from lirdrec.data.frames import describe_row
 from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
@@ -53,7 +53,7 @@ class Table:
     skipped: int = 0
     decimal_comma: bool = False
     ordered: bool = True
-    row_location: Callable[[int], str] = row_place
+    row_location: Callable[[int], str] = describe_row
 
     def first_bad_row(self, bad: pl.Series) -> str:
         """The location of the first true row of a mask."""

@@ -179,8 +179,8 @@ def auc(
         owner, items = relevant.pairs(block)
         ordered = scores.sort(dim=1).values
         wanted = torch.full((len(block), int(relevant.counts()[block].max())), torch.inf, device=scores.device)
-        place = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
-        wanted = wanted.to(scores.dtype).index_put((owner, place), scores[owner, items])
+        column = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
+        wanted = wanted.to(scores.dtype).index_put((owner, column), scores[owner, items])
         below, up_to = torch.searchsorted(ordered, wanted), torch.searchsorted(ordered, wanted, right=True)
         counted = torch.isfinite(wanted)
         unranked = (scores == -torch.inf).sum(1).double()

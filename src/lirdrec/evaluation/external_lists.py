@@ -86,8 +86,8 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
     frame = pl.DataFrame({**ids, "by": order if by == RANK else -order})
     if (twice := frame.select(USER, ITEM).is_duplicated()).any():
         row = int(twice.arg_true()[0])
-        user, item, place = ids[USER][row], ids[ITEM][row], table.row_location(row)
-        raise DataError(f"{table.source}: user {user} has item {item} twice, first in {place}; list it once")
+        user, item, location = ids[USER][row], ids[ITEM][row], table.row_location(row)
+        raise DataError(f"{table.source}: user {user} has item {item} twice, first in {location}; list it once")
     users, items = dataset.users.rows(frame[USER]), dataset.items.rows(frame[ITEM])
     _warn_unknown(table.source, dataset, users, items)
     return _matrix(users, items, frame["by"].to_numpy(), dataset, table.source)
@@ -103,8 +103,8 @@ def _numbers(table: Table, name: str) -> pl.Series:
     bad = numbers.is_null() | ~numbers.is_finite()
     if bad.any():
         row = int(bad.arg_true()[0])
-        value, place = table.frame[name][row], table.row_location(row)
-        raise DataError(f"{table.source}: column '{name}' has {value!r} in {place}; write a number in every row")
+        value, location = table.frame[name][row], table.row_location(row)
+        raise DataError(f"{table.source}: column '{name}' has {value!r} in {location}; write a number in every row")
     return numbers
 
 
@@ -129,9 +129,9 @@ def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Datas
     users, items, by = users[keep], items[keep], by[keep]
     order = np.lexsort((items, by, users))
     users, items = users[order], items[order]
-    place = row_positions(users)
-    matrix = np.full((dataset.n_users, int(place.max(initial=0)) + 1), -1, dtype=np.int64)
-    matrix[users, place] = items
+    ranks = row_positions(users)
+    matrix = np.full((dataset.n_users, int(ranks.max(initial=0)) + 1), -1, dtype=np.int64)
+    matrix[users, ranks] = items
     return ExternalLists(matrix, source)
 
 

@@ -113,7 +113,7 @@ def _merge(cached: Cached, keys: np.ndarray, arrays: Arrays, facts: Facts) -> tu
 
 
 class FeatureJobRunner:
-    """Makes one matrix of a prepared folder; unfinished work in a subfolder of `place` is resumed.
+    """Makes one matrix of a prepared folder; unfinished work in a subfolder of `work_folder` is resumed.
 
     With `restart` unfinished work is discarded. `reuse` is another prepared folder whose vectors may be copied. The
     attributes `encoded`, `copied`, `resumed`, `seconds` are those of `FeatureResult`.
@@ -123,18 +123,22 @@ class FeatureJobRunner:
         DataError: no input to fit the encoder to.
     """
 
-    def __init__(self, folder: Path, place: Path, job: FeatureJob, restart: bool = False, reuse: Path | None = None):
-        self.folder, self.job, self.place = folder, job, place / job.name
+    def __init__(
+        self, folder: Path, work_folder: Path, job: FeatureJob, restart: bool = False, reuse: Path | None = None
+    ):
+        self.folder, self.job, self.work_folder = folder, job, work_folder / job.name
         self.restart = restart
         self.folders = [folder] if reuse is None else [folder, reuse]
         if restart:
-            shutil.rmtree(self.place, ignore_errors=True)
+            shutil.rmtree(self.work_folder, ignore_errors=True)
         plan = {"source": job.source.description, "inputs": job.source.digest()}
         if job.encoder.needs_fit:
             self._fit({**plan, "identity": json_like(job.encoder.identity), "sample": SAMPLE, "seed": SEED})
         self.identity = identity(job.encoder)
-        self.shards = Shards(self.place, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows)
-        (self.place / JOINING).unlink(missing_ok=True)
+        self.shards = Shards(
+            self.work_folder, {**plan, "identity": self.identity}, len(job.source), job.encoder.shard_rows
+        )
+        (self.work_folder / JOINING).unlink(missing_ok=True)
         self.encoded = self.copied = self.resumed = 0
         self.seconds = 0.0
 
@@ -144,13 +148,13 @@ class FeatureJobRunner:
         The state is stored before anything is encoded with it, and read back, so that a resumed run has the same bits.
         """
         encoder, source = self.job.encoder, self.job.source
-        shards = Shards(self.place / "fit", plan, 1, 1, keep_existing=has_partial_work(self.place))
+        shards = Shards(self.work_folder / "fit", plan, 1, 1, keep_existing=has_partial_work(self.work_folder))
         if shards.pending():
             state = None if self.restart else self._existing_state()
             if state is None:
                 inputs = sample(source)
                 if not inputs:
-                    raise DataError(f"{self.place}: no item has a {source.kind} to fit the encoder to")
+                    raise DataError(f"{self.work_folder}: no item has a {source.kind} to fit the encoder to")
                 encoder.fit(inputs)
                 state = encoder.state()
             shards.seal(0, state, {})
@@ -189,7 +193,7 @@ class FeatureJobRunner:
         """The finished matrix, for the items of `keep` `(I,)` bool (by default all)."""
         job = self.job
         state = job.encoder.state() if job.encoder.needs_fit else {}
-        result = join(self.shards, self.place / "joined", job.source.rows, state, keep)
+        result = join(self.shards, self.work_folder / "joined", job.source.rows, state, keep)
         entry = {
             "identity": self.identity,
             "source": job.source.description,
@@ -218,15 +222,15 @@ class FeatureJobRunner:
         Values of the item table cannot have changed: their hash is in the plan. Images that had a vector are checked
         only if the image folder has changed.
         """
-        if self.job.source.place is None:
+        if self.job.source.location is None:
             return []
         pending = set(self.shards.pending())
         return [index for index in range(len(self.shards)) if index not in pending and self._has_changed_inputs(index)]
 
     def _has_changed_inputs(self, index: int) -> bool:
         facts, rows = self.shards.facts(index), self.shards.rows(index)
-        same_place = facts.get(PLACE) == self.job.source.place
-        checked = [position for position, *_ in facts["problems"]] if same_place else list(range(len(rows)))
+        same_location = facts.get(PLACE) == self.job.source.location
+        checked = [position for position, *_ in facts["problems"]] if same_location else list(range(len(rows)))
         if not checked:
             return False
         keys = self.shards.read(index).arrays["keys"]
@@ -265,7 +269,7 @@ class FeatureJobRunner:
                 self._seal(index, *merge(*encode_shard(self.job.encoder, wanted, self._batch_size, advance)))
 
     def _seal(self, index: int, arrays: Arrays, facts: Facts) -> None:
-        self.shards.seal(index, arrays, {**facts, "asked": self._requested, PLACE: self.job.source.place})
+        self.shards.seal(index, arrays, {**facts, "asked": self._requested, PLACE: self.job.source.location})
         self.encoded += facts["encoded"]
         self.copied += facts["copied"]
 

@@ -180,7 +180,7 @@ def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
 
     Without the mark, work left by a kill in between would be refused as unfinished work of other settings.
     """
-    marks = [work.place / JOINING for work in works]
+    marks = [work.work_folder / JOINING for work in works]
     for mark in marks:
         mark.touch()
     try:

@@ -282,12 +282,12 @@ def image_encoder(name: str, **options: Any) -> Encoder:
     return EncoderSpec("image", name, options).encoder()
 
 
-def recorded_jobs(folder: str | Path, earlier: str | Path, **places: Any) -> list[FeatureJob]:
+def recorded_jobs(folder: str | Path, earlier: str | Path, **folders: Any) -> list[FeatureJob]:
     """Jobs that encode a dataset as an earlier one was encoded: its encoders, their options and its templates.
 
     Args:
         folder: to encode; earlier: a prepared dataset whose manifest records the encoders.
-        places: the folders of files, as for `parse_jobs`.
+        folders: the folders of files, as for `parse_jobs`.
 
     Raises:
         ConfigError: the earlier dataset records no encoder.
@@ -300,8 +300,8 @@ def recorded_jobs(folder: str | Path, earlier: str | Path, **places: Any) -> lis
             source, kind = entry.get("source", {}), origin["kind"]
             what: What = "caption" if kind == "text" and "template" not in source else kind
             wanted, own = (what, f"{name}={origin['model']}"), of_kind.get(kind)
-            places_of_kind = {key: place for key, place in places.items() if key == own}
-            options: Any = {"template": source.get("template"), "options": origin["options"], **places_of_kind}
+            folders_of_kind = {key: folder for key, folder in folders.items() if key == own}
+            options: Any = {"template": source.get("template"), "options": origin["options"], **folders_of_kind}
             jobs += parse_jobs(folder, [wanted], **options)
     if not jobs:
         raise ConfigError(f"{earlier}: records no encoder of its features; name the encoders")

@@ -121,7 +121,7 @@ class Source(ABC):
     rows: ItemRows
     description: dict[str, Any]  # JSON-able: the column or the template; stored in `info["encoders"]`
     columns: tuple[str, ...]  # of the item table
-    place: str | None = None  # location of inputs that the table only references
+    location: str | None = None  # location of inputs that the table only references
     files: tuple[FileSource, ...] = ()  # sources of files in this one: their folders and columns are recorded
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class FileSource(Source):
         self.root = default if root is None else Path(root)
         if not self.root.is_dir():
             raise DataError(f"{self.root}: the folder of {noun}s is missing; give its path with {option}")
-        self.place = str(self.root.resolve())
+        self.location = str(self.root.resolve())
         self.files = (self,)
 
     def read(self, start: int, stop: int) -> list[Item]:
@@ -240,7 +240,7 @@ class JointSource(Source):
         self.texts, self.images, self.rows = texts, images, texts.rows
         self.columns = (*texts.columns, *images.columns)
         self.description = {**texts.description, "image": images.column}
-        self.place, self.files = images.place, (images,)
+        self.location, self.files = images.location, (images,)
 
     def read(self, start: int, stop: int) -> list[Item]:
         return [

@@ -292,21 +292,21 @@ def _rows_to_columns(tables: Sequence[Tensor], shards: Shards, n_columns: int) -
 def _columns_to_rows(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
     """The inverse of `_rows_to_columns`; rows are sent from where they are."""
     own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
-    sent, received, places, results = [], [], [], []
+    sent, received, targets, results = [], [], [], []
     for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):
         x, result = x.contiguous(), x.new_empty(shard.length, n_columns)
         for rank, (first, last) in enumerate(pairwise(shard.bounds)):
-            place = result[:, columns[rank]]
+            target = result[:, columns[rank]]
             if rank == own:
-                place.copy_(x[first:last])
+                target.copy_(x[first:last])
             else:
                 sent.append((rank, number, x[first:last]))
-                received.append((rank, number, x.new_empty(place.shape)))
-                places.append(place)
+                received.append((rank, number, x.new_empty(target.shape)))
+                targets.append(target)
         results.append(result)
     _exchanged(sent, received)
-    for place, (_, _, part) in zip(places, received, strict=True):
-        place.copy_(part)
+    for target, (_, _, part) in zip(targets, received, strict=True):
+        target.copy_(part)
     return results[0], results[1]
 
 

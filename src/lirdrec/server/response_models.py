@@ -235,7 +235,7 @@ class MemberAnswer(BaseModel):
     user: AnyId
     score: float
     parts: dict[str, float]
-    place: int = Field(description="Rank of the item in this user's list, from 1.")
+    rank: int = Field(description="Rank of the item in this user's list, from 1.")
 
 
 class AudienceAnswer(_Titled):

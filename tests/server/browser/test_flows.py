@@ -187,7 +187,7 @@ def test_an_item_with_its_neighbors_and_those_who_would_get_it(visit):
     assert 0 <= lies.find(near[0]["title"]) < lies.find(near[1]["title"])
     members = one.get("/items/203/audience?k=12")["members"]
     assert texts(page, ".people .who") == [str(member["user"]) for member in members]
-    places = [re.findall(r"\d+", place) for place in texts(page, ".people .place")]
+    places = [re.findall(r"\d+", place) for place in texts(page, ".people .rank-note")]
     assert places == [[str(member["place"])] for member in members]
     page.locator(".chart.small canvas").wait_for()
     page.locator(".people .who").first.click()

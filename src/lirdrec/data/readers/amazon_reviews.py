@@ -38,14 +38,14 @@ class ReviewFormat:
     Attributes:
         year: of the collection ("2014", "2018", "2023").
         names: our column → key of the JSON record, or name of the CSV column in messages.
-        places, width: our column → position of the value in a CSV line (None for JSON), and the number of values.
+        positions, width: our column → position of the value in a CSV line (None for JSON), and the number of values.
         header: whether the first line holds names.
         day: the key of the date as text, used if a record has no numeric time.
     """
 
     year: str
     names: dict[str, str]
-    places: dict[str, int] | None = None
+    positions: dict[str, int] | None = None
     width: int = 0
     header: bool = False
     day: str | None = None
@@ -88,11 +88,11 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
         DataError: the file is damaged or without a good line, or `bad` refuses a line.
     """
     form = dataclasses.replace(form, names={column: form.names[column] for column in columns})
-    read_block = _json_block if form.places is None else _csv_block
+    read_block = _json_block if form.positions is None else _csv_block
     schema = {column: TYPES[column] for column in columns}
 
     def parse(line: bytes) -> tuple[Any, ...]:
-        return _review(parse_record(line) if form.places is None else _fields(decode_line(line), form), form)
+        return _review(parse_record(line) if form.positions is None else _fields(decode_line(line), form), form)
 
     frames = [pl.DataFrame(schema=schema)]
     in_header = form.header
@@ -147,8 +147,8 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
         names = {USER: "user_id", ITEM: item, RATING: "rating", TIMESTAMP: "timestamp"}
         if lacking := [name for name in names.values() if name not in first]:
             return f"its header lacks {', '.join(lacking)}"
-        places = {column: first.index(name) for column, name in names.items()}
-        return ReviewFormat("2023", names, places, len(first), header=True)
+        positions = {column: first.index(name) for column, name in names.items()}
+        return ReviewFormat("2023", names, positions, len(first), header=True)
     if len(first) != 4:
         return f"line 1 has {len(first)} values"
     shares = [sum(bool(ASIN.fullmatch(row[index])) for row in rows if len(row) == 4) for index in (0, 1)]
@@ -160,8 +160,8 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
         return "line 1 holds no user, item, rating and time"
     names = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "time"}
     # 2014 has the user first, 2018 the item
-    places = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}
-    return ReviewFormat("2014" if user == 0 else "2018", names, places, len(first))
+    positions = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}
+    return ReviewFormat("2014" if user == 0 else "2018", names, positions, len(first))
 
 
 def _json_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame | None:
@@ -188,11 +188,11 @@ def _json_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame 
 
 def _csv_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame | None:
     """Parse a block with polars; None if that is not possible."""
-    assert form.places is not None
+    assert form.positions is not None
     if not block or b'"' in block:
         return None
-    names = {place: column for column, place in form.places.items() if column in form.names}
-    columns = [names.get(place, f"column {place}") for place in range(form.width)]
+    names = {position: column for column, position in form.positions.items() if column in form.names}
+    columns = [names.get(position, f"column {position}") for position in range(form.width)]
     schema = {column: TYPES.get(column, pl.String) for column in columns}
     try:
         return pl.read_csv(block, has_header=False, schema=schema, quote_char=None).select(list(form.names))
@@ -209,13 +209,13 @@ def _is_complete(frame: pl.DataFrame) -> bool:
 
 def _fields(line: str, form: ReviewFormat) -> dict[str, Any]:
     """Parse a CSV line to a record with the names of the format and numeric values."""
-    assert form.places is not None
+    assert form.positions is not None
     values = line.split(",")
     if len(values) != form.width:
         raise ValueError(f"{len(values)} values, and there must be {form.width}")
     record: dict[str, Any] = {}
     for column, name in form.names.items():
-        value = values[form.places[column]].removesuffix("\r")
+        value = values[form.positions[column]].removesuffix("\r")
         number = NUMBER.fullmatch(value) if column in (RATING, TIMESTAMP) else None
         record[name] = value if number is None else int(value) if value.lstrip("-").isdigit() else float(value)
     return record

@@ -149,9 +149,9 @@ def _answer(
     chosen: Mapping[str, Any] | None,
     stage: str,
 ) -> str:
-    place, metric = f"On {label(dataset)}", config.metric
+    subject, metric = f"On {label(dataset)}", config.metric
     if chosen is None or not by_model.get(MIX):
-        return f"{place} there is no mix yet."
+        return f"{subject} there is no mix yet."
     measures = {
         name: measure
         for name, some in by_model.items()
@@ -159,12 +159,12 @@ def _answer(
     }
     mix = measures.pop(MIX, None)
     if mix is None or not measures:
-        return f"{place} there are no results."
+        return f"{subject} there are no results."
     best = max(measures, key=lambda name: measures[name].mean)
     models = [name for name in by_model if name != MIX]
     weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(models, chosen["weights"], strict=True))
     text = (
-        f"{place}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
+        f"{subject}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
         f"{metric} of **{sentences.format_mean_sd(mix)}**, the best single model, {label(best)}, "
         f"{sentences.format_mean_sd(measures[best])}: {sentences.format_gain(mix.mean, measures[best].mean)}."
     )

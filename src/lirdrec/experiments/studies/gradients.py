@@ -77,7 +77,7 @@ def measure(job: Job) -> list[dict[str, float]]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """For each model: gradients, losses, random features, and the epochs in which the inequality holds."""
-    done = {place: results.done(trials) for place, trials in _trials(config).items()}
+    done = {key: results.done(trials) for key, trials in _trials(config).items()}
     k = config.metric.partition("@")[2]
     many = len({dataset for dataset, _, _ in done}) > 1
     sections, answers = [], []

@@ -54,7 +54,7 @@ def _answer(study: Study, group: Group) -> str:
     if not measures:
         return f"On {label(group.dataset)} there are no results."
     best, worst = (pick(measures, key=lambda layers: measures[layers].mean) for pick in (max, min))
-    text = f"{study.place(group)}, **{count(int(best), 'layer')}** reach{'es' if best == '1' else ''} the best "
+    text = f"{study.on_dataset(group)}, **{count(int(best), 'layer')}** reach{'es' if best == '1' else ''} the best "
     text += f"{study.stage} {study.metric}, **{format_mean_sd(measures[best])}**"
     if best != worst:
         share = 100 * (measures[best].mean - measures[worst].mean) / max(measures[best].mean, 1e-12)

@@ -36,7 +36,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Curves over epochs and seconds, a table of selected epochs, and the leading models."""
-    done = {place: results.done(trials) for place, trials in _trials(config).items()}
+    done = {key: results.done(trials) for key, trials in _trials(config).items()}
     datasets: dict[str, dict[str, list[TrialResult]]] = {}
     for (dataset, model), some in done.items():
         datasets.setdefault(dataset, {})[model] = some

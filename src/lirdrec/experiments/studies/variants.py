@@ -202,7 +202,7 @@ class Study:
         style |= {"x_label": f"{self.stage} {self.metric}", "caption": caption}
         return draw(dots, self.values(), ["group", "variant", "value"], name, rows="variant", **style)
 
-    def place(self, group: Group) -> str:
+    def on_dataset(self, group: Group) -> str:
         """Start of a sentence: "On", the dataset and, among several groups, the group's name."""
         return f"On {label(group.dataset)}" + (f" ({group.name})" if self.panel else "")
 
@@ -216,10 +216,10 @@ class Study:
         titles = titles or {}
         base, reference = self.measure(group, group.reference), group.reference
         if base is None:
-            return f"{self.place(group)}, there is no result of {reference}: {self.status(group, reference)}."
+            return f"{self.on_dataset(group)}, there is no result of {reference}: {self.status(group, reference)}."
         text = (
-            f"{self.place(group)}, {titles.get(reference, f'**{reference}**')} reaches a {self.stage} {self.metric} of "
-            f"**{format_mean_sd(base)}** ({count(base.n, 'seed')})."
+            f"{self.on_dataset(group)}, {titles.get(reference, f'**{reference}**')} reaches a {self.stage}"
+            f" {self.metric} of **{format_mean_sd(base)}** ({count(base.n, 'seed')})."
         )
         parts = []
         for variant in list(group.trials)[1:]:

@@ -148,8 +148,8 @@ def explained(model: str, noun: str = "vision model") -> Iterator[None]:
     except (LirdrecError, MemoryError):
         raise
     except Exception as error:  # transformers, the hub's client and safetensors each have errors of their own
-        place = "in this folder" if Path(model).is_dir() else "no folder here, and"
-        raise ConfigError(f"'{model}': {place} no {noun} can be loaded ({first_line(error)})") from error
+        location = "in this folder" if Path(model).is_dir() else "no folder here, and"
+        raise ConfigError(f"'{model}': {location} no {noun} can be loaded ({first_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
 

@@ -52,7 +52,7 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
             user=recommender.users.series[int(pool[index])],
             score=float(scores[pool[index]]),
             parts=dict(zip(scorer.part_names, parts[index], strict=True)),
-            place=int(ranks[index]),
+            rank=int(ranks[index]),
         )
         for index in order
     ]

@@ -122,7 +122,7 @@ async function audience(model, one, place, signal) {
             "li",
             {},
             el("a", { href: userLink(member.user), class: "who" }, String(member.user)),
-            el("span", { class: "place" }, `rank ${formatNumber(member.place)}`),
+            el("span", { class: "rank-note" }, `rank ${formatNumber(member.rank)}`),
             bar(model, member.parts, scale),
             el("span", { class: "score" }, formatNumber(member.score)),
           ),
