@@ -46,7 +46,7 @@ def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) 
     """
     free = free_memory()
     if free is not None and need > free:
-        raise error(f"{what}: needs at least {format_bytes(need)} of memory, but {format_bytes(free)} are free")
+        raise error(f"{what} needs at least {format_bytes(need)} of memory, but {format_bytes(free)} of RAM are free")
 
 
 def format_bytes(size: int) -> str:

@@ -170,11 +170,11 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{where}: is nested too deeply") from None
+        raise ConfigError(f"{where} is nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, or from a number with thousands of digits, a 31st of February
         fault = "a number has too many digits" if "integer string" in str(error) else str(error)
         hint = '; write text, "none" too, in quotes' if "Invalid value" in fault else ""
-        raise ConfigError(f"{where}: cannot be read as TOML: {fault}{hint}") from None
+        raise ConfigError(f"{where} cannot be read as TOML: {fault}{hint}") from None
 
 
 def _parse_value(text: str, where: str) -> Any:

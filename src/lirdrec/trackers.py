@@ -106,7 +106,7 @@ def check_tracker(kind: str | None) -> None:
     if kind not in NAMES:
         raise ConfigError(f"there is no tracker {kind!r}; choose {' or '.join(NAMES)}")
     if find_spec(kind) is None:
-        raise ConfigError(f"tracker {kind}: is not installed; pip install 'lirdrec[{kind}]'")
+        raise ConfigError(f"tracker {kind} is not installed; pip install 'lirdrec[{kind}]'")
 
 
 def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -79,7 +79,8 @@ class Captioner(ABC):
         """(index, answer) of each image, in order of completion.
 
         Raises:
-            LirdrecError: no image can be captioned: the model cannot be loaded, no server answers, the key is wrong.
+            LirdrecError: the model cannot be loaded, no server answers, or the key is wrong. An image that cannot
+                be captioned raises nothing: its answer has a `problem`.
         """
 
     def caption(self, images: Sequence[Path]) -> list[Answer]:

@@ -31,7 +31,7 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
     rows = ItemRows(folder)
     if CAPTION not in rows.schema:
         raise DataError(
-            f"{folder}: has no captions of its {pluralize(len(rows), 'item')} yet; make them with lirdrec caption"
+            f"{folder} has no captions of its {pluralize(len(rows), 'item')} yet; make them with lirdrec caption"
         )
     shown = [name for name in ("title", "name", IMAGE) if name in rows.schema]
     table = rows.read(0, len(rows), (ITEM, *shown)).with_columns(read_columns(rows).select(CAPTION, MACHINE))

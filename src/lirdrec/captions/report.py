@@ -42,7 +42,7 @@ def write_case_study(folder: str | Path, path: str | Path, images: str | Path | 
     table = read_columns(rows)
     table = table.with_columns(edited(table), captioned(table)).with_row_index("row")
     if not table["captioned"].any():
-        raise DataError(f"{folder}: has no captions yet; make them with lirdrec caption {folder}")
+        raise DataError(f"{folder} has no captions yet; make them with lirdrec caption {folder}")
     template = default_texts(rows)
     texts = template.render(rows.read(0, len(rows), tuple(template.columns))) if template else [None] * len(rows)
     table = table.with_columns(pl.Series("text", texts, dtype=pl.String))

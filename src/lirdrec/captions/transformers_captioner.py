@@ -123,7 +123,7 @@ class TransformersCaptioner(Captioner):
         processor = self._from_hub("AutoProcessor")
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None:
-            raise ConfigError(f"{self.model}: does not accept texts, so it cannot be prompted; choose another model")
+            raise ConfigError(f"{self.model} does not accept texts, so it cannot be prompted; choose another model")
         tokenizer.padding_side = "left"  # answers begin where the prompts end
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -150,7 +150,7 @@ class TransformersCaptioner(Captioner):
             return getattr(transformers, kind).from_pretrained(self.source, revision=self.revision, **options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(
-                f"--model {self.source}: cannot be loaded ({first_line(error)}); name a model that accepts images and"
+                f"--model {self.source} cannot be loaded ({first_line(error)}); name a model that accepts images and"
                 " texts, with `hf auth login` where its license must be accepted, or a folder"
             ) from error
 

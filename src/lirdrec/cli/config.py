@@ -118,7 +118,7 @@ def feature_size(given: list[str]) -> int | dict[str, int]:
         is_count = number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0
         if not is_count or ("=" in entry and not name):
             raise ConfigError(
-                f"--feature-size {entry!r}: give a number of columns, 1 or more, or that of a modality: image=256;"
+                f"--feature-size {entry!r}: give a number of columns, 1 or more, or one for a modality: image=256;"
                 " --set feature_size=none keeps all columns"
             )
         if name in sizes:

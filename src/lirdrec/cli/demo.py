@@ -135,7 +135,7 @@ def _show_files(run: Path, user: Any, film: Any) -> None:
 
 
 def _sample() -> Path:
-    """Folder of the films: in a checkout of the repository, or below the current folder."""
+    """Folder of the MovieLens sample: `sample/movielens` in a checkout of the repository, or in the current folder."""
     import lirdrec
 
     for root in (*Path(lirdrec.__file__).resolve().parents, Path.cwd()):

@@ -100,7 +100,7 @@ class ListOptions:
         if self.lists is None:
             for name in ("name", "sealed"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"--{name}: is for --lists; leave it out")
+                    raise ConfigError(f"--{name} is for --lists; leave it out")
             if run is None:
                 raise ConfigError("name a run folder: lirdrec evaluate RUN; or lists: evaluate --lists FILE DATASET")
             return
@@ -108,7 +108,7 @@ class ListOptions:
             raise ConfigError("--lists: name one dataset and no run: lirdrec evaluate --lists FILE DATASET")
         for flag, value in others.items():
             if value:
-                raise ConfigError(f"{flag}: is for a run, not for --lists; leave it out")
+                raise ConfigError(f"{flag} is for a run, not for --lists; leave it out")
 
 
 def evaluate(

@@ -211,16 +211,16 @@ def check_numbers(command: Any, arguments: Sequence[str]) -> None:
     for option, kind, text in _numbers(command, arguments):
         if kind is float and (parts := COMMA.fullmatch(text)):
             raise ConfigError(
-                f"{option} {text}: is not a number; write it with a decimal point: {parts[1] or '0'}.{parts[2]}"
+                f"{option} {text} is not a number; write it with a decimal point: {parts[1] or '0'}.{parts[2]}"
             )
         try:
             number = kind(text)
         except ValueError:
             continue
         if "_" in text or not text.isascii():
-            raise ConfigError(f"{option} {text}: is not a number; write it as {number}")
+            raise ConfigError(f"{option} {text} is not a number; write it as {number}")
         if kind is int and not INTEGER.fullmatch(text):
-            raise ConfigError(f"{option} {text}: is not an integer; write it as {number}")
+            raise ConfigError(f"{option} {text} is not an integer; write it as {number}")
 
 
 def number_type(hint: Any) -> type | None:

@@ -33,7 +33,7 @@ ENDINGS = (".csv", ".tsv", ".parquet", ".json")
 
 @cache
 def console(errors: bool = False) -> Console:
-    """The console of the output or error stream; escapes control characters in titles and ids."""
+    """The rich console that prints to stdout or stderr; what it prints has its control characters escaped."""
     from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
 
@@ -78,7 +78,7 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
     if output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--output {output}: choose a name that ends in {', '.join(ENDINGS)}")
     if output.is_dir():
-        raise ConfigError(f"--output {output}: is a folder; name a file")
+        raise ConfigError(f"--output {output} is a folder; name a file")
     check_not_inside_folder(output, "--output ")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")

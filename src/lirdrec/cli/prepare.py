@@ -154,7 +154,7 @@ def prepare(
       lirdrec prepare --train train.csv --validation valid.csv --test test.csv --output mydata
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output}: is not empty; choose another folder or give --overwrite")
+        raise ConfigError(f"--output {output} is not empty; choose another folder or give --overwrite")
     options = _reader_options(columns, files, items, split) | ({} if name is None else {"name": name})
     dataset = _read(source[0] if source and len(source) == 1 else source or None, options, benchmark)
     if name is None:
@@ -343,7 +343,7 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
         allowed -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and images are read by id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
-                f"--features {other[0]}=…: of Amazon reviews only 'image' is taken, the published file of image"
+                f"--features {other[0]}=…: prepare reads only 'image' for Amazon reviews, the published file of image"
                 f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
             )
     for name in options:

@@ -368,7 +368,7 @@ def _conditions(where: str) -> Filter:
 
 
 def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> dict[str, Any]:
-    """The argument of `recommend` for --new-items; remarks that it changes nothing where the run has no such items."""
+    """--new-items as the argument `new_items` of `recommend`; warns if no item was added to the run after training."""
     if recommender.n_items == recommender.n_trained_items:
         problem = "changes nothing, since no item was added to the run after its training"
         print_line(f"--new-items {given}: {problem}", "yellow", errors=True)

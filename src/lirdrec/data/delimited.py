@@ -196,7 +196,7 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
             content = decoded.removeprefix("\ufeff").encode()
     if b"\0" in content[:4096]:
         raise DataError(
-            f"{path}: is not text (there is a zero byte in line {content.count(10, 0, content.index(0)) + 1}); if it is"
+            f"{path} is not text (there is a zero byte in line {content.count(10, 0, content.index(0)) + 1}); if it is"
             " UTF-16, name that (--encoding utf-16-le, in Python encoding), else write it as CSV or Parquet"
         )
     if b"\r" in content and b"\n" not in content:  # line ends of classic Mac OS
@@ -356,7 +356,7 @@ class _Body:
         elif bad:
             fault = self._describe_bad_row(bad[0])
         if fault is not None:
-            raise DataError(f"{self.path}: cannot be read as a table: {fault}")
+            raise DataError(f"{self.path} cannot be read as a table: {fault}")
         return frame, 0, None
 
     def _describe_bad_row(self, record: _Record) -> str:
@@ -438,7 +438,7 @@ def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
     if layout.columns is not None:
         if len(layout.columns) != width:
             raise DataError(
-                f"{body.path}: has {pluralize(width, 'value')} in a line, and the names given are those of"
+                f"{body.path} has {pluralize(width, 'value')} in a line, and the names given are those of"
                 f" {pluralize(len(layout.columns), 'column')}"
             )
         return list(layout.columns)

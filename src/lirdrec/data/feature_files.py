@@ -98,7 +98,7 @@ def vectors_of_frame(
     if id_column is None:
         named = [name for name in (item_column, *ID_NAMES) if name in others] or others
         if not named or (len(others) > 1 and named is others):
-            raise DataError(f"{where}: cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
+            raise DataError(f"{where} cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
         id_column = named[0]
     table.require_columns([id_column, vector_column])
     subject = f"{where}: column '{vector_column}'"
@@ -134,11 +134,11 @@ def _wide(table: Table, item_column: str | None) -> FeatureFile:
     counted = {match[1] for name in frame.columns[1:] if (match := COUNTED.match(name))}
     alone = (match := COUNTED.match(first)) is None or match[1] not in counted
     if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
-        raise DataError(f"{where}: cannot tell which of {shown} holds the item ids; name that column 'item'")
+        raise DataError(f"{where} cannot tell which of {shown} holds the item ids; name that column 'item'")
     id_column = named[0] if named else first
     numbers = frame.drop(id_column)
     if not numbers.width:
-        raise DataError(f"{where}: has ids in '{id_column}' and no column of numbers")
+        raise DataError(f"{where} has ids in '{id_column}' and no column of numbers")
     columns = {}
     for name in numbers.columns:
         values = numbers[name]
@@ -172,7 +172,7 @@ def _choose(arrays: dict[str, Any], path: Path, item_name: str | None) -> Featur
         raise DataError(f"{path}: it must hold one matrix of features, and holds {held}; name it")
     named = [name for name in known if name in lists] or lists
     if len(named) > 1 and named is lists:
-        raise DataError(f"{path}: cannot tell which array holds the ids: {held}; name it")
+        raise DataError(f"{path} cannot tell which array holds the ids: {held}; name it")
     values = as_floats(arrays[matrices[0]], f"{path}, array '{matrices[0]}'")
     if not named:
         return FeatureFile(values, None, str(path))
@@ -221,7 +221,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (TypeError, KeyError, AttributeError):
         raise DataError(
-            f"{path}: holds a number type that NumPy lacks (bfloat16?); save it as float16 or float32"
+            f"{path} holds a number type that NumPy lacks (bfloat16?); save it as float16 or float32"
         ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or not a safetensors file ({first_line(error)})") from None
@@ -230,7 +230,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _npy_error(path: Path, error: Exception) -> DataError:
     if _is_pickled(error):
         return DataError(
-            f"{path}: holds pickled Python objects, which are never loaded (they could run code);"
+            f"{path} holds pickled Python objects, which are never loaded (they could run code);"
             " save a plain array of numbers with numpy.save"
         )
     return DataError(f"{path}: damaged or cut short ({first_line(error)}); write it again")

@@ -43,7 +43,7 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
             raise DataError("no file is named")
         paths = [part.path for part in parts]
         if repeated := next((path for i, path in enumerate(paths) if path in paths[:i]), None):
-            raise DataError(f"{repeated}: is named twice; its rows would count twice")
+            raise DataError(f"{repeated} is named twice; its rows would count twice")
         return parts
     path = Path(source)
     if is_pattern(source):
@@ -55,7 +55,7 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
         return [Part(path)]
     parts = parts_of_folder(path)
     if not parts:
-        raise DataError(f"{path}: is a folder; name a file, or a folder of parts of one table (CSV, Parquet …)")
+        raise DataError(f"{path} is a folder; name a file, or a folder of parts of one table (CSV, Parquet …)")
     endings = sorted({table_suffix(part.path) for part in parts})
     if len(endings) > 1:
         raise DataError(

@@ -54,7 +54,7 @@ def check_not_archive(path: Path, head: bytes) -> None:
     """Raise a DataError if the file is an archive that another program must unpack."""
     for magic, (name, command) in ARCHIVES.items():
         if head.startswith(magic):
-            raise DataError(f"{path}: is a {name} archive; unpack it ({command} {path.name}) and name the file in it")
+            raise DataError(f"{path} is a {name} archive; unpack it ({command} {path.name}) and name the file in it")
 
 
 def check_maybe_table(path: Path, head: bytes) -> None:

@@ -418,7 +418,7 @@ def _aligned(
             path = "" if file.source == where else f" ({file.source})"
             table = "an item table" if items is None else f"a table of items in the file's order, not {source}"
             raise DataError(
-                f"{where}{path}: has no ids, and nothing says which item a row belongs to; give {table} with a row"
+                f"{where}{path} has no ids, and nothing says which item a row belongs to; give {table} with a row"
                 f" for each row of it ({option_text('items', 'FILE')}), or save it with ids, for instance with"
                 " numpy.savez(FILE, ids=ids, vectors=matrix)"
             )

@@ -33,7 +33,7 @@ def is_split_by_time(info: Mapping[str, Any]) -> bool:
 
 
 def split_method(info: Mapping[str, Any]) -> str | None:
-    """The method of the split of a dataset with this `info`; None where there is none.
+    """The name of the method by which a dataset with this `info` was split; None if no split is recorded.
 
     >>> split_method({"split": {"method": "temporal", "seed": 0}})
     'temporal'

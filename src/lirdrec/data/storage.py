@@ -127,7 +127,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         )
     check_manifest(manifest, path, REMEDY)
     if wrong := _wrong_entry(manifest):
-        raise RunFolderError(f"{path}: is damaged: its entry '{wrong}' is missing or of a wrong type; {REMEDY}")
+        raise RunFolderError(f"{path} is damaged: its entry '{wrong}' is missing or of a wrong type; {REMEDY}")
     return manifest
 
 

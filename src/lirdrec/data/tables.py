@@ -89,7 +89,7 @@ def read_table(
             columns = [typed(column, separator) for column in table.frame.get_columns() if column.name != text]
             table = dataclasses.replace(table, frame=table.frame.with_columns(columns))
     if table.frame.height == 0:
-        raise DataError(f"{table.source}: has column names but no rows")
+        raise DataError(f"{table.source} has column names but no rows")
     if text and table.text:
         _warn_text_columns(table, text)
     return table
@@ -148,7 +148,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
     check_not_archive(path, head)
     check_maybe_table(path, head)
     if is_compressed(path) and detect_compression(head) is not None:
-        raise DataError(f"{path}: is compressed twice; unpack it and name the file in it")
+        raise DataError(f"{path} is compressed twice; unpack it and name the file in it")
     kind = detect_table_format(head) or (PARQUET if table_suffix(path) in (".parquet", ".pq") else None)
     if kind is not None:
         return Table(read_columnar(path, kind), str(path))
@@ -231,8 +231,8 @@ def read_spreadsheet(path: Path) -> pl.DataFrame:
     """Read the first sheet of a spreadsheet; raises a DataError if it is damaged or its reader is not installed."""
     if importlib.util.find_spec("fastexcel") is None:
         raise DataError(
-            f"{path}: is a spreadsheet; install its reader (pip install 'lirdrec[excel]'), or save the sheet as CSV"
-            " (UTF-8) and name that"
+            f"{path} is a spreadsheet; install its reader (pip install 'lirdrec[excel]'), or save the sheet as CSV"
+            " (UTF-8) and give that file"
         )
     content = path.read_bytes()
     check_memory(len(content), f"{path}: as a table", DataError)

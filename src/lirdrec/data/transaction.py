@@ -28,10 +28,10 @@ def commit(
         folder: a prepared folder.
         files: name in the manifest → the finished file, on the same disk; it is moved.
         entries: function from the current manifest to the changed entries, for instance `features` and `info`.
-        gone: names of removed files; unknown names are ignored.
+        gone: names of the files to remove; unknown names are ignored.
 
     Raises:
-        RunFolderError: no prepared folder, or it cannot be written.
+        RunFolderError: `folder` is not a prepared dataset, or it cannot be written.
         DataError: `entries` returns a value that JSON cannot represent.
     """
     folder = Path(folder)

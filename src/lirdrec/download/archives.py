@@ -33,13 +33,13 @@ def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: i
         with zipfile.ZipFile(archive) as file:
             entries = [entry for entry in file.infolist() if not entry.is_dir()]
             if len(entries) > max_files:
-                raise DownloadError(f"{archive.name}: has {len(entries):,} files; the limit is {max_files:,}")
+                raise DownloadError(f"{archive.name} has {len(entries):,} files; the limit is {max_files:,}")
             names = _names(archive.name, entries)
             left = max_bytes
             for entry, name in zip(entries, names, strict=True):
                 left -= _extract(file, entry, folder / name, left, f"{archive.name}: {name}")
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise DownloadError(f"{archive.name}: cannot be unpacked ({describe_error(error)})") from None
+        raise DownloadError(f"{archive.name} cannot be unpacked ({describe_error(error)})") from None
     return names
 
 
@@ -50,14 +50,14 @@ def _names(archive: str, entries: list[zipfile.ZipInfo]) -> list[str]:
         if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
             raise DownloadError(f"{archive}: {entry.filename!r} is a link or another special file; nothing is unpacked")
         if entry.flag_bits & _ENCRYPTED:
-            raise DownloadError(f"{archive}: is encrypted")
+            raise DownloadError(f"{archive} is encrypted")
         paths.append(_checked(archive, entry.orig_filename))
     tops = {path.parts[0] for path in paths}
     if len(tops) == 1 and all(len(path.parts) > 1 for path in paths):
         paths = [PurePosixPath(*path.parts[1:]) for path in paths]
     folded = [str(path).casefold() for path in paths]
     if len(set(folded)) < len(folded):
-        raise DownloadError(f"{archive}: has two files of one name; nothing is unpacked")
+        raise DownloadError(f"{archive} has two files of one name; nothing is unpacked")
     return [str(path) for path in paths]
 
 

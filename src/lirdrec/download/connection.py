@@ -177,9 +177,9 @@ def _checked(url: str) -> SplitResult:
         _ = parts.port
         (parts.hostname or "").encode("idna")
     except ValueError:  # UnicodeError is one
-        raise DownloadError(f"{url}: is not an address of the web") from None
+        raise DownloadError(f"{url} is not an address of the web") from None
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise DownloadError(f"{url}: is not an address that begins with http:// or https://")
+        raise DownloadError(f"{url} is not an address that begins with http:// or https://")
     if parts.username is not None:
         raise DownloadError(f"{parts.scheme}://{parts.hostname}: addresses with a user name are not opened")
     return parts
@@ -220,7 +220,9 @@ def _wrapped(
         except OSError as error:  # ssl.SSLError is one
             sock.close()
             broken = not isinstance(error, ssl.SSLCertVerificationError)
-            raise DownloadError(f"{url}: no encrypted connection ({describe_error(error)})", passing=broken) from None
+            raise DownloadError(
+                f"{url}: an encrypted connection cannot be made ({describe_error(error)})", passing=broken
+            ) from None
     connection.sock = sock
     return connection
 

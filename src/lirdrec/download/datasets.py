@@ -131,7 +131,7 @@ def download(
     files = _with_digests(published, digests or {})
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise RunFolderError(f"{folder}: is not empty; choose another folder (--output), or remove it")
+        raise RunFolderError(f"{folder} is not empty; choose another folder (--output), or remove it")
     work = folder.absolute().parent / f".{folder.absolute().name}.download"
     with folder_lock(work, lambda owner: f"{folder}: another process{owner} downloads to it; wait until it ends"):
         paths = [_fetch(file, work, network, progress) for file in files]
@@ -191,7 +191,7 @@ def _place(files: Sequence[RemoteFile], paths: Sequence[Path], folder: Path) -> 
         if file.unpack:
             unpacked = unpack(path, folder)
             if RECORD in unpacked:
-                raise DownloadError(f"{file.name}: contains {RECORD}, which has another meaning here")
+                raise DownloadError(f"{file.name} contains {RECORD}, which has another meaning here")
         else:
             with write_errors(folder):
                 _copy(path, folder / file.name)

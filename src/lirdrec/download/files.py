@@ -180,7 +180,7 @@ class _Part:
             if n > self.max_bytes:
                 target.close()
                 self.discard()
-                raise DownloadError(f"{self.file.url}: is larger than {self.max_bytes:,} bytes; nothing is kept of it")
+                raise DownloadError(f"{self.file.url} is larger than {self.max_bytes:,} bytes; nothing is kept of it")
             target.write(block)
             self.advance(len(block))
 
@@ -215,4 +215,4 @@ def _check_content(response: Response, file: RemoteFile, start: int, max_bytes: 
         )
     if response.n_bytes is not None and start + response.n_bytes > max_bytes:
         expected = f"{file.bytes:,}" if file.bytes else f"at most {max_bytes:,}"
-        raise DownloadError(f"{file.url}: has {start + response.n_bytes:,} bytes, not {expected}")
+        raise DownloadError(f"{file.url} has {start + response.n_bytes:,} bytes, not {expected}")

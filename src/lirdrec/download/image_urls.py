@@ -118,7 +118,7 @@ def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
         for name in (item, column):
             if name not in frame.columns:
                 option = option_name("item" if name == item else "column")
-                raise DataError(f"{source}: has no column '{name}', only {', '.join(frame.columns)} ({option})")
+                raise DataError(f"{source} has no column '{name}', only {', '.join(frame.columns)} ({option})")
     values = frame[column]
     if isinstance(values.dtype, pl.List):
         values = values.list.first()
@@ -184,9 +184,9 @@ def _load(url: str, max_bytes: int, network: Network, stop: threading.Event) -> 
                 image_suffix(block[:HEAD_BYTES])  # something else is not loaded to its end
             content += block
             if len(content) > max_bytes:
-                raise DownloadError(f"{url}: is larger than the limit of {max_bytes:,} bytes")
+                raise DownloadError(f"{url} is larger than the limit of {max_bytes:,} bytes")
             if stop.is_set():
-                raise DownloadError(f"{url}: was not finished")
+                raise DownloadError(f"{url} was not finished")
         return bytes(content)
 
 

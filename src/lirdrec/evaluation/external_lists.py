@@ -76,7 +76,7 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
     by = RANK if RANK in table.frame.columns or SCORE not in table.frame.columns else SCORE
     if by not in table.frame.columns:
         columns = ", ".join(table.frame.columns)
-        raise DataError(f"{table.source}: needs a column 'rank' or 'score', which gives the order; it has {columns}")
+        raise DataError(f"{table.source} needs a column 'rank' or 'score', which gives the order; it has {columns}")
     table.require_columns((USER, ITEM))
     order = _numbers(table, by)
     ids = {
@@ -115,7 +115,7 @@ def _warn_unknown(source: str, dataset: Dataset, users: np.ndarray, items: np.nd
         log.warning("%s: %s of users that %s does not know left out", source, pluralize(lost, "row"), dataset.name)
     if (missed := int(((users >= 0) & (items < 0)).sum())) > 0:
         rows = pluralize(missed, "row")
-        log.warning("%s: %s with items that %s does not know count as misses", source, rows, dataset.name)
+        log.warning("%s: %s of items that are not in %s; they count as misses", source, rows, dataset.name)
 
 
 def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Dataset, source: str) -> ExternalLists:
@@ -243,6 +243,6 @@ def _warn_missing(lists: ExternalLists, truth: GroundTruth, cutoffs: Sequence[in
         log.warning("%s: %d of %d users have no list; all their items count as misses", lists.source, absent, n)
     if short:
         log.warning(
-            "%s: %d of %d users have fewer than %d items; the rest of their lists counts as misses",
+            "%s: %d of %d users have fewer than %d items; the missing ones count as misses",
             *(lists.source, short, n, max(cutoffs)),
         )

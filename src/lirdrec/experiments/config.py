@@ -30,23 +30,27 @@ class ExperimentConfig:
     Attributes:
         datasets: paths of datasets, as read by `lirdrec.data.readers.read_any`.
         output: the experiment's folder; an interrupted experiment resumes from it.
-        tuned: folder of a `compare` experiment; its best trials give the settings. None: published defaults.
+        tuned: folder of a `compare` experiment, whose best trials give the options of each model; None: tune here, or
+            without `trials` take the published defaults.
         models: names of models; empty: the experiment's defaults.
         seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
         trials: maximum number of tuning trials per model; 0: no tuning, published defaults.
         minutes: tuning time per model; None: `trials` alone is the budget.
-        jobs: number of trials that run in parallel, each in its own process; None: 1, or with `ray` as many as the
-            cluster has room for.
+        jobs: number of trials that run in parallel, each in its own process; None: one, or with `ray` as many as fit
+            on the cluster.
         losses: ranking losses to tune over, for models with a choice; empty: all.
         feature_sets: label → names of feature matrices; empty: one set "" with all features of a dataset.
         model_options: fixed options, for every model that has them; not tuned.
         training: fixed fields of `TrainConfig`, for every training; not tuned.
-        settings: the experiment's own settings.
+        settings: options that only this kind of experiment has, such as the draws of `launch`.
         lists: name → file of recommendation lists that were made elsewhere, for `compare`.
         metric: validation metric of tuning and early stopping.
-        metrics, cutoffs: of the reported metrics: names without cut-off, and the cut-offs.
-        test_history: "train" or "train+valid", by which users are known in the test; None: by the dataset's split.
-        test_target: "all" test interactions are relevant, or each user's "last"; None: by the dataset's split.
+        metrics: names of the reported metrics, without cut-off.
+        cutoffs: the lengths of lists at which metrics are reported.
+        test_history: the interactions that models know of a user in the test, "train" or "train+valid"; None: as the
+            dataset's split needs.
+        test_target: "all" test interactions are relevant, or each user's "last"; None: as the
+            dataset's split needs.
         mask_seen: leave the items of the history out of the ranking, in the final validation and in the test.
         prune: stop tuning trials early if they are below the median of earlier ones.
         sampler: "tpe" (Optuna, seeded) or "grid".

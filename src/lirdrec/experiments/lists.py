@@ -138,7 +138,7 @@ def planned(
 
     for name, file in lists.items():
         if name in model_names():
-            raise ConfigError(f"--lists {name}: is the name of a model; give the lists another name")
+            raise ConfigError(f"--lists {name} is the name of a model; give the lists another name")
         digest = _digest(file)
         copy = output / "lists" / f"{digest}{''.join(Path(file).suffixes)}"
         if not copy.is_file():

@@ -68,7 +68,7 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
     folder = Path(folder)
     earlier = folder.is_dir() and manifest_format(folder) is None  # earlier exports have no manifest
     if earlier and any(folder.iterdir()) and overwrite and not (folder / "README.txt").is_file():
-        raise RunFolderError(f"{folder}: is not an export, so it is not replaced; choose another name")
+        raise RunFolderError(f"{folder} is not an export, so it is not replaced; choose another name")
     with atomic_folder(folder, overwrite, (FORMAT,), WRITTEN if earlier else ()) as temporary:
         vectors = vectors_of(recommender)
         readme = README.format(

@@ -174,7 +174,7 @@ def read_frame(folder: Path, manifest: Mapping[str, Any], name: str) -> pl.DataF
         return pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise RunFolderError(
-            f"{path}: is damaged ({describe_error(error)}); restore it or prepare the dataset again"
+            f"{path} is damaged ({describe_error(error)}); restore it or prepare the dataset again"
         ) from None
 
 

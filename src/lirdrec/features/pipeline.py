@@ -199,7 +199,7 @@ def _check_overwrite(folder: Path, job: FeatureJob) -> None:
     if job.name in manifest["features"] and not same:
         origin = "of another encoder, or of the same with other settings" if entry else "that came with the data"
         raise ConfigError(
-            f"{folder}: has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
+            f"{folder} has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
             " or replace them (--overwrite)"
         )
 
@@ -235,7 +235,7 @@ def _covered(folder: Path, joined: Joined) -> np.ndarray:
         try:
             masks.append(open_array(path, mapped=False))
         except (OSError, ValueError, MemoryError) as error:
-            raise RunFolderError(f"{path}: is damaged ({describe_error(error)}); prepare the dataset again") from None
+            raise RunFolderError(f"{path} is damaged ({describe_error(error)}); prepare the dataset again") from None
     return np.any(masks, axis=0)
 
 

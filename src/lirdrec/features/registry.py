@@ -304,7 +304,7 @@ def recorded_jobs(folder: str | Path, earlier: str | Path, **folders: Any) -> li
             options: Any = {"template": source.get("template"), "options": origin["options"], **folders_of_kind}
             jobs += parse_jobs(folder, [wanted], **options)
     if not jobs:
-        raise ConfigError(f"{earlier}: records no encoder of its features; name the encoders")
+        raise ConfigError(f"{earlier} records no encoder of its features; name the encoders")
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""Read the inputs of items by row range: texts from a template or a column, images from paths."""
+"""Read what encoders take of each item, a range of item rows at a time: texts from columns, media from files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ItemRows:
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
+            raise DataError(f"{path} cannot be read ({error}); prepare the dataset again") from None
         sizes = [self._file.metadata.row_group(index).num_rows for index in range(self._file.metadata.num_row_groups)]
         self._starts = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
         self._held: tuple[int, tuple[str, ...], pl.DataFrame] | None = None

@@ -257,4 +257,4 @@ def _write_error(path: str | Path, number: int | None, text: str) -> RunFolderEr
         return RunFolderError(f"{path}: the disk is full; nothing was written: free some space or choose another place")
     if number in NAME_TAKEN and number != errno.EEXIST:
         return RunFolderError(f"{path}: something with this name already exists ({text}); choose another name")
-    return RunFolderError(f"{path}: cannot be written ({text}); nothing was left behind")
+    return RunFolderError(f"{path} cannot be written ({text}); nothing was left behind")

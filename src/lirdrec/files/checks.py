@@ -23,9 +23,9 @@ def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
     if status is None:
         raise error(f"{path}: no such file")
     if stat.S_ISDIR(status.st_mode):
-        raise error(f"{path}: is a folder; name a file")
+        raise error(f"{path} is a folder; name a file")
     if not stat.S_ISREG(status.st_mode):
-        raise error(f"{path}: is {kind_name(status)}; name a regular file")
+        raise error(f"{path} is {kind_name(status)}; name a regular file")
     if not os.access(path, os.R_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
 
@@ -43,7 +43,7 @@ def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.sta
     except OSError as os_error:
         raise error(f"{path}: {describe_read_error(os_error)}") from None
     except ValueError:
-        raise error(f"{path}: has a character that is not allowed in paths") from None
+        raise error(f"{path} has a character that is not allowed in paths") from None
 
 
 def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
@@ -56,7 +56,7 @@ def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
     if status is None or stat.S_ISREG(status.st_mode):
         return False
     if not stat.S_ISDIR(status.st_mode):
-        raise error(f"{path}: is {kind_name(status)}; name a regular file or a folder")
+        raise error(f"{path} is {kind_name(status)}; name a regular file or a folder")
     if not os.access(path, os.R_OK | os.X_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
     return True
@@ -70,7 +70,7 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
     """
     check_file(path, error)
     if (size := os.stat(path).st_size) > limit:
-        raise error(f"{path}: has {size:,} bytes, but the limit is {limit:,}; is it the right file?")
+        raise error(f"{path} has {size:,} bytes, but the limit is {limit:,}; is it the right file?")
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:

@@ -102,11 +102,11 @@ def _open_lock(path: Path) -> IO[bytes]:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise RunFolderError(f"{path}: is a link, but a lock must be a regular file; remove it") from None
+                raise RunFolderError(f"{path} is a link, but a lock must be a regular file; remove it") from None
             raise
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
-            raise RunFolderError(f"{path}: is not a regular file, but a lock must be one; remove it")
+            raise RunFolderError(f"{path} is not a regular file, but a lock must be one; remove it")
         return os.fdopen(number, "r+b")
 
 

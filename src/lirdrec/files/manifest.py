@@ -53,7 +53,7 @@ def check_not_inside_folder(path: str | Path, option: str = "") -> None:
     for folder in list(Path(os.path.abspath(path)).parents)[:3]:  # features/added-0/text.npy
         if (manifest_format(folder) or "").startswith("lirdrec-"):
             raise RunFolderError(
-                f"{option}{path}: is inside {folder}, which contains files of lirdrec; choose another folder"
+                f"{option}{path} is inside {folder}, which contains files of lirdrec; choose another folder"
             )
 
 
@@ -73,12 +73,12 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
     except OSError as error:
         raise RunFolderError(f"{path}: {describe_read_error(error, remedy)}") from None
     except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: is damaged: it is not JSON ({type(error).__name__}); {remedy}") from None
+        raise RunFolderError(f"{path} is damaged: it is not JSON ({type(error).__name__}); {remedy}") from None
     if not isinstance(value, dict):
-        raise RunFolderError(f"{path}: is damaged: it is not a JSON object; {remedy}")
+        raise RunFolderError(f"{path} is damaged: it is not a JSON object; {remedy}")
     version = value.get("format_version")
     if not isinstance(value.get("format"), str) or not isinstance(version, int) or isinstance(version, bool):
-        raise RunFolderError(f"{path}: is damaged: its format or its format version is missing; {remedy}")
+        raise RunFolderError(f"{path} is damaged: its format or its format version is missing; {remedy}")
     return value
 
 
@@ -90,7 +90,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
     """
 
     def damaged(problem: str) -> RunFolderError:
-        return RunFolderError(f"{path}: is damaged: {problem}; {remedy}")
+        return RunFolderError(f"{path} is damaged: {problem}; {remedy}")
 
     files = manifest.get("files")
     if not isinstance(files, dict):
@@ -100,9 +100,9 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
             raise damaged(f"it lists {name[:80]!r}, which is outside of the folder")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise damaged(f"it has no size of {name[:80]!r}")
+            raise damaged(f"it does not say the size of the file {name[:80]!r}")
         if not isinstance(entry.get("sha256"), str) or not SHA256.fullmatch(entry["sha256"]):
-            raise damaged(f"it has no checksum of {name[:80]!r}")
+            raise damaged(f"it does not have the checksum of the file {name[:80]!r}")
     for key in ("moved", "removed"):
         names = manifest.get(key, [])
         if not isinstance(names, list) or not all(is_relative_name(name) and name != MANIFEST for name in names):

@@ -88,7 +88,13 @@ class ProgressLines:
         self._before, self._started, self._idle = done, clock(), 0
 
     def advance(self, n: int, /, idle: bool = False, note: str = "") -> None:
-        """Add `n` finished items; `idle`: they took no time; `note`: text at the end of the line."""
+        """Count `n` more items as finished, and print a line now and then.
+
+        Args:
+            n: number of items.
+            idle: they were finished before this run and took no time, so the time left is not estimated from them.
+            note: text at the end of the line.
+        """
         before = self.done
         self.done += n
         self._idle += n if idle else 0

@@ -81,7 +81,7 @@ class Shards:
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             if has_partial_work(self.folder) if keep_existing is None else keep_existing:
                 raise ConfigError(
-                    f"{self.folder}: contains unfinished work with other settings (see {PLAN} there);"
+                    f"{self.folder} contains unfinished work with other settings (see {PLAN} there);"
                     f" finish it with those settings, or start again ({option_text('restart', True)})"
                 )
             forget(self.folder)

@@ -115,10 +115,10 @@ def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], e
     if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
         name = manifest_format(target)
         reason = f"of the format {name}" if name else f"whose {MANIFEST} is not lirdrec's"
-        raise RunFolderError(f"{target}: contains something else, {reason}; choose another name")
+        raise RunFolderError(f"{target} contains something else, {reason}; choose another name")
     if foreign := foreign_names(target, extra):
         raise RunFolderError(
-            f"{target}: contains '{foreign[0]}', not written by lirdrec, so it is not replaced; choose another name"
+            f"{target} contains '{foreign[0]}', not written by lirdrec, so it is not replaced; choose another name"
         )
 
 
@@ -265,7 +265,7 @@ def _first_link(folder: Path, name: str) -> Path | None:
 def _check_no_links(folder: Path, name: str) -> None:
     if (link := _first_link(folder, name)) is not None:
         raise RunFolderError(
-            f"{link}: is a link, and files outside of the folder are never changed; use the folder itself"
+            f"{link} is a link, and files outside of the folder are never changed; use the folder itself"
         )
 
 

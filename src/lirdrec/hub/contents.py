@@ -74,7 +74,9 @@ def check_content(path: Path, name: str) -> None:
     except (ValueError, EOFError, OSError):
         good = False
     if not good:
-        raise RunFolderError(f"{name} does not match its suffix (a table, an array or a text without pickles)")
+        raise RunFolderError(
+            f"{name} is not the kind of file that its suffix says (a table, an array without pickles, or a text)"
+        )
 
 
 def _is_text(file: BinaryIO) -> bool:

@@ -1,4 +1,4 @@
-"""`push`: upload a prepared dataset or a run to a hub, in one commit, with its card."""
+"""Upload a prepared dataset or a run to a hub such as Hugging Face's, in one commit, with its card (README.md)."""
 
 from __future__ import annotations
 

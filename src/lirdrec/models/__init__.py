@@ -1,1 +1,1 @@
-"""Models: one a file, each built from graphs, features and its frozen config, and nothing else."""
+"""The models, one in each file. A model is built from graphs, features and an immutable config alone."""

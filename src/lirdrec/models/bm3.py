@@ -71,7 +71,10 @@ class BM3Config(FeatureSizeOptions):
 
 
 class BM3(Model):
-    """BM3; see the file's docstring for the formulas."""
+    """BM3: ID vectors and projected features, trained without negative items.
+
+    The formulas are at the top of this file.
+    """
 
     name = BM3Config.model
     Config = BM3Config

@@ -70,7 +70,10 @@ class BSARecConfig(TransformerOptions):
 
 
 class BSARec(SequentialModel):
-    """Self-attention and a frequency filter over item IDs; see the file's docstring for the formulas."""
+    """BSARec: predict the next item by self-attention and a frequency filter over item IDs.
+
+    The formulas are at the top of this file.
+    """
 
     low_pass: Tensor
     name = BSARecConfig.model

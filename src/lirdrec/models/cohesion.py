@@ -91,7 +91,10 @@ class COHESIONConfig(FeatureSizeOptions, RankingOptions):
 
 
 class COHESION(Model):
-    """COHESION; see the file's docstring for the formulas."""
+    """COHESION: features refined by ID vectors and fused over three graphs.
+
+    The formulas are at the top of this file.
+    """
 
     name = COHESIONConfig.model
     Config = COHESIONConfig

@@ -58,7 +58,10 @@ class ContentKNNConfig(FeatureSizeOptions):
 
 
 class ContentKNN(Model):
-    """Content kNN; see the file's docstring for the formulas. Computed in blocks, without an `I×I` matrix."""
+    """Content kNN: score items by the similarity of their features to those of the user's items.
+
+    Computed in blocks, without an `I×I` matrix; the formulas are at the top of this file.
+    """
 
     name = ContentKNNConfig.model
     Config = ContentKNNConfig
@@ -125,9 +128,11 @@ def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) 
     """The `k` rows of `items` `(I, D)` with the largest positive inner products, in blocks of queries.
 
     Args:
-        queries: `(n, D)`, the rows `first`, `first + 1`, … of the catalog; a row is not its own neighbor.
+        queries: `(n, D)`, rows of the catalog; an item is not its own neighbor.
         items: `(I, D)`.
-        liked: `(I,)` bool, the rows to choose from.
+        liked: `(I,)` bool, the rows that may be neighbors: items that some user has taken.
+        k: number of neighbors.
+        first: row of the first query in the catalog; the others follow it.
 
     Returns:
         Rows `(n, k)` int64, -1 where there are fewer, and their inner products `(n, k)`.

@@ -131,7 +131,10 @@ class AddEASEConfig(FeatureOptions):
 
 
 class EASE(Model):
-    """EASE; see the file's docstring for the formulas."""
+    """EASE: item-item weights that predict a user's interactions, in closed form.
+
+    The formulas are at the top of this file.
+    """
 
     name = EASEConfig.model
     Config = EASEConfig

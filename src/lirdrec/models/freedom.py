@@ -81,7 +81,10 @@ class FREEDOMConfig(FeatureSizeOptions, RankingOptions):
 
 
 class FREEDOM(Model):
-    """FREEDOM; see the file's docstring for the formulas."""
+    """FREEDOM: ID vectors over the user-item graph and a frozen item graph of features.
+
+    The formulas are at the top of this file.
+    """
 
     name = FREEDOMConfig.model
     Config = FREEDOMConfig

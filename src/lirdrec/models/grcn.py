@@ -73,7 +73,10 @@ class GRCNConfig(FeatureSizeOptions, RankingOptions):
 
 
 class GRCN(Model):
-    """GRCN as a module; see the file's docstring for the formulas."""
+    """GRCN: ID vectors convolved over an interaction graph whose edges content weighs.
+
+    The formulas are at the top of this file.
+    """
 
     name = GRCNConfig.model
     Config = GRCNConfig

@@ -49,7 +49,10 @@ class GRU4RecConfig(SequentialOptions):
 
 
 class GRU4Rec(SequentialModel):
-    """A recurrent network over item IDs; see the file's docstring for the formulas."""
+    """GRU4Rec: predict the next item by a recurrent network over item IDs.
+
+    The formulas are at the top of this file.
+    """
 
     name = GRU4RecConfig.model
     Config = GRU4RecConfig

@@ -53,7 +53,10 @@ class HSTUConfig(AttentionOptions):
 
 
 class HSTU(SequentialModel):
-    """Transduction units over item IDs; see the file's docstring for the formulas."""
+    """HSTU: predict the next item by transduction units over item IDs.
+
+    The formulas are at the top of this file.
+    """
 
     lag: Tensor
     earlier: Tensor

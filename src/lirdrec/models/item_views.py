@@ -83,7 +83,10 @@ class Vectors:
 
 
 class ItemViewModel(Model):
-    """What MGCN and SMORE have in common; see the file's docstring for the formulas."""
+    """Base class of MGCN and SMORE, which gate and smooth item vectors for each modality.
+
+    The formulas are at the top of this file.
+    """
 
     config: ItemViewOptions
 

@@ -69,7 +69,10 @@ class L3AEConfig(FeatureOptions):
 
 
 class L3AE(EASEWithFeatures):
-    """L3AE; see the file's docstring for the formulas."""
+    """L3AE: EASE with a prior of weights that features alone give, in closed form.
+
+    The formulas are at the top of this file.
+    """
 
     name = L3AEConfig.model
     Config = L3AEConfig

@@ -47,7 +47,10 @@ class LastContentKNNConfig(ContentKNNConfig):
 
 
 class LastContentKNN(ContentKNN):
-    """Content kNN of the last items of a history; see the file's docstring for the formulas."""
+    """Content kNN of the last items: score items by the similarity of their features to these.
+
+    The formulas are at the top of this file.
+    """
 
     name = LastContentKNNConfig.model
     Config = LastContentKNNConfig

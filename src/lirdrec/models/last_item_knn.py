@@ -57,7 +57,10 @@ class LastItemKNNConfig(ItemKNNConfig):
 
 
 class LastItemKNN(ItemKNN):
-    """Last-item kNN by transitions or co-occurrence; see the file's docstring for the formulas."""
+    """Last-item kNN: score items by how often they follow, or occur with, the last items.
+
+    The formulas are at the top of this file.
+    """
 
     name = LastItemKNNConfig.model
     Config = LastItemKNNConfig

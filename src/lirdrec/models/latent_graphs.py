@@ -75,7 +75,10 @@ class LatentGraphOptions(FeatureSizeOptions, RankingOptions):
 
 
 class LatentGraphModel(Model):
-    """Base class of LATTICE and MICRO; see the file's docstring for the formulas."""
+    """Base class of LATTICE and MICRO, which learn item graphs.
+
+    The formulas are at the top of this file.
+    """
 
     config: LatentGraphOptions
 

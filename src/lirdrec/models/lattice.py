@@ -46,7 +46,10 @@ class LATTICEConfig(LatentGraphOptions):
 
 
 class LATTICE(LatentGraphModel):
-    """LATTICE; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
+    """LATTICE: one learned item graph of all modalities, added to LightGCN.
+
+    The formulas are at the top of this file and of `latent_graphs.py`.
+    """
 
     name = LATTICEConfig.model
     Config = LATTICEConfig

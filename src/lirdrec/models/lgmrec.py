@@ -93,7 +93,10 @@ class Hypergraph:
 
 
 class LGMRec(Model):
-    """LGMRec as a module; see the file's docstring for the formulas."""
+    """LGMRec: vectors from local user-item graphs and a hypergraph of item attributes.
+
+    The formulas are at the top of this file.
+    """
 
     name = LGMRecConfig.model
     Config = LGMRecConfig

@@ -67,7 +67,10 @@ class LightGCNConfig(PenaltyOptions):
 
 
 class LightGCN(Model):
-    """LightGCN with the mean of its layers; see the file's docstring for the formulas."""
+    """LightGCN: ID vectors smoothed over the user-item graph, averaged over the layers.
+
+    The formulas are at the top of this file.
+    """
 
     name = LightGCNConfig.model
     Config = LightGCNConfig

@@ -131,7 +131,10 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
 
 
 class LIRDRec(Model):
-    """LIRDRec as a module; see the file's docstring for the formulas. Shapes are in the comments of the code."""
+    """LIRDRec: user vectors, and item vectors learned directly from features.
+
+    The formulas are at the top of this file; shapes are in the comments of the code.
+    """
 
     name = LIRDRecConfig.model
     Config = LIRDRecConfig
@@ -337,11 +340,15 @@ class LIRDRec(Model):
     def start_again(self) -> None:
         """Move the rows of P with few interactions towards those of similar users, and shorten all.
 
-        `P ← 0.3 ‖P‖ · norm(n/(n + 10) · p + 10/(n + 10) · s)` for each user and branch, with `SHORTENED` = 0.3 and
-        `PRIOR` = 10: p = norm(P), n the sum of the relative weights of the user's interactions (without weights their
-        number), s the normalized sum, over the user's items, of the normalized sum of p over the users of the item, the
-        user too. With few interactions a row has fitted these closely, and its mean with similar users' generalizes
-        better. Only directions count, and short rows turn faster: trained ones hardly move.
+        For each user and branch (a modality, or the shared DCT branch), with P the user's row and p = norm(P):
+
+            P ← 0.3 ‖P‖ · norm(n/(n + 10) · p + 10/(n + 10) · s)        `SHORTENED` = 0.3, `PRIOR` = 10
+
+        n is the number of the user's interactions (the sum of their relative weights, if they have weights). s is
+        the direction of similar users: for each item of the user the p of all its users are added and normalized,
+        and these vectors are added over the items and normalized. The row of a user with few interactions fits just
+        these; mixed with similar users, it generalizes better. Rows are shortened since only their direction counts
+        in a score, and the same step of the optimizer turns a short row further.
         """
         taken = interaction_matrix(self.inputs, self.user_embedding.dtype)
         own, k = normalize(self.user_embedding), len(self.branches)

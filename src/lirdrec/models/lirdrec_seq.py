@@ -126,7 +126,10 @@ class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
 
 
 class LIRDRecSeq(SequentialModel):
-    """LIRDRec over ordered histories; see the file's docstring for the formulas."""
+    """LIRDRec-Seq: predict the next item of an ordered history from item features.
+
+    The formulas are at the top of this file.
+    """
 
     name = LIRDRecSeqConfig.model
     Config = LIRDRecSeqConfig

@@ -48,7 +48,10 @@ class MFConfig(PenaltyOptions):
 
 
 class MF(Model):
-    """Matrix factorization; see the file's docstring for the formulas."""
+    """Matrix factorization: a score is the product of a user vector and an item vector.
+
+    The formulas are at the top of this file.
+    """
 
     name = MFConfig.model
     Config = MFConfig

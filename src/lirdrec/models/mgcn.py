@@ -48,7 +48,10 @@ class MGCNConfig(ItemViewOptions):
 
 
 class MGCN(ItemViewModel):
-    """MGCN; see the docstrings of this file and of `item_views.py` for the formulas."""
+    """MGCN: features gated by ID vectors, fused by attention.
+
+    The formulas are at the top of this file and of `item_views.py`.
+    """
 
     name = MGCNConfig.model
     Config = MGCNConfig

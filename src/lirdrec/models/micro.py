@@ -63,7 +63,10 @@ class MICROConfig(LatentGraphOptions):
 
 
 class MICRO(LatentGraphModel):
-    """MICRO; see the docstrings of this file and of `latent_graphs.py` for the formulas."""
+    """MICRO: one learned item graph for each modality, fused by attention.
+
+    The formulas are at the top of this file and of `latent_graphs.py`.
+    """
 
     name = MICROConfig.model
     Config = MICROConfig

@@ -43,7 +43,10 @@ class SASRecConfig(TransformerOptions):
 
 
 class SASRec(TransformerModel):
-    """Self-attention over item IDs; see the file's docstring for the formulas."""
+    """SASRec: predict the next item by self-attention over item IDs.
+
+    The formulas are at the top of this file.
+    """
 
     name = SASRecConfig.model
     Config = SASRecConfig

@@ -122,7 +122,10 @@ class FeatureSequenceModel(TransformerModel):
 
 
 class SASRecFeatures(FeatureSequenceModel):
-    """Self-attention over items represented by projected features; see the file's docstring for the formulas."""
+    """SASRec on features: self-attention over projected feature vectors.
+
+    The formulas are at the top of this file.
+    """
 
     name = SASRecFeaturesConfig.model
     Config: ClassVar[type] = SASRecFeaturesConfig

@@ -98,7 +98,10 @@ class SLMRecConfig(FeatureSizeOptions):
 
 
 class SLMRec(Model):
-    """SLMRec as a module; see the file's docstring for the formulas."""
+    """SLMRec: LightGCN for each modality with self-supervised losses.
+
+    The formulas are at the top of this file.
+    """
 
     name = SLMRecConfig.model
     Config = SLMRecConfig

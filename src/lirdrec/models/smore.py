@@ -65,7 +65,10 @@ class SMOREConfig(ItemViewOptions):
 
 
 class SMORE(ItemViewModel):
-    """SMORE; see the docstrings of this file and of `item_views.py` for the formulas."""
+    """SMORE: features filtered in the frequency domain.
+
+    The formulas are at the top of this file and of `item_views.py`.
+    """
 
     name = SMOREConfig.model
     Config = SMOREConfig

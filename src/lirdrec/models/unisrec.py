@@ -59,7 +59,10 @@ class UniSRecConfig(FeatureSequenceOptions):
 
 
 class UniSRec(FeatureSequenceModel):
-    """UniSRec without pre-training; see the file's docstring for the formulas."""
+    """UniSRec without pre-training: predict the next item from whitened text vectors.
+
+    The formulas are at the top of this file.
+    """
 
     name = UniSRecConfig.model
     Config = UniSRecConfig

@@ -57,7 +57,10 @@ class VBPRConfig(FeatureSizeOptions, PenaltyOptions):
 
 
 class VBPR(Model):
-    """VBPR; see the file's docstring for the formulas."""
+    """VBPR: matrix factorization with half of each item vector projected from features.
+
+    The formulas are at the top of this file.
+    """
 
     name = VBPRConfig.model
     Config = VBPRConfig

@@ -93,7 +93,10 @@ class WhitenRecPlusConfig(WhitenRecConfig):
 
 
 class WhitenRec(SASRecFeatures):
-    """Self-attention over items represented by whitened features; see the file's docstring for the formulas."""
+    """WhitenRec: predict the next item from whitened text vectors.
+
+    The formulas are at the top of this file.
+    """
 
     name = WhitenRecConfig.model
     Config = WhitenRecConfig
@@ -138,7 +141,10 @@ class WhitenRec(SASRecFeatures):
 
 
 class WhitenRecPlus(WhitenRec):
-    """WhitenRec with the sum of full and relaxed whitening; see the file's docstring for the formulas."""
+    """WhitenRec+: WhitenRec with the sum of full and relaxed whitening.
+
+    The formulas are at the top of this file.
+    """
 
     name = WhitenRecPlusConfig.model
     Config = WhitenRecPlusConfig

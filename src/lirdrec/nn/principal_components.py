@@ -175,7 +175,7 @@ class Projection:
 
     @property
     def n_columns(self) -> int:
-        """N, the columns of a projected matrix."""
+        """N, the number of columns that the projection gives."""
         return self.directions.shape[1]
 
     @torch.no_grad()

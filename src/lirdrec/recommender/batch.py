@@ -97,7 +97,7 @@ def recommend_all(
     recommender.recommend(recommender.users.series[:1], k, new_items=policy, **options)
     rows = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))
     request = _Request(k, exclude_seen, rows, policy)
-    with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output}: is being written{who}") as parts:
+    with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output} is being written{who}") as parts:
         _check_own_folder(parts)
         if restart:
             _discard(parts)
@@ -196,7 +196,7 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
 def _check_own_folder(parts: Path) -> None:
     """Raise a ConfigError for a folder of another program, since all its files would be removed at the end."""
     if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
-        raise ConfigError(f"{parts}: is not a folder of unfinished work of this file; choose another name")
+        raise ConfigError(f"{parts} is not a folder of unfinished work of this file; choose another name")
 
 
 def _discard(parts: Path) -> None:

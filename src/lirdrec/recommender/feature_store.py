@@ -206,7 +206,7 @@ def _check(description: Any, path: Path) -> None:
     """
 
     def damage(fault: str) -> RunFolderError:
-        return RunFolderError(f"{path}: is damaged: {fault}; {REMEDY}")
+        return RunFolderError(f"{path} is damaged: {fault}; {REMEDY}")
 
     def all_inside(values: Any) -> bool:
         return isinstance(values, list) and all(is_relative_name(value) for value in values)
@@ -260,7 +260,7 @@ def _read_projections(path: Path, names: Sequence[str]) -> dict[str, Projection]
     for name, p in found.items():
         is_matrix = p.directions.ndim == 2 and p.offset.shape == p.directions.shape[:1] and p.directions.shape[1] > 0
         if not is_matrix or {p.offset.dtype, p.directions.dtype} != {torch.float64}:
-            raise RunFolderError(f"{path}: is damaged: the projection of '{name}' is no matrix; {REMEDY}")
+            raise RunFolderError(f"{path} is damaged: the projection of '{name}' is no matrix; {REMEDY}")
     return found
 
 

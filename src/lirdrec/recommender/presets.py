@@ -29,10 +29,10 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
 
     Args:
         model: name of a model.
-        name: "fast" (the default): softmax loss where the model offers it, large batches and a matching learning rate,
-            for better metrics in a fraction of the time (docs/performance.md); LIRDRec's features are reduced to 256
-            columns of each modality; "paper": the exact setting of the
-            LIRDRec paper, for other models that of public code (`Model.published`).
+        name: "fast" (the default) or "paper". Fast: the softmax loss where the model offers it, large batches and a
+            matching learning rate, for better metrics in less time (docs/performance.md), and for LIRDRec features
+            of at most 256 columns. Paper: LIRDRec exactly as in its paper, and every other model with the training
+            settings of its public code (`Model.published`).
         loss: a ranking loss other than the preset's; batch size and learning rate are then those for this loss.
 
     Raises:

@@ -1,6 +1,7 @@
 """Training by several processes on a Ray cluster: Ray Train starts them, and each calls `fit_on_ranks`.
 
-A training whose process or machine died continues from its last checkpoint, with as many processes as then have room.
+A training whose process or machine died continues from its last checkpoint, with as many processes as the cluster then
+has resources for.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def fit_on_ray(
     if callbacks:
         raise ConfigError(f"a training on a Ray cluster takes no {option_name('track')} and no callbacks; leave it out")
     if address.startswith("ray://"):
-        raise ConfigError(f"'{address}': a training needs HOST:PORT, or auto on a machine of the cluster, not ray://")
+        raise ConfigError(
+            f"'{address}': a training does not take ray://; give HOST:PORT, or on a machine of the cluster auto"
+        )
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device '{device}': with several devices choose cpu or cuda, or keep auto")
     run, threads = Path(run).absolute(), torch.get_num_threads()
@@ -105,7 +108,7 @@ def _check_deaths(deaths: int, error: LostTaskError) -> None:
 
 
 def _run_ranks(share: Share, job: dict[str, Any]) -> bool:
-    """Run the processes of a training to their end; returns whether Ctrl-C has stopped them after an epoch.
+    """Run the processes of a training until they end; return True if Ctrl-C stopped them after an epoch.
 
     Raises:
         LostTaskError: a process or a machine died.

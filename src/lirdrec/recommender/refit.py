@@ -1,4 +1,4 @@
-"""Settings of an earlier run; settings and data to refit it: all interactions, the epochs that validation chose."""
+"""Read the settings of an earlier run, and train it again on all interactions, for the epochs that validation chose."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def settings_of(state: RunState) -> EarlierSettings:
     """
     info, name = state.info, run_name(state)
     if info.get("model") is None:
-        raise RunFolderError(f"{name}: does not say which model it is; train from scratch")
+        raise RunFolderError(f"{name} does not say which model it is; train from scratch")
     kind = config_type(str(info["model"]))
     config: Any = saved_config(kind, dict(info.get("model_config") or {}), name)
     if info.get("training") is None:  # a closed form has no epochs
@@ -85,7 +85,7 @@ def refit_settings(state: RunState) -> tuple[EarlierSettings, RunState | None]:
     found, name = settings_of(state), run_name(state)
     if found.best_epoch is None and state.info.get("training") is not None:
         raise RunFolderError(
-            f"{name}: was trained without validation, so no number of epochs was chosen; name a run that had one"
+            f"{name} was trained without validation, so no number of epochs was chosen; name a run that had one"
         )
     if found.started_from is None:
         return found, None

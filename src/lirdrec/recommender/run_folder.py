@@ -128,21 +128,21 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder}: is a file, not a folder; choose another run folder")
+        raise RunFolderError(f"{folder} is a file, not a folder; choose another run folder")
     if not folder.is_dir() and not recover(folder):
         return
     kind = manifest_format(folder)
     if kind is not None and kind != FORMAT:
-        raise RunFolderError(f"{folder}: is a {NAMES.get(kind, kind)}, not a run; choose another folder")
+        raise RunFolderError(f"{folder} is a {NAMES.get(kind, kind)}, not a run; choose another folder")
     if not overwrite and (folder / MANIFEST).is_file():
         remedy = f"choose another folder or overwrite it ({option_text('overwrite', True)})"
         raise RunFolderError(f"{folder}: already has a finished run; {remedy}")
     extra = set(TRAINING_FILES) | (set(WRITTEN) if (folder / "checkpoint").is_dir() else set())
     if foreign := foreign_names(folder, extra):
-        raise RunFolderError(f"{folder}: is not a run folder (it has {foreign[0]}); choose another folder")
+        raise RunFolderError(f"{folder} is not a run folder (it has {foreign[0]}); choose another folder")
     if not overwrite and any((folder / "checkpoint").glob("*")):
         raise RunFolderError(
-            f"{folder}: has a stopped training; resume it (--resume), choose another folder or overwrite it"
+            f"{folder} has a stopped training; resume it (--resume), choose another folder or overwrite it"
         )
 
 
@@ -171,10 +171,10 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         if (folder / "checkpoint").exists():
             raise RunFolderError(f"{folder}: its training has not ended; resume it: lirdrec train … --resume")
-        raise RunFolderError(f"{folder}: is not a run folder ({MANIFEST} is missing)")
+        raise RunFolderError(f"{folder} is not a run folder ({MANIFEST} is missing)")
     manifest = _manifest(folder)
     if manifest.get("format") != FORMAT:
-        raise RunFolderError(f"{folder}: is a prepared dataset, not a run; train on it first: lirdrec train {folder}")
+        raise RunFolderError(f"{folder} is a prepared dataset, not a run; train on it first: lirdrec train {folder}")
     for name, entry in manifest["files"].items():
         check_file(resolve_path(folder, manifest, name), entry, verify)
     return manifest
@@ -213,17 +213,17 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     except OSError as error:
         raise RunFolderError(f"{path}: {describe_read_error(error, REMEDY)}") from None
     if size is None:
-        raise RunFolderError(f"{path}: is missing; {REMEDY}")
+        raise RunFolderError(f"{path} is missing; {REMEDY}")
     if size != entry["bytes"]:
         raise RunFolderError(
-            f"{path}: is damaged: {size:,} bytes where {entry['bytes']:,} were written; restore it or train again"
+            f"{path} is damaged: {size:,} bytes where {entry['bytes']:,} were written; restore it or train again"
         )
     try:
         damaged = (verify or size <= small) and sha256(path) != entry["sha256"]
     except OSError as error:
         raise RunFolderError(f"{path}: {describe_read_error(error)}") from None
     if damaged:
-        raise RunFolderError(f"{path}: is damaged: its checksum differs from the manifest's; {REMEDY}")
+        raise RunFolderError(f"{path} is damaged: its checksum differs from the manifest's; {REMEDY}")
 
 
 def read_json(path: Path) -> Any:
@@ -245,7 +245,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return manifest
     if manifest["format_version"] > FORMAT_VERSION:
         raise RunFolderError(
-            f"{folder}: was written by a newer lirdrec (format {manifest['format_version']}, this one reads up to "
+            f"{folder} was written by a newer lirdrec (format {manifest['format_version']}, this one reads up to "
             f"{FORMAT_VERSION}); update lirdrec"
         )
     check_manifest(manifest, folder / MANIFEST, REMEDY)

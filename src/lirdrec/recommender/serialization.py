@@ -157,11 +157,11 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
     except RunFolderError:
         raise
     except DAMAGE as error:
-        raise RunFolderError(f"{folder}: is damaged: {describe_error(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{folder} is damaged: {describe_error(error)}; {REMEDY}") from None
     n_users, n_items = len(state.users), len(state.items)
     if (scorer.n_users, scorer.n_items) != (n_users, n_items):
         raise RunFolderError(
-            f"{folder}: is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
+            f"{folder} is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
             f"but ids of {n_users:,} and {n_items:,}; {REMEDY}"
         )
     return state
@@ -173,7 +173,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     types = {"scorer": dict, "frames": str, "info": dict, "n_trained_items": int}
     for key, kind in types.items() if isinstance(config, dict) else (("settings", dict),):
         if not isinstance(config, dict) or not isinstance(config.get(key), kind) or isinstance(config[key], bool):
-            raise RunFolderError(f"{path}: is damaged: its entry '{key}' is missing or of a wrong type; {REMEDY}")
+            raise RunFolderError(f"{path} is damaged: its entry '{key}' is missing or of a wrong type; {REMEDY}")
     return config
 
 
@@ -259,7 +259,7 @@ def _read_interactions(path: Path) -> Interactions:
     try:
         return Interactions(table[USER].to_numpy(), table[ITEM].to_numpy(), times, weights)
     except (DataError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
-        raise RunFolderError(f"{path}: is damaged: {describe_error(error)}; {REMEDY}") from None
+        raise RunFolderError(f"{path} is damaged: {describe_error(error)}; {REMEDY}") from None
 
 
 def _read_table(path: Path) -> pl.DataFrame:

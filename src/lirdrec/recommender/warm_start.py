@@ -108,10 +108,10 @@ def check_features(dataset: Dataset, state: RunState, config: Any) -> None:
     where = f"{dataset.name}, to train on from {run}"
     missing = [name for name in names if name not in dataset.features]
     if missing:
-        raise DataError(f"{where}: has no features '{missing[0]}', which that run was trained with")
+        raise DataError(f"{where} has no features '{missing[0]}', which that run was trained with")
     if used is None and (extra := [name for name in dataset.features if name not in names]):
         raise DataError(
-            f"{where}: has the features '{extra[0]}', unknown to that run; leave them out, or train from scratch"
+            f"{where} has the features '{extra[0]}', unknown to that run; leave them out, or train from scratch"
         )
     for name, matrix in (state.features.trained or {}).items() if state.features is not None else ():
         if name in names:
@@ -174,7 +174,7 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
             continue
         if name not in state.weights:
             raise ConfigError(
-                f"{run}: has no parameter '{name}'; it was trained with other settings or by another version"
+                f"{run} has no parameter '{name}'; it was trained with other settings or by another version"
             )
         given = state.weights[name].to(own.device, own.dtype)
         if given.shape[int(kind is not None) :] != own.shape[int(kind is not None) :]:

@@ -128,10 +128,10 @@ def read_keys(path: str | Path) -> list[Key]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file of keys; make one: lirdrec keys add {path} --name shop") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{path}: is not a file of keys ({reason}); make one with lirdrec keys add") from None
+        raise ConfigError(f"{path} is not a file of keys ({reason}); make one with lirdrec keys add") from None
     return keys
 
 

@@ -56,7 +56,7 @@ class BatchAnswer(BaseModel):
 
 
 class RefusedEvent(BaseModel):
-    """An event that was not stored."""
+    """An event of a request that was refused and not stored: its position in the request, and why."""
 
     position: int = Field(description="Its position in the request, from 0.")
     reason: str

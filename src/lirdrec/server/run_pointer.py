@@ -35,7 +35,7 @@ class RunPointer:
         except (OSError, UnicodeDecodeError):
             name = ""
         if not name or "\0" in name or "\n" in name:
-            raise RunFolderError(f"{self.path}: must contain the name of a run folder, and nothing else")
+            raise RunFolderError(f"{self.path} must contain the name of a run folder, and nothing else")
         return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:

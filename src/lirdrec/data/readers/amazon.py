@@ -248,7 +248,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
         logger.warning("%s: %s of repeated items; the first is used", path, pluralize(n_repeated, "record"))
     if len(items) and not present.any():
         raise DataError(
-            f"{path}: holds none of the {pluralize(len(items), 'item')}; is it the file of another category?"
+            f"{path} holds none of the {pluralize(len(items), 'item')}; is it the file of another category?"
         )
     logger.info("%s: features of %d of %d items", path, present.sum(), len(items))
     return FeatureFile(values, items, str(path))

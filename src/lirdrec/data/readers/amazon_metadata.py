@@ -65,7 +65,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
             return None
         record = parse_record(line)
         if "reviewerID" in record or "user_id" in record:
-            raise DataError(f"{path}: holds reviews, not metadata of items; exchange the two files")
+            raise DataError(f"{path} holds reviews, not metadata of items; exchange the two files")
         row = metadata_row(record)
         if row[0] not in wanted:
             return None

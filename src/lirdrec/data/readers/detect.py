@@ -154,7 +154,7 @@ def read_raw(
         path = path[0]
     if kind == "prepared":
         if options:
-            raise ConfigError(f"{path}: is prepared already, so options have no effect; prepare the raw files again")
+            raise ConfigError(f"{path} is prepared already, so options have no effect; prepare the raw files again")
         assert isinstance(path, (str, Path))  # only a table has several paths
         dataset = Dataset.load(path)
         return dataset if images is None and image_column is None else _with_images(dataset, path, images, image_column)
@@ -180,7 +180,7 @@ def _with_images(dataset: Dataset, source: Any, images: str | Path | None, image
 def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapping[str, Any]) -> Dataset:
     """Read the dataset of the files of a split."""
     if path is not None:
-        raise ConfigError(f"{path}: is one source, and the files of a split are another; give only one of them")
+        raise ConfigError(f"{path} is one source, and the files of a split are another; give only one of them")
     for name in ("train", "test"):
         if files[name] is None:
             raise ConfigError(f"there is no file of {name}: a split needs train and test, and should have validation")
@@ -192,7 +192,7 @@ def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapp
     matrices = [file for file in given.values() if is_matrix(file)]
     if matrices and len(matrices) < len(given):
         other = next(file for file in given.values() if file not in matrices)
-        raise DataError(f"{other}: is a table, and {matrices[0]} is a matrix; the files of a split must be of one kind")
+        raise DataError(f"{other} is a table, and {matrices[0]} is a matrix; the files of a split must be of one kind")
     reader: Callable[..., Dataset] = read_matrices if matrices else read_split_files
     return reader(given["train"], given.get("validation"), given["test"], **options)
 

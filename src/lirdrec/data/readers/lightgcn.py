@@ -44,7 +44,7 @@ def check_not_lightgcn(path: Path, options: Collection[str]) -> None:
     names = {name for group in FILES.values() for name in group}
     if path.name in names and not TABLE_OPTIONS.intersection(options) and is_lightgcn(path.parent):
         raise DataError(
-            f"{path}: is not a table: each line has a user and the user's items; name its folder: {path.parent}"
+            f"{path} is not a table: each line has a user and the user's items; name its folder: {path.parent}"
         )
 
 

@@ -142,7 +142,7 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
         listed = [] if genres.strip() == NO_GENRES else [genre.strip(" '\"") for genre in genres.split("|")]
         rows.append((number, film, title, listed))
     if not rows:
-        raise DataError(f"{path}: has column names but no rows")
+        raise DataError(f"{path} has column names but no rows")
     return _film_table(path, rows)
 
 

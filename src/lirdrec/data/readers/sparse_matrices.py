@@ -142,14 +142,14 @@ def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> 
     except AttributeError:
         raise DataError(f"{where}: a {type(matrix).__name__} is not a scipy matrix") from None
     if coo.ndim != 2 or coo.data.dtype.kind not in "biuf":
-        raise DataError(f"{where}: must be a matrix of users and items that holds numbers, not {coo.data.dtype}")
+        raise DataError(f"{where} must be a matrix of users and items that holds numbers, not {coo.data.dtype}")
     users, items = (np.asarray(indices, dtype=np.int64) for indices in (coo.row, coo.col))
     for axis, indices, size in (("row", users, coo.shape[0]), ("column", items, coo.shape[1])):
         if len(indices) and (indices.min() < 0 or indices.max() >= size):
-            raise DataError(f"{where}: names {axis} {int(indices.max())}, and there are {pluralize(size, axis)}")
+            raise DataError(f"{where} names {axis} {int(indices.max())}, and there are {pluralize(size, axis)}")
     nonzero = coo.data != 0
     if not nonzero.any():
-        raise DataError(f"{where}: contains only zeros")
+        raise DataError(f"{where} contains only zeros")
     values = coo.data[nonzero].astype(np.float64)
     columns = {USER: users[nonzero], config.item: items[nonzero], RATING: values}
     frame = pl.DataFrame(columns).with_columns(pl.lit(split).alias(LABEL)).sort(USER, config.item)

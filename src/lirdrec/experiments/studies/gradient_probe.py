@@ -1,16 +1,18 @@
 r"""Gradients of item IDs and item features in training (Theorem 1, Lemma 2 and Fig. 1 of the paper).
 
-Measured for a model with a table of item IDs `ID` `(I, e)` and projections `Z_m = F_m W_mᵀ` of fixed features, whose
-training is not changed. With `g(x)` the gradient of the minimized loss, weighted by the batch's share of the
-interactions and summed over an epoch's steps, and `I` the items that occur in training:
+Measured for a model with a table of item vectors `ID` `(I, e)` and projections `Z_m = F_m W_mᵀ` of fixed features. The
+probe only reads gradients: the training is the same with and without it. `g(x)` is the gradient of the minimized loss
+with respect to x, summed over the steps of an epoch, each step weighted by its share of the interactions; `i` are the
+items that occur in training, and `I` is their number:
 
     per item      1/I Σ_i ‖g(ID_i)‖    against    1/I Σ_i ‖g(Z_i)‖, the mean over modalities
     together      √(Σ_i ‖g(ID_i)‖²)    against    √(Σ_m ‖g(W_m)‖²)
 
-(The vector `Σ_i g(ID_i)` is no measure: in a BPR of inner products, the gradients of positive and negative cancel.)
+(The length of `Σ_i g(ID_i)` would measure nothing: with BPR and inner products, the gradients of the positive and the
+negative item of a triple have the sum 0.)
 
-The BPR loss and the validation recall of each part alone are those of the scorer's part vectors after the epoch, on the
-epoch's own triples. A projection is any product of rows of a feature matrix with a parameter.
+After each epoch the BPR loss on the epoch's triples and the validation recall are also computed from each part of the
+score alone, IDs or features. A projection is any product of rows of a feature matrix with a parameter.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def holds(results: Sequence[TrialResult], small: str, large: str) -> list[bool]:
 
 
 def means(results: Sequence[TrialResult], key: str) -> list[Measure]:
-    """Mean and sd over the seeds for each epoch that has the value."""
+    """Mean and sd of the value `key` over the seeds, for each epoch that has it."""
     epochs = zip(*(result.data for result in results), strict=True)
     measures = (Measure.of(line[key] for line in epoch if key in line) for epoch in epochs)
     return [measure for measure in measures if measure is not None]

@@ -175,7 +175,7 @@ def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSp
             )
         if any(method in ONE_CLOCK for method in methods) and not _has_clock(dataset):
             raise DataError(
-                f"{dataset}: has positions in each user's history and no times, so it cannot be split at one moment; "
+                f"{dataset} has positions in each user's history and no times, so it cannot be split at one moment; "
                 "choose other splits, for instance --set methods=random,temporal"
             )
         for method in methods:

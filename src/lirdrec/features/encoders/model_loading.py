@@ -261,7 +261,7 @@ def fingerprint(folder: Path) -> str:
     except OSError as error:
         raise DataError(f"{folder}: the model cannot be read ({error.strerror or error})") from None
     if not files:
-        raise DataError(f"{folder}: holds no model (no weights and no configuration)")
+        raise DataError(f"{folder} holds no model (no weights and no configuration)")
     return total.hexdigest()
 
 

@@ -220,7 +220,9 @@ def set_pooling(model: SentenceTransformer, pooling: str) -> None:
 
     poolings = _poolings(model)
     if not poolings:
-        raise ConfigError(f"pooling='{pooling}': this model gives one vector a text by itself; leave pooling out")
+        raise ConfigError(
+            f"pooling='{pooling}': this model has its own way to make one vector of a text; leave pooling out"
+        )
     index, old = poolings[0]
     later = list(model.children())[index + 1 :]
     if not isinstance(old.pooling_mode, str) and any(not isinstance(module, Normalize) for module in later):

@@ -60,7 +60,7 @@ class TfidfEncoder(Encoder):
         check_minimum(self, 0, "seed")
         if not 1 <= self.characters[0] <= self.characters[-1]:
             raise ConfigError(
-                f"characters is {self.characters}; give the least and the greatest length, such as (2, 3)"
+                f"characters is {self.characters}; give the shortest and the longest n-gram, such as (2, 3)"
             )
         self._state: dict[str, np.ndarray] = {}
 

@@ -137,7 +137,9 @@ def outline(model: str, revision: str | None) -> Outline:
             load(model, revision, "float32")
         folder = model_folder(model, revision)
         if folder is None:
-            raise ConfigError(f"'{model}' was loaded, but is not in the Hugging Face cache; name its folder")
+            raise ConfigError(
+                f"'{model}' was loaded, but is not in the Hugging Face cache; give the path of its folder"
+            )
         extractor = AutoFeatureExtractor.from_pretrained(folder)
         if not getattr(extractor, "sampling_rate", None):
             raise ConfigError(f"'{model}' takes no sounds; choose an audio model")

@@ -54,7 +54,9 @@ def outline(model: str, revision: str | None) -> Outline:
             load(model, revision, "float32")
             folder = model_folder(model, revision)
             if folder is None:
-                raise ConfigError(f"'{model}' was loaded, but is not in the Hugging Face cache; name its folder")
+                raise ConfigError(
+                    f"'{model}' was loaded, but is not in the Hugging Face cache; give the path of its folder"
+                )
         # `backend` since transformers 5, `use_fast` before: both mean Pillow and numpy instead of torchvision
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", use_fast=False)
         with torch.device("meta"):

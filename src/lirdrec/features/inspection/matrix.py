@@ -197,7 +197,7 @@ def _coverage(folder: Path, modality: str, present: np.ndarray, ids: pl.Series) 
         try:
             return str(path), pl.read_csv(path, infer_schema=False).to_dicts()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise RunFolderError(f"{path}: is damaged ({describe_error(error)}); make the features again") from None
+            raise RunFolderError(f"{path} is damaged ({describe_error(error)}); make the features again") from None
 
     (path, problems), (_, listed_missing) = listed(PROBLEMS), listed(MISSING)
     current = set(ids.filter(pl.Series(~present)).cast(pl.String))  # others may have been removed

@@ -180,7 +180,7 @@ class OpenAIClient:
             reason = self.scrub(str(error)) or type(error).__name__
             if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
                 if self._answered:
-                    raise TransientError(f"the server is gone ({reason})", gone=True) from None
+                    raise TransientError(f"the server does not answer any more ({reason})", gone=True) from None
                 raise TrainingError(
                     f"{self.name}: no server answers there ({reason}); start it, or correct its address"
                 ) from None

@@ -38,11 +38,17 @@ def dots(
     """Dot plot: one row per name, a dot at the mean, an error bar of ± one sd, the value at the right.
 
     Args:
-        frame, name, panel, x_label, caption: as in `lines`; accent: the row in the accent color.
-        rows: column of the rows' names; value: of the values.
+        frame: one or more rows for each dot, for instance one for each seed.
+        name: of the figure and its files.
+        rows: column with the names of the rows of the plot.
+        value: column with the values.
+        panel: column whose values each get a panel; None: one panel.
+        accent: the row in the accent color.
         row_order: names from the top; the rows that it does not list follow by descending mean.
-        low, high: columns with the ends of the error bars (a confidence interval) instead of ± sd; one row per dot.
-        reference: vertical line, such as 0.
+        low, high: columns with the ends of the error bars (a confidence interval) instead of ± sd; then `frame` has
+            exactly one row for each dot.
+        reference: where a vertical line is drawn, such as 0.
+        x_label, caption: texts below the axis and the figure.
     """
     if (low is None) != (high is None):
         raise ConfigError("dots needs both ends of the error bars, low and high, or neither")

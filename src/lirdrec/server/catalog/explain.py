@@ -1,4 +1,4 @@
-"""Explanations of recommendations, and similar items, for the current snapshot."""
+"""Explain recommendations and find similar items, with all items and likes that the server has at that moment."""
 
 from __future__ import annotations
 
