@@ -30,7 +30,7 @@ import torch
 import lirdrec
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.readers import read_any
-from lirdrec.recommender.refit import merge_splits
+from lirdrec.recommender.refit_settings import merge_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LIRDREC_DATA", ROOT.parent / "shared" / "data"))

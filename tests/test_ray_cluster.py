@@ -26,7 +26,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import ray_trials
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.experiment import Experiment
+from lirdrec.experiments.registry import Experiment
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute
 from lirdrec.experiments.trial import TrialSpec
@@ -37,8 +37,8 @@ from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.ray_training import fit_on_ray
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback, StopTraining
 
 from .experiments.conftest import data as planted  # noqa: F401  # fixtures
 from .experiments.test_scheduler import alive, command, figures, here, stamps

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lirdrec.experiments import experiment as experiments
+from lirdrec.experiments import registry as experiments
 from lirdrec.experiments import scheduler
-from lirdrec.experiments.experiment import experiment_names
+from lirdrec.experiments.registry import experiment_names
 
 from ..helpers import assert_refused
 

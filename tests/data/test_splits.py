@@ -14,7 +14,7 @@ from lirdrec.data.interaction_pairs import distinct_pairs, k_core
 from lirdrec.data.readers import read_interactions, read_mmrec
 from lirdrec.data.splits import METHODS, held_counts, split_labels
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.recommender.refit import merge_splits
+from lirdrec.recommender.refit_settings import merge_splits
 
 from ..helpers import assert_error, assert_mentions
 

@@ -14,7 +14,7 @@ from lirdrec.data.readers import read_raw
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.summary import summarize
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.recommender.refit import merge_splits
+from lirdrec.recommender.refit_settings import merge_splits
 
 from ..helpers import assert_error
 

@@ -20,11 +20,11 @@ from lirdrec.cli.main import app
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.experiment import Experiment
+from lirdrec.experiments.registry import Experiment
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute, report
 from lirdrec.experiments.trial import TrialSpec, TrialStore
-from lirdrec.training.loop import Callback
+from lirdrec.training.callbacks import Callback
 
 from ..helpers import assert_error, assert_mentions, needs_sigkill
 from .conftest import assert_facts, compute_cells_here
@@ -107,7 +107,7 @@ def test_a_worker_ends_with_the_process_that_started_it(data, context):
     code = (
         "from lirdrec.experiments import scheduler; from lirdrec.experiments.trial import TrialSpec\n"
         "from lirdrec.experiments.config import ExperimentConfig\n"
-        "from lirdrec.experiments.experiment import Experiment\n"
+        "from lirdrec.experiments.registry import Experiment\n"
         f"cells = [TrialSpec('planned.works:forever', {str(data)!r}, '')]\n"
         "toy = Experiment('toy', '', lambda c, r: cells, lambda c, r: c.output)\n"
         f"scheduler.compute(toy, ExperimentConfig(({str(data)!r},), {str(settings.output)!r}, quiet=True))\n"

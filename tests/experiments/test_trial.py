@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.experiments.experiment import experiment, experiment_names
+from lirdrec.experiments.registry import experiment, experiment_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 

@@ -192,8 +192,8 @@ def test_errors_of_a_folder_that_does_not_change_go_through(dataset, tmp_path):
 def test_a_new_training_may_write_its_history_into_a_run_that_lists_one(dataset, tmp_path):
     """A run that was copied lists its history; the old run must stay loadable while the new training appends to it."""
     from lirdrec.models.mf import MFConfig
+    from lirdrec.training.callbacks import Callback
     from lirdrec.training.config import TrainConfig
-    from lirdrec.training.loop import Callback
 
     training = TrainConfig(epochs=2)
     fit(dataset, MFConfig(), training, run=tmp_path / "first", progress=False).save(tmp_path / "copy")

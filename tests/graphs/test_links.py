@@ -9,7 +9,7 @@ import torch
 from lirdrec.graphs.edges import Edges
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import Links, cosines, nearest_links, own_cosines, pairs
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import RowGraph, UserItemGraph, drop_edges, edge_values, row_folded
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lirdrec.errors import CapabilityError
 from lirdrec.graphs.item_item import nearest_items
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse_matrix import SparseMatrix
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lirdrec.graphs.item_item import fuse, nearest_items
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse_matrix import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig

@@ -16,7 +16,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features
 from lirdrec.models.content import content_of_users
-from lirdrec.recommender.launch_simulation import _launch
+from lirdrec.recommender.new_item_calibration import _launch
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender

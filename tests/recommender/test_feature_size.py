@@ -21,7 +21,7 @@ from lirdrec.recommender.feature_size import fit_projections
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import merge_splits
+from lirdrec.recommender.refit_settings import merge_splits
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error

@@ -17,7 +17,7 @@ from lirdrec.models.base import Features
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.ranking.top_k import Quota, top_k
-from lirdrec.recommender.launch_simulation import (
+from lirdrec.recommender.new_item_calibration import (
     MAX_COST,
     K,
     _costs,

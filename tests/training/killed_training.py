@@ -15,8 +15,8 @@ import torch
 from lirdrec.data.dataset import Dataset
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.recommender.fit import fit
+from lirdrec.training.callbacks import Callback
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback
 
 CONFIG = LIRDRecConfig(embedding_size=8, n_layers=2, n_neighbors=5, edge_dropout=0.1)
 TRAINING = TrainConfig(

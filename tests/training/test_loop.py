@@ -14,9 +14,10 @@ import torch
 
 from lirdrec.config import make_config
 from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback, StopTraining, train
+from lirdrec.training.loop import train
 
 from ..helpers import assert_error
 

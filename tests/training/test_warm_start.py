@@ -22,11 +22,11 @@ from lirdrec.models.grcn import GRCNConfig
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import PRIOR, SHORTENED, LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, model_for_config, model_names, model_type
-from lirdrec.recommender import launch_simulation
+from lirdrec.recommender import new_item_calibration
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.recommender.refit import merge_splits
+from lirdrec.recommender.refit_settings import merge_splits
 from lirdrec.recommender.warm_start import start_from
 from lirdrec.training.config import TrainConfig
 
@@ -218,8 +218,8 @@ def test_it_learns_sooner_than_from_scratch(new):
 
 
 def test_a_continued_training_simulates_half_as_many_launches(new, monkeypatch):
-    launched, simulate = [], launch_simulation._launch
-    monkeypatch.setattr(launch_simulation, "_launch", lambda *given: launched.append(given[3]) or simulate(*given))
+    launched, simulate = [], new_item_calibration._launch
+    monkeypatch.setattr(new_item_calibration, "_launch", lambda *given: launched.append(given[3]) or simulate(*given))
     one = replace(TRAINING, epochs=1)
     run = fit(new, CONFIGS["lirdrec"], one, **QUIET)
     fit(resplit(new), warm_start=run, training=one, **QUIET)

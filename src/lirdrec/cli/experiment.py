@@ -26,7 +26,7 @@ from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from lirdrec.experiments.config import ExperimentConfig
-    from lirdrec.experiments.experiment import Experiment
+    from lirdrec.experiments.registry import Experiment
 
 TRIALS = 6  # of each model, unless --trials or --tuning-minutes is given
 
@@ -119,12 +119,12 @@ def experiment(
     work. The test interactions are sealed before anything is trained: tuning never sees them, and after testing no
     configuration can be chosen again.
     """
-    from lirdrec.experiments.experiment import experiment_names
+    from lirdrec.experiments.registry import experiment_names
 
     if name is None:
         rows = [[key, summary] for key, summary in experiment_names().items()]
         return console().print(table(None, ["experiment", "answers"], rows))
-    from lirdrec.experiments.experiment import experiment as experiment_by_name
+    from lirdrec.experiments.registry import experiment as experiment_by_name
     from lirdrec.experiments.scheduler import report, run
 
     chosen = experiment_by_name(name)

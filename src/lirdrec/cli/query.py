@@ -66,7 +66,7 @@ class ForOptions:
     def check(self) -> None:
         """Raise a ConfigError if the options do not name exactly one kind of users."""
         if sum((bool(self.user), self.all_users, bool(self.history))) != 1:
-            raise ConfigError("say for whom: one of --user ID, --all and --history ITEM,ITEM,…")
+            raise ConfigError("give exactly one of --user ID, --all and --history ITEM,ITEM,…")
         if self.unknown_users not in (None, *UNKNOWN_USERS):
             raise ConfigError(f"--unknown-users {self.unknown_users}: choose {', '.join(UNKNOWN_USERS)}")
 
@@ -301,7 +301,7 @@ def _encoded(
     """The features of new items that were not given, as far as the encoders of the run's dataset can make them."""
     from lirdrec.devices import resolve_device
     from lirdrec.features.new_items import encode_items
-    from lirdrec.recommender.new_items import new_table
+    from lirdrec.recommender.new_item_validation import new_table
 
     store = recommender.features
     if store is None or store.trained is None or store.folder is None:

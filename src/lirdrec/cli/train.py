@@ -102,7 +102,7 @@ class ModelOptions:
         if self.config is None and not self.assignments and not limits and self.seed is None:
             return {}
         from lirdrec.config import make_config, parse_assignments, read_toml, to_dict
-        from lirdrec.recommender.refit import continued_training
+        from lirdrec.recommender.refit_settings import continued_training
         from lirdrec.recommender.warm_start import read_earlier
         from lirdrec.training.config import TrainConfig
 

@@ -164,7 +164,7 @@ def evaluate_external(
     """
     names = default_metrics(dataset) if metrics is None else metrics_of_lists(metrics)
     if split not in ("valid", "test"):
-        raise ConfigError(f"split is {split!r}; lists are evaluated on validation or test")
+        raise ConfigError(f"split is {split!r}; lists are evaluated on 'valid' or 'test'")
     cutoffs = fitting_cutoffs(lists, k)
     protocol = protocol_of(None, dataset.info, split, test_history, test_target)
     if protocol.test_target == "last":

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.experiment import Experiment
 from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.ray_trials import RayProcess, RayTrials
+from lirdrec.experiments.registry import Experiment
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
 from lirdrec.experiments.vault import Preregistration, seal

@@ -27,7 +27,7 @@ from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, option_names, resolve_options
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.files.atomic import write_json
-from lirdrec.training.loop import Callback, StopTraining
+from lirdrec.training.callbacks import Callback, StopTraining
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset

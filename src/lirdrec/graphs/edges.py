@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.autograd_function import AutogradFunction
-from lirdrec.graphs.sparse import product
+from lirdrec.graphs.sparse_matrix import product
 
 BLOCK_EDGES = 4096  # edges gathered at once where there is no sampled product
 

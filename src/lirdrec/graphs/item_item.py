@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse_matrix import SparseMatrix
 
 
 def nearest_items(

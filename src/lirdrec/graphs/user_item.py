@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.autograd_function import AutogradFunction
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 
 EPSILON = 1e-7  # added to every degree, as the released code does
 

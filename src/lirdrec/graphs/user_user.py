@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 
 MEMORY_LIMIT = 128 * 2**20  # bytes of a block of counts
 

@@ -74,9 +74,7 @@ def check_content(path: Path, name: str) -> None:
     except (ValueError, EOFError, OSError):
         good = False
     if not good:
-        raise RunFolderError(
-            f"{name} is not the kind of file that its suffix says (a table, an array without pickles, or a text)"
-        )
+        raise RunFolderError(f"{name} does not contain what its suffix says, or it is an array of pickled objects")
 
 
 def _is_text(file: BinaryIO) -> bool:

@@ -1,1 +1,1 @@
-"""The models, one in each file. A model is built from graphs, features and an immutable config alone."""
+"""The models, each in one file with its variants; a model is built from `ModelInputs` and an immutable config."""

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.graphs.item_item import fuse, nearest_among
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.graphs.user_user import user_user_graph, weighted_users
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lirdrec.graphs.sparse import product
+from lirdrec.graphs.sparse_matrix import product
 from lirdrec.graphs.user_item import EPSILON, UserItemGraph
 from lirdrec.models.base import Features
 from lirdrec.models.modalities import fused_features

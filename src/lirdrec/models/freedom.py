@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.graphs.item_item import fuse, nearest_among
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions

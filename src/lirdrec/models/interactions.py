@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse_matrix import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import ModelInputs
 from lirdrec.ranking.histories import history_matrix

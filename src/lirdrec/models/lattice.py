@@ -1,7 +1,7 @@
 r"""LATTICE: one latent item graph, learned from all modalities and added to LightGCN.
 
-Zhang et al., "Mining Latent Structures for Multimedia Recommendation", MM 2021. In the notation of `latent_graphs.py`,
-which holds everything but the two lines here, with `w = softmax(modality_logits)`:
+Zhang et al., "Mining Latent Structures for Multimedia Recommendation", MM 2021. In the notation of
+`latent_graph_base.py`, which holds everything but the two lines here, with `w = softmax(modality_logits)`:
 
     G = (1-λ) N(Σ_m w_m K(z_m)) + λ Σ_m w_m N(K(F_m))
     h = G^Lm Q
@@ -9,7 +9,7 @@ which holds everything but the two lines here, with `w = softmax(modality_logits
 As in the public code. The paper normalizes each modality's learned graph before the modalities are added.
 
 **Differs from public code** (the authors' github.com/CRIPAC-DIG/LATTICE and MMRec's): fixed features (see
-`latent_graphs.py`). The penalty is divided by the pairs of the batch, theirs by the configured batch size: the last
+`latent_graph_base.py`). The penalty is divided by the pairs of the batch, theirs by the configured batch size: the last
 batch of an epoch has fewer pairs, and with their divisor a smaller penalty for each (the authors' sampler never gives
 a part of a batch, MMRec's does). The authors draw distinct users and one of each user's items, here all pairs are
 shuffled.
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lirdrec.config import validated
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
-from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphOptions
+from lirdrec.models.latent_graph_base import Degrees, LatentGraphModel, LatentGraphOptions
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LATTICEConfig(LatentGraphOptions):
 class LATTICE(LatentGraphModel):
     """LATTICE: one learned item graph of all modalities, added to LightGCN.
 
-    The formulas are at the top of this file and of `latent_graphs.py`.
+    The formulas are at the top of this file and of `latent_graph_base.py`.
     """
 
     name = LATTICEConfig.model

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.sparse import SparseMatrix
+from lirdrec.graphs.sparse_matrix import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions

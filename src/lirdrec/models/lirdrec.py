@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.content import CONTENT, ITEM_CONTENT, content_of_histories, content_of_users, content_vectors

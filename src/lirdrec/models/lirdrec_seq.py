@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among, transition_graph
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.content import CONTENT, content_vectors
 from lirdrec.models.feature_size import SizeOptions

@@ -1,7 +1,7 @@
 r"""MGCN: features purified by ID vectors, smoothed in views of their own, and fused by attention and preference.
 
 Yu et al., "Multi-View Graph Convolutional Network for Multimedia Recommendation", MM 2023, arXiv 2308.03588. In the
-notation of `item_views.py`, which holds what SMORE has too:
+notation of `multi_view_base.py`, which holds what SMORE has too:
 
     y_m = z_m                                                       the gate is the paper's behavior-guided purifier
     a = softmax_m(⟨q, tanh(A x_m + b)⟩),   x̄ = Σ_m a_m x_m             shared part
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lirdrec.config import validated
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.item_views import ItemViewModel, ItemViewOptions, counts
+from lirdrec.models.multi_view_base import ItemViewModel, ItemViewOptions, counts
 from lirdrec.nn.init import torch_linear_
 
 
@@ -50,7 +50,7 @@ class MGCNConfig(ItemViewOptions):
 class MGCN(ItemViewModel):
     """MGCN: features gated by ID vectors, fused by attention.
 
-    The formulas are at the top of this file and of `item_views.py`.
+    The formulas are at the top of this file and of `multi_view_base.py`.
     """
 
     name = MGCNConfig.model

@@ -1,7 +1,7 @@
 r"""MICRO: a latent item graph for each modality, fused by attention, with a contrast between each and the fusion.
 
 Zhang et al., "Latent Structure Mining with Contrastive Modality Fusion for Multimedia Recommendation", TKDE 2023. In
-the notation of `latent_graphs.py`, which holds what LATTICE has too:
+the notation of `latent_graph_base.py`, which holds what LATTICE has too:
 
     G_m = (1-λ) N(K(z_m)) + λ N(K(F_m)),   h_m = G_m^Lm Q
     a = softmax_m(⟨q, tanh(A h_m + b)⟩),   h = Σ_m a_m h_m
@@ -12,8 +12,8 @@ The contrast compares all items with all at every step, in blocks: `2·M·I²·e
 gradient. `n_contrasted` lets a sample of the items ask instead, resampled at each step: the same in expectation.
 
 **Differs from public code** (the authors' github.com/CRIPAC-DIG/MICRO; MMRec has no MICRO): fixed features (see
-`latent_graphs.py`). Training shuffles all pairs; theirs draws distinct users and one of each user's items. The penalty
-is divided by the pairs of the batch, theirs by the configured batch size, which differ in the last batch only.
+`latent_graph_base.py`). Training shuffles all pairs; theirs draws distinct users and one of each user's items. The
+penalty is divided by the pairs of the batch, theirs by the configured batch size, which differ in the last batch only.
 
 **Published training**: `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), epochs from 0, batches of
 1,024, validation every 5 epochs.
@@ -33,7 +33,7 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
-from lirdrec.models.latent_graphs import Degrees, LatentGraphModel, LatentGraphOptions
+from lirdrec.models.latent_graph_base import Degrees, LatentGraphModel, LatentGraphOptions
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.losses import info_nce
 
@@ -65,7 +65,7 @@ class MICROConfig(LatentGraphOptions):
 class MICRO(LatentGraphModel):
     """MICRO: one learned item graph for each modality, fused by attention.
 
-    The formulas are at the top of this file and of `latent_graphs.py`.
+    The formulas are at the top of this file and of `latent_graph_base.py`.
     """
 
     name = MICROConfig.model

@@ -1,8 +1,8 @@
 r"""SMORE: features denoised and multiplied in the frequency domain, with an item graph of their fusion.
 
 Ong & Khong, "Spectrum-based Modality Representation Fusion Graph Convolutional Network for Multimodal Recommendation",
-WSDM 2025, arXiv 2412.14978. In the notation of `item_views.py`, which holds what MGCN has too, with the real Fourier
-transform `ẑ = 𝓕(z)` over the columns (orthonormal, `e/2 + 1` complex numbers) and free complex weights `ω`:
+WSDM 2025, arXiv 2412.14978. In the notation of `multi_view_base.py`, which holds what MGCN has too, with the real
+Fourier transform `ẑ = 𝓕(z)` over the columns (orthonormal, `e/2 + 1` complex numbers) and free complex weights `ω`:
 
     y_m = 𝓕⁻¹(ω_m ⊙ ẑ_m),   y_f = 𝓕⁻¹(ω_f ⊙ Π_m ẑ_m)                  denoised modalities and their fusion, a view f
     S_f = max_m S_m                                                    entry by entry, over the entries that exist
@@ -35,7 +35,7 @@ from lirdrec.config import check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.item_views import ItemViewModel, ItemViewOptions, counts
+from lirdrec.models.multi_view_base import ItemViewModel, ItemViewOptions, counts
 from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import torch_linear_
 
@@ -67,7 +67,7 @@ class SMOREConfig(ItemViewOptions):
 class SMORE(ItemViewModel):
     """SMORE: features filtered in the frequency domain.
 
-    The formulas are at the top of this file and of `item_views.py`.
+    The formulas are at the top of this file and of `multi_view_base.py`.
     """
 
     name = SMOREConfig.model

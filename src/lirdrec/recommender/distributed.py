@@ -25,8 +25,8 @@ from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import run_lock
+from lirdrec.training.callbacks import Callback
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 

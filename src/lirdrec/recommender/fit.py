@@ -28,7 +28,7 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.feature_size import check_variance, column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
-from lirdrec.recommender.launch_simulation import CONTINUED_ROUNDS, ROUNDS, fit_new_item_encoder
+from lirdrec.recommender.new_item_calibration import CONTINUED_ROUNDS, ROUNDS, fit_new_item_encoder
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
@@ -37,10 +37,10 @@ from lirdrec.recommender.warm_start import (
     start_from,
     weights_digest,
 )
-from lirdrec.training.callbacks import EpochLines, HistoryLogger, ProgressBar, epoch_progress
+from lirdrec.training.callbacks import Callback, EpochLines, HistoryLogger, ProgressBar, epoch_progress
 from lirdrec.training.checkpoint import CheckpointStore
 from lirdrec.training.config import TrainConfig, still_improving
-from lirdrec.training.loop import Callback, TrainResult, train
+from lirdrec.training.loop import TrainResult, train
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from lirdrec.models.registry import model_for_config
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.presets import preset as preset_of
-from lirdrec.recommender.refit import (
+from lirdrec.recommender.refit_settings import (
     StopAfter,
     continued_training,
     full_epochs,
@@ -36,8 +36,9 @@ from lirdrec.recommender.warm_start import (
     weights_digest,
     without_trained,
 )
+from lirdrec.training.callbacks import Callback
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback, Validate
+from lirdrec.training.loop import Validate
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ The second term is for models with content vectors (models/content.py): how simi
 history, without anything learned. `w` is its weight, and `S` the scale of scores: the median length of user vectors
 times that of item vectors.
 
-`launch_simulation` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new in
-each of up to ten rounds: `b` is the largest offset whose cost, with a margin for its error over the users, is at most
-3 % of the hits on known items.
+`new_item_calibration` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new
+in each of up to ten rounds: `b` is the largest offset whose cost is at most 3 % of the hits on known items, with a
+margin for the error of the cost over the users.
 
 `NewItemPolicy` says how they compete in lists: with the calibrated offset, without, boosted, or with a share of places.
 """

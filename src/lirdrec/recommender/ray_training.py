@@ -24,7 +24,8 @@ from lirdrec.parallel.join import TIMEOUT, LostRankError, in_group
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, Share, quiet_output
 from lirdrec.recommender.distributed import fit_on_ranks
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.training.loop import Callback, StopTraining, interruptible
+from lirdrec.training.callbacks import Callback, StopTraining
+from lirdrec.training.loop import interruptible
 
 NOTICED = 30.0  # seconds until Ray no longer counts the processors of a dead machine
 POLL = 0.5  # seconds in which Ctrl-C is noticed
@@ -68,9 +69,7 @@ def fit_on_ray(
     if callbacks:
         raise ConfigError(f"a training on a Ray cluster takes no {option_name('track')} and no callbacks; leave it out")
     if address.startswith("ray://"):
-        raise ConfigError(
-            f"'{address}': a training does not take ray://; give HOST:PORT, or on a machine of the cluster auto"
-        )
+        raise ConfigError(f"'{address}': a training takes HOST:PORT, or auto on the cluster itself, but not ray://")
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device '{device}': with several devices choose cpu or cuda, or keep auto")
     run, threads = Path(run).absolute(), torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Callbacks that report each epoch: progress bar, line, history file, plot of the curves, TensorBoard, trackers."""
+"""Callbacks of a training: their base class, and those that report each epoch (bar, line, file, curves, trackers)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,28 @@ from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write, flush
 from lirdrec.files.progress_bars import draws_bars, duration
 from lirdrec.trackers import Tracker, check_tracker, tracker
-from lirdrec.training.loop import Callback
 
 log = logging.getLogger(__name__)
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end training after the epoch."""
+
+
+class Callback:
+    """Base class of training callbacks; every hook does nothing.
+
+    `on_train_begin` and `on_epoch_end` may raise `StopTraining`: training ends there, with the best parameters so far.
+    """
+
+    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
+        """Training begins, or resumes after `history`; an epoch has `n_steps` steps."""
+
+    def on_step_end(self, epoch: int, step: int) -> None:
+        """Step `step` (from 1) of an epoch has ended."""
+
+    def on_epoch_end(self, line: dict[str, Any]) -> None:
+        """An epoch has ended; `line` is its entry in the history."""
 
 
 class HistoryFile:

@@ -19,6 +19,7 @@ from lirdrec.errors import ConfigError, RunFolderError, TrainingError
 from lirdrec.models.base import Model
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import Sampler, make_sampler
@@ -26,26 +27,6 @@ from lirdrec.training.sampling import Sampler, make_sampler
 log = logging.getLogger(__name__)
 
 Validate = Callable[[Rankable], dict[str, float]]
-
-
-class StopTraining(Exception):
-    """Raised by a callback to end training after the epoch."""
-
-
-class Callback:
-    """Base class of training callbacks; every hook does nothing.
-
-    `on_train_begin` and `on_epoch_end` may raise `StopTraining`: training ends there, with the best parameters so far.
-    """
-
-    def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
-        """Training begins, or resumes after `history`; an epoch has `n_steps` steps."""
-
-    def on_step_end(self, epoch: int, step: int) -> None:
-        """Step `step` (from 1) of an epoch has ended."""
-
-    def on_epoch_end(self, line: dict[str, Any]) -> None:
-        """An epoch has ended; `line` is its entry in the history."""
 
 
 @dataclass

@@ -181,11 +181,12 @@ def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tup
     if path.suffix == ".csv":
         columns = [strip_quotes(name) for name in next(lines)[1].split(",")]
         expected = LINE_FORMATS[path.name].split(",")
-        for column in expected:
-            if column not in columns:
-                raise DataError(f"{path}: no column '{column}'; it has {', '.join(columns)}")
         if columns != expected:
-            raise DataError(f"{path}: its columns are {','.join(columns)}; they must be {','.join(expected)}")
+            missing = ", ".join(f"'{column}'" for column in expected if column not in columns)
+            raise DataError(
+                f"{path}: the first line must be {','.join(expected)}, not {','.join(columns)}"
+                + (f"; the file has no column {missing}" if missing else "")
+            )
     for number, line in lines:
         if match := line_of.fullmatch(line):
             yield number, match.groups()

@@ -34,8 +34,9 @@ from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.models.base import Model, ModelInputs
 from lirdrec.nn.losses import bpr
 from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.training.callbacks import Callback
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback, train
+from lirdrec.training.loop import train
 from lirdrec.training.sampling import TripleSampler
 
 SUBTRACTIONS = (torch.Tensor.sub, torch.Tensor.__sub__, torch.sub)

@@ -105,7 +105,7 @@ def retrained(job: Job) -> dict[str, Any]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report of a launch: new items with and without an offset, what each offset costs, and after likes."""
+    """Write the report on items added after the training: their ranking by each policy, its cost, and after likes."""
     done = list(results.where(status="done"))
     datasets = list(dict.fromkeys(result.cell.dataset_name for result in done))
     blocks: list[Any] = [*_frontier_figures(config, done), _policy_table(done, datasets)]

@@ -1,6 +1,6 @@
 r"""Base of MGCN and SMORE: item vectors gated by features and smoothed over frozen item graphs, one view a modality.
 
-With ID tables `P` `(U, e)`, `Q` `(I, e)`, `Â` and `R̂` of `graphs/user_item.py`, `K` and `N` of `latent_graphs.py`,
+With ID tables `P` `(U, e)`, `Q` `(I, e)`, `Â` and `R̂` of `graphs/user_item.py`, `K` and `N` of `latent_graph_base.py`,
 and `z_m = W_m F_m + b_m` `(I, e)` for each modality m:
 
     S_m = N(K(F_m))                                     frozen, the cosines of the k nearest of each item
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.links import Links, cosines, nearest_links, pairs
-from lirdrec.graphs.sparse import SparseMatrix, product
+from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions

@@ -16,8 +16,8 @@ from lirdrec.models.registry import config_type
 from lirdrec.recommender.presets import preset
 from lirdrec.recommender.state import RunState
 from lirdrec.recommender.warm_start import check_parameters, read_earlier, run_name, weights_digest
+from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.loop import Callback, StopTraining
 
 SHARE = 4  # a continued training takes one part in four of the epochs of the training from scratch
 
