@@ -107,7 +107,7 @@ def stations() -> list[str]:
 
 
 def draw() -> str:
-    """The image as SVG text."""
+    """The drawing as SVG text."""
     arrows = [arrow(x, BOXES[above][1] + BOXES[above][3] + 2, x, BOXES[below][1] - 3) for above, below, x in IMPORTS]
     left = 'font-weight="600" text-anchor="start"'
     return "\n".join(

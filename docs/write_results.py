@@ -134,7 +134,7 @@ def summary(folder: Path) -> str:
     head, _, body = (folder / "report.md").read_text(encoding="utf-8").partition("\n## ")
     answer = head.split("\n\n", 2)[2].strip()
     blocks = body.split("\n\n")
-    index = next(place for place, block in enumerate(blocks) if block.startswith("|"))
+    index = next(number for number, block in enumerate(blocks) if block.startswith("|"))
     link = f"All tables and figures: [report](../benchmarks/results/{folder.name}/report.md)."
     return "\n\n".join([answer, blocks[index], link])
 

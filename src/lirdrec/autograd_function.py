@@ -1,4 +1,4 @@
-"""`AutogradFunction`: the base of functions with a gradient of their own."""
+"""`AutogradFunction`: the base class of functions that define their own gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 class AutogradFunction(torch.autograd.Function):
     """A function whose `forward` and `backward` name and type their own arguments.
 
-    torch types both as `(*args)`, so a checker of types would refuse any other arguments in a subclass.
+    torch declares both methods as `(*args)`, so a type checker would refuse any other arguments in a subclass.
     """
 
     forward: ClassVar[Callable[..., Any]]

@@ -13,18 +13,19 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can still allocate within the limits of machine, container and `ulimit -v`.
+    """Return the number of bytes that this process can still allocate.
 
-    Includes swap. None if unknown, as on all systems except Linux.
+    The limits are those of the machine (with swap), of the container and of `ulimit -v`. Returns None if the number is
+    not known, as on all systems except Linux.
     """
     limits = [limit for limit in (_machine(), _address_space(), *_control_groups()) if limit is not None]
     return max(0, min(limits)) if limits else None
 
 
 def reserved_memory_counts() -> bool:
-    """Whether memory that is reserved but not used counts: with `ulimit -v` or `-d`, or if Linux never overcommits.
+    """Return whether memory that is reserved but not used counts towards a limit.
 
-    True where this is unknown.
+    It counts with `ulimit -v` or `-d`, and if Linux never overcommits. Returns True if this is not known.
     """
     try:
         import resource
@@ -40,8 +41,8 @@ def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) 
     """Raise `error` if at least `need` bytes cannot fit into memory.
 
     Args:
-        need: bytes.
-        what: prefix of the message: what needs the memory, such as "embedding_size 1000000000".
+        need: number of bytes.
+        what: what needs the memory, such as "embedding_size 1000000000"; the message starts with it.
         error: the type to raise.
     """
     free = free_memory()
@@ -50,7 +51,7 @@ def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) 
 
 
 def format_bytes(size: int) -> str:
-    """`12.3 GB`; large sizes with commas."""
+    """Format a number of bytes, such as `12.3 GB`; large numbers get commas."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:
             units, tenths = divmod(size * 10 // scale, 10)  # integers, since a float overflows for huge sizes
@@ -68,7 +69,7 @@ def _machine() -> int | None:
 
 
 def _address_space() -> int | None:
-    """Bytes left by `ulimit -v`."""
+    """Return the number of bytes that `ulimit -v` still allows; None if there is no limit or it is not known."""
     try:
         import resource
 
@@ -82,7 +83,10 @@ def _address_space() -> int | None:
 
 
 def _control_groups() -> Iterator[int]:
-    """Bytes left by the container's limits (cgroups 2 and 1); the inactive page cache counts as free."""
+    """Yield the bytes that each limit of the container still allows (cgroups versions 2 and 1).
+
+    The inactive page cache counts as free.
+    """
     version_2 = ("memory.max", "memory.current", "inactive_file")
     version_1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")
     for limit_file, usage_file, cached in (version_2, version_1):

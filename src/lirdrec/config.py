@@ -17,35 +17,39 @@ from lirdrec.files.checks import read_text, stat_path
 from lirdrec.option_names import option_name, option_text
 
 C = TypeVar("C")
-MAX_INT = 2**63 - 1  # of an integer tensor
-NONE = ("none", "null")  # no value, on the command line and in TOML, which has no null
-MAX_SHOWN = 100  # characters of a wrong value in a message
+MAX_INT = 2**63 - 1  # largest value of an int64 tensor
+NONE = ("none", "null")  # texts that mean "no value" on the command line and in TOML, which has no null
+MAX_SHOWN = 100  # characters of a wrong value that a message shows
 
 
 def field_docs(config_type: type) -> dict[str, str]:
-    """Name → one-line description of each field, from the `doc` entry of the field's metadata."""
+    """Return the one-line description of each field by its name, from the `doc` entry of the field's metadata."""
     return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config_type)}
 
 
 def option(default: Any, doc: str) -> Any:
-    """A dataclass field with its default and its documentation (used by `--help` and the reference)."""
+    """Return a dataclass field with a default and a description, which `--help` and the reference show."""
     if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
     return dataclasses.field(default=default, metadata={"doc": doc})
 
 
 def option_named(name: str, *values: str) -> str:
-    """An option of preprocessing for a message, with the values to choose from, as the user would write it."""
+    """Return an option of preprocessing for a message, as the user would write it.
+
+    With `values`, the option is written with each of them: `--bad-rows error or --bad-rows skip`.
+    """
     return " or ".join(option_text(name, value) for value in values) if values else option_name(name)
 
 
-EARLIER_NAMES = {"n_neighbours": "n_neighbors"}  # of fields, in runs that were saved before they were renamed
+EARLIER_NAMES = {"n_neighbours": "n_neighbors"}  # earlier → present name of a field; old runs have the earlier name
 
 
 def saved_config(config_type: type[C], values: Mapping[str, Any], where: str) -> C:
     """Build the configuration of a saved run, as `make_config` does.
 
-    An option that is younger than the run has the value in the class's `before`: what the model did without it.
+    An option that was added to lirdrec after the run was saved gets its value from the class attribute `before`. With
+    this value the model does what it did before the option existed.
     """
     return make_config(config_type, {**getattr(config_type, "before", {}), **values}, where)
 
@@ -60,9 +64,9 @@ def make_config(
 
     Args:
         config_type: a frozen dataclass.
-        values: by the names of its fields.
-        where: prefix of messages.
-        label: builds the prefix of messages about a field from its name.
+        values: name of a field → its value.
+        where: prefix of error messages.
+        label: function from the name of a field to the prefix of messages about this field.
 
     Raises:
         ConfigError: a key is unknown (the nearest known key is suggested) or a value has the wrong type or range.
@@ -80,9 +84,10 @@ def make_config(
 
 
 def validated(config_type: type[C]) -> type[C]:
-    """Class decorator, below `dataclass`: check and convert the types of all fields as `make_config` does.
+    """Check and convert the types of all fields of a dataclass, as `make_config` does.
 
-    The check runs before the class's own `__post_init__`. It raises a ConfigError that names the class and the field.
+    This is a class decorator, written on the line below `@dataclass`. The check runs before the class's own
+    `__post_init__`. It raises a ConfigError that names the class and the field.
     """
     post_init = getattr(config_type, "__post_init__", None)
 
@@ -102,10 +107,10 @@ def validated(config_type: type[C]) -> type[C]:
 
 
 def check_minimum(config: Any, minimum: int, *names: str) -> None:
-    """Check fields of a configuration, for its `__post_init__`.
+    """Check that some fields of a configuration are at least `minimum`; called in its `__post_init__`.
 
     Raises:
-        ConfigError: one of the fields `names` is below `minimum`, or not a number.
+        ConfigError: one of the fields `names` is below `minimum`, or is NaN.
     """
     for name in names:
         if not getattr(config, name) >= minimum:
@@ -113,10 +118,10 @@ def check_minimum(config: Any, minimum: int, *names: str) -> None:
 
 
 def check_share(config: Any, *names: str) -> None:
-    """Check that fields of a configuration are shares from 0 to less than 1, for its `__post_init__`.
+    """Check that some fields of a configuration are at least 0 and less than 1; called in its `__post_init__`.
 
     Raises:
-        ConfigError: one of the fields `names` is not.
+        ConfigError: one of the fields `names` is outside of this range.
     """
     for name in names:
         if not 0 <= getattr(config, name) < 1:
@@ -124,22 +129,23 @@ def check_share(config: Any, *names: str) -> None:
 
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
-    """The end of a message about an unknown name: a suggestion of the most similar known one, or else `otherwise`."""
+    """Return the end of a message about an unknown name: "did you mean" a similar known name, or else `otherwise`."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean '{matches[0]}'?" if matches else otherwise
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain JSON-able values (tuples become lists)."""
+    """Return the configuration as a dict of JSON-able values (tuples become lists)."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
     }
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["n_layers=3", "init=xavier"]` → `{"n_layers": 3, "init": "xavier"}`; values are TOML, bare words are strings.
+    """Parse assignments: `["n_layers=3", "init=xavier"]` becomes `{"n_layers": 3, "init": "xavier"}`.
 
-    "text,image" is a bare word too; `make_config` splits it if the field is a list.
+    Values are written in TOML; words without quotes are strings. "text,image" is such a string, too; `make_config`
+    splits it if the field is a list.
 
     Raises:
         ConfigError: an entry has no `=` or no key.
@@ -155,10 +161,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """A TOML file as a mapping.
+    """Read a TOML file as a mapping.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, or not TOML (with the line).
+        ConfigError: the file is missing, not UTF-8, or not TOML (the message names the line).
     """
     if stat_path(path, ConfigError) is None:
         raise ConfigError(f"{path}: no such configuration file")
@@ -166,19 +172,19 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def _parse_toml(text: str, where: str) -> dict[str, Any]:
-    """TOML as a mapping; a ConfigError begins with `where`."""
+    """Parse TOML as a mapping; the message of a ConfigError begins with `where`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{where} is nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, or from a number with thousands of digits, a 31st of February
+    except ValueError as error:  # a TOMLDecodeError, or Python's error for a number or date that is not possible
         fault = "a number has too many digits" if "integer string" in str(error) else str(error)
-        hint = '; write text, "none" too, in quotes' if "Invalid value" in fault else ""
+        hint = '; write texts in quotes, also "none"' if "Invalid value" in fault else ""
         raise ConfigError(f"{where} cannot be read as TOML: {fault}{hint}") from None
 
 
 def _parse_value(text: str, where: str) -> Any:
-    """A value in TOML syntax, else the text itself."""
+    """Parse a value in TOML syntax; return the text itself if it is not TOML."""
     try:
         return _parse_toml(f"value = {text}", where)["value"]
     except ConfigError as error:
@@ -232,7 +238,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _short_repr(value: Any) -> str:
-    """A wrong value for a message, truncated if it is long."""
+    """Return a wrong value as it is shown in a message, truncated if it is long."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     try:
@@ -243,7 +249,7 @@ def _short_repr(value: Any) -> str:
 
 
 def _type_name(hint: Any) -> str:
-    """A type in words."""
+    """Return the description of a type in words, such as "an integer"."""
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(map(repr, typing.get_args(hint)))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is cuda if available, else cpu.
+    """Return the torch device called `name`; "auto" is cuda if it is available, else cpu.
 
     Raises:
         ConfigError: the device is not available.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-WORDS = {  # messages for errors of the operating system when reading
+WORDS = {  # number of an error of the operating system → why a path cannot be read; the text follows the path
     errno.EACCES: "may not be read by this user; change its permissions, or the user",
     errno.EPERM: "may not be read by this user; change its permissions, or the user",
     errno.ENAMETOOLONG: "the name is too long for this file system",
@@ -39,7 +39,7 @@ class ConfigError(LirdrecError, ValueError):
 
 
 class UnknownIdError(LirdrecError, KeyError):
-    """A user or item id that is not in the data."""
+    """A user or item id is not in the data."""
 
     def __str__(self) -> str:  # KeyError would print the sentence in quotes
         return str(self.args[0]) if self.args else ""
@@ -50,7 +50,7 @@ class RunFolderError(LirdrecError, RuntimeError):
 
 
 class CapabilityError(LirdrecError, RuntimeError):
-    """The model, or a stripped run, does not support the requested operation."""
+    """The model, or a slim run (one saved with vectors and ids only), does not support the requested operation."""
 
 
 class TrainingError(LirdrecError, RuntimeError):
@@ -60,7 +60,7 @@ class TrainingError(LirdrecError, RuntimeError):
 
 
 def describe_error(error: BaseException) -> str:
-    """The first line of an exception's message; of an OSError without number and path."""
+    """Return the first line of an exception's message; for an OSError the reason alone, without number and path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).splitlines()
@@ -68,7 +68,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def describe_read_error(error: BaseException, remedy: str = "") -> str:
-    """The reason why a file cannot be read, and `remedy` if permissions are not the reason; follows the path."""
+    """Return the reason why a file cannot be read, for a message in which the text follows the path.
+
+    `remedy` is appended, except for an error of permissions, whose text has its own remedy.
+    """
     if isinstance(error, PermissionError):
         return WORDS[errno.EACCES]
     number = error.errno if isinstance(error, OSError) else None

@@ -11,10 +11,10 @@ _IN_LINE = re.compile(f"[{_UNSEEN}\t\n]")
 
 
 def escape_text(text: str, line: bool = True) -> str:
-    r"""Escape these characters as `\x1b` or `\u202e`; with `line` also tabs and line ends."""
+    r"""Escape control characters and changes of direction as `\x1b` or `\u202e`; with `line` also tabs, line ends."""
     return (_IN_LINE if line else _IN_TEXT).sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def escape_json(text: str) -> str:
-    r"""Escape these characters in a JSON document as `\u001b`; its meaning does not change."""
+    r"""Escape the same characters in a JSON document as `\u001b`; the meaning of the document does not change."""
     return _IN_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-# options with another name on the command line, and those without a value there
+# FLAG_NAMES: options that have another name on the command line; SWITCHES: options that have no value there
 FLAG_NAMES = {
     "without_features": "--drop-featureless-items",
     "drop": "--drop-featureless-items",
@@ -37,29 +37,32 @@ def command_line() -> Iterator[None]:
 
 
 def flag(option: str) -> str:
-    """The flag of an option on the command line."""
+    """Return the name of an option on the command line, such as `--min-rating`."""
     return FLAG_NAMES.get(option) or "--" + option.replace("_", "-")
 
 
 def option_text(option: str, value: Any) -> str:
-    """An option with its value for a message, as the user would write it; a value in capitals is a placeholder."""
+    """Return an option with its value for a message, as the user would write it.
+
+    A value in capital letters is a placeholder.
+    """
     if not _on_command_line.get():
         return f"{option}={value!r}"
     return flag(option) if option in SWITCHES else f"{flag(option)} {shlex.quote(str(value))}"
 
 
 def setting_text(key: str, value: Any) -> str:
-    """A key of a configuration with its value: `--set epochs=8` on the command line, `epochs=8` in Python."""
+    """Return a key of a configuration with its value: `--set epochs=8` on the command line, `epochs=8` in Python."""
     if _on_command_line.get():
         return f"--set {key}={'none' if value is None else value}"
     return f"{key}={value!r}"
 
 
 def option_name(option: str) -> str:
-    """The name of an option inside a sentence."""
+    """Return the name of an option for the inside of a sentence."""
     return flag(option) if _on_command_line.get() else option
 
 
 def name_of(option: str, where: str) -> str:
-    """The name of an option as prefix of a message; in Python it follows the name of the function `where`."""
+    """Return the name of an option as the prefix of a message; in Python, after the name of the function `where`."""
     return flag(option) if _on_command_line.get() else f"{where}: '{option}'"

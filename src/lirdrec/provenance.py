@@ -12,7 +12,7 @@ from typing import Any
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:
-    """Versions, git revision, platform and time, recorded with every result to make it repeatable."""
+    """Return versions, git revision, platform and time; they are recorded with every result to make it repeatable."""
     versions = {}
     for package in ("lirdrec", "torch", "numpy", "polars", "pyarrow", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -28,7 +28,7 @@ def environment(seed: int | None = None) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Git revision of lirdrec's checkout, with "+changes" if it was edited; None for an installed wheel."""
+    """Return the git revision of lirdrec's checkout, with "+changes" if it was edited; None for an installed wheel."""
     here = Path(__file__).resolve()
     if not any((parent / ".git").exists() for parent in here.parents):
         return None

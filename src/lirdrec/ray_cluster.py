@@ -1,6 +1,6 @@
-"""Connection to a Ray cluster, and the shares of its machines; used by all that runs there.
+"""Connect to a Ray cluster, and divide its machines among worker processes.
 
-All machines need the same lirdrec and the same versions of Python and Ray.
+All machines of the cluster need the same version of lirdrec, of Python and of Ray.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from lirdrec.option_names import option_name
 
 LOCAL = "local"
 LOCAL_WORKERS = 2
-RETRIES = 3  # of work whose process or machine died
+RETRIES = 3  # how often work is repeated whose process or machine died
 STORE_BYTES = 160 * 2**20  # shared memory of a local Ray; objects beyond it are stored on disk
 CONNECT_SECONDS = 5.0
 
 
 class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
-    """A Ray cluster, which `connect` starts or connects; left at the end of the block, unless it was connected before.
+    """A Ray cluster, used as a context manager; `connect` starts it or connects to it.
+
+    The end of the block disconnects, unless this process was connected before.
 
     Args:
-        address: "local" starts Ray on this machine, "auto" is its cluster; or "HOST:PORT", or "ray://HOST:PORT".
+        address: "local" starts Ray on this machine; "auto" is the cluster that runs on this machine already; others
+            are given as "HOST:PORT" or "ray://HOST:PORT".
 
     Raises:
         ConfigError: Ray is not installed.
@@ -49,11 +52,11 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
         return self._started and self.address == LOCAL
 
     def connect(self, threads: int, workers: int | None = None) -> Any:
-        """The module `ray`, connected.
+        """Connect to the cluster, and return the module `ray`.
 
         Args:
-            threads: of each process that a local Ray starts (`OMP_NUM_THREADS`).
-            workers: processes for which a local Ray has room at least.
+            threads: number of threads of each process that a local Ray starts (`OMP_NUM_THREADS`).
+            workers: number of processes for which a local Ray must have room; None: 2.
 
         Raises:
             ConfigError: no cluster answers.
@@ -66,7 +69,7 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
         try:
             if self.address == LOCAL:
                 options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-                # room for all, even beyond the processors: fewer threads would change the bits of the results
+                # room for all workers, even if the processors are fewer: fewer threads would change the results' bits
                 n = max((workers or LOCAL_WORKERS) * threads, os.cpu_count() or 1)
                 with _environment("OMP_NUM_THREADS", str(threads)):  # inherited by all that Ray starts
                     ray.init(address=LOCAL, num_cpus=n, **options)
@@ -90,15 +93,17 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
     def share(
         self, ray: Any, threads: int, workers: int | None, *, gpus: bool = True, option: str = "workers"
     ) -> Share:
-        """The share of each of `workers` processes with `threads` threads, or with a GPU where the cluster has any.
+        """Return what each of `workers` processes gets: a GPU if the cluster has any, else `threads` processors.
 
         Args:
-            workers: None: as many as have room; two where `connect` has started Ray without a GPU.
+            ray: the connected module.
+            threads: number of threads of each process.
+            workers: number of processes; None: as many as have room, or two if `connect` started Ray without a GPU.
             gpus: whether to use the GPUs.
             option: name of the argument `workers` in messages.
 
         Raises:
-            ConfigError: there is no room for so many.
+            ConfigError: the cluster has no room for so many processes.
         """
         machines = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
         if not gpus:
@@ -109,7 +114,7 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
 
 @dataclass(frozen=True)
 class Share:
-    """Number of workers, and the processors and GPUs of each."""
+    """The number of workers, and the numbers of processors and GPUs of each worker."""
 
     workers: int
     cpus: int
@@ -119,9 +124,16 @@ class Share:
 def share_out(
     machines: Sequence[Mapping[str, float]], workers: int | None, threads: int, option: str = "workers"
 ) -> Share:
-    """Share of the machines ("CPU" and "GPU" of each) for workers of one GPU, or without GPUs of `threads` processors.
+    """Divide machines among workers that get one GPU each or, if there are no GPUs, `threads` processors each.
 
-    By default as many workers as have room; raises a ConfigError if there is no room for so many.
+    Args:
+        machines: the numbers of processors ("CPU") and GPUs ("GPU") of each machine.
+        workers: number of workers; None: as many as have room.
+        threads: processors of a worker.
+        option: name of the argument `workers` in messages.
+
+    Raises:
+        ConfigError: there is no room for so many workers.
     """
     if gpus := sum(int(machine.get("GPU", 0)) for machine in machines):
         cpus, room = 0, gpus
@@ -139,7 +151,7 @@ def share_out(
 
 
 def import_ray() -> Any:
-    """The module `ray`; raises a ConfigError if it is not installed."""
+    """Return the module `ray`; raise a ConfigError if it is not installed."""
     try:
         import ray
     except ImportError:
@@ -148,7 +160,7 @@ def import_ray() -> Any:
 
 
 class LostTaskError(Exception):
-    """The process or the machine of a task died.
+    """The process or the machine of a Ray task died.
 
     Args:
         reason: the first line of Ray's message.
@@ -161,11 +173,11 @@ class LostTaskError(Exception):
 
 
 def result_of(ray: Any, reference: Any) -> Any:
-    """The result of a task that has ended.
+    """Return the result of a Ray task that has ended.
 
     Raises:
-        LostTaskError: its process or its machine died.
-        LirdrecError: the error of the task.
+        LostTaskError: the process or the machine of the task died.
+        LirdrecError: the task raised it.
     """
     exceptions = ray.exceptions
     try:
@@ -180,7 +192,10 @@ def result_of(ray: Any, reference: Any) -> Any:
 
 
 def quiet_output() -> contextlib.AbstractContextManager[Any]:
-    """Context manager: Ray reports dead workers on the error stream; a program may expect our JSON on the other."""
+    """Return a context manager that sends the standard output to the error stream.
+
+    Without it Ray would report dead workers on the standard output, where a program may expect our JSON.
+    """
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -204,7 +219,7 @@ def _wants_token(error: BaseException | None) -> bool:
 
 
 def _check_listens(address: str) -> None:
-    """Raise an OSError if no process listens at HOST:PORT; other kinds of address are left to Ray."""
+    """Raise an OSError if no process listens at HOST:PORT; other kinds of addresses are not checked."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     A = TypeVar("A", np.ndarray, Tensor)
 
-MIN_SPARE_ROWS = 64  # rows; beyond, an eighth of the table
+MIN_SPARE_ROWS = 64  # spare rows of a small table; a large one gets an eighth of its rows
 
 
 class _Buffer:
@@ -24,7 +24,7 @@ class _Buffer:
         self._lock = threading.Lock()
 
     def appended(self, n: int, rows: Any) -> Any:
-        """The first `n` rows followed by `rows`; None if other rows already follow, or there is no space."""
+        """Return the first `n` rows followed by `rows`; None if other rows follow already, or there is no space."""
         end = n + len(rows)
         with self._lock:
             if n != self._filled or end > len(self._memory):
@@ -41,8 +41,8 @@ _buffers: dict[int, tuple[weakref.ref[Any], _Buffer]] = {}
 def append_rows(table: A, rows: A) -> A:
     """Append rows `(m, …)` to a table `(n, …)` of the same type; returns a table `(n + m, …)`.
 
-    The average cost depends on the number of new rows only. The table itself never changes; if it was appended to
-    before, its rows are copied.
+    The average cost depends only on the number of new rows. `table` itself never changes. If rows were appended to the
+    same `table` before, its rows are copied.
     """
     entry = _buffers.get(id(table))
     buffer = entry[1] if entry is not None and entry[0]() is table else None

@@ -24,8 +24,8 @@ class Tracker(abc.ABC):
     """One run of a tracker.
 
     Args:
-        name: of the run.
-        params: name → value of its settings; nested mappings become names with dots.
+        name: name of the run.
+        params: name → value of the run's settings; nested mappings become names with dots.
     """
 
     @abc.abstractmethod
@@ -88,17 +88,18 @@ def tracker(kind: str, name: str, params: Mapping[str, Any]) -> Tracker:
 
     Args:
         kind: "mlflow" or "wandb".
-        name, params: as of `Tracker`.
+        name: name of the run.
+        params: name → value of the run's settings.
 
     Raises:
-        ConfigError: another kind, or its package is not installed.
+        ConfigError: the kind is another one, or its package is not installed.
     """
     check_tracker(kind)
     return (MLflowTracker if kind == "mlflow" else WandbTracker)(name, params)
 
 
 def check_tracker(kind: str | None) -> None:
-    """Raise a ConfigError unless the tracker exists and its package is installed; None is no tracker."""
+    """Raise a ConfigError unless the tracker exists and its package is installed; None (no tracker) is accepted."""
     from importlib.util import find_spec
 
     if kind is None:
@@ -110,7 +111,7 @@ def check_tracker(kind: str | None) -> None:
 
 
 def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots between the names; lists as JSON.
+    """Flatten nested mappings into one, with dots between the names; lists become JSON.
 
     >>> flat({"model": {"n_layers": 2}, "seed": 0})
     {'model.n_layers': 2, 'seed': 0}
@@ -125,5 +126,5 @@ def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _allowed(name: str) -> str:
-    """The name with the letters that MLflow allows."""
+    """Replace the characters of a name that MLflow does not allow."""
     return re.sub(r"[^\w.\-/ ]", "_", name.replace("@", "_at_"))

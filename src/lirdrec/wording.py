@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def pluralize(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun; `plural` where it is not the noun with an s.
+    """Return a number with its noun; `plural` is needed if the plural is not the noun with an s.
 
     >>> pluralize(1, "row"), pluralize(1000, "row"), pluralize(2, "matrix", "matrices")
     ('1 row', '1,000 rows', '2 matrices')
@@ -13,7 +13,7 @@ def pluralize(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def with_article(noun: str) -> str:
-    """A noun with its article.
+    """Return a noun with its article.
 
     >>> with_article("image"), with_article("video")
     ('an image', 'a video')

@@ -120,7 +120,7 @@ PLANNED = Attributes()
 
 class TestEstimate:
     class Fixed(Captioner):
-        model, prompt, concurrency, remote, identity, place = "m", "x" * 400, 8, True, {}, "there"
+        model, prompt, concurrency, remote, identity, location = "m", "x" * 400, 8, True, {}, "there"
 
         def answers(self, images):
             raise AssertionError("an estimate asks no model")

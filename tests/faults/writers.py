@@ -171,18 +171,18 @@ def caption(word: str) -> None:
     from lirdrec.captions.prompt import Attributes, render
 
     class Naming(Captioner):
-        model, place = "naming", "here"
+        model, location = "naming", "here"
 
         @property
         def identity(self) -> Mapping[str, Any]:
             return {"model": "naming", "word": word}
 
         def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
-            for place, image in enumerate(images):
+            for index, image in enumerate(images):
                 if image.stem == "5":
-                    yield place, Answer(None, "it shows nothing")
+                    yield index, Answer(None, "it shows nothing")
                 else:
-                    yield place, Answer(json.dumps({"category": f"{word} {image.stem}", "colour": "red"}))
+                    yield index, Answer(json.dumps({"category": f"{word} {image.stem}", "colour": "red"}))
 
     attributes = Attributes()
     captioner = Naming()

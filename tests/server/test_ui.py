@@ -224,7 +224,7 @@ def test_the_audience_is_what_counting_all_lists_gives(client, recommender):
     expected = sorted(places, key=lambda user: (places[user], -float(scores[user, row])))[:12]
     assert [one["user"] for one in found["members"]] == expected
     for one in found["members"]:
-        assert one["place"] == places[one["user"]]
+        assert one["rank"] == places[one["user"]]
         assert one["score"] == pytest.approx(float(scores[one["user"], row]), abs=1e-5)
         assert sum(one["parts"].values()) == pytest.approx(one["score"], abs=1e-5)
     # and it is what /recommend does

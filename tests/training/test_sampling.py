@@ -133,8 +133,8 @@ def windows_of(sampler: SequenceSampler, epoch: int, size: int) -> list[tuple[in
         assert torch.equal(real, times >= 0)
         assert (real.long().diff(dim=1) <= 0).all() and real[:, :2].all()  # padding only at the end, a target each
         assert count == int(real[:, 1:].sum())
-        for user, row, index, keep in zip(users.tolist(), items, times, real, strict=True):
-            found.append((user, row[keep].tolist(), index[keep].tolist()))
+        for user, row, stamps, keep in zip(users.tolist(), items, times, real, strict=True):
+            found.append((user, row[keep].tolist(), stamps[keep].tolist()))
     return found
 
 
@@ -150,7 +150,7 @@ def test_every_item_but_the_first_of_a_user_is_a_target_once(lists, max_length, 
         assert 2 <= len(items) <= max_length + 1
         assert times == list(range(times[0], times[0] + len(times)))  # one after the other in time
         assert items == lists[user][times[0] : times[0] + len(items)]
-        targets += [(user, index) for index in times[1:]]
+        targets += [(user, time) for time in times[1:]]
     expected = [(user, index) for user, items in enumerate(lists) for index in range(1, len(items))]
     assert sorted(targets) == expected
     assert len(sampler) == len(expected)
@@ -175,9 +175,9 @@ def test_sequences_are_in_the_order_of_time_and_ties_in_that_of_the_data():
     histories = Histories(users, items, 2, torch.tensor(times).flatten())
     sampler = SequenceSampler(histories, 10, seed=0)
     found = {
-        int(user): (row.tolist(), index.tolist())
+        int(user): (row.tolist(), stamps.tolist())
         for _, batch in sampler.batches(1, 100, torch.device("cpu"))
-        for row, index, user in zip(*batch, strict=True)
+        for row, stamps, user in zip(*batch, strict=True)
     }
     assert found == {0: ([1, 3, 2, 0], [10, 10, 20, 30]), 1: ([5, 7, 4, 6], [-5, 0, 2**40, 2**40])}
 

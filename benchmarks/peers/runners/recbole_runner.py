@@ -81,13 +81,13 @@ class RecboleRunner(ListRunner):
         items = np.full(self.item_rows.max() + 1, -1)
         items[self.item_rows[self.item_rows >= 0]] = np.flatnonzero(self.item_rows >= 0)
         known = np.flatnonzero(self.user_rows[users] >= 0)
-        for index in np.array_split(known, len(known) // BLOCK + 1):
-            asked = Interaction({"user_id": torch.from_numpy(self.user_rows[users[index]])})
-            scores = self.model.full_sort_predict(asked).view(len(index), -1)
-            seen = self.data.matrix[users[index]].tocoo()
+        for block in np.array_split(known, len(known) // BLOCK + 1):
+            asked = Interaction({"user_id": torch.from_numpy(self.user_rows[users[block]])})
+            scores = self.model.full_sort_predict(asked).view(len(block), -1)
+            seen = self.data.matrix[users[block]].tocoo()
             scores[seen.row, self.item_rows[seen.col]] = -torch.inf
             scores[:, 0] = -torch.inf
-            lists[index] = items[scores.topk(k, dim=1).indices.numpy()]
+            lists[block] = items[scores.topk(k, dim=1).indices.numpy()]
         return lists
 
 

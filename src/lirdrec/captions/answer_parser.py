@@ -1,4 +1,4 @@
-"""Parses answers of a captioning model into attributes and a caption."""
+"""Parse the answers of a captioning model into attributes and a caption."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_OBJECTS = 50  # candidates for JSON objects in an answer
 
 
 def read_answer(text: str, names: Sequence[str]) -> dict[str, str]:
-    """The attributes in an answer, in the order of `names`; missing ones and those without information are left out.
+    """Return the attributes in an answer, in the order of `names`, without missing ones and ones without information.
 
-    The formats are tried in this order, and the one with the most attributes is used: JSON objects anywhere in the
-    answer; pairs `"name": "value"` of a truncated object; lines such as `**Color:** red`. Names are compared without
-    case and punctuation; thoughts before `</think>` are ignored.
+    Three formats are tried in this order: JSON objects anywhere in the answer; pairs `"name": "value"` of a truncated
+    object; lines such as `**Color:** red`. The format that gives the most attributes is used. Names are compared
+    without case and punctuation. Text before `</think>` (the reasoning of the model) is ignored.
 
     Args:
         text: the raw answer, possibly with Markdown fences and other text.
@@ -42,18 +42,18 @@ def read_answer(text: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def caption_of(attributes: Mapping[str, str]) -> str:
-    """The attributes as a line for people and text encoders: `Category: summer dress. Color: red, white.`"""
+    """Write the attributes as a line for people and text encoders: `Category: summer dress. Color: red, white.`"""
     return " ".join(f"{name[:1].upper()}{name[1:]}: {value.rstrip(' .;,')}." for name, value in attributes.items())
 
 
 def clean(text: str, keep_lines: bool = False) -> str:
-    """The text without control codes and half surrogates, with single spaces."""
+    """Remove control characters and lone surrogates from a text, and replace several spaces by one."""
     lines = ("".join(c if c.isprintable() or c in JOINERS else " " for c in line) for line in text.splitlines())
     return ("\n" if keep_lines else " ").join(" ".join(line.split()) for line in lines).strip()
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects (or Python dicts, as some models write), and the objects directly inside them."""
+    """Yield the outermost JSON objects (or Python dicts, as some models write), and the objects directly in them."""
     decoder, start = json.JSONDecoder(), text.find("{")
     for _ in range(MAX_OBJECTS):
         if start < 0:
@@ -90,7 +90,7 @@ def _lines(text: str, requested: Mapping[str, str]) -> dict[str, str]:
 
 
 def _words(value: Any, depth: int = 0) -> str:
-    """A JSON value in words: lists and objects joined by commas."""
+    """Write a JSON value in words; the parts of lists and objects are joined by commas."""
     if depth > 3 or value is None:
         return ""
     if isinstance(value, Mapping):

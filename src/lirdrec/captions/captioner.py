@@ -34,10 +34,11 @@ class Answer:
     Attributes:
         text: the raw answer of the model; None if there is a problem.
         problem: why there is no answer, as one sentence.
-        is_image_problem: whether the image file is the problem; no model was called then.
-        passing: whether a later attempt may succeed (a problem of the server).
-        tokens_in, tokens_out: of the prompt with the image, and of the answer; None if unknown.
-        seconds: computing time, including its share of a batch, without loading and waiting.
+        is_image_problem: whether the image file is the problem; then no model was called.
+        passing: whether the problem is one of the server, so that a later attempt may succeed.
+        tokens_in: number of tokens of the prompt with the image; None if unknown.
+        tokens_out: number of tokens of the answer; None if unknown.
+        seconds: computing time of this image (its share of a batch), without loading and waiting.
     """
 
     text: str | None
@@ -50,12 +51,14 @@ class Answer:
 
 
 class Captioner(ABC):
-    """Base class of captioners, which describe images by one prompt. Cheap to construct; loads at the first use.
+    """Base class of captioners, which describe images with the help of one prompt.
+
+    A captioner loads its model at the first use, not when it is constructed.
 
     Attributes:
-        model: display name; `identity` is what determines the answers.
-        prompt: sent with every image.
-        concurrency: images processed at once.
+        model: name to show; `identity` has the settings that determine the answers.
+        prompt: the text that is sent with every image.
+        concurrency: number of images processed at once.
         remote: whether images leave this machine, and may cost money.
     """
 
@@ -67,30 +70,31 @@ class Captioner(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """Settings that determine the answers, JSON-able: model, prompt, precision, limits. No path, address or key."""
+        """JSON-able settings that determine the answers: model, prompt, precision, limits; no path, address or key."""
 
     @property
     @abstractmethod
     def location(self) -> str:
-        """Where the model runs, for people."""
+        """Where the model runs, as a text for messages."""
 
     @abstractmethod
     def answers(self, images: Sequence[Path]) -> Iterator[tuple[int, Answer]]:
-        """(index, answer) of each image, in order of completion.
+        """Yield the index and the answer of each image, in order of completion.
+
+        An image that cannot be captioned raises no error: its answer has a `problem`.
 
         Raises:
-            LirdrecError: the model cannot be loaded, no server answers, or the key is wrong. An image that cannot
-                be captioned raises nothing: its answer has a `problem`.
+            LirdrecError: the model cannot be loaded, no server answers, or the key is wrong.
         """
 
     def caption(self, images: Sequence[Path]) -> list[Answer]:
-        """The answers in the order of the images."""
+        """Return the answers in the order of the images."""
         answers = dict(self.answers(images))
         return [answers[index] for index in range(len(images))]
 
 
 def open_scaled(path: Path, side: int) -> Image:
-    """Open an image with at most `side` pixels a side.
+    """Open an image, and scale it down if a side is longer than `side` pixels.
 
     Raises:
         DataError: the file is not a readable image.
@@ -105,11 +109,11 @@ def open_scaled(path: Path, side: int) -> Image:
 
 
 CAPTION, ATTRIBUTES, MACHINE, KEY = COLUMNS = ("caption", "caption_attributes", "caption_machine", "caption_key")
-INFO = "captions"  # entry of the manifest's info
+INFO = "captions"  # key of the entry about captions in the manifest's `info`
 
 
 def read_columns(rows: ItemRows) -> pl.DataFrame:
-    """`item` and the four columns of all items; null where the table has none of them."""
+    """Read `item` and the four caption columns of all items; a column that the item table lacks is null."""
     existing = tuple(name for name in COLUMNS if name in rows.schema)
     missing = [pl.lit(None).alias(name) for name in COLUMNS if name not in existing]
     table = rows.read(0, len(rows), (ITEM, *existing)).with_columns(missing)
@@ -117,17 +121,17 @@ def read_columns(rows: ItemRows) -> pl.DataFrame:
 
 
 def edited(table: pl.DataFrame) -> pl.Series:
-    """`(I,)` bool: the captions that a person wrote or changed (emptied ones too)."""
+    """Return `(I,)` bool: whether a person wrote, changed or emptied the item's caption."""
     return (table[CAPTION].fill_null("") != table[MACHINE].fill_null("")).alias("edited")
 
 
 def captioned(table: pl.DataFrame) -> pl.Series:
-    """`(I,)` bool: the items with a caption."""
+    """Return `(I,)` bool: whether the item has a caption."""
     return (table[CAPTION].fill_null("").str.strip_chars() != "").alias("captioned")
 
 
 def caption_key(image: bytes, identity: Mapping[str, Any]) -> str:
-    """The key of a caption: 32 hexadecimal digits, from the hash of the image content and the captioner's identity."""
+    """Return the key of a caption: 32 hexadecimal digits, a hash of the image content and the captioner's identity."""
     key = hashlib.blake2b(image, digest_size=KEY_BYTES)
     key.update(json.dumps(dict(identity), sort_keys=True, ensure_ascii=False).encode())
     return key.hexdigest()

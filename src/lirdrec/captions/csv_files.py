@@ -20,7 +20,9 @@ from lirdrec.wording import pluralize
 
 
 def export_captions(folder: str | Path, path: str | Path) -> int:
-    """Write `item`, title and image path if any, `caption` and `caption_machine`; returns the number of items.
+    """Write the captions of a dataset to a CSV file, and return the number of items.
+
+    The columns are `item`, the title and the image path if the dataset has them, `caption` and `caption_machine`.
 
     Raises:
         DataError: the dataset has no captions yet.
@@ -41,13 +43,13 @@ def export_captions(folder: str | Path, path: str | Path) -> int:
 
 
 def import_captions(folder: str | Path, path: str | Path) -> int:
-    """Import a CSV, TSV or Parquet file with the columns `item` and `caption`; returns the number of changed captions.
+    """Import a CSV, TSV or Parquet file with the columns `item` and `caption`; return the number of changed captions.
 
-    Changed captions count as edited by a person, also if there were none before. Items that the file lacks keep their
-    captions. An empty cell deletes a caption, and the model does not replace it.
+    Changed captions count as edited by a person, also for items that had no caption before. Items that the file lacks
+    keep their captions. An empty cell deletes a caption, and the model does not make a new one.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; nothing is changed.
+        DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; then nothing changes.
     """
     recover(folder)
     rows = ItemRows(folder)

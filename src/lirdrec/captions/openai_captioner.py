@@ -1,4 +1,4 @@
-"""Captioner for servers with OpenAI's HTTP interface."""
+"""A captioner that sends images to a server with OpenAI's HTTP interface."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class OpenAICaptioner(Captioner):
     """Sends each image as a JPEG to `/chat/completions` of a server.
 
     Args:
-        endpoint: the server.
-        model: its name on the server.
-        prompt: sent with every image.
+        endpoint: the client of the server.
+        model: name of the model on the server.
+        prompt: the text that is sent with every image.
         max_tokens: maximum tokens of an answer.
         side: maximum pixels of an image's longer side.
 
     Raises:
-        ConfigError: no model is named, or a number is out of range.
+        ConfigError: the name of the model is empty, or a number is out of range.
     """
 
     remote = True
 
     def __init__(self, endpoint: OpenAIClient, model: str, prompt: str, max_tokens: int = 400, side: int = SIDE):
         if not model:
-            raise ConfigError("--endpoint needs the name that the server gives its model: --model NAME")
+            raise ConfigError("--endpoint also needs the name of the model on the server: --model NAME")
         self.endpoint, self.model, self.prompt, self.max_tokens, self.side = endpoint, model, prompt, max_tokens, side
         check_minimum(self, 1, "max_tokens", "side")
         self.concurrency = endpoint.concurrency

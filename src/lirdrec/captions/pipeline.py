@@ -1,4 +1,4 @@
-"""Captions for a prepared dataset: each answer is saved when it arrives; the last step writes the item columns."""
+"""Make captions for a prepared dataset: save each answer when it arrives, and write the item columns at the end."""
 
 from __future__ import annotations
 
@@ -51,12 +51,13 @@ class Outcome:
     """Counts of a captioning run.
 
     Attributes:
-        written: items that got a new caption.
-        captions: items that have one now.
-        edited: items whose caption was edited by a person.
-        problems: items whose caption failed; `captions.problems.csv` gives the reasons.
-        waiting: images that have no answer yet.
-        tokens_in, tokens_out: of all answers, as far as the model reports them.
+        written: number of items that got a new caption.
+        captions: number of items that have a caption now.
+        edited: number of items whose caption was edited by a person.
+        problems: number of items whose caption failed; `captions.problems.csv` gives the reasons.
+        waiting: number of images that have no answer yet.
+        tokens_in: number of input tokens of all answers, as far as the model reports them.
+        tokens_out: number of output tokens of all answers, as far as the model reports them.
     """
 
     written: int
@@ -79,19 +80,19 @@ def captioning(
     restart: bool = False,
     overwrite_edited: bool = False,
 ) -> Iterator[Captioning]:
-    """Start or resume captioning a dataset; no other process can caption it inside the block.
+    """Context manager to start or resume captioning a dataset; inside the block no other process can caption it.
 
     Args:
         folder: a prepared dataset.
         captioner: the model that describes the images.
         attributes: the attributes that its prompt requests.
-        column: of the item table, with the path of each item's image.
-        images: the folder that the paths start from; by default the one recorded by `lirdrec prepare`.
-        restart: discard unfinished work, also of another captioner.
+        column: column of the item table that has the path of each item's image.
+        images: the folder that the paths start from; by default the folder recorded by `lirdrec prepare`.
+        restart: discard unfinished work, also the work of another captioner.
         overwrite_edited: also replace captions that people wrote or changed.
 
     Raises:
-        RunFolderError: not a prepared dataset, or another process is captioning it.
+        RunFolderError: the folder is not a prepared dataset, or another process is captioning it.
         ConfigError: there is unfinished work of another captioner, or the captioner cannot be used.
         DataError: the images are missing.
     """
@@ -114,7 +115,7 @@ class Captioning:
     """The captions of one dataset by one captioner; created by `captioning`.
 
     Attributes:
-        survey: the plan at the beginning.
+        survey: the plan at the beginning: which images need a caption.
         captioner: the model that describes the images.
     """
 
@@ -137,11 +138,11 @@ class Captioning:
         # one shard per item, so that no answer is ever lost or paid twice
         self._shards = Shards(folder / WORK, {"captions": dict(identity)}, len(source), shard_rows=1)
         self._sealed = {str(self._shards.facts(index).get("key")): index for index in sorted(self._shards.sealed)}
-        self._failed: dict[str, str] = {}  # key → problem that the next run may not have
-        self._n_unusable = 0  # in a row
+        self._failed: dict[str, str] = {}  # key → problem; the next run tries these images again
+        self._n_unusable = 0  # number of unusable answers in a row
 
     def waiting(self) -> list[str]:
-        """Keys of the images that have no answer yet."""
+        """Return the keys of the images that have no answer yet."""
         return [key for key in self.survey.wanted if key not in self._sealed and key not in self._failed]
 
     def work(self, limit: int | None = None, on_answer: Callable[[Answer], None] = lambda answer: None) -> None:
@@ -160,7 +161,7 @@ class Captioning:
         columns, problems, tokens_in, tokens_out = self._collect()
         with dataset_lock(self.folder):
             now = read_columns(ItemRows(self.folder))
-            # a caption that a person changed while the model was asked stays
+            # keep the captions that a person changed while the model was answering
             changed = now.filter(now[CAPTION].fill_null("") != self._table[CAPTION].fill_null(""))[ITEM]
             columns = columns.filter(~columns[ITEM].is_in(changed.implode()))
             if columns.height:
@@ -180,7 +181,12 @@ class Captioning:
             self._shards.discard()
 
     def _collect(self) -> tuple[pl.DataFrame, list[Problem], int, int]:
-        """`item` and the new caption columns; the problems in item order; input and output tokens of all answers."""
+        """Collect what the answers give.
+
+        Returns:
+            A table of `item` and the new caption columns, the problems in item order, and the numbers of input and
+            output tokens of all answers.
+        """
         plan, table = self.survey, self._table
         new: list[tuple[int, str, str, str, str]] = []
         for row in plan.reset:
@@ -207,7 +213,7 @@ class Captioning:
         return columns, sorted(problems), tokens_in, tokens_out
 
     def _record(self, entry: Mapping[str, Any], problems: Sequence[Problem], ids: pl.Series) -> None:
-        """Write `entry` into the manifest's info, and the problems as a CSV file; nothing if both are unchanged."""
+        """Write `entry` into the manifest's info, and the problems into a CSV file, unless both are unchanged."""
         manifest = read_manifest(self.folder)
         files: dict[str, Path] = {}
         path = self.folder / f".{PROBLEMS}"

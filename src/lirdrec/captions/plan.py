@@ -1,4 +1,4 @@
-"""Plan and cost estimate of captioning: which images of a dataset have no caption yet, and what they will take."""
+"""Plan captioning: find the images of a dataset that need a caption, and estimate tokens, cost and time."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """The images to caption, and counts of the others.
+    """The images to caption, and the numbers of the other items.
 
     Attributes:
-        items: of the dataset.
-        missing: items without an image.
-        edited: items whose caption a person wrote or changed; they are kept.
-        unchanged: items with a caption of this image by this captioner.
-        unreadable: (row, source, problem) of the images that cannot be read.
-        reset: rows of edited captions that are reset to the generated caption.
-        wanted: key → image, in item order; equal files count once.
+        items: number of items of the dataset.
+        missing: number of items without an image.
+        edited: number of items whose caption is kept because a person wrote or changed it.
+        unchanged: number of items that have a caption of their present image by this captioner.
+        unreadable: row, source and problem of each image that cannot be read.
+        reset: rows of the items whose edited caption is replaced by the caption that the model gave before.
+        wanted: key → image to caption, in item order; equal files count once.
     """
 
     items: int
@@ -54,7 +54,7 @@ class CaptionPlan:
 def make_plan(
     source: ImageSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
 ) -> CaptionPlan:
-    """Read all images once and compare them with the existing captions in `table`, from `read_columns`."""
+    """Read all images once, and compare them with the existing captions in `table` (the result of `read_columns`)."""
     by_person = edited(table).to_list()
     machine, keys = (table[name].to_list() for name in (MACHINE, KEY))
     missing = unchanged = kept = 0
@@ -87,14 +87,14 @@ def estimate(
     price_out: float | None = None,
     requests_per_minute: float | None = None,
 ) -> Estimate:
-    """Estimate tokens, cost and time of `images` images from the answers of a probe, or else by rules of thumb."""
+    """Estimate tokens, cost and time of `images` images from the answers of a probe, or without one by usual values."""
     n_in = mean_of_known(answer.tokens_in for answer in probe)
     n_out = mean_of_known(answer.tokens_out for answer in probe)
     measured = len(probe)
     if n_in is None or n_out is None:
         measured = 0
         n_in = len(captioner.prompt) / LETTERS + IMAGE_TOKENS
-        words = WORDS * attributes.max_words + 3  # its name, quotes, comma
+        words = WORDS * attributes.max_words + 3  # 3 for the name of the attribute, the quotes and the comma
         n_out = len(attributes.attributes) * words * 1.4
     return Estimate(
         "image",

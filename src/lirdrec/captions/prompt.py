@@ -27,13 +27,13 @@ DEFAULT = {
 @dataclass(frozen=True)
 @validated
 class Attributes:
-    """The requested attributes and the other parts of the prompt.
+    """The attributes that the model is asked for, and the other parts of the prompt.
 
     Attributes:
         attributes: name → description; the names become keys of the answer, in this order.
 
     Raises:
-        ConfigError: no attribute, an empty or repeated name, or `max_words` below 1.
+        ConfigError: there is no attribute, a name is empty or repeated, or `max_words` is below 1.
     """
 
     intro: str = option(
@@ -60,7 +60,7 @@ class Attributes:
 
 
 def read_attributes(path: str | Path) -> Attributes:
-    """Read `intro`, `language`, `max_words` and the table `[attributes]` of a TOML file; all are optional.
+    """Read the keys `intro`, `language`, `max_words` and the table `[attributes]` of a TOML file; all are optional.
 
     Raises:
         ConfigError: the file is missing, not TOML, or has an unknown key or a value of the wrong type.
@@ -74,7 +74,7 @@ def read_attributes(path: str | Path) -> Attributes:
 
 
 def render(attributes: Attributes) -> str:
-    """The prompt sent with every image."""
+    """Return the prompt that is sent with every image."""
     listed = "\n".join(f'- "{name}": {meaning}' for name, meaning in attributes.attributes.items())
     words = "one word" if attributes.max_words == 1 else f"at most {attributes.max_words} words"
     return (
@@ -86,7 +86,7 @@ def render(attributes: Attributes) -> str:
 
 
 def to_toml(attributes: Attributes) -> str:
-    """The attributes as a TOML file for `read_attributes`, to be edited."""
+    """Return the attributes as the text of a TOML file, which a person can edit and `read_attributes` can read."""
 
     def quote(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)
@@ -98,5 +98,8 @@ def to_toml(attributes: Attributes) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name for comparisons: only letters and digits, case-folded; `Printed_On ` becomes `printed on`."""
+    """Return a name for comparisons: letters and digits in lower case, with single spaces.
+
+    `Printed_On ` becomes `printed on`.
+    """
     return " ".join("".join(c if c.isalnum() else " " for c in name.casefold()).split())

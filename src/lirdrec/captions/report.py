@@ -1,4 +1,4 @@
-"""HTML case study of captions: images of items beside their captions, attribute statistics, and the prompt."""
+"""Write an HTML page about the captions of a dataset: images with captions, attribute statistics, and the prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lirdrec.features.sources import IMAGE, ImageSource, default_texts
 from lirdrec.reporting import Card, Cards, Column, Report, Row, Section, Table
 from lirdrec.wording import pluralize
 
-SHOWN, COMPARED = 12, 6  # items of a section, and of the second section
+SHOWN, COMPARED = 12, 6  # number of items of the first section, and of the section for comparison
 NOT_SETTINGS = ("prompt", "attributes", "captions", "edited", "problems")
 SIZE = 360  # pixels of an image's longer side
 MAX_TITLE = 90  # characters of an item's text
@@ -30,8 +30,8 @@ def write_case_study(folder: str | Path, path: str | Path, images: str | Path | 
 
     Args:
         folder: a prepared dataset with captions.
-        path: of the page.
-        images: the image folder; by default the one recorded by `lirdrec prepare`.
+        path: the HTML file to write.
+        images: the image folder; by default the folder recorded by `lirdrec prepare`.
 
     Raises:
         DataError: there are no captions yet, or the image folder is missing.
@@ -69,7 +69,7 @@ def write_case_study(folder: str | Path, path: str | Path, images: str | Path | 
 
 
 def _item_sections(table: pl.DataFrame, source: ImageSource) -> list[Section]:
-    """Random items with a caption: those without a text first, then some with one for comparison."""
+    """Choose random items with a caption: first items without a text, then some items with a text for comparison."""
     table = table.filter("captioned")
     without_text, with_text = table.filter(pl.col("text").is_null()), table.filter(pl.col("text").is_not_null())
     sections = []
@@ -86,7 +86,7 @@ def _item_sections(table: pl.DataFrame, source: ImageSource) -> list[Section]:
 
 
 def _cards(table: pl.DataFrame, n: int, source: ImageSource) -> list[Card]:
-    """Images and captions of up to `n` random items, one attribute per line; edited captions are shown unchanged."""
+    """Return images and captions of up to `n` random items, one attribute per line; edited captions as they are."""
     cards = []
     rows = random.Random(0).sample(range(table.height), min(n, table.height))
     for row in table[sorted(rows)].iter_rows(named=True):
@@ -119,7 +119,7 @@ def _parse(text: str | None) -> dict[str, str]:
 
 
 def _attributes(captions: Sequence[Mapping[str, str]], names: Sequence[str]) -> Table:
-    """Number of captions, distinct values and most common values of each attribute."""
+    """Return a table with the number of captions, of distinct values, and the most common values of each attribute."""
     rows = []
     for name in dict.fromkeys([*names, *(name for caption in captions for name in caption)]):
         values = Counter(caption[name].casefold() for caption in captions if name in caption)

@@ -1,4 +1,4 @@
-"""Captioner for Hugging Face models that run in this process."""
+"""A captioner that runs a Hugging Face model in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"  # the paper's
+MODEL = "meta-llama/Llama-3.2-11B-Vision-Instruct"  # the model of the paper
 Precision = Literal["bfloat16", "float16", "float32"]
 
 
@@ -35,8 +35,8 @@ class TransformersCaptioner(Captioner):
     Answers are decoded greedily. If memory runs out, the batch size is halved permanently.
 
     Args:
-        prompt: sent with every image.
-        model: name on the Hugging Face hub, or a folder, whose name it becomes.
+        prompt: the text that is given with every image.
+        model: name on the Hugging Face hub, or path of a folder; then the folder's name becomes the model's name.
         revision: commit, tag or branch; default main.
         device: "auto", "cpu", "cuda", …; ignored if `device_map` is given.
         precision: of weights and activations.
@@ -87,7 +87,7 @@ class TransformersCaptioner(Captioner):
         yield from self._answer_batch(batch)
 
     def _answer_batch(self, images: list[tuple[int, Image]]) -> Iterator[tuple[int, Answer]]:
-        """The answers to opened images, in smaller batches if memory runs out."""
+        """Yield the index and the answer of each opened image; smaller batches are used if memory runs out."""
         while images:
             batch = images[: self.batch_size]
             try:
@@ -109,7 +109,7 @@ class TransformersCaptioner(Captioner):
 
     @cached_property
     def _weights(self) -> dict[str, str]:
-        """Identity of the weights: a hash of the folder, or the name and the commit on the hub."""
+        """The identity of the weights: a hash of their folder, or the name and the commit on the hub."""
         folder = model_folder(self.source, self.revision)
         if folder is not None and folder == Path(self.source):
             return {"fingerprint": fingerprint(folder)}
@@ -150,8 +150,8 @@ class TransformersCaptioner(Captioner):
             return getattr(transformers, kind).from_pretrained(self.source, revision=self.revision, **options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(
-                f"--model {self.source} cannot be loaded ({first_line(error)}); name a model that accepts images and"
-                " texts, with `hf auth login` where its license must be accepted, or a folder"
+                f"--model {self.source} cannot be loaded ({first_line(error)}); give a model that accepts images and"
+                " texts (run `hf auth login` first if its license must be accepted), or the path of its folder"
             ) from error
 
     @cached_property

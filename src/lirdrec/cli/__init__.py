@@ -1,1 +1,1 @@
-"""The `lirdrec` command: parsing and tables, no logic."""
+"""The `lirdrec` command: it parses options and prints tables; other folders do the work."""

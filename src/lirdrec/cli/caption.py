@@ -1,4 +1,4 @@
-"""`lirdrec caption`: describe the items' images in words, by a local model or a server."""
+"""`lirdrec caption`: describe the images of items in words, with a local model or a server."""
 
 from __future__ import annotations
 
@@ -127,11 +127,11 @@ def caption(
     if prompt.show_prompt or prompt.show_attributes:
         return print(render(attributes) if prompt.show_prompt else to_toml(attributes).rstrip())
     if dataset is None:
-        raise ConfigError("name the prepared dataset: lirdrec caption DATASET")
+        raise ConfigError("no prepared dataset is given; give the path of its folder: lirdrec caption DATASET")
     if server.endpoint is None:
-        _refuse_unused(context, ServerOptions, "is about a server: name it with --endpoint, or leave this out")
+        _refuse_unused(context, ServerOptions, "is for a server: give its address with --endpoint, or leave this out")
     else:
-        _refuse_unused(context, LocalOptions, "is about a local model, and --endpoint uses a server: leave it out")
+        _refuse_unused(context, LocalOptions, "is for a local model, but --endpoint uses a server: leave it out")
     if given(files):
         return _files(dataset, work.images, files)
     outcome = _caption_images(dataset, _captioner(model, attributes, prompt, server, local), attributes, server, work)
@@ -165,7 +165,7 @@ def _captioner(
 def _caption_images(
     dataset: Path, captioner: Captioner, attributes: Attributes, server: ServerOptions, options: WorkOptions
 ) -> Outcome | None:
-    """Show the plan, ask, and caption; None if the answer is no."""
+    """Show the plan, ask whether to start, and caption the images; return None if the user answers no."""
     from lirdrec.captions.pipeline import captioning
 
     with captioning(
@@ -185,13 +185,13 @@ def _caption_images(
             try:
                 _show_work(job, n - n_probed)
             except KeyboardInterrupt:
-                print_line("Stopped; finished captions are saved. To continue: the same command", errors=True)
+                print_line("Stopped; finished captions are saved. To continue, run the same command", errors=True)
                 raise
         return job.finish()
 
 
 def _refuse_unused(context: typer.Context, group: type, reason: str) -> None:
-    """Raises a ConfigError if an option of the group was given."""
+    """Raise a ConfigError if an option of the group was given."""
     for field in dataclasses.fields(group):
         source = context.get_parameter_source(field.name)
         if source is not None and source.name == "COMMANDLINE":
@@ -201,7 +201,11 @@ def _refuse_unused(context: typer.Context, group: type, reason: str) -> None:
 def _confirm(
     job: Captioning, n: int, attributes: Attributes, server: ServerOptions, options: WorkOptions
 ) -> int | None:
-    """Show what `n` images will cost and ask; the number of images that the probe captioned, or None for no."""
+    """Show what `n` images will cost, and ask whether to start.
+
+    Returns:
+        The number of images that were captioned to measure the cost (the probe); None if the user answers no.
+    """
     from lirdrec.captions.plan import PROBE, estimate
 
     captioner = job.captioner
@@ -228,7 +232,7 @@ def _confirm(
     if go:
         return len(answers or ())
     if answers:
-        print_line(f"{pluralize(len(answers), 'caption')} kept; the same command continues", errors=True)
+        print_line(f"{pluralize(len(answers), 'caption')} kept; to continue, run the same command", errors=True)
     return None
 
 
@@ -246,7 +250,7 @@ def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
 
 
 def _show_work(job: Captioning, n: int) -> None:
-    """Caption `n` images, with a progress bar, or with lines where the output is not a terminal."""
+    """Caption `n` images, with a progress bar, or with lines of text if the output is not a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -313,9 +317,9 @@ def _show_outcome(dataset: Path, outcome: Outcome) -> None:
         tokens = pluralize(outcome.tokens_in, "input token"), pluralize(outcome.tokens_out, "output token")
         print_line(f"{', '.join(tokens)}.")
     if outcome.problems:
-        reasons = f"{dataset / PROBLEMS} has the reasons; the same command tries again."
+        reasons = f"{dataset / PROBLEMS} has the reasons; the same command tries these items again."
         print_line(f"{pluralize(outcome.problems, 'item')} without a caption: {reasons}", "yellow")
     if outcome.waiting:
-        print_line(f"{pluralize(outcome.waiting, 'image')} left: the same command continues.")
+        print_line(f"{pluralize(outcome.waiting, 'image')} left: to continue, run the same command.")
     if outcome.captions:
         print_line(f"To inspect them: lirdrec caption {dataset} --report captions.html")

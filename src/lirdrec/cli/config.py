@@ -1,4 +1,4 @@
-"""`lirdrec config`: list the options of a model; and read them from the options and the file of `train`."""
+"""`lirdrec config`: list the options of a model. `configuration` reads them for `train` and other commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lirdrec.cli.output import console, print_json, table
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 
-WITHOUT_STEPS = ("metric", "seed")  # training options of models in closed form
+WITHOUT_STEPS = ("metric", "seed")  # training options of models that are computed in closed form, without steps
 
 
 def config(
@@ -49,9 +49,10 @@ def configuration(
     seed: int | None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Model and training configuration: the preset, then the TOML file, then --set, then --seed.
+    """Return the configurations of a model and of its training: preset, TOML `file`, --set (`assignments`), --seed.
 
-    `options`: those that have an option of their own on the command line; they count as --set.
+    A later one of these replaces earlier values. `options` has the keys with an option of their own on the command
+    line, and their values; they count as --set.
     """
     from dataclasses import fields
 
@@ -101,15 +102,16 @@ def configuration(
 
 
 def given_twice(key: str) -> ConfigError:
-    """The error for a key with an option of its own that is also given by --set."""
-    return ConfigError(f"--{key.replace('_', '-')}: is also given as --set {key}; give it once")
+    """Return the error for a key that is given twice: by its own option and by --set."""
+    return ConfigError(f"--{key.replace('_', '-')}: is also given as --set {key}; give only one of them")
 
 
 def feature_size(given: list[str]) -> int | dict[str, int]:
-    """The values of --feature-size: one number, or one for each modality (`image=256`).
+    """Read the values of --feature-size: one number for all modalities, or one for each modality (`image=256`).
 
     Raises:
-        ConfigError: not a number of 1 or more, a modality twice, or a number beside those of modalities.
+        ConfigError: a value is not a number of 1 or more, a modality is given twice, or one number for all modalities
+            is given together with a number for one of them.
     """
     sizes: dict[str, int] = {}
     for entry in given:
@@ -118,7 +120,7 @@ def feature_size(given: list[str]) -> int | dict[str, int]:
         is_count = number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0
         if not is_count or ("=" in entry and not name):
             raise ConfigError(
-                f"--feature-size {entry!r}: give a number of columns, 1 or more, or one for a modality: image=256;"
+                f"--feature-size {entry!r}: give a number of columns, 1 or more, or one for a modality, as image=256;"
                 " --set feature_size=none keeps all columns"
             )
         if name in sizes:
@@ -132,7 +134,7 @@ def feature_size(given: list[str]) -> int | dict[str, int]:
 
 
 def training_keys(model: str) -> list[str]:
-    """The keys of the training configuration that have an effect on a model."""
+    """Return the keys of the training configuration that have an effect on a model."""
     from lirdrec.config import field_docs
     from lirdrec.models.registry import model_type
     from lirdrec.training.config import TrainConfig
@@ -141,7 +143,7 @@ def training_keys(model: str) -> list[str]:
 
 
 def _refuse_steps(model: str, keys: Iterable[str], prefix: str) -> None:
-    """Raise a ConfigError for options of training steps, for a model that is computed without steps."""
+    """Raise a ConfigError if an option of training steps is given for a model that is computed without steps."""
     allowed = training_keys(model)
     for key in keys:
         if key not in allowed:

@@ -1,4 +1,4 @@
-"""Show the estimated cost of a job on a server or model, and ask whether to start."""
+"""Show the estimated cost of a job that uses a server or a large model, and ask whether to start."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ def agreed(
     measure: Callable[[], P],
     yes: bool,
 ) -> tuple[bool, P | None]:
-    """Whether to start a job, and the measurement of its probe.
+    """Show the estimated cost, and ask the user whether to start a job.
 
     Args:
-        estimate: the cost estimate, from the measurement of the probe or, without one (None), by a rule.
+        estimate: function from the measurement of a probe (None: no measurement) to the estimated cost.
         target: where the model runs, for messages.
         remote: whether inputs are sent to a server and may cost money.
-        question: asks whether to measure; None if there is nothing to measure.
-        measure: the probe.
+        question: the question whether to measure; None if there is nothing to measure.
+        measure: function that runs the probe (a few inputs) and returns the measurement.
         yes: start without asking.
 
+    Returns:
+        Whether to start, and the measurement of the probe or None.
+
     Raises:
-        ConfigError: inputs would be sent to a server, and there is no terminal to ask.
+        ConfigError: inputs would be sent to a server, and there is no terminal to ask the user.
     """
     if not yes and not _is_terminal():
         if not remote:
@@ -44,7 +47,7 @@ def agreed(
         cost = estimate(None)
         _show(cost, remote)
         inputs = pluralize(cost.inputs, cost.unit)
-        raise ConfigError(f"{inputs} would be sent to {target}; no terminal to confirm: pass --yes")
+        raise ConfigError(f"{inputs} would be sent to {target}, and there is no terminal to ask; to agree, give --yes")
     probe = measure() if question is not None and (yes or _ask(question)) else None
     _show(estimate(probe), remote)
     return yes or _ask("Continue?"), probe
@@ -54,7 +57,7 @@ def _show(estimate: Estimate, remote: bool) -> None:
     if settings.quiet:
         return
     measured = f"measured on {pluralize(estimate.measured, estimate.unit)}"
-    how = measured if estimate.measured else "a rough guess; models differ much"
+    how = measured if estimate.measured else "a rough estimate; models differ much"
     rows = [[f"{estimate.unit}s", f"{estimate.inputs:,}", ""]]
     for name, tokens in (("read", estimate.tokens_in), ("written", estimate.tokens_out)):
         if tokens:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.recommender.recommender import Recommender
 
-# for 643 users: larger steps reach the same validation recall in a minute
+# settings for the 643 users of the sample: with larger steps the same validation recall is reached in a minute
 TRAINING = ("learning_rate=2e-3", "batch_size=4096", "epochs=50", "patience=8")
 NEW_FILM = 3114  # Toy Story 2: Toy Story is in the catalog, so a reader can judge the answer
 SHOWN_LIKED = 6
 SHOWN_USERS = 6
-FIRST = 50  # users with the highest ranks of the new film, who are compared with random users
+FIRST = 50  # number of users with the best ranks of the new film, who are compared with random users
 TOP = 20  # length of the lists in which the new film gets a place
 N_LIKES = 5  # likes of the new film
 
@@ -72,7 +72,7 @@ def demo(
 
 
 def _prepared(films: Dataset, complete: Dataset, folder: Path) -> Dataset:
-    """The films as a prepared folder that records the encoders, so that a server can encode new films."""
+    """Save the films as a prepared folder that records the encoders, so that a server can encode new films."""
     from lirdrec.data.dataset import Dataset
     from lirdrec.features.dataset_writer import copy_encoders
 
@@ -83,7 +83,7 @@ def _prepared(films: Dataset, complete: Dataset, folder: Path) -> Dataset:
 
 
 def _text_features(films: Dataset, described: pl.DataFrame) -> dict[str, Any]:
-    """The features of the new film that are made of its title, genres and tags, where the encoder is installed."""
+    """Encode the title, genres and tags of the new film, if the encoder is installed; otherwise return no features."""
     from lirdrec.features.new_items import encode_texts
 
     assert films.folder is not None
@@ -91,12 +91,12 @@ def _text_features(films: Dataset, described: pl.DataFrame) -> dict[str, Any]:
         features = encode_texts(films.folder, described)
     except ConfigError as error:
         print_line(
-            f"The features of the new film come with the data, since no encoder can make them: {error}", "yellow"
+            f"The features of the new film are taken from the data, since no encoder can make them: {error}", "yellow"
         )
         return {}
     if features:
         columns = ", ".join(f"{name}: {value}" for name, value in described.drop("item").row(0, named=True).items())
-        print_line(f"Its text is encoded now ({columns}); the features of its poster come with the data.")
+        print_line(f"Its text is encoded now ({columns}); the features of its poster are taken from the data.")
     return dict(features)
 
 
@@ -135,7 +135,7 @@ def _show_files(run: Path, user: Any, film: Any) -> None:
 
 
 def _sample() -> Path:
-    """Folder of the MovieLens sample: `sample/movielens` in a checkout of the repository, or in the current folder."""
+    """Find the folder `sample/movielens` of the MovieLens sample, in a clone of the repository or in this folder."""
     import lirdrec
 
     for root in (*Path(lirdrec.__file__).resolve().parents, Path.cwd()):
@@ -143,13 +143,13 @@ def _sample() -> Path:
         if (folder / "manifest.json").is_file():
             return folder
     raise DataError(
-        "the films of the demo come with the repository, not with the installed package: "
-        "run it in a clone of the repository, or name a prepared dataset with --data"
+        "the films of the demo are in the repository, not in the installed package: "
+        "run the demo in a clone of the repository, or give the folder of a prepared dataset with --data"
     )
 
 
 def _new_film(data: Dataset) -> Any:
-    """Toy Story 2, or in another dataset the item with the most training users."""
+    """Return the id of Toy Story 2, or in another dataset the id of the item with the most training users."""
     import numpy as np
 
     if NEW_FILM in data.items:
@@ -158,7 +158,7 @@ def _new_film(data: Dataset) -> Any:
 
 
 def _three_users(data: Dataset) -> list[Any]:
-    """Three users with few, some and many training films, among those with test films; always the same."""
+    """Choose three users with few, some and many training films, among the users with test films; always the same."""
     import numpy as np
 
     degrees = np.bincount(data.train.users, minlength=data.n_users)
@@ -183,7 +183,7 @@ def _show_user(recommender: Recommender, data: Dataset, user: Any) -> None:
     rows = []
     film_width, near_width = _title_widths()
     reasons = [recommender.explain(user, item, n_liked=1) for item in recommender.recommend(user, 10)["item"]]
-    # without parts that only new films have
+    # without the parts of the score that only new films have
     branches = [name for name in recommender.scorer.part_names if any(reason.parts[name] != 0 for reason in reasons)]
     for rank, reason in enumerate(reasons, start=1):
         mark = Text("✓" if reason.item in hidden else "", style="green")
@@ -214,12 +214,12 @@ def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str
 
 
 def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None:
-    """Print the place of the new film among all: without an offset, with it, and after five likes."""
+    """Print the place of the new film among all films: without an offset of its score, with it, and after likes."""
     from lirdrec.recommender.recommender import Recommender
 
     fans = _fans(complete, film)
     likers = sorted(fans, key=str)[:: max(1, len(fans) // N_LIKES)][:N_LIKES]
-    liked = Recommender.from_state(recommender.state)  # the run itself stays without the likes
+    liked = Recommender.from_state(recommender.state)  # a copy, so that the run itself does not get the likes
     liked.update([(user, film) for user in likers])
     rows, medians = [], []
     for name, model, policy in (
@@ -247,7 +247,7 @@ def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None
 
 
 def _ranks(recommender: Recommender, film: Any, policy: str = "calibrated") -> pl.DataFrame:
-    """The rank of the film among the unseen films of each user, best rank first."""
+    """Return the rank of the film among the unseen films of each user, best rank first."""
     import polars as pl
 
     ranking = recommender.recommend(None, recommender.n_items, new_items=policy)
@@ -255,7 +255,7 @@ def _ranks(recommender: Recommender, film: Any, policy: str = "calibrated") -> p
 
 
 def _compare_with_random(ranks: pl.DataFrame, fans: set[Any], title: str) -> None:
-    """Print how many of the first users liked the film, and how many of as many random users are expected to."""
+    """Print how many of the users with the best ranks liked the film, and how many random users would have liked it."""
     first = ranks["user"].head(FIRST).to_list()
     hits, expected = sum(user in fans for user in first), len(first) * len(fans) / ranks.height
     print_line(
@@ -265,7 +265,7 @@ def _compare_with_random(ranks: pl.DataFrame, fans: set[Any], title: str) -> Non
 
 
 def _hidden(data: Dataset, user: Any) -> set[Any]:
-    """The validation and test items of a user."""
+    """Return the validation and test items of a user."""
     import numpy as np
 
     row = data.users.row(user)
@@ -274,7 +274,7 @@ def _hidden(data: Dataset, user: Any) -> set[Any]:
 
 
 def _fans(data: Dataset, film: Any) -> set[Any]:
-    """The users with an interaction of the film, in any split."""
+    """Return the users who have an interaction with the film, in any split."""
     import numpy as np
 
     row = data.items.row(film)
@@ -287,7 +287,7 @@ def _title(recommender: Recommender, item: Any) -> str:
 
 
 def _title_widths() -> tuple[int, int]:
-    """Column widths of the film and of the most similar liked film; the latter is 0 (left out) in a narrow window."""
+    """Return the widths of two columns: the film, and the most similar liked film (0: left out in a narrow window)."""
     room = min(console().width, 130) - 48  # the numbers and the gaps between columns
     return (room, 0) if room < 50 else (room - room * 9 // 20, room * 9 // 20)
 

@@ -1,4 +1,4 @@
-"""`lirdrec download`: published datasets by name, and the images of a catalog by their addresses."""
+"""`lirdrec download`: download published datasets by name, and the images of a catalog by their addresses."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def download(
         if name is not None or sha256:
             raise ConfigError("--image-urls: downloads images, not a dataset; leave NAME and --sha256 out")
         if output is None:
-            raise ConfigError("--image-urls: name the folder of the images (--output FOLDER)")
+            raise ConfigError("--image-urls: give the path of the folder for the images (--output FOLDER)")
         return _images(images, output, json)
     for other in given(images):
         raise ConfigError(f"{flag(other)}: belongs to --image-urls TABLE; leave it out")
     if name is None:
         if output is not None or sha256:
-            raise ConfigError("no dataset is named; lirdrec download lists them")
+            raise ConfigError("no dataset is given; give a NAME (lirdrec download lists the names)")
         return _list(json)
     _dataset(name, Path(name) if output is None else output, sha256 or [], json)
 
@@ -92,7 +92,10 @@ def _dataset(name: str, folder: Path, digests: list[str], json: bool) -> None:
         print_json({"folder": str(folder), "sha256": dict(made.digests), "unchecked": list(made.unchecked)})
         return
     for file in made.unchecked:
-        print_line(f"{file}: not checked, its digest is not known; it has the SHA-256 {made.digests[file]}", "yellow")
+        print_line(
+            f"{file} was not checked, because its digest is not known; it has the SHA-256 {made.digests[file]}",
+            "yellow",
+        )
     print_line(f"{name} is in {folder}. Next: {made.next}")
 
 
@@ -135,4 +138,4 @@ def _list(json: bool) -> None:
         size = "–" if each.n_bytes is None else f"{each.n_bytes / 1e6:,.0f}"
         rows.append([each.name, each.title, size, "known" if each.checked else "not known"])
     console().print(table("Published datasets", ["name", "content", "MB", "digests"], rows, right=["MB"]))
-    print_line("Their terms of use are on the pages that lirdrec download --json names.")
+    print_line("Their terms of use are on the pages (source) that lirdrec download --json lists.")

@@ -18,7 +18,7 @@ from lirdrec.available_memory import format_bytes, free_memory
 from lirdrec.cli.output import FAULT, INTERRUPTED, REFUSED
 from lirdrec.errors import WORDS, LirdrecError
 
-LONGEST_WORD = 300  # characters; file systems take 255 in a name
+LONGEST_WORD = 300  # characters of a word in a message; file systems allow 255 in a name
 LONGEST_MESSAGE = 2_000
 USAGE_ERRORS: tuple[type[Exception], ...] = (typer.BadParameter.__mro__[2],)  # ClickException of typer's own click
 # names of temporary files of `lirdrec.files.atomic`
@@ -31,11 +31,11 @@ WRITING = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     getattr(errno, "EDQUOT", errno.ENOSPC): "the disk quota is used up; free some space or choose another place",
     errno.EROFS: "cannot be written: the disk is read-only; choose another place",
-    errno.EFBIG: "is larger than this user may write",
+    errno.EFBIG: "is larger than the largest file that this user may write",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
-    errno.EIO: "the disk gave an error",
-    errno.EISDIR: "is a folder; name a file",
+    errno.EIO: "the disk reported an error",
+    errno.EISDIR: "is a folder; give the path of a file",
 }
 # errors of these libraries mean damaged files
 WRAPPERS = (
@@ -57,7 +57,7 @@ def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
     """Context manager that prints an error as one sentence on the error stream and exits with a code.
 
     Args:
-        arguments: the arguments of `lirdrec`; shown where the error's message names no file.
+        arguments: the arguments of `lirdrec`; shown if the message of the error names no file.
         debug: also print the full traceback.
 
     Raises:
@@ -107,7 +107,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """One sentence about an error, and the exit code."""
+    """Return one sentence about an error, and the exit code."""
     if isinstance(error, LirdrecError):
         return str(error), error.exit_code
     command = shlex.join(["lirdrec", *(shortened(word, 80) for word in arguments)])
@@ -116,7 +116,7 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
         return sentence, REFUSED
     name = type(error).__name__
     if type(error).__module__.partition(".")[0] in WRAPPERS or isinstance(error, EOFError):
-        return f"something cannot be read or written ({name}: {_first_line(error)}), in: {command}", REFUSED
+        return f"a file cannot be read or written ({name}: {_first_line(error)}), in: {command}", REFUSED
     bug = f"this is a bug of lirdrec: {name}: {_first_line(error)}; please report it with the output of"
     return f"{bug}: {command.replace('lirdrec', 'lirdrec --debug', 1)}", FAULT
 
@@ -129,12 +129,12 @@ def shortened(text: str, longest_word: int = LONGEST_WORD) -> str:
 
 
 def _cut(text: str, kept: int) -> str:
-    """The first and last `kept` characters, and the length of the text."""
+    """Return the first and last `kept` characters of a text, with its length between them."""
     return f"{text[:kept]}… ({len(text):,} characters) …{text[-kept:]}"
 
 
 def _system_error(error: BaseException, command: str) -> str | None:
-    """The sentence for an error of the operating system, also if a library wraps it; None for other errors."""
+    """Return the sentence for an error of the operating system, also if a library wraps it; None for other errors."""
     number, path = None, None
     if isinstance(error, OSError):
         number, path = error.errno, error.filename
@@ -159,7 +159,7 @@ def _system_error(error: BaseException, command: str) -> str | None:
 
 
 def _is_unreadable(path: Any) -> bool:
-    """Whether the path exists and may not be read; the error does not tell whether it was read or written."""
+    """Whether the path exists and may not be read: the error itself does not say if reading or writing failed."""
     try:
         os.stat(path)
     except PermissionError:
@@ -170,7 +170,7 @@ def _is_unreadable(path: Any) -> bool:
 
 
 def _limit_error(error: BaseException, command: str) -> str | None:
-    """The sentence for an input that is too large or nested too deeply, or not UTF-8; None for other errors."""
+    """Return the sentence for an input that is too large, nested too deeply, or not UTF-8; None for other errors."""
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         free, sizes = free_memory(), []
@@ -179,9 +179,9 @@ def _limit_error(error: BaseException, command: str) -> str | None:
         if free is not None:
             sizes.append(f"{format_bytes(free)} free")
         details = f" ({', '.join(sizes)})" if sizes else ""
-        return f"there is not enough memory{details}; ask for less, in: {command}"
+        return f"there is not enough memory{details}; use smaller numbers or less data, in: {command}"
     if isinstance(error, RecursionError):
-        return f"something is nested too deeply, in: {command}"
+        return f"a file or a value is nested too deeply, in: {command}"
     if isinstance(error, OverflowError) or (isinstance(error, (ValueError, RuntimeError)) and TOO_LARGE.search(text)):
         return f"a number is too large ({_first_line(error)}), in: {command}"
     if isinstance(error, ValueError) and "integer string conversion" in text:
@@ -192,7 +192,7 @@ def _limit_error(error: BaseException, command: str) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of an error's message without the full stop, or the error's type."""
+    """Return the first line of an error's message without the period, or the type of the error."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()

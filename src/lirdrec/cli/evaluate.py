@@ -1,4 +1,4 @@
-"""`lirdrec evaluate`: metrics of a run, or of lists made elsewhere, beside those of popularity."""
+"""`lirdrec evaluate`: show the metrics of a run, or of lists of another system, beside those of popularity."""
 
 from __future__ import annotations
 
@@ -52,10 +52,12 @@ class MetricOptions:
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
-        """The arguments of `evaluate`.
+        """Return the options as arguments of `evaluate`.
+
+        The values are checked here, before a run is read, which may take long.
 
         Raises:
-            ConfigError: a value that no run can be evaluated with; raised before a run is read, which may take long.
+            ConfigError: a value is not possible for any run.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
         from lirdrec.evaluation.protocol import check_protocol
@@ -92,7 +94,7 @@ class ListOptions:
     lists: Path | None = option(
         None, "File with the columns user, item, and rank or score: lirdrec evaluate --lists FILE DATASET."
     )
-    name: str | None = option(None, "What the lists are called (default: the name of the file).")
+    name: str | None = option(None, "Name of the lists (default: the name of the file).")
     sealed: Path | None = option(None, "Folder that records what was scored on the test (default: experiments/lists).")
 
     def check(self, run: Path | None, dataset: Path | None, others: Mapping[str, object]) -> None:
@@ -102,10 +104,10 @@ class ListOptions:
                 if getattr(self, name) is not None:
                     raise ConfigError(f"--{name} is for --lists; leave it out")
             if run is None:
-                raise ConfigError("name a run folder: lirdrec evaluate RUN; or lists: evaluate --lists FILE DATASET")
+                raise ConfigError("give a run folder (lirdrec evaluate RUN), or lists (evaluate --lists FILE DATASET)")
             return
         if run is None or dataset is not None:
-            raise ConfigError("--lists: name one dataset and no run: lirdrec evaluate --lists FILE DATASET")
+            raise ConfigError("--lists: give one dataset and no run, as lirdrec evaluate --lists FILE DATASET")
         for flag, value in others.items():
             if value:
                 raise ConfigError(f"{flag} is for a run, not for --lists; leave it out")
@@ -119,7 +121,7 @@ def evaluate(
         None, metavar="[DATASET]", help="A prepared dataset (default: the one that RUN was trained on)."
     ),
     cold_users: bool = option(False, "Also evaluate with every user treated as new, known by items alone."),
-    intervals: bool = option(False, "With --json and --output, too: 95 % bootstrap intervals of the means over users."),
+    intervals: bool = option(False, "With --json or --output: give 95 % bootstrap intervals, too (means over users)."),
     per_user: Path | None = option(None, "Write the values of each user to this file.", "--per-user-output"),
     device: DeviceOption = "cpu",
     json: JsonOption = False,
@@ -166,7 +168,7 @@ def evaluate(
 def _evaluate_lists(
     external: ListOptions, dataset: Path, arguments: dict[str, Any]
 ) -> tuple[dict[str, dict[str, float]], Metrics]:
-    """Metrics of lists and of popularity: on the sealed test, or on validation."""
+    """Compute the metrics of lists and of popularity, on validation, or on the test with a record of each scoring."""
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import evaluate as measure
     from lirdrec.evaluation.external_lists import evaluate_external, read_lists
@@ -195,7 +197,7 @@ def _evaluate_lists(
 
 @dataclass(frozen=True)
 class _ShownMetrics:
-    """How `evaluate` gives its metrics: a table, JSON, or a file; and the values of each user."""
+    """How `evaluate` shows its metrics (a table, JSON, or a file), and where it writes the values of each user."""
 
     intervals: bool
     per_user: Path | None
@@ -204,7 +206,7 @@ class _ShownMetrics:
     csv_safe: bool
 
     def show(self, results: dict[str, dict[str, float]], first: Metrics, title: str) -> None:
-        """Show the metrics of each recommender; `first` has the intervals and the users of the first one."""
+        """Show the metrics of each recommender; `first` has the intervals and the values of users of the first one."""
         import polars as pl
 
         name = next(iter(results))
@@ -235,12 +237,17 @@ class _ShownMetrics:
 def evaluate_with_baseline(
     recommender: Recommender, data: Dataset, cold_users: bool = False, device: str = "cpu", **options: Any
 ) -> tuple[dict[str, dict[str, float]], Metrics]:
-    """Metrics of the recommender and, for comparison, of popularity; and all that was asked of the recommender.
+    """Compute the metrics of a recommender and, for comparison, of popularity.
 
     Args:
-        recommender, data, options: as for `lirdrec.evaluation.evaluator.evaluate`.
+        recommender: the recommender to evaluate.
+        data: the dataset.
         cold_users: also evaluate with every user treated as new.
         device: where popularity is computed.
+        options: further arguments of `lirdrec.evaluation.evaluator.evaluate`.
+
+    Returns:
+        Name → metrics, and the complete result of the recommender.
     """
     from lirdrec.evaluation.evaluator import evaluate as measure
     from lirdrec.evaluation.evaluator import unseen_part
@@ -267,13 +274,13 @@ def _popularity(data: Dataset, device: str) -> Recommender:
     from lirdrec.recommender.job import fitting_metric
     from lirdrec.training.config import TrainConfig
 
-    plain = replace(data, features={}, folder=None)  # it needs no features, which may be large
+    plain = replace(data, features={}, folder=None)  # popularity needs no features, which may be large
     training = TrainConfig(metric=fitting_metric(plain, TrainConfig().metric))
     return fit(plain, PopularityConfig(), training, device=device, progress=False)
 
 
 def _trained_on(recommender: Recommender, run: Path) -> Path:
-    """The prepared dataset of the training: the folder of its features, or the folder that the run recorded."""
+    """Return the folder of the dataset of the training: the folder of its features, or the folder that RUN recorded."""
     from lirdrec.data.storage import MANIFEST
 
     store = recommender.features
@@ -283,4 +290,4 @@ def _trained_on(recommender: Recommender, run: Path) -> Path:
         if (folder / MANIFEST).is_file():
             return folder
     fault = f"its dataset is no longer at {folders[0]}" if folders else "does not record the folder of its dataset"
-    raise RunFolderError(f"{run}: {fault}; name it as the second argument: lirdrec evaluate {run} DATASET")
+    raise RunFolderError(f"{run}: {fault}; give its path as the second argument: lirdrec evaluate {run} DATASET")

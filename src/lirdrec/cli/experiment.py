@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lirdrec.experiments.config import ExperimentConfig
     from lirdrec.experiments.registry import Experiment
 
-TRIALS = 6  # of each model, unless --trials or --tuning-minutes is given
+TRIALS = 6  # trials of each model, unless --trials or --tuning-minutes is given
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class EvaluationOptions:
     mask_seen: MaskSeenOption = True
 
     def for_config(self) -> dict[str, Any]:
-        """The arguments of `ExperimentConfig`."""
+        """Return the options as arguments of `ExperimentConfig`."""
         from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
 
         return {
@@ -129,13 +129,13 @@ def experiment(
 
     chosen = experiment_by_name(name)
     if not datasets:
-        raise ConfigError(f"name at least one dataset: lirdrec experiment {name} DATASET")
+        raise ConfigError(f"no dataset is given; give at least one: lirdrec experiment {name} DATASET")
     config = _config(chosen, datasets, output, tuning, training, evaluation, _external_lists(chosen, lists or []))
     try:
         page = report(chosen, config) if report_only else run(chosen, config)
     except KeyboardInterrupt:
         saved = f"finished trainings are saved in {config.output}"
-        print_line(f"Stopped; {saved}. To continue: the same command", errors=True)
+        print_line(f"Stopped; {saved}. To continue, run the same command", errors=True)
         raise
     print_line(f"Report: {page}")
 
@@ -149,7 +149,7 @@ def _config(
     evaluation: EvaluationOptions,
     lists: dict[str, str],
 ) -> ExperimentConfig:
-    """The configuration of an experiment."""
+    """Build the configuration of an experiment from the options."""
     from lirdrec.config import parse_assignments
     from lirdrec.evaluation.metrics import canonical_metric
     from lirdrec.experiments.config import ExperimentConfig, sort_assignments
@@ -192,17 +192,17 @@ def _config(
 
 
 def _listed(text: str, flag: str) -> tuple[str, ...]:
-    """The names of a comma-separated list, each once."""
+    """Return the names of a comma-separated list, each once."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ConfigError(f"{flag} is empty; name at least one, separated by commas")
+        raise ConfigError(f"{flag} is empty; give at least one name; several are separated by commas")
     return names
 
 
 def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
-    """NAME=FILE of --lists as name → file."""
+    """Read the values NAME=FILE of --lists as name → file."""
     if entries and chosen.name != "compare":
-        raise ConfigError(f"--lists: is for compare, not for {chosen.name}; leave it out")
+        raise ConfigError(f"--lists: is an option of compare, not of {chosen.name}; leave it out")
     lists: dict[str, str] = {}
     for entry in entries:
         name, equals, file = entry.partition("=")
@@ -215,7 +215,7 @@ def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:
-    """LABEL=A,B of --features as label → names of feature matrices."""
+    """Read the values LABEL=A,B of --features as label → names of feature matrices."""
     sets: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         label, equals, names = entry.partition("=")

@@ -45,11 +45,14 @@ EXTRA = 'pip install "lirdrec[encoders]"'
 
 @dataclass(frozen=True)
 class Alternative:
-    """An encoder that is proposed where the default one of its kind was used.
+    """An encoder that is proposed to the user after the default encoder of its kind was used.
 
     Attributes:
-        default: the default encoder; fault: what it does not do; purpose: where that matters.
-        better: the proposed encoder; packages: the modules that it imports.
+        default: name of the default encoder.
+        fault: what the default encoder cannot do.
+        purpose: inputs for which that matters.
+        better: name of the proposed encoder.
+        packages: modules that the proposed encoder imports.
     """
 
     default: str
@@ -96,14 +99,14 @@ class InputOptions:
     video_files: Path | None = option(None, "Folder of the videos: ITEM.mp4, .webm … (default: the recorded one).")
 
     def wanted(self) -> list[tuple[What, str]]:
-        """What to encode, and the encoder of each."""
+        """Return what to encode: the kind of input and its encoder, for each matrix."""
         inputs: list[tuple[What, list[str] | None]]
         inputs = [("text", self.text), ("image", self.image), ("caption", self.caption)]
         inputs += [("audio", self.audio), ("video", self.video), ("joint", self.joint)]
         return [(name, model) for name, models in inputs for model in models or ()]
 
     def sources(self) -> dict[str, Any]:
-        """Where the inputs are, as `parse_jobs` takes it."""
+        """Return where the inputs are, as arguments of `parse_jobs`."""
         folders = {"images": self.images, "audio_files": self.audio_files, "video_files": self.video_files}
         return {"template": self.text_template, **folders}
 
@@ -187,21 +190,21 @@ def features(
     files = [named_file(text, "--import") for text in inputs.imports or ()]
     options = given(encoders, server)
     if "prompt" in options:
-        options["prompt"] = options["prompt"].replace("\\n", "\n")  # a shell leaves it as two characters
+        options["prompt"] = options["prompt"].replace("\\n", "\n")  # a shell does not make a line break of \n
     if files and not inputs.wanted():
         for name in given(encoders, server, work, inputs):
             if name != "imports":
                 raise ConfigError(
-                    f"{flag(name)}: with --import alone nothing is encoded; name an encoder (--text, --image or"
+                    f"{flag(name)}: with --import alone nothing is encoded; give an encoder (--text, --image or"
                     " --caption), or leave it out"
                 )
         _check_imports(dataset, files, [], overwrite)
         return _import(dataset, files, overwrite, json)
     jobs = _jobs(dataset, inputs, options, work.reuse)
     if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
-        raise ConfigError("--price-input: no encoder is a server; leave it out")
+        raise ConfigError("--price-input: no encoder uses a server; leave it out")
     if server.requests_per_minute is not None and work.ray is not None:
-        raise ConfigError("--requests-per-minute: it would hold for each worker of --ray-address; leave one out")
+        raise ConfigError("--requests-per-minute: would limit each worker of --ray-address, not all; leave one out")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
     check_tracker(track)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
@@ -215,7 +218,7 @@ def features(
 
 
 def _jobs(dataset: Path, inputs: InputOptions, options: dict[str, Any], reuse: Path | None) -> list[FeatureJob]:
-    """What to encode: what the options name, else what the dataset of `--reuse-from` records, else the defaults."""
+    """Return the matrices to make: those of the options, else those of the dataset of `--reuse-from`, else defaults."""
     from lirdrec.features.registry import parse_jobs, recorded_jobs
 
     if reuse is not None and not inputs.wanted() and not options and inputs.text_template is None:
@@ -226,7 +229,7 @@ def _jobs(dataset: Path, inputs: InputOptions, options: dict[str, Any], reuse: P
 def _encode(
     dataset: Path, jobs: Sequence[FeatureJob], work: WorkOptions, cost: CostOptions, overwrite: bool, progress: bool
 ) -> list[FeatureRun]:
-    """Encode; if it is interrupted and a shard is finished, print how to resume."""
+    """Make the matrices; if the work is interrupted and a part of it is saved, print how to resume."""
     from lirdrec.features.pipeline import WORK, local, make_features
 
     context: AbstractContextManager[Loop] = nullcontext(local)
@@ -250,7 +253,7 @@ def _encode(
             )
     except (KeyboardInterrupt, TrainingError):
         if any((dataset / WORK).glob("*/[0-9]*.json")):  # a finished shard
-            print_line("\nFinished work is saved. To continue: the same command.", errors=True)
+            print_line("\nFinished work is saved. To continue, run the same command.", errors=True)
         raise
 
 
@@ -269,7 +272,7 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
     """Show the estimated tokens, price and time of each server, and ask whether to start.
 
     Raises:
-        typer.Exit: the answer is no.
+        typer.Exit: the user answers no.
     """
     from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings, RequestTiming, Waiting, estimate
 
@@ -292,15 +295,13 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
 
 
 def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Sequence[str], overwrite: bool) -> None:
-    """Check the files before the encoding, which may take hours."""
+    """Check the files of --import before the encoding, which may take hours."""
     from lirdrec.features.import_vectors import check_file
 
     names = [*encoded, *(name for name, _ in files)]
     for name, path in files:
         if names.count(name) > 1:
-            raise ConfigError(
-                f"--import {name}={path}: two of the matrices have the name '{name}'; choose another name"
-            )
+            raise ConfigError(f"--import {name}={path}: two matrices would have the name '{name}'; choose another name")
         check_file(dataset, name, path, overwrite)
 
 
@@ -325,9 +326,9 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
     _show_problems(dataset, jobs, results)
     if results and (dropped := results[0].dropped):
         print_line(
-            f"Left out for lack of features: {pluralize(dropped['items'], 'item')}"
+            f"Left out because they have no features: {pluralize(dropped['items'], 'item')}"
             f" with {pluralize(dropped['pairs'], 'interaction')}."
-            f" {pluralize(dropped['users'], 'user')} without a training interaction now:"
+            f" {pluralize(dropped['users'], 'user')} without any training interaction now, so"
             f" {pluralize(dropped['held_out_pairs'], 'validation or test interaction')} left out, too.",
             "yellow",
         )
@@ -377,7 +378,7 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
 
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
-    """The command that replaces the matrix of a job by one of another model."""
+    """Return the command that replaces the matrix of a job by the matrix of another model."""
     from lirdrec.features.registry import CAPTION
 
     source = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind

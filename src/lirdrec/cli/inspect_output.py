@@ -1,4 +1,4 @@
-"""Print datasets and runs: counts, modalities, histograms, the cost of a training step."""
+"""Print what a dataset or a run contains: counts, modalities, histograms, the cost of a training step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lirdrec.wording import pluralize
 
 BAR = 32  # characters of the longest bar of a histogram
 SPLIT_FILE = "split_file"  # column of labels that `readers.split_files` makes
-LARGEST = 8  # maximum number of listed products of a training step
-COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the hits on known items; the listed steps of the frontier
+LARGEST = 8  # maximum number of products of a training step that are listed
+COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # shares of the hits on known items that the listed boosts may cost
 
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
 
 
 def _weights_line(weights: Mapping[str, float], prepared: Mapping[str, Any]) -> str:
-    """The line about the weights of the training interactions, and where they come from."""
+    """Return the line about the weights of the training interactions, and where the weights come from."""
     source = [f"column '{prepared['weight']}'"] if "weight" in prepared else []
     if "event_weights" in prepared:
         kinds = ", ".join(f"{kind} {weight:g}" for kind, weight in prepared["event_weights"].items())
@@ -81,7 +81,7 @@ def _weights_line(weights: Mapping[str, float], prepared: Mapping[str, Any]) -> 
 
 
 def _split_line(summary: Mapping[str, Any]) -> str:
-    """The line about the split: its method and the number of interactions in each part."""
+    """Return the line about the split: its method and the number of interactions in each part."""
     split = summary["info"].get("split")
     split = split if isinstance(split, Mapping) else {}
     method, counts = split.get("method"), ", ".join(f"{size:,} {name}" for name, size in summary["splits"].items())
@@ -94,7 +94,7 @@ def _split_line(summary: Mapping[str, Any]) -> str:
         "random": f"random, for each user{shares}{seed}",
         "temporal": f"by time, for each user the latest interactions{shares}",
         "global_time": f"by time, one moment for all users{shares}",
-        "global_time_last": "by time, after one moment for all users test, each user's last before it is validation",
+        "global_time_last": "by time, test is after one moment for all users, each user's last before it is validation",
         "leave_last_out": "by time, the last interaction of each user is test, the one before it is validation",
         "cold_items": f"by item, held-out items have no training interactions{shares}{seed}",
         "none": "none, all interactions are training data",
@@ -108,7 +108,7 @@ def _split_line(summary: Mapping[str, Any]) -> str:
 def show_differences(name: str, differences: Sequence[str]) -> None:
     """Print how a dataset differs from the published one."""
     if not differences:
-        return print_line(f"The counts are those of the published dataset {name}.", "green")
+        return print_line(f"The counts are the same as in the published dataset {name}.", "green")
     for line in (f"NOT the published dataset {name}:", *(f"  {difference}" for difference in differences)):
         print_line(line, "bold red")
 
@@ -156,7 +156,7 @@ def _show_step(step: Mapping[str, Any]) -> None:
 
 
 def _show_new_items(info: Any) -> None:
-    """Print how new items compete, and what other settings of `--new-items` cost and give."""
+    """Print how new items compete, and what each setting of `--new-items` costs known items and gives new items."""
     from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 
     encoder = NewItemEncoder.from_info(info)
@@ -174,25 +174,25 @@ def _show_new_items(info: Any) -> None:
         steps[0.0] = ("none", plain)
     name = "calibrated, none" if calibrated.offset == 0 else "calibrated"
     steps[calibrated.offset] = (name, calibrated)
+    has_limits = any(step.cost_error for step in encoder.frontier)  # older runs have none
     rows = [
         [
             name,
             f"{step.offset:+.4f}",
             percent(step.cost),
-            percent(step.cost_limit),
+            *([percent(step.cost_limit)] if has_limits else []),
             percent(step.share),
             f"{step.recall:.4f}",
         ]
         for name, step in sorted(steps.values(), key=lambda row: row[1].offset)
     ]
-    right = ["offset", "cost", "at most", "share of places", "recall@20 of new items"]
+    right = ["offset", "cost", *(["at most"] if has_limits else []), "share of places", "recall@20 of new items"]
     console().print(table("New items in simulated launches", ["--new-items", *right], rows, right=right))
-    print_line("The cost is the loss of hits on known items; at most: its upper limit, 95 % sure over the users.")
-    if any(percent(step.cost).startswith("-") for _, step in steps.values()):
-        print_line(
-            "It is compared with new items that have the vectors of their features alone: no offset, no mixture with\n"
-            "similar items. Below 0 it is a gain."
-        )
+    print_line(
+        "The cost is the share of the hits on known items that is lost, compared with new items that have the vectors\n"
+        "of their features alone: no offset, no mixture with similar items. Below 0 it is a gain."
+        + ("\nAt most: the upper limit of the cost (95 %, over the users)." if has_limits else "")
+    )
     print_line(
         f"The calibrated offset of new items is {encoder.offset:+.4f}.\n"
         "boost=0.05 costs about 5 % of the hits on known items in simulated launches."
@@ -223,7 +223,7 @@ def _histogram(title: str, degrees: Mapping[str, Any]) -> None:
 
 
 def _bar(share: float, ascii_only: bool) -> str:
-    """A bar with steps of an eighth of a character, so that small counts are visible; of # for ASCII streams."""
+    """Return a bar with steps of an eighth of a character, so that small counts are visible; in ASCII, made of #."""
     if ascii_only:
         return "#" * max(round(share * BAR), share > 0)
     eighths = max(round(share * BAR * 8), share > 0)

@@ -1,4 +1,4 @@
-"""Entry point of the `lirdrec` command. Imports nothing heavy, so that `lirdrec --help` is fast."""
+"""Entry point of the `lirdrec` command. This module imports nothing heavy, so that `lirdrec --help` is fast."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lirdrec.option_names import command_line
 
 
 class Commands(TyperGroup):
-    """The commands; errors become one sentence and an exit code (`errors.boundary`)."""
+    """The group of all commands; an error becomes one sentence and an exit code (`errors.boundary`)."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         arguments = list(args)
@@ -87,7 +87,7 @@ def options(
       lirdrec train mydata --run runs/first     train a model
       lirdrec recommend runs/first --user 15    recommend items
     """
-    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # by torch, once in every process
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")  # torch warns once in every process
     show_log(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     settings.quiet = quiet
 

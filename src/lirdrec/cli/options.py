@@ -1,4 +1,4 @@
-"""Options shared by several commands; and option groups: dataclasses that become options and sections of the help."""
+"""Options that several commands share, and option groups: dataclasses whose fields become options of a command."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from typer.models import ParameterInfo
 from lirdrec.config import MAX_INT
 from lirdrec.errors import ConfigError
 
-ARGUMENTS = "lirdrec.arguments"  # key of the typed arguments in a context
+ARGUMENTS = "lirdrec.arguments"  # key in typer's context for the arguments as the user typed them
 INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 COMMA = re.compile(r"\s*([+-]?[0-9]*),([0-9]+)\s*")
 
 
 def option(default: Any, help: str, *flags: str, **settings: Any) -> Any:
-    """An option as default of a parameter or of a field of an option group, for `grouped`.
+    """Define an option: the result is the default of a parameter, or of a field of an option group (see `grouped`).
 
     Args:
-        default: its value when it is not given; `...` if it is required, or in `Annotated`.
-        help: its text in the help.
-        flags: by default the parameter's name, `--time-format` for `time_format`.
+        default: value of the option if it is not given; `...` if it is required, or in `Annotated`.
+        help: text in the help.
+        flags: names on the command line; by default made of the parameter's name, `--time-format` for `time_format`.
         settings: other arguments of `typer.Option`.
     """
     return typer.Option(default, *flags, help=help, **settings)
@@ -100,7 +100,7 @@ RevisionOption = Annotated[str | None, option(..., "Commit, tag or branch of a m
 
 
 class GroupedCommand(TyperCommand):
-    """A command that checks its numbers as they were typed; its help has a section for each group of options."""
+    """A command whose numbers are checked as they were typed; its help has a section for each group of options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         check_numbers(self, args)
@@ -120,10 +120,10 @@ class GroupedCommand(TyperCommand):
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer takes it: parameters that are option groups are replaced by the groups' fields.
+    """Convert a command to the form that typer needs: parameters that are option groups are replaced by their fields.
 
-    An option group is a dataclass whose fields are options; its docstring is the title of its section in the help.
-    Each option has the field's name, which is unique among the parameters of the command.
+    An option group is a dataclass whose fields are options; its docstring is the title of a section in the help. Each
+    option has the name of the field, which must be unique among the parameters of the command.
 
     Example:
         >>> @grouped
@@ -157,7 +157,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(name: str, annotation: Any, default: Any, title: str | None = None) -> inspect.Parameter:
-    """A parameter of a command: switches get one flag, and integers the check that a tensor can hold them."""
+    """Return a parameter of a command; a switch gets one flag, and an integer is checked to fit into an int64."""
     if annotation is typer.Context:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
     if isinstance(default, ParameterInfo):
@@ -175,15 +175,15 @@ def _parameter(name: str, annotation: Any, default: Any, title: str | None = Non
 
 
 def given(*groups: Any) -> dict[str, Any]:
-    """The options of groups that have a value, by the names of their fields; switches that are off have none."""
+    """Return the options of groups that have a value, by the names of their fields; a switch that is off has none."""
     values = {field.name: getattr(group, field.name) for group in groups for field in fields(group)}
     return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def integer(least: int = -MAX_INT) -> Callable[[Any], Any]:
-    """A check for options that take integers, one or several: from `least` to the largest integer of a tensor.
+    """Return a check for options with one or several integers, from `least` to the largest int64.
 
-    The check raises typer.BadParameter, which names the option.
+    The check raises typer.BadParameter, whose message names the option.
     """
 
     def check(value: Any) -> Any:
@@ -203,10 +203,10 @@ def check_numbers(command: Any, arguments: Sequence[str]) -> None:
 
     Args:
         command: a command of typer; its function has the types of the options.
-        arguments: those after the command's name.
+        arguments: the arguments after the name of the command.
 
     Raises:
-        ConfigError: a number with underscores, digits of another script, or a decimal comma.
+        ConfigError: a number has underscores, digits of another script, or a decimal comma.
     """
     for option, kind, text in _numbers(command, arguments):
         if kind is float and (parts := COMMA.fullmatch(text)):
@@ -224,14 +224,14 @@ def check_numbers(command: Any, arguments: Sequence[str]) -> None:
 
 
 def number_type(hint: Any) -> type | None:
-    """`int` or `float` if the type is one of them, optional or a list; else None."""
+    """Return `int` or `float` if the type is one of them, or a list of it, or is optional; else None."""
     types = {hint, *typing.get_args(hint)}
     types |= {inner for outer in types for inner in typing.get_args(outer)}
     return int if int in types else float if float in types else None
 
 
 def _numbers(command: Any, arguments: Sequence[str]) -> Iterator[tuple[str, type, str]]:
-    """Option, type and text of each number in the arguments."""
+    """Yield the option, the type and the text of each number in the arguments."""
     hints = typing.get_type_hints(inspect.unwrap(command.callback))
     kinds = {
         option: kind

@@ -1,4 +1,4 @@
-"""Output of commands: tables, JSON, CSV and Parquet, log messages, exit codes; and the option --quiet."""
+"""Print and write what commands output: tables, JSON, CSV, Parquet, log messages; exit codes and the option --quiet."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[+\-−±]?[0-9][0-9.,:%]*")
 GAP = 3  # characters between two columns of a table
-MIN_WIDTH = 4  # characters of a column of texts
-FEW_ROWS = 3  # maximum rows of a table that may be transposed
+MIN_WIDTH = 4  # least number of characters of a column of texts
+FEW_ROWS = 3  # most rows of a table that may be transposed
 HEADLINE = ("recall@", "ndcg@")  # prefixes of the metrics that are shown after a training
 ENDINGS = (".csv", ".tsv", ".parquet", ".json")
 
 
 @cache
 def console(errors: bool = False) -> Console:
-    """The rich console that prints to stdout or stderr; what it prints has its control characters escaped."""
+    """Return the rich console that prints to stdout or stderr, and escapes control characters in what it prints."""
     from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
 
@@ -68,17 +68,17 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
     """Check that a file can be written, before any work is done.
 
     Raises:
-        ConfigError: an unknown ending, a missing folder, or `csv_safe` with another format.
+        ConfigError: the ending is unknown, the folder is missing, or `csv_safe` is given with another format.
         RunFolderError: the file would be inside a prepared dataset, a run or an export.
     """
     if csv_safe and (output is None or output.suffix.lower() not in (".csv", ".tsv")):
-        raise ConfigError("--csv-safe is for an --output that ends in .csv or .tsv")
+        raise ConfigError("--csv-safe is only for an --output that ends in .csv or .tsv; leave it out")
     if output is None:
         return
     if output.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--output {output}: choose a name that ends in {', '.join(ENDINGS)}")
     if output.is_dir():
-        raise ConfigError(f"--output {output} is a folder; name a file")
+        raise ConfigError(f"--output {output} is a folder; give the path of a file")
     check_not_inside_folder(output, "--output ")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
@@ -106,13 +106,13 @@ def write_json(value: Any, output: Path) -> None:
 
 
 def print_line(text: str, style: str | None = None, errors: bool = False) -> None:
-    """Print a text as it is, without markup and line breaks, on the output or error stream."""
-    stream = console(errors=True) if errors else console()  # each cached once
+    """Print a text as it is, without markup and added line breaks, on the output or error stream."""
+    stream = console(errors=True) if errors else console()  # in this form each of them is cached once
     stream.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on the output stream; with escapes only where its encoding may lack a letter."""
+    """Print one JSON document on the output stream; letters are escaped only if the encoding may lack them."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     print(escape_json(json.dumps(value, ensure_ascii=not unicode, indent=2)))
 
@@ -120,9 +120,10 @@ def print_json(value: Any) -> None:
 def table(
     title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()
 ) -> Any:
-    """A table of rich; the columns in `right` are right-aligned.
+    """Return a table of rich; the columns in `right` are right-aligned.
 
-    Numbers and the words of headings are not broken if they fit; a table of few rows that does not fit is transposed.
+    Numbers and words of headings are not broken if there is room. A table of few rows for which there is no room is
+    transposed: its columns become rows.
     """
     from rich import box
     from rich.table import Table
@@ -161,7 +162,7 @@ def table(
 
 
 def percent(share: float) -> str:
-    """A share in percent with one decimal, without a zero that is negative.
+    """Return a share in percent with one decimal; a small negative share is written as 0.0%, without a minus.
 
     >>> percent(0.0254), percent(-0.0001)
     ('2.5%', '0.0%')
@@ -171,7 +172,7 @@ def percent(share: float) -> str:
 
 
 def _widths(cells: Sequence[Sequence[Any]], n: int) -> tuple[list[int], bool]:
-    """Width of each column, of its longest number or `MIN_WIDTH`, and whether the console has room for all."""
+    """Return the width of each column (of its longest number, or `MIN_WIDTH`), and whether all fit into the console."""
     widths = []
     for column in range(n):
         words = [word for row in cells for word in row[column].plain.split()]
@@ -189,9 +190,13 @@ def metrics_table(
     prefixes: tuple[str, ...] = ("",),
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
 ) -> Any:
-    """Table of the metrics with one of the prefixes: a row per recommender, or per metric if there are more than 6.
+    """Return a table of the metrics: a row for each recommender, or a row for each metric if there are more than 6.
 
-    A recommender with `intervals` has one more row (column), with the interval of each of its metrics.
+    Args:
+        results: recommender → metric → value.
+        title: title of the table.
+        prefixes: only metrics with one of these prefixes are shown.
+        intervals: recommender → metric → interval; they are shown in a further row (or column) of the recommender.
     """
     metrics = dict.fromkeys(name for values in results.values() for name in values)
     names = [name for name in metrics if name.startswith(prefixes)]
@@ -208,7 +213,7 @@ def metrics_table(
 
 
 def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:
-    """The frame with a column `title`, where the item table has one."""
+    """Add a column `title` to the frame, if the item table has titles."""
     import polars as pl
 
     from lirdrec.data.titles import titles

@@ -1,4 +1,4 @@
-"""`lirdrec plan`: what a training will need, before it is started."""
+"""`lirdrec plan`: show what a training will need, before it is started."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def plan(
     dataset: Path | None = typer.Argument(
-        None, metavar="[DATASET]", help="A prepared dataset, or what prepare reads, whose sizes count."
+        None, metavar="[DATASET]", help="A prepared dataset, or data that prepare reads, to take the sizes from."
     ),
     users: float | None = option(None, "Number of users, such as 10e6."),
     items: float | None = option(None, "Number of items."),
@@ -39,7 +39,7 @@ def plan(
       lirdrec plan mydata --devices H100
       lirdrec plan --users 10e6 --items 1e6 --interactions 1e8 --features 4096,384 --devices 8xH100
 
-    The time is computed from operations, bytes and the figures of the devices' makers (docs/distributed.md).
+    The time is computed from operations, bytes and the speeds that the devices' makers publish (docs/distributed.md).
     """
     from lirdrec.planning.hardware import Cluster
     from lirdrec.planning.plan import make_plan, remedies
@@ -61,7 +61,7 @@ def plan(
 
 
 def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
-    """The sizes that were given, over those of the dataset."""
+    """Return the sizes of the options; a size that is not given is taken from the dataset."""
     from lirdrec.data.readers import read_any
     from lirdrec.planning.workload import Sizes
 
@@ -72,12 +72,12 @@ def _sizes(dataset: Path | None, given: dict[str, float | None], features: str |
         found = dict(zip(given, (data.n_users, data.n_items, len(data.train)), strict=True)) | found
         columns = tuple(matrix.dims for matrix in data.features.values())
     if missing := [name for name in given if name not in found]:
-        raise ConfigError(f"{missing[0]}: is missing; name a dataset, or give {', '.join(given)}")
+        raise ConfigError(f"{missing[0]}: is missing; give a dataset, or all of {', '.join(given)}")
     users, items, interactions = (found[name] for name in given)
     if interactions > users * items:
         raise ConfigError(
             f"--interactions {interactions:g} is more than {pluralize(users, 'user')} ×"
-            f" {pluralize(items, 'item')}; a pair counts once"
+            f" {pluralize(items, 'item')}; a user and an item count once together"
         )
     return Sizes(users, items, interactions, columns if features is None else _columns(features))
 
@@ -102,7 +102,7 @@ def _columns(text: str | None) -> tuple[int, ...]:
 
 
 def _table(plans: list[Plan]) -> object:
-    """Memory, communication and time, a column for each plan."""
+    """Return a table of memory, communication and time, with a column for each plan."""
     from lirdrec.available_memory import format_bytes
 
     def parts(values: list[dict[str, float]], unit: str) -> list[list[str]]:

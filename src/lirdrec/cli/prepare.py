@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.data.readers.detect import Kind
 
-FEW_ITEMS = 20_000  # EASE inverts a matrix of all items: 3 GB
-PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options without a flag
+FEW_ITEMS = 20_000  # most items for which EASE is proposed: it inverts a matrix of all items, here 3 GB
+PYTHON_ONLY = ("image_features", "info", "keep_all_items", "label", "titles")  # options that exist in Python only
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ColumnOptions:
     weight: str | None = option(
         None, "Column of weights; repeated pairs are added up; 0 or less in total is a dislike.", metavar="COLUMN"
     )
-    event: str | None = option(None, "Column of the kind of event, with --event-weights.", metavar="COLUMN")
+    event: str | None = option(None, "Column of event kinds; needs --event-weights.", metavar="COLUMN")
     event_weights: str | None = option(
         None,
         "Weight of each kind of event: view=1,cart=3,buy=5; with 0, its rows are left out.",
@@ -176,7 +176,7 @@ def prepare(
 
 
 def _reader_options(*groups: Any) -> dict[str, Any]:
-    """The options that were given, by their names in Python."""
+    """Return the options that were given, by their names in Python."""
     options = given(*groups)
     switches: dict[str, dict[str, Any]] = {
         "no_header": {"header": False},
@@ -204,11 +204,11 @@ def inspect(
     verify: bool = option(False, "Compare the checksums of all files."),
     modality: str | None = option(None, "Look at one feature matrix and its neighbors.", metavar="NAME"),
     html: Path | None = option(None, "With --modality: write a page.", metavar="PAGE"),
-    seed: int = option(0, "With --modality: which items are drawn.", callback=integer(0)),
-    device: str = option("cpu", "Of a run: where a step is timed (cpu, cuda, mps)."),
+    seed: int = option(0, "With --modality: seed for choosing items.", callback=integer(0)),
+    device: str = option("cpu", "For a run: device to time a step on (cpu, cuda, mps)."),
     json: JsonOption = False,
 ) -> None:
-    """What is in a dataset (counts, splits, modalities, degrees, memory to train), or in a run (sizes, cost of a step).
+    """Show the contents of a dataset (counts, splits, modalities, degrees, memory to train) or a run (size, step cost).
 
     \b
       lirdrec inspect mydata
@@ -224,7 +224,7 @@ def inspect(
         report = inspect_matrix(dataset, modality, html, seed)
         return print_json(report) if json else show(console(), report)
     if html is not None:
-        raise ConfigError("--html: shows one feature matrix; name it with --modality")
+        raise ConfigError("--html: shows one feature matrix; give its name with --modality")
     if is_run(dataset):
         from lirdrec.recommender.summary import summarize_run
 
@@ -242,7 +242,7 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
 
 
 def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
-    """The usual next command for a prepared dataset, which works on it; without its `summary`, it is read."""
+    """Return the command that a user usually needs next for a prepared dataset; without `summary`, read the dataset."""
     from lirdrec.data.dataset import Dataset
     from lirdrec.features.template import default_template
 
@@ -250,7 +250,7 @@ def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
     if summary["modalities"]:
         return train_command(folder, summary["info"])
     words = ["lirdrec", "features", str(folder)]
-    # a template cannot name a column with braces
+    # a template cannot contain the name of a column that has braces
     texts = {name: number for name, number in summary["texts"].items() if not set(name) & set("{}")}
     if texts:
         words += ["--text", "hashed"]
@@ -262,23 +262,26 @@ def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
         words += ["--image", "descriptor"]
     if len(words) > 3:
         return shlex.join([*words, "--drop-featureless-items"] if _undescribed(summary) else words)
-    # interactions alone: EASE is exact and fast, as long as a matrix of all items is small
+    # there are only interactions: EASE is exact and fast if a matrix of all items is small
     model = "ease" if summary["items"] <= FEW_ITEMS else "lightgcn"
     return shlex.join(["lirdrec", "train", str(folder), "--model", model])
 
 
 def train_command(folder: Path, info: Mapping[str, Any], *options: str) -> str:
-    """The command that trains on a prepared dataset with features: after a split for the next item, `lirdrec_seq`."""
+    """Return the command that trains on a prepared dataset with features.
+
+    After a split in which the next item of each user is predicted, the model is `lirdrec_seq`.
+    """
     from lirdrec.data.splits import is_split_by_time, split_method
 
-    # a part of each user's latest interactions is also held out for models without an order
+    # the split "temporal" holds out a share of each user's interactions, which also suits models without an order
     next_item = is_split_by_time(info) and split_method(info) != "temporal"
     model = ["--model", "lirdrec_seq"] if next_item else []
     return shlex.join(["lirdrec", "train", str(folder), *model, *options])
 
 
 def _undescribed(summary: Mapping[str, Any]) -> int:
-    """Number of items that are not in the item table and have no features; 0 if there is a feature matrix."""
+    """Return the number of items without a row in the item table; 0 if there is a feature matrix."""
     kept = summary["info"].get("preparation", {}).get("unknown_items_kept", 0)
     return 0 if summary["modalities"] else kept
 
@@ -287,8 +290,8 @@ def _show_undescribed(summary: Mapping[str, Any]) -> None:
     """Print how many items have neither a row in the item table nor features."""
     if missing := _undescribed(summary):
         print_line(
-            f"{pluralize(missing, 'item')} without a row in the item table, and so without a text: unless an image or"
-            " a second matrix covers all of them, lirdrec features needs --drop-featureless-items, to leave them out",
+            f"{pluralize(missing, 'item')} without a row in the item table, and so without a text. If they have no"
+            " images or other features either, lirdrec features needs --drop-featureless-items, to leave them out",
             "yellow",
         )
 
@@ -304,11 +307,11 @@ def _read(source: str | Path | list[Path] | None, options: dict[str, Any], publi
 
         recommended = recipe(published).options
     kind = kind_of(source, options)
-    if kind != "prepared":  # it takes no options; its reader raises the error
+    if kind != "prepared":  # a prepared dataset has no options; its reader raises the error
         _check_options(source, kind, options)
     if kind == "amazon" and "features" in options:  # a file of ids and 4,096 numbers
         options["image_features"] = options.pop("features")["image"]
-    if kind not in ("mmrec", "prepared"):  # these have a split already; only their counts are checked
+    if kind not in ("mmrec", "prepared"):  # these two have a split already; only their counts are checked
         options = {**recommended, **options}
     if options or kind == "table" or isinstance(source, list):
         return read_raw(source, **options)
@@ -316,20 +319,20 @@ def _read(source: str | Path | list[Path] | None, options: dict[str, Any], publi
 
 
 def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
-    """The dataset of --train, --validation and --test."""
+    """Read the dataset of the files --train, --validation and --test."""
     from lirdrec.data.readers import read_raw
 
     if "train" not in options:
-        raise ConfigError("there is nothing to read: name a SOURCE, or the files of a split (--train FILE --test FILE)")
+        raise ConfigError("no data are given: give a SOURCE, or the files of a split (--train FILE --test FILE)")
     if source is not None:
-        raise ConfigError(f"--train: {source} is a source of its own; give one of them")
+        raise ConfigError(f"--train: the source {source} is given, too; give only one of them")
     if "test" not in options:
         raise ConfigError("--train: needs --test FILE, and should have --validation FILE")
     for name in ("metadata", "bad_lines", "vectors"):
         if name in options:
-            raise ConfigError(f"{flag(name)}: says nothing about the files of a split")
+            raise ConfigError(f"{flag(name)}: has no effect on the files of a split (--train, --test); leave it out")
     if published is not None:
-        raise ConfigError("--benchmark: prepares a dataset as published, with a split of its own; leave it out")
+        raise ConfigError("--benchmark: a published dataset has its own split; leave it out, or give no --train")
     return read_raw(**options)
 
 
@@ -340,11 +343,11 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
     allowed = {*options_of(kind), "images", "image_column"}
     if kind == "amazon":
         allowed = (allowed | {"features"}) - {"user", "item", "rating", "items", "timestamp", "only"}
-        allowed -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and images are read by id
+        allowed -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and images are read by item id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
-                f"--features {other[0]}=…: prepare reads only 'image' for Amazon reviews, the published file of image"
-                f" features; add others later: lirdrec features DATASET --import {other[0]}=FILE"
+                f"--features {other[0]}=…: for Amazon reviews, prepare reads only image=FILE, the published file of"
+                f" image features; add other features later: lirdrec features DATASET --import {other[0]}=FILE"
             )
     for name in options:
         if name in allowed:
@@ -353,14 +356,14 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
             inter = min(Path(str(source)).glob("*.inter"))
             raise ConfigError(
                 f"{flag(name)}: {source} is an MMRec folder, which keeps its own split and features;"
-                f" to prepare it in another way, name its table: lirdrec prepare {inter} --user userID --item itemID …"
+                f" to prepare it in another way, give its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
         takes = ", ".join(sorted(map(flag, allowed.difference(PYTHON_ONLY))))
-        raise ConfigError(f"{flag(name)}: says nothing about {source} ({WORDS[kind]}); it takes {takes}")
+        raise ConfigError(f"{flag(name)}: has no effect on {source} ({WORDS[kind]}), which has the options {takes}")
 
 
 def _column_values(texts: list[str]) -> dict[str, list[str]]:
-    """COLUMN=VALUE,VALUE of --only as column → values; raises a ConfigError for another form."""
+    """Read the values COLUMN=VALUE,VALUE of --only as column → values; raise a ConfigError for another form."""
     columns: dict[str, list[str]] = {}
     for text in texts:
         column, equals, values = text.partition("=")
@@ -371,7 +374,7 @@ def _column_values(texts: list[str]) -> dict[str, list[str]]:
 
 
 def _event_weights(text: str) -> dict[str, float]:
-    """KIND=WEIGHT,… of --event-weights as kind → weight; raises a ConfigError for another form."""
+    """Read the value KIND=WEIGHT,… of --event-weights as kind → weight; raise a ConfigError for another form."""
     weights: dict[str, float] = {}
     for part in text.split(","):
         kind, equals, number = (word.strip() for word in part.rpartition("="))
@@ -388,7 +391,7 @@ def _event_weights(text: str) -> dict[str, float]:
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:
-    """Name and file of NAME=FILE; raises a ConfigError for another form."""
+    """Return the name and the file of NAME=FILE; raise a ConfigError for another form."""
     name, equals, file = text.partition("=")
     if not equals or not name or not file:
         raise ConfigError(f"{option} {text}: write it as NAME=FILE, for instance {option} image=image.npy")

@@ -1,4 +1,4 @@
-"""`lirdrec recommend | similar | explain | add-items | strip`: recommendations and changes of a run folder."""
+"""`lirdrec recommend | similar | explain | add-items | strip`: use a run folder, or change it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from lirdrec.recommender.new_item_encoder import NewItemPolicy
     from lirdrec.recommender.recommender import Recommender
 
-INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # 1005.0 as spreadsheets write 1005; longer ones are no ids
+INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})(\.0*)?\s*")  # also 1005.0, as spreadsheets write it; longer is no id
 UNKNOWN_USERS = {"error": "raise", "skip": "skip", "popular": "popular"}  # option → argument of `recommend`
 
 
@@ -78,9 +78,9 @@ class CandidateOptions:
     k: KOption = None
     candidates: list[str] | None = option(None, "Recommend these items only; written as for --history.", metavar="IDS")
     where: str | None = option(
-        None, 'Recommend items with such columns: \'{"price": {"lt": 30}}\'.', "--filter", metavar="JSON"
+        None, 'Recommend only items with such values: \'{"price": {"lt": 30}}\'.', "--filter", metavar="JSON"
     )
-    include_seen: bool = option(False, "Recommend items of the user, too.")
+    include_seen: bool = option(False, "Also recommend items that the user has seen.")
     new_items: str | None = option(
         None,
         "How added items compete: calibrated (default), none, boost=0.05 (of the hits on known items) or share=0.2"
@@ -119,7 +119,7 @@ def recommend(
     check_output(output, csv_safe)
     users.check()
     if ray is not None and not (users.all_users and output is not None):
-        raise ConfigError("--ray-address: is for all users into a file (--all --output FILE); leave it out")
+        raise ConfigError("--ray-address: is only for lists of all users in a file (--all --output FILE); leave it out")
     check_k(10 if items.k is None else items.k)
     policy = None if items.new_items is None else NewItemPolicy.parse(items.new_items)
     conditions = None if items.where is None else _conditions(items.where)
@@ -214,7 +214,7 @@ def explain(
 
 
 def _show_reason(reason: Explanation) -> None:
-    """Print the parts of a score: by branch, or by item of the user where the score is a sum over these."""
+    """Print the parts of a score: by branch, or by liked item if the score is a sum over liked items."""
     from lirdrec.recommender.explanation import OF_NEW_ITEMS
 
     title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
@@ -258,10 +258,10 @@ def add_items(
     run: RunArgument,
     items: Path = option(..., "Table of the new items (CSV, Parquet, JSON …)."),
     features: FeatureFilesOption = None,
-    item: str | None = option(None, "Column of the item ids (default: that of prepare, or item)."),
+    item: str | None = option(None, "Column of the item ids (default: as in prepare, or item)."),
     separator: SeparatorOption = None,
     encoding: EncodingOption = None,
-    images: Path | None = option(None, "Folder of the images in the table (default: that of the table)."),
+    images: Path | None = option(None, "Folder of the images in the table (default: the table's folder)."),
     device: DeviceOption = "cpu",
     save_as: Path | None = option(None, "Write a new run folder (default: update RUN)."),
 ) -> None:
@@ -282,7 +282,7 @@ def add_items(
     from lirdrec.data.schema import ITEM
     from lirdrec.recommender.run_folder import is_run, run_lock
 
-    # locked from reading to writing: otherwise items that another process adds meanwhile would be lost
+    # locked from reading until writing: otherwise items that another process adds meanwhile would be lost
     with run_lock(run) if save_as is None and is_run(run) else nullcontext():
         recommender = _load(run, "cpu")
         layout = {"separator": separator, "encoding": encoding}
@@ -298,7 +298,7 @@ def add_items(
 def _encoded(
     recommender: Recommender, frame: pl.DataFrame, given: dict[str, Any], images: Path, device: str
 ) -> dict[str, Any]:
-    """The features of new items that were not given, as far as the encoders of the run's dataset can make them."""
+    """Encode the features of new items that were not given, if the run's dataset records encoders for them."""
     from lirdrec.devices import resolve_device
     from lirdrec.features.new_items import encode_items
     from lirdrec.recommender.new_item_validation import new_table
@@ -324,15 +324,15 @@ def strip(run: RunArgument, output: FolderOption) -> None:
     """
     _load(run, "cpu").slim(output)
     print_line(
-        f"{output} has vectors and ids only: it cannot leave out seen items, add items, serve new users or explain"
+        f"{output} has only vectors and ids: it cannot leave out seen items, add items, serve new users or explain"
     )
 
 
 def ids(texts: list[str], id_map: IdMap) -> list[Any]:
-    """Ids of the run from texts of the command line: integers where the run's ids are integers.
+    """Convert texts of the command line to ids of the run: integers if the run's ids are integers.
 
     Raises:
-        UnknownIdError: a text that is not an integer where the ids are integers.
+        UnknownIdError: the run's ids are integers, and a text is not.
     """
     if not id_map.is_integer:
         return list(texts)
@@ -353,13 +353,13 @@ def _load(run: Path, device: str) -> Recommender:
 
 
 def _conditions(where: str) -> Filter:
-    """The filter that --filter describes in JSON."""
+    """Read the filter that --filter describes in JSON."""
     from lirdrec.ranking.filters import Filter
 
     try:
         conditions = json_module.loads(where)
     except RecursionError:
-        raise ConfigError("--filter: is nested too deeply") from None
+        raise ConfigError("--filter: the JSON is nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f'--filter: is not JSON ({error}); write it like \'{{"price": {{"lt": 30}}}}\'') from None
     if not isinstance(conditions, dict):
@@ -368,7 +368,13 @@ def _conditions(where: str) -> Filter:
 
 
 def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> dict[str, Any]:
-    """--new-items as the argument `new_items` of `recommend`; warns if no item was added to the run after training."""
+    """Return --new-items as an argument of `recommend`; print a warning if no item was added after training.
+
+    Args:
+        recommender: the run.
+        policy: how items that were added after training compete with the others.
+        given: the value of --new-items as the user wrote it.
+    """
     if recommender.n_items == recommender.n_trained_items:
         problem = "changes nothing, since no item was added to the run after its training"
         print_line(f"--new-items {given}: {problem}", "yellow", errors=True)
@@ -376,14 +382,14 @@ def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> d
 
 
 def _candidates(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> list[Any]:
-    """Ids of the items to rank: those of --candidates that match --filter."""
+    """Return the ids of the items to rank: the items of --candidates, or all, that match --filter."""
     id_map = recommender.items
     candidates = ids(_named(items.candidates, id_map), id_map) if items.candidates else id_map.series.to_list()
     if conditions is None:
         return candidates
     matches = conditions.mask(recommender.item_table).tolist()
     rows = id_map.rows(candidates).tolist()
-    # unknown ids stay: `recommend` names them in its error
+    # keep unknown ids: the error of `recommend` names them
     matching = [item for item, row in zip(candidates, rows, strict=True) if row < 0 or matches[row]]
     if not matching:
         raise ConfigError(f"--filter {items.where}: no item has such values")
@@ -396,14 +402,14 @@ def _recommend_all(recommender: Recommender, output: Path, resume: bool, options
     try:
         done = recommend_all(recommender, output, restart=not resume, progress=not settings.quiet, **options)
     except KeyboardInterrupt:
-        print_line("The users ranked so far are saved. To continue: the same command", errors=True)
+        print_line("The finished lists are saved. To continue, run the same command", errors=True)
         raise
     print_line(f"{pluralize(done.rows, 'row')} written to {output}", errors=True)
     _show_share(recommender, done.new_rows, done.rows)
 
 
 def _show_share(recommender: Recommender, n_new: int, n_rows: int, errors: bool = True) -> None:
-    """Print the share of places that new items got, where the run has some."""
+    """Print the share of the places in lists that added items got, if the run has added items."""
     n_added = recommender.n_items - recommender.n_trained_items
     if n_added and n_rows:
         added = pluralize(n_added, "added item")
@@ -411,7 +417,9 @@ def _show_share(recommender: Recommender, n_new: int, n_rows: int, errors: bool 
 
 
 def _named(texts: list[str], id_map: IdMap) -> list[str]:
-    """Ids of an option that may be repeated: an id of the run, ids with commas between, or @FILE with one in each line.
+    """Read the ids in the values of an option that may be repeated.
+
+    A value is an id of the run, several ids separated by commas, or @FILE, a file with one id in each line.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -435,7 +443,7 @@ def _ranking(frame: pl.DataFrame, title: str) -> Any:
 
 
 def _named_columns(recommender: Recommender) -> dict[str, str]:
-    """The names of the columns "item" and "title" that the preparation of the run's dataset was given, where known."""
+    """Return the column names for "item" and "title" that `prepare` was given for the run's dataset, if known."""
     from lirdrec.data.storage import read_manifest
 
     store = recommender.features
@@ -456,11 +464,15 @@ def _read_items(
     layout: dict[str, str | None],
     is_given: bool,
 ) -> pl.DataFrame:
-    """The table of new items, with ids and columns of the names and types that the run has.
+    """Read the table of new items; its ids and columns get the names and types that the run has.
 
     Args:
-        names: "item" and "title" → their columns in the file, where they have other names.
-        is_given: whether the user named the column of ids; otherwise it may also be `item`.
+        path: the file.
+        names: "item" or "title" → name of this column in the file, if it has another name.
+        id_map: the item ids of the run.
+        table: the item table of the run.
+        layout: separator and encoding of the file; None: detected.
+        is_given: whether the user gave the name of the column of ids; otherwise it may also be `item`.
     """
     import polars as pl
 

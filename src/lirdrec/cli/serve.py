@@ -107,7 +107,7 @@ def serve(
         from lirdrec.server.main import check
         from lirdrec.server.main import serve as run_server
     except ModuleNotFoundError as error:
-        raise ConfigError(f'{error.name} is not installed; get it with: pip install "lirdrec[serve]"') from None
+        raise ConfigError(f'{error.name} is not installed; install it with pip install "lirdrec[serve]"') from None
 
     values = given(network, model, limits)
     if (megabytes := values.pop("max_body", None)) is not None:
@@ -125,7 +125,7 @@ def serve(
 
 @keys.callback()
 def keys_group() -> None:
-    """Manage the API keys of a server: a file of their hashes; the keys themselves are not stored.
+    """Manage the API keys of a server. A file has their hashes; the keys themselves are not stored.
 
     \b
       lirdrec keys add keys.json --name shop --role write
@@ -150,7 +150,7 @@ def add(
     from lirdrec.server.auth import Role, add_key
 
     print(add_key(file, name, cast(Role, role)))
-    print_line(f"This is the only time that the key of '{name}' is shown; {file} holds its hash.", errors=True)
+    print_line(f"The key of '{name}' is shown only this time; {file} has its hash.", errors=True)
 
 
 @keys.command("list")
@@ -184,5 +184,5 @@ def revoke(file: FileArgument, name: NameOption) -> None:
 def _show_address(host: str, port: int, ui: bool, keyed: bool) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"; the page is at {address}/ui" if ui else ""
-    warning = "" if keyed else "; no API keys: everybody who can connect may do everything"
+    warning = "" if keyed else "; there are no API keys: everybody who can connect may do everything"
     print_line(f"lirdrec listens at {address}{page}{warning}. Ctrl-C stops it.", errors=True)

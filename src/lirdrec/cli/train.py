@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 FEATURE_OPTIONS = ("feature_size", "whiten")
-LIMITS = ("epochs", "patience")  # of training, with an option of their own as in `experiment`
+LIMITS = ("epochs", "patience")  # keys of the training configuration that have an option of their own
 SETTINGS = ("model", "preset", "config", "assignments", "seed", "no_new_item_calibration", *LIMITS, *FEATURE_OPTIONS)
 
 
@@ -52,20 +52,20 @@ class ModelOptions:
     seed: SeedOption = None
     feature_size: list[str] | None = option(
         None,
-        "Reduce features to so many columns, of all modalities or of those named; may be repeated. The fast preset of"
+        "Reduce features to N columns, for all modalities or for the named one; may be repeated. The fast preset of"
         " lirdrec has 256; --set feature_size=none keeps all.",
         metavar="N|NAME=N",
     )
     whiten: bool = option(False, "Scale the principal components of features to equal variance.")
     refit: Path | None = option(None, "Train on all interactions, with RUN's settings and best epoch.", metavar="RUN")
 
-    start: Path | None = option(None, "Train on from RUN, with its settings.", "--from", metavar="RUN")
+    start: Path | None = option(None, "Continue training from RUN, with its settings.", "--from", metavar="RUN")
     no_new_item_calibration: bool = option(False, "Do not calibrate how items that are added later compete.")
 
     def for_fit(self) -> dict[str, Any]:
-        """The arguments of `fit`."""
+        """Return the options as arguments of `fit`."""
         if self.refit is not None and self.start is not None:
-            raise ConfigError("--from: with --refit the run that the earlier one continued is known; leave it out")
+            raise ConfigError("--from: --refit finds in its RUN from which earlier run to start; leave --from out")
         if self.refit is not None:
             self._refuse("--refit", *SETTINGS)
             return {"refit": self.refit}
@@ -79,11 +79,11 @@ class ModelOptions:
 
     @property
     def kind(self) -> str:
-        """The end of the run folder's default name."""
+        """The end of the default name of the run folder."""
         return "refit" if self.refit is not None else "continued" if self.start is not None else self.model or "lirdrec"
 
     def _own_options(self) -> dict[str, Any]:
-        """Keys of the configurations that have an option of their own, as far as they were given."""
+        """Return the keys of the configurations that were given by an option of their own."""
         sizes = {"feature_size": feature_size(self.feature_size)} if self.feature_size else {}
         return sizes | ({"whiten": True} if self.whiten else {}) | self._limits()
 
@@ -94,10 +94,10 @@ class ModelOptions:
         for name in names:
             if getattr(self, name) not in (None, [], False):
                 flag = "--set" if name == "assignments" else "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag}: with {with_option} it is that of the earlier run; leave it out")
+                raise ConfigError(f"{flag}: {with_option} uses the setting of the earlier run; leave this option out")
 
     def _continued(self) -> dict[str, Any]:
-        """The training options that were given, over those of the earlier run."""
+        """Return the training configuration of the earlier run, changed by the options that were given."""
         limits = self._limits()
         if self.config is None and not self.assignments and not limits and self.seed is None:
             return {}
@@ -112,7 +112,7 @@ class ModelOptions:
         for heading in from_file:
             if heading != "training":
                 raise ConfigError(
-                    f"{self.config}: with --from it may hold the table [training] only; leave out {heading}"
+                    f"{self.config}: with --from the file may have only the table [training]; leave out {heading}"
                 )
         given = dict(from_file.get("training", {})) | (own := parse_assignments(self.assignments or []))
         for key in limits.keys() & own.keys():
@@ -120,8 +120,8 @@ class ModelOptions:
         for key in given:
             if key not in known:
                 raise ConfigError(
-                    f"--set {key}: with --from only options of training can change ({', '.join(known)}); those of the"
-                    " model stay as they are in the earlier run"
+                    f"--set {key}: with --from only options of training can change ({', '.join(known)}); the options"
+                    " of the model are those of the earlier run"
                 )
         given |= limits | ({} if self.seed is None else {"seed": self.seed})
         return {"training": make_config(TrainConfig, to_dict(continued_training(state)) | given, "[training]")}
@@ -134,7 +134,7 @@ def train(
     run: Path | None = option(None, "Folder to write (default: runs/DATASET-MODEL).", "--run", "--output", "-o"),
     device: str | None = option(None, "auto, cpu, cuda or mps (default: auto)."),
     devices: int | None = option(
-        None, "Train in so many processes, on a GPU each or on the CPU.", callback=integer(1), metavar="N"
+        None, "Train in N processes, each on a GPU, or all on the CPU.", callback=integer(1), metavar="N"
     ),
     ray: RayOption = None,
     resume: bool = option(False, "Continue a training that was stopped."),
@@ -185,15 +185,17 @@ def train(
     else:
         _show_run(folder, data, results, options.refit, recommender)
     if stopped:
-        print_line("Stopped; the best model so far is saved. To continue: the same command with --resume", errors=True)
+        print_line("Stopped; the best model so far is saved. To continue, run this command with --resume", errors=True)
         raise typer.Exit(INTERRUPTED)
 
 
 def _start_ranks(context: typer.Context, devices: int) -> bool:
-    """Run this command in so many processes and wait for them; False in one of these processes.
+    """Run this command in `devices` processes, wait for them, and return True.
+
+    In one of these processes, return False.
 
     Raises:
-        typer.Exit: with the exit code of the training, other than 0.
+        typer.Exit: the exit code of the training is not 0; it has the same code.
         ConfigError: another launcher has started this process.
     """
     from lirdrec.parallel.launch import RENDEZVOUS, run_ranks
@@ -201,7 +203,7 @@ def _start_ranks(context: typer.Context, devices: int) -> bool:
     if RENDEZVOUS in os.environ:
         return False
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError("--devices: the launcher (torchrun) has started the processes; leave it out")
+        raise ConfigError("--devices: the launcher (torchrun) has started the processes already; leave --devices out")
     code = run_ranks(context.meta[ARGUMENTS], devices)
     if code:
         raise typer.Exit(code)
@@ -211,7 +213,11 @@ def _start_ranks(context: typer.Context, devices: int) -> bool:
 def _fit(
     data: Dataset, device: str | None, arguments: dict[str, Any], cluster: dict[str, Any] | None
 ) -> Recommender | None:
-    """`fit`, alone, with the other processes, or on a Ray cluster; None where another process has the result."""
+    """Train in this process alone, together with other processes, or on a Ray cluster.
+
+    Returns:
+        The trained recommender; None if another process has it.
+    """
     from lirdrec.parallel.join import is_rank, joined
     from lirdrec.recommender.distributed import fit_on_ranks
     from lirdrec.recommender.fit import fit
@@ -228,7 +234,10 @@ def _fit(
 
 @contextmanager
 def _ending_when_lost() -> Iterator[None]:
-    """Ends this process at once where another rank has ended and the process that started both says so."""
+    """Context manager that ends this process at once if another process of the training has ended.
+
+    The process that started both reports the error. A process that another launcher started raises the error itself.
+    """
     from lirdrec.parallel.join import LostRankError, is_launched
 
     try:
@@ -243,9 +252,16 @@ def _ending_when_lost() -> Iterator[None]:
 def tracked(
     kind: str | None, run: Path, dataset: str, arguments: dict[str, Any]
 ) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Add the tracker's callback to the arguments of `fit`; gives a function that takes the final metrics.
+    """Context manager that logs a training to a tracker: it adds a callback to the arguments of `fit`.
 
-    Of several processes that train together, rank 0 alone tracks.
+    It yields a function that takes the final metrics. If several processes train together, only the first (rank 0)
+    logs.
+
+    Args:
+        kind: "mlflow" or "wandb"; None: nothing is logged.
+        run: the run folder.
+        dataset: name of the dataset.
+        arguments: the arguments of `fit`, which are changed.
     """
     from lirdrec.parallel.join import is_first
 
@@ -270,7 +286,7 @@ def tracked(
 
 
 def _show_batches(recommender: Recommender) -> None:
-    """Print the batch size and the learning rate that batch_size="auto" gave."""
+    """Print the batch size and the learning rate that batch_size="auto" has chosen."""
     automatic = recommender.info.get("automatic")
     if automatic:
         size, rate = automatic["batch_size"], automatic["learning_rate"]
@@ -278,7 +294,7 @@ def _show_batches(recommender: Recommender) -> None:
 
 
 def _show_features(recommender: Recommender) -> None:
-    """Print which features the model reads in fewer columns."""
+    """Print the features whose number of columns was reduced."""
     projections = {} if recommender.features is None else recommender.features.projections
     if projections:
         sizes = [f"{name} {len(one.offset):,} → {one.n_columns:,}" for name, one in projections.items()]
@@ -288,14 +304,14 @@ def _show_features(recommender: Recommender) -> None:
 
 
 def _show_epochs(recommender: Recommender) -> None:
-    """Print the epoch whose parameters are kept and, where it was not the last possible one, why the training ended."""
+    """Print the epoch whose parameters are kept and, if not all epochs were trained, why the training ended."""
     info, training = recommender.info, recommender.info.get("training", {})
     metrics, stopped = info.get("metrics", {}), info.get("stopped")
     if not metrics.get("valid") or stopped is None:
         return
     n_epochs, n_worse = metrics["epochs"], pluralize(training.get("patience", 0) + 1, "validation")
     reasons = {
-        "patience": f"; {n_worse} without a better one ended the training (patience)",
+        "patience": f"; training ended after {n_worse} without a better value (patience)",
         "interrupted": "; interrupted",
         "callback": "; stopped by a callback",
     }
@@ -318,7 +334,7 @@ def _show_new_items(recommender: Recommender) -> None:
     if step is not None:
         print_line(
             f"New items:  offset {step.offset:+.4f}; in simulated launches they got {percent(step.share)} of the"
-            f" places, at {percent(step.cost)} of the hits on known items"
+            f" places, at a cost of {percent(step.cost)} of the hits on known items"
         )
 
 
@@ -328,7 +344,7 @@ def _show_run(
     if refit is not None:
         n = pluralize(sum(len(data.split(name)) for name in set(SPLITS.values())), "interaction")
         n_epochs = recommender.info.get("metrics", {}).get("epochs")
-        chosen = "" if n_epochs is None else f", in {pluralize(n_epochs, 'epoch')} as its validation chose"
+        chosen = "" if n_epochs is None else f", in {pluralize(n_epochs, 'epoch')}, as many as its validation chose"
         print_line(f"Trained on all {n} with the settings of {refit}{chosen}; no data is left to evaluate on.")
     if results:
         console().print(metrics_table(results, f"Test, {data.name}", HEADLINE))
@@ -343,7 +359,7 @@ def _show_run(
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:
-    """runs/NAME-MODEL, with a number if that folder exists; to resume, the last one that exists."""
+    """Return runs/NAME-MODEL, with a number if this folder exists; to resume, the last of these that exists."""
     first = last = folder = Path("runs") / f"{name}-{model}"
     number = 1
     while folder.exists():

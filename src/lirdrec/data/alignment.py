@@ -25,14 +25,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Aligned:
-    """A validated feature matrix and the row of each item in it (-1: the item has no row)."""
+    """A validated feature matrix, and the row of each item in this matrix.
+
+    Attributes:
+        values: `(n, d)`, the feature matrix.
+        rows: `(I,)` int64, the row of each item in `values`; -1: the item has no row.
+        present: `(I,)` bool, whether the item has a row that is not all zero.
+    """
 
     values: np.ndarray
     rows: np.ndarray
     present: np.ndarray
 
     def take(self, items: np.ndarray) -> FeatureMatrix:
-        """The matrix of the items in the mask `items` `(I,)`; the values themselves (also a memory map) if equal."""
+        """Return the features of the items in the mask `items` `(I,)` bool, one row per item.
+
+        If this is the whole matrix in the same order, `values` (possibly a memory map) is used without a copy.
+        """
         rows, present = self.rows[items], self.present[items]
         if np.array_equal(rows, np.arange(len(self.values))):
             return FeatureMatrix.known_good(self.values, present)
@@ -74,11 +83,12 @@ def align(
     """Find the feature row of each item; without ids, row i belongs to the item in row i.
 
     Args:
-        file, items: the features and the catalog.
+        file: the features, with or without ids.
+        items: all items in row order.
         where: prefix of messages.
         drop_unknown: drop rows with an unknown item id and log their number, instead of raising an error.
-        order: the source of the row order of features without ids, for the log message.
-        listed: the number of items in `order`, which are the first of the catalog; by default all.
+        order: the name, for messages, of the table whose order the rows of features without ids have.
+        listed: the number of items in that table, which are the first of `items`; by default all items.
 
     Raises:
         DataError: NaN or infinite values, repeated or unknown ids, or, without ids, a wrong number of rows.
@@ -111,14 +121,14 @@ def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str,
             f"{where}: {pluralize(len(values), 'row')} for {pluralize(listed, 'item')} of {order};"
             " give one row per item in their order, or features with ids"
         )
-    ends = f": the first is {items.series[0]}, the last {items.series[listed - 1]}" if listed else ""
-    logger.warning("%s: no ids, so its rows are taken in the order of %s%s", where, order, ends)
+    ends = f": the first is {items.series[0]}, the last is {items.series[listed - 1]}" if listed else ""
+    logger.warning("%s: there are no ids, so the rows are assumed to be in the order of %s%s", where, order, ends)
     rows = np.arange(listed)
     return _aligned(values, nonzero, rows, rows, len(items))
 
 
 def _aligned(values: np.ndarray, nonzero: np.ndarray, rows: np.ndarray, items: np.ndarray, n_items: int) -> Aligned:
-    """Assign the feature rows `rows` to the items `items`."""
+    """Assign the feature row `rows[k]` to the item row `items[k]`, for each k."""
     sources, present = np.full(n_items, -1, dtype=np.int64), np.zeros(n_items, dtype=bool)
     sources[items], present[items] = rows, nonzero[rows]
     return Aligned(values, sources, present)
@@ -127,7 +137,7 @@ def _aligned(values: np.ndarray, nonzero: np.ndarray, rows: np.ndarray, items: n
 def same_type(ids: pl.Series, dtype: pl.DataType, where: str = "") -> pl.Series:
     """Convert ids to `dtype`: integers to strings, or strings to integers if all of them are integers.
 
-    If `where` is given, a warning with this prefix counts integers written with a decimal point.
+    If `where` is given, a warning with this prefix says how many integers were written with a decimal point.
     """
     if ids.dtype == dtype or ids.dtype == pl.Null:
         return ids

@@ -28,7 +28,7 @@ class BenchmarkDataset:
         name, title: identifier and display name.
         source, files: the format of the source ("amazon" or "microlens") and the names of the published files.
         users, items, interactions: exact counts after preparation, over all splits.
-        options: of the reader (fields of `lirdrec.data.preprocessing_config.PreprocessingConfig`).
+        options: options of the reader (fields of `lirdrec.data.preprocessing_config.PreprocessingConfig`).
         remark: further notes.
     """
 
@@ -70,7 +70,7 @@ PUBLISHED = {
 
 
 def recipe(name: str) -> BenchmarkDataset:
-    """The recipe of a published dataset: baby, sports, clothing, electronics or microlens, in any case.
+    """Return the recipe of a published dataset: baby, sports, clothing, electronics or microlens, in any case.
 
     The split follows the paper's rule (per user, 8:1:1, at random), but with another seed: the seed of the public
     split is unknown. Metrics therefore differ slightly from the published ones. Raises a ConfigError for other names.
@@ -85,11 +85,11 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
     """Compare the counts of a dataset with the published ones; log differences as a warning, or raise if `strict`.
 
     Only counts are compared: datasets with equal counts may still differ in their pairs and in their split. Returns one
-    sentence per differing count, then the likely reason; empty if all counts match.
+    sentence per count that differs, then the likely reason; an empty list if all counts match.
 
     Raises:
-        ConfigError: there is no such recipe.
-        DataError: `strict`, and a count differs.
+        ConfigError: there is no recipe with this name.
+        DataError: `strict` is true, and a count differs.
     """
     expected = recipe(name)
     counts = {
@@ -116,18 +116,18 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
 
 
 def _likely_reason(dataset: Dataset, expected: BenchmarkDataset, counts: Mapping[str, int]) -> str:
-    """The likely reason of a difference, from the preprocessing counts in `info` and the dataset's counts."""
+    """Return the likely reason why counts differ, from the preprocessing counts in `info` and the dataset's counts."""
     preparation, source = (dataset.info.get(key) or {} for key in ("preparation", "source"))
     if not isinstance(preparation, Mapping) or not isinstance(source, Mapping):
         preparation, source = {}, {}
     reasons = []
     if below := preparation.get("below_min_rating"):
         rows = pluralize(below, "row")
-        reasons.append(f"{rows} rated below {preparation.get('min_rating')} left out, and here all count")
+        reasons.append(f"{rows} rated below {preparation.get('min_rating')} were left out, but all should count")
     if dropped := preparation.get("items_without_features_dropped"):
-        reasons.append(f"{pluralize(dropped, 'item')} without features dropped, and the published data keep them")
+        reasons.append(f"{pluralize(dropped, 'item')} without features were dropped, but the published data keep them")
     if skipped := source.get("bad_lines"):
-        reasons.append(f"{pluralize(skipped, 'bad line')} of the source left out")
+        reasons.append(f"{pluralize(skipped, 'bad line')} of the source were left out")
     if not reasons or not 0.5 < counts["interactions"] / expected.interactions < 2:  # the records cannot explain it
         reasons.append(_reason_by_counts(dataset, expected, counts))
     return "; ".join(reasons)
@@ -143,5 +143,5 @@ def _reason_by_counts(dataset: Dataset, expected: BenchmarkDataset, counts: Mapp
             f" prepare it with k_core={CORE}, from {expected.files[0]}"
         )
     if all(count < getattr(expected, entity) for entity, count in counts.items()):
-        return f"the file of interactions is cut short or a part of it; expected is {expected.files[0]}"
-    return f"another file or another year of the collection; expected is {expected.files[0]}"
+        return f"the file of interactions is cut short, or only a part of it; the expected file is {expected.files[0]}"
+    return f"the data are from another file or another year; the expected file is {expected.files[0]}"

@@ -49,9 +49,11 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         # zipfile raises it for an encrypted member and for an unknown compression; elsewhere it is a bug
         if kind != ZIP:
             raise
-        raise DataError(f"{path}: the zip archive cannot be unpacked here ({first_line(error)}); unpack it") from None
+        raise DataError(
+            f"{path}: lirdrec cannot unpack the zip archive ({first_line(error)}); unpack it yourself"
+        ) from None
     except (zlib.error, lzma.LZMAError, zipfile.BadZipFile, pyarrow.ArrowException, OSError) as error:
-        # OSErrors without a reason are those of gzip, pyarrow and zip archives
+        # gzip, pyarrow and zip archives raise OSErrors without an error number
         if isinstance(error, OSError) and (kind is None or error.errno not in (None, errno.EINVAL)):
             raise DataError(f"{path}: {describe_read_error(error)}") from None
         raise DataError(
@@ -84,15 +86,15 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     listed = ", ".join(member.filename for member in members[:5]) + (", …" if len(members) > 5 else "")
     raise DataError(
         f"{path}: the zip archive holds {len(members)} files ({listed or 'none'}); unpack it (unzip {path.name})"
-        " and name the file or folder"
+        " and give the path of the unpacked file or folder"
     )
 
 
 def read_bytes(path: Path) -> bytes:
     """Read the complete content of a file that will be parsed as a table, decompressed if necessary.
 
-    A compressed file can expand to a thousand times its size; the memory limit is checked during decompression. Raises
-    a DataError as `open_bytes`, or if the content does not fit into memory.
+    A compressed file can expand to a thousand times its size, so the free memory is checked during decompression.
+    Raises a DataError as `open_bytes` does, or if the content does not fit into memory.
     """
     free = free_memory()
     limit = sys.maxsize if free is None else free // MEMORY_FACTOR
@@ -110,7 +112,7 @@ def read_bytes(path: Path) -> bytes:
                 return file.read()
             problem = f"has {format_bytes(size)}"
     raise DataError(
-        f"{path}: {problem}, which becomes a table only in {MEMORY_FACTOR} times as much memory, and"
+        f"{path}: {problem}; reading it as a table needs {MEMORY_FACTOR} times as much memory, but only"
         f" {format_bytes(free or 0)} are free; write it as Parquet, or read a part of it"
     )
 
@@ -129,5 +131,5 @@ def first_bytes(path: Path) -> bytes:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the file is compressed."""
+    """Whether the file is compressed, by its first bytes."""
     return detect_compression(first_bytes(path)) is not None

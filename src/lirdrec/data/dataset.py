@@ -50,7 +50,10 @@ class Dataset(DatasetParts):
         return cold
 
     def frame(self, split: str = "train") -> Any:
-        """A split with external ids (user, item and, if known, timestamp and weight), as a frame of `frame_kind`."""
+        """Return the interactions of a split with external ids, as a frame of the kind `frame_kind`.
+
+        The columns are user, item and, if the dataset has them, timestamp and weight.
+        """
         interactions = self.split(split)
         columns = {
             USER: self.users.series.gather(interactions.users),
@@ -96,27 +99,27 @@ class Dataset(DatasetParts):
         held_out: float = 0.2,
         seed: int = 0,
     ) -> Dataset:
-        """A dataset from frames in memory: pandas, polars or Arrow.
+        """Make a dataset from pandas, polars or Arrow frames; raises a DataError or ConfigError if they are invalid.
 
         Args:
-            interactions: a frame with a row for each; items: one with a row per item, in the order to keep, or None.
+            interactions, items: frames with one row per interaction, and per item in the order to keep (or None).
             features: name → `(ids, matrix)`, a frame of ids and vectors, a file, or a matrix with the rows of `items`.
-            name, info: of the dataset; user, item, items_id: columns of user ids, item ids, and item ids in `items`.
-            title: column of titles in `items`; rating, min_rating: column of ratings, and the least one to keep.
-            timestamp, time_format: column of times, format of texts; order: "file": without times, rows are in order.
+            name, info: name of the dataset, and its metadata (source, license …).
+            user, item, items_id: columns of user ids, of item ids, and of item ids in `items` (default: `item`).
+            title: column of titles in `items`; by default detected by its name.
+            rating, min_rating: column of ratings, and the smallest rating to keep.
+            timestamp, time_format: column of times, and the strptime format of times that are texts.
+            order: "file": there are no times, and each user's rows are in the order of time.
             weight: column of weights, added up for a repeated pair; a pair with 0 or less is a dislike (docs/data.md).
-            event, event_weights: column of the kind of event, and kind → weight: `{"view": 1, "buy": 5}`, all kinds.
-            half_life: days, counted back from the last interaction, in which a weight halves; at most 20 times.
+            event, event_weights: column of the kind of event, and kind → weight for all kinds: `{"view": 1, "buy": 5}`.
+            half_life: number of days, back from the last interaction, in which a weight halves; at most 20 times.
             only: column → value or values: keep only rows that have one of them.
-            bad_rows: rows without an id, a rating or a time: "error", or "skip"; string_ids: make all ids strings.
+            bad_rows, string_ids: "error" or "skip", for rows without an id, rating or time; make all ids strings.
             unknown_items: interactions of items that `items` lacks: "error", "drop", or "keep" (with empty columns).
-            without_features, unknown_features: items that no matrix covers; feature rows of unknown items.
+            without_features, unknown_features: "raise" or "drop" items without features; feature rows of unknown ids.
             k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
             keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
             split, held_out, seed: one of `splits.METHODS` or a column of labels; share held out, half valid; seed.
-
-        Raises:
-            DataError, ConfigError: the data are invalid; an argument has a wrong type or is out of range.
 
         >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
         2
@@ -126,7 +129,7 @@ class Dataset(DatasetParts):
 
     @classmethod
     def from_tables(cls, *args: Any, **options: Any) -> Dataset:
-        """A dataset from tables as the readers return them; arguments are those of `preprocessing.build`."""
+        """Make a dataset from the tables of a reader; the arguments are those of `preprocessing.build`."""
         return cls.from_parts(preprocessing.build(*args, **options))
 
     @classmethod
@@ -141,33 +144,33 @@ class Dataset(DatasetParts):
         min_rating: float | None = None,
         **options: Any,
     ) -> Dataset:
-        """A dataset from a user-item matrix: SciPy sparse, or a NumPy array in which zeros are no interactions.
+        """Make a dataset from a user-item matrix: SciPy sparse, or a NumPy array in which zeros are no interactions.
 
         Args:
             matrix: `(U, I)`; entries are ratings or ones.
-            user_ids, item_ids: ids of the rows and of the columns; None: their numbers.
+            user_ids, item_ids: ids of the rows and of the columns; None: the row and column numbers.
             features: as in `from_frames`; a matrix without ids has a row per column of `matrix`.
             items: item table with the column `item`; None: all columns of `matrix` are items, in their order.
-            min_rating: keep only entries of at least this.
+            min_rating: keep only entries that are at least this large.
             options: other arguments of `from_frames`.
 
         Raises:
-            DataError: not a matrix, or the number of ids does not match its shape.
+            DataError: `matrix` is not a matrix, or the number of ids does not match its shape.
             ConfigError: an option is unknown, or of a wrong type or out of range.
         """
         options |= {"features": features, "items": items, "min_rating": min_rating}
         return cls.from_parts(preprocessing.from_sparse(matrix, user_ids, item_ids, **options))
 
     def resplit(self, split: str, seed: int = 0, held_out: float = 0.2) -> Dataset:
-        """The same interactions, items and features under another split.
+        """Return a dataset with the same interactions, items and features, and another split.
 
         Args:
             split: "random", "cold_items", "temporal", "global_time", "global_time_last", "leave_last_out" or "none".
             seed: seed of the split.
-            held_out: share held out, half of it for validation.
+            held_out: share to hold out, half of it for validation.
 
         Raises:
-            DataError: an unknown split, or one that needs times that the dataset lacks.
+            DataError: the split is unknown, or it needs times that the dataset lacks.
             RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
         """
         verify_features(self)  # the new dataset has no folder, so its features cannot be verified later
@@ -177,7 +180,7 @@ class Dataset(DatasetParts):
         """Write a prepared folder atomically; see `lirdrec.data.storage.write`.
 
         Raises:
-            RunFolderError: also if a feature file of the folder that the dataset was loaded from is damaged.
+            RunFolderError: as for `write`, or a feature file of the folder that the dataset was loaded from is damaged.
 
         >>> dataset.save(folder / "dataset").name
         'dataset'
@@ -187,7 +190,7 @@ class Dataset(DatasetParts):
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = False) -> Dataset:
-        """Read a prepared folder, features memory-mapped; see `lirdrec.data.storage.read`.
+        """Read a prepared folder; features are memory-mapped. See `lirdrec.data.storage.read`.
 
         >>> Dataset.load(dataset.save(folder / "loaded")).n_items == dataset.n_items
         True

@@ -26,7 +26,7 @@ USERS_MAY_LACK_TRAINING = ("label", "cold_items", "global_time", "global_time_la
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Pairs of user and item rows.
+    """Pairs of a user row and an item row, with optional timestamps and weights.
 
     Attributes:
         users, items: `(E,)` int64 rows.
@@ -67,10 +67,10 @@ class Interactions:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Interactions]) -> Interactions:
-        """The interactions of all parts, in order.
+        """Join the interactions of all parts, in order.
 
-        There are timestamps if every part with interactions has them, and weights if one has them; in parts without
-        weights each pair counts 1.
+        The result has timestamps if every part with interactions has timestamps. It has weights if at least one part
+        has weights; in parts without weights each pair counts 1.
         """
         timed = [part for part in parts if len(part)] or parts
         times = [part.timestamps for part in timed if part.timestamps is not None]
@@ -85,7 +85,7 @@ class Interactions:
         )
 
     def oldest_first(self) -> Interactions:
-        """The pairs in the order of time; equal times, and pairs without times, stay in their order.
+        """Sort the pairs by time. Pairs with equal times keep their order, as do all pairs if there are no times.
 
         >>> pairs = Interactions(np.array([0, 0, 1]), np.array([7, 8, 9]), np.array([30, 10, 20]))
         >>> pairs.oldest_first().items.tolist()
@@ -94,15 +94,15 @@ class Interactions:
         return self if self.timestamps is None else self.take(np.argsort(self.timestamps, kind="stable"))
 
     def known_weights(self) -> np.ndarray:
-        """The weights `(E,)` float32; ones if there are none."""
+        """The weights `(E,)` float32; ones if there are no weights."""
         return np.ones(len(self), dtype=np.float32) if self.weights is None else self.weights
 
     def with_rows(self, users: np.ndarray, items: np.ndarray) -> Interactions:
-        """The same interactions under other row numbers."""
+        """Return the same interactions with other user rows and item rows."""
         return Interactions(users, items, self.timestamps, self.weights)
 
     def by_label(self, labels: np.ndarray) -> tuple[Interactions, Interactions, Interactions]:
-        """The interactions with the labels 0 (train), 1 (validation) and 2 (test), given as `(E,)` integers."""
+        """Split the interactions by labels `(E,)`, integers: 0 (train), 1 (validation) and 2 (test)."""
         return self.take(labels == 0), self.take(labels == 1), self.take(labels == 2)
 
 
@@ -126,15 +126,16 @@ class DatasetParts:
 
     Attributes:
         name: name of the dataset.
-        users, items: external ids ↔ rows.
+        users, items: maps between external ids and rows.
         train, valid, test: the interactions, as rows. No pair occurs twice, within a split or across splits.
-        features: name → `FeatureMatrix` with one row per item. With features, every item has at least one.
+        features: name → `FeatureMatrix` with one row per item. If there are features, every item
+            has a vector in at least one matrix.
         item_table: one row per item in row order; the first column, `item`, is the id.
         info: JSON-able metadata: source, license, preparation, split, seed …
-        folder: the prepared folder that it was loaded from, else None.
+        folder: the prepared folder that the dataset was loaded from, else None.
         frame_kind: the kind of frame that `Dataset.frame` returns.
-        dislikes: pairs with a weight of 0 or less, or None. They are in no split; the user's recommendations leave
-            them out.
+        dislikes: pairs with a weight of 0 or less, or None. They are in no split, and recommendations for
+            the user leave the item out.
 
     Raises:
         DataError: the parts contradict each other; the message names the part and the position.
@@ -212,7 +213,7 @@ class DatasetParts:
                         f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s"
                     )
         keys = np.concatenate([split.users * self.n_items + split.items for split in named.values()])
-        in_order = np.sort(keys)  # in a fraction of the time of `argsort`
+        in_order = np.sort(keys)  # much faster than `argsort`
         if (in_order[1:] == in_order[:-1]).any():
             order = np.argsort(keys, kind="stable")
             same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
@@ -232,7 +233,7 @@ class DatasetParts:
             if len(matrix) != self.n_items:
                 raise DataError(
                     f"features '{name}': {pluralize(len(matrix), 'row')} for {pluralize(self.n_items, 'item')};"
-                    " there must be one row each"
+                    " there must be one row per item"
                 )
         if self.features:
             without = ~np.any([matrix.present for matrix in self.features.values()], axis=0)
@@ -254,8 +255,8 @@ class DatasetParts:
             listed = describe_ids(self.users.ids[untrained], 10)
             raise DataError(
                 f"no training item for {pluralize(len(untrained), 'user')} of valid or test: {listed};"
-                " move one of their items to train, leave them out, or say with info['split']['method'] = 'label'"
-                " that the split was given so"
+                " move one of their items to train, leave them out, or set info['split']['method'] = 'label' if"
+                " the split was given like this"
             )
-        message = "%s: no training item for %s of valid or test; evaluation leaves those without a history out"
+        message = "%s: no training item for %s of valid or test; evaluation leaves out users without a history"
         logger.warning(message, self.name, pluralize(len(untrained), "user"))

@@ -54,9 +54,10 @@ class TextFormat:
     """The format options of a text file.
 
     Attributes:
-        separator: between values; None: detected from the first lines.
-        encoding: of the text; None: UTF-8, or UTF-16 if the file begins with its byte order mark.
-        header, columns: whether the first line holds the names of the columns; else these names.
+        separator: separator of the values; None: detected from the first lines.
+        encoding: encoding of the text; None: UTF-8, or UTF-16 if the file begins with its byte order mark.
+        header: whether the first line holds the names of the columns.
+        columns: names of the columns of a file without a header.
         bad_rows: "error", or "skip": leave out lines with a wrong number of values.
 
     Raises:
@@ -73,7 +74,7 @@ class TextFormat:
         if self.separator is not None:
             separator = SEPARATOR_NAMES.get(self.separator, self.separator)
             if not separator or not separator.isascii() or set(separator) & set('"\r\n\0'):
-                raise ConfigError(f"separator {separator!r}: name one or more plain characters, such as ';' or 'tab'")
+                raise ConfigError(f"separator {separator!r}: give one or more plain characters, such as ';' or 'tab'")
             object.__setattr__(self, "separator", separator)
         if self.encoding is not None:
             try:
@@ -86,7 +87,7 @@ class TextFormat:
             object.__setattr__(self, "columns", tuple(self.columns))
             if self.header:
                 raise ConfigError(
-                    "names of columns are given for a file that has a header; say that it has none (--no-header, in"
+                    "names of columns are given for a file that has a header; if it has no header, add --no-header (in"
                     " Python header=False)"
                 )
             check_names(list(self.columns or ()), "the names of columns (--columns)", ConfigError)
@@ -101,9 +102,10 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
 
     Args:
         path, layout: the file and its format options.
-        default: the separator if the first lines are ambiguous.
-        text: None: all columns stay strings; a name: the others get the type that all of their values have; "": all
-            columns get it, and where no value begins with 0 they are parsed at once, which takes little memory.
+        default: the separator to use if the first lines do not show it.
+        text: None: all columns stay strings. A name: this column stays strings, and each other column gets the type
+            that all of its values have. "": every column gets such a type; if no value has a leading zero, they are
+            parsed at once, which takes little memory.
 
     Raises a DataError if the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too
     few values.
@@ -131,12 +133,12 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
         body, frame, skipped, numbers = _read(body, layout.bad_rows, typed=False)
     frame.columns = _names(body, layout, frame.width)
     first = 1 + layout.header + n_lines_before
-    # line ends within quotes, or blank lines
+    # some rows have line ends within quotes, or there are blank lines: find the line of each row
     if numbers is None and body.content.count(b"\n") + 1 != frame.height + layout.header:
         numbers = np.array([record.line for record in body.records()][layout.header :], dtype=np.int64)
     blank = _is_blank(frame.to_series(0))
     for name in frame.columns[1:]:
-        if blank.any():  # rare; then a few columns decide
+        if blank.any():  # rare, and usually false after a few columns
             blank &= _is_blank(frame[name])
     if blank.any():
         numbers = np.arange(frame.height) + first if numbers is None else numbers
@@ -156,9 +158,10 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
 
 
 def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, pl.DataFrame, int, np.ndarray | None]:
-    """The body that could be read, and its frame, number of skipped rows, and line numbers.
+    """Parse a body; returns the body that could be parsed, its frame, the number of skipped rows, and line numbers.
 
-    Quotes have no meaning if no value begins with one. If the rows do not fit otherwise, a backslash escapes a quote.
+    A quote is a plain character if no value begins with a quote. If the rows cannot be parsed otherwise, a backslash
+    before a quote escapes it. The line numbers are None if no row was skipped.
     """
     value_start = rb'"(?<=[\r\n%b]")' % re.escape(body.separator.encode())
     if body.quoted and not body.content.startswith(b'"') and not re.search(value_start, body.content):
@@ -177,7 +180,10 @@ def _is_blank(values: pl.Series) -> pl.Series:
 
 
 def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
-    """The content as UTF-8 without byte order mark, with line feeds; raises a DataError that names an invalid line."""
+    """Convert the content of a file to UTF-8 without byte order mark; line ends of classic Mac OS become line feeds.
+
+    Raises a DataError that names the first line that is not valid text.
+    """
     mark, marked = next((entry for entry in BYTE_ORDER_MARKS if content.startswith(entry[0])), (b"", "utf-8"))
     if marked == "utf-8" and encoding is None:
         content = content.removeprefix(mark)
@@ -189,7 +195,7 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
             line = content.count(b"\n", 0, error.start) + 1
             name = "UTF-8" if chosen == "utf-8" else chosen
             raise DataError(
-                f"{path}: not {name} text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8, or name"
+                f"{path}: not {name} text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8, or give"
                 " its encoding, such as cp1252 or latin-1 (--encoding NAME, in Python encoding)"
             ) from None
         if chosen != "utf-8":
@@ -197,7 +203,7 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
     if b"\0" in content[:4096]:
         raise DataError(
             f"{path} is not text (there is a zero byte in line {content.count(10, 0, content.index(0)) + 1}); if it is"
-            " UTF-16, name that (--encoding utf-16-le, in Python encoding), else write it as CSV or Parquet"
+            " UTF-16, say so (--encoding utf-16-le, in Python encoding), else write it as CSV or Parquet"
         )
     if b"\r" in content and b"\n" not in content:  # line ends of classic Mac OS
         content = content.replace(b"\r", b"\n")
@@ -205,7 +211,10 @@ def to_utf8(path: Path, content: bytes, encoding: str | None) -> bytes:
 
 
 def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
-    """The separator that splits the first lines into an equal number of values, more than one."""
+    """Find the separator that splits the largest share of the first lines into the same number of values, two or more.
+
+    Returns `default` if no separator does.
+    """
     lines = beginning[: beginning.rfind(b"\n")] if len(beginning) == HEAD_BYTES and b"\n" in beginning else beginning
     best, best_score = default, (0.0, 0, 0)
     for separator in dict.fromkeys((default, *SEPARATORS)):
@@ -264,21 +273,21 @@ def check_names(names: list[str], where: str, error: type[DataError] | type[Conf
     """Raise an error if two columns have the same name."""
     for position, name in enumerate(names):
         if name and name in names[:position]:
-            hint = "; give each a name of its own"
+            hint = "; give them different names"
             if NUMERIC.fullmatch(name):
-                hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
+                hint = f"; if its first line holds values, give the names of the columns: {NO_HEADER}"
             raise error(f"{where}: columns {names.index(name) + 1} and {position + 1} are both called '{name}'{hint}")
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A row of a text file with the number of its first line, from 1."""
+    """A row of a text file, with the number of its first line, counted from 1."""
 
     content: bytes
     line: int
 
     def well_quoted(self, separator: bytes) -> bool:
-        """Whether a value that begins with a quote also ends with one, with inner quotes doubled."""
+        """Whether each value that begins with a quote also ends with a quote, and quotes inside it are doubled."""
         if b'"' not in self.content:
             return True
         mark = re.escape(separator)
@@ -286,7 +295,7 @@ class _Record:
         return re.fullmatch(value + rb"(?:%b%b)*" % (mark, value), self.content) is not None
 
     def n_values(self, separator: bytes, quoted: bool) -> int:
-        """Number of values."""
+        """Count the values of the row; if `quoted`, separators inside quotes do not count."""
         content = QUOTED.sub(b"", self.content) if quoted and b'"' in self.content else self.content
         return content.count(separator) + 1
 
@@ -330,7 +339,10 @@ class _Body:
         return next(csv.reader(io.StringIO(row, newline=""), delimiter=self.separator), [])
 
     def read(self, bad_rows: BadRows, typed: bool) -> tuple[pl.DataFrame, int, np.ndarray | None]:
-        """The frame, the number of dropped bad rows, and, if there are any, the line numbers of the other rows."""
+        """Parse the content.
+
+        Returns the frame, the number of dropped bad rows, and, if there are any, the line numbers of the other rows.
+        """
         fault = None
         try:
             frame = self._parse(self.content, typed)
@@ -345,7 +357,7 @@ class _Body:
         if self.quoted and last.content.count(b'"') % 2:  # the row may span any number of lines
             fault = (
                 f"a quote is opened in line {last.line} and never closed, so the end of its row is unknown, and no"
-                " option leaves it out; write the closing quote, or remove the opening one"
+                " option can leave this row out; write the closing quote, or remove the opening one"
             )
         elif bad and bad_rows == "skip":
             try:
@@ -367,7 +379,7 @@ class _Body:
                 " out: --bad-rows skip (in Python bad_rows)"
             )
         n_values, n_expected = record.n_values(mark, self.quoted), self._n_expected()
-        hint = " (a separator inside a value must stand in quotes)" if n_values > n_expected else ""
+        hint = " (a value that contains the separator must be in quotes)" if n_values > n_expected else ""
         return (
             f"line {record.line} has {pluralize(n_values, 'value')} for {pluralize(n_expected, 'column')}{hint};"
             " to leave such lines out: --bad-rows skip (in Python bad_rows='skip')"
@@ -412,7 +424,7 @@ class _Body:
         return self.content.count(self.separator.encode()) - within == rows * (frame.width - 1)
 
     def _good_and_bad_rows(self) -> tuple[list[_Record], list[_Record]]:
-        """Partition rows into those with the right number of values (or empty ones) and the others."""
+        """Partition the rows into good rows (empty, or with the right number of values) and bad rows."""
         good: list[_Record] = []
         bad: list[_Record] = []
         mark, n_expected = self.separator.encode(), self._n_expected()
@@ -423,7 +435,11 @@ class _Body:
         return good, bad
 
     def _n_expected(self) -> int:
-        """Expected number of values per row; without a header that of the given names, unless no row has that many."""
+        """The expected number of values per row: the number of values in the header.
+
+        Without a header, it is the number of the given names. If no row has that many values, it is the number of
+        values in the first row.
+        """
         if self.header:
             return len(self.first_values())
         mark = self.separator.encode()
@@ -434,11 +450,11 @@ class _Body:
 
 
 def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
-    """The unique names of the columns, without surrounding blanks."""
+    """Return the names of the columns without surrounding blanks; raises a DataError if a name is repeated."""
     if layout.columns is not None:
         if len(layout.columns) != width:
             raise DataError(
-                f"{body.path} has {pluralize(width, 'value')} in a line, and the names given are those of"
+                f"{body.path} has {pluralize(width, 'value')} in a line, but names are given for"
                 f" {pluralize(len(layout.columns), 'column')}"
             )
         return list(layout.columns)
@@ -447,7 +463,7 @@ def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
     if len(names) != width:
         raise DataError(f"{body.path}: the header has {pluralize(len(names), 'name')} for {pluralize(width, 'column')}")
     if names != raw:
-        logger.warning("%s: blanks around names of columns are left out: %s", body.path, ", ".join(names))
+        logger.warning("%s: blanks around names of columns are removed: %s", body.path, ", ".join(names))
     names = [name or f"column_{position}" for position, name in enumerate(names, 1)]
     check_names(names, str(body.path))
     return names

@@ -24,7 +24,7 @@ from lirdrec.wording import pluralize
 
 ID_NAMES = ("ids", "id", "item", "items", "item_id", "itemID", "item_ids", "movieId", "asin", "sku", "product_id")
 TABLES = (".parquet", ".pq", ".csv", ".tsv")
-COUNTED = re.compile(r"^(.*?)[0-9]+$")  # v0, v1, … or 0, 1, …: a vector with a number in each column
+COUNTED = re.compile(r"^(.*?)[0-9]+$")  # v0, v1, … or 0, 1, …: one column for each number of a vector
 
 # All exceptions of NumPy and zipfile on damaged files; found by damaging each byte of a file in turn.
 UNREADABLE = (
@@ -35,7 +35,13 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """The contents of a feature file: `values` `(n, d)` float32 or float16, and the id of each row, if it has ids."""
+    """The contents of a feature file.
+
+    Attributes:
+        values: `(n, d)` float32 or float16.
+        ids: the item id of each row; None: the file has no ids.
+        source: the path, or other words for messages.
+    """
 
     values: np.ndarray
     ids: pl.Series | None
@@ -49,7 +55,7 @@ def read_features(path: str | Path, item_column: str | None = None) -> FeatureFi
         path: .npy (rows in the order of the items; memory-mapped), .npz or .safetensors (one matrix, and one list of
             ids unless the rows are in the order of the items), .parquet, .csv or .tsv (a column of ids, and a column of
             vectors or one column for each number of the vectors).
-        item_column: name of the id column in the other tables; preferred among the possible columns.
+        item_column: name of the item id column in the other tables. If there is a column of this name, it is used.
 
     Raises:
         DataError: the file is missing, damaged, pickled, or does not contain one matrix.
@@ -65,13 +71,13 @@ def read_features(path: str | Path, item_column: str | None = None) -> FeatureFi
     if (Path(path.stem).suffix.lower() if kind == ".gz" else kind) in TABLES:
         return vectors_of_frame(read_table(path), item_column=item_column)
     raise DataError(
-        f"{path}: features come as .npy, .npz, .safetensors, .parquet, .csv or .tsv, not as"
+        f"{path}: a feature file must be .npy, .npz, .safetensors, .parquet, .csv or .tsv, not"
         f" {kind or 'a file without ending'}"
     )
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """A memory-mapped .npy; raises a DataError if it is damaged or holds Python objects."""
+    """Open a .npy file memory-mapped; raises a DataError if it is damaged or holds Python objects."""
     try:
         return open_array(path)
     except UNREADABLE as error:
@@ -81,10 +87,11 @@ def read_npy(path: Path) -> np.ndarray:
 def vectors_of_frame(
     table: Table, id_column: str | None = None, vector_column: str | None = None, *, item_column: str | None = None
 ) -> FeatureFile:
-    """Ids and vectors of a frame: one column of vectors, or one per dimension. Drops rows without a vector.
+    """Read ids and vectors from a table with one column of vectors, or with one column per dimension.
 
-    `id_column` and `vector_column` are detected by default; `item_column` is the id column of the other tables. Raises
-    a DataError if there are no such columns, or for vectors of different lengths or with missing numbers.
+    Rows without a vector are dropped. `id_column` and `vector_column` are detected by default; a column called
+    `item_column` (the item id column of the other tables) is preferred as column of ids. Raises a DataError if there
+    are no such columns, or for vectors of different lengths or with missing numbers.
     """
     frame, where = table.frame, table.source
     vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]
@@ -92,13 +99,13 @@ def vectors_of_frame(
         return _wide(table, item_column)
     if vector_column is None:
         if len(vectors) != 1:
-            raise DataError(f"{where}: {len(vectors)} columns of vectors among {', '.join(frame.columns)}; name one")
+            raise DataError(f"{where}: {len(vectors)} columns of vectors among {', '.join(frame.columns)}; keep one")
         vector_column = vectors[0]
     others = [name for name in frame.columns if name not in vectors]
     if id_column is None:
         named = [name for name in (item_column, *ID_NAMES) if name in others] or others
         if not named or (len(others) > 1 and named is others):
-            raise DataError(f"{where} cannot tell which of {', '.join(frame.columns)} holds the ids; name it")
+            raise DataError(f"{where}: it is unclear which of {', '.join(frame.columns)} holds the ids; call it 'item'")
         id_column = named[0]
     table.require_columns([id_column, vector_column])
     subject = f"{where}: column '{vector_column}'"
@@ -134,11 +141,11 @@ def _wide(table: Table, item_column: str | None) -> FeatureFile:
     counted = {match[1] for name in frame.columns[1:] if (match := COUNTED.match(name))}
     alone = (match := COUNTED.match(first)) is None or match[1] not in counted
     if not named and not (alone and (len(counted) == 1 or not frame[first].dtype.is_numeric())):
-        raise DataError(f"{where} cannot tell which of {shown} holds the item ids; name that column 'item'")
+        raise DataError(f"{where}: it is unclear which of {shown} holds the item ids; call that column 'item'")
     id_column = named[0] if named else first
     numbers = frame.drop(id_column)
     if not numbers.width:
-        raise DataError(f"{where} has ids in '{id_column}' and no column of numbers")
+        raise DataError(f"{where} has ids in '{id_column}', but no column of numbers")
     columns = {}
     for name in numbers.columns:
         values = numbers[name]
@@ -148,8 +155,8 @@ def _wide(table: Table, item_column: str | None) -> FeatureFile:
         if (bad := columns[name].is_null() & values.is_not_null()).any():
             raise DataError(
                 f"{where}: column '{name}' has {values[bad.arg_true()[0]]!r} in {table.first_bad_row(bad)}, not a"
-                f" number; a table of features holds only the ids in '{id_column}' and numbers, a column for each of"
-                " the vector"
+                f" number; besides the ids in '{id_column}', a table of features must hold only numbers: one column for"
+                " each number of the vectors"
             )
     matrix = pl.DataFrame(columns)
     present = matrix.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
@@ -169,10 +176,10 @@ def _choose(arrays: dict[str, Any], path: Path, item_name: str | None) -> Featur
     matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
     lists = [name for name, array in arrays.items() if array.ndim == 1]
     if len(matrices) != 1:
-        raise DataError(f"{path}: it must hold one matrix of features, and holds {held}; name it")
+        raise DataError(f"{path}: it must hold exactly one matrix of features, but it holds {held}")
     named = [name for name in known if name in lists] or lists
     if len(named) > 1 and named is lists:
-        raise DataError(f"{path} cannot tell which array holds the ids: {held}; name it")
+        raise DataError(f"{path}: it is unclear which array holds the ids: {held}; call it 'ids'")
     values = as_floats(arrays[matrices[0]], f"{path}, array '{matrices[0]}'")
     if not named:
         return FeatureFile(values, None, str(path))
@@ -186,7 +193,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: not an npz archive; name it .npy")
+                raise DataError(f"{path}: not an npz archive; rename it to .npy")
             if archive.zip is not None:
                 size = sum(member.file_size for member in archive.zip.infolist())
                 check_memory(size, f"{path}: unpacked", DataError)

@@ -24,7 +24,7 @@ NOT_GIVEN = np.empty(0, dtype=bool)  # the default mask of a matrix: rows that a
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatrix:
-    """One modality of all items.
+    """The vectors of one modality, such as text or image, of all items.
 
     Attributes:
         values: `(I, d)` float32 or float16, an array or a memory map; other number types become float32.
@@ -76,7 +76,7 @@ class FeatureMatrix:
         return self.values.shape[0]
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The matrix in order, as `(first row, rows)` of about 32 MB each."""
+        """Iterate over the matrix in blocks of about 32 MB, as `(number of the first row, rows)`."""
         return row_blocks(self.values)
 
 
@@ -121,7 +121,7 @@ def as_floats(values: Any, where: str) -> np.ndarray:
 
 
 def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> np.ndarray:
-    """`(n,)` bool: which rows are not all zero.
+    """Check the values of a matrix, and return which rows are not all zero, `(n,)` bool.
 
     Raises a DataError that names rows with NaN, infinite or too large values.
     """
@@ -134,7 +134,7 @@ def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> 
         nonzero[start : start + len(block)] = block.any(axis=1)
     if bad:
         rows = describe_ids(bad if ids is None else [ids[row] for row in bad])
-        named = " (counted from 0)" if ids is None else ", of the ids"
+        named = " (counted from 0)" if ids is None else ", with the ids"
         raise DataError(
             f"{where}: NaN, infinite values or values beyond {LARGEST:g} in {pluralize(len(bad), 'row')}{named}:"
             f" {rows}; fix them, or set the whole row to 0 to say that the item lacks this modality"
@@ -143,7 +143,7 @@ def check_rows(values: np.ndarray, where: str, ids: pl.Series | None = None) -> 
 
 
 def row_blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """A matrix in order, as `(first row, rows)` of about 32 MB each."""
+    """Iterate over a matrix in blocks of about 32 MB, as `(number of the first row, rows)`."""
     step = max(1, BLOCK_BYTES // max(1, values.shape[1] * values.itemsize))
     for start in range(0, len(values), step):
         yield start, values[start : start + step]

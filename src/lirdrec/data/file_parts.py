@@ -1,4 +1,4 @@
-"""Find the files that form a table: one file, several, those of a pattern, or the parts in a folder."""
+"""Find the files that form a table: one file, several files, the matches of a pattern, or parts in a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a table, and column → value for all of its rows, from folders called `column=value`."""
+    """One file of a table.
+
+    Attributes:
+        path: the file.
+        values: column → value of all rows of the file, from folders called `column=value`.
+    """
 
     path: Path
     values: dict[str, str | None] = field(default_factory=dict)
@@ -40,26 +45,26 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
     if not isinstance(source, (str, Path)):
         parts = [part for file in source for part in find_parts(file)]
         if not parts:
-            raise DataError("no file is named")
+            raise DataError("no file is given")
         paths = [part.path for part in parts]
         if repeated := next((path for i, path in enumerate(paths) if path in paths[:i]), None):
-            raise DataError(f"{repeated} is named twice; its rows would count twice")
+            raise DataError(f"{repeated} is given twice; its rows would count twice")
         return parts
     path = Path(source)
     if is_pattern(source):
         matches = sorted(glob.glob(str(source), recursive=True))
         if not matches:
-            raise DataError(f"{source}: no file fits this pattern")
+            raise DataError(f"{source}: no file matches this pattern")
         return [part for file in matches for part in find_parts(glob.escape(file) if stat_path(file) is None else file)]
     if not is_folder(path):
         return [Part(path)]
     parts = parts_of_folder(path)
     if not parts:
-        raise DataError(f"{path} is a folder; name a file, or a folder of parts of one table (CSV, Parquet …)")
+        raise DataError(f"{path} is a folder; give a file, or a folder with the parts of one table (CSV, Parquet …)")
     endings = sorted({table_suffix(part.path) for part in parts})
     if len(endings) > 1:
         raise DataError(
-            f"{path}: its files are of several kinds ({', '.join(endings)}); name those that belong together"
+            f"{path}: its files are of several kinds ({', '.join(endings)}); give the files that belong together"
         )
     return parts
 
@@ -72,8 +77,8 @@ def is_pattern(source: str | Path) -> bool:
 def parts_of_folder(folder: Path, values: Mapping[str, str | None] | None = None) -> list[Part]:
     """The table files in a folder and in its subfolders called `column=value`, sorted by name.
 
-    Ignores empty files, and names that begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`). `values` are those of all
-    rows of the folder.
+    Empty files are ignored, and names that begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`). `values` are the columns
+    that the names of the parent folders define.
     """
     parts = []
     for path in sorted(folder.iterdir()):

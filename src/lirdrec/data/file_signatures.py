@@ -28,7 +28,7 @@ TABLES = {
 ARCHIVES = {b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"), b"Rar!\x1a\x07": ("RAR", "unrar x")}
 PICKLE = "holds pickled Python objects, which are never loaded (they could run code); write it as CSV or Parquet"
 NOT_TABLES = {
-    b"\x93NUMPY": "is a NumPy array, not a table; of features, name it with --features NAME=FILE.npy",
+    b"\x93NUMPY": "is a NumPy array, not a table; if it holds features, use --features NAME=FILE.npy",
     b"\x89HDF\r\n\x1a\n": "is an HDF5 file; write its table as CSV or Parquet",
     b"Obj\x01": "is an Avro file; write it as Parquet",
     b"SQLite format 3\x00": "is an SQLite database; write its table as CSV or Parquet",
@@ -46,7 +46,7 @@ def detect_compression(head: bytes) -> str | None:
 
 
 def detect_table_format(head: bytes) -> str | None:
-    """The binary table format that begins with `head`; None if there is none, so the file may be text."""
+    """The binary table format of a file that begins with `head`; None: no such format, so the file may be text."""
     return next((name for magic, name in TABLES.items() if head.startswith(magic)), None)
 
 
@@ -54,7 +54,7 @@ def check_not_archive(path: Path, head: bytes) -> None:
     """Raise a DataError if the file is an archive that another program must unpack."""
     for magic, (name, command) in ARCHIVES.items():
         if head.startswith(magic):
-            raise DataError(f"{path} is a {name} archive; unpack it ({command} {path.name}) and name the file in it")
+            raise DataError(f"{path} is a {name} archive; unpack it ({command} {path.name}) and give the unpacked file")
 
 
 def check_maybe_table(path: Path, head: bytes) -> None:

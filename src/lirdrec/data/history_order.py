@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-POSITIONS = "positions"  # the entry "timestamps" of `DatasetParts.info`: they are positions, not times
+POSITIONS = "positions"  # `DatasetParts.info["timestamps"]`, if the timestamps are positions and not times
 
 
 def row_positions(users: np.ndarray) -> np.ndarray:
-    """The number of earlier rows of the same user, `(N,)` int64, for the user rows `(N,)` in the order of the table.
+    """For each row of a table, count the earlier rows of the same user, `(N,)` int64; `users` `(N,)` are its user rows.
 
     >>> row_positions(np.array([4, 4, 1, 4])).tolist()
     [0, 1, 0, 2]
@@ -25,7 +25,7 @@ def row_positions(users: np.ndarray) -> np.ndarray:
 
 
 def last_places(keys: np.ndarray) -> np.ndarray:
-    """The position of the last occurrence of each distinct key `(N,)`, `(n,)` int64, ascending.
+    """Of keys `(N,)`, return the position of the last occurrence of each distinct key, `(n,)` int64, ascending.
 
     >>> last_places(np.array([4, 2, 4])).tolist()
     [1, 2]
@@ -34,10 +34,10 @@ def last_places(keys: np.ndarray) -> np.ndarray:
 
 
 def are_positions(users: np.ndarray, timestamps: np.ndarray) -> bool:
-    """Whether the timestamps `(N,)` number the rows of every user: 0, 1, 2 … or 1, 2, 3 …, with no gap.
+    """Whether the timestamps `(N,)` number the rows of every user, without a gap: 0, 1, 2 … or 1, 2, 3 …
 
-    Times of a common clock do not: each user would have to start at the same moment, and to act at every tick. One user
-    alone, or users with one row each, prove nothing: False.
+    Real times do not look like this: every user would have to start at the same moment, and to act at every time step.
+    The result is also False if fewer than two users have two rows or more, which is too little to decide.
     """
     if not len(users) or timestamps.min() not in (0, 1):
         return False

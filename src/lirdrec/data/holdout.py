@@ -1,4 +1,4 @@
-"""Change what a dataset holds out: items that are added or launched later, and interactions of an earlier training."""
+"""Change what a dataset holds out: new items, as if they were added later, and interactions of an earlier training."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
     """Remove items with their interactions and features from a dataset.
 
     Args:
-        dataset: is not changed.
+        dataset: the dataset; it is not changed.
         items: one item id or many.
 
     Returns:
-        The remaining dataset in memory; the removed rows of the item table and their features, as arguments for
-        `Recommender.add_items`.
+        The remaining dataset, in memory; the removed rows of the item table; and their features. The last two are
+        arguments for `Recommender.add_items`.
 
     Raises:
         UnknownIdError: an item is not in the dataset.
-        DataError: the remaining data are no valid dataset (for instance, a user without a training pair).
+        DataError: the remaining data are not a valid dataset (for instance, a user without a training pair).
     """
     rows = known_rows(as_list(items), dataset.items)
     keep = np.ones(dataset.n_items, dtype=bool)
@@ -64,16 +64,18 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
 def move_to_train(
     dataset: Dataset, users: IdMap, items: IdMap, trained: Interactions
 ) -> tuple[Dataset, dict[str, int]]:
-    """Move the held-out interactions that an earlier run was trained on to train.
+    """Move held-out interactions to train if an earlier run was trained on them.
 
-    They cannot tell how well that run, or a training that started from it, does on interactions that it has not seen.
+    That run, and a training that starts from it, have seen these interactions. So metrics on them would not show how
+    well the run predicts interactions that it has not seen.
 
     Args:
-        dataset: is not changed.
-        users, items: the ids of the run's rows; trained: its training interactions, as rows.
+        dataset: the dataset; it is not changed.
+        users, items: the ids of the run's user rows and item rows.
+        trained: the run's training interactions, as rows.
 
     Returns:
-        The dataset, and the number of interactions moved from "valid" and from "test".
+        The new dataset, and the number of interactions moved from "valid" and from "test".
     """
     user_rows, item_rows = users.rows(dataset.users.series), items.rows(dataset.items.series)
     known = np.unique(trained.users * len(items) + trained.items)
@@ -92,12 +94,13 @@ def move_to_train(
 
 @dataclass(frozen=True)
 class LaunchedItems:
-    """Items that are launched after the training, and what users take of them.
+    """Launched items: new items that are added after the training, with the interactions of users with them.
 
     Attributes:
-        table, features: arguments for `Recommender.add_items`.
-        users: `(n,)` int64 rows of the users, in the dataset of the launch.
-        items: `(n,)` int64 rows of the items, in `table`.
+        table: the rows of the item table, an argument for `Recommender.add_items`.
+        features: name → matrix, likewise.
+        users: `(n,)` int64, the user row of each interaction, in `Launch.dataset`.
+        items: `(n,)` int64, the item row of each interaction, in `table`.
         timestamps: `(n,)` int64, or None, as in `Interactions`.
     """
 
@@ -108,18 +111,19 @@ class LaunchedItems:
     timestamps: np.ndarray | None = None
 
     def take(self, chosen: np.ndarray) -> LaunchedItems:
-        """The same items, with some of the interactions, chosen by a mask or by positions."""
+        """Return the same items with a part of the interactions, selected by a mask or by positions."""
         times = None if self.timestamps is None else self.timestamps[chosen]
         return replace(self, users=self.users[chosen], items=self.items[chosen], timestamps=times)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A dataset without some of its items, and these items: one part to choose settings by, one for the test.
+    """A simulated launch of new items: a dataset without some of its items, and these items in two groups.
 
     Attributes:
-        dataset: the known items with their interactions, split by time if that of the original was, else 8:1:1.
-        valid, test: the launched items.
+        dataset: the other (known) items with their interactions, split again (see `draw_launch`).
+        valid: the launched items by which settings are chosen.
+        test: the launched items for the test.
     """
 
     dataset: Dataset
@@ -130,27 +134,28 @@ class Launch:
 def draw_launch(
     dataset: Dataset, seed: int = 0, share: float = 0.1, by: Literal["random", "time"] = "random"
 ) -> Launch:
-    """Remove two shares of the items with their interactions: items of the validation launch and of the test launch.
+    """Simulate a launch: remove two groups of items with their interactions, one for validation and one for the test.
+
+    The interactions of the other items are split again: by the method of the dataset's own split if that is a split by
+    time, else per user 8:1:1, at random or, with `by="time"`, by time.
 
     Args:
-        dataset: is not changed; of its own split only the method counts.
-        seed: of the random choice of items and of the random split of the other interactions.
-        share: share of the items of each of the two launches.
-        by: "random": random items, and the interactions of the others split as the dataset is where that is by time,
-            else at random per user; "time": the items whose first interactions are the latest, and of the others each
-            user's latest interactions held out, or those that the split by time of the dataset holds out.
+        dataset: the dataset; it is not changed.
+        seed: seed of the random choice of items and of the random split.
+        share: share of the items in each of the two groups.
+        by: "random": choose the items at random; "time": choose the items whose first interactions are the latest.
 
     Raises:
-        DataError: "time" without times, or a share that leaves no items.
+        DataError: `by` is "time" and there are no times, or the share selects no items.
     """
     if not 0 < share < 0.5 or round(share * dataset.n_items) < 1:
-        raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and give an item")
+        raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and select an item")
     everything = Interactions.concatenate([dataset.split(name) for name in SPLITS if len(dataset.split(name))])
     users, items, times = everything.users, everything.items, everything.timestamps
     n = round(share * dataset.n_items)
     if by == "time":
         if times is None or not has_clock(dataset.info):
-            lacking = "timestamps of" if times is None else "times, and has positions in each user's history, of"
+            lacking = "timestamps of" if times is None else "times, instead of positions in each user's history, of"
             raise DataError(f"{dataset.name}: a launch by time needs {lacking} the interactions")
         first = np.full(dataset.n_items, np.iinfo(np.int64).max)
         np.minimum.at(first, items, times)
@@ -168,7 +173,7 @@ def draw_launch(
 
 
 def _split_method(dataset: Dataset, default: str) -> str:
-    """The method of the dataset's split where it is by time and there are timestamps, else `default`."""
+    """Return the method of the dataset's split if it is a split by time and there are timestamps, else `default`."""
     method = split_method(dataset.info)
     return method if method in TIMED and dataset.train.timestamps is not None else default
 
@@ -176,7 +181,15 @@ def _split_method(dataset: Dataset, default: str) -> str:
 def _launch(
     dataset: Dataset, launched: np.ndarray, everything: Interactions, labels: np.ndarray, split: dict[str, Any]
 ) -> Launch:
-    """The launch of given items; users without a training interaction are left out."""
+    """Make the launch of chosen items. Users without a training interaction are left out.
+
+    Args:
+        dataset: the original dataset.
+        launched: `(I,)`, the group of each item: 0 known, 1 validation, 2 test.
+        everything: all interactions of the dataset.
+        labels: `(E,)`, the new split of each interaction: 0 train, 1 validation, 2 test, -1 of a launched item.
+        split: the entry `split` of the new dataset's info.
+    """
     trained = np.bincount(everything.users[labels == 0], minlength=dataset.n_users) > 0
     new_user, position = np.cumsum(trained) - 1, np.zeros(dataset.n_items, np.int64)
     for part in range(3):
@@ -213,10 +226,10 @@ def _launch(
 
 
 def with_launched_items(dataset: Dataset, items: LaunchedItems) -> Dataset:
-    """The dataset with launched items after its own items, and their interactions in train.
+    """Append launched items to a dataset, and add their interactions to train.
 
     Args:
-        dataset: that of the launch; is not changed.
+        dataset: the dataset of the launch; it is not changed.
         items: the launched items, with the interactions to train on.
     """
     n = dataset.n_items

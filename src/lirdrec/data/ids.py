@@ -22,7 +22,7 @@ FEW = 8  # up to this number of ids, rows are looked up one by one, without buil
 
 
 class IdMap:
-    """Distinct ids, all integers or all strings; an id's row is its position.
+    """Maps ids to rows and back. The ids are distinct, all integers or all strings; the row of an id is its position.
 
     Args:
         ids: the ids in row order.
@@ -58,7 +58,7 @@ class IdMap:
         return "integers" if self.is_integer else "strings"
 
     def rows(self, ids: Any) -> np.ndarray:
-        """Rows `(B,)` int64 of the ids; -1 for unknown ids, including ids of the other type."""
+        """Return the rows `(B,)` int64 of the ids; -1 for unknown ids, including ids of the other type."""
         asked = as_series(ids)
         unknown = np.full(len(asked), -1, dtype=np.int64)
         if asked.dtype == pl.Null or len(asked) == 0:
@@ -86,10 +86,13 @@ class IdMap:
         return joined["row"].fill_null(-1).to_numpy().astype(np.int64, copy=False)
 
     def extended(self, ids: Any) -> IdMap:
-        """Append ids; the cost depends on the number of new ids only. Raises a DataError as for a new map."""
+        """Return a map with more ids at the end; the cost depends on the number of new ids only.
+
+        Raises a DataError if a new ID map would, or if an id is of the other type or known already.
+        """
         more = IdMap(ids, self.entity)
         if more.is_integer is not self.is_integer:
-            raise DataError(f"the {self.entity} ids are {self.kind}, and {more.series[0]!r} is not")
+            raise DataError(f"the {self.entity} ids are {self.kind}, but {more.series[0]!r} is not")
         if (self.rows(more.series) >= 0).any():
             return IdMap(pl.concat([self.series, more.series]), self.entity)  # its message names the repeated id
         grown = object.__new__(IdMap)
@@ -101,7 +104,7 @@ class IdMap:
         return grown
 
     def alike(self, id: Any) -> str | int | None:
-        """The known id written in another way: `00012` for `12`, 12 for `"12"` or `"12.0"`; None if there is none."""
+        """Find a known id that is `id` written in another way: `00012` for `12`, 12 for `"12"` or `"12.0"`; or None."""
         if isinstance(id, (bool, np.bool_)) or not isinstance(id, (str, int, np.integer)) or not len(self):
             return None
         text = str(id).strip().removesuffix(".0")
@@ -142,7 +145,7 @@ class IdMap:
 def id_error(
     ids: pl.Series, bad: pl.Series, where: str, entity: str, row_location: Callable[[int], str], problem: str
 ) -> DataError:
-    """The error that names the first id of a mask: "ratings.csv, column 'userId': user id -1 in line 7 is negative"."""
+    """Make the error for the first id of a mask: "ratings.csv, column 'userId': user id -1 in line 7 is negative"."""
     row = int(bad.arg_true()[0])
     value = ids[row]
     shown = repr(value) if isinstance(value, (str, bytes)) else value
@@ -154,7 +157,8 @@ def clean_ids(ids: Any, where: str, entity: str = "id", row_location: Callable[[
 
     Args:
         ids: anything one-dimensional. Floats are accepted if all are integers below 2**53.
-        where, entity: prefix of messages ("ratings.csv, column 'userId'"), and "user", "item" or "id".
+        where: prefix of messages ("ratings.csv, column 'userId'").
+        entity: "user", "item" or "id", for messages.
         row_location: describes the position of a row for messages ("line 7").
 
     Raises a DataError if an id is missing, negative, too large, empty, or of an unsupported type.
@@ -191,11 +195,11 @@ def clean_ids(ids: Any, where: str, entity: str = "id", row_location: Callable[[
             raise id_error(series, integers.is_null(), where, entity, row_location, problem)
         return integers
     types = "a mix of types" if series.dtype == pl.Object else str(series.dtype)
-    raise DataError(f"{where}: {entity} ids of type {types}; they must be all integers or all strings")
+    raise DataError(f"{where}: the type of the {entity} ids is {types}; they must be all integers or all strings")
 
 
 def text_ids(texts: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
-    """Ids from a text file: integers if all are written as integers (no leading zeros), else as `clean_ids`."""
+    """Convert ids of a text file: to integers if all are written as such (no leading zeros), else by `clean_ids`."""
     if len(texts) == 0 or texts.null_count() or not texts.str.contains(INTEGER).all():
         return clean_ids(texts, where, entity, row_location)
     integers = texts.cast(pl.Int64, strict=False)
@@ -211,13 +215,13 @@ def text_ids(texts: pl.Series, where: str, entity: str, row_location: Callable[[
 
 
 def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
-    """The first ids, for a message."""
+    """List the first ids for a message, and the number of the rest."""
     listed = [str(id) for id in ids]
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
 def as_series(ids: Any, where: str = "the ids") -> pl.Series:
-    """Convert one-dimensional data to a series, mixed types with dtype Object; raises a DataError for other data."""
+    """Convert one-dimensional data to a series (dtype Object for mixed types); raises a DataError for other data."""
     if isinstance(ids, pl.Series):
         return ids
     if isinstance(ids, np.ndarray):
@@ -273,17 +277,17 @@ def as_list(ids: Any) -> list[Any]:
         ids = ids.numpy(force=True)
     if isinstance(ids, np.ndarray):
         if ids.ndim > 1:
-            raise UnknownIdError(f"an array of shape {ids.shape} is no list of ids; give one with a single dimension")
+            raise UnknownIdError(f"an array of shape {ids.shape} is not a list of ids; give a one-dimensional array")
         return list(ids.ravel().tolist())
     if isinstance(ids, Mapping) or hasattr(ids, "columns"):
-        raise UnknownIdError(f"a {type(ids).__name__} is no list of ids; give one of its columns")
+        raise UnknownIdError(f"a {type(ids).__name__} is not a list of ids; give one of its columns")
     if isinstance(ids, Iterable):
         return list(ids)
     raise UnknownIdError(f"{ids!r} is not an id: ids are strings or integers")
 
 
 def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
-    """Rows of the ids; raises an UnknownIdError that names similar known ids, or the number of known ids."""
+    """Return the rows of the ids; raises an UnknownIdError that names similar known ids, or the number of known ids."""
     rows = known.rows(ids)
     if (rows < 0).any():
         unknown = [id for id, row in zip(ids, rows, strict=True) if row < 0]

@@ -29,14 +29,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif",
 
 @dataclass(frozen=True)
 class Media:
-    """A kind of files of items.
+    """A kind of files that items can have: images, audio files or videos.
 
     Attributes:
-        column: of the item table: path below the folder.
-        folder: entry of `info`: the folder, absolute.
-        option: of the command line that names the folder.
-        noun: one such file, in messages.
-        suffixes: of files that are found by item id.
+        column: the column of the item table with the paths below the folder.
+        folder: the entry of `info` with the absolute path of the folder.
+        option: the option of the command line that gives the folder.
+        noun: the word for one such file in messages.
+        suffixes: suffixes of the files that are found by item id.
     """
 
     column: str
@@ -64,15 +64,15 @@ VIDEO_FILES = Media(
 
 
 def with_images(dataset: Dataset, folder: str | Path, column: str | None = None) -> Dataset:
-    """The dataset with the column `image` in its item table and the folder in `info["images"]`.
+    """Return the dataset with the column `image` in its item table and the folder in `info["images"]`.
 
     Args:
         dataset: any dataset; it is not changed.
         folder: contains the images, which are not copied.
-        column: of the item table, with a path or file name per item; by default `image` if it holds such paths, else
+        column: column of the item table with a path or file name per item; by default `image` if it holds paths, else
             the images are found by item id.
 
-    Raises a DataError as `image_column`, or if the item table has no such column.
+    Raises a DataError as `image_column` does, or if the item table has no such column.
     """
     table = dataset.item_table
     if column is not None and column not in table.columns:
@@ -86,9 +86,10 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
 
 
 def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
-    """Add the images that the column `image` names, if they are in `folder`, which was not given explicitly.
+    """Add the images whose paths are in the column `image`, if they exist in `folder`, the folder of the data.
 
-    Otherwise the column is kept unchanged, with a warning: it may have another meaning.
+    Since the user did not ask for images, the column may have another meaning. So if there are no such images, it is
+    kept unchanged, with a warning.
     """
     if IMAGE not in dataset.item_table.columns or not has_paths(dataset.item_table[IMAGE]):
         return dataset
@@ -102,18 +103,18 @@ def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
 def image_column(
     items: IdMap | Iterable[Any], folder: Path, column: pl.Series | None = None, media: Media = IMAGE_FILES
 ) -> pl.Series:
-    """The path of each item's image (or other file) below the folder, with forward slashes; null if there is none.
+    """Find the path of each item's image (or other file) below the folder, with forward slashes; null if it has none.
 
     Only folders are listed; files are not opened or checked one by one.
 
     Args:
         items: the item ids.
         folder: contains the images.
-        column: `(I,)` for each item a path below the folder, an absolute path into it, or a file name; or null. A file
+        column: `(I,)`: for each item a path below the folder, an absolute path into it, a file name, or null. A file
             name may lack its suffix, and the file may be in a direct subfolder. The path of a missing file is kept, so
-            that opening it reports the problem. Without a column, files ITEM with one of the `SUFFIXES` are searched
-            in the folder and its direct subfolders; of several the first by path is used.
-        media: the kind of the files; `SUFFIXES` are then its own.
+            that opening it reports the problem. Without a column, files whose name is the item id and one of the
+            suffixes are searched in the folder and its direct subfolders; if there are several, the first is used.
+        media: the kind of the files, which defines the suffixes.
 
     Returns:
         Series `image` (or `media.column`) `(I,)` of strings.
@@ -126,12 +127,12 @@ def image_column(
         raise DataError(f"{folder}: no such folder of {media.noun}s")
     paths = _by_id(ids, folder, media) if column is None else _by_path(ids, folder, column, media)
     n_images = f"{len(paths) - paths.null_count():,}"
-    logger.info("%s: a file (%s) for %s of %s", folder, media.noun, n_images, pluralize(len(ids), "item"))
+    logger.info("%s: found a file (%s) for %s of %s", folder, media.noun, n_images, pluralize(len(ids), "item"))
     return paths
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """The number of items with an image, `images`, and with a text, `texts` (column → number).
+    """Count the items with an image (key `images`) and with a text (key `texts`: column → number).
 
     Images count only if the dataset has their folder. Columns of texts are the string columns of the item table; blank
     texts do not count.
@@ -175,9 +176,9 @@ def _by_id(ids: pl.Series, folder: Path, media: Media) -> pl.Series:
     paths = wanted.join(table.unique("id", keep="first"), on="id", how="left", maintain_order="left")[media.column]
     if paths.null_count() == len(paths):
         raise DataError(
-            f"{folder}: none of {pluralize(len(images), media.noun)} is named after an item: the first is {images[0]},"
-            f" the first item {ids[0]}; rename them to ITEM{media.suffixes[0]}, or name a column of the item table with"
-            " their paths"
+            f"{folder}: none of {pluralize(len(images), media.noun)} has an item id as its name: the first is"
+            f" {images[0]}, and the first id is that of item {ids[0]}; rename them to ITEM{media.suffixes[0]}, or give"
+            " the column of the item table with their paths"
         )
     return paths
 
@@ -199,7 +200,7 @@ def _by_path(ids: pl.Series, folder: Path, column: pl.Series, media: Media) -> p
     if missing and len(missing) == len(requested) - requested.count(None):
         raise DataError(
             f"{folder}: none of the {media.noun}s in column '{column.name}' exists: {describe_ids(missing)};"
-            " name the folder that the paths are relative to"
+            " give the folder that the paths are relative to"
         )
     if missing:
         n_missing = pluralize(len(missing), media.noun)
@@ -219,7 +220,7 @@ def _inside(text: str, folder: Path, owner: str, noun: str) -> str:
         roots = [root.as_posix() for root in (folder.absolute(), folder.resolve())]
         root = next((root for root in roots if path.is_relative_to(root)), None)
         if root is None:
-            raise DataError(f"the {noun} of {owner}, {text}, is outside of {folder}; name a folder that contains all")
+            raise DataError(f"the {noun} of {owner}, {text}, is outside of {folder}; give a folder that contains all")
         path = path.relative_to(root)
     if ".." in path.parts:
         raise DataError(f"the {noun} of {owner}, {text}, leaves the folder {folder}; paths must not contain '..'")
@@ -227,7 +228,7 @@ def _inside(text: str, folder: Path, owner: str, noun: str) -> str:
 
 
 def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
-    """Relative paths of the files in the subfolder `below`; `deep` includes its direct subfolders."""
+    """List the relative paths of the files in the subfolder `below`; `deep` includes its direct subfolders."""
     paths, n_unreadable = [], 0
     try:
         with os.scandir(folder / below) as entries:

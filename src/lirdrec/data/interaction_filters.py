@@ -15,8 +15,8 @@ from lirdrec.errors import DataError
 def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
     """Keep the rows that have one of the given values in each of the columns (column → a value, or several).
 
-    Values are compared as texts: `1` equals the number 1 of a Parquet file, and `true` its boolean; `007` is not `7`.
-    Raises a DataError if there is no such column, or no row has one of the values; lists the existing values.
+    Values are compared as texts: `1` equals the number 1 in a Parquet file, `true` equals a boolean, and `007` is not
+    `7`. Raises a DataError if there is no such column, or if no row has one of the values, with the values that exist.
     """
     table.require_columns(list(only))
     keep = pl.repeat(True, table.frame.height, eager=True)
@@ -26,7 +26,7 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
         if absent := next((text for text in texts if not (existing == text).any()), None):
             counts = existing.drop_nulls().value_counts(sort=True)
             listed = describe_ids(counts[existing.name].to_list(), 8) or "nothing"
-            raise DataError(f"{table.source}: no row has {absent!r} in column '{column}'; it holds {listed}")
+            raise DataError(f"{table.source}: no row has {absent!r} in column '{column}'; the column holds {listed}")
         keep &= existing.is_in(texts).fill_null(False)
     if not keep.any():
         raise DataError(f"{table.source}: no row has {in_words(only)}")
@@ -34,13 +34,13 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
 
 
 def as_values(wanted: Any) -> list[Any]:
-    """One value, or several, as a list."""
+    """Convert one value or several values to a list."""
     is_single = isinstance(wanted, (str, bytes)) or not isinstance(wanted, Iterable)
     return [wanted] if is_single else list(wanted)
 
 
 def in_words(only: Mapping[str, Any]) -> str:
-    """`event=transaction, addtocart; country=de`."""
+    """Describe the filters in messages: `event=transaction, addtocart; country=de`."""
     return "; ".join(f"{column}={', '.join(map(_value_text, as_values(wanted)))}" for column, wanted in only.items())
 
 
@@ -51,7 +51,7 @@ def _value_text(value: Any) -> str:
 
 
 def column_texts(column: pl.Series) -> pl.Series:
-    """Values as texts; floats that are integers lose `.0`."""
+    """Convert the values of a column to texts; floats without a fraction lose `.0`."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")
     texts = column.cast(pl.String)

@@ -1,4 +1,4 @@
-"""Weights of interactions: a column, kinds of events, and decay with time; sums over the rows of a repeated pair."""
+"""Compute weights of interactions from a column, kinds of events and age; sum the weights of a repeated pair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lirdrec.wording import pluralize
 DAY = 86_400 * 10**6  # microseconds
 EARLIEST = 10**8  # seconds since 1970 (March 1973): smaller integers are positions or years
 MAX_HALVINGS = 20  # an old interaction keeps a millionth of its weight, so a like never becomes a dislike
-LARGEST = 1e9  # of a weight; products and sums of such weights are still float32
+LARGEST = 1e9  # largest weight; products and sums of such weights still fit into float32
 
 
 def has_weights(config: PreprocessingConfig) -> bool:
@@ -31,21 +31,24 @@ def has_weights(config: PreprocessingConfig) -> bool:
 def row_weights(
     table: Table, config: PreprocessingConfig, times: np.ndarray | None, keep: np.ndarray, counts: dict[str, Any]
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Weights `(N,)` float64 of the rows, None without such options, and the rows `(N,)` bool of `keep` that count.
+    """Compute the weight of each row, `(N,)` float64 or None, and the rows of `keep` that count, `(N,)` bool.
 
-    The weight is the value of the column `weight`, times the weight of the row's event, times
-    `0.5 ** min(age / half_life, 20)`, with the age counted from the last row in `keep`. Rows of events with weight 0
-    do not count.
+    The weight is a product of three factors; a factor whose option is not given is 1:
+
+        (value of the column `weight`) · (weight of the row's event) · 0.5 ** min(age / half_life, 20)
+
+    The age of a row is the number of days between its time and the latest time in `keep`. Rows of events with weight 0
+    do not count. If no option gives weights, the weights are None.
 
     Args:
         table: the interactions.
         config: the options.
         times: `(N,)` int64 as parsed, or None.
         keep: `(N,)` bool, the rows that remain after other filters.
-        counts: gets the options and counts.
+        counts: the mapping to which the options and counts are added.
 
     Raises:
-        DataError: a weight is missing, not a number or too large; an event has no weight; times are no dates.
+        DataError: a weight is missing, not a number or too large; an event has no weight; times are not dates.
     """
     if not has_weights(config):
         return None, keep
@@ -69,7 +72,7 @@ def row_weights(
 
 
 def summed_weights(users: np.ndarray, items: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The sum `(E,)` float64 of the weights of each distinct pair, in the order of `distinct_pairs`."""
+    """Sum the weights of each distinct pair, `(E,)` float64, in the order of `distinct_pairs`."""
     keys = users * (int(items.max(initial=0)) + 1) + items
     _, pair = np.unique(keys, return_inverse=True)
     return np.bincount(pair, weights=weights)
@@ -88,7 +91,7 @@ def _column_weights(table: Table, column: str) -> np.ndarray:
 
 
 def _event_weights(table: Table, column: str, weights: Mapping[str, float], keep: np.ndarray) -> np.ndarray:
-    """The weight `(N,)` of each row's event; raises a DataError if a row in `keep` has an event without a weight."""
+    """Return the weight `(N,)` of each row's event; raises a DataError if an event of the rows in `keep` has none."""
     events = column_texts(table.frame[column])
     known = events.str.strip_chars().replace_strict(dict(weights), default=None, return_dtype=pl.Float64)
     unknown = known.is_null() & pl.Series(keep)
@@ -105,12 +108,15 @@ def _event_weights(table: Table, column: str, weights: Mapping[str, float], keep
     raise DataError(
         f"{table.source}: event {events[row]!r} in {location} has no weight"
         f" ({pluralize(int(unknown.sum()), 'row')} without one); column '{column}' holds {describe_ids(found, 20)}:"
-        f" list all of them in {option_name('event_weights')}, those that say nothing with weight 0"
+        f" list all of them in {option_name('event_weights')}, with weight 0 for events that should not count"
     )
 
 
 def _unit(table: Table, config: PreprocessingConfig, times: np.ndarray) -> int:
-    """Microseconds in a unit of parsed times; dates are microseconds, integers are judged by the largest of them."""
+    """Return how many microseconds one unit of the parsed times is.
+
+    Dates are parsed to microseconds. The unit of integers is inferred from the largest of them.
+    """
     column = str(config.timestamp)
     values = table.frame[column]
     if values.dtype in (pl.Date, pl.Datetime) or config.time_format is not None:
@@ -120,7 +126,7 @@ def _unit(table: Table, config: PreprocessingConfig, times: np.ndarray) -> int:
     largest = int(np.abs(times).max())
     if largest < EARLIEST:
         raise DataError(
-            f"{table.source}: column '{column}' holds integers up to {largest:,}, which are no times in seconds since"
-            f" 1970, so a half-life in days has no meaning; write dates, or seconds since 1970"
+            f"{table.source}: column '{column}' holds integers up to {largest:,}, which are not times in seconds since"
+            f" 1970, so a half-life in days cannot be used; write dates, or seconds since 1970"
         )
     return 10**6 if largest < SECONDS else 10**3 if largest < MILLISECONDS else 1

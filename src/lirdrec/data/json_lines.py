@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 @dataclass
 class BadLines:
-    """Handling of unusable lines: raise at the first, or skip and count them.
+    """Handles unusable lines of a file: raises an error at the first one, or skips and counts them.
 
     Attributes:
         path: the file of the lines.
-        policy: "skip"; or "raise", which "error" is another name of; raises a ConfigError for others.
+        policy: "skip", or "raise" (also called "error"); other values raise a ConfigError.
         option: the option that skips such lines, for messages.
         count, example: the number of lines skipped so far, and a message about the first.
     """
@@ -64,7 +64,7 @@ class BadLines:
 
 
 def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
-    """The file as `(number of the first line, complete lines)`, in order; only the last block may lack its line end.
+    """Read a file in blocks, `(number of the first line, complete lines)`; only the last block may lack its line end.
 
     `size` is about the length of a block in bytes, unless a line is longer. Raises a DataError if the file is missing,
     empty, cut short or damaged, or a line exceeds the maximum length.
@@ -90,9 +90,9 @@ def read_blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byte
 
 
 def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes], T | None]) -> Iterator[T]:
-    """The results of `parse` for each line of a block, in order, without blank lines and results that are None.
+    """Call `parse` for each line of a block that is not blank, and yield the results that are not None, in order.
 
-    `number` is that of the block's first line; `bad` handles lines for which `parse` raises ValueError.
+    `number` is the number of the block's first line. `bad` handles lines for which `parse` raises a ValueError.
     """
     lines = block.split(b"\n")
     for position, line in enumerate(lines):
@@ -111,7 +111,7 @@ def parse_lines(number: int, block: bytes, bad: BadLines, parse: Callable[[bytes
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
-    """A line as a record: JSON, or a Python literal of a dict (never run as code); raises ValueError otherwise."""
+    """Parse a line of JSON, or a Python literal of a dict (never run as code), as a record; else raise ValueError."""
     text = decode_line(line)
     try:
         record = json.loads(text)
@@ -140,7 +140,7 @@ def finite_float(value: Any) -> float | None:
 
 
 def decode_line(line: bytes) -> str:
-    """A line as text; raises a ValueError if it is not UTF-8."""
+    """Decode a line to text; raises a ValueError if it is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:

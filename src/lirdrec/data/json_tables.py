@@ -1,7 +1,7 @@
 """Read tables from JSON: one record per line, or one list of records; keys of nested records are written `a.b`.
 
-A value that is a list gives a row for each of its elements: `events.item` of `{"user": 1, "events": [{"item": 7}, …]}`
-gives as many rows as there are events, each with the user. In item tables lists of plain values stay lists.
+A list in a record gives one row for each of its elements. For example, `{"user": 1, "events": [{"item": 7}, …]}` gives
+one row for each event, with the columns `user` and `events.item`. In item tables, lists of plain values stay lists.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ JSON_NAME = re.compile(r"\.(json|jsonl|ndjson|jl)(\.(gz|bz2|xz|zst|lz4|zip))?$",
 TABLE_NAME = re.compile(r"\.(csv|tsv|parquet|pq|inter|item)(\.\w+)?$", re.IGNORECASE)
 JSON_START = re.compile(rb"""\s*(\[\s*)?\{\s*(u?["']|\})""")
 CHUNK_RECORDS = 100_000  # number of records kept as Python values at once
-MAX_KEYS = 200  # maximum of a nested record; a record with more is assumed to be keyed by ids
-MAX_DEPTH = 8  # of nested records
+MAX_KEYS = 200  # maximum number of keys of a nested record; if there are more, the keys are probably ids
+MAX_DEPTH = 8  # maximum depth of nested records
 MAX_EXACT_INT = 2**53  # up to this value every integer is exact as a float
 PLAIN = (str, int, float, type(None))  # in Python, True and False are integers
 
@@ -64,10 +64,10 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
     """Read JSON lines (or lines of Python literals), or one list of records.
 
     Args:
-        path: plain or compressed.
+        path: the file, plain or compressed.
         columns: keys to read, `a.b` for a key of a nested record; None reads everything: nested records become columns
             `a.b`, lists of plain values stay lists, and lists of records are left out, which is logged.
-        bad: handles lines that are not records; by default the first one raises.
+        bad: handles lines that are not records; by default the first such line raises an error.
 
     Raises a DataError if the file is missing, damaged or not JSON, or a column occurs in no record.
     """
@@ -138,7 +138,7 @@ def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(f"{path}: record {number} has a number that is too long") from None
         if not isinstance(record, dict):
             raise DataError(
-                f"{path}: record {number} is a {type(record).__name__}; it must be a list of records in {{…}}"
+                f"{path}: record {number} is a {type(record).__name__}; the list must hold records in {{…}}"
             )
         yield number, record
         position = skip(position)
@@ -158,7 +158,7 @@ class _ColumnPlan:
         self._simple = not any("." in column for column in self.columns)
 
     def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Raises ValueError if two columns are in different lists."""
+        """Extract the rows of a record; raises a ValueError if two columns are in different lists."""
         if len(self._seen) < MAX_KEYS:
             self._seen.update(dict.fromkeys(_key_paths(record)))
         if self._simple:
@@ -182,7 +182,7 @@ class _ColumnPlan:
 
 
 def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The keys of a record and of its nested records, `a.b`."""
+    """Iterate over the keys of a record and of its nested records, `a.b`."""
     for key, value in record.items():
         yield before + key
         if isinstance(value, list):
@@ -192,7 +192,7 @@ def _key_paths(record: Mapping[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns as a tree of keys: `{"user": "user", "events": {"item": "events.item"}}`."""
+    """Convert columns to a tree of keys: `{"user": "user", "events": {"item": "events.item"}}`."""
     tree: dict[str, Any] = {}
     for column in columns:
         keys = [column] if column in record else column.split(".")
@@ -201,9 +201,9 @@ def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str,
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
                 outer = ".".join(keys[: depth + 1])
-                raise ValueError(f"'{column}' and '{outer}' are both columns, and one holds the other")
+                raise ValueError(f"'{column}' and '{outer}' are both given as columns, but one contains the other")
         if keys[-1] in node:
-            raise ValueError(f"'{column}' is a column, and another one lies in it")
+            raise ValueError(f"'{column}' is given as a column, but another given column is inside it")
         node[keys[-1]] = column
     return tree
 
@@ -213,7 +213,7 @@ def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
         return [row for element in value for row in _rows(element, tree, name)]
     if isinstance(tree, str):
         if isinstance(value, dict):
-            raise ValueError(f"'{tree}' holds a record; name one of its keys: {tree}.{next(iter(value), 'key')}")
+            raise ValueError(f"'{tree}' holds a record; give one of its keys: {tree}.{next(iter(value), 'key')}")
         return [{tree: value}]
     rows: list[dict[str, Any]] = [{}]
     list_path: str | None = None
@@ -225,7 +225,7 @@ def _rows(value: Any, tree: Any, name: str) -> list[dict[str, Any]]:
             if list_path is not None:
                 raise ValueError(
                     f"'{list_path}' and '{path}' are two lists, and it is unknown which elements belong together;"
-                    " name columns of one of them"
+                    " give columns of only one of them"
                 )
             list_path = path
         rows = [{**row, **more} for row in rows for more in inner_rows]
@@ -280,7 +280,7 @@ class _Chunks:
             self._close()
 
     def frame(self, columns: Sequence[str] | None) -> tuple[pl.DataFrame, pl.Series]:
-        """All rows and their numbers. If no columns were requested, they have the order of their first occurrence."""
+        """Return all rows and their numbers. If no columns were requested, the columns are in order of occurrence."""
         self._close()
         names = dict.fromkeys(columns or [name for chunk in self.frames for name in chunk.columns])
         joined = []

@@ -33,7 +33,7 @@ from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 
-FILTERS = {  # count of the preparation → words for its rows, and the option
+FILTERS = {  # key of a count → words for the rows that were removed, and the option that removes them
     "other_rows": ("with other values", "only"),
     "bad_rows_skipped": ("bad", "bad_rows"),
     "below_min_rating": ("rated lower", "min_rating"),
@@ -54,7 +54,7 @@ def from_frames(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DatasetParts:
-    """A dataset from frames in memory; `Dataset.from_frames` describes the arguments and errors."""
+    """Make the parts of a dataset from frames; `Dataset.from_frames` describes the arguments and errors."""
     config = make_preprocessing_config(options, "from_frames")
     frame, kind = to_polars(interactions)
     item_table = None if items is None else Table(to_polars(items)[0], "the item table")
@@ -71,7 +71,7 @@ def from_sparse(
     min_rating: float | None = None,
     **options: Any,
 ) -> DatasetParts:
-    """A dataset from a matrix of users and items; `Dataset.from_sparse` describes the arguments and errors."""
+    """Make the parts of a dataset from a sparse matrix; `Dataset.from_sparse` describes the arguments and errors."""
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
         rows, columns = np.nonzero(matrix)
         values = matrix[rows, columns].astype(np.float64)
@@ -94,7 +94,7 @@ def from_sparse(
         ids[entity] = read_ids(np.arange(size) if given is None else given, f"{entity}_ids", entity)
         if len(ids[entity]) != size:
             raise DataError(f"{entity}_ids: {pluralize(len(ids[entity]), 'id')}, but the matrix has {size:,} {axis}")
-        IdMap(ids[entity], entity)  # each id once
+        IdMap(ids[entity], entity)  # raises an error if an id is repeated
     for option in (USER, ITEM, RATING, "timestamp", "order"):
         if option in options:
             lacks = "no order of interactions" if option == "order" else f"no column '{option}'"
@@ -118,10 +118,11 @@ def build(
     """Build the parts of a dataset from tables; raises the errors of `Dataset.from_frames`.
 
     Args:
-        table, items: the interactions, and the item table if there is one.
+        table: the interactions.
+        items: the item table, or None.
         features: name → contents of a feature file.
         config: preprocessing options.
-        name, info: of the dataset.
+        name, info: name and metadata of the dataset.
         kind: the kind of frame that `Dataset.frame` returns.
     """
     _check_columns(table, items, config)
@@ -167,7 +168,10 @@ def build(
 
 
 def _dislikes(pairs: Interactions, users: np.ndarray, items: np.ndarray, counts: dict[str, Any]) -> Interactions | None:
-    """The pairs with a weight of 0 or less between the `users` `(U,)` and `items` `(I,)` bool that are kept."""
+    """Return the pairs with a weight of 0 or less whose user and item are kept, or None; also count them.
+
+    `users` `(U,)` and `items` `(I,)` bool say which users and items are kept.
+    """
     is_dislike = pairs.known_weights() <= 0
     if not is_dislike.any():
         return None
@@ -177,7 +181,7 @@ def _dislikes(pairs: Interactions, users: np.ndarray, items: np.ndarray, counts:
 
 
 def _label_column(config: PreprocessingConfig) -> str | None:
-    """The column of split labels, or None if the split is a method."""
+    """The column of split labels, or None if the data are split by a method."""
     return config.split if config.split not in METHODS else None
 
 
@@ -186,7 +190,7 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
     label_column = _label_column(config)
     columns = table.frame.columns
     if label_column is not None and label_column not in columns:
-        choice = f"choose one of {', '.join(METHODS)}, or a column of labels; it has {', '.join(columns)}"
+        choice = f"choose one of {', '.join(METHODS)}, or a column of labels; the columns are {', '.join(columns)}"
         raise DataError(
             f"{table.source}: '{label_column}' is neither a split method nor a column;"
             f" {suggest_name(label_column, [*METHODS, *columns], choice)}"
@@ -216,7 +220,10 @@ def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]
 
 
 def _rated_enough(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
-    """`(N,)` bool: rows at or above the rating threshold. No row is removed, so that messages name the right line."""
+    """Return which rows have at least the rating `min_rating`, `(N,)` bool.
+
+    No row is removed, so that later messages name the right line.
+    """
     if config.min_rating is None or config.rating is None:
         return np.ones(table.frame.height, dtype=bool)
     enough = parse_numbers(table, config.rating) >= config.min_rating
@@ -227,7 +234,11 @@ def _rated_enough(table: Table, config: PreprocessingConfig, counts: dict[str, A
 def _numbered(
     table: Table, items: Table | None, config: PreprocessingConfig, keep: np.ndarray, counts: dict[str, Any]
 ) -> tuple[Interactions, np.ndarray | None, IdMap, IdMap, pl.DataFrame, Table | None]:
-    """Distinct interactions of the rows in `keep`, their labels, all users, all items, their table, good item rows."""
+    """Convert ids to rows, and merge the rows of repeated pairs.
+
+    Returns the distinct interactions of the rows in `keep`; their split labels, or None; all users; all items; the item
+    table in the order of the items; and the item table as read without its bad rows, or None.
+    """
     user_ids = parse_ids(table, config.user, USER, config.string_ids)
     item_ids = parse_ids(table, config.item, ITEM, config.string_ids)
     times = None if config.timestamp is None else parse_times(table, config.timestamp, config.time_format)
@@ -262,14 +273,14 @@ def _numbered(
         if n_dislikes := int((weights <= 0).sum()):
             counts["dislikes"] = n_dislikes
     pairs = replace(pairs.take(first), weights=weights)
-    if config.split in TIMED and pairs.timestamps is not None:  # equal times: in the order of the rows
+    if config.split in TIMED and pairs.timestamps is not None:  # pairs with equal times keep the order of the rows
         by_time = np.lexsort((first, pairs.timestamps, pairs.users))
         pairs, first = pairs.take(by_time), first[by_time]
     return pairs, None if labels is None else labels[first], users, catalog, item_table, items
 
 
 def _core(pairs: Interactions, keep: np.ndarray, config: PreprocessingConfig, counts: dict[str, Any]) -> np.ndarray:
-    """`(E,)` bool: the interactions in `keep` that remain after the k-core."""
+    """Return which of the interactions in `keep` remain after the k-core filter, `(E,)` bool."""
     if config.k_core <= 1:
         return keep
     core = np.zeros(len(keep), dtype=bool)
@@ -281,7 +292,7 @@ def _core(pairs: Interactions, keep: np.ndarray, config: PreprocessingConfig, co
 def _items_to_keep(
     keep: np.ndarray, rows: np.ndarray, items: Table | None, config: PreprocessingConfig, counts: dict[str, Any]
 ) -> np.ndarray:
-    """`(I,)` bool: items to keep; `keep_all_items` decides about those without an interaction."""
+    """Return which items to keep, `(I,)` bool; `keep_all_items` decides about items without an interaction."""
     keep_all = config.keep_all_items
     if keep_all is None:
         keep_all = config.k_core <= 1 and items is not None
@@ -295,7 +306,7 @@ def _items_to_keep(
 def _split(
     pairs: Interactions, labels: np.ndarray | None, config: PreprocessingConfig, clock: bool
 ) -> tuple[tuple[Interactions, Interactions, Interactions], dict[str, Any]]:
-    """Train, validation and test interactions, and the record of the split."""
+    """Split the interactions into train, validation and test; also return the entry `split` of the dataset's info."""
     if labels is None:
         return _split_by_method(pairs, config.split or "none", config.seed, config.held_out, clock)
     splits = pairs.by_label(labels)
@@ -308,8 +319,8 @@ def _split_by_method(
 ) -> tuple[tuple[Interactions, Interactions, Interactions], dict[str, Any]]:
     if method in ONE_CLOCK and not clock:
         raise DataError(
-            f"split '{method}' needs times, and the interactions have positions in each user's history, which are no"
-            " common clock; take 'leave_last_out' or 'temporal', or name a column of times"
+            f"split '{method}' compares the times of different users, but the interactions have only positions in each"
+            " user's history; take 'leave_last_out' or 'temporal', or give a column of times"
             f" ({option_text('timestamp', 'COLUMN')})"
         )
     splits = pairs.by_label(split_labels(method, pairs.users, pairs.items, pairs.timestamps, seed, held_out))
@@ -318,9 +329,9 @@ def _split_by_method(
 
 
 def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 0.2) -> DatasetParts:
-    """The same interactions, items and features under another split; see `Dataset.resplit`."""
+    """Return the same interactions, items and features with another split; see `Dataset.resplit`."""
     pairs = dataset.all_interactions()
-    in_file_order = is_split_by_time(dataset.info)  # pairs with equal times
+    in_file_order = is_split_by_time(dataset.info)  # whether pairs with equal times are in the order of the file
     if not (split in TIMED and in_file_order):
         pairs = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[3])
     if split in TIMED and pairs.timestamps is not None:
@@ -334,7 +345,7 @@ def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 
 def _catalog(
     table: Table, items: Table | None, item_ids: pl.Series, config: PreprocessingConfig
 ) -> tuple[IdMap, pl.DataFrame]:
-    """All items before any filter, and the item table with the column `item` first."""
+    """Return all items before any filter, and the item table with the column `item` first."""
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
@@ -353,7 +364,7 @@ def _catalog(
             f" {items.first_bad_row(repeated)}); keep one row per item"
         )
     rest = _with_title(items, config)
-    rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN means: no value
+    rest = rest.drop(column).with_columns(pl.selectors.float().fill_nan(None))  # NaN means that there is no value
     if ITEM in rest.columns:
         rest = rest.rename({ITEM: unused_name(ITEM, rest.columns)})
     described = pl.DataFrame([series.alias(ITEM), *rest.get_columns()])
@@ -371,7 +382,7 @@ def _catalog(
         if config.unknown_items == "drop":
             logger.warning("%s; %s left out", problem, pluralize(int(unknown.sum()), "interaction"))
         else:
-            logger.warning("%s; kept with empty columns", problem)
+            logger.warning("%s; they are kept with empty columns", problem)
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described
@@ -397,11 +408,11 @@ def _require_item_ids(items: Table, column: str, item_ids: pl.Series) -> None:
     """Raise a DataError if the item table lacks its id column; suggests a column that contains the requested ids."""
     if column in items.frame.columns:
         return
-    hint = f"none of them holds these ids, so name the right one ({option_text('items_id', 'COLUMN')})"
+    hint = f"none of them holds the ids of the interactions; give the column ({option_text('items_id', 'COLUMN')})"
     if match := column_of_ids(items.frame, item_ids):
         name, n_contained = match
         ids = pluralize(item_ids.n_unique(), "item id")
-        hint = f"'{name}' holds {n_contained:,} of the {ids}: name it ({option_text('items_id', name)})"
+        hint = f"'{name}' holds {n_contained:,} of the {ids}: give this column ({option_text('items_id', name)})"
     raise DataError(f"{items.source}: no column '{column}'; it has {', '.join(items.frame.columns)}; {hint}")
 
 
@@ -418,9 +429,9 @@ def _aligned(
             path = "" if file.source == where else f" ({file.source})"
             table = "an item table" if items is None else f"a table of items in the file's order, not {source}"
             raise DataError(
-                f"{where}{path} has no ids, and nothing says which item a row belongs to; give {table} with a row"
-                f" for each row of it ({option_text('items', 'FILE')}), or save it with ids, for instance with"
-                " numpy.savez(FILE, ids=ids, vectors=matrix)"
+                f"{where}{path} has no ids, so it is unknown which item each row belongs to; give {table} with a row"
+                f" for each row of the features ({option_text('items', 'FILE')}), or save them with ids, for instance"
+                " with numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
         aligned[key] = align(file, catalog, where, config.unknown_features == "drop", source, listed)
     return aligned
@@ -435,12 +446,12 @@ def _check_labels(pairs: Interactions, labels: np.ndarray, users: IdMap, items: 
         user, item = users.ids[u[repeated[0]]], items.ids[i[repeated[0]]]
         raise DataError(
             f"{where}: {pluralize(len(repeated), 'pair')} in two splits, for instance user {user} and item {item};"
-            " keep each pair in one"
+            " keep each pair in one split"
         )
 
 
 def removed_rows(counts: Mapping[str, Any]) -> list[str]:
-    """The number of rows that each filter of a preparation has removed, in words; without filters that removed none.
+    """Say in words how many rows each filter of a preparation has removed; filters that removed no row are left out.
 
     >>> removed_rows({"rows": 9, "repeated_pairs": 2, "removed_by_k_core": 0})
     ['2 repeated']
@@ -449,7 +460,7 @@ def removed_rows(counts: Mapping[str, Any]) -> list[str]:
 
 
 def _nothing_left(counts: Mapping[str, Any]) -> str:
-    """The error if no interaction is left: the filters that removed them, and what to change."""
+    """Make the message for a dataset without an interaction: what the filters have removed, and what to change."""
     removed = removed_rows(counts)
     options = [option_name(option) for key, (_, option) in FILTERS.items() if counts.get(key) and option is not None]
     problem = f"no interaction is left of {pluralize(counts['rows'], 'row')}"
@@ -461,4 +472,4 @@ def _nothing_left(counts: Mapping[str, Any]) -> str:
         hints.append(f"lower {option_name('min_rating')}, which is {counts['min_rating']:g}")
     if counts.get("items_without_features_dropped"):
         hints.append(f"give features to more items (without any: {counts['items_without_features_dropped']:,})")
-    return f"{problem}; {' or '.join(hints) or 'look at ' + ', '.join(options)}"
+    return f"{problem}; {' or '.join(hints) or 'check ' + ', '.join(options)}"

@@ -34,28 +34,28 @@ class PreprocessingConfig:
     min_rating: float | None = option(None, "keep only rows rated at least this much")
     timestamp: str | None = option(None, "column of times: integers, dates or ISO texts")
     order: Literal["file"] | None = option(
-        None, "file: without a column of times, each user's interactions are numbered in the order of the rows"
+        None, "file: there is no column of times, so number each user's interactions in the order of the rows"
     )
     weight: str | None = option(
-        None, "column of weights; those of a repeated pair are added up, and a pair with 0 or less is a dislike"
+        None, "column of weights; the weights of a repeated pair are added up, and a sum of 0 or less is a dislike"
     )
     event: str | None = option(None, "column of the kind of event: view, buy …; needs event_weights")
     event_weights: dict[str, float] | None = option(
         None, "kind of event → weight; all kinds must be listed, and rows of kinds with weight 0 are left out"
     )
     half_life: float | None = option(
-        None, "days, counted back from the last interaction, in which a weight halves; needs timestamp"
+        None, "number of days, back from the last interaction, in which a weight halves; needs timestamp"
     )
     only: dict[str, Any] | None = option(None, "column → value or values: keep only rows that have one of them")
-    time_format: str | None = option(None, "strptime format of other times: %d/%m/%Y %H:%M")
+    time_format: str | None = option(None, "strptime format of times that are other texts, such as %d/%m/%Y %H:%M")
     bad_rows: Literal["error", "skip"] = option(
         "error", "what to do with rows that lack an id, a rating or a time, or have a wrong number of values"
     )
     string_ids: bool = option(False, "convert all ids to strings, including integers")
     unknown_items: Literal["error", "drop", "keep"] = option(
         "error",
-        "what to do with interactions of items that the item table lacks: drop them, or keep the items, whose rows of"
-        " the table are then empty",
+        "what to do with interactions of items that the item table lacks: drop them, or keep the items, with empty"
+        " rows in the table",
     )
     without_features: Literal["raise", "drop"] = option("raise", "what to do with items without features")
     unknown_features: Literal["error", "raise", "drop"] = option(
@@ -79,7 +79,7 @@ class PreprocessingConfig:
 
     @property
     def named_columns(self) -> dict[str, str]:
-        """Columns of the item table whose names differ from the usual ones: "item" or "title" → its name."""
+        """Columns of the item table whose names differ from the usual ones: "item" or "title" → actual name."""
         named = {ITEM: self.items_column, TITLE: self.title}
         return {usual: name for usual, name in named.items() if name is not None and name != usual}
 

@@ -18,7 +18,7 @@ from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
 
-INTEGER_TEXT = r"^-?(0|[1-9][0-9]*)(\.0*)?$"  # 7, and 7.0 as pandas writes the integers of a column with gaps
+INTEGER_TEXT = r"^-?(0|[1-9][0-9]*)(\.0*)?$"  # 7, and 7.0 as pandas writes the integers of a column with missing values
 DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 CONTROL = r"\p{Cc}"
 MISSING_VALUES = ("nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>")
@@ -39,11 +39,11 @@ def read_ids(
     a warning counts the changed ids.
 
     Args:
-        ids, where, entity, row_location: as of `clean_ids`.
+        ids, where, entity, row_location: as for `clean_ids`.
         text: the ids come from a text file: convert them to integers if all are written as integers.
         string_ids: always return strings.
 
-    Raises a DataError as `clean_ids`, and for bytes that are not UTF-8 and numbers with a fraction.
+    Raises a DataError as `clean_ids` does, and for bytes that are not UTF-8 and numbers with a fraction.
     """
     series = as_series(ids, where)
     context = (where, entity, row_location)
@@ -69,14 +69,17 @@ def read_ids(
 
 
 def has_control_characters(ids: pl.Series) -> pl.Series:
-    """Mask of texts with a control character inside, which a terminal would execute."""
+    """Return a mask of the texts with a control character inside, which a terminal would execute."""
     if ids.dtype != pl.String:
         return pl.repeat(False, len(ids), eager=True)
     return ids.str.strip_chars().str.contains(CONTROL).fill_null(False)
 
 
 def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
-    """Texts as Int64 if all are 64-bit integers, optionally with ".0"; else None."""
+    """Convert texts to Int64 if all are 64-bit integers, with or without ".0"; else return None.
+
+    If `where` is given, a warning with this prefix says how many texts had a decimal point.
+    """
     if texts.null_count() or not texts.str.contains(INTEGER_TEXT).all():
         return None
     integers = texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
@@ -108,7 +111,7 @@ def _integers_of_texts(texts: pl.Series, where: str, entity: str, row_location: 
         return integers
     wrong = ~texts.str.contains(INTEGER_TEXT)
     wrong = wrong if wrong.any() else texts.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False).is_null()
-    problem = f"is a decimal number; ids are integers or texts ({option_text('string_ids', True)} takes them as texts)"
+    problem = f"is a decimal number; ids are integers or texts ({option_text('string_ids', True)} reads them as texts)"
     raise id_error(texts, wrong, where, entity, row_location, problem)
 
 
@@ -187,5 +190,5 @@ def _from_objects(
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
     remedy = f" (integers and texts together: {option_text('string_ids', True)})" if kinds & {str, int} == kinds else ""
     raise DataError(
-        f"{where}: {entity} ids of type a mix of types ({names}); they must be all integers or all strings{remedy}"
+        f"{where}: the {entity} ids are a mix of types ({names}); they must be all integers or all strings{remedy}"
     )

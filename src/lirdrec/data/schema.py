@@ -16,7 +16,7 @@ RANK = "rank"
 SCORE = "score"
 
 SPLITS = ("train", "valid", "test")
-DISLIKE = "dislike"  # in the column of splits: a pair that is in none of them
+DISLIKE = "dislike"  # in the column of splits: a pair with a weight of 0 or less, which is in none of the splits
 
 
 def unused_name(name: str, columns: Collection[str]) -> str:

@@ -50,12 +50,12 @@ def split_labels(
     seed: int = 0,
     held_out: float = 0.2,
 ) -> np.ndarray:
-    """Labels `(E,)` int8 (0 train, 1 valid, 2 test) of the pairs by one of the `METHODS`.
+    """Split pairs by one of the `METHODS`; returns labels `(E,)` int8: 0 train, 1 valid, 2 test.
 
     Args:
         method: one of
-            "random": per user, see `held_counts`;
-            "temporal": the same numbers per user, the latest pairs are held out;
+            "random": random pairs of each user are held out; `held_counts` says how many;
+            "temporal": the latest pairs of each user are held out; `held_counts` says how many;
             "leave_last_out": each user's last pair is test, the one before valid (users with 3 pairs and more);
             "global_time": one cut in time for everyone: the last `held_out` share of the pairs, first half valid;
             "global_time_last": one cut in time, with the same test as "global_time"; valid is each user's last pair
@@ -65,18 +65,18 @@ def split_labels(
         users, items: `(E,)` int64.
         timestamps: `(E,)` int64. Pairs of a user with equal timestamps are in the order given, except in
             "global_time" and at the cut of "global_time_last", where pairs with equal timestamps stay together.
-        seed: of "random" and "cold_items".
+        seed: seed of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
     Raises:
-        DataError: an unknown method, missing timestamps, or too little data to split.
+        DataError: the method is unknown, timestamps are missing, or there are too few data to split.
     """
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
     if method in TIMED and timestamps is None:
-        text = f"split '{method}' needs timestamps: name the column ({option_text('timestamp', 'COLUMN')})"
+        text = f"split '{method}' needs timestamps: give their column ({option_text('timestamp', 'COLUMN')})"
         if method not in ONE_CLOCK:
-            text += f", or say that the rows of each user are in order ({option_text('order', 'file')})"
+            text += f", or say that the rows of each user are in the order of time ({option_text('order', 'file')})"
         raise DataError(text)
     rng = np.random.default_rng(seed)
     if method == "none":
@@ -91,15 +91,20 @@ def split_labels(
         if method == "global_time_last":
             return _global_time_last(users, timestamps, held_out)
         return _hold_last(users, timestamps, None if method == "leave_last_out" else held_out)
-    raise DataError(f"there is no split '{method}'; choose one of {', '.join(METHODS)}, or name a column of labels")
+    raise DataError(f"there is no split '{method}'; choose one of {', '.join(METHODS)}, or give a column of labels")
 
 
 def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of validation and test pairs of users with `n` `(U,)` pairs.
+    """Return how many pairs of users with `n` `(U,)` pairs become validation pairs, and how many test pairs.
 
-    `held = max(2, ⌊held_out·n⌋)`, `valid = ⌊held/2⌋`, test the rest: with 0.2 this equals the public Baby and
-    Sports splits for every user. Users with one or two pairs keep them in train, so every user has a training item.
-    Without `held_out`, two pairs are held, independent of n (leave-last-out).
+    Of users with three pairs or more, but never all pairs:
+
+        held = max(2, ⌊held_out·n⌋)
+        valid = ⌊held/2⌋
+        test = held - valid
+
+    With `held_out` = 0.2 this equals the public Baby and Sports splits for every user. Users with one or two pairs keep
+    them in train, so every user has a training item. If `held_out` is None, `held` is 2 (leave-last-out).
     """
     share = np.zeros_like(n) if held_out is None else np.floor(held_out * n + 1e-9).astype(np.int64)
     held = np.where(n < 3, 0, np.minimum(np.maximum(2, share), n - 1))
@@ -107,7 +112,7 @@ def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.n
 
 
 def given_labels(column: pl.Series, where: str, row_location: Callable[[int], str] = describe_row) -> np.ndarray:
-    """Labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
+    """Read labels `(E,)` int8 from a column of 0, 1, 2 or of the words train, valid (validation, val, dev) and test.
 
     Raises a DataError that names the first row with another value.
     """
@@ -120,13 +125,13 @@ def given_labels(column: pl.Series, where: str, row_location: Callable[[int], st
 
 
 def label_values(column: pl.Series) -> pl.Series:
-    """Labels as Int8; null where a value is missing or not a label."""
+    """Convert a column to labels as Int8; null where a value is missing or not a label."""
     words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
     return words.replace_strict(LABELS, default=None, return_dtype=pl.Int8)
 
 
 def _hold_last(users: np.ndarray, key: np.ndarray, held_out: float | None) -> np.ndarray:
-    """Per user in the order of `key`: first train, then valid, then test."""
+    """Label the pairs of each user in the order of `key`: the first are train, the next valid, the last test."""
     counts = np.bincount(users)
     valid, test = held_counts(counts, held_out)
     order = np.lexsort((key, users))
@@ -152,16 +157,12 @@ def _global_time_last(users: np.ndarray, timestamps: np.ndarray, held_out: float
 
 
 def _cut(timestamps: np.ndarray, share: float) -> np.integer:
-    """The time of the first of the last `share` of the pairs."""
+    """Return the time at which the latest `share` of the pairs begins."""
     return np.sort(timestamps)[min(len(timestamps) - 1, int(len(timestamps) * (1 - share)))]
 
 
 def _nonempty(labels: np.ndarray, method: str) -> np.ndarray:
-    """The labels of a split by one cut in time.
-
-    Raises:
-        DataError: a part has no pair.
-    """
+    """Return the labels of a split by one cut in time; raises a DataError if train, valid or test has no pair."""
     sizes = np.bincount(labels, minlength=3)
     if not sizes.all():
         raise DataError(

@@ -45,8 +45,8 @@ def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) ->
 
     Args:
         dataset: a `Dataset` or its parts.
-        folder: target.
-        overwrite: replace a folder, but only if it contains a prepared dataset and nothing else.
+        folder: the folder to write.
+        overwrite: replace an existing folder, but only if it contains a prepared dataset and nothing else.
 
     Raises:
         RunFolderError: the folder exists already, or cannot be written (disk full, no permission).
@@ -108,10 +108,10 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a prepared folder: `format_version`, `name`, `counts`, `features`, `info`, `files`.
+    """Read the manifest of a prepared folder: `format_version`, `name`, `counts`, `features`, `info`, `files`.
 
-    `files` maps relative names to `{"bytes": …, "sha256": …}`. Raises a RunFolderError if there is none, it is damaged,
-    or from a newer version.
+    `files` maps relative names to `{"bytes": …, "sha256": …}`. Raises a RunFolderError if there is no manifest, or if
+    it is damaged or from a newer version.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -123,7 +123,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise RunFolderError(f"{folder}: a {kind} folder, not a prepared dataset")
     if version > FORMAT_VERSION:
         raise RunFolderError(
-            f"{folder}: written in format {version}, newer than the {FORMAT_VERSION} known here; upgrade lirdrec"
+            f"{folder}: written in format {version}, but this lirdrec reads up to {FORMAT_VERSION}; upgrade lirdrec"
         )
     check_manifest(manifest, path, REMEDY)
     if wrong := _wrong_entry(manifest):
@@ -132,7 +132,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
-    """The first entry of a dataset's manifest with a wrong type."""
+    """Return the first entry of a dataset's manifest that is missing or of a wrong type, or None."""
     for key, kind in (("name", str), ("info", dict), ("features", dict), ("counts", dict)):
         if not isinstance(manifest.get(key), kind):
             return key
@@ -216,7 +216,7 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
 def interactions(dataset: DatasetParts) -> pl.DataFrame:
     """The table of all pairs: user row, item row and split; the split of a dislike is "dislike".
 
-    There are timestamps if every split with pairs has them, and weights if one has them.
+    The table has timestamps if every split with pairs has timestamps, and weights if at least one split has weights.
     """
     named = {name: dataset.split(name) for name in SPLITS}
     if dataset.dislikes is not None:
@@ -227,7 +227,7 @@ def interactions(dataset: DatasetParts) -> pl.DataFrame:
     for name, pairs in named.items():
         columns: dict[str, Any] = {USER: pairs.users, ITEM: pairs.items}
         if timed:
-            columns[TIMESTAMP] = pairs.users if pairs.timestamps is None else pairs.timestamps  # both are empty
+            columns[TIMESTAMP] = pairs.users if pairs.timestamps is None else pairs.timestamps  # both are empty lists
         if weighted:
             columns[WEIGHT] = pairs.known_weights()
         parts.append(pl.DataFrame(columns).with_columns(pl.lit(name).alias(SPLIT)))
@@ -259,7 +259,7 @@ def verify_features(dataset: DatasetParts, names: Collection[str] | None = None)
     """Compare the feature files of a dataset that was loaded from a prepared folder with their checksums.
 
     Each file is read once in a process, unless it has changed since. Features in memory are not checked. `names` are
-    those of matrices; None: all. Raises a RunFolderError that names a missing or changed file.
+    the names of the matrices to check; None: all. Raises a RunFolderError that names a missing or changed file.
     """
     mapped = [name for name, matrix in dataset.features.items() if isinstance(matrix.values, np.memmap)]
     wanted = [name for name in mapped if names is None or name in names]
@@ -284,7 +284,7 @@ def _verify(folder: Path, files: Sequence[str]) -> None:
 
 
 def _state(path: Path, digest: str) -> tuple[object, ...] | None:
-    """What changes when the file or its recorded checksum does; None where there is no file."""
+    """Return values that change when the file or its recorded checksum changes; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:

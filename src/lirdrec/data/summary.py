@@ -15,14 +15,21 @@ HIDDEN = 4 * EMBEDDING_SIZE
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
-    """Statistics of a dataset, JSON-able.
+    """Compute statistics of a dataset, JSON-able.
 
-    Keys: name, users, items, interactions, sparsity (share of empty cells), splits (name → pairs), modalities (name →
-    dims, dtype, present, coverage, bytes), title (the column of titles, or None), user_degrees and item_degrees (see
-    `degree_histogram`; training pairs), weights (min, median, mean and max of the training pairs, or None), dislikes
-    (number of pairs), cold_items, items_without_training, users_without_training (no training pair),
-    held_users_without_training (those of them in valid or test), memory_to_train (bytes, see
-    `training_memory`), info.
+    Keys:
+        name, info: as of the dataset.
+        users, items, interactions, dislikes: their numbers.
+        sparsity: share of user-item pairs without an interaction.
+        splits: name → number of pairs.
+        modalities: name → dims, dtype, present, coverage, bytes.
+        title: the column of titles, or None.
+        user_degrees, item_degrees: numbers of training pairs, see `degree_histogram`.
+        weights: min, median, mean and max of the weights of the training pairs, or None.
+        cold_items: number of items with interactions in valid or test and none in train.
+        items_without_training, users_without_training: numbers of items and users without a training pair.
+        held_users_without_training: how many of these users have pairs in valid or test.
+        memory_to_train: bytes, see `training_memory`.
     """
     users, items = dataset.n_users, dataset.n_items
     sizes = {name: len(dataset.split(name)) for name in SPLITS}
@@ -68,7 +75,7 @@ def _weights(weights: np.ndarray | None) -> dict[str, float] | None:
 
 
 def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
-    """A histogram with bins of doubling width: 0, 1, 2-3, 4-7, 8-15 …
+    """Count how often each degree (number of pairs) occurs, in bins of doubling width: 0, 1, 2-3, 4-7, 8-15 …
 
     Returns:
         `bins`: list of `{"from": a, "to": b, "count": n}` with both ends included, up to the largest degree;
@@ -90,7 +97,9 @@ def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
 def training_memory(n_users: int, n_items: int, n_pairs: int, dims: list[int]) -> int:
     """Estimate the memory in bytes for training LIRDRec in float32.
 
-    With `M` modalities, `K = M+1` branches, `e = 64`, `h = 4e`, `L = 3`, `k = 10`, `N = U+I`, `D = Σ d_m`, the sum of
+    With `U` users, `I` items, `E` training pairs, `N = U+I` nodes, `M` modalities that have `D = Σ d_m` columns in all,
+    `K = M+1` branches of the model, vectors of `e = 64` numbers, hidden layers of `h = 4e`, `L = 3` layers and `k = 10`
+    neighbors, the sum of
 
     - features and their DCT: `2·I·D`
     - parameters with gradient and Adam's two moments: `4·(K·U·e + 2·D·h + K·h·e)`

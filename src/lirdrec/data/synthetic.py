@@ -37,7 +37,7 @@ def make_synthetic_dataset(
     folder: str | Path | None = None,
     name: str = "planted",
 ) -> Dataset:
-    """A synthetic dataset whose features predict the interactions.
+    """Make a synthetic dataset whose features predict the interactions; raises a DataError for impossible sizes.
 
     An item's features in each modality are the center of its group (standard normal) plus `noise` times standard
     normal. A user likes up to three groups; an interaction is an item of one of them or, with probability `off_taste`,
@@ -47,15 +47,15 @@ def make_synthetic_dataset(
     Args:
         n_users, n_items, n_pairs: sizes; the pairs are distinct, every user has at least `min(5, n_pairs // n_users)`.
         dims: name → number of columns of the modality.
-        groups: number of groups, at most `n_items`; seed: of all random numbers, the split included.
-        noise: 0 makes the items of a group equal, 1 is as strong as the centers; dtype: np.float32 or np.float16.
+        groups: number of groups, at most `n_items`.
+        seed: seed of all random numbers, the split included.
+        noise: 0 makes the items of a group equal, 1 is as strong as the centers.
+        dtype: np.float32 or np.float16.
         missing: name → share of items that lack the modality; an item that would lack all keeps the first.
         off_taste: share of the draws that ignore the user's groups.
-        split: "random", "cold_items" or "none"; with timestamps also by time. timestamps: times in random order.
-        folder: write the matrices there as `NAME.npy` and memory-map them; name: name of the dataset.
-
-    Raises:
-        DataError: sizes that contradict each other.
+        split: "random", "cold_items" or "none"; with timestamps also by time.
+        timestamps: whether the interactions have times, in random order.
+        folder, name: a folder for the matrices, which are then memory-mapped `NAME.npy`; the name of the dataset.
     """
     _check_sizes(n_users, n_items, n_pairs, groups)
     # one random stream per purpose: features of a seed do not depend on the number of pairs
@@ -87,7 +87,7 @@ def _streams(seed: int, number: int) -> list[np.random.Generator]:
 
 
 def _timed(pairs: Interactions, seed: int) -> Interactions:
-    """The pairs with times in random order, from a random stream of their own."""
+    """Give the pairs times in random order; the random numbers are from a separate stream."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(99,)))
     return Interactions(pairs.users, pairs.items, rng.permutation(len(pairs)))
 
@@ -111,7 +111,10 @@ def _new_matrix(shape: tuple[int, int], dtype: Any, path: Path | None) -> np.nda
 def _draw_pairs(
     n_users: int, n_pairs: int, group: np.ndarray, tastes: np.ndarray, off_taste: float, rng: np.random.Generator
 ) -> Interactions:
-    """Distinct pairs sorted by user and item. Repeats are redrawn for the same user, finally from all items."""
+    """Draw distinct pairs, sorted by user and item.
+
+    A repeated pair is replaced by a new draw for the same user; after 20 rounds, from all items.
+    """
     n_items = len(group)
     sizes = np.bincount(group)
     starts = np.cumsum(sizes) - sizes
@@ -135,7 +138,7 @@ def _draw_pairs(
 
 
 def _degrees(n_users: int, n_items: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Number of pairs of each user: a common minimum and an exponentially skewed rest, at most 3/4 of the items."""
+    """Draw the number of pairs of each user: a common minimum and an exponential rest, at most 3/4 of the items."""
     degrees = np.full(n_users, min(5, n_pairs // n_users))
     limit = max(int(degrees.max()), -(-3 * n_items // 4))
     weights = rng.exponential(size=n_users)
@@ -150,7 +153,7 @@ def _presence(
 ) -> dict[str, np.ndarray]:
     for name, share in missing.items():
         if name not in dims or not 0 <= share < 1:
-            raise DataError(f"planted: missing {name!r} = {share}; name a modality and a share from 0 to below 1")
+            raise DataError(f"planted: missing {name!r} = {share}; give a modality and a share from 0 to below 1")
     present = {name: rng.random(n_items) >= missing.get(name, 0.0) for name in dims}
     if present:
         first = next(iter(present.values()))
@@ -161,7 +164,7 @@ def _presence(
 def _fill_features(
     values: np.ndarray, group: np.ndarray, noise: float, present: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Group center plus noise, a block of rows at a time."""
+    """Fill a matrix with group centers plus noise, a block of rows at a time."""
     centers = rng.standard_normal((int(group.max()) + 1, values.shape[1]), dtype=np.float32)
     for start in range(0, len(group), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)

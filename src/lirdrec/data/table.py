@@ -66,16 +66,16 @@ class Table:
                 similar = likely_column(column, self.frame.columns)
                 hint = f"; did you mean '{similar}'?" if similar else ""
                 if similar and column in (USER, ITEM):
-                    hint += f" then name it ({option_text(column, similar)})"
+                    hint += f" then use it ({option_text(column, similar)})"
                 elif column in (USER, ITEM):
-                    hint = f"; name the column of {column} ids ({option_text(column, 'COLUMN')})"
+                    hint = f"; give the column of {column} ids ({option_text(column, 'COLUMN')})"
                 if any(NUMERIC.fullmatch(name) for name in self.frame.columns):
-                    hint = f"; if its first line holds values, name the columns: {NO_HEADER}"
+                    hint = f"; if its first line holds values, give the names of the columns: {NO_HEADER}"
                 raise DataError(f"{self.source}: no column '{column}'; it has {', '.join(self.frame.columns)}{hint}")
 
 
 def select_rows(table: Table, keep: pl.Series, skipped: int = 0) -> Table:
-    """Select the rows of a table by a mask, and add a number to the skipped rows."""
+    """Select the rows of a table by a mask, and add `skipped` to its number of skipped rows."""
     if keep.all():
         return table
     rows = keep.arg_true()
@@ -88,7 +88,7 @@ def select_rows(table: Table, keep: pl.Series, skipped: int = 0) -> Table:
 
 
 def join_tables(parts: Sequence[Table], columns: Sequence[str], source: str) -> Table:
-    """Concatenate the `columns` of tables; locations of rows name the file.
+    """Concatenate the `columns` of tables; the location of a row then includes the name of its file.
 
     Raises a DataError if a column is missing in one of them, or has another type than in the others.
     """
@@ -99,7 +99,7 @@ def join_tables(parts: Sequence[Table], columns: Sequence[str], source: str) -> 
         types = {frame[name].dtype for frame in frames} - {pl.Null}
         if len(types) > 1 and not all(dtype.is_numeric() for dtype in types):
             each = ", ".join(f"{frame[name].dtype} in {part.source}" for frame, part in zip(frames, parts, strict=True))
-            raise DataError(f"{source}: column '{name}' holds {each}; write it with one type in all")
+            raise DataError(f"{source}: column '{name}' holds {each}; write it with the same type in all files")
 
     def row_location(row: int) -> str:
         for part in parts:

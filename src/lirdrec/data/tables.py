@@ -46,8 +46,8 @@ LEADING_ZERO = r"^[+-]?0[0-9]"
 ANY_NUMBER = (
     r"^[+-]?([0-9]+([.,][0-9]+)?|[.,][0-9]+|[0-9]{1,3}([.,' \u00a0\u202f][0-9]{3})+([.,][0-9]+)?)([eE][+-]?[0-9]+)?$"
 )
-NUMBER_SHARE = 0.9  # of the values of a column
-SAMPLE = 1000  # rows that are looked at first
+NUMBER_SHARE = 0.9  # share of numbers in a column that was probably meant to be numeric
+SAMPLE = 1000  # rows that are checked first
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t", ".user": "\t", ".tab": "\t"}
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -67,10 +67,10 @@ def read_table(
     Args:
         source: a file; or several files that form one table: a list, a folder of parts (as Spark writes them), or a
             pattern such as "log-*.csv".
-        text: by default every column of a text file is kept as strings; with a column's name, only this column is,
-            and the others get the type that fits all their values.
-        keys: of JSON files, the columns to read; see `lirdrec.data.json_tables.read_json`.
-        layout: fields of `lirdrec.data.delimited.TextFormat`, of text files.
+        text: by default every column of a text file is kept as strings. With a column's name, only this column is
+            kept as strings, and the others get the type that fits all their values.
+        keys: the columns to read from JSON files; see `lirdrec.data.json_tables.read_json`.
+        layout: the format of text files: fields of `lirdrec.data.delimited.TextFormat`.
 
     Raises:
         DataError: a file is missing, empty, truncated, of an unknown encoding, or not a table; or the files have
@@ -96,7 +96,7 @@ def read_table(
 
 
 def _read_parts(parts: Sequence[Part], layout: TextFormat, keys: Sequence[str] | None, where: str) -> Table:
-    """Read the files of one table; those without rows are ignored."""
+    """Read the files of one table; files without rows are ignored."""
     tables = [_with_folder_columns(_read_file(part.path, layout, None, keys), part, parts) for part in parts]
     tables = [table for table in tables if table.frame.height] or tables[:1]
     columns = tables[0].frame.columns
@@ -105,7 +105,7 @@ def _read_parts(parts: Sequence[Part], layout: TextFormat, keys: Sequence[str] |
             raise DataError(
                 f"{where}: {tables[0].source} has the columns {', '.join(columns)}, and {table.source} has"
                 f" {', '.join(table.frame.columns)} ({', '.join(sorted(other))} is not in both); parts of one table"
-                " have the same columns"
+                " must have the same columns"
             )
     return join_tables(tables, columns, where)
 
@@ -123,7 +123,7 @@ def _warn_text_columns(table: Table, id_column: str) -> None:
         if wrong.any():
             logger.warning(
                 "%s: column '%s' is read as texts, not numbers, because of %r in %s (%s like that); write numbers with"
-                " one decimal %s and nothing between thousands, such as %s, and leave a cell empty where there is none",
+                " one decimal %s and nothing between thousands, such as %s, and leave a cell empty if it has no number",
                 *(table.source, name, values[int(wrong.arg_true()[0])], table.first_bad_row(wrong)),
                 *(pluralize(int(wrong.sum()), "value"), mark, example),
             )
@@ -148,7 +148,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
     check_not_archive(path, head)
     check_maybe_table(path, head)
     if is_compressed(path) and detect_compression(head) is not None:
-        raise DataError(f"{path} is compressed twice; unpack it and name the file in it")
+        raise DataError(f"{path} is compressed twice; unpack it and give the unpacked file")
     kind = detect_table_format(head) or (PARQUET if table_suffix(path) in (".parquet", ".pq") else None)
     if kind is not None:
         return Table(read_columnar(path, kind), str(path))
@@ -156,7 +156,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
 
 
 def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Table:
-    """Add the columns given by the folder names of a part; integers if the table is not text."""
+    """Add the columns that the folder names of a part define; integers become numbers unless the table is text."""
     frame = table.frame
     for name, value in part.values.items():
         every = pl.Series([other.values.get(name) for other in parts], dtype=pl.String)
@@ -184,7 +184,7 @@ def _is_spreadsheet(path: Path) -> bool:
 
 
 def read_columnar(path: Path, kind: str) -> pl.DataFrame:
-    """Read a file, possibly compressed, of a format of `detect_table_format`; raises a DataError if it is damaged.
+    """Read a file, possibly compressed, in a format of `detect_table_format`; raises a DataError if it is damaged.
 
     Uses pyarrow, since polars aborts the process on some damaged files.
     """

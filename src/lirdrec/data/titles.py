@@ -10,7 +10,7 @@ import polars as pl
 
 from lirdrec.data.schema import TITLE
 
-# Names of title columns, in any case, with blanks or hyphens for underscores; the first match is used.
+# Names of title columns; the first match is used. Case does not matter; blanks and hyphens count as underscores.
 TITLES = (
     *("title", "name", "item_name", "product_name", "product_title", "movie_title", "book_title", "titel"),
     *("prod_name", "app_name"),
@@ -18,14 +18,15 @@ TITLES = (
 
 
 def title_column(table: pl.DataFrame) -> str | None:
-    """The name of the title column, or None."""
+    """The name of the column of an item table that holds the titles, or None if there is none."""
     return named_title(table.columns)
 
 
 def named_title(columns: Iterable[str]) -> str | None:
     """Detect the title column by its name; None if there is none.
 
-    A nested key `product.name` counts as `product_name`; otherwise a single `a.title` is accepted.
+    A nested key `product.name` counts as `product_name`. If no name matches, a nested key `….title` is used if there is
+    only one.
     """
     listed = list(columns)
     plain = {_plain(name): name for name in reversed(listed)}
@@ -36,7 +37,7 @@ def named_title(columns: Iterable[str]) -> str | None:
 
 
 def column_named(name: str, table: pl.DataFrame) -> str | None:
-    """The column of a table that a name means: the one of this name, for "title" also the title column; else None.
+    """Find a column by its name; for the name "title", also a title column with another name. None if there is none.
 
     >>> column_named("title", pl.DataFrame({"product_name": ["cup"]}))
     'product_name'

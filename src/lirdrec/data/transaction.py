@@ -1,4 +1,4 @@
-"""Replace files of a prepared folder and its manifest atomically; a kill at any time leaves the folder loadable."""
+"""Replace files of a prepared folder and its manifest atomically; after a kill at any time it can still be loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def commit(
         listed |= {name: file_entry(path) for name, path in files.items()}
         manifest = {**old, **entries(old), "files": dict(sorted(listed.items()))}
         try:
-            manifest_text(manifest)  # before anything is moved
+            manifest_text(manifest)  # raises an error before any file is moved
         except (TypeError, ValueError) as error:
             raise DataError(f"{folder}: its info cannot be written as JSON: {error}") from None
         with new_stage(folder) as stage:
@@ -54,7 +54,7 @@ def commit(
 
 
 def recover(folder: str | Path) -> None:
-    """Finish an interrupted change, if there is one; raises a RunFolderError if the folder cannot be written."""
+    """Complete an interrupted change of the folder, if any; raises a RunFolderError if the folder cannot be written."""
     folder = Path(folder)
     read_manifest(folder)
     with dataset_lock(folder):
@@ -66,7 +66,7 @@ def dataset_lock(folder: Path) -> Iterator[None]:
     """Lock a prepared folder while it is changed; raises a RunFolderError if another process is changing it."""
     lock = folder_lock(
         folder / SWITCHING,
-        lambda owner: f"{folder}: another process{owner} is changing this dataset at the moment; try again",
+        lambda owner: f"{folder}: another process{owner} is changing this dataset at the moment; try again later",
         tidy=True,
         nested=True,
     )

@@ -25,7 +25,7 @@ YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})"
 DAY_OR_MONTH_FIRST = r"^[0-9]{1,2}[-/.][0-9]{1,2}[-/.]([0-9]{4}|[0-9]{2})([^0-9]|$)"
 CLOCKS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 TIME_TEXT = r"[0-9][-/.: T][0-9]+[-/.:]"  # a date or a time of day, not a number
-SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction below this limit is in this unit
+SECONDS, MILLISECONDS = 10**11, 10**14  # a time with a fraction is in seconds or milliseconds if it is below this limit
 
 
 def parse_ids(table: Table, column: str, entity: str, string_ids: bool = False) -> pl.Series:
@@ -43,7 +43,7 @@ def parse_numbers(table: Table, column: str) -> np.ndarray:
 
 
 def parse_number_values(table: Table, column: str) -> pl.Series:
-    """Parse a column of numbers to Float64, null where a value is none; raises a DataError for other types."""
+    """Parse a column of numbers to Float64, null where a value is not a number; raises a DataError for other types."""
     series = table.frame[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
         raise DataError(f"{table.source}: column '{column}' holds {series.dtype}, not numbers")
@@ -81,12 +81,12 @@ def parse_times(table: Table, column: str, time_format: str | None = None) -> np
     elif isinstance(first, str) and pl.Series([first.strip()]).str.contains(DAY_OR_MONTH_FIRST)[0]:
         formats = option_named("time_format", *_candidate_formats(first.strip()))
         raise DataError(
-            f"{table.source}: column '{column}' has {first!r} in {table.first_bad_row(bad)}, with day and month in"
-            f" unclear order; name the format: {formats}"
+            f"{table.source}: column '{column}' has {first!r} in {table.first_bad_row(bad)}, and it is unclear whether"
+            f" the day or the month is first; give the format: {formats}"
         )
     else:
         expected = (
-            "; times must be integers or dates like 2024-05-31T12:00:00, or of the form that you name:"
+            "; times must be integers or dates like 2024-05-31T12:00:00, or have the format that you give:"
             f" {option_named('time_format', 'FORMAT')}"
         )
     raise _value_error(table, column, bad, expected)
@@ -117,9 +117,9 @@ def parse_time_values(table: Table, column: str, time_format: str | None = None)
 
 
 def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows without a user, an item or, if the config reads them, a rating, time, weight or event; also count them.
+    """Drop rows without a usable user, item, or (if the config reads it) rating, time, weight or event; count them.
 
-    Raises a DataError if no row is left, or if the config does not skip bad rows; names the row.
+    Raises a DataError that names the row if no row is left, or if the config does not skip bad rows and an id is bad.
     """
     problems = _bad_ids(table, config.user, USER, config) | _bad_ids(table, config.item, ITEM, config)
     if config.bad_rows == "error":
@@ -136,12 +136,12 @@ def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int
 
 
 def drop_bad_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows of an item table without an id; also return their number. Raises a DataError as `drop_bad_rows`."""
+    """Drop rows of an item table without an id; also return their number. Raises as `drop_bad_rows` does."""
     return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config))
 
 
 def _bad_ids(table: Table, column: str, entity: str, config: PreprocessingConfig) -> dict[str, pl.Series]:
-    """Problems in a column of ids → rows; raises a DataError unless the config skips bad rows."""
+    """Find problems in a column of ids: problem → mask of rows; raises a DataError unless the config skips bad rows."""
     ids = table.frame[column]
     missing, control = is_missing_id(ids), has_control_characters(ids)
     problems = {f"no {entity} id": missing, f"a control character in the {entity} id": control}
@@ -156,7 +156,7 @@ def _bad_ids(table: Table, column: str, entity: str, config: PreprocessingConfig
 
 
 def is_missing_id(ids: pl.Series) -> pl.Series:
-    """Mask of missing ids: nulls, empty texts, NaN."""
+    """Return a mask of missing ids: nulls, empty texts, NaN."""
     if ids.dtype == pl.String:
         return (ids.str.strip_chars() == "").fill_null(True)
     return (ids.is_null() | ids.is_nan()) if ids.dtype.is_float() else ids.is_null()
@@ -170,8 +170,10 @@ def _drop_bad_rows(table: Table, problems: dict[str, pl.Series]) -> tuple[Table,
     row = int(bad.arg_true()[0])
     first = f"{next(problem for problem, mask in problems.items() if mask[row])} in {table.row_location(row)}"
     if skipped == table.frame.height:
-        raise DataError(f"{table.source}: there is no good row among {pluralize(skipped, 'row')}; the first: {first}")
-    logger.warning("%s: %s left out; the first: %s", table.source, pluralize(skipped, "bad row"), first)
+        raise DataError(
+            f"{table.source}: there is no good row among {pluralize(skipped, 'row')}; the first problem: {first}"
+        )
+    logger.warning("%s: %s left out; the first problem: %s", table.source, pluralize(skipped, "bad row"), first)
     return select_rows(table, ~bad), skipped
 
 
@@ -229,6 +231,6 @@ def _times_in_format(texts: pl.Series, time_format: str) -> pl.Series:
         return texts.str.to_datetime(time_format, strict=False, time_unit="us").cast(pl.Int64)
     except pl.exceptions.PolarsError:
         raise DataError(
-            f"{option_named('time_format', time_format)}: is not a time format; for instance"
+            f"{option_named('time_format', time_format)}: this is not a time format; give one such as"
             " '%d/%m/%Y %H:%M:%S' (day, month, year, hour, minute, second)"
         ) from None

@@ -1,4 +1,4 @@
-"""Download published datasets and the images of a catalog: resumed, checked, with nothing half-written."""
+"""Download published datasets and the images of a catalog. Downloads resume; files appear when they are complete."""
 
 from lirdrec.download.connection import DownloadError, Network
 from lirdrec.download.datasets import download, names

@@ -1,4 +1,4 @@
-"""Unpack a zip archive that others made: no path leaves the folder, no links, limits for the number and the size."""
+"""Unpack a zip archive that others made: no file outside of the folder, no links, limits for number and size."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _ENCRYPTED = 0x1
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> list[str]:
-    """Unpack an archive into an empty folder; a folder around all of its files is left out.
+    """Unpack an archive into an empty folder.
 
-    All names are checked before anything is written. The sizes that the archive claims are not trusted: it ends when
-    more comes out.
+    If one folder of the archive contains all of its files, that folder is left out. All names are checked before
+    anything is written. The sizes that the archive states are not trusted: unpacking stops at `max_bytes`.
 
     Returns:
         The names of the files, with forward slashes.
 
     Raises:
-        DownloadError: no zip archive, damaged, encrypted, a name that leaves the folder, a link, or too large.
+        DownloadError: the file is not a zip archive, is damaged, encrypted or too large, or contains a link or a name
+            that leads out of the folder.
         RunFolderError: the folder cannot be written.
     """
     try:
@@ -57,7 +58,7 @@ def _names(archive: str, entries: list[zipfile.ZipInfo]) -> list[str]:
         paths = [PurePosixPath(*path.parts[1:]) for path in paths]
     folded = [str(path).casefold() for path in paths]
     if len(set(folded)) < len(folded):
-        raise DownloadError(f"{archive} has two files of one name; nothing is unpacked")
+        raise DownloadError(f"{archive} has two files with the same name; nothing is unpacked")
     return [str(path) for path in paths]
 
 
@@ -65,7 +66,7 @@ def _checked(archive: str, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     unsafe = path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in path.parts[0]
     if unsafe or not name.isprintable():
-        raise DownloadError(f"{archive}: the name {name!r} leaves the folder or is unsafe; nothing is unpacked")
+        raise DownloadError(f"{archive}: the name {name!r} leads out of the folder or is unsafe; nothing is unpacked")
     return path
 
 
@@ -77,6 +78,6 @@ def _extract(file: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, left: in
             while block := source.read(1 << 20):
                 n += len(block)
                 if n > left:
-                    raise DownloadError(f"{where}: the archive unpacks to more than its limit of bytes")
+                    raise DownloadError(f"{where}: the unpacked files are larger than the limit of bytes")
                 target.write(block)
     return n

@@ -1,8 +1,8 @@
-"""HTTP requests to addresses that others wrote: only public hosts, also behind redirects, within limits.
+"""Send HTTP requests to addresses that others wrote: only to public hosts, also after redirects, and within limits.
 
-A name is resolved once for each request; every address it has must be public, and the connection goes to one of these
-addresses. So neither a redirect nor a name server that changes its answer leads to a machine of this network. Proxies
-of the environment are not used.
+The name of a host is resolved once for each request. All of its addresses must be public, and the connection goes to
+one of them. So neither a redirect nor a name server that changes its answer can lead to a machine of the private
+network. Proxy settings of the environment are not used.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ from lirdrec.errors import LirdrecError, describe_error
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
-_SAFE = "/%:=&?~#+!$,;'@()*[]"  # characters of an address that are not escaped once more
+_SAFE = "/%:=&?~#+!$,;'@()*[]"  # characters of an address that are not escaped
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 BLOCK = 1 << 16  # bytes
 
 
 class DownloadError(LirdrecError):
-    """A file that cannot be downloaded. `passing`: whether another try may help, after `wait` seconds."""
+    """A file cannot be downloaded.
+
+    Args:
+        message: the reason.
+        passing: whether another try may succeed.
+        wait: seconds to wait before it.
+    """
 
     def __init__(self, message: str, passing: bool = False, wait: float | None = None):
         super().__init__(message)
@@ -40,12 +46,12 @@ class DownloadError(LirdrecError):
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host."""
+    """Return the IP addresses of a host."""
     return list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet, with those that are wrapped into an IPv6 address.
+    """Whether an IP address belongs to the public internet; an IPv4 address inside an IPv6 address is checked, too.
 
     >>> [is_public(address) for address in ("93.184.216.34", "10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254")]
     [True, False, False, False]
@@ -68,10 +74,10 @@ class Network:
     """How hosts are reached.
 
     Attributes:
-        resolve: host and port → addresses.
-        allowed: whether an address may be connected to; by default, if it is public.
+        resolve: function from host and port to IP addresses.
+        allowed: function that says whether connections to an IP address are allowed; by default, if it is public.
         timeout: seconds to wait for a connection, and for each block of data.
-        sleep: waits between two tries.
+        sleep: function that waits some seconds between two tries.
     """
 
     resolve: Callable[[str, int], list[str]] = resolve
@@ -81,7 +87,7 @@ class Network:
 
 
 class Response:
-    """An open response: `status`, `headers` with lower-case names, and its content in blocks."""
+    """An open response with its `status`, its `headers` (names in lower case), and its content in blocks."""
 
     def __init__(self, raw: http.client.HTTPResponse, url: str):
         self.status, self.url, self._raw = raw.status, url, raw
@@ -89,12 +95,12 @@ class Response:
 
     @property
     def n_bytes(self) -> int | None:
-        """Length of the content, if the server says it."""
+        """Length of the content; None if the server does not send it."""
         text = self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() else None
 
     def blocks(self) -> Iterator[bytes]:
-        """The content; a DownloadError if it ends too early."""
+        """Yield the content in blocks; raise a DownloadError if it ends too early."""
         n = 0
         try:
             while block := self._raw.read1(BLOCK):
@@ -110,17 +116,17 @@ class Response:
 def get(
     url: str, headers: Mapping[str, str] | None = None, network: Network | None = None, seconds: float | None = None
 ) -> Iterator[Response]:
-    """Open an address with GET and follow redirects; the response has the status 200, 206 or 416.
+    """Open an address with GET, and follow redirects; the response has the status 200, 206 or 416.
 
     Args:
-        url: http or https.
-        headers: more headers of the request.
+        url: address with http or https.
+        headers: further headers of the request.
         network: how hosts are reached.
-        seconds: for everything together; None for no limit.
+        seconds: time limit for the request and the content together; None for no limit.
 
     Raises:
-        DownloadError: not a usable address, a private one, or another status; `passing` for an error of the network or
-            the server.
+        DownloadError: the address is not usable or is private, or the status is another one. It is `passing` for an
+            error of the network or the server.
     """
     network = network or Network()
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -136,14 +142,14 @@ def get(
                 return
         following = urljoin(url, quote(location, safe=_SAFE))
         if parts.scheme == "https" and not following.lower().startswith("https:"):
-            raise DownloadError(f"{url}: leads from https to {following}, which is not encrypted")
+            raise DownloadError(f"{url}: redirects from https to {following}, which is not encrypted")
         url = following
-    raise DownloadError(f"{url}: leads on more than {MAX_REDIRECTS} times")
+    raise DownloadError(f"{url}: redirects more than {MAX_REDIRECTS} times")
 
 
 @contextlib.contextmanager
 def _ended_at(deadline: float | None, connection: http.client.HTTPConnection, url: str) -> Iterator[None]:
-    """Break the connection at the deadline, also while a server sends one byte after the other."""
+    """Context manager that breaks the connection at the deadline, even if the server still sends data slowly."""
     if deadline is None:
         yield
         return
@@ -160,24 +166,24 @@ def _ended_at(deadline: float | None, connection: http.client.HTTPConnection, ur
         raise
     finally:
         timer.cancel()
-    if time.monotonic() >= deadline:  # content without an announced length ends like this, too
+    if time.monotonic() >= deadline:  # if the length is not known, the content just seems to end here
         raise late
 
 
 def _break(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError):  # the connection has ended already
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def _checked(url: str) -> SplitResult:
     if any(letter.isspace() or not letter.isprintable() for letter in url):
-        raise DownloadError(f"{url!r}: is not an address of the web")
+        raise DownloadError(f"{url!r} is not a web address")
     try:
         parts = urlsplit(url)
         _ = parts.port
         (parts.hostname or "").encode("idna")
     except ValueError:  # UnicodeError is one
-        raise DownloadError(f"{url} is not an address of the web") from None
+        raise DownloadError(f"{url} is not a web address") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise DownloadError(f"{url} is not an address that begins with http:// or https://")
     if parts.username is not None:
@@ -211,10 +217,10 @@ def _connected(parts: SplitResult, network: Network, url: str) -> Iterator[http.
 def _wrapped(
     sock: socket.socket, parts: SplitResult, host: str, port: int, network: Network, url: str
 ) -> http.client.HTTPConnection:
-    """A connection on an open socket, encrypted for https."""
+    """Return a connection on an open socket, encrypted for https."""
     connection = http.client.HTTPConnection(host, port, timeout=network.timeout)
     if parts.scheme == "https":
-        connection.default_port = _PORTS["https"]  # leaves it out of the header Host
+        connection.default_port = _PORTS["https"]  # so that the header Host does not contain the port
         try:
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
         except OSError as error:  # ssl.SSLError is one
@@ -244,7 +250,9 @@ def _check_status(response: Response) -> None:
     status = response.status
     if status in (200, 206, 416):
         if (coding := response.headers.get("content-encoding", "identity").lower()) != "identity":
-            raise DownloadError(f"{response.url}: the server sends it compressed ({coding}), which was not asked for")
+            raise DownloadError(
+                f"{response.url}: the server sends compressed content ({coding}) without being asked to"
+            )
         return
     passing = status >= 500 or status in (408, 425, 429)
     reason = http.client.responses.get(status, "")
@@ -257,7 +265,7 @@ def _wait(response: Response) -> float | None:
 
 
 def tries(n: int, network: Network, attempt: Callable[[], Any]) -> Any:
-    """The result of `attempt`, repeated after errors that pass, at most `n` times, with growing pauses."""
+    """Return the result of `attempt`; after a `passing` error call it again, `n` times at most, with growing pauses."""
     for index in range(n):
         try:
             return attempt()

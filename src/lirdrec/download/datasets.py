@@ -31,9 +31,15 @@ _DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&co
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """A published dataset: its `files`, the page that describes it, and who recorded the digests.
+    """A published dataset.
 
-    `next` is what to do with the folder, which is called FOLDER there.
+    Attributes:
+        name: name for `lirdrec download`.
+        title: short description.
+        source: the page that describes the dataset.
+        digests: who recorded the digests.
+        next: command to use after the download; FOLDER stands for the folder.
+        files: the files to download.
     """
 
     name: str
@@ -45,7 +51,7 @@ class PublishedDataset:
 
     @property
     def n_bytes(self) -> int | None:
-        """Size of all files; None if one is not known."""
+        """Size of all files together in bytes; None if the size of one is not known."""
         sizes = [file.bytes for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -57,7 +63,14 @@ class PublishedDataset:
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What was downloaded into `folder`: names of files → SHA-256; `unchecked`: names of files of unknown digest."""
+    """What was downloaded.
+
+    Attributes:
+        folder: the folder of the dataset.
+        digests: name of a file → SHA-256.
+        unchecked: names of the files whose digest was not known before.
+        next: command to use now.
+    """
 
     folder: Path
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -67,13 +80,13 @@ class Downloaded:
 
 @cache
 def table() -> Mapping[str, PublishedDataset]:
-    """The published datasets by name."""
+    """Return the published datasets by name."""
     text = resources.files("lirdrec.download").joinpath("datasets.toml").read_text(encoding="utf-8")
     return {name: _dataset(name, entry) for name, entry in tomllib.loads(text).items()}
 
 
 def names() -> list[str]:
-    """The names of the published datasets."""
+    """Return the names of the published datasets."""
     return list(table())
 
 
@@ -89,7 +102,7 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> PublishedDataset:
 
 
 def find(name: str) -> PublishedDataset:
-    """A published dataset by its name; raises a ConfigError if there is none."""
+    """Return the published dataset of a name; raise a ConfigError if there is none."""
     datasets = table()
     if name not in datasets:
         hint = suggest_name(name, datasets, f"choose one of {', '.join(datasets)}")
@@ -107,18 +120,18 @@ def download(
 ) -> Downloaded:
     """Download a published dataset into a new folder, and check it.
 
-    The files are first in the hidden folder `.NAME.download` beside it; an interrupted call resumes there. The folder
-    appears when all files are complete, correct and unpacked.
+    The files are first written to the hidden folder `.NAME.download` beside it. After an interruption the next call
+    resumes there. The folder itself appears when all files are complete, correct and unpacked.
 
     Args:
-        dataset: a name in the table, or the files themselves.
-        folder: target folder; must be empty or missing.
-        digests: name of a file → the SHA-256 that it must have, instead of the one in the table.
+        dataset: a name in the table, or a description of the files.
+        folder: target folder; it must be empty or missing.
+        digests: name of a file → the SHA-256 that it must have, instead of the digest in the table.
         network: how hosts are reached.
         progress: show bars on the error stream.
 
     Raises:
-        ConfigError: there is no such dataset or file, or a digest is none.
+        ConfigError: there is no such dataset or file, or a digest is not a SHA-256.
         DownloadError: a file cannot be downloaded, is not the expected one, or cannot be unpacked.
         RunFolderError: the folder is not empty, cannot be written, or another process downloads to it.
 
@@ -149,7 +162,7 @@ def download(
     shutil.rmtree(work, ignore_errors=True)
     unchecked = [file.name for file in files if not file.checked]
     for name in unchecked:
-        log.warning("%s: its digest is not known; it has the SHA-256 %s, and was not checked", name, found[name])
+        log.warning("%s was not checked, because its digest is not known; it has the SHA-256 %s", name, found[name])
     return Downloaded(folder, found, unchecked, published.next.replace("FOLDER", shlex.quote(str(folder))))
 
 
@@ -173,7 +186,7 @@ def _fetch(file: RemoteFile, work: Path, network: Network | None, progress: bool
 
 
 def _in_kilobytes(advance: Callable[[int], object]) -> Callable[[int], None]:
-    """A callback for bytes, which reports complete kilobytes."""
+    """Return a callback that takes numbers of bytes and passes complete kilobytes to `advance`."""
     total = reported = 0
 
     def report(n: int) -> None:
@@ -191,7 +204,7 @@ def _place(files: Sequence[RemoteFile], paths: Sequence[Path], folder: Path) -> 
         if file.unpack:
             unpacked = unpack(path, folder)
             if RECORD in unpacked:
-                raise DownloadError(f"{file.name} contains {RECORD}, which has another meaning here")
+                raise DownloadError(f"{file.name} contains a file {RECORD}, a name that lirdrec uses for its own file")
         else:
             with write_errors(folder):
                 _copy(path, folder / file.name)

@@ -1,4 +1,4 @@
-"""Download one file: resumed after an interruption, checked by its size and digest."""
+"""Download one file, resume after an interruption, and check the size and the digest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lirdrec.files.atomic import sha256, write_errors, write_json
 from lirdrec.option_names import option_text
 
 MAX_BYTES = 50 * 2**30
-TRIES = 6  # in a row without a new byte
-_MOST_TRIES = 200  # of a server that gives a few bytes each time
+TRIES = 6  # tries in a row that give no new byte
+_MOST_TRIES = 200  # tries in total, for a server that gives a few bytes each time
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class RemoteFile:
     """A file of a published dataset.
 
     Attributes:
-        name: of the file in the folder.
-        url: where it is.
-        bytes: its size; None if it is not known.
-        sha256: its digest; None if it is not known.
-        git_blob: the SHA-1 by which git names its content, where no SHA-256 is known.
-        unpack: whether it is a zip archive whose files are wanted.
+        name: name of the file in the target folder.
+        url: address of the file.
+        bytes: size; None if it is not known.
+        sha256: digest; None if it is not known.
+        git_blob: the SHA-1 by which git names the content, for a file whose SHA-256 is not known.
+        unpack: whether the file is a zip archive that is unpacked.
     """
 
     name: str
@@ -52,19 +52,22 @@ def fetch(
     network: Network | None = None,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Path:
-    """Download a file into a folder of unfinished work; one that is there and correct is not downloaded again.
+    """Download a file into a folder of unfinished work, unless the correct file is there already.
 
-    The content is in NAME.part until it is complete and checked. After an interruption the rest is asked for; if the
-    file has changed on the server meanwhile, or the server cannot give a part, it begins again.
+    The content is in NAME.part until it is complete and checked. After an interruption only the rest is requested. If
+    the file has changed on the server meanwhile, or the server cannot send a part, the download starts again.
 
     Args:
-        advance: is called with the number of new bytes; a negative number if it begins again.
+        file: the file to download.
+        folder: the folder of unfinished work.
+        network: how hosts are reached.
+        advance: called with the number of new bytes, or a negative number if the download starts again.
 
     Returns:
         The path of the complete file.
 
     Raises:
-        DownloadError: it cannot be downloaded, or is not the expected one.
+        DownloadError: the file cannot be downloaded, or is not the expected one.
         RunFolderError: the folder cannot be written.
     """
     network = network or Network()
@@ -89,7 +92,7 @@ def fetch(
                 raise
     if (fault := _fault(file, part.path)) is not None:
         part.discard()
-        raise DownloadError(f"{file.url}: {fault}; nothing is kept of it")
+        raise DownloadError(f"{file.url}: {fault}; what was downloaded of it is deleted")
     with write_errors(path):
         part.path.replace(path)
         part.note.unlink(missing_ok=True)
@@ -97,7 +100,7 @@ def fetch(
 
 
 def _fault(file: RemoteFile, path: Path) -> str | None:
-    """What is wrong with the content of a complete file; None if nothing is."""
+    """Return what is wrong with the content of a complete file; None if it is right."""
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:
         return f"has {size:,} bytes, not {file.bytes:,}"
@@ -109,7 +112,7 @@ def _fault(file: RemoteFile, path: Path) -> str | None:
 
 
 def git_blob(path: Path) -> str:
-    """The SHA-1 by which git names the content of a file."""
+    """Return the SHA-1 by which git names the content of a file."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -118,14 +121,14 @@ def git_blob(path: Path) -> str:
 
 
 def check_sha256(text: str) -> str:
-    """A SHA-256 in lower case; raises a ConfigError if it is not 64 hexadecimal digits."""
+    """Return a SHA-256 in lower case; raise a ConfigError if it is not 64 hexadecimal digits."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise ConfigError(f"{option_text('sha256', text)}: a SHA-256 has 64 hexadecimal digits")
     return text.lower()
 
 
 class _Part:
-    """The unfinished content of a file, and a note on the version that it belongs to."""
+    """The unfinished content of a file, and a small file that notes to which version of the file it belongs."""
 
     def __init__(
         self, file: RemoteFile, folder: Path, network: Network, advance: Callable[[int], object], max_bytes: int
@@ -138,16 +141,16 @@ class _Part:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Number of bytes that are there."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def discard(self) -> None:
-        """Forget the content."""
+        """Delete the content and the note."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
     def load(self) -> None:
-        """Append the rest, or all of it."""
+        """Download the rest of the file, or all of it, and append it to the content."""
         start = self.size
         if start and start == self.file.bytes:
             return
@@ -161,10 +164,12 @@ class _Part:
                 self.advance(-start)
                 self.discard()
                 if response.status != 200:
-                    raise DownloadError(f"{self.file.url}: the server gives another part than asked for", passing=True)
+                    raise DownloadError(
+                        f"{self.file.url}: the server sends another part than was requested", passing=True
+                    )
                 start = 0
             elif response.status != (206 if start else 200):
-                raise DownloadError(f"{self.file.url}: the server answers {response.status} without being asked", True)
+                raise DownloadError(f"{self.file.url}: the server answers {response.status} to a usual request", True)
             _check_content(response, self.file, start, self.max_bytes)
             self._write(response, start)
 
@@ -180,7 +185,7 @@ class _Part:
             if n > self.max_bytes:
                 target.close()
                 self.discard()
-                raise DownloadError(f"{self.file.url} is larger than {self.max_bytes:,} bytes; nothing is kept of it")
+                raise DownloadError(f"{self.file.url} is larger than {self.max_bytes:,} bytes; the download is deleted")
             target.write(block)
             self.advance(len(block))
 
@@ -193,7 +198,7 @@ class _Part:
 
 
 def _continues(response: Response, start: int, size: int | None) -> bool:
-    """Whether a response is the rest of the file, from `start` on."""
+    """Whether a response is the rest of the file from byte `start`."""
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", "").strip())
     if response.status != 206 or match is None or int(match[1]) != start:
         return False
@@ -201,7 +206,7 @@ def _continues(response: Response, start: int, size: int | None) -> bool:
 
 
 def _version(response: Response) -> str | None:
-    """A header that changes with the file: a strong ETag, else the date of its last change."""
+    """Return a header that changes when the file changes: a strong ETag, else the date of its last change."""
     tag = response.headers.get("etag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("last-modified")
 

@@ -1,4 +1,4 @@
-"""Download the images of a catalog from the addresses in a column, into a folder that `lirdrec features` reads."""
+"""Download the images of a catalog, whose addresses are in a column, into a folder that `lirdrec features` reads."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 
-PROBLEMS = "problems.csv"  # in the folder: item, url, problem
+PROBLEMS = "problems.csv"  # file in the folder, with the columns item, url and problem
 COLUMN = "image_url"
-SECONDS = 120.0  # for one image
+SECONDS = 120.0  # time limit of one image
 MAX_BYTES = 32 * 2**20
 TRIES = 4
 _LONGEST_NAME = 240  # bytes of a file name
@@ -40,9 +40,14 @@ _LONGEST_NAME = 240  # bytes of a file name
 
 @dataclass(frozen=True)
 class ImagesResult:
-    """What was downloaded: `fetched` images now, `existing` before, `missing` items without an address.
+    """What was downloaded.
 
-    `problems` are triples of item, address and sentence; all are in `problems.csv` of the folder.
+    Attributes:
+        folder: the folder of the images.
+        fetched: number of images that were downloaded now.
+        existing: number of images that were there before.
+        missing: number of items without an address.
+        problems: item, address and reason of each image that failed, as in `problems.csv` of the folder.
     """
 
     folder: Path
@@ -63,23 +68,23 @@ def download_images(
     network: Network | None = None,
     progress: bool = False,
 ) -> ImagesResult:
-    """Download one image for each item into `folder/ITEM.jpg` (or .png …, by the content).
+    """Download one image for each item into the file `folder/ITEM.jpg` (or .png …, depending on the content).
 
-    Items with an image in the folder are left out, so the same call resumes and tries again what failed. A file appears
-    when it is complete. Only public addresses are opened (see `connection`).
+    Items that have an image in the folder are left out, so the same call resumes, and tries failed images again. A file
+    appears when it is complete. Only public addresses are opened (see `connection`).
 
     Args:
         source: a table (CSV, JSON, Parquet …) or a prepared dataset.
-        folder: for the images; may exist.
-        column: of the table, with the addresses.
-        item: of the table, with the item ids; in a prepared dataset it is `item`.
-        concurrency: images at once.
-        max_bytes: of an image.
+        folder: folder for the images; it may exist.
+        column: column of the table that has the addresses.
+        item: column of the table that has the item ids; in a prepared dataset it is `item`.
+        concurrency: number of images that are downloaded at once.
+        max_bytes: largest size of an image.
         network: how hosts are reached.
         progress: show a bar on the error stream.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
         DataError: the table cannot be read, or lacks a column.
         RunFolderError: the folder cannot be written, or another process downloads to it.
     """
@@ -108,7 +113,7 @@ def download_images(
 
 
 def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
-    """(item, address) of each item; the address is empty where there is none."""
+    """Read the id and the address of each item; the address is empty if there is none."""
     if source.is_dir() and (source / MANIFEST).is_file():
         rows = ItemRows(source)
         rows.need(column)
@@ -136,7 +141,7 @@ def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
 def _in_threads(
     fetch: partial[str | None], wanted: list[tuple[str, str]], concurrency: int
 ) -> Iterator[tuple[str, str, str | None]]:
-    """Call `fetch(item, url)` in threads; yields the items with their problem or None, as they end."""
+    """Call `fetch(item, url)` in threads; when one ends, yield the item, the url, and the problem or None."""
     rest = iter(wanted)
     stop = threading.Event()
     with ThreadPoolExecutor(concurrency) as pool:
@@ -151,13 +156,13 @@ def _in_threads(
                     name, url = running.pop(future)
                     yield name, url, future.result()
         finally:
-            stop.set()  # after Ctrl+C or a full disk: running ones end at their next block
+            stop.set()  # after Ctrl+C or a full disk: running downloads end at their next block
             for future in running:
                 future.cancel()
 
 
 def _fetch(name: str, url: str, folder: Path, max_bytes: int, network: Network, stop: threading.Event) -> str | None:
-    """Download one image; returns the problem, None if there is none."""
+    """Download one image; return the problem, or None if there is none."""
     if (fault := _bad_name(name)) is not None:
         return fault
     try:
@@ -181,7 +186,7 @@ def _load(url: str, max_bytes: int, network: Network, stop: threading.Event) -> 
         content = bytearray()
         for block in response.blocks():
             if not content and len(block) >= HEAD_BYTES:
-                image_suffix(block[:HEAD_BYTES])  # something else is not loaded to its end
+                image_suffix(block[:HEAD_BYTES])  # raises at once if the content is not an image
             content += block
             if len(content) > max_bytes:
                 raise DownloadError(f"{url} is larger than the limit of {max_bytes:,} bytes")
@@ -209,7 +214,7 @@ def _write_problems(path: Path, problems: list[tuple[str, str, str]]) -> None:
 
 
 def describe(result: ImagesResult) -> str:
-    """One sentence on what was downloaded."""
+    """Return one sentence about what was downloaded."""
     parts = [f"{pluralize(result.fetched, 'image')} downloaded to {result.folder}"]
     if result.existing:
         parts.append(f"{result.existing:,} were there already")

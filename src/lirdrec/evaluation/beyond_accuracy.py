@@ -1,8 +1,9 @@
 """Metrics of recommended lists beyond accuracy: diversity, novelty, popularity, long tail, calibration; and AUC.
 
-Each has one value per user. Items are sorted by training users and cut into three groups: the most popular items that
-together have 20 % of the training interactions (head), the least popular that have 20 % (tail), and those between
-(Abdollahpouri et al., "User-centered Evaluation of Popularity Bias in Recommender Systems", UMAP 2021).
+Each metric has one value per user. Items are sorted by their number of training users and cut into three groups: head,
+the most popular items, which have 20 % of the training interactions; tail, the least popular items, which have 20 %;
+and middle, all other items (Abdollahpouri et al., "User-centered Evaluation of Popularity Bias in Recommender Systems",
+UMAP 2021).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows, cleaned
 
 BEYOND = ("diversity", "novelty", "arp", "aplt", "calibration")  # name@k
 AUC = "auc"  # of the complete ranking: it has no cut-off
-GROUP_SHARE = 0.2  # of the interactions: that of the head, and that of the tail
-SMOOTHING = 0.01  # share of the history's distribution that is mixed into that of the list (Steck 2018)
+GROUP_SHARE = 0.2  # share of the interactions that the head has, and that the tail has
+SMOOTHING = 0.01  # share of the history's distribution that is mixed into the list's (Steck 2018)
 HEAD, MIDDLE, TAIL = 0, 1, 2
 
 Vectors = Callable[[Tensor], tuple[Tensor, Tensor]]  # item rows (n,) → vectors (n, d) and whether present (n,)
@@ -35,7 +36,7 @@ class Catalog:
     Attributes:
         popularity: `(I,)` int64, number of training users of each item.
         n_users: number of users with a training interaction.
-        vectors: modality → function from item rows `(n,)` to vectors `(n, d)` and `(n,)` bool; for diversity.
+        vectors: modality → function from item rows `(n,)` to vectors `(n, d)` and whether they exist; for diversity.
     """
 
     popularity: Tensor
@@ -44,7 +45,7 @@ class Catalog:
 
     @classmethod
     def of(cls, seen: Histories, n_items: int, vectors: Mapping[str, Vectors] | None = None) -> Catalog:
-        """The catalog of training histories.
+        """Make the catalog from training histories.
 
         >>> histories = Histories(torch.tensor([0, 1, 1]), torch.tensor([2, 2, 0]), n_users=3)
         >>> catalog = Catalog.of(histories, n_items=4)
@@ -68,29 +69,32 @@ class Catalog:
 def check_catalog(names: Sequence[str], catalog: Catalog | None) -> None:
     """Raise a ConfigError for diversity without features."""
     if "diversity" in names and (catalog is None or not catalog.vectors):
-        raise ConfigError("metric 'diversity' compares the features of items, and the dataset has no features")
+        raise ConfigError(
+            "metric 'diversity' compares the features of items, but the dataset has no features; leave it out"
+        )
 
 
 def list_values(
     items: Tensor, users: Tensor, seen: Histories, catalog: Catalog, names: Sequence[str], cutoffs: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Values `(B,)` float64 of each `name@k`; NaN for users without a value.
+    """Return `name@k` → values `(B,)` float64, one for each user; NaN for users without a value.
 
     Args:
         items: `(B, K)` int64 recommended item rows, best first; -1 where a list is shorter. `K ≥ max(cutoffs)`.
         users: `(B,)` int64, the users of the lists.
         seen: training items of all users.
         catalog: popularity and features of the items.
-        names: among `BEYOND`, for a list L of k items:
-            diversity: mean of 1 - cosine over the pairs of L and the modalities that both items have (Smyth and
-            McClave, 2001; Ziegler et al., 2005: intra-list diversity); needs two such items.
-            novelty: mean of log2(U / n_i), U users with training interactions, n_i those of item i, at least 1 (Zhou
-            et al., 2010: self-information).
+        names: among `BEYOND`. L is a list of k items, U the number of users with training interactions, and n_i the
+            number of training users of item i:
+            diversity: mean of 1 - cosine over the pairs of items in L and the modalities that both items have; needs
+            two such items (Smyth and McClave, 2001; Ziegler et al., 2005: intra-list diversity).
+            novelty: mean of log2(U / n_i) with n_i at least 1 (Zhou et al., 2010: self-information).
             arp: mean of n_i (Yin et al., 2012: average recommendation popularity).
             aplt: share of L in the tail (Abdollahpouri et al., 2019: average percentage of long-tail items).
-            calibration: KL(p ‖ q) over head, middle and tail, in nats; p of the user's training items, q of L, mixed
-            with 1 % of p (Steck, 2018). 0 is best: the list is as popular as what the user takes.
-        cutoffs: the k.
+            calibration: KL(p ‖ q) in nats. p is the distribution of the user's training items over head, middle and
+            tail; q is the distribution of L, mixed with 1 % of p (Steck, 2018). 0 is best: L is as popular as the
+            training items.
+        cutoffs: the values of k.
 
     >>> catalog = Catalog(torch.tensor([8, 4, 2, 1]), 8)
     >>> nothing = Histories(torch.tensor([0]), torch.tensor([3]), 1)
@@ -120,7 +124,7 @@ def list_values(
 
 
 def _diversity(items: Tensor, filled: Tensor, catalog: Catalog) -> Tensor:
-    """Mean of 1 - cosine over all pairs of a list that both have a modality, `(B,)` float64; NaN without a pair."""
+    """Return the mean of 1 - cosine over all pairs of items that have the same modality, `(B,)`; NaN without a pair."""
     unique, position = items.unique(return_inverse=True)
     cosines = torch.zeros(len(items), dtype=torch.float64, device=items.device)
     n_pairs = torch.zeros_like(cosines)
@@ -139,7 +143,7 @@ def _diversity(items: Tensor, filled: Tensor, catalog: Catalog) -> Tensor:
 
 
 def _calibration(listed: Tensor, filled: Tensor, users: Tensor, seen: Histories, groups: Tensor) -> Tensor:
-    """KL divergence `(B,)` float64 of the list's groups `(B, k)` from those of the user's training items."""
+    """Return the KL divergence `(B,)` float64 of the groups of a list `(B, k)` from those of the training items."""
     owner, items = seen.pairs(users)
     p = torch.zeros(len(users), 3, dtype=torch.float64, device=users.device)
     p.index_put_((owner, groups[items]), torch.ones(len(owner), dtype=p.dtype, device=p.device), accumulate=True)
@@ -159,13 +163,17 @@ def auc(
     candidates: Tensor | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Tensor:
-    """Area under the ROC curve of each user, `(B,)` float64: the share of pairs (relevant, other item) in right order.
+    """Return the area under the ROC curve of each user, `(B,)` float64.
 
-    Equal scores count one half. NaN where every ranked item is relevant.
+    This is the share of pairs (relevant item, other item) that are in the right order. Equal scores count one half. It
+    is NaN if every ranked item is relevant.
 
     Args:
-        scorer: ranks the users `(B,)` int64.
-        relevant: their held-out items; seen: items that are not ranked; candidates: items to rank, None for all.
+        scorer: gives the scores.
+        users: `(B,)` int64, the users to rank for.
+        relevant: the held-out items of each user.
+        seen: items of each user that are not ranked.
+        candidates: items to rank; None: all.
         memory_limit: bytes for one block of scores.
     """
     parts = []

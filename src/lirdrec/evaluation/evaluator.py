@@ -1,8 +1,9 @@
 """All-ranking evaluation: rank all items for every user with held-out items, and average the metrics over the users.
 
-The items of the user's history are masked, unless `mask_seen` is off. The history is that of the training; validation
-items are not in it, not even in the test (ALGORITHM: the released code's protocol), except after a split by time, whose
-test follows the validation (`test_history`). Users without a history are left out.
+The items of the user's history are left out of the ranking (masked), unless `mask_seen` is off. The history has the
+training items. Validation items are not in it, not even in the test (ALGORITHM: the protocol of the released code).
+After a split by time they are, because the test is later than the validation (`test_history`). Users without a history
+are left out.
 
 `evaluate` takes a recommender and a dataset, `evaluate_scorer` a scorer and a `GroundTruth`.
 """
@@ -58,15 +59,15 @@ Rows = list[Row]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The held-out interactions to rank for, as rows of the scorer.
+    """The held-out interactions that lists are compared with, as rows of the scorer.
 
     Attributes:
         users: `(n,)` int64, the users to rank for.
-        relevant: their held-out items.
-        seen: items of the history of all users.
+        relevant: the held-out items of all users.
+        seen: the items of the history of all users.
         candidates: `(c,)` int64 items to rank, or None for all.
         masked: whether what the user has seen is left out of the ranking.
-        trained: training items of all users, where `seen` has more; they give the popularity of items.
+        trained: training items of all users, if `seen` has more items; they give the popularity of items.
     """
 
     users: Tensor
@@ -85,7 +86,7 @@ class GroundTruth:
     def from_pairs(
         cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
     ) -> GroundTruth:
-        """From `(users, items)` pairs; users without a training pair are left out."""
+        """Make the ground truth from `(users, items)` pairs; users without a training pair are left out."""
         seen, candidates = Histories(*train, n_users), rest.get("candidates")
         if candidates is not None:
             keep = torch.isin(held_out[1], candidates)
@@ -102,7 +103,12 @@ class GroundTruth:
 
 @dataclass
 class EvaluationResult:
-    """Mean of each metric (`values`), and its `(n,)` float64 for each of `GroundTruth.users`, or {} (`per_user`)."""
+    """The result of `evaluate_scorer` or `evaluate_lists`.
+
+    Attributes:
+        values: metric → mean over the users.
+        per_user: metric → `(n,)` float64, a value for each of `GroundTruth.users`; {} unless requested.
+    """
 
     values: dict[str, float]
     per_user: dict[str, Tensor]
@@ -118,15 +124,16 @@ def evaluate_scorer(
     memory_limit: int | None = None,
     catalog: Catalog | None = None,
 ) -> EvaluationResult:
-    """Metrics of a scorer on rows; the core of `evaluate`, and the validation after each epoch.
+    """Compute metrics of a scorer, by rows instead of ids; for `evaluate`, and for the validation after each epoch.
 
     Args:
         scorer: ranks the users of `truth`.
         truth: held-out items.
-        names: metrics without cut-off; cutoffs: their cut-offs.
+        names: names of metrics without a cut-off.
+        cutoffs: the cut-offs of these metrics.
         keep: also return each user's values.
         memory_limit: bytes for a block of scores; None: 64 MiB, on a GPU 1 GiB.
-        catalog: features of the items, for diversity; None: without.
+        catalog: popularity and features of the items; None: no features, which diversity needs.
 
     Raises:
         ConfigError: a cut-off below 1 or beyond the ranked items; diversity without features.
@@ -159,13 +166,13 @@ def evaluate_lists(
     keep: bool = False,
     catalog: Catalog | None = None,
 ) -> EvaluationResult:
-    """Metrics of ranked lists of item rows; AUC, which needs the scores of all items, is left out.
+    """Compute metrics of ranked lists of item rows; AUC, which needs the scores of all items, is left out.
 
     Args:
-        lists: blocks of users `(b,)` int64, together `truth.users` in order, and of their items `(b, K)` int64, best
-            first, -1 where a list is shorter; `K ≥ max(cutoffs)`.
+        lists: blocks of users `(b,)` int64 and their items `(b, K)` int64, best first, -1 if a list is shorter; `K ≥
+            max(cutoffs)`. The users of all blocks are `truth.users`, in this order.
         n_items: number of items.
-        truth, names, cutoffs, keep, catalog: as of `evaluate_scorer`.
+        truth, names, cutoffs, keep, catalog: as for `evaluate_scorer`.
 
     Raises:
         ConfigError: diversity without features.
@@ -204,7 +211,7 @@ def evaluate_lists(
 
 
 def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
-    """One sorted int64 key for each (user, relevant item)."""
+    """Return an int64 key for each pair of a user and a relevant item, sorted."""
     owner, items = relevant.pairs(users)
     return (users[owner] * n_items + items).sort().values
 
@@ -212,7 +219,10 @@ def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
 def by_popularity(
     scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int | None = None
 ) -> Rows:
-    """Metrics of each fifth of the items by training users: all items are ranked, only the group's are relevant."""
+    """Compute the metrics of each fifth of the items, by their number of training users.
+
+    All items are ranked, but only the items of the fifth are relevant.
+    """
     degree = torch.bincount(truth.training.items, minlength=scorer.n_items)
     group = _fifths(degree)
     owner, items = truth.relevant.pairs(truth.users)
@@ -233,7 +243,7 @@ def by_popularity(
 
 
 def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
-    """Means over each fifth of the evaluated users by number of training items."""
+    """Return the mean metrics of each fifth of the evaluated users, by their number of training items."""
     degree = truth.training.counts()[truth.users]
     group = _fifths(degree)
     rows: Rows = []
@@ -246,7 +256,7 @@ def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
 
 
 def _fifths(degree: Tensor) -> Tensor:
-    """Group 0 … 4 of each entry by rank; equal degrees stay together."""
+    """Return the group 0 … 4 of each entry, by its rank; entries of equal degree are in one group."""
     rank = torch.searchsorted(degree.sort().values, degree)  # entries strictly below
     return (rank * GROUPS // max(1, len(degree))).clamp(max=GROUPS - 1)
 
@@ -276,7 +286,7 @@ class Metrics:
         breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if requested. Items in five groups of
             equal size by training users, and users in five groups by training items; the metrics of an item group count
             only its own relevant items.
-        protocol: by which history users were known, and whether its items were masked.
+        protocol: by which history users were known, and whether the items of the history were left out.
 
     >>> evaluate(recommender, dataset, k=5)["recall@5"] <= 1
     True
@@ -319,13 +329,13 @@ def evaluate(
     Args:
         recommender: its ids may be in another order than the dataset's; ids that it does not know are left out. Items
             added after training are ranked only if the dataset has them, so that metrics stay comparable.
-        dataset, split: give the held-out pairs, and the training pairs to mask (not masked for split="train").
+        dataset, split: give the held-out pairs, and the training pairs to leave out (not for split="train").
         k: cut-offs; None: 10 and 20, or a smaller one if fewer items are ranked.
         metrics: names without cut-off, among recall, ndcg, precision, map, mrr, hit (or hit_rate), coverage,
-            popularity, gini, those of `beyond_accuracy.list_values`, and auc.
+            popularity, gini, the names of `beyond_accuracy.list_values`, and auc.
         candidates: "cold" ranks only the items without a training pair.
-        test_history, test_target: by which interactions users are known in the test, "train" or "train+valid", and
-            what is relevant, "all" or each user's "last" one; None: by the split (docs/sequential.md).
+        test_history: interactions by which users are known in the test: "train", "train+valid", or None: by the split.
+        test_target: relevant test interactions: "all", each user's "last", or None: by the split (docs/sequential.md).
         mask_seen: leave the items of the history out of the ranking.
         per_user, breakdown, intervals: also return each user's values, metrics by item popularity and user activity,
             and a bootstrap interval of every mean over the users.
@@ -368,19 +378,19 @@ def _cutoffs(k: int | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def per_user_frame(ids: IdMap, users: Tensor, result: EvaluationResult) -> pl.DataFrame:
-    """A row per user: "user" and one column per metric; null where a user has no value."""
+    """Return a frame with a row per user: "user" and one column per metric; null if a user has no value."""
     columns = {name: values.cpu().numpy() for name, values in result.per_user.items()}
     frame = pl.DataFrame({"user": ids.series.gather(users.cpu().numpy())} | columns)
     return frame.with_columns(pl.col(name).fill_nan(None) for name in columns)
 
 
 def intervals_of(result: EvaluationResult) -> dict[str, tuple[float, float]]:
-    """The 95 % bootstrap interval of every mean over users."""
+    """Return the 95 % bootstrap interval of every mean over users."""
     return bootstrap_intervals({name: values.cpu().numpy() for name, values in result.per_user.items()})
 
 
 def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
-    """Popularity and features of the items, as rows of `items`; an item that the dataset lacks has no features."""
+    """Make the catalog of the items, by rows of `items`; an item that the dataset does not have has no features."""
     rows, device = torch.from_numpy(dataset.items.rows(items.series)), seen.items.device
 
     def vectors_of(matrix: FeatureMatrix) -> Vectors:
@@ -396,20 +406,20 @@ def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
 
 
 def _only_unseen(recommender: HasScorer, dataset: Dataset, split: str) -> Dataset:
-    """`unseen_part`, with warnings for a run that was trained on held-out interactions."""
+    """Return `unseen_part` of the dataset; warn if the run was trained on held-out interactions."""
     if getattr(recommender, "info", {}).get("refit"):
         log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
     dataset, n_moved = unseen_part(recommender, dataset)
     if n_moved.get(split):
         log.warning(
-            "%d of the %s interactions are left out: the run, or the one that it continued, was trained on them",
+            "%d of the %s interactions are left out: the run, or the run that it continued, was trained on them",
             *(n_moved[split], split),
         )
     return dataset
 
 
 def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
-    """The dataset with the held-out interactions that a continued run was trained on moved to train.
+    """Move the held-out interactions that a continued run was trained on to the training interactions.
 
     A run that continued an earlier one (`fit(..., warm_start=...)`) may have been trained on interactions that are held
     out now. For other runs the dataset is returned as it is.
@@ -426,7 +436,7 @@ def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict
 def _ground_truth(
     recommender: HasScorer, dataset: Dataset, split: str, candidates: str, protocol: EvaluationProtocol
 ) -> tuple[Scorer, GroundTruth]:
-    """The scorer with the queries of the protocol; held-out pairs and histories as rows of the recommender."""
+    """Return the scorer, with the queries of the protocol, and the ground truth, as rows of the recommender."""
     scorer = recommender.scorer
     stored_on = next(iter(scorer.tensors().values())).device
     device = scorer.queries(torch.zeros(1, dtype=torch.int64, device=stored_on)).device
@@ -465,8 +475,8 @@ def _ground_truth(
         n_untrained = int((truth.training.counts()[truth.users] == 0).sum())
         log.warning(
             "this model makes no queries from histories: in the test users are known by their training interactions"
-            " alone%s",
-            f", and the vectors of {n_untrained:,} users without any are not trained" if n_untrained else "",
+            " only%s",
+            f"; {n_untrained:,} users have none, so their vectors are not trained" if n_untrained else "",
         )
         return scorer, truth
     added = Histories(*pairs("valid"), n_users)
@@ -474,7 +484,7 @@ def _ground_truth(
 
 
 def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarray) -> Tensor | None:
-    """Rows of all items but those added after training that the dataset does not have; None: all items."""
+    """Return the rows of all items except those that were added after training and are not in the dataset; or None."""
     n_items = len(recommender.items)
     n_trained = getattr(recommender, "n_trained_items", n_items)
     added = np.setdiff1d(np.arange(n_trained, n_items), item_rows)
@@ -489,6 +499,9 @@ def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarr
 
 
 def _fitting(cutoffs: tuple[int, ...], n_ranked: int) -> tuple[int, ...]:
-    """The cut-offs below the number of ranked items; else half of that number: a list of all items is always right."""
+    """Return the cut-offs that are below the number of ranked items, or else half of this number.
+
+    A list of all items would always have all relevant items. The largest cut-off may equal the number, though.
+    """
     fitting = tuple(k for k in cutoffs if k < n_ranked or k == n_ranked == max(cutoffs))
     return fitting or (max(1, n_ranked // 2),)

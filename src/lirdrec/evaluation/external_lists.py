@@ -1,4 +1,4 @@
-"""Evaluate recommendation lists that were made elsewhere, as rows of a dataset."""
+"""Evaluate recommendation lists that were made by another program, as rows of a dataset."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ExternalLists:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Places of each user's list up to its last item, `(U,)` int64."""
+        """The number of places of each user's list up to its last item, `(U,)` int64."""
         filled = self.items >= 0
         return np.where(filled.any(1), self.items.shape[1] - filled[:, ::-1].argmax(1), 0)
 
@@ -61,8 +61,8 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
     """Read lists from a table with the columns user, item, and rank (1 is best) or score (the highest is best).
 
     Users that the dataset does not know are left out; an item that it does not know keeps its place and counts as a
-    miss. Items that a user has in training are taken out, as from the lists of every model. Each is counted in a
-    warning.
+    miss. Items that a user has in training are removed, as from the lists of every model. Warnings count all of these
+    rows.
 
     Args:
         path: CSV, TSV, Parquet or any other table that `lirdrec.data.tables.read_table` reads.
@@ -94,7 +94,7 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
 
 
 def _numbers(table: Table, name: str) -> pl.Series:
-    """The column as float64 numbers.
+    """Return a column as float64 numbers.
 
     Raises:
         DataError: a value is missing, or not a finite number.
@@ -110,21 +110,23 @@ def _numbers(table: Table, name: str) -> pl.Series:
 
 def _warn_unknown(source: str, dataset: Dataset, users: np.ndarray, items: np.ndarray) -> None:
     if not (users >= 0).any():
-        raise DataError(f"{source}: none of its users is in {dataset.name}; are the ids written in the same way?")
+        raise DataError(
+            f"{source}: none of its users is in {dataset.name}; check that the ids are written in the same way"
+        )
     if (lost := int((users < 0).sum())) > 0:
-        log.warning("%s: %s of users that %s does not know left out", source, pluralize(lost, "row"), dataset.name)
+        log.warning("%s: %s left out, of users that are not in %s", source, pluralize(lost, "row"), dataset.name)
     if (missed := int(((users >= 0) & (items < 0)).sum())) > 0:
         rows = pluralize(missed, "row")
         log.warning("%s: %s of items that are not in %s; they count as misses", source, rows, dataset.name)
 
 
 def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Dataset, source: str) -> ExternalLists:
-    """The rows as lists, without training items."""
+    """Make lists of the rows, without the training items of each user."""
     train = dataset.train.users.astype(np.int64) * dataset.n_items + dataset.train.items
     seen = (items >= 0) & np.isin(users * dataset.n_items + items, train) & (users >= 0)
     if seen.any():
         count = pluralize(int(seen.sum()), "row")
-        log.warning("%s: %s with items that the user has in training taken out, as for every model", source, count)
+        log.warning("%s: %s with items that the user has in training removed, as for every model", source, count)
     keep = (users >= 0) & ~seen
     users, items, by = users[keep], items[keep], by[keep]
     order = np.lexsort((items, by, users))
@@ -147,16 +149,17 @@ def evaluate_external(
     per_user: bool = False,
     intervals: bool = False,
 ) -> Metrics:
-    """Metrics of lists: as `evaluate` of a model that ranks so. A user without a list counts as all misses.
+    """Compute the metrics of lists, as `evaluate` does for a model with these lists.
 
-    Items of the history by which the protocol knows a user are taken out of the lists, as for every model.
+    For a user without a list, all relevant items count as misses. Items of the history by which the protocol knows a
+    user are removed from the lists, as for every model.
 
     Args:
         lists: from `read_lists` with this dataset.
         split: "valid" or "test".
-        k: cut-offs; None: 10 and 20, as far as the lists reach.
-        metrics: as of `evaluate`, without auc; None: all, diversity only if the dataset has features.
-        test_history, test_target, per_user, intervals: as of `evaluate`.
+        k: cut-offs; None: 10 and 20, as far as the lists are long enough.
+        metrics: as for `evaluate`, without auc; None: all, diversity only if the dataset has features.
+        test_history, test_target, per_user, intervals: as for `evaluate`.
 
     Raises:
         ConfigError: auc, which needs the scores of all items; a cut-off beyond the longest list; another split.
@@ -191,20 +194,20 @@ def _pairs(part: Interactions) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _without_history(lists: ExternalLists, history: Interactions, n_items: int) -> ExternalLists:
-    """The lists without items of the history; the items after them move up."""
+    """Remove the items of the history from the lists; the items after them move up."""
     rows = np.arange(len(lists.items))[:, None]
     keys = history.users.astype(np.int64) * n_items + history.items
     seen = (lists.items >= 0) & np.isin(rows * n_items + lists.items, keys)
     if not seen.any():
         return lists
     count = pluralize(int(seen.sum()), "row")
-    log.warning("%s: %s with items of the user's history taken out, as for every model", lists.source, count)
+    log.warning("%s: %s with items of the user's history removed, as for every model", lists.source, count)
     order = np.argsort(seen, axis=1, kind="stable")
     return ExternalLists(np.take_along_axis(np.where(seen, -1, lists.items), order, axis=1), lists.source)
 
 
 def metrics_of_lists(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The names of metrics of lists, each once.
+    """Return the names of metrics of lists, each once.
 
     Raises:
         ConfigError: an unknown metric; auc, which needs the scores of all items.
@@ -217,12 +220,12 @@ def metrics_of_lists(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def default_metrics(dataset: Dataset) -> tuple[str, ...]:
-    """All metrics of lists; diversity only if the dataset has features."""
+    """Return all metrics of lists; diversity only if the dataset has features."""
     return DEFAULT_METRICS + tuple(name for name in BEYOND if name != "diversity" or dataset.features)
 
 
 def fitting_cutoffs(lists: ExternalLists, k: Sequence[int] | None) -> tuple[int, ...]:
-    """The cut-offs; None: 10 and 20, as far as the lists reach.
+    """Return the cut-offs `k`; None: 10 and 20, if the longest list has so many places, or else its length.
 
     Raises:
         ConfigError: a cut-off below 1 or beyond the longest list.

@@ -14,13 +14,13 @@ from lirdrec.ranking.top_k import MEMORY_LIMIT, Quota, block_rows, ranked
 
 @dataclass(frozen=True)
 class LaunchMetrics:
-    """Recall@k of known and of new items, the mean over users who have such items in the ground truth.
+    """Recall@k of known and of new items, as means over the users who have such items in the ground truth.
 
     Attributes:
-        known: of known items, ranked among all items.
-        alone: of new items, ranked among new items only.
-        among: of new items, ranked among all items.
-        together: of known and new items together, ranked among all items.
+        known: recall of known items, ranked among all items.
+        alone: recall of new items, ranked among new items only.
+        among: recall of new items, ranked among all items.
+        together: recall of known and new items together, ranked among all items.
         share: share of all list places that new items get.
         demand: share of the ground truth that is on new items.
     """
@@ -43,7 +43,7 @@ def evaluate_launch(
     k: int = 20,
     quota: Quota | None = None,
 ) -> LaunchMetrics:
-    """Rank all items for every user with ground truth, new ones included.
+    """Rank all items, new items included, for every user with ground truth, and compute the metrics.
 
     Args:
         scorer: of a recommender with added items, or of a model that was trained with them.
@@ -89,7 +89,7 @@ def evaluate_launch(
 
 
 def _hits(lists: Tensor, truth: Histories, users: Tensor, n_items: int) -> Tensor:
-    """Number of relevant items `(b,)` in each list `(b, k)` of item rows; -1 marks an empty place."""
+    """Return the number of relevant items `(b,)` in each list `(b, k)` of item rows; -1 marks an empty place."""
     owner, items = truth.pairs(users)
     relevant = torch.zeros(len(users), n_items + 1, dtype=torch.bool, device=users.device)
     relevant[owner, items] = True

@@ -19,7 +19,7 @@ ALIASES = {"hit_rate": "hit"}
 
 
 def canonical_metric(name: str) -> str:
-    """The name under which a metric is computed and stored: `"hit_rate"` → `"hit"`, `"hit_rate@10"` → `"hit@10"`."""
+    """Return the name by which a metric is stored: `"hit_rate"` → `"hit"`, `"hit_rate@10"` → `"hit@10"`."""
     base, separator, cutoff = name.partition("@")
     return ALIASES.get(base, base) + separator + cutoff
 
@@ -32,10 +32,10 @@ def check_metrics(names: Sequence[str], known: Sequence[str] = ALL_METRICS) -> N
 
 
 def split_name(metric: str) -> tuple[str, int]:
-    """`"recall@20"` → `("recall", 20)`.
+    """Split a metric into its name and its cut-off: `"recall@20"` → `("recall", 20)`.
 
     Raises:
-        ConfigError: not of this form, or a metric that no epoch is chosen by.
+        ConfigError: the metric has another form, or cannot choose the best epoch.
     """
     match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,17})", metric)
     if match is None:
@@ -46,16 +46,20 @@ def split_name(metric: str) -> tuple[str, int]:
 
 
 def per_user_metrics(hits: Tensor, relevant: Tensor, names: Sequence[str], cutoffs: Sequence[int]) -> dict[str, Tensor]:
-    """Values `(B,)` float64 of each `name@k`.
+    """Return `name@k` → values `(B,)` float64, one for each user.
 
     Args:
         hits: `(B, K)` bool, whether the item at each rank is relevant; `K ≥ max(cutoffs)`.
         relevant: `(B,)` int64, number of relevant items, at least 1.
-        names: among recall, ndcg, precision, map, mrr, hit. With r_j the hit at rank j and n the relevant items:
-            recall = Σr/n; precision = Σr/k; hit = 1 if Σr > 0; mrr = 1/rank of the first hit;
-            ndcg = Σ r_j/log2(j+1) over its best value for min(k, n) hits;
-            map = Σ r_j·(precision at j) / min(k, n), unlike trec_eval, which divides by n.
-        cutoffs: the k.
+        names: among recall, ndcg, precision, map, mrr, hit. r_j is 1 if the item at rank j is relevant, else 0; n is
+            the number of relevant items; sums are over the ranks 1 to k:
+            recall = Σ r_j / n
+            precision = Σ r_j / k
+            hit = 1 if Σ r_j > 0, else 0
+            mrr = 1 / rank of the first hit
+            ndcg = Σ r_j / log2(j + 1), divided by its largest value with min(k, n) hits
+            map = Σ r_j · (precision at j) / min(k, n); trec_eval divides by n instead.
+        cutoffs: the values of k.
     """
     hits = hits.double()
     n = hits.shape[1]
@@ -85,7 +89,7 @@ def per_user_metrics(hits: Tensor, relevant: Tensor, names: Sequence[str], cutof
 
 
 def list_metrics(counts: Tensor, popularity: Tensor, name: str) -> float:
-    """A metric of all recommended lists together.
+    """Compute a metric of all recommended lists together.
 
     Args:
         counts: `(c,)` int64, number of times each candidate item was recommended.

@@ -1,8 +1,8 @@
 """Protocol of a test: by which interactions each user is known, and whether items that the user has seen are ranked.
 
-A test held out by time has everything before it as the user's history, validation interactions included. A model that
-takes new users gets its query from this history (`Model.fold_in`); a model whose queries are histories gets the longer
-one; any other model keeps the vector of the training.
+If the test is held out by time, the user's history is everything before it, validation interactions included. A model
+that can serve new users computes the user's query from this history (`Model.fold_in`). A model whose queries are
+histories uses this longer history. Every other model keeps the trained vector of the user.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TestHistory = Literal["train", "train+valid"]
 TEST_HISTORIES: tuple[TestHistory, ...] = ("train", "train+valid")
 TestTarget = Literal["all", "last"]
 TEST_TARGETS: tuple[TestTarget, ...] = ("all", "last")
-BATCH_USERS = 1024  # folded in at once
+BATCH_USERS = 1024  # users whose queries are computed together
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class EvaluationProtocol:
 
     Attributes:
         test_history: interactions that a user is known by: "train" or "train+valid".
-        test_target: the relevant interactions: "all" of the test, or each user's "last"; those before it are then
-            part of the history.
+        test_target: the relevant interactions: "all" of the test, or each user's "last". The test interactions before
+            the last one then count as validation interactions.
         mask_seen: whether the items of this history are left out of the ranking.
         queries: "trained", the queries of the training, or "histories", queries from the longer history.
     """
@@ -50,16 +50,16 @@ class EvaluationProtocol:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits of the history."""
+        """The splits that the history consists of."""
         return tuple(self.test_history.split("+"))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return all fields as JSON values."""
         return asdict(self)
 
 
 def default_test_history(info: Mapping[str, Any]) -> TestHistory:
-    """The history of the test of a dataset with this `info`: "train+valid" after a split by time, else "train".
+    """Return the test history of a dataset with this `info`: "train+valid" after a split by time, else "train".
 
     >>> default_test_history({"split": {"method": "leave_last_out"}})
     'train+valid'
@@ -68,7 +68,7 @@ def default_test_history(info: Mapping[str, Any]) -> TestHistory:
 
 
 def default_test_target(info: Mapping[str, Any]) -> TestTarget:
-    """The target of the test of a dataset with this `info`: "last" after the split "global_time_last", else "all"."""
+    """Return the test target of a dataset with this `info`: "last" after the split "global_time_last", else "all"."""
     return "last" if split_method(info) == "global_time_last" else "all"
 
 
@@ -80,11 +80,11 @@ def protocol_of(
     test_target: str | None = None,
     mask_seen: bool = True,
 ) -> EvaluationProtocol:
-    """The protocol of an evaluation of a recommender on a split of a dataset with this `info`.
+    """Return the protocol for the evaluation of a recommender on a split of a dataset with this `info`.
 
     Args:
         recommender: a `Recommender`, an object with a `scorer`, or None for lists made elsewhere.
-        info: of the dataset.
+        info: facts of the dataset (`Dataset.info`).
         split: "train", "valid" or "test".
         test_history: "train", "train+valid", or None: see `default_test_history`. Other splits than the test have the
             history of the training, and all targets.
@@ -116,21 +116,23 @@ def check_protocol(test_history: str | None, test_target: str | None, split: str
 
 
 def with_last_target(dataset: Dataset) -> Dataset:
-    """The dataset with each user's last test interaction as the test; those before it are moved to valid.
+    """Keep only each user's last test interaction in the test; earlier test interactions are moved to valid.
 
     Raises:
         DataError: the test interactions have no timestamps.
     """
     test = dataset.test.oldest_first()
     if test.timestamps is None:
-        raise DataError(f"{dataset.name}: the last test interaction of a user needs timestamps, and there are none")
+        raise DataError(
+            f"{dataset.name}: the last test interaction of a user is known only with timestamps, but there are none"
+        )
     last = last_places(test.users)
     valid = Interactions.concatenate([dataset.valid, test.take(np.delete(np.arange(len(test)), last))])
     return replace(dataset, valid=valid, test=test.take(last), folder=None)
 
 
 def takes_histories(recommender: Any) -> bool:
-    """Whether queries can be made from histories: the model folds in new users, or its queries are histories."""
+    """Return whether queries can be made from histories: the model serves new users, or its queries are histories."""
     if isinstance(recommender.scorer, ItemWeightScorer):
         return True
     if not isinstance(recommender.scorer, VectorScorer):  # a mix of several models
@@ -141,12 +143,12 @@ def takes_histories(recommender: Any) -> bool:
 
 
 class HistoryScorer(Scorer):
-    """A scorer in which some users have the query of a longer history; everything else is that of `scorer`.
+    """A scorer in which some users have the query of a longer history; everything else is as in `scorer`.
 
     Args:
         scorer: gives the scores, and the queries of the other users.
-        users: `(n,)` int64 rows of the users with a query of their own.
-        make: from rows of such users `(B,)` to their queries `(B, D)`.
+        users: `(n,)` int64 rows of the users with a longer history.
+        make: function from rows `(B,)` of such users to their queries `(B, D)`.
     """
 
     def __init__(self, scorer: Scorer, users: Tensor, make: Callable[[Tensor], Tensor]):
@@ -178,20 +180,20 @@ class HistoryScorer(Scorer):
         return self.scorer.tensors()
 
     def to(self, device: torch.device | str) -> HistoryScorer:
-        """A copy with its scores on `device`; the queries of longer histories are still made where they were."""
+        """Return a copy that scores on `device`; the queries of longer histories are still made on the old device."""
         make, home = self.make, self._is_longer.device
         users = self._is_longer.nonzero().squeeze(1).to(device)
         return HistoryScorer(self.scorer.to(device), users, lambda rows: make(rows.to(home)))
 
 
 def with_histories(recommender: Any, scorer: Scorer, history: Histories, added: Histories) -> Scorer:
-    """The scorer with the queries of histories, for the users whose history is longer than that of the training.
+    """Return the scorer with queries made from histories, for users with a longer history than in the training.
 
     Args:
-        recommender: for which `takes_histories` is true.
+        recommender: a recommender for which `takes_histories` is true.
         scorer: its scorer, or one with other offsets of new items.
         history: the complete history of every user, oldest first.
-        added: the part of it that is not in the training.
+        added: the part of this history that is not in the training.
     """
     users = added.counts().nonzero().squeeze(1)
     if isinstance(scorer, ItemWeightScorer) and not getattr(recommender, "is_ordered", False):

@@ -1,1 +1,1 @@
-"""Experiments: tuning, many runs that resume, the sealed test, statistics and reports (docs/architecture.md)."""
+"""Experiments: tuning, trials that resume, the locked test set, statistics and reports (see docs/architecture.md)."""

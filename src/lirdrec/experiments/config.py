@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
 EVALUATION = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")  # options of the evaluation
-BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # also of the test, for reports
+BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # further test metrics of reports
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,27 @@ class ExperimentConfig:
     Attributes:
         datasets: paths of datasets, as read by `lirdrec.data.readers.read_any`.
         output: the experiment's folder; an interrupted experiment resumes from it.
-        tuned: folder of a `compare` experiment, whose best trials give the options of each model; None: tune here, or
-            without `trials` take the published defaults.
+        tuned: folder of a `compare` experiment, whose best trials give the options of each model; None: the experiment
+            tunes the models itself or, if it does no tuning, takes the published defaults.
         models: names of models; empty: the experiment's defaults.
         seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
         trials: maximum number of tuning trials per model; 0: no tuning, published defaults.
         minutes: tuning time per model; None: `trials` alone is the budget.
-        jobs: number of trials that run in parallel, each in its own process; None: one, or with `ray` as many as fit
-            on the cluster.
+        jobs: number of trials that run in parallel, each in its own process; None: one trial or, with `ray`, as many
+            as the cluster has room for.
         losses: ranking losses to tune over, for models with a choice; empty: all.
-        feature_sets: label → names of feature matrices; empty: one set "" with all features of a dataset.
+        feature_sets: label → names of feature matrices; empty: one set, labeled "", with all features of a dataset.
         model_options: fixed options, for every model that has them; not tuned.
         training: fixed fields of `TrainConfig`, for every training; not tuned.
-        settings: options that only this kind of experiment has, such as the draws of `launch`.
+        settings: options that only this kind of experiment has, such as `likes` of `launch`.
         lists: name → file of recommendation lists that were made elsewhere, for `compare`.
         metric: validation metric of tuning and early stopping.
         metrics: names of the reported metrics, without cut-off.
         cutoffs: the lengths of lists at which metrics are reported.
-        test_history: the interactions that models know of a user in the test, "train" or "train+valid"; None: as the
-            dataset's split needs.
-        test_target: "all" test interactions are relevant, or each user's "last"; None: as the
-            dataset's split needs.
+        test_history: the interactions of a user that models use in the test, "train" or "train+valid"; None: the
+            choice that fits the dataset's split.
+        test_target: the relevant test interactions, "all" or each user's "last"; None: the choice that fits the
+            dataset's split.
         mask_seen: leave the items of the history out of the ranking, in the final validation and in the test.
         prune: stop tuning trials early if they are below the median of earlier ones.
         sampler: "tpe" (Optuna, seeded) or "grid".
@@ -58,9 +58,9 @@ class ExperimentConfig:
         ray: address of a Ray cluster that computes the trials (`lirdrec.ray_cluster.RayCluster`); None: this machine.
         formats: file formats of figures, among "svg", "png", "pdf".
         keep: keep the run folders of the final trainings.
-        cache: folder of neighbor graphs, passed to `fit`; None: the user's cache.
+        cache: folder of neighbor graphs, passed to `fit`; None: the user's cache folder.
         quiet: show no progress.
-        track: log every trial that ends to "mlflow" or "wandb"; None: to none.
+        track: "mlflow" or "wandb": log every trial that ends to this tracker; None: log to none.
         command: command line, for the report.
 
     Raises:
@@ -106,7 +106,7 @@ class ExperimentConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
         if not self.datasets:
-            raise ConfigError("name at least one dataset")
+            raise ConfigError("datasets is empty; give the path of at least one dataset")
         check_minimum(self, 1, "seeds")
         if self.jobs is not None:
             check_minimum(self, 1, "jobs")
@@ -132,7 +132,9 @@ class ExperimentConfig:
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(canonical_metric, self.metrics))))
         check_metrics(self.metrics)
         if not self.metrics or not self.cutoffs or min(self.cutoffs) < 1:
-            raise ConfigError("metrics and cutoffs need at least one entry each, and cut-offs of 1 or more")
+            raise ConfigError(
+                "metrics and cutoffs: give at least one metric and one cut-off; each cut-off must be 1 or more"
+            )
         check_protocol(self.test_history, self.test_target)
         if self.lists:
             self._check_lists()
@@ -141,55 +143,57 @@ class ExperimentConfig:
         from lirdrec.evaluation.external_lists import metrics_of_lists
 
         if len(self.datasets) > 1:
-            raise ConfigError("--lists: the lists are of the users of one dataset; compare one dataset at a time")
+            raise ConfigError("--lists: lists hold items for the users of one dataset; give one dataset, not several")
         if not self.mask_seen:
-            raise ConfigError("--no-mask-seen: items of the history are taken out of --lists; leave one of the two out")
+            raise ConfigError(
+                "--no-mask-seen cannot be used with --lists: lists never keep items of the history; omit one of the two"
+            )
         metrics_of_lists(self.metrics)
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """The options of the evaluation that differ from the defaults; {} if none does."""
+        """The options of the evaluation that differ from their defaults; {} if all are defaults."""
         defaults = {entry.name: entry.default for entry in fields(self)}
         return {name: getattr(self, name) for name in EVALUATION if getattr(self, name) != defaults[name]}
 
     @property
     def sets(self) -> Mapping[str, tuple[str, ...] | None]:
-        """Label → modalities of each feature set; {"": None} without feature sets."""
+        """Label of a feature set → its modalities; without feature sets {"": None}, which means all features."""
         return self.feature_sets or {"": None}
 
     def seeds_of(self, model: str) -> range:
-        """The seeds of a model's final trainings; a single one for closed-form models, which are deterministic."""
+        """Return the seeds of a model's final trainings; one seed for closed-form models, which are deterministic."""
         from lirdrec.models.registry import model_type
 
         return range(1 if model_type(model).capabilities.training == "closed_form" else self.seeds)
 
     def setting(self, name: str, default: Any) -> Any:
-        """Value of one of the experiment's own settings."""
+        """Return the value of one of the experiment's own settings; `default` if it is not set."""
         return self.settings.get(name, default)
 
     def options_of(self, model: str) -> dict[str, Any]:
-        """The entries of `model_options` that are options of the model."""
+        """Return the entries of `model_options` that are options of the model."""
         names = option_names(model)
         return {name: value for name, value in self.model_options.items() if name in names}
 
 
 def beyond_accuracy(dataset: Dataset) -> tuple[str, ...]:
-    """The metrics beyond accuracy that final trials have; diversity needs features."""
+    """Return the metrics beyond accuracy of final trials; diversity only for a dataset with features."""
     return tuple(name for name in BEYOND_ACCURACY if name != "diversity" or dataset.features)
 
 
 def option_names(model: str) -> set[str]:
-    """Names of the options of a model."""
+    """Return the names of the options of a model."""
     from lirdrec.models.registry import config_type
 
     return {entry.name for entry in fields(config_type(model))}
 
 
 def resolve_options(trial: TrialSpec) -> tuple[Any, TrainConfig]:
-    """The model config and the `TrainConfig` of a trial, including its `modalities` and seed.
+    """Return the model config (with the trial's `modalities`) and the `TrainConfig` (with its seed) of a trial.
 
     Raises:
-        ConfigError: unknown option, or value out of range.
+        ConfigError: an option is unknown, or a value is out of range.
     """
     from lirdrec.models.registry import config_type
 
@@ -207,11 +211,11 @@ def sort_assignments(
 
     Args:
         values: name → value.
-        models: models whose options may be set; values are checked for each.
+        models: models whose options may be set; the values are checked for each model that has the option.
         settings: names of the experiment's own settings.
 
     Raises:
-        ConfigError: unknown name (the message suggests the nearest), or invalid value.
+        ConfigError: a name is unknown (the message suggests the most similar one), or a value is invalid.
     """
     from lirdrec.models.registry import config_type
 

@@ -1,7 +1,8 @@
-"""Controls of features: what remains if a model gets features of the same size without their content?
+"""Control features: how good is a model that gets features of the same size without their content?
 
-Both keep everything that a model could use without content: the number of parameters, the number of columns, which
-items have the modality, and (noise) the singular values.
+Two controls, shuffled features and noise, keep everything else that a model could use: the number of parameters, the
+number of columns, which items have the modality and, for noise, the singular values. A third control removes one
+modality after the training.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ TRAINED = (SHUFFLED, NOISE)  # controls that a model is trained with
 
 
 def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatrix:
-    """A matrix of the same shape and mask without content.
+    """Return a feature matrix of the same shape and mask that says nothing about its items.
 
     Args:
         matrix: `(I, d)` features of the items.
         kind: "shuffled": the vectors of the items that have the modality, in another order; "noise": random vectors
             whose matrix has the same singular values and mean.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: the kind is unknown.
 
     >>> matrix = FeatureMatrix(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
     >>> sorted(control_features(matrix, "shuffled", 0).values.sum(1).tolist())
@@ -50,7 +51,7 @@ def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatr
 
 
 def _noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random rows `(n, d)` float64 with the mean of the given ones and, around it, their singular values."""
+    """Return random rows `(n, d)` float64 with the mean of `values` and, without the mean, their singular values."""
     if not len(values):
         return values
     mean = values.mean(0)
@@ -66,7 +67,7 @@ def _noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def with_control(dataset: Dataset, kind: str, seed: int) -> Dataset:
-    """The dataset with all of its feature matrices replaced by their control; each by other random numbers."""
+    """Return the dataset with each feature matrix replaced by its control, made with other random numbers for each."""
     features = {
         name: control_features(matrix, kind, seed * 1009 + number)
         for number, (name, matrix) in enumerate(sorted(dataset.features.items()))
@@ -75,17 +76,17 @@ def with_control(dataset: Dataset, kind: str, seed: int) -> Dataset:
 
 
 def without_modality(dataset: Dataset, name: str) -> Dataset:
-    """The dataset in which no item has the modality: its matrix is zero and its mask false, its shape stays."""
+    """Return the dataset as if no item had the modality: its matrix is zero, its mask false, its shape is kept."""
     values = np.zeros(dataset.features[name].values.shape, dtype=np.float32)
     empty = FeatureMatrix(values, np.zeros(len(values), dtype=bool))
     return replace(dataset, features={**dataset.features, name: empty}, folder=None)
 
 
 def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recommender:
-    """The trained recommender as if no item had the modality: only what is computed from features changes.
+    """Return the trained recommender as if no item had the modality: only what it computes from features changes.
 
     Args:
-        recommender: trained on the dataset; its parameters stay.
+        recommender: trained on the dataset; its parameters are kept.
         dataset: the training data.
         name: the modality.
     """
@@ -97,7 +98,7 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
     info, poorer = recommender.info, without_modality(dataset, name)
     model_name, weights = str(info["model"]), recommender.state.weights
     if weights is None:
-        raise ConfigError(f"{model_name}: the run has no parameters, so no modality can be knocked out")
+        raise ConfigError(f"{model_name}: the run has no parameters, so no modality can be removed from it")
     config: Any = make_config(config_type(model_name), info["model_config"], f"options of {model_name}")
     features = recommender.state.features
     projections = None if features is None else features.projections
@@ -108,7 +109,7 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Work of a control: train as "train" does, with features without content, or knock a modality out afterwards."""
+    """Do the work of a control: train on features without content, or train as usual and then remove a modality."""
     kind, name = job.cell.extra["control"], job.cell.extra.get("knocked_out")
     recommender = job.fit(with_control(job.dataset, kind, job.cell.seed) if kind in TRAINED else None)
     if kind == KNOCKED_OUT:

@@ -1,8 +1,8 @@
-"""Recommendation lists made elsewhere, under the sealed test: each name has one content, and all of them are counted.
+"""Score recommendation lists of other systems on the sealed test, and count how many lists were scored.
 
 `lirdrec evaluate --lists` scores one file; in `lirdrec experiment compare --lists NAME=FILE` a list is a row beside
-the models. The declaration of a list is the checksum of its file: once its test is scored, the name cannot stand for
-another file.
+the models. The declaration of a list has the checksum of its file: once its test has been scored, its name cannot be
+used for another file.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from lirdrec.experiments.worker import Job
 
 WORK = "lirdrec.experiments.lists:score"  # `TrialSpec.work` of a list
-FOLDER = Path("experiments") / "lists"  # of the sealed test of `evaluate --lists`
+FOLDER = Path("experiments") / "lists"  # default folder of the sealed tests of `evaluate --lists`
 
 
 @dataclass(frozen=True)
 class ScoredLists:
-    """Test metrics of lists.
+    """Test metrics of recommendation lists.
 
     Attributes:
-        metrics: their metrics with intervals, and the values of each user.
-        others: names of the other lists that have been scored on this test set in the folder.
+        metrics: the metrics of the lists with confidence intervals, and the values of each user.
+        others: names of the other lists in the folder that have been scored on this test set.
     """
 
     metrics: Metrics
@@ -55,12 +55,12 @@ def score_lists(
     Args:
         dataset: path of a dataset, as read by `read_any`.
         file: the lists, as read by `read_lists`.
-        name: stands for the lists; None: the name of the file without its ending.
-        folder: where the declarations and scores of the test set are kept.
-        k, metrics: as of `evaluate_external`.
+        name: name of the lists; None: the name of the file without its ending.
+        folder: folder in which the declarations and scores of the test set are stored.
+        k, metrics: as in `evaluate_external`.
 
     Raises:
-        ConfigError: other lists of this name have been scored; an unknown metric, a cut-off beyond the lists.
+        ConfigError: other lists of this name have been scored, a metric is unknown, or a cut-off exceeds the lists.
         DataError: the dataset or the lists cannot be read.
     """
     import polars as pl
@@ -95,7 +95,7 @@ def score_lists(
 
 def _trial(dataset: str | Path, name: str, digest: str, file: str = "") -> TrialSpec:
     if not name.strip() or "|" in name or "/" in name:
-        raise ConfigError(f"the name of lists {name!r} must not be empty or hold | or /")
+        raise ConfigError(f"the name of the lists is {name!r}; it must not be empty, and must not contain | or /")
     extra = {"final": True, "lists": digest} | ({"file": file} if file else {})
     return TrialSpec(WORK, str(dataset), "", variant=name, extra=extra)
 
@@ -106,12 +106,12 @@ def _digest(file: str | Path) -> str:
 
 
 def _check_same(preregistration: Preregistration, trial: TrialSpec) -> None:
-    """Raise where the name stands for other lists whose test has been scored."""
+    """Raise if other lists with the same name have been scored on the test."""
     declared = preregistration.declared(trial)
     if declared is not None and declared["extra"] != dict(trial.extra) and preregistration.scored(trial):
         raise ConfigError(
-            f"lists '{trial.variant}': others of this name have been scored on this test; choose between lists on"
-            " validation, and give these a name of their own (--name)"
+            f"lists '{trial.variant}': other lists with this name have been scored on this test; choose between lists"
+            " by their validation metrics, and give these lists another name with --name"
         )
 
 
@@ -126,19 +126,19 @@ def _scored_names(preregistration: Preregistration) -> Iterator[str]:
 def planned(
     datasets: Sequence[str], lists: Mapping[str, str], output: Path, evaluation: Mapping[str, Any] | None = None
 ) -> Iterator[TrialSpec]:
-    """The trials of `compare --lists NAME=FILE`; each file is copied into the experiment's folder.
+    """Yield the trials of `compare --lists NAME=FILE`, and copy each file into the experiment's folder.
 
-    `evaluation` are the options of the evaluation of the models, which the lists share.
+    `evaluation` has the options of the evaluation, which are the same as for the models.
 
     Raises:
-        ConfigError: a name that a model has.
+        ConfigError: a list has the name of a model.
         DataError: a file does not exist.
     """
     from lirdrec.models.registry import model_names
 
     for name, file in lists.items():
         if name in model_names():
-            raise ConfigError(f"--lists {name} is the name of a model; give the lists another name")
+            raise ConfigError(f"--lists {name}: a model has this name; give the lists another name")
         digest = _digest(file)
         copy = output / "lists" / f"{digest}{''.join(Path(file).suffixes)}"
         if not copy.is_file():
@@ -150,7 +150,7 @@ def planned(
 
 
 def score(job: Job) -> dict[str, Any]:
-    """Work of a list in an experiment: score it on the sealed test."""
+    """Do the work of a list in an experiment: score it on validation and on the sealed test."""
     from lirdrec.evaluation.external_lists import evaluate_external, fitting_cutoffs, read_lists
 
     file = job.folder / "lists" / os.path.basename(str(job.cell.extra["file"]))
@@ -161,7 +161,7 @@ def score(job: Job) -> dict[str, Any]:
     if len(job.dataset.valid):
         job.figures["valid"] = dict(evaluate_external(lists, job.dataset, "valid", k=cutoffs, metrics=names).values)
     if job.vault is None:
-        raise ConfigError(f"{job.cell.variant}: only a final trial may score the test")
+        raise ConfigError(f"{job.cell.variant}: this trial is not final, and only a final trial may score the test")
     per_user = job.folder / "per_user" / f"{job.runs.name}.parquet"
     options: dict[str, Any] = {"cutoffs": cutoffs, "metrics": names, "per_user": per_user}
     options |= {name: chosen.get(name) for name in ("test_history", "test_target")}

@@ -12,11 +12,11 @@ from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.files.progress_bars import duration
 
 NAME_WIDTH = 44
-HIDDEN = ("metric", "epochs", "patience")  # options that are equal in all trials
+HIDDEN = ("metric", "epochs", "patience")  # options that are the same in all trials
 
 
 class Progress:
-    """Lines and a progress bar on the error stream.
+    """Lines about trials and a progress bar, written to the error stream.
 
     Args:
         expected: (dataset, model) → estimated number of trials.
@@ -47,7 +47,7 @@ class Progress:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def show(self, done: Iterable[TrialResult], waiting: Iterable[TrialSpec], running: Iterable[TrialSpec]) -> None:
-        """Update the bar."""
+        """Update the progress bar."""
         if self.bar is None:
             return
         done = list(done)
@@ -75,9 +75,9 @@ class Progress:
         self.say("  ".join(filter(None, parts)))
 
     def estimate(self, done: list[TrialResult], waiting: list[TrialSpec]) -> tuple[int, str]:
-        """Estimated total number of trials, and text for the remaining time.
+        """Return the estimated total number of trials, and a text for the remaining time.
 
-        A trial is assumed to take the mean time of its model and dataset or, without any, of all trials.
+        A trial is assumed to take the mean time of trials with its model and dataset or, without any, of all trials.
         """
         seconds: dict[tuple[str, str], list[float]] = {}
         for result in done:
@@ -93,13 +93,13 @@ class Progress:
         return total, f"about {duration(left / self.jobs)} left"
 
     def stop(self) -> None:
-        """Stop the bar."""
+        """Stop the progress bar."""
         if self.bar is not None:
             self.bar.stop()
 
 
 def name_of(trial: TrialSpec) -> str:
-    """Short description of a trial."""
+    """Return a short description of a trial."""
     work = "" if trial.work in ("train", "trial") else trial.work.partition(":")[2]
     split = str((trial.split or {}).get("split", ""))
     seed = "" if trial.work == "trial" else f"seed {trial.seed}"
@@ -108,6 +108,6 @@ def name_of(trial: TrialSpec) -> str:
 
 
 def metric_text(result: TrialResult, metric: str) -> str:
-    """Text for the metric of a result: of the test if scored, else of validation."""
+    """Return a text for the metric of a result: the test value if there is one, else the validation value."""
     values = {stage: result.figure(metric, stage) for stage in ("test", "valid")}
     return next((f"{stage} {metric} {value:.4f}" for stage, value in values.items() if value is not None), "done")

@@ -1,9 +1,9 @@
 """Trials on a Ray cluster: a task starts the usual worker process on its machine, and waits until it ends.
 
-So a trial gets what it gets on one machine, the same job file: the path of the development copy, and only a final
-trial that of the sealed test. The experiment's folder must have the same path on all machines: checkpoints, the sealed
-test and values of users stay there, so a trial can continue on another machine. The worker process ends with the task,
-the task with the process that started the experiment.
+A trial gets the same job file as on a single machine: it has the path of the development copy and, only for a final
+trial, the path of the sealed test. The experiment's folder must have the same path on all machines: checkpoints, the
+sealed test and the values of users are stored there, so a trial can continue on another machine. The worker process
+ends with its task, and the task ends with the process that started the experiment.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lirdrec.experiments.worker_process import start_worker
 from lirdrec.files.atomic import write_json, write_text
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, quiet_output, result_of
 
-POLL = 0.5  # seconds in which a task notices that it was cancelled
-GRACE = 10.0  # seconds to end a cancelled task before it is killed
+POLL = 0.5  # seconds until a task notices that it was cancelled
+GRACE = 10.0  # seconds to wait for a cancelled task to end, before it is killed
 
 
 class RayTrials(contextlib.AbstractContextManager["RayTrials"]):
-    """The machines of a Ray cluster that compute trials; connected inside the block.
+    """The machines of a Ray cluster that compute trials; use it in a `with` block, whose end closes the connection.
 
     Args:
-        address: of the cluster, as of `RayCluster`.
-        jobs: number of trials at the same time; None: as many as have room, one for each GPU or, without GPUs, for each
-            `OMP_NUM_THREADS` processors (by default those of this machine).
+        address: address of the cluster, as in `RayCluster`.
+        jobs: number of trials at the same time; None: as many as the cluster has room for, one for each GPU or, without
+            GPUs, one for each `OMP_NUM_THREADS` processors (by default as many as this machine has).
         gpus: whether to use GPUs.
 
     Raises:
@@ -50,7 +50,7 @@ class RayTrials(contextlib.AbstractContextManager["RayTrials"]):
             self._stack = stack.pop_all()
         self.jobs = share.workers
         resources = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        # Ray itself would try a task again without end where memory was short
+        # otherwise Ray would start a task that ran out of memory again and again
         self._task = self._ray.remote(max_retries=0, **resources)(run_worker)
 
     def __exit__(self, *error: object) -> None:
@@ -73,12 +73,12 @@ class RayProcess:
         self._reference = task.remote(*self._arguments)
 
     def poll(self) -> int | None:
-        """The exit code, with the result file in place; None while it runs.
+        """Return the exit code, after the result file was written; None while the process runs.
 
         A task whose process or machine died is started again, up to `RETRIES` times.
 
         Raises:
-            ConfigError: a machine does not see the experiment's folder.
+            ConfigError: a machine cannot read the experiment's folder.
         """
         ready, _ = self._ray.wait([self._reference], timeout=0)
         if not ready:
@@ -88,17 +88,17 @@ class RayProcess:
         except LostTaskError as error:
             return self._failed({"status": "out of memory"}) if error.out_of_memory else self._died(error)
         if text is not None:
-            write_text(self._result, text)  # a shared disk may show it here only later
+            write_text(self._result, text)  # a shared disk may show the file on this machine only later
         return int(code)
 
     def _died(self, error: LostTaskError) -> int | None:
-        if self._result.is_file():  # it had ended
+        if self._result.is_file():  # the process had ended with a result
             return 0
         self._deaths += 1
         if self._deaths <= RETRIES:
             self._reference = self._task.remote(*self._arguments)
             return None
-        text = f"its process on the Ray cluster died {self._deaths} times ({error})"
+        text = f"the process of the trial on the Ray cluster died {self._deaths} times ({error})"
         return self._failed({"status": "failed", "error": text})
 
     def _failed(self, values: dict[str, Any]) -> int:
@@ -110,7 +110,7 @@ class RayProcess:
         self._ray.cancel(self._reference)
 
     def wait(self) -> None:
-        """Wait until a cancelled task has ended; one that does not is killed."""
+        """Wait until a cancelled task has ended; kill a task that does not end."""
         for force in (False, True):
             if force:
                 self._ray.cancel(self._reference, force=True)
@@ -120,15 +120,17 @@ class RayProcess:
 
 
 def run_worker(job: str, result: str, log: str, threads: int) -> tuple[int, str | None]:
-    """Run the worker process of a trial on this machine to its end: the exit code, and the content of the result file.
+    """Run the worker process of a trial on this machine until it ends.
+
+    Return its exit code and the content of the result file; None instead of the content if there is no such file.
 
     Raises:
-        ConfigError: this machine does not see the job file.
+        ConfigError: this machine cannot read the job file.
     """
     if not Path(job).is_file():
         raise ConfigError(
-            f"{platform.node()} does not see {job}; the folder of the experiment (--output) must have the same path on"
-            " all machines of the cluster, such as on a shared disk"
+            f"the machine {platform.node()} cannot read {job}; the folder of the experiment (--output) must have "
+            "the same path on all machines of the cluster, for instance on a shared disk"
         )
     process = start_worker(Path(job), Path(result), Path(log), threads=threads)
     try:

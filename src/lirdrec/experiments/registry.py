@@ -1,6 +1,7 @@
 """Registry of experiments by name; each is a module of `studies`, imported on first use.
 
-A module of an experiment has the functions of `Experiment` and, optionally, MODELS, SETTINGS and EVALUATION.
+Such a module has the functions `plan` and `report` and, optionally, `expected`, MODELS, SETTINGS and EVALUATION; these
+become the fields of `Experiment`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from lirdrec.experiments.trial import TrialSpec
 
 # name (of the module in `studies`) → question
 _EXPERIMENTS = {
-    "compare": "Which model recommends best? Equal tuning budgets, test scored once.",
-    "ablation": "What does each part of LIRDRec contribute? One changed at a time.",
-    "modality": "What does each modality contribute? Each left out, each alone.",
+    "compare": "Which model recommends best? All have the same tuning budget; the test is scored once.",
+    "ablation": "What does each part of LIRDRec contribute? One part is changed at a time.",
+    "modality": "What does each modality contribute? Each is left out, and used alone.",
     "cold": "How well are items recommended that are not in the training data?",
-    "launch": "How are items recommended that are added later, and what does it cost?",
+    "launch": "How well are items recommended that are added later, and what do known items lose?",
     "startup": "Which model leads in the first epochs, and after equal time?",
-    "sensitivity": "How much do two settings matter? A grid, on validation.",
+    "sensitivity": "How much do two settings matter? A grid of their values, scored on validation.",
     "layers": "Which number of layers over the user-item graph is best?",
     "gradients": "Do item IDs learn more slowly than projected features?",
     "splits": "Does the data split change which model is best?",
@@ -35,16 +36,16 @@ _EXPERIMENTS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment.
+    """An experiment: the functions and defaults of its module in `studies`.
 
     Attributes:
-        plan: all trials that can be planned now, given the results (including failures) so far; called again after
-            trials have ended, until there are no new ones. Deterministic, whatever the order in which trials end.
-        report: writes tables and figures into `config.output`; returns the HTML page.
+        plan: gives all trials that can be planned now, from the results (including failures) so far. It is called again
+            after trials have ended, until there are no new ones. The order in which trials end must not change it.
+        report: writes tables and figures into `config.output`; returns the path of the HTML page.
         models: default models.
         settings: name → (default, help line) of the experiment's own settings.
-        evaluation: the options of the evaluation that have an effect; the others are refused.
-        expected: (dataset, model) → number of trials, to estimate the time; None: unknown.
+        evaluation: the options of the evaluation that have an effect; other options are refused.
+        expected: gives (dataset, model) → number of trials, to estimate the time; None: unknown.
     """
 
     name: str
@@ -58,15 +59,15 @@ class Experiment:
 
 
 def experiment_names() -> dict[str, str]:
-    """Name → summary of all experiments, without importing them."""
+    """Return name → summary of all experiments, without importing their modules."""
     return dict(_EXPERIMENTS)
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment `name`.
+    """Return the experiment with this name.
 
     Raises:
-        ConfigError: unknown name; the message suggests the nearest one.
+        ConfigError: the name is unknown; the message suggests the most similar one.
     """
     if name not in _EXPERIMENTS:
         hint = suggest_name(name, _EXPERIMENTS, f"known experiments: {', '.join(_EXPERIMENTS)}")

@@ -22,7 +22,7 @@ class Results:
     Args:
         results: the results.
         experiment: name of the experiment, for the frames.
-        folder: the experiment's folder, for reading per-user values.
+        folder: the experiment's folder, from which the values of users are read.
     """
 
     def __init__(self, results: Iterable[TrialResult] = (), experiment: str = "", folder: str | Path | None = None):
@@ -32,7 +32,7 @@ class Results:
 
     @classmethod
     def load(cls, store: TrialStore) -> Results:
-        """All results of a folder.
+        """Return all results in the folder of an experiment.
 
         Raises:
             RunFolderError: a file is damaged.
@@ -46,15 +46,15 @@ class Results:
         return len(self._results)
 
     def get(self, trial: TrialSpec) -> TrialResult | None:
-        """The result of a trial, or None if there is none yet."""
+        """Return the result of a trial, or None if there is none yet."""
         return self._by_cell.get(trial)
 
     def of(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
-        """The results of trials, including failures; trials without a result are skipped."""
+        """Return the results of trials, including failures; trials without a result are skipped."""
         return [result for result in map(self.get, cells) if result is not None]
 
     def done(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
-        """The results of trials that succeeded."""
+        """Return the results of those trials that succeeded."""
         return [result for result in self.of(cells) if result.done]
 
     def where(self, condition: Callable[[TrialResult], bool] | None = None, **values: Any) -> Results:
@@ -76,7 +76,7 @@ class Results:
         return Results(filter(matches, self._results), self.experiment, self.folder)
 
     def frame(self) -> pl.DataFrame:
-        """One row per metric: the columns of `IDENTITY`, then stage (valid, test), metric, value."""
+        """Return one row per metric, with the columns of `IDENTITY`, then stage (valid, test), metric, value."""
         rows = [
             (*self._identity(result), stage, metric, value)
             for result in self._results
@@ -86,7 +86,7 @@ class Results:
         return _frame(rows, {"stage": str, "metric": str, "value": float})
 
     def runs(self) -> pl.DataFrame:
-        """One row per trial: the columns of `IDENTITY`, then final, status, error, seconds, peak_memory_mb,
+        """Return one row per trial, with the columns of `IDENTITY`, then final, status, error, seconds, peak_memory_mb,
         peak_gpu_memory_mb, epochs, best_epoch, options (JSON of the non-default options)."""
         rows = []
         for result in self._results:
@@ -100,7 +100,10 @@ class Results:
         return _frame(rows, {**texts, **numbers, "epochs": int, "best_epoch": int, "options": str})
 
     def histories(self) -> pl.DataFrame:
-        """One row per epoch and metric (with "loss"): the columns of `IDENTITY`, then epoch, seconds, metric, value."""
+        """Return one row per epoch and metric, with the columns of `IDENTITY`, then epoch, seconds, metric, value.
+
+        The loss is one of the metrics, "loss".
+        """
         rows = [
             (*self._identity(result), line["epoch"], line["seconds"], name, value)
             for result in self._results
@@ -111,7 +114,9 @@ class Results:
         return _frame(rows, {"epoch": int, "seconds": float, "metric": str, "value": float})
 
     def per_user(self) -> pl.DataFrame:
-        """Per-user test values of all trials that have them: the columns of `IDENTITY`, then user and the metrics.
+        """Return the test values of each user, with the columns of `IDENTITY`, then user and the metrics.
+
+        Trials without values of users are left out.
 
         `user` is cast to text, so that datasets with integer and text ids fit into one frame.
         """
@@ -127,7 +132,7 @@ class Results:
         return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
 
     def mean_per_user(self, results: Sequence[TrialResult]) -> pl.DataFrame | None:
-        """Per-user test values averaged over trials of this experiment, sorted by user; None if a trial has none."""
+        """Return the test values of each user as means over trials, sorted by user; None if a trial has no values."""
         import polars as pl
 
         paths = [result.per_user for result in results]
@@ -136,7 +141,7 @@ class Results:
         return over_seeds([pl.read_parquet(self.folder / str(path), glob=False) for path in paths])
 
     def remarks(self) -> list[str]:
-        """Facts for the reader of the metrics: how tests by time were done, and trainings that --epochs cut off."""
+        """Return sentences for readers of a report: how the tests were done, and how many trainings ended too early."""
         trained = [result for result in self._results if result.done and result.epochs]
         capped = sum(result.was_still_improving for result in trained)
         if not capped:
@@ -148,7 +153,7 @@ class Results:
         ]
 
     def _protocols(self) -> list[str]:
-        """A sentence about tests that knew users by their validation interactions too, or did not mask."""
+        """Return a text on tests that used validation interactions of users, or ranked seen items; [] without any."""
         protocols: dict[str, Mapping[str, Any]] = {}
         for result in self._results:
             if isinstance(result.data, Mapping) and (protocol := result.data.get("protocol")):
@@ -167,7 +172,7 @@ class Results:
 
 
 def _value(result: TrialResult, name: str) -> Any:
-    """Value of a field of a result: see `Results.where`."""
+    """Return the value of a field of a result; `Results.where` lists the fields."""
     if name == "dataset":
         return result.cell.dataset_name
     if name == "loss":
@@ -176,7 +181,7 @@ def _value(result: TrialResult, name: str) -> Any:
 
 
 def loss_of(result: TrialResult) -> str:
-    """Ranking loss of the training; "" for models with a fixed loss."""
+    """Return the ranking loss of the training; "" for models with a fixed loss."""
     options = result.options.get("model", result.cell.model_options)
     return str(options.get("loss") or "")
 

@@ -1,8 +1,8 @@
-"""Scheduler of an experiment: plan, compute the trials without results, plan again until none is left; then report.
+"""Scheduler of an experiment: plan trials, compute those without results, and plan again, until there is no new trial.
 
-Each trial runs in its own process (`worker`), which ends with this one, here or on a Ray cluster (`ray_trials`). An
-interrupted experiment resumes when it is started again, and several processes may run it at once: each trial is claimed
-by the process that computes it.
+Then the report is written. Each trial runs in its own process (`worker`) on this machine or on a Ray cluster
+(`ray_trials`); these processes end when the scheduler ends. An interrupted experiment resumes when it is started again.
+Several processes may run one experiment at once: each trial is locked by the process that computes it.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from lirdrec.option_names import option_name
 POLL = 0.2  # seconds between checks of the running trials
 POLL_OTHERS = 1.0  # seconds between checks of the trials of other processes
 SETTINGS = "experiment.json"
-TRIES = 2  # a failed trial is tried once more at the next start
+TRIES = 2  # attempts of a trial: a failed one is tried once more when the experiment is started again
 
 
 def run(experiment: Experiment, config: ExperimentConfig) -> Path:
-    """Compute all trials of an experiment and write its report; returns the HTML page.
+    """Compute all trials of an experiment and write its report; return the path of the HTML page.
 
     Args:
         experiment: the experiment.
-        config: its configuration. `config.output` may have results of the same experiment, interrupted or with other
-            settings; matching results are used, nothing is computed twice.
+        config: its configuration. The folder `config.output` may have results of the same experiment, interrupted or
+            with other settings; results that match are used, and nothing is computed twice.
 
     Raises:
-        ConfigError, DataError: unknown dataset or model; options that differ from a scored declaration.
-        KeyboardInterrupt: stopped by Ctrl-C; the same call resumes.
+        ConfigError, DataError: a dataset or model is unknown, or options differ from a declaration (the options of a
+            final model) whose test has been scored.
+        KeyboardInterrupt: Ctrl-C was pressed; the same call resumes the experiment.
     """
     return _write_report(experiment, config, compute(experiment, config))
 
@@ -68,7 +69,7 @@ def _write_report(experiment: Experiment, config: ExperimentConfig, results: Res
 
 
 def compute(experiment: Experiment, config: ExperimentConfig) -> Results:
-    """Compute all trials of an experiment; returns their results in the order of the plan."""
+    """Compute all trials of an experiment; return their results in the order of the plan."""
     _check(experiment, config)
     with ExitStack() as stack:
         cluster = None
@@ -85,21 +86,24 @@ def _write_settings(experiment: Experiment, config: ExperimentConfig) -> None:
 
 
 def _check(experiment: Experiment, config: ExperimentConfig) -> None:
-    """Raise for the folder of another experiment, options without effect, unknown datasets, features and models."""
+    """Raise ConfigError or DataError if the experiment cannot run with this configuration.
+
+    The reasons: a folder of another experiment, options without effect, unknown datasets, features or models.
+    """
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
 
     name, found = experiment.name, _name_of(config.output)
     if found not in (None, name):
-        tuned = f", and take the settings from it: --config-from {config.output}" if found == "compare" else ""
+        tuned = f", and take the settings of this folder: --config-from {config.output}" if found == "compare" else ""
         raise ConfigError(
-            f"{config.output} holds the experiment '{found}'; give '{name}' a folder of its own with --output{tuned}"
+            f"{config.output} has the results of the experiment '{found}'; choose another --output for '{name}'{tuned}"
         )
     for option in config.evaluation:
         if option not in experiment.evaluation:
-            raise ConfigError(f"{option_name(option)}: has no effect in the experiment '{name}'; leave it out")
+            raise ConfigError(f"{option_name(option)}: this option has no effect in the experiment '{name}'; omit it")
     for dataset in config.datasets:
-        fingerprint(dataset)  # raises where there is none
+        fingerprint(dataset)  # raises if the dataset does not exist
         for label, names in config.feature_sets.items():
             available = feature_names(dataset)
             for name in names:
@@ -109,21 +113,21 @@ def _check(experiment: Experiment, config: ExperimentConfig) -> None:
     for model in config.models:
         model_type(model)
     if config.tuned is not None and not (config.tuned / "cells").is_dir():
-        raise ConfigError(f"{config.tuned}: no results of an experiment; name the folder of a 'compare'")
+        raise ConfigError(f"{config.tuned}: no results of an experiment; give the folder of a 'compare' experiment")
 
 
 def _name_of(folder: Path) -> str | None:
-    """The experiment whose folder it is, or None."""
+    """Return the name of the experiment that a folder belongs to; None for a new folder."""
     try:
         return str(json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["experiment"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / SETTINGS}: damaged ({error}); delete it to continue") from None
+        raise ConfigError(f"{folder / SETTINGS}: the file is damaged ({error}); delete it to continue") from None
 
 
 class _Files:
-    """Job, result, log and run folder of a worker."""
+    """The paths of a worker's files: job, result and log; and the folder of its run."""
 
     def __init__(self, folder: Path, key: str):
         jobs = folder / "jobs"
@@ -134,7 +138,7 @@ class _Files:
 
 @dataclass
 class _Worker:
-    """A process that computes a trial."""
+    """A process that computes a trial, with its files and the lock on the trial."""
 
     cell: TrialSpec
     process: subprocess.Popen[bytes] | RayProcess
@@ -155,7 +159,7 @@ class _Run:
         self.progress = Progress(expected, self.jobs, config.metric, config.quiet)
 
     def until_done(self) -> Results:
-        """Compute all trials."""
+        """Compute all trials; return their results."""
         ended: set[str] | None = None
         announced = False
         try:
@@ -166,7 +170,7 @@ class _Run:
                     if self._plan(done):
                         continue
                 if not announced and done:
-                    self.progress.say(f"{len(done)} trials were done before")
+                    self.progress.say(f"{len(done)} trials already have results")
                 announced = True
                 waiting = [trial for key, trial in self.planned.items() if key not in done and key not in self.running]
                 if not waiting and not self.running:
@@ -181,26 +185,26 @@ class _Run:
             self._stop()
 
     def known(self) -> Results:
-        """The results so far, without computing any."""
+        """Return the results so far, without computing any trial."""
         while self._plan(self._done()):
             self.again.clear()  # report failed trials as they are
         self.again.clear()
         return self._results(self._done())
 
     def _done(self) -> dict[str, TrialResult]:
-        """Results of the planned trials in the order of the plan, without those to be tried again."""
+        """Return key → result of the planned trials, in the order of the plan; leave out trials to be tried again."""
         results = {key: self.store.result(trial) for key, trial in self.planned.items()}
         return {key: result for key, result in results.items() if result is not None and self._is_settled(result)}
 
     def _is_settled(self, result: TrialResult) -> bool:
-        """Whether a result is not one of an earlier start that is to be tried again."""
+        """Whether a result is kept: the trial has succeeded, or has failed and is not to be tried again."""
         return result.done or result.attempts > self.again.get(result.cell.key, 0)
 
     def _results(self, done: dict[str, TrialResult]) -> Results:
         return Results(done.values(), self.experiment.name, self.config.output)
 
     def _plan(self, done: dict[str, TrialResult]) -> bool:
-        """Update the planned trials; returns whether there are new ones."""
+        """Update the planned trials; return whether there are new ones."""
         before = self.planned
         planned = {trial.key: trial for trial in self.experiment.plan(self.config, self._results(done))}
         for key in planned.keys() - before.keys():
@@ -277,7 +281,7 @@ class _Run:
         if result.done and trial.extra.get("keep"):
             for checkpoint in files.runs.glob("checkpoint*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-        elif result.status != "out of memory":  # it may resume on a machine with more memory
+        elif result.status != "out of memory":  # else keep the checkpoint, for a machine with more memory
             shutil.rmtree(files.runs, ignore_errors=True)
 
     def _tidy(self, done: dict[str, TrialResult]) -> None:
@@ -308,7 +312,7 @@ class _Run:
 
 
 def log_trial(kind: str, experiment: str, result: TrialResult) -> None:
-    """Log a trial that ended to a tracker: its specification, a step per epoch, its metrics, time and memory."""
+    """Send a trial that ended to a tracker: its specification, one step per epoch, its metrics, time and memory."""
     from lirdrec.experiments.progress import name_of
     from lirdrec.trackers import tracker
 

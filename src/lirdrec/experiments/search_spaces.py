@@ -18,8 +18,9 @@ from lirdrec.training.config import AUTO_BATCH, TrainConfig
 TEMPERATURES = (0.07, 0.1, 0.15, 0.2, 0.3)
 _BPR = {"batch_size": (2048, 4096, 8192), "learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)}
 _SEQUENCES = {"batch_size": (1024, 2048), "learning_rate": (5e-4, 1e-3, 2e-3, 5e-3)}
-# training options searched in addition to the grid, by ranking loss; "": gradient models with a fixed loss. Models of
-# ordered histories by similarity: cosines lie in [-1, 1] and need a small temperature, products grow by training
+# training options that are searched in addition to the model's grid. The keys are ranking losses; "" is for gradient
+# models with a fixed loss; the similarities "cosine" and "product" are for models of ordered histories. Cosines lie in
+# [-1, 1] and need a small temperature; products become larger by training
 STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "bpr": _BPR,
     "softmax": {
@@ -34,7 +35,8 @@ STEPS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 # model options searched for all models of ordered histories that have them, instead of their own grids
 SEQUENCE_MODELS: Mapping[str, tuple[Any, ...]] = {"dropout": (0.1, 0.2, 0.3, 0.4, 0.5), "n_layers": (1, 2)}
-# start of the search, by ranking loss: the published setting (LIRDRec's, or that of common public code), then softmax
+# configurations that a search starts with, by ranking loss or similarity; for bpr the published setting (of LIRDRec, or
+# of common public code)
 FIRST: Mapping[str, Mapping[str, Any]] = {
     "bpr": {"batch_size": 2048},
     "softmax": {"temperature": 0.15, "scoring": "product", "batch_size": 4096, "learning_rate": 1e-3},
@@ -53,7 +55,7 @@ FIRST: Mapping[str, Mapping[str, Any]] = {
     },
 }
 LOSSES = ("bpr", "softmax")
-WEIGHTS = (0.1, 0.5, 0.9)  # of the first of two modalities in an item-item graph; the second has 1 - weight
+WEIGHTS = (0.1, 0.5, 0.9)  # weights of the first of two modalities in an item-item graph; the second has 1 - weight
 
 Choice = dict[str, Any]  # option → value, of the model and of training
 
@@ -64,7 +66,8 @@ class Space:
 
     Attributes:
         shared: option → values, for every loss.
-        branches: loss or similarity → option → values; a single branch "" for models with neither.
+        branches: branch → option → values. A branch is a ranking loss or a similarity; models without a choice have a
+            single branch "".
         first: complete configurations to try first.
     """
 
@@ -79,38 +82,38 @@ class Space:
         return sum(shared * math.prod(map(len, branch.values())) for branch in self.branches.values())
 
     def all(self) -> Iterator[Choice]:
-        """All configurations."""
+        """Yield all configurations."""
         for loss, branch in self.branches.items():
             options = {**self.shared, **branch}
             for values in itertools.product(*options.values()):
                 yield with_loss(loss, dict(zip(options, values, strict=True)))
 
     def draw(self, generator: random.Random) -> Choice:
-        """Draw a configuration: uniform over the branches, then over the values."""
+        """Draw a configuration at random: first a branch, then a value of each option."""
         loss = generator.choice(list(self.branches))
         options = {**self.shared, **self.branches[loss]}
         return with_loss(loss, {name: generator.choice(values) for name, values in options.items()})
 
 
 def with_loss(branch: str, options: Choice) -> Choice:
-    """The options of a branch with the loss first, if the model has a choice of losses."""
+    """Return the options of a branch, with the option "loss" first if the branch is a ranking loss."""
     return {"loss": branch, **options} if branch in LOSSES else options
 
 
 def branch_of(options: Mapping[str, Any]) -> str:
-    """The branch that a configuration of a space with several branches belongs to."""
+    """Return the branch of a configuration, for a search space with several branches."""
     branch: str = options["loss"] if "loss" in options else options["similarity"]
     return branch
 
 
 def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), modalities: Sequence[str] = ()) -> Space:
-    """The search space of a model.
+    """Return the search space of a model.
 
     Args:
         model: name of the model.
-        fixed: options of the model or of training that are set, and therefore not searched.
-        losses: ranking losses to search; empty: all of the model.
-        modalities: names of the feature matrices; the weights of exactly two are searched too.
+        fixed: options of the model or of training that are set, and are therefore not searched.
+        losses: ranking losses to search; empty: all losses of the model.
+        modalities: names of the feature matrices; if there are exactly two, their weights are searched, too.
 
     Raises:
         ConfigError: the model's grid names an unknown option.
@@ -156,7 +159,7 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
 def _branches(
     fixed: Mapping[str, Any], losses: Sequence[str], options: Mapping[str, Any], sequences: bool
 ) -> tuple[str, ...]:
-    """Names of the branches of a model that is trained by gradients, from its options."""
+    """Return the names of the branches of a model that is trained by gradients."""
     if sequences:
         return (fixed["similarity"],) if "similarity" in fixed else ("cosine", "product")
     if "loss" not in options:
@@ -172,7 +175,7 @@ def parts(choice: Choice) -> tuple[Choice, Choice]:
 
 
 def _with(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
-    """The values with the default added if missing; numbers are sorted."""
+    """Return the values, and the default if it is not among them; numbers are sorted."""
     complete = [*values] if canonical(default) in map(canonical, values) else [*values, default]
     return tuple(sorted(complete) if all_numbers(complete) else complete)
 

@@ -20,7 +20,7 @@ from lirdrec.training.config import still_improving
 
 RESULTS_VERSION = 1  # part of every key: results of another version are computed again
 CHECKSUM = "checksum"
-SAMPLED_BYTES = 64 << 20  # larger files are hashed by samples of their bytes
+SAMPLED_BYTES = 64 << 20  # of files larger than this, only samples of the bytes are hashed
 Status = Literal["done", "failed", "out of memory"]
 
 
@@ -37,9 +37,9 @@ class TrialSpec:
         model: name of a model; "" for work without a model.
         model_options: fields of the model's config that differ from the defaults.
         training: fields of `TrainConfig` that differ from the defaults, without the seed.
-        variant, feature_set: labels of the report's row, for instance "w/o PWC" and "mllm".
+        variant, feature_set: labels of the trial's row in the report, for instance "w/o PWC" and "mllm".
         modalities: names of the feature matrices to use; None: all.
-        split: another split of all interactions, as arguments of `Dataset.resplit`.
+        split: another split of all interactions, as arguments of `Dataset.resplit`; None: the dataset's own.
         extra: further arguments of the work. For "train": "final" (true: score the sealed test),
             "candidates" ("cold": rank unseen items only), "keep" (true: save the run folder in runs/KEY/model),
             "evaluation" (`ExperimentConfig.evaluation`).
@@ -74,7 +74,7 @@ class TrialSpec:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the content (16 hexadecimal digits), with the dataset's fingerprint instead of its path."""
+        """Hash of the specification, 16 hexadecimal digits; the dataset's path is replaced by its fingerprint."""
         return short_hash(self.to_json() | {"dataset": fingerprint(self.dataset), "version": RESULTS_VERSION})
 
     @property
@@ -84,7 +84,7 @@ class TrialSpec:
 
     @property
     def final(self) -> bool:
-        """Whether the sealed test is scored."""
+        """Whether the trial scores the sealed test."""
         return bool(self.extra.get("final"))
 
     def to_json(self) -> dict[str, Any]:
@@ -94,32 +94,32 @@ class TrialSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialSpec:
-        """The inverse of `to_json`."""
+        """Make a specification from the result of `to_json`."""
         return cls(**values)
 
     def with_(self, **changes: Any) -> TrialSpec:
-        """A copy with some fields replaced."""
+        """Return a copy with some fields replaced."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """Result of a trial.
+    """Result of a trial: its status, metrics, time, memory and history.
 
     Attributes:
         cell: the trial's specification.
         error: last line of the error, or None.
-        figures: "valid" and "test" → metric → value, where scored.
+        figures: stage ("valid" or "test") → metric → value, for the stages that were scored.
         seconds: wall-clock time, including earlier attempts that were interrupted and resumed.
         peak_memory, peak_gpu_memory: peak main and GPU memory in bytes; None without a GPU.
-        epochs, best_epoch: of gradient training, else 0.
+        epochs, best_epoch: number of epochs and best epoch of a gradient training, else 0.
         history: one entry per epoch: "epoch", "seconds" (since the start, without validation), "loss" and, after
             validation, its metrics by name.
         per_user: path of a Parquet file with per-user test values (columns `user` and one per metric), relative to the
             experiment's folder, or None.
         data: further JSON results of the work.
         options: "model" and "training": all options, including defaults.
-        attempts: number of attempts until this result, without those interrupted by the user.
+        attempts: number of attempts until this result, without attempts that the user interrupted.
     """
 
     cell: TrialSpec
@@ -150,7 +150,7 @@ class TrialResult:
         return ended and still_improving(self.best_epoch, self.epochs)
 
     def figure(self, metric: str, stage: str = "valid") -> float | None:
-        """Value of a metric at a stage ("valid" or "test"), or None."""
+        """Return the value of a metric at a stage ("valid" or "test"), or None if there is none."""
         return self.figures.get(stage, {}).get(metric)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class TrialResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
-        """The inverse of `to_json`."""
+        """Make a result from the result of `to_json`."""
         trial, history = TrialSpec.from_json(values["cell"]), tuple(values.get("history", ()))
         return cls(**{**values, "cell": trial, "history": history})
 
@@ -172,7 +172,7 @@ class TrialStore:
         self._cache: dict[str, tuple[int, TrialResult]] = {}  # key → modification time, result
 
     def result(self, trial: TrialSpec) -> TrialResult | None:
-        """The result of a trial, or None if there is none yet.
+        """Return the result of a trial, or None if there is none yet.
 
         Raises:
             RunFolderError: the file is damaged.
@@ -189,7 +189,7 @@ class TrialStore:
         return result
 
     def __iter__(self) -> Iterator[TrialResult]:
-        """All results in the folder, ordered by key.
+        """Yield all results in the folder, ordered by key.
 
         Raises:
             RunFolderError: a file is damaged.
@@ -203,7 +203,7 @@ class TrialStore:
         write_checked(path, result.to_json())
 
     def claim(self, trial: TrialSpec) -> AbstractContextManager[bool]:
-        """Context manager: an operating system lock on the trial; gives False if another process holds it."""
+        """Lock the trial for this process inside a `with` block; gives False if another process has locked it."""
         return locked(self.folder / "locks" / trial.key, wait=False)
 
     def _path(self, trial: TrialSpec) -> Path:
@@ -214,12 +214,15 @@ def _read_result(path: Path) -> TrialResult:
     try:
         return TrialResult.from_json(read_checked(path))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); delete the file to compute the trial again") from None
+        raise RunFolderError(f"{path}: the file is damaged ({error}); delete it to compute the trial again") from None
 
 
 @contextlib.contextmanager
 def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file, created if missing; gives False if `wait` is False and another process holds it."""
+    """Lock a file inside a `with` block; create it if missing.
+
+    Gives True; gives False, without the lock, if `wait` is False and another process has locked the file.
+    """
     path = Path(path)
     make_folder(path.parent)
     with write_errors(path):
@@ -238,23 +241,23 @@ def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
 
 
 def canonical(value: Any) -> str:
-    """Canonical JSON: the same text for the same content."""
+    """Return canonical JSON, which is the same text for the same content."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def short_hash(value: Any) -> str:
-    """16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum, atomically."""
-    plain = json.loads(json.dumps(values))  # tuples and keys as JSON gives them back
+    plain = json.loads(json.dumps(values))  # with lists and text keys, as they will be read from JSON
     write_json(path, plain | {CHECKSUM: short_hash(plain)})
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Read a file of `write_checked`; files of earlier versions have no checksum.
+    """Read a file that `write_checked` wrote, and check its checksum; files of earlier versions have none.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -272,7 +275,7 @@ def read_checked(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(dataset: str | Path) -> str:
-    """Hash of the contents of a dataset's folder (16 hexadecimal digits), independent of its path.
+    """Return a hash of the contents of a dataset's folder, 16 hexadecimal digits; its path does not matter.
 
     Raises:
         DataError: the folder does not exist.
@@ -283,7 +286,7 @@ def fingerprint(dataset: str | Path) -> str:
 @lru_cache
 def _fingerprint(folder: Path) -> str:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+        raise DataError(f"{folder}: there is no such folder; give the path of a dataset")
     manifest = folder / "manifest.json"
     # the manifest of a prepared dataset holds the checksums of all its files
     files = [manifest] if manifest.is_file() else sorted(p for p in folder.iterdir() if p.suffix in (".inter", ".npy"))

@@ -1,13 +1,15 @@
 """Hyper-parameter tuning on validation, with the same budget for every model.
 
-A search is a list of proposals in `tuning/NAME.json`, each a trial. `suggest` reads the results so far and returns the
-trials to compute next, so a search can be interrupted and resumed, and run by several processes. Proposals are made in
-pairs, from the results of all earlier pairs, so they do not depend on the order in which trials end.
+A search is a list of proposals in the file `tuning/NAME.json`; each proposal becomes a trial. `suggest` reads the
+results so far and returns the trials to compute next, so a search can be interrupted and resumed, and run by several
+processes. Proposals are made in pairs, from the results of all earlier pairs, so they do not depend on the order in
+which trials end.
 
-The first proposals are the published defaults with each loss; the next pair is random; then Optuna's TPE proposes, with
-one seed per number. Trials are pruned by the median rule: from epoch `WARM_UP` on, a trial stops if its best value so
-far is below the median of the earlier trials at that epoch. The thresholds are part of the proposal, so an interrupted
-trial stops at the same epoch. Only validation metrics are used (`vault`).
+The first proposals are the published defaults with each loss; the next ones, up to `AT_RANDOM` in all, are random; then
+Optuna's TPE proposes, with a seed for each number of a proposal. Trials are pruned by the median rule: from epoch
+`WARM_UP` on, a trial stops if its best value so far is below the median of the earlier trials at that epoch. These
+thresholds are part of the proposal, so an interrupted trial stops at the same epoch. Only validation metrics are used;
+the test is locked (`vault`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from lirdrec.files.atomic import write_json
 
 PAIR = 2  # proposals made from the same results
 AT_RANDOM = 4  # proposals before TPE starts, including the published ones
-WARM_UP = 20  # epochs without pruning
+WARM_UP = 20  # first epochs, in which no trial is pruned
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TuningState:
         finished: whether the budget is spent and all trials have results.
         chosen: the best trial; None if unfinished or without a successful trial. It never changes once chosen.
         trials: the results so far, in the order of the proposals.
-        base: the base trial of the search.
+        base: the trial that all proposals of the search are made from.
     """
 
     cells: tuple[TrialSpec, ...]
@@ -54,19 +56,19 @@ class TuningState:
 
     @property
     def status(self) -> str:
-        """ "running", "done" or, if nothing is chosen, "out of memory" or "failed"."""
+        """The search is "running", "done" or, if it ended without a chosen trial, "out of memory" or "failed"."""
         if self.chosen is not None or not self.finished:
             return "done" if self.finished else "running"
         return "out of memory" if any(trial.status == "out of memory" for trial in self.trials) else "failed"
 
     def final(self, seed: int, variant: str = "", **extra: Any) -> TrialSpec:
-        """The final trial of the best configuration with a seed; it scores the sealed test.
+        """Return the final trial of the best configuration with this seed; it scores the sealed test.
 
         Raises:
-            ConfigError: no trial is chosen.
+            ConfigError: no trial has been chosen.
         """
         if self.chosen is None:
-            raise ConfigError(f"{self.base.model}: no trial of its tuning has succeeded")
+            raise ConfigError(f"{self.base.model}: no tuning trial of this model has succeeded")
         return self.base.with_(
             model_options=self.chosen.model_options,
             training=self.chosen.training,
@@ -85,7 +87,7 @@ def base_cell(
     model_options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
-    """A "train" trial with the options of the configuration and of the experiment, the base of other trials.
+    """Return a "train" trial with the options of the configuration and of the experiment; others are made from it.
 
     Args:
         config: gives the fixed model and training options, the metric, and the feature sets.
@@ -112,7 +114,7 @@ def suggest(config: ExperimentConfig, results: Results, base: TrialSpec) -> Tuni
         config: gives the budget, losses, sampler and output folder.
         results: the results so far.
         base: a "train" trial (see `base_cell`): its options are fixed, other options of the search space are tuned. Its
-            seed is that of the trials and of the proposals.
+            seed is the seed of the trials and of the random proposals.
 
     Raises:
         ConfigError: Optuna is needed, but not installed.
@@ -161,7 +163,7 @@ def _add_proposals(
     proposals: list[dict[str, Any]],
     limit: int,
 ) -> None:
-    """Add proposals up to the limit, as far as the results that they are made from are known and time is left."""
+    """Append proposals up to the limit; stop before if a result that the next one needs is missing, or time is over."""
     while len(proposals) < limit:
         n = len(proposals) if config.minutes is not None else len(proposals) // PAIR * PAIR
         past = results.of(_trials(base, proposals[:n]))
@@ -174,7 +176,7 @@ def _add_proposals(
 
 
 def n_trials(config: ExperimentConfig, base: TrialSpec) -> int:
-    """Maximum number of trials of the search: at most the size of the search space."""
+    """Return the maximum number of trials of the search, which is at most the size of the search space."""
     size = _space(config, base).size
     return size if config.trials is None else min(size, config.trials)
 
@@ -186,7 +188,7 @@ def _space(config: ExperimentConfig, base: TrialSpec) -> Space:
 
 @lru_cache
 def feature_names(dataset: str) -> tuple[str, ...]:
-    """Names of the feature matrices of a dataset, in the order used by models."""
+    """Return the names of the feature matrices of a dataset, in the order that models use."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.storage import MANIFEST, read_manifest
 
@@ -197,7 +199,7 @@ def feature_names(dataset: str) -> tuple[str, ...]:
 
 @lru_cache
 def keeps_order(dataset: str) -> bool:
-    """Whether the split of a dataset keeps the order of time, which models of ordered histories are made for."""
+    """Whether a dataset is split by time; models of ordered histories are made for such a split."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.splits import is_split_by_time
     from lirdrec.data.storage import MANIFEST, read_manifest
@@ -207,19 +209,19 @@ def keeps_order(dataset: str) -> bool:
 
 
 def _chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> int | None:
-    """Number of the trial chosen with this budget, or None."""
+    """Return the number of the trial that was chosen with this budget, or None."""
     return next((choice["number"] for choice in choices if choice["budget"] == budget), None)
 
 
 def _best(results: Sequence[TrialResult], metric: str) -> int | None:
-    """Number of the best trial, the first of tied ones."""
+    """Return the number of the best trial, the first one of equals; None if no trial has a value."""
     values = {n: result.figure(metric) for n, result in enumerate(results) if result.done}
     known = {n: value for n, value in values.items() if value is not None}
     return max(known, key=known.__getitem__, default=None)
 
 
 def _trials(base: TrialSpec, proposals: Sequence[Mapping[str, Any]]) -> list[TrialSpec]:
-    """The trials of proposals."""
+    """Make the trials of proposals."""
     trials = []
     for number, proposal in enumerate(proposals, 1):
         model_options, training = parts(proposal["options"])
@@ -244,7 +246,7 @@ def _is_complete(config: ExperimentConfig, trials: Sequence[TrialSpec], results:
 
 
 def _left(config: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
-    """Remaining seconds of tuning; None without a time budget."""
+    """Return the remaining seconds of tuning; None without a time budget."""
     if config.minutes is None:
         return None
     return round(config.minutes * 60 - sum(result.seconds for result in past), 1)
@@ -257,7 +259,7 @@ def _propose(
     past: Sequence[TrialResult],
     seed: int,
 ) -> Choice:
-    """The next configuration, different from all earlier proposals."""
+    """Return the next configuration, which is different from all earlier proposals."""
     number = len(proposals)
     proposed = {canonical(proposal["options"]) for proposal in proposals}
     if number < len(space.first):
@@ -278,18 +280,18 @@ def _propose(
 def _by_tpe(
     space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[TrialResult], metric: str, seed: int
 ) -> Choice:
-    """The next configuration by Optuna's TPE, over the indices of the values; the branch is a dimension of its own."""
+    """Return the next configuration by Optuna's TPE; dimensions are the branch and the index of each option's value."""
     optuna = _optuna()
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=0, seed=seed))
     losses = list(space.branches)
 
     def dimensions(loss: str) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """Name of a dimension → option, values."""
+        """Return name of a dimension → (option, its values)."""
         shared = {name: (name, values) for name, values in space.shared.items()}
         return shared | {f"{loss}.{name}": (name, values) for name, values in space.branches[loss].items()}
 
     def distribution(values: Sequence[Any]) -> Any:
-        """Ordered for numbers, else categorical."""
+        """Return an ordered distribution for numbers, else a categorical one."""
         if all_numbers(values):
             return optuna.distributions.IntDistribution(0, len(values) - 1)
         return optuna.distributions.CategoricalDistribution(list(range(len(values))))
@@ -328,17 +330,17 @@ def _optuna() -> Any:
     except ImportError:
         raise ConfigError(
             f"tuning with more than {AT_RANDOM} trials needs the package optuna: pip install 'lirdrec[experiments]', "
-            "or take the sampler grid"
+            "or use --sampler grid"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
 
 def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
-    """Pruning thresholds as `[epoch, value]`: from the epoch on, a trial stops if its best value so far is below.
+    """Return pruning thresholds `[epoch, value]`: from the epoch on, a trial stops if its best value is below `value`.
 
-    The value is the median (the lower one of an even number) of the best values so far of the earlier trials, except
-    those that were pruned before that epoch; a trial that ended by itself counts with its best value.
+    The value is the median of the best values that earlier trials had reached by that epoch; of two middle values, the
+    lower one. Trials that were pruned before that epoch do not count; a trial that ended unpruned counts with its best.
     """
     curves = []
     for result in past:
@@ -362,11 +364,11 @@ def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The proposals, and the trials chosen for each budget."""
+    """Read the proposals, and the trial chosen for each budget; both lists are empty without a file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return list(content["trials"]), list(content["chosen"])
     except FileNotFoundError:
         return [], []
     except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); delete it to start the search again") from None
+        raise RunFolderError(f"{path}: the file is damaged ({error}); delete it to start the search again") from None

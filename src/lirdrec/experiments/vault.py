@@ -111,7 +111,7 @@ def write_test(data: Dataset, vault: Path) -> None:
 
 
 def without_test(dataset: Dataset) -> Dataset:
-    """The dataset with an empty test split, and without any reference to its source."""
+    """Return the dataset with an empty test split, and without any reference to its source."""
     from lirdrec.data.dataset import Interactions
 
     empty = np.empty(0, dtype=np.int64)
@@ -126,25 +126,25 @@ def without_test(dataset: Dataset) -> Dataset:
 
 
 def declaration_name(trial: TrialSpec) -> str:
-    """Name of the declaration of a final trial, the same for all seeds."""
+    """Return the name of the declaration of a final trial; it is the same for all seeds."""
     return " | ".join(str(getattr(trial, label)) for label in LABELS)
 
 
 def declared_options(trial: TrialSpec) -> dict[str, Any]:
-    """Options that the declaration of a final trial fixes."""
+    """Return the options that the declaration of a final trial fixes."""
     values = trial.to_json()
     return {name: values[name] for name in OPTIONS}
 
 
 class Preregistration:
-    """Declarations in the vault folder of `seal`."""
+    """The declarations of final models, stored in the vault folder that `seal` made."""
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
         self.path = self.vault / "declarations.json"
 
     def declarations(self) -> dict[str, dict[str, Any]]:
-        """Name → options of all declarations.
+        """Return name → options of all declarations.
 
         Raises:
             RunFolderError: the file is damaged.
@@ -154,13 +154,15 @@ class Preregistration:
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise RunFolderError(f"{self.path}: damaged ({error}); restore it, or start in another folder") from None
+            raise RunFolderError(
+                f"{self.path}: the file is damaged ({error}); restore it, or start again in another folder"
+            ) from None
 
     def declare(self, trial: TrialSpec) -> None:
         """Record the options of a final trial, for all its seeds; an equal declaration is kept.
 
         Raises:
-            ConfigError: it is declared with other options, and its test has been scored.
+            ConfigError: the trial is declared with other options, and its test has been scored already.
         """
         name, options = declaration_name(trial), declared_options(trial)
         if self.declared(trial) == options:
@@ -176,17 +178,17 @@ class Preregistration:
             write_json(self.path, {**declarations, name: options})
 
     def declared(self, trial: TrialSpec) -> dict[str, Any] | None:
-        """The options of the trial's declaration, or None."""
+        """Return the options that were declared for the trial, or None."""
         return self.declarations().get(declaration_name(trial))
 
     def scored(self, trial: TrialSpec) -> list[int]:
-        """The seeds of the trial's declaration whose test has been scored."""
+        """Return those seeds of the trial's declaration whose test has been scored."""
         paths = (self.vault / "scores").glob(f"{short_hash(declaration_name(trial))}-*.json")
         return sorted({int(path.stem.split("-")[1]) for path in paths})
 
 
 class Vault:
-    """Test interactions in the vault folder of `seal`; read only when a declared model is scored for the first time."""
+    """Test interactions in the vault folder that `seal` made; read only when a declared model is scored first."""
 
     def __init__(self, vault: str | Path):
         self.vault = Path(vault)
@@ -206,18 +208,21 @@ class Vault:
         mask_seen: bool = True,
         per_user: Path | None = None,
     ) -> dict[str, float]:
-        """Test metrics of a declared model: computed once; later calls return the recorded values.
+        """Return the test metrics of a declared model; the first call computes them, later calls read the record.
 
         Args:
-            trial: the final trial; its options must be those declared.
+            trial: the final trial; its options must be the declared ones.
             recommender: trained with these options and the trial's seed, on `development`.
+            development: the dataset without test interactions.
             candidates: "cold": rank only items without training interactions.
-            metrics, cutoffs: names without cut-off, and their cut-offs.
-            test_history, test_target, mask_seen: as of `evaluate`.
-            per_user: Parquet file for the values of each user.
+            metrics: names of metrics, without cut-off.
+            cutoffs: the cut-offs of these metrics.
+            test_history, test_target, mask_seen: as in `evaluate`.
+            per_user: Parquet file to write with the values of each user; None: no file.
 
         Raises:
-            ConfigError: not declared, or the options of the trial or of the recommender differ from the declaration.
+            ConfigError: the trial is not declared, or its options or those of the recommender differ from the
+                declaration.
             RunFolderError: the test interactions or the recorded scores are damaged.
         """
         from lirdrec.evaluation.evaluator import evaluate
@@ -245,13 +250,15 @@ class Vault:
         test_target: TestTarget | None = None,
         per_user: Path | None = None,
     ) -> dict[str, float]:
-        """Test metrics of declared lists that were made elsewhere; the same lists may be scored with other cut-offs.
+        """Return the test metrics of declared recommendation lists that were made elsewhere.
+
+        The same lists may be scored again with other cut-offs.
 
         Args:
-            trial: its declaration names the content of the lists.
-            lists: read with `development`.
-            cutoffs, metrics, test_history, test_target: as of `evaluate_external`.
-            per_user: Parquet file for the values of each user.
+            trial: the trial of the lists; its declaration has their checksum.
+            lists: lists that were read with the ids of `development`.
+            cutoffs, metrics, test_history, test_target: as in `evaluate_external`.
+            per_user: Parquet file to write with the values of each user; None: no file.
 
         Raises:
             ConfigError, RunFolderError: as for `score`.
@@ -275,7 +282,7 @@ class Vault:
         suffix: str,
         per_user: Path | None,
     ) -> dict[str, float]:
-        """The recorded metrics of a trial or, for the first call, those of `measure` on the complete dataset."""
+        """Return the recorded metrics of a trial; the first call computes them by `measure` on the complete dataset."""
         from lirdrec.data.dataset import Interactions
 
         name = declaration_name(trial)
@@ -301,24 +308,30 @@ class Vault:
         """Raise unless the trial is declared with its options, and the dataset has no test interactions."""
         name, options = declaration_name(trial), self.preregistration.declared(trial)
         if options is None:
-            raise ConfigError(f"{name}: not declared, so its test cannot be scored; declare its options first")
+            raise ConfigError(
+                f"{name}: this trial is not declared, so its test cannot be scored; declare its options first"
+            )
         if options != declared_options(trial):
             different = _difference(options, declared_options(trial))
-            raise ConfigError(f"{name}: declared with other options ({different}), so its test cannot be scored")
+            raise ConfigError(
+                f"{name}: the trial was declared with other options ({different}), so its test cannot be scored"
+            )
         if len(development.test):
             raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
 
 def _recorded(path: Path) -> dict[str, float]:
-    """The metrics of an earlier test score."""
+    """Read the metrics of an earlier test score."""
     try:
         return dict(read_checked(path)["figures"])
     except (ValueError, KeyError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); restore it, or start in another folder") from None
+        raise RunFolderError(
+            f"{path}: the file is damaged ({error}); restore it, or start again in another folder"
+        ) from None
 
 
 def _test_interactions(vault: Path) -> np.ndarray:
-    """User and item rows of the test interactions and, where known, their timestamps: `(2, T)` or `(3, T)` int64."""
+    """Read user rows, item rows and, if known, timestamps of the T test interactions: `(2, T)` or `(3, T)` int64."""
     from lirdrec.data.features import open_array
 
     path = vault / SEALED
@@ -328,7 +341,7 @@ def _test_interactions(vault: Path) -> np.ndarray:
             raise ValueError("wrong checksum")
         return open_array(path, mapped=False)
     except (OSError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); start in another folder") from None
+        raise RunFolderError(f"{path}: the file is damaged ({error}); start again in another folder") from None
 
 
 def _check_trained(trial: TrialSpec, recommender: Recommender) -> None:
@@ -350,7 +363,7 @@ def _check_trained(trial: TrialSpec, recommender: Recommender) -> None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first option with two values in two mappings of options, as text: `key = 3, not 4`."""
+    """Describe the first option whose values in two mappings differ: `key = 3, not 4`."""
     for key in {**old, **new}:
         before, after = old.get(key), new.get(key)
         if before != after:

@@ -1,8 +1,9 @@
 """Worker process that computes one trial: `python -m lirdrec.experiments.worker JOB.json RESULT.json`.
 
-The job has the path of the development copy, never of the dataset itself; only final trials get the path of the sealed
-test. The result is written atomically; a killed worker writes none and resumes from its checkpoint when restarted. The
-worker ends with its parent process, which closes its standard input.
+The job file has the path of the development copy (the dataset without test interactions), never of the dataset itself;
+only for a final trial it has the path of the sealed test, too. The result is written atomically. A killed worker writes
+no result; when it is started again, it resumes from its checkpoint. The worker also ends when its parent process ends,
+because this closes the worker's standard input.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class TrialCallback(Callback):
         metric: validation metric.
         stop_below: ascending `[epoch, value]` pairs: from the epoch on, training stops if its best metric so far is
             below the value.
-        seconds: time limit of training with validation; None: no limit.
+        seconds: time limit of training, including validation; None: no limit.
     """
 
     def __init__(self, metric: str, stop_below: Sequence[Sequence[float]] = (), seconds: float | None = None):
@@ -84,18 +85,18 @@ class TrialCallback(Callback):
 
 @dataclass
 class Job:
-    """A trial to compute with its environment; the argument of functions named by `TrialSpec.work`.
+    """A trial to compute, with its folders and device: the argument of the functions that `TrialSpec.work` names.
 
     Attributes:
         cell: the trial; its dataset is the development copy.
         folder: the experiment's folder.
         runs: folder for the trial's checkpoints and other files; removed when the trial is done.
         vault: folder of the sealed test; None unless the trial is final.
-        device, cache: as in `fit`.
+        device, cache: as in `lirdrec.fit`.
         figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
-        protocol: how the test was done, from `score_test`; {} before.
-        per_user: path of per-user test values, relative to `folder`.
-        callback, best_epoch: recorder and best epoch of the last `fit`.
+        protocol: how the test was done; {} before `score_test`.
+        per_user: path of the file with the test values of each user, relative to `folder`.
+        callback, best_epoch: the callback that recorded the last `fit`, and the best epoch of this training.
         checkpoint_seconds: time between checkpoints.
         earlier: seconds of training before the worker was interrupted.
     """
@@ -119,7 +120,7 @@ class Job:
         """The development copy, without test interactions.
 
         Raises:
-            DataError: the trial has an unknown feature matrix.
+            DataError: the trial names a feature matrix that the dataset does not have.
         """
         from lirdrec.data.dataset import Dataset
 
@@ -129,7 +130,7 @@ class Job:
         for name in modalities:
             if name not in data.features:
                 listed = ", ".join(data.features) or "none"
-                raise DataError(f"{data.name}: there are no features '{name}'; it has {listed}")
+                raise DataError(f"{data.name}: the dataset has no features '{name}'; it has {listed}")
         if "modalities" in option_names(self.cell.model):
             return data  # the model selects modalities itself, and keeps items without them
         return replace(data, features={name: data.features[name] for name in modalities})
@@ -147,8 +148,8 @@ class Job:
         Args:
             dataset: training data; None: the trial's dataset.
             callbacks: further training callbacks.
-            part: name of the training, for trials with several: each has its own checkpoint.
-            calibrate_new_items: as of `lirdrec.fit`.
+            part: name of this training, for trials with several trainings; each has its own checkpoint.
+            calibrate_new_items: as in `lirdrec.fit`.
         """
         from lirdrec.recommender.fit import fit
 
@@ -174,7 +175,7 @@ class Job:
         return recommender
 
     def validation_truth(self) -> GroundTruth:
-        """The validation interactions of the trial's dataset, with training items masked."""
+        """Return the validation interactions of the trial's dataset; the users' training items are masked."""
         import numpy as np
         import torch
 
@@ -188,7 +189,7 @@ class Job:
         return GroundTruth.from_pairs(train, valid, data.n_users)
 
     def score_valid(self, recommender: Recommender) -> None:
-        """Store the validation metrics as stage "valid": those of the test, and the training metric."""
+        """Compute the test's metrics and the training metric on validation, and store them as stage "valid"."""
         from lirdrec.evaluation.evaluator import evaluate
         from lirdrec.evaluation.metrics import split_name
 
@@ -205,10 +206,12 @@ class Job:
     def score_test(
         self, recommender: Recommender, *, candidates: Candidates | None = None, stage: str = "test"
     ) -> dict[str, float]:
-        """Test metrics of a declared trial, stored as `stage`; stage "test" also stores per-user values.
+        """Score a declared trial on the test, and store the metrics as `stage`.
+
+        For the stage "test" the values of each user are stored, too.
 
         Args:
-            recommender: result of `fit`.
+            recommender: the result of `fit`.
             candidates: "all" or "cold"; None: as in the trial's `extra`, default "all".
             stage: name under which the metrics are stored.
 
@@ -219,7 +222,7 @@ class Job:
         from lirdrec.experiments.vault import Vault
 
         if self.vault is None:
-            raise ConfigError(f"{self.cell.model}: only a final trial may score the test")
+            raise ConfigError(f"{self.cell.model}: this trial is not final, and only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
         evaluation = self._evaluation()
@@ -234,7 +237,7 @@ class Job:
         return metrics
 
     def _evaluation(self) -> dict[str, Any]:
-        """The options of the evaluation, with the defaults of those that the trial does not change."""
+        """Return the options of the evaluation: those of the trial, and defaults for all others."""
         defaults: dict[str, Any] = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS}
         defaults |= {"test_history": None, "test_target": None, "mask_seen": True}
         return defaults | self.cell.extra.get("evaluation", {})
@@ -243,7 +246,7 @@ class Job:
         return cast(Candidates, self.cell.extra.get("candidates", "all"))
 
     def _cutoffs(self, candidates: Candidates, cutoffs: Sequence[int]) -> tuple[int, ...]:
-        """The cut-offs that do not exceed the number of candidate items."""
+        """Return the cut-offs up to the number of candidate items; without any, this number."""
         import numpy as np
 
         data = self.dataset
@@ -252,7 +255,7 @@ class Job:
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Work "train" and "trial": fit, score validation and, for final trials, the sealed test."""
+    """Do the work "train" or "trial": train, score validation and, for a final trial, the sealed test."""
     recommender = job.fit()
     job.score_valid(recommender)
     if job.cell.final:
@@ -264,7 +267,7 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def find_work(name: str) -> Any:
-    """The function of a trial's `work`; modules without a dot are in `lirdrec.experiments.studies`.
+    """Return the function that a trial's `work` names; a module without a dot is in `lirdrec.experiments.studies`.
 
     Raises:
         ConfigError: the function does not exist.
@@ -276,11 +279,11 @@ def find_work(name: str) -> Any:
         path = module if "." in module else f"lirdrec.experiments.studies.{module}"
         return getattr(importlib.import_module(path), function)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"work '{name}': {error}") from None
+        raise ConfigError(f"the work '{name}' of a trial cannot be loaded: {error}") from None
 
 
 def compute(job: Job) -> dict[str, Any]:
-    """Compute the job's trial; returns the fields of its `TrialResult` as JSON."""
+    """Compute the job's trial; return the fields of its `TrialResult` as JSON."""
     from lirdrec.config import to_dict
 
     values: dict[str, Any] = {"status": "done", "error": None, "data": None}
@@ -311,7 +314,7 @@ def compute(job: Job) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Peak main memory of this process in bytes."""
+    """Return the peak main memory of this process in bytes."""
     try:
         # not getrusage: on Linux, ru_maxrss starts with the memory of the parent process
         with open("/proc/self/status", encoding="ascii") as file:
@@ -337,7 +340,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def job_of(spec: Mapping[str, Any]) -> Job:
-    """The inverse of a job file."""
+    """Make a job from the content of its job file."""
     vault = None if spec.get("vault") is None else Path(spec["vault"])
     folder, runs = Path(spec["folder"]), Path(spec["runs"])
     return Job(TrialSpec.from_json(spec["cell"]), folder, runs, vault, spec.get("device", "auto"), spec.get("cache"))
@@ -357,7 +360,7 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compute the trial of a job file and write its result file."""
+    """Compute the trial of a job file and write its result file; return the exit code."""
     job_file, result_file = map(Path, arguments)
     _end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -1,4 +1,4 @@
-"""The process that computes a trial (`worker`): how it is started, here or on a machine of a cluster."""
+"""Start the process that computes a trial (`worker`), on this machine or on a machine of a cluster."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def start_worker(
     """Start the process of a trial.
 
     Args:
-        job, result, log: the trial's job file, the file for its result, and that for its output.
+        job: the trial's job file.
+        result: the file for its result.
+        log: the file for its output.
         jobs: number of such processes that share the cores of this machine.
-        threads: of the process; None: its share of the cores, unless `OMP_NUM_THREADS` is set.
+        threads: number of threads of the process; None: its share of the cores, unless `OMP_NUM_THREADS` is set.
     """
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -30,12 +32,12 @@ def start_worker(
 
 
 def was_killed(code: int) -> bool:
-    """Whether the exit code is that of SIGKILL: while the parent runs, the system was out of memory."""
+    """Whether a process was ended by SIGKILL; if its parent still runs, the system was out of memory."""
     return hasattr(signal, "SIGKILL") and code in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def last_line(log: Path) -> str:
-    """The last line of a worker's output."""
+    """Return the last line of a worker's output."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
@@ -44,7 +46,7 @@ def last_line(log: Path) -> str:
 
 
 def _environment(jobs: int, threads: int | None) -> dict[str, str]:
-    """Environment variables of a worker: its share of the cores, and the path of this package."""
+    """Return the environment variables of a worker: its share of the cores, and the path of this package."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared = dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads or max(1, cores // jobs)))
     home = str(Path(__file__).resolve().parents[2])

@@ -1,4 +1,4 @@
-"""`export`: write a folder for another search engine or runtime, atomically."""
+"""Export a recommender to a folder for another search engine or runtime, in one atomic step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
     Raises:
         ConfigError: an unknown kind, or its library is not installed.
         CapabilityError: the model does not support this kind of export.
-        RunFolderError: the folder is not empty and `overwrite` is off, or it cannot be written; for "onnx": the
+        RunFolderError: the folder is not empty and `overwrite` is False, or it cannot be written. For "onnx": the
             features that the run was trained with are missing.
     """
     check_kind(kind)

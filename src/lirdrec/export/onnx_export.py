@@ -1,16 +1,17 @@
 """Export LIRDRec's item encoder as ONNX: it maps raw features of new items to vectors, without Python and PyTorch.
 
-Two graphs, in the symbols of `models/lirdrec.py`; each input is a modality, `(n, d_m)` float32, zeros if missing:
+There are two graphs; for the symbols see `models/lirdrec.py`. Each input has the features of one modality, `(n, d_m)`
+float32, with rows of zeros for items without them.
 
-- `item_branches.onnx` contains only the network: `branches` `(n, K, e)`, the normalized `z` of each modality and of the
-  shared branch, whose DCT is inside its weights.
-- `item_vector.onnx` is the complete `Model.add_items` for items added one by one: it also contains the features and
-  smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each new item, and
-  returns `vector` `(n, D)` and `branches`. Items of the same call are not neighbors of each other. The vector is
-  mixed with those of the nearest trained items, if the run's `NewItemEncoder` does so, and followed by the columns of
-  content, as in the exported vectors; the encoder's offset is in the metadata.
+- `item_branches.onnx` contains only the network. It returns `branches` `(n, K, e)`: the normalized vector `z` of each
+  modality and of the shared branch, whose DCT is part of its weights.
+- `item_vector.onnx` does the same as `Model.add_items` for items that are added one by one. It also contains the
+  features and the smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each
+  new item, and returns `vector` `(n, D)` and `branches`. Items of the same call are not neighbors of each other. If
+  the run's `NewItemEncoder` does so, the vector is mixed with the vectors of the nearest trained items. The columns of
+  content follow, as in the exported vectors. The offset of new items' scores is in the metadata.
 
-The graph is built operator by operator; large tables are written block by block to a file beside it.
+A graph is built operator by operator; large tables are written block by block to a file beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from lirdrec.nn.principal_components import Projection
 from lirdrec.recommender.new_item_encoder import SHARPNESS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 
-OPSET, IR = 18, 8  # of early 2023: supported by all current runtimes
+OPSET, IR = 18, 8  # versions of early 2023, which all current runtimes support
 ALIGNED = 4096  # bytes; lets a runtime memory-map a table
 
 
@@ -42,7 +43,7 @@ class Graph:
     """An ONNX graph of operators on float32 tensors, addressed by name.
 
     Args:
-        path: the .onnx file to write; `table` writes its numbers to a .bin file of the same name.
+        path: the .onnx file to write; the arrays of `table` are written to a .bin file of the same name.
 
     Raises:
         ConfigError: onnx is not installed.
@@ -153,9 +154,12 @@ def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
     name = recommender.info.get("model", "this model")
     model = recommender.model("export its item encoder")
     if not isinstance(model, LIRDRec):
-        raise CapabilityError(f"the item encoder of {name} cannot be exported; that of lirdrec can")
+        raise CapabilityError(f"the item encoder of {name} cannot be exported; only the model lirdrec can be exported")
     if model.config.dct == "matrix":
-        raise CapabilityError('dct="matrix" mixes all training items, so there is no encoder of single items')
+        raise CapabilityError(
+            'dct="matrix" mixes all training items, so there is no encoder of single items to export; train with'
+            " another dct"
+        )
     encoder = _Encoder(model, Graph(folder / "item_branches.onnx"))
     encoder.branches()
     encoder.save({"branches": encoder.shape}, "LIRDRec: from raw features to branch vectors")
@@ -179,7 +183,10 @@ def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
 
 
 class _Encoder:
-    """Adds the computations of `LIRDRec.item_branches` and `LIRDRec.add_items` to a graph; results are node names."""
+    """Adds the computations of `LIRDRec.item_branches` and `LIRDRec.add_items` to a graph.
+
+    The methods return the names of the nodes that hold their results; the docstrings describe these results.
+    """
 
     def __init__(self, model: LIRDRec, graph: Graph):
         self.model, self.graph = model, graph
@@ -195,7 +202,7 @@ class _Encoder:
         self.graph.save({m: ["n", width] for m, width in self.widths.items()}, outputs, doc, metadata)
 
     def branches(self) -> str:
-        """The branches `(n, K, e)`, side by side: `(n, K·e)`."""
+        """The branches `(n, K, e)`, put side by side: `(n, K·e)`."""
         model, add = self.model, self.graph.add
         inputs = [self._reduced(row, m) for row, m in enumerate(model.modalities)]
         hidden = [self._linear(x, model.hidden_weight[r], model.hidden_bias[r]) for r, x in enumerate(inputs)]
@@ -211,7 +218,7 @@ class _Encoder:
         return side_by_side
 
     def _reduced(self, row: int, modality: str) -> str:
-        """The features of a modality, with the columns that the branches read."""
+        """The features of a modality, reduced to the columns that the branches read."""
         reduction = None if self.model.config.feature_columns is None else self.model.reductions[row]
         features = self.features[modality]
         if not isinstance(reduction, PCA):
@@ -229,10 +236,14 @@ class _Encoder:
         return str(self.graph.add("Mul", self._linear(centered, directions.T), self.present[modality]))
 
     def vector(self, recommender: Recommender) -> None:
-        """The item vector `(n, D)`: branches and messages of the nearest items (Eq. 17), the mixture, then content."""
+        """Add the item vector `(n, D)` to the graph.
+
+        It consists of the branches and the messages of the nearest items (Eq. 17), mixed with trained items, and the
+        content.
+        """
         model, add = self.model, self.graph.add
         branches, first = self.branches(), model.layer_weights.numbers()[0]
-        if first != 1:  # the weight of layer 0, the only one of a node without edges
+        if first != 1:  # the weight of layer 0, the only layer of a node without edges
             branches = add("Mul", branches, self.graph.constant(first))
         smoothed, neighbors = branches, self._neighbors(recommender)
         memory = recommender.scorer.tensors()
@@ -254,7 +265,8 @@ class _Encoder:
         add("Identity", self._with_content(learned, recommender) if model.has_content else learned, name="vector")
 
     def _with_content(self, learned: str, recommender: Recommender) -> str:
-        """`NewItemEncoder.new_vectors`: learned vectors `(n, K·e)` and content vectors `(n, C)` with their weights."""
+        """The result of `NewItemEncoder.new_vectors`: learned vectors `(n, K·e)` and content vectors `(n, C)`, side by
+        side, each multiplied by its weight."""
         model, graph, add = self.model, self.graph, self.graph.add
         encoder, parts = recommender.new_item_encoder or NewItemEncoder(), []
         for (m, weight), reduction in zip(model.weights.items(), model.content_reductions, strict=True):
@@ -267,7 +279,8 @@ class _Encoder:
         return str(add("Concat", rest, counted, axis=1))
 
     def _mixed(self, content: str, recommender: Recommender) -> str:
-        """`NewItemEncoder.mix`: content vectors `(n, D)` mixed with the vectors of the nearest trained items."""
+        """The result of `NewItemEncoder.mix`: content vectors `(n, D)` mixed with the vectors of the nearest trained
+        items."""
         encoder, graph, add = recommender.new_item_encoder, self.graph, self.graph.add
         if encoder is None or encoder.content == 1:
             return content
@@ -299,7 +312,8 @@ class _Encoder:
         return str(add("Mul", direction, mix(self._along_columns("ReduceL2", content), length)))
 
     def _nearest_trained(self, modality: str, recommender: Recommender, k: int) -> tuple[str, str]:
-        """Rows `(n, k)` of the nearest trained items, and their weights `(n, k)`: softmax of cosines, 0 if missing."""
+        """Rows `(n, k)` of the nearest trained items, and their weights `(n, k)`: the softmax of their cosines, or 0 if
+        the new item has no features of the modality."""
         graph, add = self.graph, self.graph.add
         n = recommender.n_trained_items
         ends = [graph.constant([value]) for value in (0, n, 1)]
@@ -310,8 +324,8 @@ class _Encoder:
         return items, add("Mul", add("Softmax", sharp, axis=1), self.present[modality])
 
     def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
-        """The row of S in three parts for each modality: the new item's own weight `(n, 1)`; its neighbors
-        `(n, k-1)` rows, or None without neighbors; their weights `(n, k-1)`."""
+        """The new items' rows of the neighbor graph S. For each modality: the own weight of each item `(n, 1)`; the
+        rows of its neighbors `(n, k-1)`, or None without neighbors; and their weights `(n, k-1)`."""
         graph, add, weighing = self.graph, self.graph.add, self.model.weights
         n_near = min(self.model.config.n_neighbors - 1, recommender.n_items)
         counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others have weight zero
@@ -332,7 +346,8 @@ class _Encoder:
         return parts
 
     def _cosine(self, modality: str, recommender: Recommender) -> str:
-        """Cosines `(n, I)` times the new item's norm, which does not change their order; -inf for absent items."""
+        """Cosines `(n, I)` of new items with catalog items, times the new item's norm, which does not change their
+        order; -inf for catalog items without features."""
         if modality in self.cosines:
             return self.cosines[modality]
         assert recommender.features is not None

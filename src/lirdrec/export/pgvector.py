@@ -16,7 +16,7 @@ from lirdrec.export.vectors import Vectors, item_columns, with_vectors
 from lirdrec.recommender.recommender import Recommender
 
 EMBEDDING = "embedding"
-MOST_INDEXED = 2000  # maximal dimension of pgvector's indexes
+MOST_INDEXED = 2000  # maximum number of columns in pgvector's indexes
 
 README = """\
 items.csv, users.csv   ids, the items' columns, vectors{seen_file}
@@ -72,7 +72,10 @@ NO_INDEX = "-- pgvector's indexes support at most {most:,} columns; these vector
 
 
 def write_pgvector(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql and index.sql; returns its README."""
+    """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql and index.sql.
+
+    Returns the text for README.txt.
+    """
     items, users, train = item_columns(recommender), recommender.users.series.to_frame(USER), recommender.train
     embedding = EMBEDDING
     while embedding in items.columns:  # a catalog column has this name
@@ -120,7 +123,7 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _finite(value: Any) -> Any:
-    """Replace numbers that are not finite by null, since JSON has none."""
+    """Replace numbers that are not finite by None, since JSON cannot represent them."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -86,7 +86,7 @@ def write_qdrant(recommender: Recommender, vectors: Vectors, folder: Path) -> st
 
 
 def _write_points(path: Path, payload: pl.DataFrame, ids: pl.Series, vectors: np.ndarray) -> None:
-    if ids.dtype != pl.Int64:  # texts become UUIDs, which are equal in every export
+    if ids.dtype != pl.Int64:  # a text becomes a UUID, the same in every export
         ids = pl.Series([str(uuid.uuid5(NAMESPACE, text)) for text in ids], dtype=pl.String)
     points = pl.DataFrame({"id": ids, "payload": payload.to_struct()})
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Vectors and item columns of a recommender for other search engines, and their export as NumPy arrays or for faiss."""
+"""Get the vectors and item columns of a recommender for other search engines; export them for NumPy or faiss."""
 
 from __future__ import annotations
 
@@ -53,9 +53,11 @@ faiss.IndexHNSWFlat(index.d, 32, faiss.METRIC_INNER_PRODUCT).
 
 @dataclass(frozen=True)
 class Vectors:
-    """`users` `(U, D)` and `items` `(I, D)`, float32; the score is their inner product.
+    """The vectors of a recommender: `users` `(U, D)` and `items` `(I, D)`, float32.
 
-    With `has_offsets` the last column is the offset of each item's scores, and 1 for users.
+    The score of an item for a user is the inner product of their vectors. If `has_offsets` is true, the last column of
+    `items` has a number for each item that is added to all of its scores (its offset), and the last column of `users`
+    is 1.
     """
 
     users: np.ndarray
@@ -69,18 +71,18 @@ class Vectors:
 
 
 def vectors_of(recommender: Recommender) -> Vectors:
-    """The vectors of a recommender; with offsets where its new items, added already or later, have one.
+    """Return the vectors of a recommender; with a column of offsets if new items, added already or later, have offsets.
 
     Raises:
-        CapabilityError: its model scores without vectors.
+        CapabilityError: the model scores without vectors.
         DataError: a vector has a number that is not finite.
     """
     scorer = recommender.scorer
     if not isinstance(scorer, VectorScorer):
         model = recommender.info.get("model", "this model")
         raise CapabilityError(
-            f"{model} scores by an item-item matrix, so it has no vectors to export;"
-            " lirdrec recommend --all writes its lists"
+            f"{model} scores by an item-item matrix, so it has no vectors to export; write its recommendation lists"
+            " with lirdrec recommend --all instead"
         )
     arrays = []
     for name, tensor in (("users", scorer.user_vectors), ("items", scorer.item_vectors)):
@@ -122,7 +124,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterator[pl.DataFrame]:
-    """The rows in blocks, with their vectors as the last column, a list of float32."""
+    """Yield the rows in blocks, with their vectors as the last column, a list of float32."""
     for start in range(0, frame.height, BLOCK_ROWS):
         block = pl.Series(name, vectors[start : start + BLOCK_ROWS]).arr.to_list()
         yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))

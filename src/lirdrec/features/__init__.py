@@ -1,1 +1,1 @@
-"""From texts and images to feature matrices: encoders, captions, and the run that survives being killed."""
+"""Turn texts, images, sounds and videos of items into feature matrices, by encoders and resumable jobs."""

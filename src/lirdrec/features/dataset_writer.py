@@ -1,6 +1,7 @@
 """Write matrices and item columns into a prepared folder: join shards, add features, drop items without features.
 
-Shards are joined block by block: memory holds a few bytes an item, never the matrix.
+A shard has the vectors of a range of item rows. Shards are joined one after the other, so that memory never holds the
+whole matrix, only a few bytes for each item.
 """
 
 from __future__ import annotations
@@ -49,10 +50,14 @@ SHOWN = 10  # problems kept in memory to report
 
 @dataclass(frozen=True)
 class Dropped:
-    """Changes of a dataset without some items: `files` by name in the manifest, `counts` and `info` of the manifest.
+    """The changes that remove items from a dataset; they are committed later.
 
-    `removed` counts `items`, `pairs` (interactions), `users` left without a training interaction, and their removed
-    `held_out_pairs`.
+    Attributes:
+        files: name in the manifest → the new file.
+        counts: the new `counts` of the manifest.
+        info: the new entries of the manifest's `info`.
+        removed: numbers of removed `items` and of their interactions (`pairs`); of `users` who now have no training
+            interaction; and of the validation and test interactions of these users (`held_out_pairs`).
     """
 
     files: dict[str, Path]
@@ -69,10 +74,16 @@ def drop_items(
     to: Path,
     without: Collection[str] = (),
 ) -> Dropped:
-    """Write the files of a dataset with the items of `keep` `(I,)` bool only to the folder `to`.
+    """Write the files of a dataset without some of its items to another folder.
 
-    All users stay, even those without an interaction, so that user rows keep their meaning. `table` is the new item
-    table, before items are removed; the matrices `without` are left out, since they are replaced.
+    All users stay, even users without an interaction, so that user rows keep their meaning.
+
+    Args:
+        folder, manifest: the prepared dataset.
+        table: the new item table, before items are removed.
+        keep: `(I,)` bool, the items that stay.
+        to: the folder for the new files.
+        without: names of matrices that are not written, because the caller replaces them.
 
     Raises:
         DataError: no training interaction would be left.
@@ -117,16 +128,18 @@ class FeatureResult:
 
     Attributes:
         files: file ending (`VALUES`, `MASK` and optional others) → file, on the disk of the prepared folder.
-        dims, dtype: columns and type of the values.
+        dims, dtype: number of columns, and NumPy type of the values.
         mask: `(I,)` bool, the items with a vector.
         missing: items without an input (listed in `features/NAME.missing.csv`).
         cut: items whose input was longer than the encoder's limit.
         n_problems: items whose input cannot be used.
-        problems: the first ten, as (item, source, sentence); all are in `features/NAME.problems.csv`.
-        encoded: inputs encoded in this call, in `seconds`; `copied`: items whose vector was cached; `resumed`: items
-            finished by an earlier, interrupted call.
+        problems: the first ten of these items, as (item, source of the input, sentence that says what is wrong); all
+            of them are in `features/NAME.problems.csv`.
+        encoded: number of inputs that this call encoded; it took `seconds`.
+        copied: number of items whose vector was copied from an existing matrix.
+        resumed: number of items that an earlier, interrupted call had finished.
         entry: the manifest entry `info["encoders"][NAME]`.
-        dropped: counts of what was removed from the dataset because it had no features; None if nothing was.
+        dropped: `Dropped.removed` if items without features were removed from the dataset, else None.
     """
 
     files: Mapping[str, Path]
@@ -146,23 +159,23 @@ class FeatureResult:
     dropped: Mapping[str, int] | None = None
 
     def summary(self) -> dict[str, Any]:
-        """All fields but `files`, `dtype` and `mask`, with `items` and `present`."""
+        """Return all fields except `files`, `dtype` and `mask`, together with the properties `items` and `present`."""
         names = [entry.name for entry in fields(self) if entry.name not in ("files", "dtype", "mask")]
         return {name: getattr(self, name) for name in (*names, "items", "present")}
 
     @property
     def items(self) -> int:
-        """Rows of the mask."""
+        """Number of items, which are the rows of the mask."""
         return len(self.mask)
 
     @property
     def present(self) -> int:
-        """Items with a vector."""
+        """Number of items that have a vector."""
         return int(self.mask.sum())
 
 
 def file_name(matrix: str, ending: str) -> str:
-    """The name of a matrix's file in the manifest."""
+    """Return the name in the manifest of one file of a matrix, such as `features/text.mask.npy`."""
     return f"features/{matrix}{ending}"
 
 
@@ -190,12 +203,14 @@ def add_features(
 
     Args:
         matrices: name → the finished files; they are moved.
-        encoders: name → entry of `info["encoders"]`; a matrix without one here loses its old entry.
-        info, counts: other entries of the manifest that change.
+        encoders: name → entry of `info["encoders"]`, how the matrix was made. A matrix without an entry here loses its
+            old entry.
+        info: other entries of the manifest's `info` that change.
         files: name in the manifest → other files of the dataset to replace in the same step.
+        counts: the new `counts` of the manifest, if they change.
 
     Raises:
-        RunFolderError: not a prepared folder, or it cannot be written.
+        RunFolderError: `folder` is not a prepared dataset, or cannot be written.
     """
     new = {file_name(name, ending): path for name, matrix in matrices.items() for ending, path in matrix.files.items()}
     possible = {file_name(name, ending) for name in matrices for ending in ENDINGS}
@@ -212,12 +227,16 @@ def add_features(
 
 
 def copy_encoders(source: str | Path, folder: str | Path) -> None:
-    """Record in a prepared folder how the matrices of another one, with the same names, were made.
+    """Copy the record of how matrices were made to a second prepared dataset with matrices of the same names.
 
-    Afterwards `load_encoder` gives the encoders for both folders; fitted states are copied.
+    The fitted states of the encoders are copied, too. Afterwards `load_encoder` finds the encoders in both folders.
+
+    Args:
+        source: the prepared dataset that has the record.
+        folder: the prepared dataset that gets it.
 
     Raises:
-        RunFolderError: not a prepared folder, a fitted state is damaged, or `folder` cannot be written.
+        RunFolderError: a folder is not a prepared dataset, a fitted state is damaged, or `folder` cannot be written.
     """
     source, folder = Path(source), Path(folder)
     manifest, names = read_manifest(source), read_manifest(folder)["features"]
@@ -234,11 +253,12 @@ def copy_encoders(source: str | Path, folder: str | Path) -> None:
 def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
     """Add the columns of `frame` to the item table of a prepared folder, or replace those of the same name.
 
-    `frame` has the column `item`; items without a row get null in new columns and keep existing values.
+    `frame` has the column `item`. An item without a row in `frame` gets null in a new column, and keeps its value in a
+    column that exists.
 
     Raises:
-        DataError: an id that is no item, or that occurs twice.
-        RunFolderError: not a prepared folder, or it cannot be written.
+        DataError: `frame` has an id that no item has, or has an id twice.
+        RunFolderError: `folder` is not a prepared dataset, or cannot be written.
     """
     folder = Path(folder)
     read_manifest(folder)
@@ -257,11 +277,11 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
 
 def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
     if ITEM not in frame.columns:
-        raise DataError(f"{folder}: new columns of the item table need the column '{ITEM}' beside them")
+        raise DataError(f"{folder}: the table of new item columns has no column '{ITEM}'; add it with the item ids")
     ids = frame[ITEM].cast(table.schema[ITEM], strict=False)
     if (unknown := ~ids.is_in(table[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{folder}: {pluralize(int(unknown.sum()), 'id')} not among the items:"
+            f"{folder}: the new columns have {pluralize(int(unknown.sum()), 'id')} not among the items:"
             f" {describe_ids(frame[ITEM].filter(unknown))}"
         )
     if (twice := ids.is_duplicated()).any():
@@ -280,10 +300,17 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
 def join(
     shards: Shards, folder: Path, rows: ItemRows, state: Mapping[str, np.ndarray], keep: np.ndarray | None = None
 ) -> FeatureResult:
-    """Concatenate sealed shards into the files of a matrix in `folder`, for the items of `keep` `(I,)` bool.
+    """Join finished shards to the files of a matrix.
 
-    `rows` gives the ids of items with problems, `state` is the fitted state of the encoder or empty. Raises a
-    RunFolderError if a file cannot be written.
+    Args:
+        shards: all of them are finished.
+        folder: the folder for the files.
+        rows: the item table, for the ids of items with problems.
+        state: the fitted state of the encoder; empty if it has none.
+        keep: `(I,)` bool, the items to write; by default all.
+
+    Raises:
+        RunFolderError: a file cannot be written.
     """
     keep = np.ones(shards.n_rows, dtype=bool) if keep is None else keep
     n, dims, missing = int(keep.sum()), 0, 0
@@ -328,7 +355,7 @@ def join(
 
 
 class _ProblemLists:
-    """Writes the lists of unusable and of missing inputs, shard by shard."""
+    """Writes two CSV lists, shard by shard: items with an unusable input, and items without an input."""
 
     def __init__(self, rows: ItemRows, problems: TextIO, missing: TextIO):
         self._rows = rows
@@ -339,7 +366,7 @@ class _ProblemLists:
         self.first: list[tuple[str, str, str]] = []
 
     def add(self, rows: range, shard: Shard) -> None:
-        """Append the items of a shard, which has the item rows `rows`."""
+        """Append the items of a shard to the lists; `rows` are the item rows of the shard."""
         problems = shard.facts["problems"]
         if not problems and not shard.facts["missing"]:
             return

@@ -1,18 +1,18 @@
-"""Encode one shard, and the contract of a loop over shards.
+"""Encode one shard (a range of items), and define what a loop over the shards must do.
 
-`make_features(…, loop=…)` takes a callable that runs `encode_shard` over the shards: `local` in this process, or one
-that distributes them over machines. It is called once for each matrix as
+`make_features(…, loop=…)` takes a callable that runs `encode_shard` for each shard: `local` does so in this process,
+another one may distribute the shards over machines. It is called once for each matrix:
 
     loop(encoder, tasks, batch_size, advance) -> iterator of (index, arrays, facts)
 
-- `encoder`: has loaded no weights; a fitted one has its state. It can be pickled.
-- `tasks`: an iterator of `(index, items)`: a shard, and its inputs to encode (`list[Item]`). It reads the sources
-  lazily, so take only as many tasks ahead as can be worked on. It is not thread-safe.
-- `advance(n)`: call it, from the thread that iterates, when `n` more items are finished; with `idle=True` for those
-  that need no encoding.
-- It yields, in any order, `index` and the result of `encode_shard(encoder, items, …)` of each task.
+- `encoder` has not loaded its weights yet; if it needs fitting, it has its fitted state. It can be pickled.
+- `tasks` is an iterator of `(index, items)`: the number of a shard, and its inputs to encode (`list[Item]`). It reads
+  the sources lazily, so take only as many tasks in advance as can be worked on. It is not thread-safe.
+- `advance(n)` reports progress: call it, from the thread that iterates, when `n` more items are finished; with
+  `idle=True` for items that needed no encoding.
+- The loop yields `index` and the result of `encode_shard(encoder, items, …)` for each task, in any order.
 
-The same shards hold the same items in every loop, so the vectors are the same.
+The shards are the same in every loop, so the vectors are the same.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ SHOWN = 80  # characters of a text in the list of problems
 def encode_shard(
     encoder: Encoder, items: Sequence[Item], batch_size: int, advance: ProgressCallback = no_progress
 ) -> tuple[Arrays, Facts]:
-    """Encode items; equal inputs are encoded once.
+    """Encode the items of a shard; equal inputs are encoded once.
 
     Returns:
-        Arrays: `vectors` (n, d) float32, `present` (n,) bool, `keys` (n, 16) uint8 (zero without an input), `cut` (n,)
-        bool. JSON-able facts: `problems`, a list of [index, source, sentence]; `missing`, items without an input;
-        `encoded`, inputs that were encoded; `batch_size`, the largest that fitted into memory.
+        Arrays of n rows: `vectors` (n, d) float32; `present` (n,) bool; `keys` (n, 16) uint8, the hash of each input,
+        zero without an input; `cut` (n,) bool, inputs that were truncated.
+        JSON-able facts: `problems`, a list of [index, source, sentence]; `missing`, number of items without an input;
+        `encoded`, number of inputs that were encoded; `batch_size`, the largest that fitted into memory.
 
     Raises:
         TrainingError: not even one input fits into memory.
@@ -83,7 +84,7 @@ def encode_shard(
 
 
 def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback) -> Iterator[Done]:
-    """The loop of a single process; a batch that memory halved stays halved."""
+    """Encode the shards one after the other in this process; a batch size halved for memory stays halved."""
     for index, items in tasks:
         arrays, facts = encode_shard(encoder, items, batch_size, advance)
         batch_size = facts["batch_size"]
@@ -92,9 +93,9 @@ def local(encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: Pro
 
 def _problem(vector: np.ndarray) -> str | None:
     if not np.isfinite(vector).all():
-        return "the encoder gave values that are not numbers"
+        return "the encoder gave values that are not finite numbers"
     if not vector.any():
-        return "the encoder knows nothing in it: its vector is all zero"
+        return "the encoder knows nothing in this input: its vector is all zero"
     return None
 
 

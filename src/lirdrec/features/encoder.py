@@ -1,4 +1,4 @@
-"""The `Encoder` interface, and batched encoding of its inputs by length, with smaller batches when memory runs out."""
+"""The `Encoder` interface, and encoding in batches of similar length, which are halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ class TextAndImage:
     image: Path | bytes | None = None
 
 
-Input = str | Path | bytes | TextAndImage  # a text; or an image, a sound, a video: its file, or the content of one
+Input = str | Path | bytes | TextAndImage  # a text; or the path or content of an image, a sound or a video; or both
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An input of `encode`, preprocessed on the CPU: token ids, a path …
+    """An input that is ready for `Encoder.encode`.
 
-    Inputs of similar `length` share a batch; `cut` tells if it was truncated to the encoder's limit.
+    Attributes:
+        value: the preprocessed input, such as the token ids of a text or the path of an image.
+        length: inputs of similar length share a batch.
+        cut: whether the input was truncated to the encoder's limit.
     """
 
     value: Any
@@ -44,7 +47,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Vectors `(n, d)` float32 of a batch, and `problems`: index of a row of zeros → why it has no vector."""
+    """The vectors `(n, d)` float32 of a batch; an input without a vector has a row of zeros.
+
+    `problems` maps the index of such a row to one sentence that says why there is no vector.
+    """
 
     vectors: np.ndarray
     problems: Mapping[int, str] = field(default_factory=dict)
@@ -53,12 +59,12 @@ class Encoded:
 class Encoder(ABC):
     """Base class of encoders, which turn inputs of one kind into vectors.
 
-    An encoder is cheap to construct and loads its weights at the first use. The same identity, state and inputs in the
-    same batches give the same bits on the same machine.
+    An encoder is cheap to construct and loads its weights at the first use. On one machine, an encoder of the same
+    identity and the same fitted state gives the same bits for the same batches of inputs.
 
     Attributes:
-        kind: of its inputs: "text", "image", "audio", "video", or "joint" (a text and an image).
-        shard_rows: items of a shard, the unit of work that is written at once: some seconds.
+        kind: what its inputs are: "text", "image", "audio", "video", or "joint" (a text and an image).
+        shard_rows: number of items in a shard, the unit of work that is stored at once; it takes some seconds.
         batch_size: default number of inputs of a batch; halved when memory runs out.
         needs_fit: whether `fit` must be called first, with a sample of the inputs.
     """
@@ -73,39 +79,40 @@ class Encoder(ABC):
     def identity(self) -> Mapping[str, Any]:
         """Settings that determine the vectors, JSON-able: encoder, model, revision, pooling, prompt, precision …
 
-        After a change all items are encoded again. A model in a folder is identified by its content, not its path.
+        If they change, all items are encoded again. A model in a folder is identified by its content, not its path.
         """
 
     @property
     @abstractmethod
     def dims(self) -> int:
-        """Columns of the vectors, d."""
+        """Number of columns of the vectors, d."""
 
     def fit(self, inputs: Sequence[Input]) -> None:  # noqa: B027  (most encoders are fitted to nothing)
         """Fit the encoder to a sample of the inputs; it is called only if `needs_fit`."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """The fitted state, stored beside the vectors; empty if the encoder needs no fitting."""
+        """Return the fitted state, stored beside the vectors; empty if the encoder needs no fitting."""
         return {}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore a state returned by `state`.
 
         Raises:
-            DataError: the encoder needs no fitting, so no state can be its own.
+            DataError: `state` is not empty, but this encoder needs no fitting and has no state.
         """
         if state:
             raise DataError(
-                f"the stored features have a fitted state, and {type(self).__name__} has none; make them again"
+                f"the stored features have the fitted state of an encoder, but {type(self).__name__} has none; make the"
+                " features again (lirdrec features)"
             )
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """Preprocess inputs for `encode`, in their order: tokenize texts; images are opened by `encode`."""
+        """Preprocess inputs for `encode`, in their order: texts are tokenized; images are opened later, by `encode`."""
         return [Prepared(value) for value in inputs]
 
     @abstractmethod
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors of a batch.
+        """Return the vectors of a batch.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: the batch is too large; the caller halves it.
@@ -117,9 +124,13 @@ class Encoder(ABC):
 
 @dataclass(frozen=True)
 class Rows:
-    """Vectors `(n, d)` float32 of some inputs, zero where there is a problem (index → one sentence).
+    """The result of `encode_rows`.
 
-    `cut` are indices of truncated inputs; `batch_size` is the largest that fitted into memory.
+    Attributes:
+        vectors: `(n, d)` float32; the row of an input with a problem is zero.
+        problems: index of an input → one sentence that says why it has no vector.
+        cut: indices of the truncated inputs.
+        batch_size: the largest batch size that fitted into memory.
     """
 
     vectors: np.ndarray
@@ -131,7 +142,7 @@ class Rows:
 def encode_rows(
     encoder: Encoder, inputs: Sequence[Input], batch_size: int, advance: Callable[[int], None] = lambda n: None
 ) -> Rows:
-    """Encode inputs in batches, longest first, so that a batch that is too large fails at once.
+    """Encode inputs in batches, the longest inputs first, so that a batch that is too large for memory fails early.
 
     `advance` is called with the number of inputs of each finished batch. Raises a TrainingError if not even one input
     fits into memory.
@@ -168,7 +179,7 @@ def encode_rows(
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error means that the machine or a device is out of memory."""
+    """Return whether an error means that the machine or a device is out of memory."""
     import torch
 
     # the CPU allocator and some CUDA libraries raise plain RuntimeErrors

@@ -1,6 +1,6 @@
-"""Open untrusted image files safely: each becomes an RGB image, or a `ImageError` of one sentence.
+"""Open untrusted image files safely: each becomes an RGB image, or raises an `ImageError` of one sentence.
 
-Batches are opened by a few threads, since Pillow decodes without holding Python's lock.
+The images of a batch are opened by a few threads at once, since Pillow decodes without holding Python's global lock.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
-ENOUGH = 1024  # pixels of the shorter side beyond which no encoder needs more
-_MAX_SCANS = 500  # a progressive JPEG has about ten; thousands of empty ones would take hours
-_LARGE = 8_000_000  # pixels
+ENOUGH = 1024  # pixels of the shorter side; no encoder needs more
+_MAX_SCANS = 500  # a progressive JPEG has about ten scans; thousands of empty scans would take hours
+_LARGE = 8_000_000  # pixels; larger images are decoded one at a time
 
 # Pillow's module → the first bytes of its files. File names are ignored: shops name WebP files .jpg.
 _SIGNATURES: dict[str, bytes | tuple[bytes, ...]] = {
@@ -44,7 +44,7 @@ _SIGNATURES: dict[str, bytes | tuple[bytes, ...]] = {
     "Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "Ico": b"\0\0\1\0",
 }
-HEAD_BYTES = 64  # of a file, by which its type is detected
+HEAD_BYTES = 64  # first bytes of a file, from which its type is detected
 _SUFFIX = {"Jpeg": ".jpg"}
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -66,7 +66,7 @@ _OPEN_ERRORS = {
     errno.ELOOP: "its symbolic links lead in a circle",
 }
 
-_one_large = threading.Lock()  # large images one after the other: threads must not multiply the memory
+_one_large = threading.Lock()  # only one large image is decoded at a time: threads must not multiply the memory
 
 
 class ImageError(DataError):
@@ -104,16 +104,17 @@ _warnings_off = _PillowWarningsOff()
 def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int = ENOUGH) -> Image:
     """Open the first frame of an image, upright and RGB; transparency becomes white, color profiles are ignored.
 
-    The type is detected from the content. The size in the header is checked before anything is decoded. Large images
-    come back smaller: JPEGs are decoded at 1/2, 1/4 or 1/8, others are averaged over blocks, as far as both sides keep
-    `enough` pixels. Safe to call from several threads.
+    The type is detected from the content. The size in the header is checked before anything is decoded. A large image
+    is returned smaller, but both sides keep at least `enough` pixels: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
+    in other formats blocks of pixels are averaged. Safe to call from several threads.
 
     Args:
-        max_pixels: of the decoded image; about four bytes each.
-        enough: pixels that either side keeps if it has them.
+        source: the path of the file, or its content.
+        max_pixels: limit for the decoded image, which needs about four bytes for each pixel.
+        enough: number of pixels that each side keeps, if it has so many.
 
     Raises:
-        ImageError: missing, no image, damaged, cut off, or too large; one sentence that names the file.
+        ImageError: the file is missing, no image, damaged, cut off or too large; one sentence that names the file.
     """
     try:
         with _open_content(source) as file, _warnings_off:
@@ -124,7 +125,7 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, enough: int =
 
 
 def _decode(file: BinaryIO, max_pixels: int, enough: int) -> Image:
-    """As `open_image`; the messages do not name the file."""
+    """Decode an image as described in `open_image`; the error messages do not name the file."""
     with _image_errors("its header cannot be read"):
         image = _read_header(file, max_pixels)
         claimed = image.size
@@ -140,7 +141,7 @@ def _decode(file: BinaryIO, max_pixels: int, enough: int) -> Image:
 
 
 def thumbnail(source: Path | bytes, size: int = 256) -> bytes:
-    """A small JPEG of an image, at most `size` pixels a side; errors as of `open_image`."""
+    """Return a small JPEG of an image, at most `size` pixels on each side; raises the errors of `open_image`."""
     image = open_image(source, enough=size)
     image.thumbnail((size, size))
     content = io.BytesIO()
@@ -156,10 +157,10 @@ def _open_content(source: Path | bytes) -> BinaryIO:
 
 
 def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io.BufferedReader:
-    """The file, open for reading; other than regular files are rejected before opening, since pipes block forever.
+    """Open a regular file for reading; anything else is rejected before it is opened, since a pipe can block forever.
 
     Raises:
-        ImageError: missing, empty, too large, or not a regular file; the message does not name the file.
+        ImageError: the file is missing, empty, too large, or not a regular file; the message does not name the file.
     """
     try:
         status = path.stat()
@@ -175,7 +176,7 @@ def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io
         unreadable = f"cannot be read ({error.strerror or error})"
         raise ImageError(_OPEN_ERRORS.get(error.errno or 0, unreadable)) from None
     except ValueError:  # a NUL in the name
-        raise ImageError("is no name of a file") from None
+        raise ImageError("is not a valid file name") from None
 
 
 def check_bytes(size: int, noun: str = "image", max_bytes: int = MAX_BYTES) -> None:
@@ -205,9 +206,9 @@ def _image_errors(problem: str) -> Iterator[None]:
     except ImageError:
         raise
     except MemoryError:
-        raise ImageError("takes more memory than there is") from None
-    except DecompressionBombError:  # by a part of the file that is larger than its header says
-        raise ImageError("claims more pixels than any image has") from None
+        raise ImageError("needs more memory than this machine has free") from None
+    except DecompressionBombError:  # a part of the file is larger than the header says
+        raise ImageError("claims more pixels than any image has; it is damaged") from None
     except Exception as error:
         reason = describe_error(error).rstrip(".")
         if "truncated" in reason.lower():
@@ -226,24 +227,27 @@ def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
         return _read_header(io.BytesIO(inside), max_pixels)
     if name == "Avif" and not features.check("avif"):
         raise ImageError("is an AVIF image, and this Pillow was built without AVIF; install Pillow's wheel")
-    # Not Image.open: it refuses or warns by limits of its own before a JPEG could be asked for a smaller decoding.
+    # Not Image.open: it has limits of its own, and refuses or warns before a JPEG can be asked for a smaller size.
     try:
         module = importlib.import_module("pillow_heif.as_plugin" if name == "Heif" else f"PIL.{name}ImagePlugin")
     except ImportError:
         raise ImageError(
-            "is a HEIC image, which takes pillow-heif (pip install 'lirdrec[heif]'), or save it as JPEG"
+            "is a HEIC image, which needs pillow-heif: install it (pip install 'lirdrec[heif]'), or save it as JPEG"
         ) from None
     image: ImageFile = getattr(module, f"{name}ImageFile")(file)
     return image
 
 
 def image_suffix(start: bytes) -> str:
-    """The suffix of an image by its first `HEAD_BYTES` bytes, such as ".jpg"; raises an ImageError if it is none."""
+    """Return the suffix of an image, such as ".jpg", from its first `HEAD_BYTES` bytes.
+
+    Raises an ImageError if they do not belong to an image.
+    """
     return _SUFFIX.get(name := _kind_of(start), f".{name.lower()}")
 
 
 def _kind_of(start: bytes) -> str:
-    """Pillow's module for a file by its first bytes; raises an ImageError if it is no image."""
+    """Return the Pillow module that reads a file, from its first bytes; raises an ImageError if it is no image."""
     name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         name = "WebP"
@@ -259,7 +263,7 @@ def _kind_of(start: bytes) -> str:
 
 
 def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
-    """The PNG inside an ICO file, or None where it is a bitmap; the size in the icon's own header is checked."""
+    """Return the largest icon of an ICO file if it is a PNG; if it is a bitmap, check its size and return None."""
     content = file.read()
     file.seek(0)
     (n,) = struct.unpack_from("<H", content, 4)
@@ -276,7 +280,7 @@ def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
 
 
 def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
-    """Whether a JPEG is progressive: it is decoded at its full size, so that a smaller decoding saves nothing."""
+    """Return whether a JPEG is progressive: it is always decoded at full size, so a smaller size saves nothing."""
     if not image.info.get("progressive"):
         return False
     position = file.tell()
@@ -289,7 +293,10 @@ def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
 
 
 def _shrink(image: Image, factor: int) -> Image:
-    """RGB, each `factor` × `factor` pixels averaged; strip by strip, so that no second copy of a large one is made."""
+    """Convert an image to RGB and average each block of `factor` × `factor` pixels.
+
+    It is done strip by strip, so that memory never holds a second copy of a large image.
+    """
     from PIL import Image as Images
 
     highest = _highest(image) if image.mode in ("I", "F") else 0.0
@@ -322,13 +329,16 @@ def _rgb(image: Image, highest: float) -> Image:
 
 
 def _highest(image: Image) -> float:
-    """The white of numbers without a fixed range: the end of the smallest usual range that holds them all."""
+    """Return the number that means white, for pixels that are integers or floats without a fixed range.
+
+    It is 1, 255 or 65,535, the smallest that no pixel exceeds; if a pixel exceeds all three, it is the largest pixel.
+    """
     highest = float(np.max(np.asarray(image), where=np.isfinite(np.asarray(image)), initial=0))
     return next((end for end in (1.0, 255.0, 65535.0) if highest <= end), highest)
 
 
 def _upright(small: Image, image: Image) -> Image:
-    """`small` turned by the orientation in the EXIF data of `image`."""
+    """Return `small`, turned upright by the orientation in the EXIF data of `image`."""
     from PIL.Image import Transpose
 
     try:
@@ -345,11 +355,15 @@ def encode_images(
     dims: int,
     enough: int = ENOUGH,
 ) -> Encoded:
-    """Open, convert and encode images (paths or contents of files); those that cannot be opened are problems.
+    """Open, convert and encode images; an image that cannot be opened becomes a problem of the result.
 
-    `convert` turns an upright RGB image into an array, in the thread that opens it, so that few images are in memory at
-    full size; `enough` are the pixels of the shorter side that it needs. `encode` turns the arrays into vectors
-    `(n, dims)`.
+    Args:
+        batch: paths or contents of image files.
+        convert: turns an upright RGB image into an array. It runs in the thread that opens the image, so that few
+            images are in memory at full size.
+        encode: turns the arrays into vectors `(n, dims)`.
+        dims: number of columns of the vectors.
+        enough: pixels of the shorter side that `convert` needs.
     """
 
     def open_converted(prepared: Prepared) -> np.ndarray | str:

@@ -18,11 +18,11 @@ from lirdrec.features.dataset_writer import MASK, VALUES, FeatureResult, add_fea
 from lirdrec.features.pipeline import features_lock
 from lirdrec.wording import pluralize
 
-BINARY = (".b", ".gz")  # records of an Amazon id and numbers
+BINARY = (".b", ".gz")  # suffixes of Amazon's binary format: records of an id and its vector
 
 
 def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
-    """Check a file as `add_file` does, with the same errors; changes nothing."""
+    """Check a file as `add_file` does, and raise the same errors, but change nothing."""
     _read(Dataset.load(folder), name, Path(path), replace)
 
 
@@ -30,12 +30,12 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     """Add the vectors of a file to a prepared dataset as the matrix `name`; rows whose id is no item are left out.
 
     The file is .npy (rows in the order of the dataset's item table), .npz, .safetensors, .parquet or .csv with ids, or
-    Amazon's .b.
+    Amazon's binary file of image features, .b.
 
     Raises:
-        ConfigError: an invalid name, or there is a matrix of this name, and `replace` is False.
-        DataError: the file is damaged or fits no item, or an item would have no features in any matrix.
-        RunFolderError: not a prepared dataset, or it cannot be written.
+        ConfigError: the name is invalid, or there is a matrix of this name and `replace` is False.
+        DataError: the file is damaged or has no vector of any item, or an item would have no features in any matrix.
+        RunFolderError: `folder` is not a prepared dataset, or cannot be written.
     """
     folder, path = Path(folder), Path(path)
     dataset = Dataset.load(folder)
@@ -44,8 +44,9 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     without = int((~np.any([matrix.present, *others], axis=0)).sum())
     if without:
         raise DataError(
-            f"{path}: with it {without:,} of {pluralize(dataset.n_items, 'item')} of {folder} would have no features"
-            f" in any matrix; add another one first, for instance lirdrec features {folder} --text hashed"
+            f"{path}: {without:,} of {pluralize(dataset.n_items, 'item')} of {folder} would have no features"
+            " in any matrix, neither in this nor in another; first add a matrix that has them, for instance"
+            f" lirdrec features {folder} --text hashed"
         )
     with features_lock(folder) as work:
         files = {ending: work / f".{name}{ending}" for ending in (VALUES, MASK)}
@@ -61,10 +62,13 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
 
 
 def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:
-    """The vectors of the file in the order of the items."""
+    """Read the vectors of the file and put them into the order of the dataset's items."""
     check_name(name, ConfigError)
     if name in dataset.features and not replace:
-        raise ConfigError(f"{dataset.folder} has features '{name}'; give the new ones another name, or --overwrite")
+        raise ConfigError(
+            f"{dataset.folder} has features '{name}' already; give the new ones another name, or replace the old ones"
+            " with --overwrite"
+        )
     binary = path.suffix.lower() in BINARY and path.suffixes[-2:-1] not in ([".csv"], [".tsv"])
     file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
     if file.ids is None and dataset.item_table.width == 1 and dataset.items.series.is_sorted():
@@ -76,5 +80,5 @@ def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatr
     aligned = align(file, dataset.items, str(path), drop_unknown=True, order=order)
     matrix = aligned.take(np.ones(dataset.n_items, dtype=bool))
     if not matrix.present.any():
-        raise DataError(f"{path} has no vector of any item of {dataset.folder}; are these the right ids?")
+        raise DataError(f"{path} has no vector of any item of {dataset.folder}; check that its ids are the item ids")
     return matrix

@@ -1,6 +1,7 @@
 """Build one feature matrix: fit the encoder if needed, encode or reuse shards, then concatenate them.
 
-Encoders are fitted once, to a sample; the stored state makes resumed runs identical.
+An encoder is fitted once, to a sample of the inputs. Its fitted state is stored, so that a job that was interrupted and
+resumed gives the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Merge = Callable[[Arrays, Facts], tuple[Arrays, Facts]]
 
 
 def sample(source: Source, step: int = 4096) -> list[Input]:
-    """Inputs of at most `SAMPLE` items, drawn with a fixed seed, in the order of the items."""
+    """Return the inputs of at most `SAMPLE` items, drawn with a fixed seed, in the order of the items."""
     n = len(source)
     chosen = np.full(n, n <= SAMPLE)
     if n > SAMPLE:
@@ -57,7 +58,7 @@ def sample(source: Source, step: int = 4096) -> list[Input]:
 
 
 def identity(encoder: Encoder) -> dict[str, Any]:
-    """The encoder's identity after a JSON round trip, with a hash of its fitted state."""
+    """Return the encoder's identity as the manifest stores it, with a hash of its fitted state if it is fitted."""
     values = json_like(encoder.identity)
     if encoder.needs_fit:
         values[FITTED] = hashlib.sha256(save(dict(sorted(encoder.state().items())))).hexdigest()
@@ -65,12 +66,12 @@ def identity(encoder: Encoder) -> dict[str, Any]:
 
 
 def json_like(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity after a JSON round trip: tuples become lists."""
+    """Return an identity as it is after writing it to JSON and reading it: tuples become lists."""
     return json.loads(json.dumps(dict(identity)))
 
 
 def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without the hash of the fitted state."""
+    """Return an identity without the hash of the fitted state."""
     return {key: value for key, value in identity.items() if key != FITTED}
 
 
@@ -81,7 +82,7 @@ class FeatureJob:
     `origin` is `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
 
     Raises:
-        ConfigError: an invalid name, or an encoder and inputs of different kinds.
+        ConfigError: the name is invalid, or the encoder does not take inputs of the source's kind.
     """
 
     name: str
@@ -99,7 +100,13 @@ class FeatureJob:
 
 
 def _merge(cached: Cached, keys: np.ndarray, arrays: Arrays, facts: Facts) -> tuple[Arrays, Facts]:
-    """The content of a shard from its cached vectors and the encoded other ones."""
+    """Return the content of a shard: its cached vectors, and the new vectors of its other inputs.
+
+    Args:
+        cached: the cached vectors.
+        keys: `(n, 16)` uint8, the keys of all inputs of the shard.
+        arrays, facts: the result of `encode_shard` for the inputs that are not cached.
+    """
     if cached.vectors is None:
         return arrays, facts | {"copied": 0}
     found, todo = cached.found, np.flatnonzero(~cached.found)
@@ -113,14 +120,21 @@ def _merge(cached: Cached, keys: np.ndarray, arrays: Arrays, facts: Facts) -> tu
 
 
 class FeatureJobRunner:
-    """Makes one matrix of a prepared folder; unfinished work in a subfolder of `work_folder` is resumed.
+    """Makes one matrix of a prepared dataset, and resumes unfinished work.
 
-    With `restart` unfinished work is discarded. `reuse` is another prepared folder whose vectors may be copied. The
-    attributes `encoded`, `copied`, `resumed`, `seconds` are those of `FeatureResult`.
+    Args:
+        folder: the prepared dataset.
+        work_folder: unfinished work is in its subfolder with the name of the matrix.
+        job: the matrix to make.
+        restart: discard unfinished work instead of resuming it.
+        reuse: another prepared dataset whose vectors may be copied.
+
+    Attributes:
+        encoded, copied, resumed, seconds: see `FeatureResult`.
 
     Raises:
         ConfigError: unfinished work has other settings.
-        DataError: no input to fit the encoder to.
+        DataError: there is no input to fit the encoder to.
     """
 
     def __init__(
@@ -143,9 +157,9 @@ class FeatureJobRunner:
         self.seconds = 0.0
 
     def _fit(self, plan: Mapping[str, Any]) -> None:
-        """Load the state of unfinished work, else of an existing matrix, else fit the encoder to a sample.
+        """Load the fitted state of unfinished work, else that of an existing matrix, else fit the encoder to a sample.
 
-        The state is stored before anything is encoded with it, and read back, so that a resumed run has the same bits.
+        The state is stored before anything is encoded with it, and read again, so that a resumed job has the same bits.
         """
         encoder, source = self.job.encoder, self.job.source
         shards = Shards(self.work_folder / "fit", plan, 1, 1, keep_existing=has_partial_work(self.work_folder))
@@ -161,12 +175,13 @@ class FeatureJobRunner:
         encoder.load_state(shards.read(0).arrays)
 
     def _existing_state(self) -> dict[str, np.ndarray] | None:
-        """The fitted state of a matrix of this encoder in `reuse`, else of an existing one with the same source."""
+        """Return the fitted state of a matrix that this encoder made: in `reuse`, else the matrix of the same name and
+        source in this dataset; None if there is none."""
         wanted = json_like(self.job.encoder.identity)
-        for folder in reversed(self.folders):  # another dataset was named for its encoders
+        for folder in reversed(self.folders):  # `reuse` comes first: it was given so that its encoders are used
             entries = read_manifest(folder)["info"].get("encoders", {})
             for name, entry in sorted(entries.items(), key=lambda one: one[0] != self.job.name):
-                # others of this dataset were fitted to other texts
+                # other matrices of this dataset were fitted to other texts
                 same = folder != self.folder or (name, entry["source"]) == (self.job.name, self.job.source.description)
                 if same and bare(entry["identity"]) == wanted and (state := fitted_state(folder, name)) is not None:
                     return state
@@ -190,7 +205,7 @@ class FeatureJobRunner:
         self.seconds = time.perf_counter() - started
 
     def join(self, keep: np.ndarray | None = None) -> FeatureResult:
-        """The finished matrix, for the items of `keep` `(I,)` bool (by default all)."""
+        """Join the finished shards to the matrix of the items in `keep` `(I,)` bool (by default of all items)."""
         job = self.job
         state = job.encoder.state() if job.encoder.needs_fit else {}
         result = join(self.shards, self.work_folder / "joined", job.source.rows, state, keep)
@@ -209,7 +224,7 @@ class FeatureJobRunner:
         return replace(result, name=job.name, entry=entry, **counts)
 
     def waiting(self) -> Iterator[list[Input]]:
-        """The distinct inputs that `run` will encode, shard by shard; inputs with a cached vector are left out."""
+        """Yield the distinct inputs that `run` will encode, shard by shard; inputs with a cached vector are skipped."""
         for index in self._pending:
             items, _, cached = self._look_up(index)
             wanted = compress(items, ~cached.found)
@@ -217,10 +232,10 @@ class FeatureJobRunner:
 
     @cached_property
     def _outdated(self) -> list[int]:
-        """Finished shards with a changed input: images that were missing, broken or in another folder.
+        """Indices of finished shards with a file that has changed since, for instance an image that was missing.
 
-        Values of the item table cannot have changed: their hash is in the plan. Images that had a vector are checked
-        only if the image folder has changed.
+        Values of the item table cannot have changed, since their hash is part of the plan of the shards. Files that
+        had no problem are checked only if their folder is another one now.
         """
         if self.job.source.location is None:
             return []
@@ -246,7 +261,10 @@ class FeatureJobRunner:
         return VectorCache(self.folders, self.identity)
 
     def _look_up(self, index: int) -> tuple[list[Item], np.ndarray, Cached]:
-        """The items of a shard, their keys `(n, 16)`, and their cached vectors (of an outdated shard: its own)."""
+        """Return the items of a shard, their keys `(n, 16)`, and their cached vectors.
+
+        For an outdated shard, the cached vectors are those that the shard has for unchanged inputs.
+        """
         rows = self.shards.rows(index)
         items = self.job.source.read(rows.start, rows.stop)
         keys = _keys(items)
@@ -274,7 +292,7 @@ class FeatureJobRunner:
         self.copied += facts["copied"]
 
     def _resumed_batch_size(self) -> int:
-        """The batch size at the interruption, so that the batches equal those of an uninterrupted run."""
+        """Return the batch size at the interruption, so that the batches equal those of an uninterrupted run."""
         if self._pending[0] == 0:
             return self._requested
         facts = self.shards.facts(self._pending[0] - 1)
@@ -291,7 +309,13 @@ def _keys(items: list[Item]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cached:
-    """Cached vectors of some inputs: `found` (n,) bool, `vectors` (f, d) of these or None, their `cut` (f,) bool."""
+    """The cached vectors of n inputs, of which f are found.
+
+    Attributes:
+        found: `(n,)` bool, the inputs that have a cached vector.
+        vectors: `(f, d)` float32, the vectors of the found inputs; None if no input is found.
+        cut: `(f,)` bool, whether each found input was truncated.
+    """
 
     found: np.ndarray
     vectors: np.ndarray | None
@@ -299,10 +323,14 @@ class Cached:
 
 
 class VectorCache:
-    """The vectors of an encoder, by its identity, in prepared folders (in order of priority).
+    """The existing vectors of an encoder in prepared datasets, which are found by the keys of their inputs.
 
     Memory holds 16 bytes per vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
     skipped: its items are encoded again.
+
+    Args:
+        folders: the prepared datasets; if several have a vector, the first one is used.
+        identity: the identity of the encoder.
     """
 
     def __init__(self, folders: list[Path], identity: Mapping[str, Any]):
@@ -346,19 +374,19 @@ class _Matrix:
         self._heads, self._rows = heads[order], rows[order]
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
-        """The row of each key, -1 where there is none."""
+        """Return the row of each key, -1 for a key that is not in the matrix."""
         if not len(self._rows):
             return np.full(len(keys), -1)
         rows = self._rows[np.minimum(np.searchsorted(self._heads, _heads(keys)), len(self._rows) - 1)]
         return np.where((self.keys[rows] == keys).all(axis=1) & keys.any(axis=1), rows, -1)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors of some rows. The memory map is opened for each call, since pages of an open map accumulate."""
+        """Return the vectors of some rows; the file is mapped again in each call, since pages of an open map add up."""
         return open_array(self._values)[rows]
 
 
 def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
-    """The fitted state of a matrix's encoder; None if it was not stored, or is damaged."""
+    """Return the fitted state of a matrix's encoder; None if it was not stored, or is damaged."""
     manifest = read_manifest(folder)
     if not _is_intact(folder, manifest, file_name(name, STATE)):
         return None
@@ -380,5 +408,5 @@ def _is_intact(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
 
 
 def _heads(keys: np.ndarray) -> np.ndarray:
-    """The first half of each key as one number; equal ones are compared in full afterwards."""
+    """Return the first half of each key as one number; keys with equal first halves are compared in full later."""
     return np.ascontiguousarray(keys[:, :8]).view(np.uint64)[:, 0]

@@ -1,7 +1,7 @@
-"""Decode untrusted sound and video files with PyAV: samples or frames, or a `MediaError` of one sentence.
+"""Decode untrusted sound and video files with PyAV: each gives samples or frames, or raises a `MediaError`.
 
-PyAV (the extra `media`) brings FFmpeg's libraries. Only common containers are opened, and never a playlist or a list of
-other files, so that a file cannot make this machine read another file or address.
+PyAV (the extra `media`) contains FFmpeg's libraries. Only common containers are opened, and never a playlist or a list
+of other files, so that a file cannot make this machine read another file or address.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAX_MEDIA_BYTES = 4 * 2**30
 SHORTEST = 0.1  # seconds of sound
 # FFmpeg's names; files may have any suffix
 FORMATS = "wav,w64,aiff,caf,mp3,flac,ogg,aac,amr,mov,matroska,avi,mpegts,mpeg,mpegvideo,h264,asf,flv,gif"
-_SEEK_FRAMES = 600  # decoded behind a key frame to reach a time
-_MAX_FRAMES = 50_000  # decoded of a video of unknown length
-_CUT_OFF = 0.9  # a file that gives less of the length in its header is cut off
+_SEEK_FRAMES = 600  # frames decoded after a key frame to reach a time, at most
+_MAX_FRAMES = 50_000  # frames decoded of a video of unknown length, at most
+_CUT_OFF = 0.9  # a file is cut off if it gives less than this share of the length in its header
 
 
 class MediaError(ImageError):
@@ -36,12 +36,15 @@ class MediaError(ImageError):
 
 
 def read_audio(source: Path | bytes, rate: int, seconds: float) -> tuple[np.ndarray, bool]:
-    """The first `seconds` of a sound as `(n,)` float32 in [-1, 1], mixed to one channel, at `rate` samples a second.
+    """Read the first `seconds` of a sound file, or of the sound of a video.
 
-    The sound of a video is read, too. Also returns whether the sound is longer.
+    Returns:
+        The samples `(n,)` float32 in [-1, 1], mixed to one channel, `rate` samples a second; and whether the sound is
+        longer than `seconds`.
 
     Raises:
-        MediaError: missing, no sound, damaged, cut off or shorter than 0.1 seconds; one sentence that names the file.
+        MediaError: the file is missing, without sound, damaged, cut off or shorter than 0.1 seconds; one sentence that
+            names the file.
         ConfigError: PyAV is not installed.
     """
     with _opened(source, "audio file") as container:
@@ -69,16 +72,17 @@ def read_audio(source: Path | bytes, rate: int, seconds: float) -> tuple[np.ndar
 
 
 def audio_seconds(source: Path | bytes) -> float:
-    """The length of a sound as its header says it, 0 if it does not; errors as of `read_audio`."""
+    """Return the seconds of a sound by its header, 0 if the header has no length; raises the errors of `read_audio`."""
     with _opened(source, "audio file") as container:
         return float((container.duration or 0) / 1_000_000)
 
 
 def read_frames(source: Path | bytes, n: int, enough: int = ENOUGH, max_pixels: int = MAX_PIXELS) -> list[Image]:
-    """`n` frames of a video as upright RGB images, from the middles of `n` equal parts of its length.
+    """Return `n` frames of a video as upright RGB images: the video is divided into `n` equal parts, and the frame in
+    the middle of each part is taken.
 
-    A video of fewer frames gives some of them twice. Large frames come back smaller, as far as both sides keep `enough`
-    pixels. Errors as of `read_audio`.
+    If the video has fewer frames, some are returned twice. Large frames are returned smaller, but both sides keep at
+    least `enough` pixels. Raises the errors of `read_audio`.
     """
     with _opened(source, "video") as container:
         if not container.streams.video:
@@ -95,7 +99,7 @@ def read_frames(source: Path | bytes, n: int, enough: int = ENOUGH, max_pixels: 
 
 
 def _at_times(container: Any, stream: Any, n: int, length: float) -> list[Any]:
-    """The first frames at or behind `n` times, searched from the key frame before each."""
+    """Return the first frame at or after each of `n` times; decoding starts at the key frame before the time."""
     start = (container.start_time or 0) / 1_000_000
     found = []
     for index in range(n):
@@ -106,14 +110,14 @@ def _at_times(container: Any, stream: Any, n: int, length: float) -> list[Any]:
             last = frame
             if tried >= _SEEK_FRAMES or (frame.time is not None and frame.time >= time - 1e-6):
                 break
-        if last is None:  # behind the last frame: a header that claims too much
+        if last is None:  # the time is after the last frame: the header claims too much
             raise MediaError("the file is cut off")
         found.append(last)
     return found
 
 
 def _evenly(container: Any, stream: Any, n: int) -> list[Any]:
-    """`n` frames at equal distances, of a video that does not say its length; few are in memory at once."""
+    """Return `n` frames at equal distances of a video whose header has no length; few are in memory at once."""
     kept: list[Any] = []
     step = 1
     for index, frame in enumerate(container.decode(stream)):
@@ -132,12 +136,12 @@ def _image(frame: Any, enough: int, max_pixels: int) -> Image:
     image: Image = frame.to_image()
     factor = max(1, min(image.size) // enough)
     image = image.reduce(factor) if factor > 1 else image
-    rotation = getattr(frame, "rotation", 0) or 0  # degrees against the clock, as phones record it
+    rotation = getattr(frame, "rotation", 0) or 0  # degrees counterclockwise, as phones record it
     return image.rotate(rotation, expand=True) if rotation else image
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """The frames of a stream, and None, which makes a resampler give its rest."""
+    """Yield the frames of a stream, and then None, which makes a resampler return its last samples."""
     yield from container.decode(stream)
     yield None
 
@@ -151,7 +155,7 @@ def _check_length(container: Any, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _opened(source: Path | bytes, noun: str) -> Iterator[Any]:
-    """An open container; all errors become a MediaError that names the file."""
+    """Open a media file and yield PyAV's container; all errors become a MediaError that names the file."""
     av = import_av()
     where = str(source) if isinstance(source, Path) else f"this {noun}"
     try:
@@ -177,28 +181,29 @@ def _media_errors(noun: str) -> Iterator[None]:
     except ImageError:
         raise
     except MemoryError:
-        raise MediaError("takes more memory than there is") from None
-    except Exception as error:  # PyAV has many errors of its own, and passes those of the system on
+        raise MediaError("needs more memory than this machine has free") from None
+    except Exception as error:  # PyAV raises many errors of its own, and errors of the operating system
         reason = describe_error(error).rstrip(".")
         raise MediaError(f"cannot be decoded as {noun} ({reason}); it is damaged or cut off") from error
 
 
 def _check_riff(file: BinaryIO) -> None:
-    """Raise a MediaError if a WAV or AVI file is shorter than its header says; FFmpeg takes it as whole."""
+    """Raise a MediaError if a WAV or AVI file is shorter than its header says; FFmpeg would accept it as complete."""
     head = file.read(8)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     claimed = int.from_bytes(head[4:8], "little")
-    if head[:4] == b"RIFF" and claimed < 2**32 - 64 and claimed + 8 > size + 1:  # a writer to a pipe leaves the largest
+    # a program that writes to a pipe cannot know the size, and leaves the largest number in the header
+    if head[:4] == b"RIFF" and claimed < 2**32 - 64 and claimed + 8 > size + 1:
         raise MediaError(f"the file is cut off: it holds {size:,} of {claimed + 8:,} bytes")
 
 
 def import_av() -> Any:
-    """PyAV, without its messages on the error stream; raises a ConfigError if it is not installed."""
+    """Import PyAV and switch off its messages on the error stream; raises a ConfigError if it is not installed."""
     try:
         import av
     except ImportError:
-        raise ConfigError(f"decoding sound and video takes PyAV: {EXTRA}") from None
+        raise ConfigError(f"decoding sound and video needs PyAV; install it with {EXTRA}") from None
     logging.getLogger("libav").setLevel(logging.CRITICAL)
     av.logging.set_level(None)
     return av

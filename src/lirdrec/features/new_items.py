@@ -1,4 +1,4 @@
-"""Features of new items from their texts and files, by the encoders that made the features of a prepared dataset."""
+"""Make the features of new items from their texts and files, with the encoders that made the dataset's features."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class EncodedItems:
     """Features of new items, made by the encoders of a dataset.
 
     Attributes:
-        features: name → a row `(d,)` float32 for each item, None for an item without a text or an image.
-        reasons: name → why the features were not made, for those whose encoder the dataset records.
+        features: name of a matrix → a vector `(d,)` float32 for each item, None for an item without a text or a file.
+        reasons: name of a matrix → why its features were not made, although the dataset records its encoder.
     """
 
     features: dict[str, list[np.ndarray | None]]
@@ -38,7 +38,7 @@ def encode_items(
 
     Args:
         folder: the prepared dataset, whose manifest records the encoders.
-        names: the features to make; those without a recorded encoder are left out.
+        names: names of the matrices; a matrix whose encoder is not recorded is left out.
         table: a row per new item, with columns of the dataset's item table.
         images: folder of the paths in the columns of images, sounds and videos.
         device: where the encoders run.
@@ -69,7 +69,7 @@ def encode_items(
 
 
 def _encoded(folder: str | Path, name: str, items: list[Item], device: str) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """The arrays and the problems that `encode_shard` gives."""
+    """Encode items with the recorded encoder of a matrix; returns the arrays and the problems of `encode_shard`."""
     encoder = load_encoder(folder, name, device=device)
     arrays, facts = encode_shard(encoder, items, encoder.batch_size)
     encoder.release()
@@ -83,7 +83,7 @@ def _check_problems(name: str, problems: list[Any]) -> None:
 
 
 def _inputs(entry: Mapping[str, Any], table: pl.DataFrame, images: Path) -> tuple[list[Item], list[str]]:
-    """The inputs of new items for a matrix, and the columns that they are made of."""
+    """Return the inputs of new items for a matrix, and the columns that these inputs are made of."""
     kind, source = entry["origin"]["kind"], entry.get("source", {})
     if kind == "text":
         return _texts(source, table)
@@ -117,8 +117,8 @@ def encode_texts(folder: str | Path, table: pl.DataFrame) -> dict[str, np.ndarra
         table: a row per new item, with the columns of the dataset's item table that the texts are made of.
 
     Returns:
-        Name → `(n, d)` float32 for each matrix that an encoder made of texts; empty if there is none. A row is zero
-        where the item has no text.
+        Name → `(n, d)` float32 for each matrix that an encoder made from texts; empty if there is no such matrix. The
+        row of an item without a text is zero.
 
     Raises:
         ConfigError: the table lacks a column, or an encoder cannot be loaded.

@@ -40,7 +40,7 @@ from lirdrec.wording import pluralize
 __all__ = ["FeatureJob", "FeatureResult", "FeatureRun", "encode_shard", "features_lock", "local", "make_features"]
 
 WORK = "work/features"  # unfinished work, in the prepared folder
-CHANGED = ".changed"  # below it, other files that change with the matrices; no matrix can have this name
+CHANGED = ".changed"  # subfolder for other files that change with the matrices; no matrix can have this name
 
 FeatureRun = FeatureResult
 NOUNS = {"text": "text", "image": "image", "audio": "sound", "video": "video", "joint": "text or image"}
@@ -86,8 +86,8 @@ def make_features(
     vector of the same encoder, in the dataset or in `reuse`, are not encoded again.
 
     Args:
-        jobs: the matrices; an existing one of the same name is replaced if the same encoder made it.
-        batch_size: by default the encoder's own; it may change when resuming.
+        jobs: the matrices to make; an existing matrix of the same name is replaced if the same encoder made it.
+        batch_size: number of inputs in a batch, by default the encoder's own; it may change when resuming.
         restart: discard unfinished work, and fit encoders again.
         reuse: another prepared folder whose vectors may be copied.
         drop: remove items without features in any matrix from the dataset, with their interactions.
@@ -96,9 +96,9 @@ def make_features(
         before: called with the runners before anything is encoded; an exception it raises ends the call.
 
     Raises:
-        ConfigError: two jobs of one name, a matrix that must not be replaced, or unfinished work of other settings.
+        ConfigError: two jobs have the same name, a matrix may not be replaced, or unfinished work has other settings.
         DataError: a matrix would be empty, or an item has no features in any matrix; finished work is kept.
-        RunFolderError: not a prepared dataset, locked by another process, or not writable.
+        RunFolderError: the folder is not a prepared dataset, is locked by another process, or is not writable.
     """
     folder, reuse = Path(folder), None if reuse is None else Path(reuse)
     for prepared in (folder, reuse):
@@ -178,7 +178,8 @@ def _remove_empty_work(work_folder: Path, names: Sequence[str]) -> Iterator[None
 def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
     """Mark the work as finished while it is added to the dataset, which may have other items afterwards.
 
-    Without the mark, work left by a kill in between would be refused as unfinished work of other settings.
+    Without the mark, if the process is killed at this moment, the next call would take the rest for unfinished work
+    with other settings and refuse it.
     """
     marks = [work.work_folder / JOINING for work in works]
     for mark in marks:
@@ -192,20 +193,20 @@ def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
 
 
 def _check_overwrite(folder: Path, job: FeatureJob) -> None:
-    """Raise a ConfigError if the job would replace a matrix of the source data or of another encoder."""
+    """Raise a ConfigError if the job would replace a matrix that came with the data or is from another encoder."""
     manifest = read_manifest(folder)
     entry = manifest["info"].get("encoders", {}).get(job.name)
     same = entry is not None and bare(entry["identity"]) == json_like(job.encoder.identity)
     if job.name in manifest["features"] and not same:
         origin = "of another encoder, or of the same with other settings" if entry else "that came with the data"
         raise ConfigError(
-            f"{folder} has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
-            " or replace them (--overwrite)"
+            f"{folder} already has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
+            " or replace the old ones (--overwrite)"
         )
 
 
 def _check_not_empty(works: Sequence[FeatureJobRunner], joined: Joined) -> None:
-    """Raise a DataError if a matrix has no vector at all; its shards are removed."""
+    """Raise a DataError if a matrix has no vector at all, after removing its shards."""
     empty = [work for work in works if not joined[work.job.name].present]
     if not empty:
         return
@@ -215,19 +216,19 @@ def _check_not_empty(works: Sequence[FeatureJobRunner], joined: Joined) -> None:
     problem = f"; the first problem: {result.problems[0][1]}: {result.problems[0][2]}" if result.problems else ""
     searched = _searched(job.source) if isinstance(job.source, FileSource) else ""
     raise DataError(
-        f"{empty[0].folder}: no item got a vector for '{job.name}': of {pluralize(result.items, 'item')}"
-        f" {result.missing:,} have no {NOUNS[job.source.kind]} and {pluralize(result.n_problems, 'input')} cannot be"
+        f"{empty[0].folder}: no item got a vector for '{job.name}': among {pluralize(result.items, 'item')},"
+        f" {result.missing:,} have no {NOUNS[job.source.kind]}, and {pluralize(result.n_problems, 'input')} cannot be"
         " used"
         f"{problem}{searched}"
     )
 
 
 def _searched(source: FileSource) -> str:
-    return f"; {source.media.noun}s were searched in {source.root} ({source.media.option})"
+    return f"; {source.media.noun}s were searched for in {source.root} ({source.media.option})"
 
 
 def _covered(folder: Path, joined: Joined) -> np.ndarray:
-    """`(I,)` bool: the items that will have features in some matrix."""
+    """Return `(I,)` bool: whether each item will have features in at least one matrix."""
     manifest = read_manifest(folder)
     masks = [result.mask for result in joined.values()]
     for name in set(manifest["features"]) - set(joined):
@@ -257,7 +258,7 @@ def _check_items_covered(folder: Path, keep: np.ndarray, works: Sequence[Feature
 
 
 def _second_matrix(rows: ItemRows, works: Sequence[FeatureJobRunner]) -> str | None:
-    """The option that encodes another kind of input the dataset has; None if there is none."""
+    """Return the option that encodes another kind of input, if the dataset has one, else None."""
     sources = [work.job.source for work in works]
     texts = default_texts(rows)
     if texts is not None and {"template": texts.text} not in [source.description for source in sources]:

@@ -1,14 +1,15 @@
 """Encoding on a Ray cluster: remote workers encode the shards, and this process saves them.
 
-Ray Data does not fit: it reads its input on the workers or receives all of it at once, and each execution starts new
-actors. Here one shard is read at a time, since the inputs may not fit into memory, and the actors keep their weights
-for all shards. An actor whose process dies is started again by Ray and repeats its shards.
+Ray Data is not used: it reads its input on the workers or receives all of it at once, and each execution starts new
+actors. Here one shard is read at a time, since the inputs may not fit into memory, and each worker is a Ray actor that
+keeps its weights for all shards. An actor whose process dies is started again by Ray and repeats its shards.
 
 A worker encodes a complete shard with `encode.encode_shard`, in the same batches and with as many threads as this
-process (another number changes the last bits). So the bytes are those of a single process, if the machines compute
-alike (processors, versions of libraries) and memory suffices: a batch size halved in a shard is not kept for the next.
+process (another number of threads changes the last bits). So the result has the same bytes as that of a single process,
+if two conditions hold. The machines compute alike (same processors, same versions of libraries). And memory suffices:
+here a batch size that was halved in a shard is not kept for the next shard.
 
-All machines need the same lirdrec, and see images and models in folders of the same paths.
+All machines need the same version of lirdrec, and must find images and models under the same paths.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lirdrec.features.sources import Item
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
 from lirdrec.ray_cluster import LOCAL, RETRIES, LostTaskError, RayCluster, Share, import_ray, quiet_output, result_of
 
-AHEAD = 2  # shards of a worker at once: one in work, one waiting
+AHEAD = 2  # shards that a worker has at once: it encodes one, the other waits
 POLL_SECONDS = 1.0  # between two checks of the progress
 
 
@@ -37,17 +38,18 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
         with RayLoop("auto") as loop:
             make_features(folder, jobs, loop=loop)
 
-    Ray is started or connected at the first use, and left at the end of the block, unless this process was already
-    connected.
+    The first use starts Ray or connects to it. The end of the block disconnects, unless this process was connected
+    before.
 
     Args:
-        address: "local" starts Ray on this machine, "auto" is its cluster; or "HOST:PORT", or "ray://HOST:PORT".
-        workers: processes that encode; by default one for each GPU of the cluster, or without GPUs one for each
-            `OMP_NUM_THREADS` processors (by default those of this machine); two with "local".
+        address: "local" starts Ray on this machine, "auto" is the cluster of this machine; or "HOST:PORT", or
+            "ray://HOST:PORT".
+        workers: number of processes that encode. The default is one for each GPU of the cluster; without GPUs, one for
+            each `OMP_NUM_THREADS` processors (by default as many as this machine has); two with "local".
 
     Raises:
-        ConfigError: Ray is not installed, or `workers` is below 1. At the first use: no cluster answers, or it has no
-            room for so many workers.
+        ConfigError: Ray is not installed, or `workers` is below 1. At the first use: no cluster answers, or the cluster
+            is too small for so many workers.
     """
 
     def __init__(self, address: str = LOCAL, workers: int | None = None):
@@ -65,7 +67,7 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
 
         Raises:
             TrainingError: one input does not fit into a worker's memory, or workers die again and again.
-            ConfigError: a worker does not see the files.
+            ConfigError: the machine of a worker does not have the files.
         """
         import torch
 
@@ -83,7 +85,7 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
 
 
 class _Worker:
-    """Actor of Ray in its own process; its encoder stays loaded for all shards of a matrix."""
+    """A Ray actor, which runs in its own process; its encoder stays loaded for all shards of a matrix."""
 
     def __init__(self) -> None:
         self.encoder: Encoder | None = None
@@ -98,7 +100,7 @@ class _Worker:
         return encode_shard(self.encoder, items, batch_size, self._advance)
 
     def progress(self) -> tuple[int, int]:
-        """The shard in work, and the number of its finished inputs."""
+        """Return the index of the shard that is being encoded, and the number of its finished inputs."""
         return self.index, self.done
 
     def _advance(self, n: int, /, idle: bool = False) -> None:
@@ -107,7 +109,7 @@ class _Worker:
 
 @dataclass
 class _Shard:
-    """A shard in progress: `reported` of its inputs were counted by the progress bar."""
+    """A shard that a worker has to encode; `reported` is how many of its inputs the progress bar has counted."""
 
     index: int
     n_items: int
@@ -115,7 +117,7 @@ class _Shard:
     reported: int = 0
 
     def more(self, done: int) -> int:
-        """Number of inputs to report now; none is counted twice, even when the shard is repeated."""
+        """Return how many inputs to report now; no input is counted twice, even if the shard is repeated."""
         new = max(0, min(done, self.n_items) - self.reported)
         self.reported += new
         return new
@@ -140,7 +142,7 @@ class Pool:
         self._shards: dict[Any, _Shard] = {}
 
     def run(self, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback) -> Iterator[Done]:
-        """Encode all tasks; at most `AHEAD` a worker are read and not yet yielded."""
+        """Encode all tasks; for each worker, at most `AHEAD` tasks are read before their results are yielded."""
         unread: Iterator[Task] | None = iter(tasks)
         while True:
             while unread is not None and (worker := self._least_busy()) is not None:
@@ -169,7 +171,7 @@ class Pool:
         return self.workers[busy.index(fewest)] if fewest < AHEAD else None
 
     def _report_progress(self, advance: ProgressCallback) -> None:
-        """Ask the workers for their progress; one that is starting or dead does not answer."""
+        """Ask the workers for their progress; a worker that is starting or dead does not answer."""
         asked = {worker.progress.options(concurrency_group="progress").remote(): worker for worker in self.workers}
         answered, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
         for reference in answered:
@@ -187,13 +189,13 @@ class Pool:
         except LostTaskError as error:
             raise TrainingError(
                 f"the workers of the Ray cluster died {RETRIES + 1} times with one shard ({error}); they may have too"
-                " little memory: take fewer of them, or a smaller batch. What was finished is kept"
+                " little memory: use fewer workers, or a smaller batch. Finished shards are kept"
             ) from error
         return arrays, facts
 
 
 def _check_files(items: list[Item]) -> None:
-    """Raise a ConfigError if this machine sees none of the files; all would count as missing."""
+    """Raise a ConfigError if this machine has none of the files, since all of them would count as missing."""
     paths = [item.value for item in items if isinstance(item.value, Path)]
     if paths and not any(path.exists() for path in paths):
         raise ConfigError(

@@ -1,6 +1,6 @@
-"""Registry of encoders by name, and jobs from options such as `--text MODEL --image NAME=MODEL`.
+"""Construct encoders by name, and feature jobs from options such as `--text MODEL --image NAME=MODEL`.
 
-The command line, Python and the dataset manifest use the same names.
+The command line, Python and the dataset manifest use the same names of encoders.
 """
 
 from __future__ import annotations
@@ -63,24 +63,24 @@ def parse_jobs(
     video_files: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[FeatureJob]:
-    """Jobs for `make_features`.
+    """Return the jobs for `make_features` that options ask for: one for each matrix.
 
     Args:
-        wanted: what to encode, and "MODEL" or "NAME=MODEL"; the default NAME of a matrix is what it encodes. If empty:
-            the texts and images of the dataset, with the encoders that need no download.
+        wanted: pairs of what to encode, and "MODEL" or "NAME=MODEL"; the default NAME of a matrix is what it encodes.
+            If empty: the texts and images of the dataset, with the encoders that need no download.
         images: the image folder. If the item table has no column of paths, the images are files named after items; the
             table gets that column together with the matrix.
         audio_files, video_files: the same for sounds and videos.
-        options: of the encoders; each gets those that it takes. None is the default.
+        options: options of the encoders; each encoder gets the options that it takes. None is the default.
 
     Raises:
-        ConfigError: an option that no requested encoder takes, a name used twice, or nothing to encode.
+        ConfigError: no requested encoder takes an option, or there is nothing to encode.
         DataError: the dataset lacks the column, or the image folder is missing.
     """
     wanted = list(wanted) or _defaults(folder, template, images)
     kinds = {what for what, _ in wanted}
     if template is not None and not kinds & _WITH_TEXT:
-        raise ConfigError("--text-template: no text of a template is encoded; add --text MODEL, or leave it out")
+        raise ConfigError("--text-template: no text is encoded with it; add --text MODEL, or leave the template out")
     folders = {"image": images, "audio": audio_files, "video": video_files}
     for kind_of_files, path in folders.items():
         if path is not None and not kinds & (_WITH_IMAGES if kind_of_files == "image" else {kind_of_files}):
@@ -90,7 +90,7 @@ def parse_jobs(
             )
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, folders))
-    encoders: list[tuple[EncoderSpec, Encoder]] = []  # equal ones are shared: their weights are in memory once
+    encoders: list[tuple[EncoderSpec, Encoder]] = []  # equal encoders are shared: their weights are in memory once
     jobs: list[FeatureJob] = []
     for what, text in wanted:
         name, model = named(text, what)
@@ -106,12 +106,12 @@ def parse_jobs(
     for name in given:
         if not any(name in spec.options for spec, _ in encoders):
             models = ", ".join(named(text, what)[1] for what, text in wanted)
-            raise ConfigError(f"{flag(name)}: none of the chosen encoders ({models}) takes it")
+            raise ConfigError(f"{flag(name)}: none of the chosen encoders ({models}) takes this option; leave it out")
     return jobs
 
 
 def named(text: str, what: str) -> tuple[str, str]:
-    """`NAME=MODEL` as a pair; the name is `what` if there is none."""
+    """Split `NAME=MODEL` into the name and the model; the name is `what` if the text has none."""
     match = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
     return (match[1], match[2]) if match else (what, text)
 
@@ -148,7 +148,9 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
         if template is not None:
             raise
         if not has_images:
-            raise ConfigError(f"{folder}: there is nothing to encode: no column of images and {error}") from None
+            raise ConfigError(
+                f"{folder}: there is nothing to encode: the item table has no column of images, and {error}"
+            ) from None
         return defaults
     return [("text", DEFAULTS["text"]), *defaults]
 
@@ -174,23 +176,29 @@ _OF_MACHINE = ("device", *_SERVER)  # does not change the vectors
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder by its kind, model and options.
+    """The specification of an encoder: its kind, its model and its options.
 
     Attributes:
-        kind: "text", "image", "audio", "video" or "joint".
-        model: for texts `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model by
-            its name or folder; for images `descriptor`, `efficientnet-lite0`, or a Hugging Face vision model;
-            for sounds `spectrum`, a Hugging Face audio model, or a sentence-transformers model that takes sounds; for
-            videos any encoder of images, which encodes frames, or a sentence-transformers model that takes videos;
-            joint (text and image): a sentence-transformers or Hugging Face model that takes both.
-        options: of `hashed`: dims; of a server: dims, prompt, concurrency, timeout, requests_per_minute; of other text
-            models: pooling, prompt, max_length, device, precision, revision; of `efficientnet-lite0`: device, and
-            components (its vectors are reduced to so many principal components); of other vision models: device,
-            precision, revision; of audio models also max_seconds, of videos also frames, of joint models also
-            prompt. None is the default.
+        kind: "text", "image", "audio", "video" or "joint" (a text and an image together).
+        model: one of the following; models of libraries are given by name or folder.
+
+            - text: `hashed`, `minilm`, `endpoint:URL#MODEL`, or a sentence-transformers or Hugging Face model.
+            - image: `descriptor`, `efficientnet-lite0`, or a Hugging Face vision model.
+            - audio: `spectrum`, a Hugging Face audio model, or a sentence-transformers model that takes sounds.
+            - video: any encoder of images, which encodes frames, or a sentence-transformers model that takes videos.
+            - joint: a sentence-transformers or Hugging Face model that takes texts and images.
+        options: option → value; None is the default. The options depend on the model:
+
+            - `hashed`: dims.
+            - `endpoint:`, a server: dims, prompt, concurrency, timeout, requests_per_minute.
+            - other text models: pooling, prompt, max_length, device, precision, revision.
+            - `efficientnet-lite0`: device, components (the vectors are reduced to so many principal components).
+            - other vision models: device, precision, revision; joint models also prompt.
+            - audio models: device, precision, revision, max_seconds; `spectrum` only max_seconds.
+            - videos: the options of the image encoder, except components, and frames.
 
     Raises:
-        ConfigError: an option that this encoder does not take, or a misspelled name.
+        ConfigError: this encoder does not take an option, or its name is misspelled.
     """
 
     kind: Kind
@@ -202,13 +210,14 @@ class EncoderSpec:
         object.__setattr__(self, "options", given)
         if not self.model:
             example = ", ".join(NAMES[self.kind]) or "openai/clip-vit-base-patch32"
-            raise ConfigError(f"no {self.kind} encoder is named; for instance {example}")
+            raise ConfigError(f"no {self.kind} encoder is named; give a name, for instance {example}")
         near = difflib.get_close_matches(self.model.lower(), NAMES[self.kind], n=1, cutoff=0.8)
         if near and self.model not in NAMES[self.kind] and not Path(self.model).is_dir():
             raise ConfigError(f"no {self.kind} encoder is called '{self.model}'; did you mean '{near[0]}'?")
         if self.kind != "text" and self.model.startswith(ENDPOINT):
             raise ConfigError(
-                "a server encodes only texts; of images, caption them (lirdrec caption), then encode the captions"
+                "a server encodes only texts; to use it for images, caption them first (lirdrec caption), then encode"
+                " the captions"
             )
         for name in given:
             if name not in self.takes:
@@ -217,7 +226,7 @@ class EncoderSpec:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """The options of this encoder."""
+        """Names of the options that this encoder takes."""
         if self.kind == "text":
             if self.model.startswith(ENDPOINT):
                 return ("dims", "prompt", *_SERVER)
@@ -231,14 +240,17 @@ class EncoderSpec:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """JSON-able, for `info["encoders"]`: how to make the encoder again, with the full path of a model's folder."""
+        """What `info["encoders"]` records to make the encoder again, JSON-able; a model's folder has its full path."""
         folder = Path(self.model)
         options = {name: value for name, value in self.options.items() if name not in _OF_MACHINE}
         named = str(folder.absolute()) if self.model not in NAMES[self.kind] and folder.is_dir() else self.model
         return {"kind": self.kind, "model": named, "options": options}
 
     def encoder(self) -> Encoder:
-        """The encoder, without its weights; raises a ConfigError if a package is missing or an option out of range."""
+        """Construct the encoder; its weights are loaded at the first use.
+
+        Raises a ConfigError if a package is missing or an option is out of range.
+        """
         options = dict(self.options)
         if self.kind == "joint":
             return JointEncoder(self.model, **options)
@@ -273,21 +285,22 @@ class EncoderSpec:
 
 
 def text_encoder(name: str, **options: Any) -> Encoder:
-    """An encoder of texts; name, options and errors as of `EncoderSpec`."""
+    """Construct an encoder of texts; for the names, options and errors see `EncoderSpec`."""
     return EncoderSpec("text", name, options).encoder()
 
 
 def image_encoder(name: str, **options: Any) -> Encoder:
-    """An encoder of images; name, options and errors as of `EncoderSpec`."""
+    """Construct an encoder of images; for the names, options and errors see `EncoderSpec`."""
     return EncoderSpec("image", name, options).encoder()
 
 
 def recorded_jobs(folder: str | Path, earlier: str | Path, **folders: Any) -> list[FeatureJob]:
-    """Jobs that encode a dataset as an earlier one was encoded: its encoders, their options and its templates.
+    """Return jobs that encode a dataset like an earlier one: with the same encoders, options and text templates.
 
     Args:
-        folder: to encode; earlier: a prepared dataset whose manifest records the encoders.
-        folders: the folders of files, as for `parse_jobs`.
+        folder: the prepared dataset to encode.
+        earlier: a prepared dataset whose manifest records its encoders.
+        folders: `images`, `audio_files` and `video_files` of `parse_jobs`.
 
     Raises:
         ConfigError: the earlier dataset records no encoder.
@@ -304,14 +317,14 @@ def recorded_jobs(folder: str | Path, earlier: str | Path, **folders: Any) -> li
             options: Any = {"template": source.get("template"), "options": origin["options"], **folders_of_kind}
             jobs += parse_jobs(folder, [wanted], **options)
     if not jobs:
-        raise ConfigError(f"{earlier} records no encoder of its features; name the encoders")
+        raise ConfigError(f"{earlier} records no encoder of its features; give the encoders by their names")
     return jobs
 
 
 def load_encoder(dataset_folder: str | Path, name: str, device: str | None = None) -> Encoder:
-    """The encoder that made the matrix `name` of a prepared dataset, ready for new items.
+    """Return the encoder that made the matrix `name` of a prepared dataset, ready to encode new items.
 
-    `device` is where it runs.
+    `device` is the device it runs on; None is the encoder's default.
 
     Raises:
         DataError: the matrix was not made by `lirdrec features`, or the encoder's fitted state is missing.
@@ -322,7 +335,8 @@ def load_encoder(dataset_folder: str | Path, name: str, device: str | None = Non
     entry = manifest["info"].get("encoders", {}).get(name)
     if name not in manifest["features"] or not entry or not entry.get("origin"):
         raise DataError(
-            f"{folder}: the dataset does not record how the features '{name}' were made; give vectors instead"
+            f"{folder}: the dataset does not record how the features '{name}' were made; give the vectors of new items"
+            " instead"
         )
     origin = entry["origin"]
     spec = EncoderSpec(origin["kind"], origin["model"], origin["options"])
@@ -337,7 +351,7 @@ def load_encoder(dataset_folder: str | Path, name: str, device: str | None = Non
         encoder.load_state(state)
     if identity(encoder) != entry["identity"]:
         raise ConfigError(
-            f"{folder}: the features '{name}' were made by another model than {spec.model} is now; give its"
-            " path, or make the features again (lirdrec features)"
+            f"{folder}: the features '{name}' were made by another model than {spec.model} is now; restore the former"
+            " model at this path, or make the features again (lirdrec features)"
         )
     return encoder

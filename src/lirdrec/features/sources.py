@@ -1,4 +1,4 @@
-"""Read what encoders take of each item, a range of item rows at a time: texts from columns, media from files."""
+"""Read the inputs of encoders for a range of items: texts from columns of the item table, media from files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ KEY_BYTES = 16
 
 @dataclass(frozen=True)
 class Item:
-    """The input of one item: a `value`, or a `problem` (one sentence) and its `source` (the path), or neither.
+    """The input of one item for an encoder: a value, or a problem if it cannot be used, or neither if it is missing.
 
-    `key` is the hash of the value in 16 bytes (of the text in UTF-8, or of the file's bytes).
+    Attributes:
+        value: the text, or the path of the file.
+        key: 16 bytes, the hash of the text in UTF-8 or of the content of the file.
+        problem: one sentence that says why the input cannot be used.
+        source: the path as the item table has it.
     """
 
     value: Input | None = None
@@ -43,7 +47,7 @@ class Item:
 
 
 class ItemRows:
-    """Ranges of rows of a prepared dataset's item table; one row group at a time is in memory."""
+    """Reads ranges of rows of a prepared dataset's item table; one Parquet row group at a time is in memory."""
 
     def __init__(self, folder: str | Path):
         import pyarrow.parquet
@@ -64,18 +68,18 @@ class ItemRows:
 
     @cached_property
     def schema(self) -> dict[str, pl.DataType]:
-        """Column → type."""
+        """The name of each column → its type."""
         return dict(_frame(self._file.schema_arrow.empty_table()).schema)
 
     def need(self, column: str, hint: str = "") -> None:
-        """Raise a DataError if the table has no such column."""
+        """Raise a DataError if the table has no such column; `hint` is the end of its message."""
         if column not in self.schema:
             raise DataError(
                 f"{self.folder}: the item table has no column '{column}'; it has {', '.join(self.schema)}{hint}"
             )
 
     def read(self, start: int, stop: int, columns: tuple[str, ...] = (ITEM,)) -> pl.DataFrame:
-        """Rows `start` to `stop` (not included) of some columns."""
+        """Return the rows `start` to `stop` (not included) of some columns."""
         frames = []
         for group, (first, last) in enumerate(pairwise(self._starts)):
             if first < stop and start < last:
@@ -84,7 +88,7 @@ class ItemRows:
         return pl.concat(frames) if frames else pl.DataFrame(schema={name: self.schema[name] for name in columns})
 
     def digest(self, columns: tuple[str, ...]) -> str:
-        """A hash of all values of some columns."""
+        """Return a hash of all values of some columns."""
         return digest(self._group(group, columns) for group in range(len(self._starts) - 1))
 
     def _group(self, group: int, columns: tuple[str, ...]) -> pl.DataFrame:
@@ -102,12 +106,12 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 def names_images(rows: ItemRows, column: str = IMAGE) -> bool:
-    """Whether the item table has a column of image paths (not URLs)."""
+    """Return whether the item table has a column of image paths (not URLs)."""
     return column in rows.schema and has_paths(rows.read(0, len(rows), (column,))[column])
 
 
 def default_texts(rows: ItemRows) -> Template | None:
-    """The default template; None if no column has the name of a text."""
+    """Return the default text template of an item table; None if no column has the name of a text, such as title."""
     try:
         return default_template(rows.schema)
     except ConfigError:
@@ -120,30 +124,30 @@ class Source(ABC):
     kind: ClassVar[Kind]
     rows: ItemRows
     description: dict[str, Any]  # JSON-able: the column or the template; stored in `info["encoders"]`
-    columns: tuple[str, ...]  # of the item table
-    location: str | None = None  # location of inputs that the table only references
-    files: tuple[FileSource, ...] = ()  # sources of files in this one: their folders and columns are recorded
+    columns: tuple[str, ...]  # columns of the item table that are read
+    location: str | None = None  # folder of the input files; None if all inputs are in the table itself
+    files: tuple[FileSource, ...] = ()  # parts of this source that read files: their folders and columns are recorded
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @abstractmethod
     def read(self, start: int, stop: int) -> list[Item]:
-        """One `Item` for each of the rows `start` to `stop` (not included)."""
+        """Return one `Item` for each of the rows `start` to `stop` (not included)."""
 
     def digest(self) -> str:
-        """A hash of the table's values of all items (of images: the paths, not the content)."""
+        """Return a hash of what the item table has of all inputs; for files this is their paths, not their content."""
         return self.rows.digest(self.columns)
 
 
 class TextSource(Source):
-    """Texts of the item table of a prepared dataset: a template, or one unchanged column.
+    """Source of the text of each item: a template filled from columns of the item table, or one unchanged column.
 
-    The template is such as "{title}. {brand}", by default of all columns with texts.
+    A template is a text such as "{title}. {brand}"; for the default see `default_template`.
 
     Raises:
         DataError: the column is missing.
-        ConfigError: the template cannot be read or names a column that is missing, or no column looks like text.
+        ConfigError: the template is invalid or names a column that is missing, or no column has the name of a text.
     """
 
     kind = "text"
@@ -167,15 +171,16 @@ class TextSource(Source):
 
 
 class FileSource(Source):
-    """Base class of files whose paths (or nulls) are in a column of the item table.
+    """Base class of sources of files whose paths are in a column of the item table; an item without a file has null.
 
     Args:
-        column: by default that of the kind of files, such as `image`.
-        root: base folder of the paths; by default the one recorded by `lirdrec prepare`.
-        found: `(I,)` paths to use instead of the column; they are stored in it when the matrix is added.
+        folder: the prepared dataset.
+        column: the column of paths; by default the usual column of this kind of file, such as `image`.
+        root: base folder of the paths; by default the folder that `lirdrec prepare` recorded.
+        found: `(I,)` paths to use instead of the column; they are stored in the column when the matrix is added.
 
     Raises:
-        DataError: no such column or folder.
+        DataError: there is no such column or folder.
     """
 
     media: ClassVar[Media]
@@ -229,9 +234,10 @@ class VideoSource(FileSource):
 
 
 class JointSource(Source):
-    """The text and the image of each item; one of them may be missing, but an image that cannot be read is a problem.
+    """Source of the text and the image of each item as one input.
 
-    The key is the hash of both keys, with zeros for what is missing.
+    The text or the image may be missing, but an image that cannot be read is a problem. The key of the input is the
+    hash of the text's key and the image's key; if one is missing, its key counts as zeros.
     """
 
     kind = "joint"
@@ -253,7 +259,7 @@ class JointSource(Source):
 
 
 def joint_item(text: Item, image: Item) -> Item:
-    """A text and an image as one `Item`."""
+    """Combine a text and an image into one `Item`."""
     if image.problem is not None or (text.value is None and image.value is None):
         return image
     nothing = bytes(KEY_BYTES)
@@ -264,7 +270,7 @@ def joint_item(text: Item, image: Item) -> Item:
 
 
 def digest(frames: Iterable[pl.DataFrame]) -> str:
-    """A hash of all values of some frames."""
+    """Return a hash of all values of some data frames."""
     hashed = hashlib.blake2b(digest_size=KEY_BYTES)
     for frame in frames:
         buffer = io.BytesIO()
@@ -274,7 +280,7 @@ def digest(frames: Iterable[pl.DataFrame]) -> str:
 
 
 def file_item(root: Path, name: str | None, media: Media, max_bytes: int) -> Item:
-    """A media file as an `Item`; `name` is its path below `root`, or blank where there is no file."""
+    """Return the `Item` of a media file; `name` is its path below `root`, or None or blank if there is no file."""
     if name is None or not name.strip():
         return Item()
     if name.startswith(("http://", "https://")):
@@ -291,7 +297,7 @@ def file_item(root: Path, name: str | None, media: Media, max_bytes: int) -> Ite
 
 
 def text_item(text: str | None) -> Item:
-    """A text as an `Item`; blank texts count as missing."""
+    """Return the `Item` of a text; a blank text counts as missing."""
     if text is None or not text.strip():
         return Item()
     return Item(text, hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest())

@@ -1,4 +1,4 @@
-"""Text template of an item, filled from its columns: "{title}. {brand}. {category}"."""
+"""Templates that make the text of an item from its columns, such as "{title}. {brand}. {category}"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lirdrec.config import suggest_name
 from lirdrec.data.titles import is_title, named_title
 from lirdrec.errors import ConfigError, DataError
 
-# Columns of the default template after the title; of each line the first that the table has.
+# Columns of the default template after the title: from each line, the first column that the table has.
 KNOWN = (
     ("brand", "store", "manufacturer", "author", "artist"),
     ("category", "categories", "main_category"),
@@ -30,7 +30,7 @@ _STOPS = (".", ",", ";", ":", "!", "?")
 
 
 class Template:
-    """A text with columns in braces; `{{` and `}}` are braces. A name in braces is a column and nothing else.
+    """A text with the names of columns in braces; `{{` and `}}` stand for a brace itself.
 
     If an item lacks a field, the literal text around it is left out, too:
 
@@ -39,18 +39,18 @@ class Template:
       the year brings its brackets and its comma, the brand its "by".
     - The text before the first field belongs to that field, the text behind the last to the last.
     - A comma, dash or slash at the end is dropped; a full stop stays.
-    - A stop is not doubled: "Acme Inc." followed by ". " is "Acme Inc. ".
+    - A punctuation mark is not doubled: "Acme Inc." followed by ". " is "Acme Inc. ".
 
     A field is missing if it is null, NaN, infinite, blank, or an empty list. Lists (also nested) are joined with ", ",
     whole floats lose their ".0", runs of white space become one space.
 
     Attributes:
         text: the template.
-        last_stop: whether a full stop at the end stays where the fields after it are missing.
-        columns: the columns that it names, each once, in their order.
+        last_stop: whether the full stop after a field stays if all later fields are missing.
+        columns: the columns that the template names, each once, in their order.
 
     Raises:
-        ConfigError: an unmatched brace, an empty name, or no field at all; with the position.
+        ConfigError: the template has an unmatched brace, an empty name or no field; the message has the position.
     """
 
     def __init__(self, text: str, last_stop: bool = True):
@@ -78,11 +78,11 @@ class Template:
                 raise ConfigError(f"template {self.text!r}: the item table has no column '{name}'; {hint}")
 
     def render(self, frame: pl.DataFrame) -> list[str | None]:
-        """The text of each row; None if all fields are missing.
+        """Return the text of each row; None if all fields of the row are missing.
 
         Raises:
             ConfigError: a column is not in the frame.
-            DataError: a column has values that are no text: records, bytes, objects.
+            DataError: the values of a column cannot become texts: records, bytes, objects.
         """
         self.check(frame.columns)
         values = frame.select(_as_text(frame[name]).alias(name) for name in self.columns)
@@ -103,13 +103,13 @@ class Template:
 
 
 def recorded_template(source: Mapping[str, Any]) -> Template:
-    """The template of the texts of a matrix, from `source` in its entry of `info["encoders"]`."""
+    """Return the template that made the texts of a matrix; `source` is recorded in `info["encoders"][NAME]`."""
     text = source.get("template") or "{" + str(source.get("column", "title")) + "}"
     return Template(text, bool(source.get("last_stop", True)))
 
 
 def default_template(columns: Iterable[str]) -> Template:
-    """A template of the columns named title, brand, category, description …; raises a ConfigError if there are none."""
+    """Return a template of the columns named title, brand, category …; raises a ConfigError if there are none."""
     by_name = {name.lower(): name for name in reversed(list(columns)) if not re.search("[{}]", name)}
     names = [named_title(by_name[name] for name in reversed(by_name))]
     names += [next((by_name[name] for name in group if name in by_name), None) for group in KNOWN]
@@ -118,13 +118,13 @@ def default_template(columns: Iterable[str]) -> Template:
         present = ", ".join(sorted(by_name.values())) or "none"
         raise ConfigError(
             "no column of the item table has the name of a text (title, brand, category, description …; there"
-            f" are: {present}); say which to take with a template such as '{{title}}. {{brand}}'"
+            f" are: {present}); name the columns in a template such as '{{title}}. {{brand}}'"
         )
     return Template(text)
 
 
 def _parse(text: str) -> tuple[list[str], list[str]]:
-    """Literals and column names, which alternate: one literal more than names."""
+    """Split a template into literal texts and column names, which alternate; there is one literal more than names."""
 
     def wrong(index: int, problem: str) -> ConfigError:
         return ConfigError(f"template {text!r}, character {index + 1}: {problem}; write columns as {{name}}")
@@ -135,7 +135,7 @@ def _parse(text: str) -> tuple[list[str], list[str]]:
         if token in ("{{", "}}"):
             literals[-1] += token[0]
         elif token == "}":
-            raise wrong(index, "a '}' that nothing opened (a brace itself is '}}')")
+            raise wrong(index, "a '}' without a '{' before it (a brace itself is '}}')")
         elif token == "{":
             raise wrong(index, "a '{' that is never closed (a brace itself is '{{')")
         elif match[1] is None:
@@ -153,7 +153,7 @@ def _parse(text: str) -> tuple[list[str], list[str]]:
 
 
 def _as_text(values: pl.Series) -> pl.Series:
-    """A column as strings, null where a value is missing."""
+    """Convert a column to strings; a missing value becomes null."""
     dtype = values.dtype
     if dtype.is_nested() and not isinstance(dtype, pl.Struct):
         if isinstance(dtype, pl.Array):
@@ -167,7 +167,7 @@ def _as_text(values: pl.Series) -> pl.Series:
     if isinstance(dtype, (pl.Struct, pl.Binary, pl.Object)):
         kind = {"Struct": "records", "Binary": "bytes"}.get(dtype.base_type().__name__, "objects")
         raise DataError(
-            f"the item table, column '{values.name}': holds {kind}, which have no one text; name another column"
+            f"the item table, column '{values.name}': it holds {kind}, which cannot become a text; name another column"
         )
     if dtype.is_float():
         values = values.set(~values.is_finite().fill_null(False), None)

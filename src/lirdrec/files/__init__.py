@@ -1,1 +1,1 @@
-"""Files and folders: atomic writes, locks, manifests, shards, tables written in pieces."""
+"""Write files and folders safely: atomic writes, locks, manifests, resumable shards, tables written in pieces."""

@@ -31,7 +31,7 @@ _OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)")
 _NAME_BYTES = 100  # characters of the target's name in a temporary name, to respect the limit of the file system
 _active: set[str] = set()  # temporary names of this process
-_tidied: set[tuple[int, str]] = set()  # (process, folder) whose leftovers were removed
+_tidied: set[tuple[int, str]] = set()  # (process, folder) for which `remove_leftovers` has run
 _DAY = 86_400
 
 
@@ -66,7 +66,7 @@ def write_errors(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else 0
-        if not number:  # polars and safetensors have it in their message only
+        if not number:  # polars and safetensors have the number only in their messages
             match = _OS_ERROR.search(str(error))
             full = errno.ENOSPC if "no space left" in str(error).lower() else 0
             number = full if match is None else int(match[1])
@@ -79,7 +79,7 @@ def make_folder(path: str | Path) -> None:
     """Create a folder and its missing parents, and flush their directory entries to the disk.
 
     Raises:
-        RunFolderError: it cannot be created.
+        RunFolderError: the folder cannot be created.
     """
     folder = Path(os.path.abspath(path))
     try:
@@ -97,7 +97,7 @@ def share(path: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -137,7 +137,7 @@ def flush_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
-    """A hidden path beside `target` whose name contains this machine and process; nothing is created there."""
+    """Yield a hidden path beside `target`, whose name identifies this machine and process; nothing is created there."""
     name = f"{_prefix(target)}{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{ending}"
     _active.add(name)
     try:
@@ -147,9 +147,9 @@ def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders of killed processes of this machine in a folder; once per process and folder.
+    """Remove temporary files and folders that killed processes of this machine left in a folder.
 
-    Replaced folders (`.old`) are kept: see `recover`.
+    It is done once per process and folder. Replaced folders (`.old`) are kept: see `recover`.
     """
     key = os.getpid(), str(folder)
     if key in _tidied:
@@ -162,12 +162,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path has a temporary name of lirdrec whose process has ended."""
+    """Return whether a path has a temporary name of lirdrec whose process has ended."""
     match = _TEMPORARY.fullmatch(path.name)
     if match is None or path.name in _active or match["host"] not in (None, _host()):
         return False
     pid = int(match["pid"])
-    if pid == os.getpid():  # of an earlier process with this number: containers count from 1 at every start
+    if pid == os.getpid():  # an earlier process had this number: in containers, numbers start from 1 at every start
         return True
     if sys.platform == "win32":
         with contextlib.suppress(OSError):
@@ -183,7 +183,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def recover(target: Path) -> bool:
-    """Restore a folder that a killed process had renamed to put a new one there; returns whether it did.
+    """Restore a folder that a killed process had renamed to put a new one there; returns whether it was restored.
 
     Needed only where two folders cannot exchange their names in one step (`exchange_folders`).
     """

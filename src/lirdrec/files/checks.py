@@ -1,4 +1,4 @@
-"""Checks before a file is read: it is a regular file, readable, and text."""
+"""Check a file before it is read: whether it is a regular file, readable, and text."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
     if status is None:
         raise error(f"{path}: no such file")
     if stat.S_ISDIR(status.st_mode):
-        raise error(f"{path} is a folder; name a file")
+        raise error(f"{path} is a folder; give the path of a file")
     if not stat.S_ISREG(status.st_mode):
-        raise error(f"{path} is {kind_name(status)}; name a regular file")
+        raise error(f"{path} is {kind_name(status)}; give the path of a regular file")
     if not os.access(path, os.R_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
 
 
 def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
-    """The `stat` of a path, following symbolic links; None if it does not exist.
+    """Return the `stat` of a path, following symbolic links; None if it does not exist.
 
     Raises:
-        LirdrecError: of the type `error`: the folder may not be read, or the name is too long or invalid.
+        LirdrecError: of the type `error`, if the folder may not be read, or the name is too long or invalid.
     """
     try:
         return os.stat(path)
@@ -47,26 +47,26 @@ def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.sta
 
 
 def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:
-    """Whether a path is a folder; False for a regular file, or if it does not exist.
+    """Return whether a path is a folder; False for a regular file, or if it does not exist.
 
     Raises:
-        LirdrecError: of the type `error`: it is neither a file nor a readable folder, or `stat_path` fails.
+        LirdrecError: of the type `error`, if the path is neither a file nor a readable folder, or `stat_path` fails.
     """
     status = stat_path(path, error)
     if status is None or stat.S_ISREG(status.st_mode):
         return False
     if not stat.S_ISDIR(status.st_mode):
-        raise error(f"{path} is {kind_name(status)}; name a regular file or a folder")
+        raise error(f"{path} is {kind_name(status)}; give the path of a regular file or a folder")
     if not os.access(path, os.R_OK | os.X_OK):
         raise error(f"{path}: {WORDS[errno.EACCES]}")
     return True
 
 
 def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: int = 64 << 20) -> str:
-    """The text of a UTF-8 file of at most `limit` bytes.
+    """Return the text of a UTF-8 file of at most `limit` bytes.
 
     Raises:
-        LirdrecError: of the type `error`: it is not a readable file, larger than `limit`, or not UTF-8.
+        LirdrecError: of the type `error`, if it is not a readable file, is larger than `limit`, or is not UTF-8.
     """
     check_file(path, error)
     if (size := os.stat(path).st_size) > limit:
@@ -80,5 +80,5 @@ def read_text(path: str | Path, error: type[LirdrecError] = DataError, limit: in
 
 
 def kind_name(status: os.stat_result) -> str:
-    """The name of a kind of file that is neither a regular file nor a folder."""
-    return KIND_NAMES.get(stat.S_IFMT(status.st_mode), "no regular file")
+    """Return a name for the kind of a path that is neither a regular file nor a folder."""
+    return KIND_NAMES.get(stat.S_IFMT(status.st_mode), "not a regular file")

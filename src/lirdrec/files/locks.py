@@ -26,8 +26,9 @@ def folder_lock(
     """Lock a folder for this process and thread by its file `.lock`; a missing folder is created.
 
     Args:
-        folder: removed at the end if it was created here and is empty.
-        taken: builds the error message from " (process 17)", or from "" if the holder is unknown.
+        folder: the folder to lock; it is removed at the end if it was created here and is empty.
+        taken: function that returns the error message. Its argument is " (process 17)" if process 17 holds the lock, or
+            "" if the holder is unknown.
         tidy: at the end also remove an empty folder that existed before.
         nested: the thread that holds the lock may acquire it again (a reentrant lock).
 
@@ -63,7 +64,7 @@ def folder_lock(
 
 
 def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
-    """Open and lock the folder's lock file."""
+    """Open and lock the lock file of a folder; raises a RunFolderError if another process or thread holds it."""
     while True:
         handle = _open_lock(folder / LOCK)
         if not lock_file(handle):
@@ -77,12 +78,12 @@ def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
                 handle.write(str(os.getpid()).encode())
                 handle.flush()
                 return handle
-        handle.close()  # the last holder removed it while we opened it
+        handle.close()  # the last holder removed the file while it was opened here
 
 
 @contextlib.contextmanager
 def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
-    """Hold every lock in a folder and up to two folders below it, before all of it is replaced.
+    """Hold every lock in a folder and in up to two levels of folders below it, while the whole folder is replaced.
 
     Raises:
         RunFolderError: another process holds one of them.
@@ -126,7 +127,7 @@ def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
             try:
                 msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
             except OSError:
-                if wait:  # it gives up after ten seconds
+                if wait:  # Windows gives up after ten seconds, so try again
                     continue
                 return False
             return True

@@ -1,7 +1,7 @@
-"""The manifest of a folder: the list of its files with their sizes and checksums.
+"""Read and check the manifest of a folder: the list of its files with their sizes and checksums.
 
-Prepared datasets, run folders and exports have one. Readers find a folder's files through the manifest only, so writing
-a new manifest, one small file, replaces one version of the folder by the next (`transaction.py`).
+Prepared datasets, run folders and exports have a manifest. Readers find a folder's files only through the manifest. So
+one version of the folder is replaced by the next when a new manifest, one small file, is written (`transaction.py`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from lirdrec.files.atomic import sha256
 
 MANIFEST = "manifest.json"
 BESIDE = ".new"  # suffix of a new file beside the one that it replaces, in folders of earlier versions
-MAX_BYTES = 64 << 20  # of a manifest
+MAX_BYTES = 64 << 20  # largest size of a manifest
 SHA256 = re.compile(r"[0-9a-f]{64}")
 STAGE = re.compile(r"\.stage-[0-9a-f]+")  # a hidden folder with the files of the next version
 
 
 def is_relative_name(name: object) -> bool:
-    """Whether a name from a manifest stays inside its folder on every system: relative, no `..`, no drive."""
+    """Return whether a name from a manifest stays inside its folder on every system: relative, no `..`, no drive."""
     if not isinstance(name, str) or not name or len(name) > 1000 or "\\" in name or "\0" in name or ":" in name:
         return False
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """The manifest's entry of a file: its size in bytes and its SHA-256."""
+    """Return the manifest's entry of a file: its size in bytes and its SHA-256."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def manifest_format(folder: str | Path) -> str | None:
-    """The format in the manifest of a folder, such as "lirdrec-run"; None if there is no readable manifest."""
+    """Return the format in the manifest of a folder, such as "lirdrec-run"; None if there is no readable manifest."""
     try:
         name = json.loads(_text(Path(folder) / MANIFEST))["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -65,7 +65,7 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
         remedy: end of the message about a damaged manifest, such as "restore it or train again".
 
     Raises:
-        RunFolderError: it may not be read, or is not a JSON object with a format and a version.
+        RunFolderError: the manifest cannot be read, or is not a JSON object with a format and a version.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -86,7 +86,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
     """Check the types of the entries that all manifests have, and that every file name stays inside the folder.
 
     Raises:
-        RunFolderError: names the first entry that is wrong.
+        RunFolderError: an entry is wrong; the message names the first wrong entry.
     """
 
     def damaged(problem: str) -> RunFolderError:
@@ -114,14 +114,14 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
 
 
 def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
-    """The path of a file of the manifest: under its name or, until a transaction is finished, in its stage."""
+    """Return the path of a file of the manifest: under its name or, until a transaction is finished, in its stage."""
     if name not in manifest.get("moved", ()):
         return folder / name
     return folder / manifest["stage"] / name if manifest.get("stage") else folder / (name + BESIDE)
 
 
 def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
-    """A value that changes whenever the manifest of a folder is written; None if there is none."""
+    """Return a value that changes whenever the manifest of a folder is written; None if there is no manifest."""
     path = Path(folder, MANIFEST)
     try:
         status = os.stat(path)
@@ -131,7 +131,7 @@ def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
 
 
 def manifest_checksum(folder: str | Path) -> str | None:
-    """A checksum of all files of a folder by its manifest; None if there is no readable manifest.
+    """Return a checksum of all files that the manifest of a folder lists; None if there is no readable manifest.
 
     Unlike `manifest_stamp`, it does not change when the files get their final names.
     """

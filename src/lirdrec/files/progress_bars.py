@@ -1,4 +1,4 @@
-"""Progress of long tasks on the error stream: a bar in a terminal or notebook, lines in a log."""
+"""Show the progress of long tasks on the error stream: as a bar in a terminal or notebook, as lines in a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ N_LINES = 10  # progress lines of a task
 
 
 class ProgressCallback(Protocol):
-    """Callback with the number of newly finished items; `idle`: they took no time and do not count for the speed."""
+    """Callback that gets the number of newly finished items; `idle` means that they took no time, so that they do not
+    count for the speed."""
 
     def __call__(self, n: int, /, idle: bool = False) -> None: ...
 
@@ -26,7 +27,7 @@ def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "item
     """Show the progress of a task with items per second and time left; yields the callback that reports progress.
 
     Args:
-        name: of the matrix or file.
+        name: name of the matrix or file, which is shown.
         total: number of items.
         done: items finished by an earlier call.
         show: False shows nothing.
@@ -69,7 +70,7 @@ class ProgressLines:
     """Prints a line to the error stream after each tenth of a task, except the last, which the caller reports.
 
     Args:
-        name: of the task.
+        name: name of the task.
         total: number of items; None if unknown: then no lines are printed.
         done: items finished before.
         unit: name of the items, in the plural.
@@ -108,7 +109,7 @@ class ProgressLines:
 
 
 def draws_bars() -> bool:
-    """Whether the error stream is a terminal or a notebook, where a bar can be redrawn in place."""
+    """Return whether the error stream is a terminal or a notebook, where a bar can be redrawn in place."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -116,7 +117,7 @@ def draws_bars() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """`41 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Return a time as text, such as `41 s`, `12 min`, `3 h 05 min` or `2 d 4 h`."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,7 @@
-"""Resumable work on rows in shards, each written with a checksum: an interruption loses at most one shard."""
+"""Resumable work on rows: shards, which are ranges of rows, are stored with checksums as soon as they are finished.
+
+An interruption loses only the shards that were not finished.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from lirdrec.option_names import option_text
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-JOINING = "joining"  # marker file: exists while finished work is added to the dataset, until it is discarded
+JOINING = "joining"  # marker file: exists from when finished work is added to the dataset until the work is removed
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Shard:
 
 
 def has_partial_work(folder: Path) -> bool:
-    """Whether a folder of shards contains finished shards that would be lost with it."""
+    """Return whether a folder of shards contains finished shards that are not yet added to the dataset."""
     return any(folder.glob("[0-9]*.json")) and not (folder / JOINING).exists()
 
 
@@ -45,25 +48,25 @@ def forget(folder: Path) -> None:
 
 
 class Shards:
-    """A folder of shards of `n_rows` rows.
+    """A folder with the shards of some work on `n_rows` rows; a shard is a range of rows that is stored together.
 
     `00012.safetensors` contains a shard's arrays; `00012.json`, its seal, contains their checksum and the facts. A
-    shard without a valid seal is pending.
+    shard without a valid seal is pending: it has still to be made.
 
     Args:
         folder: created if it does not exist.
-        plan: JSON-serializable; everything that determines the content.
+        plan: everything that determines the content of the shards, JSON-serializable.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        keep_existing: on a folder with another plan: True raises, False discards its shards, None raises if any shard
-            is finished.
+        keep_existing: what to do if the folder has another plan: True raises, False discards its shards, None raises if
+            any shard is finished.
 
     Attributes:
         sealed: the indices of the finished shards.
 
     Raises:
         ConfigError: the folder contains shards of another plan.
-        RunFolderError: it cannot be written.
+        RunFolderError: the folder cannot be written.
     """
 
     def __init__(
@@ -95,11 +98,11 @@ class Shards:
         return -(-self.n_rows // self.shard_rows)
 
     def rows(self, index: int) -> range:
-        """The rows of a shard."""
+        """Return the rows of a shard."""
         return range(index * self.shard_rows, min(self.n_rows, (index + 1) * self.shard_rows))
 
     def pending(self) -> list[int]:
-        """The indices of the unfinished shards, in order."""
+        """Return the indices of the unfinished shards, in order."""
         return [index for index in range(len(self)) if index not in self.sealed]
 
     def seal(self, index: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
@@ -114,17 +117,17 @@ class Shards:
         self.sealed.add(index)
 
     def read(self, index: int) -> Shard:
-        """A finished shard."""
+        """Read a finished shard."""
         seal = self._read_seal(index)
         arrays = {} if seal["sha256"] is None else load(self._arrays(index).read_bytes())
         return Shard(arrays, seal["facts"])
 
     def facts(self, index: int) -> dict[str, Any]:
-        """The facts of a finished shard, without reading its arrays."""
+        """Read the facts of a finished shard, without its arrays."""
         return self._read_seal(index)["facts"]
 
     def discard(self) -> None:
-        """Remove the folder; the plan last, so that an interrupted removal leaves a folder of shards."""
+        """Remove the folder; the plan goes last, so that an interrupted removal still leaves a folder of shards."""
         for path in sorted(self.folder.glob("*")):
             if path.name not in (PLAN, LOCK):
                 remove(path)

@@ -18,9 +18,9 @@ _FIRST = tuple("=+-@\t\r")
 
 
 def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with an apostrophe before texts that begin with = + - @, a tab or a carriage return.
+    """Return the frame with an apostrophe before texts that begin with = + - @, a tab or a carriage return.
 
-    Spreadsheets treat such cells as formulas, and titles are untrusted. Numbers stay numbers.
+    Spreadsheet programs treat such texts as formulas, and titles of items are untrusted. Numbers stay numbers.
     """
     columns = []
     for name, kind in frame.schema.items():

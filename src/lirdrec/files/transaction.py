@@ -1,6 +1,6 @@
 """Atomic replacement of a folder, or of files in a folder with a manifest; safe if the process is killed.
 
-In both ways the next version is complete and flushed to the disk before one atomic operation publishes it.
+In both cases, the next version is complete and flushed to the disk before one atomic operation publishes it.
 
 - `atomic_folder` creates the folder beside the old one and exchanges the two names.
 - `commit_stage` takes new files from a stage, a hidden folder inside the folder, and writes a manifest that names the
@@ -114,16 +114,17 @@ def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], e
         )
     if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
         name = manifest_format(target)
-        reason = f"of the format {name}" if name else f"whose {MANIFEST} is not lirdrec's"
+        reason = f"of the format {name}" if name else f"whose {MANIFEST} was not written by lirdrec"
         raise RunFolderError(f"{target} contains something else, {reason}; choose another name")
     if foreign := foreign_names(target, extra):
         raise RunFolderError(
-            f"{target} contains '{foreign[0]}', not written by lirdrec, so it is not replaced; choose another name"
+            f"{target} contains '{foreign[0]}', which lirdrec did not write, so the folder is not replaced; choose"
+            " another name"
         )
 
 
 def foreign_names(folder: Path, extra: Collection[str]) -> list[str]:
-    """The files, folders and links in a folder that are neither in its manifest nor created by lirdrec, sorted.
+    """Return the files, folders and links in a folder that are neither in its manifest nor created by lirdrec, sorted.
 
     Args:
         folder: with or without a manifest.
@@ -200,16 +201,16 @@ def new_stage(folder: Path) -> Iterator[Path]:
 
 
 def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Collection[str] = ()) -> None:
-    """Publish the files in a stage as those of the folder; on return everything is flushed to the disk.
+    """Publish the files in a stage as files of the folder; on return everything is flushed to the disk.
 
     Args:
-        folder: locked by the caller.
-        stage: from `new_stage`; contains each new file under its name in the manifest.
-        manifest: of the next version.
+        folder: the folder, which the caller has locked.
+        stage: the hidden folder from `new_stage`; it contains each new file under its name in the manifest.
+        manifest: the manifest of the next version.
         removed: names of files that the next version does not have.
 
     Raises:
-        RunFolderError: it cannot be written; the folder is unchanged then.
+        RunFolderError: the folder cannot be written; it is then unchanged.
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
     for name in (*moved, *removed):
@@ -257,7 +258,7 @@ def recover_folder(folder: Path) -> None:
 
 
 def _first_link(folder: Path, name: str) -> Path | None:
-    """The first parent folder of a file that is a link."""
+    """Return the first parent of a file, inside `folder`, that is a link; None if there is none."""
     parents = [folder / parent for parent in reversed(list(Path(name).parents)[:-1])]
     return next((parent for parent in parents if parent.is_symlink()), None)
 
@@ -265,7 +266,7 @@ def _first_link(folder: Path, name: str) -> Path | None:
 def _check_no_links(folder: Path, name: str) -> None:
     if (link := _first_link(folder, name)) is not None:
         raise RunFolderError(
-            f"{link} is a link, and files outside of the folder are never changed; use the folder itself"
+            f"{link} is a link, and files outside of the folder are never changed; replace the link by a real folder"
         )
 
 
@@ -291,7 +292,7 @@ def _link_as(path: Path, name: Path) -> None:
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """A manifest as JSON text; raises TypeError or ValueError if a value cannot be represented in JSON."""
+    """Return a manifest as JSON text; raises TypeError or ValueError if JSON cannot represent a value."""
     return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -299,7 +300,8 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def read_stable(folder: Path, read: Callable[[], T]) -> T:
-    """The result of `read` on one version of a folder; it is called again if the manifest changes while it runs."""
+    """Return the result of `read()` on one version of a folder; if the manifest changes while `read` runs, it is called
+    again."""
     for _ in range(MAX_READS):
         if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
             time.sleep(0.01)
@@ -317,7 +319,10 @@ def read_stable(folder: Path, read: Callable[[], T]) -> T:
 
 
 def _is_being_replaced(folder: Path) -> bool:
-    """Whether a process is between the two renames that replace a folder where `exchange_folders` is not possible."""
+    """Return whether a process is replacing a folder by two renames, of which only the first is done.
+
+    This happens only where `exchange_folders` is not possible.
+    """
     start = f".{folder.name[:50]}"
     paths = folder.parent.iterdir() if folder.parent.is_dir() else ()
     return any(path.name.startswith(start) and path.name.endswith(".old") for path in paths)

@@ -1,1 +1,1 @@
-"""Graphs and the sparse products over them."""
+"""Graphs of users and items, and the sparse products that propagate vectors over them."""

@@ -26,12 +26,14 @@ DIGEST_BYTES = 32
 
 
 class NeighborSource:
-    """`(modality, k) -> (I, k)` nearest-neighbor tables; cached in memory, and in `folder` if one is given.
+    """A function `(modality, k) -> (I, k)` that returns the table of the k nearest neighbors of each item.
+
+    It keeps its tables in memory, and also in `folder` if one is given.
 
     Args:
         features: modality → (`values` `(I, d)`, `present` `(I,)`) tensors.
-        folder: where tables are cached, or None. A damaged file is replaced, with a warning.
-        progress: `(modality) -> callback(done, total)` for long builds.
+        folder: folder of the cached tables, or None. A damaged file is replaced, with a warning.
+        progress: function `(modality) -> callback(done, total)` that shows the progress of a computation, or None.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class NeighborSource:
         self._tables: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, name: str, k: int) -> Tensor:
-        """The table of modality `name` with `k` ≤ I neighbors per item, `(I, k)` int64 on the features' device."""
+        """Return the table of the modality `name`: `(I, min(k, I))` int64, on the device of the features."""
         k = min(k, len(self._features[name][0]))
         if (name, k) not in self._tables:
             self._tables[name, k] = self._load_or_compute(name, k)
@@ -74,7 +76,10 @@ def _key(values: Tensor, present: Tensor, k: int) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The table in a file; None where there is no file, or, with a warning, where the file is damaged."""
+    """Return the table in a file; None if there is no file, or no permission to read it.
+
+    None, with a warning, if reading fails in another way or the file is damaged.
+    """
     try:
         content = memoryview(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -105,5 +110,5 @@ def _write(path: Path, table: np.ndarray) -> None:
             os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
-    except OSError as error:  # without a cache, tables are only computed again
+    except OSError as error:  # no fault: without a cache, the next run computes the tables again
         log.warning("the neighbor cache cannot be written (%s); the graph is kept in memory only", error)

@@ -1,6 +1,7 @@
 """A fixed set of edges whose weights are recomputed in every step, with gradients (attention on a graph).
 
-Three operations, each the backward of another, so that no `(edges, dimensions)` matrix is stored:
+There are three operations. The gradients of the first two are computed by the same two operations, so that no
+`(edges, dimensions)` matrix is stored:
 
     dots(a, b)[e]   = ⟨a[row of e], b[column of e]⟩           sampled dense product
     matmul(w, x)    = Σ_e w[e] · x[column of e]  into rows      and matmul_t into columns
@@ -17,7 +18,7 @@ from torch import Tensor
 from lirdrec.autograd_function import AutogradFunction
 from lirdrec.graphs.sparse_matrix import product
 
-BLOCK_EDGES = 4096  # edges gathered at once where there is no sampled product
+BLOCK_EDGES = 4096  # edges gathered at once on a device without sampled product
 
 
 class Edges:
@@ -28,8 +29,8 @@ class Edges:
         shape: `(number of rows, number of columns)`.
 
     Attributes:
-        rows, columns: `(E,)` int64 in the order of all weights and scores below.
-        order: `(E,)` int64, index of each of these edges among the given edges.
+        rows, columns: `(E,)` int64, the sorted edges; weights and scores in all methods have this order.
+        order: `(E,)` int64, index of each sorted edge among the given edges.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, shape: tuple[int, int]):
@@ -47,22 +48,22 @@ class Edges:
         return len(self.rows)
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:
-        """`⟨a[row], b[column]⟩` of each edge, `(E,)`, for `a` `(rows, D)` and `b` `(columns, D)`; differentiable."""
+        """Return `⟨a[row], b[column]⟩` of each edge, `(E,)`; differentiable. `a` is `(rows, D)`, `b` `(columns, D)`."""
         result: Tensor = _Dots.apply(a, b, self)
         return result
 
     def matmul(self, weights: Tensor, x: Tensor) -> Tensor:
-        """`W @ x` `(rows, D)` for weights `(E,)` and `x` `(columns, D)`; differentiable in both."""
+        """Return `W @ x` `(rows, D)` for weights `(E,)` and `x` `(columns, D)`; differentiable in weights and `x`."""
         result: Tensor = _Product.apply(weights, x, self, False)
         return result
 
     def matmul_t(self, weights: Tensor, x: Tensor) -> Tensor:
-        """`Wᵀ @ x` `(columns, D)` for weights `(E,)` and `x` `(rows, D)`; differentiable in both."""
+        """Return `Wᵀ @ x` `(columns, D)` for weights `(E,)` and `x` `(rows, D)`; differentiable in weights and `x`."""
         result: Tensor = _Product.apply(weights, x, self, True)
         return result
 
     def softmax(self, scores: Tensor, over: Literal["row", "column"]) -> Tensor:
-        """`softmax` of scores `(E,)` over the edges of each row (or column); differentiable.
+        """Return the softmax `(E,)` of scores `(E,)` over the edges of each row (or column); differentiable.
 
         An edge with score `-inf` gets 0, even if all edges of its row have this score.
         """
@@ -149,6 +150,6 @@ def _pointers(sorted_rows: Tensor, n: int) -> Tensor:
 
 def _csr(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int], x: Tensor) -> Tensor:
     values = values.detach().to(x.dtype)
-    if x.device.type == "mps":  # has no sparse kernels: `product` goes to the CPU and back
+    if x.device.type == "mps":  # has no sparse kernels: `product` is computed on the CPU
         crow, column, values = crow.cpu(), column.cpu(), values.cpu()
     return torch.sparse_csr_tensor(crow, column, values, shape)

@@ -1,7 +1,7 @@
-"""The frozen item-item graph: exact nearest neighbors by cosine, and their weighted fusion.
+"""The frozen item-item graph: exact nearest neighbors by cosine, and their weighted fusion over modalities.
 
-Computed in blocks: memory is the features plus one block of similarities, never an `I×I` matrix.
-`transition_graph` is that of items that follow each other in histories.
+It is computed in blocks, and needs memory for the features and one block of similarities, never for an `I×I` matrix.
+`transition_graph` makes another graph, of items that follow each other in histories.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def nearest_items(
     memory_limit: int = 128 * 2**20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The `k` nearest items of each item by cosine of the raw features, the item itself included.
+    """Find the `k` nearest items of each item by cosine of the raw features, the item itself included.
 
     Args:
         values: `(I, d)` float; rows need not be normalized.
         present: `(I,)` bool; an absent item has no neighbors and is no item's neighbor.
-        k: neighbors per item; fewer where fewer items are present.
+        k: neighbors per item; items have fewer if fewer are present.
         memory_limit: bytes for one block of similarities.
         progress: called with (rows done, rows in all) after each block.
 
     Returns:
-        `(I, min(k, I))` int64, nearest first, -1 where there is none.
+        `(I, min(k, I))` int64, nearest first; unused entries are -1.
     """
     return nearest_among(values, present, [(values, present)], k, memory_limit=memory_limit, progress=progress)
 
@@ -46,14 +46,15 @@ def nearest_among(
     memory_limit: int = 128 * 2**20,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The `k` nearest rows of `blocks` (stacked) for each query; see `nearest_items`.
+    """Find, for each query, the `k` nearest rows of a catalog that is given in blocks; see `nearest_items`.
 
     Args:
-        queries: `(n, d)` float, which are also the last `n` rows of the catalog; queries_present: `(n,)` bool.
+        queries: `(n, d)` float; they are also the last `n` rows of the catalog.
+        queries_present: `(n,)` bool.
         blocks: `(values, present)` pairs that together are the catalog, in row order.
 
     Returns:
-        `(n, k)` int64 as of `nearest_items`; the catalog's size limits k.
+        `(n, k)` int64 as in `nearest_items`; k is at most the number of rows of the catalog.
     """
     if progress is None:
         progress = _silent
@@ -93,13 +94,14 @@ def nearest_among(
 def fuse(
     neighbors: Mapping[str, Tensor], weights: Mapping[str, float], n_items: int, dtype: torch.dtype = torch.float32
 ) -> SparseMatrix:
-    r"""The fused graph `S = Σ_m w_m S_m`, with `S_m = D^-½ K_m D^-½`.
+    r"""Return the fused graph of all modalities, `S = Σ_m w_m S_m`, with `S_m = D^-½ K_m D^-½`.
 
-    All rows of `K_m` have the same number of ones, so `D^-½ K D^-½` is `K` divided by that number. The row of an item
-    that lacks some modalities is rescaled by the weights of those that it has.
+    `K_m` has ones at the neighbors of each item. All rows of `K_m` have the same number of ones, so `D^-½ K_m D^-½` is
+    `K_m` divided by that number. If an item lacks some modalities, its row is rescaled by the weights of the modalities
+    that it has.
 
     Args:
-        neighbors: modality → `(n, k)` int64 rows of the `n_items` items, -1 where there is none.
+        neighbors: modality → `(n, k)` int64, rows among the `n_items` items; unused entries are -1.
         weights: modality → `w_m`.
         n_items: number of columns.
 
@@ -138,7 +140,9 @@ def _silent(done: int, total: int) -> None:
 
 
 def transition_graph(start: Tensor, items: Tensor, n_items: int) -> SparseMatrix:
-    """`D^-½ C D^-½` `(I, I)`, where `C_ij` counts how often i and j are next to each other, in either order.
+    """Return `D^-½ C D^-½` `(I, I)`, where `C_ij` counts how often i and j are next to each other, in either order.
+
+    `D` holds the row sums of `C`.
 
     Args:
         start, items: `(U+1,)` and `(n,)` int64: the items of user u, in order, are `items[start[u] : start[u + 1]]`.

@@ -14,7 +14,7 @@ from torch import Tensor
 from lirdrec.graphs.edges import Edges
 from lirdrec.graphs.item_item import nearest_among
 
-BLOCK_BYTES = 32 * 2**20  # of feature rows gathered at once on either side
+BLOCK_BYTES = 32 * 2**20  # size of the feature rows gathered at once for each of the two sides of a cosine
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Links:
 
     @classmethod
     def joined(cls, matrices: Sequence[Links]) -> Links:
-        """The sum of several matrices."""
+        """Return the sum of several matrices."""
         return cls(*(torch.cat([getattr(m, name) for m in matrices]) for name in ("rows", "columns", "values")))
 
     def scaled(self, factor: float | Tensor) -> Links:
-        """The matrix times a number."""
+        """Return the matrix times a number."""
         return Links(self.rows, self.columns, self.values * factor)
 
     def degrees(self, n: int) -> Tensor:
-        """Row sums `(n,)`."""
+        """Return the row sums `(n,)`."""
         return self.values.new_zeros(n).index_add(0, self.rows, self.values)
 
     def normalized(self, degrees: Tensor) -> Links:
-        """`D^-½ A D^-½` with `degrees` `(n,)` on both sides; a degree that is not positive counts as infinite."""
+        """Return `D^-½ A D^-½`, with `degrees` `(n,)` as `D`; a degree that is not positive counts as infinite."""
         is_positive = degrees > 0
         # the inner where keeps the root and its gradient finite in entries that the outer where discards
         scale = torch.where(is_positive, torch.where(is_positive, degrees, 1.0).rsqrt(), 0.0)
@@ -52,7 +52,7 @@ class Links:
         return Links(self.rows, self.columns, self.values * both)
 
     def matrix(self, shape: tuple[int, int], first_row: int = 0) -> LinkMatrix:
-        """As a sparse matrix whose row 0 is the row `first_row` of this one."""
+        """Return this matrix as a sparse matrix of `shape`, which starts at the row `first_row` of this one."""
         keys = (self.rows - first_row) * shape[1] + self.columns
         unique, inverse = torch.unique(keys, return_inverse=True)  # sorted, as `Edges` sorts
         summed = self.values.new_zeros(len(unique)).index_add(0, inverse, self.values)
@@ -67,32 +67,36 @@ class LinkMatrix:
     values: Tensor
 
     def matmul(self, x: Tensor) -> Tensor:
-        """The matrix times dense `x` `(columns, D)`; differentiable in the values and in `x`."""
+        """Return the matrix times dense `x` `(columns, D)`; differentiable in the values and in `x`."""
         return self.edges.matmul(self.values, x)
 
     def detached(self) -> LinkMatrix:
-        """The same matrix as a constant."""
+        """Return the same matrix as a constant, without gradient."""
         return LinkMatrix(self.edges, self.values.detach())
 
 
 def pairs(neighbors: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, `(n,)` int64 each, of the entries of a neighbor table `(I, k)`; -1 is no entry."""
+    """Return rows and columns, `(n,)` int64 each, of the entries of a neighbor table `(I, k)`; -1 is no entry."""
     rows, slots = (neighbors >= 0).nonzero(as_tuple=True)
     return rows, neighbors[rows, slots]
 
 
 def own_cosines(unit: Tensor, neighbors: Tensor) -> Links:
-    """Links of a neighbor table `(I, k)` among rows `(I, D)` of length 1, valued by cosine; differentiable."""
+    """Return the links of a neighbor table `(I, k)`; their values are cosines of the rows `unit` `(I, D)` of length 1.
+
+    The values are differentiable.
+    """
     edges = Edges(*pairs(neighbors), (len(unit), len(unit)))
     return Links(edges.rows, edges.columns, edges.dots(unit, unit))
 
 
 @torch.no_grad()
 def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Tensor) -> Tensor:
-    """Cosines `(n,)` of the rows `queries[rows]` and those of the stacked `blocks` at `columns`; no gradient.
+    """Return the cosines `(n,)` of the rows `rows` of `queries` with the rows `columns` of `blocks`; no gradient.
 
     Args:
-        queries: `(m, d)` float; blocks: `(_, d)` each. They need not be normalized, and are not copied.
+        queries: `(m, d)` float.
+        blocks: `(_, d)` each, which together are one matrix. No rows need to be normalized, and no block is copied.
         rows, columns: `(n,)` int64.
     """
     result, first = queries.new_zeros(len(rows)), 0
@@ -109,10 +113,13 @@ def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Te
 
 @torch.no_grad()
 def nearest_links(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], k: int) -> Links:
-    """Links from the last items of a catalog to their `k` nearest in it, valued by cosine; see `nearest_among`.
+    """Return links from the last items of a catalog to the `k` nearest items of each; the values are cosines.
+
+    See `nearest_among`.
 
     Args:
-        queries: `(n, d)` float, the last `n` rows of `blocks` stacked; present: `(n,)` bool.
+        queries: `(n, d)` float, the last `n` rows of the catalog.
+        present: `(n,)` bool.
         blocks: `(values, present)` pairs that together are the catalog, in row order.
     """
     rows, columns = pairs(nearest_among(queries, present, blocks, k))

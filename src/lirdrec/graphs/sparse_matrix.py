@@ -1,7 +1,7 @@
 """Constant sparse matrices with a stored transpose for the backward pass.
 
-torch's own sparse backward builds the transpose at every step; with both orientations in CSR, forward and backward are
-one product each. Indices are int32, which the CPU kernels use without conversion.
+The sparse backward of torch builds the transpose at every step. With the matrix and its transpose in CSR, forward and
+backward are one product each. Indices are int32, which the CPU kernels use without conversion.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class SparseMatrix:
         self.csr_t = _csr(columns, rows, values, (shape[1], shape[0]))
 
     def matmul(self, x: Tensor) -> Tensor:
-        """`A @ x` for dense `x` `(columns, D)`; differentiable with respect to `x`."""
+        """Return `A @ x` for dense `x` `(columns, D)`; differentiable with respect to `x`."""
         result: Tensor = _Product.apply(x, self)
         return result
 
     def transposed(self) -> SparseMatrix:
-        """`Aᵀ`, sharing the entries."""
+        """Return `Aᵀ`, which shares the entries with this matrix."""
         other = copy.copy(self)
         other.shape, other.csr, other.csr_t = (self.shape[1], self.shape[0]), self.csr_t, self.csr
         return other
 
     def row_sums(self) -> Tensor:
-        """Sums `(rows,)` of the entries of each row."""
+        """Return the sum of the entries of each row, `(rows,)`."""
         return product(self.csr, self.csr.values().new_ones(self.shape[1], 1)).squeeze(1)
 
     def dense(self) -> Tensor:
-        """The matrix `(rows, columns)` as a dense tensor; for tests and small graphs only."""
+        """Return the matrix `(rows, columns)` as a dense tensor; for tests and small graphs only."""
         return self.csr.to_dense()
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class SparseMatrix:
 def product(
     csr: Tensor, x: Tensor, plus: Tensor | None = None, *, factor: float = 1.0, plus_factor: float = 1.0
 ) -> Tensor:
-    """`csr @ x`, or `factor · csr @ x + plus_factor · plus`, without autograd.
+    """Return `csr @ x`, or `factor · csr @ x + plus_factor · plus` if `plus` is given, without autograd.
 
     On MPS, which has no sparse kernels, the product runs on the CPU.
     """
@@ -101,4 +101,4 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
 @lru_cache
 def _warn_of_fallback() -> None:
     """Warn once in a process."""
-    log.warning("MPS has no sparse products: they run on the CPU, everything else on the device")
+    log.warning("MPS has no sparse products: these run on the CPU, everything else runs on the device")

@@ -15,12 +15,14 @@ EPSILON = 1e-7  # added to every degree, as the released code does
 
 
 class UserItemGraph:
-    r"""`Â = D^-½ [[0, R], [Rᵀ, 0]] D^-½`, kept as its one non-zero block `R̂` (`U×I`) and the transpose.
+    r"""The normalized user-item graph `Â = D^-½ [[0, R], [Rᵀ, 0]] D^-½`.
+
+    Only its non-zero block `R̂` (`U×I`) and the transpose of the block are kept.
 
     Args:
         users, items: `(E,)` int64 rows of the distinct training pairs.
-        n_users, n_items: sizes; a node without an edge keeps a zero row.
-        dtype: of the values.
+        n_users, n_items: numbers of users and items; a node without an edge has a zero row.
+        dtype: dtype of the values.
         weights: `(E,)` float, the entries of `R`; None: ones.
     """
 
@@ -40,7 +42,7 @@ class UserItemGraph:
     def propagate(
         self, users: Tensor, items: Tensor, n_layers: int, weights: Sequence[float] | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        r"""Read-out of all layers, `X = Σ_{l=0..L} a_l Â^l X0`: the sum of LightGCN, Eqs. 15-16, with weights.
+        r"""Return the weighted sum of all layers, `X = Σ_{l=0..L} a_l Â^l X0` (LightGCN, LIRDRec's Eqs. 15-16).
 
         Args:
             users, items: the rows `(U, D)` and `(I, D)` of `X0`.
@@ -48,7 +50,7 @@ class UserItemGraph:
             weights: `a_0 … a_L`, numbers or `(L+1,)` float; None: all 1.
 
         Returns:
-            The rows `(U, D)` and `(I, D)` of `X`; differentiable, with respect to a tensor `weights` too.
+            The rows `(U, D)` and `(I, D)` of `X`; differentiable, also with respect to `weights` if it is a tensor.
         """
         if n_layers == 0 and weights is None:
             return users, items
@@ -60,7 +62,7 @@ class UserItemGraph:
         return result
 
     def last(self, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        """The last layer alone, the rows `(U, D)` and `(I, D)` of `Â^L X0`; differentiable."""
+        """Return the last layer only, the rows `(U, D)` and `(I, D)` of `Â^L X0`; differentiable."""
         to_items = self.matrix.transposed()
         for _ in range(n_layers):
             users, items = self.matrix.matmul(items), to_items.matmul(users)
@@ -69,13 +71,16 @@ class UserItemGraph:
     def sums(
         self, users: Tensor, items: Tensor, n_layers: int, weights: Sequence[float] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`propagate` without autograd, by Horner's rule: `X ← a_L X0`, then `X ← a_l X0 + Â X` for l = L-1 … 0."""
+        """Compute `propagate` without autograd, by Horner's rule.
+
+        It starts with `X ← a_L X0`, then takes the steps `X ← a_l X0 + Â X` for l = L-1 … 0.
+        """
         a = [1.0] * (n_layers + 1) if weights is None else list(weights)
         if n_layers == 0:
             return (users, items) if a[0] == 1 else (a[0] * users, a[0] * items)
         x_users, x_items = users, items
         for layer in range(n_layers - 1, -1, -1):
-            factor = a[n_layers] if layer == n_layers - 1 else 1.0  # a_L X0 is not made: its factor is the product's
+            factor = a[n_layers] if layer == n_layers - 1 else 1.0  # the product takes a_L, so a_L X0 is not computed
             x_users, x_items = (
                 product(self.matrix.csr, x_items, plus=users, factor=factor, plus_factor=a[layer]),
                 product(self.matrix.csr_t, x_users, plus=items, factor=factor, plus_factor=a[layer]),
@@ -99,7 +104,7 @@ class _Propagate(AutogradFunction):
 
 
 class _PropagateLearned(AutogradFunction):
-    # The layers Y_l = Â^l G of the gradient G give both gradients: Σ a_l Y_l of X0 and ⟨Y_l, X0⟩ of a_l.
+    # With the layers Y_l = Â^l G of the gradient G, the gradient of X0 is Σ a_l Y_l, and that of a_l is ⟨Y_l, X0⟩.
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, weights: Tensor, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(users, items, weights)
@@ -123,14 +128,15 @@ class _PropagateLearned(AutogradFunction):
 
 
 class RowGraph:
-    r"""`P = D^-1 (A + I)`: a step gives each node the mean of itself and its neighbors; `D` counts the node itself.
+    r"""The user-item graph with self-loops, normalized by rows: `P = D^-1 (A + I)`.
 
-    With weights, the mean is weighted, and the node itself has weight 1.
+    A step over it gives each node the mean of the node itself and its neighbors; `D` counts the node itself. With
+    weights, the mean is weighted, and the node itself has weight 1.
 
     Args:
         users, items: `(E,)` int64 rows of the distinct training pairs.
-        n_users, n_items: sizes; a node without an edge keeps its own row.
-        dtype: of the values.
+        n_users, n_items: numbers of users and items; a node without an edge keeps its own row.
+        dtype: dtype of the values.
         weights: `(E,)` float, the entries of `A`; None: ones.
     """
 
@@ -152,7 +158,7 @@ class RowGraph:
         )
 
     def layers(self, users: Tensor, items: Tensor, n_layers: int) -> list[tuple[Tensor, Tensor]]:
-        """The rows `(U, D)` and `(I, D)` of `P^l X0` for l = 0 … n_layers; differentiable."""
+        """Return the rows `(U, D)` and `(I, D)` of `P^l X0` for l = 0 … n_layers; differentiable."""
         layers = [(users, items)]
         for _ in range(n_layers):
             users, items = (
@@ -164,12 +170,14 @@ class RowGraph:
 
 
 def row_folded(histories: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
-    r"""The vector of a new user with liked items `H` in a `RowGraph`, summed over layers, with item states as trained.
+    r"""Return vectors of new users in a `RowGraph`, summed over the layers; the items keep their states of training.
 
-    `u^0 = 0`, `u^(l+1) = (u^l + Σ_{i∈H} x_i^l) / (|H| + 1)`, result `Σ_l u^l`.
+    For a user who likes the items `H`, the result is `Σ_l u^l` with
+
+        u^0 = 0,   u^(l+1) = (u^l + Σ_{i∈H} x_i^l) / (|H| + 1)
 
     Args:
-        histories: liked item rows, one int64 tensor a user.
+        histories: liked item rows, one int64 tensor per user.
         states: `x^l` `(I, D)` of the layers 0 … L-1.
 
     Returns:
@@ -187,7 +195,10 @@ def row_folded(histories: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
 
 
 def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int, weights: Tensor | None = None) -> Tensor:
-    """`w/√((d_u + ε)(d_i + ε))` of each edge, `(E,)` float64, degrees summed over the given edges; w is 1 or `(E,)`."""
+    """Return the value `w/√((d_u + ε)(d_i + ε))` of each edge, `(E,)` float64.
+
+    The degrees d are sums of w over the given edges; w is `weights` `(E,)`, or 1.
+    """
     user_degree = torch.bincount(users, weights, minlength=n_users).double() + EPSILON
     item_degree = torch.bincount(items, weights, minlength=n_items).double() + EPSILON
     values = (user_degree[users] * item_degree[items]).rsqrt()
@@ -197,9 +208,10 @@ def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int, weight
 def drop_edges(
     users: Tensor, items: Tensor, n_users: int, n_items: int, p: float, generator: torch.Generator
 ) -> Tensor:
-    """Positions `(int(E·(1-p)),)` of the edges that an epoch keeps.
+    """Sample the edges that an epoch keeps, and return their positions `(int(E·(1-p)),)`.
 
-    Sampled without replacement with probability ∝ `1/√(d_u·d_i)`: the largest keys `log w + Gumbel` are such a sample.
+    The sample is without replacement, with probability ∝ `w = 1/√(d_u·d_i)`: it has the edges with the largest keys
+    `log w + g`, with g Gumbel noise.
     """
     weights = edge_values(users, items, n_users, n_items).cpu()
     uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64).clamp_(1e-300, 1 - 1e-16)
@@ -208,15 +220,16 @@ def drop_edges(
 
 
 def folded(histories: Sequence[Tensor], states: Tensor, degrees: Tensor) -> Tensor:
-    r"""The vector of a new user with liked items `H`: `Σ_{i∈H} Y_i / √(|H|·deg_i)`, with item states as trained.
+    r"""Return vectors of new users in a `UserItemGraph`; the items keep their states of training.
 
-    An item without an edge in training counts as an item with one edge: the one to this user.
+    The vector of a user who likes the items `H` is `Σ_{i∈H} Y_i / √(|H|·deg_i)`. An item without an edge in training
+    counts as an item with one edge, to this user.
 
     Args:
-        histories: liked item rows, one int64 tensor a user.
-        states: `Y` `(I, D)`, the sum of the item states of all layers but the last, that of layer l times the
-            read-out weight of layer l + 1.
-        degrees: `(I,)` training pairs of each item, or the sums of their weights.
+        histories: liked item rows, one int64 tensor per user.
+        states: `Y` `(I, D)`, the weighted sum of the item states of all layers except the last; layer l has the weight
+            of layer l + 1 in the sum of layers (`a_{l+1}`).
+        degrees: `(I,)`, the number of training pairs of each item, or the sum of their weights.
 
     Returns:
         `(len(histories), D)`.

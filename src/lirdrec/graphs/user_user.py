@@ -11,14 +11,15 @@ MEMORY_LIMIT = 128 * 2**20  # bytes of a block of counts
 
 
 def user_user_graph(history: Tensor, k: int, dtype: torch.dtype) -> SparseMatrix:
-    r"""`T` `(U, U)`: row u holds the softmax of the numbers of common items over the k nearest other users of u.
+    r"""Return the graph `T` `(U, U)`: row u has the softmax of the numbers of common items of u and its k neighbors.
 
-    Users without a common item are no neighbors: a row has fewer entries then, or none.
+    The neighbors of u are the other users with the most items in common. Users without a common item are no neighbors,
+    so a row can have fewer than k entries, or none.
 
     Args:
         history: CSR `(U, I)` of ones at the training pairs.
         k: neighbors per user.
-        dtype: of the values.
+        dtype: dtype of the values.
 
     >>> user_user_graph(torch.eye(3).to_sparse_csr(), 2, torch.float32).csr.values().numel()
     0
@@ -43,18 +44,19 @@ def user_user_graph(history: Tensor, k: int, dtype: torch.dtype) -> SparseMatrix
 
 
 def weighted_users(common: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The k users with the most common items for each query, and the softmax of their numbers.
+    """Find, for each query, the k users with the most common items, and the softmax of these numbers.
 
     Args:
-        common: `(B, U)` float, numbers of common items; users with 0 are left out, of equal ones the first come first.
+        common: `(B, U)` float, numbers of common items. Users with 0 are left out; among equal numbers, users with
+            lower rows come first.
         k: users per query.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Returns:
         Query, user, `(n,)` int64 each, and weight `(n,)` of the entries.
     """
     n_users = common.shape[1]
-    # a fraction less for each further row decides among equal numbers
+    # each further row gets a fraction less, so that equal numbers are ordered by row
     keys = common.double() - torch.arange(n_users, device=common.device, dtype=torch.float64) / (n_users + 1)
     nearest = keys.topk(min(k, n_users), dim=1).indices
     numbers = common.gather(1, nearest).to(torch.float64)

@@ -25,7 +25,7 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
 
     Args:
         what: an object, which is first written to a temporary folder; or a folder.
-        repo: "OWNER/NAME"; created if missing.
+        repo: "OWNER/NAME"; created if it does not exist.
         **options: private, token, revision, message, license, metrics, features, endpoint, progress: see
             `lirdrec.hub.push`, also for the errors raised.
 
@@ -58,7 +58,8 @@ def from_hub(
 ) -> Recommender | Dataset:
     """Load the recommender or the dataset in a repository of the Hugging Face hub.
 
-    It is read from the hub's cache, after all checks of `lirdrec.hub.pull`; a second call downloads nothing.
+    It is downloaded to the hub's cache, checked like `lirdrec.hub.pull` does, and read from there. A second call
+    downloads nothing.
 
     Args:
         repo, revision, token, endpoint, progress: see `lirdrec.hub.pull`, also for the errors raised.
@@ -79,7 +80,7 @@ def recommender_from_hub(repo: str, **options: Any) -> Recommender:
     """Load the recommender in a repository; arguments and errors are those of `from_hub`.
 
     Raises:
-        HubError: it contains a dataset.
+        HubError: the repository contains a dataset.
     """
     result = from_hub(repo, **options)
     if isinstance(result, Dataset):
@@ -91,7 +92,7 @@ def dataset_from_hub(repo: str, **options: Any) -> Dataset:
     """Load the dataset in a repository; arguments and errors are those of `from_hub`.
 
     Raises:
-        HubError: it contains a run.
+        HubError: the repository contains a run.
     """
     if "device" in options:
         raise ConfigError("a dataset has no device: leave device out")

@@ -1,4 +1,4 @@
-"""The card of a repository: contents, provenance, metrics, license and how to load it."""
+"""Write the card of a repository (its README.md): contents, provenance, metrics, license and how to load it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SLIM_NOTE = "It is a stripped run: it can only recommend to known users and find
 
 
 def card(shared: Shared, repo: Repository, metrics: bool = True) -> str:
-    """The card as Markdown with its header in YAML.
+    """Return the card as Markdown with a header in YAML.
 
     Args:
         shared: the files to send.
-        repo: target repository.
+        repo: the repository that the card is for.
         metrics: include the metrics of a run.
     """
     if shared.type == "dataset":
@@ -146,7 +146,7 @@ def _run_parts(shared: Shared, repo: Repository, recorded: Mapping[str, Mapping[
 
 
 def _metrics(shared: Shared) -> dict[str, dict[str, float]]:
-    """Recorded metrics: split → metric → value."""
+    """Return the recorded metrics of a run: split → metric → value."""
     return {
         split: {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         for split, values in shared.info.get("metrics", {}).items()
@@ -155,7 +155,7 @@ def _metrics(shared: Shared) -> dict[str, dict[str, float]]:
 
 
 def _rows(shared: Shared, name: str) -> str | None:
-    """The number of rows of a table; None if it is not shared."""
+    """Return the number of rows of a table; None if the table is not shared."""
     from pyarrow.parquet import read_metadata
 
     path = shared.contents.get(f"{name}.parquet")
@@ -172,7 +172,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _facts(facts: Mapping[str, Any], depth: int = 0) -> str:
-    """Nested facts as a nested list."""
+    """Return nested facts as a nested list in Markdown."""
     lines = []
     for key, value in facts.items():
         name = f"{'  ' * depth}- {_plain(key)}:"

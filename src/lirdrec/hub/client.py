@@ -1,4 +1,7 @@
-"""The hub's client (imported on first use), with its errors as one-line messages that never show tokens."""
+"""Use the client library of the Hugging Face hub, and turn its errors into one-line messages that never show tokens.
+
+The library is imported at its first use.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from lirdrec.hub.metadata_redaction import without_secrets
 MISSING = 'sharing needs the client of the Hugging Face hub: pip install "lirdrec[hub]"'
 DATASETS = "datasets/"
 LOG_IN = "log in with `hf auth login`, or put a token into the variable HF_TOKEN"
-CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # modules that send the hub's requests
+CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # modules that send requests to the hub
 
 
 class HubError(LirdrecError, RuntimeError):
@@ -33,8 +36,8 @@ class Repository:
         name: "OWNER/NAME".
         type: "model" (a run), "dataset", or None if it is not given.
         revision: branch, tag or commit, or None for the main branch.
-        endpoint: address of the hub, or None for the client's (the variable HF_ENDPOINT).
-        token: for this hub, or None for the client's.
+        endpoint: address of the hub, or None for the client's default (the variable HF_ENDPOINT).
+        token: token for this hub, or None for the token that the client has stored.
     """
 
     name: str
@@ -50,7 +53,7 @@ class Repository:
         return f"{DATASETS if self.type == 'dataset' else ''}{self.name}"
 
     def api(self) -> Any:
-        """The hub's client for this repository; a ConfigError if it is not installed."""
+        """Return the hub's client for this repository; raises a ConfigError if it is not installed."""
         try:
             from huggingface_hub import HfApi
         except ImportError:
@@ -108,7 +111,7 @@ def hub_errors(repo: Repository) -> Iterator[None]:
 
 
 def is_absent(error: BaseException) -> bool:
-    """Whether an error of the client means that the repository is missing, on the hub or in the cache."""
+    """Return whether an error of the client means that the repository is missing on the hub or in the cache."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError | RevisionNotFoundError):
@@ -129,7 +132,10 @@ def _sentence(error: BaseException, repo: Repository) -> str:
         if isinstance(cause, HfHubHTTPError):
             return _refusal(cause, repo, hub)
         if isinstance(cause, OfflineModeIsEnabled):
-            return f"{repo}: the client is set to work offline (HF_HUB_OFFLINE), and this is not in its cache"
+            return (
+                f"{repo}: the client is set to work offline (HF_HUB_OFFLINE), and the repository is not in its cache;"
+                " unset the variable"
+            )
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return f"{repo}: the disk is full; free some space, or move the hub's cache with the variable HF_HOME"
         if type(cause).__module__.split(".")[0] in CLIENTS:
@@ -144,7 +150,7 @@ def _sentence(error: BaseException, repo: Repository) -> str:
 
 
 def _refusal(error: Any, repo: Repository, hub: str) -> str:
-    """The message for a response with a status of 400 or more."""
+    """Return the message for a response with a status of 400 or more."""
     from huggingface_hub.errors import DisabledRepoError, EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
     status, headers = error.response.status_code, error.response.headers
@@ -178,7 +184,7 @@ def _had_token(error: Any) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and its causes."""
+    """Return the error and its causes."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

@@ -1,4 +1,4 @@
-"""Select the files of a folder to upload (all in its manifest) and remove private metadata from them.
+"""Select the files of a folder to upload (those that its manifest lists), and remove private metadata from them.
 
 File names and contents are checked: nothing pickled, no path outside of the folder.
 """
@@ -38,7 +38,7 @@ Content = Path | bytes
 
 
 def is_document(name: str) -> bool:
-    """Whether a file is documentation, which a repository may hold beside the files of the manifest."""
+    """Return whether a file is documentation, which a repository may hold beside the files of the manifest."""
     return DOCUMENTS.fullmatch(name) is not None
 
 
@@ -46,7 +46,7 @@ def check_name(name: object) -> str:
     """Validate a file name of a manifest: inside its folder on every system, with a known suffix.
 
     Raises:
-        RunFolderError: it is not valid; the message can follow "FOLDER: ".
+        RunFolderError: the name is not valid; the message can follow "FOLDER: ".
     """
     if not isinstance(name, str) or len(name) > 200:
         raise RunFolderError(f"its {MANIFEST} lists {str(name)[:60]!r}, which is not a file name")
@@ -66,7 +66,7 @@ def check_content(path: Path, name: str) -> None:
     """Validate that the file at `path` has the format of the suffix of `name`; nothing is run or unpickled.
 
     Raises:
-        RunFolderError: it has another format; the message can follow "FOLDER: ".
+        RunFolderError: the file has another format; the message can follow "FOLDER: ".
     """
     try:
         with path.open("rb") as file:
@@ -139,7 +139,7 @@ class Shared:
         return "dataset" if self.manifest["format"] == DATASET else "model"
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file to upload, or None."""
+        """Return the content of a JSON file to upload, or None if there is no such file."""
         content = self.contents.get(name)
         if content is None:
             return None
@@ -155,13 +155,13 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
         features: for a run, also upload the features that it refers to, which are needed to add items.
 
     Raises:
-        RunFolderError: it is neither, is damaged, or contains a file type that is never shared.
+        RunFolderError: the folder is no dataset or run, is damaged, or contains a file type that is never shared.
         ConfigError: the license is invalid or missing.
         DataError: the item table contains paths of this machine.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder; name a prepared dataset or a run")
+        raise ConfigError(f"{folder}: there is no such folder; give the path of a prepared dataset or a run")
     if is_run(folder):
         local = _read_run(folder, features)
     else:
@@ -188,11 +188,11 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
 
 
 def _read_run(folder: Path, features: bool) -> Shared:
-    """A run; its reference to the features of a dataset is replaced by the features, or by the dataset's name."""
+    """Read a run; its reference to the features of a dataset is replaced by the features, or by the dataset's name."""
     manifest = open_run(folder, verify=True)
     contents = _paths(folder, manifest)
     if CONFIG not in contents:
-        raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {CONFIG}; train again")
+        raise RunFolderError(f"{folder / MANIFEST} is damaged: it does not list {CONFIG}; train again")
     data_info: dict[str, Any] = {}
     description = read_json(folder / FEATURES) if FEATURES in contents else {}
     if "dataset" in description:
@@ -201,7 +201,7 @@ def _read_run(folder: Path, features: bool) -> Shared:
             data_info = dict(read_manifest(store.folder)["info"])
         if features:
             if store.folder is None or store.trained is None:
-                raise RunFolderError(f"{store.missing}; or share the run without them (--no-features)")
+                raise RunFolderError(f"{store.missing}; or share the run without its features (--no-features)")
             for name in store.names():
                 for part, ending in (("values", ".npy"), ("mask", ".mask.npy")):
                     contents[f"features/{name}{ending}"] = store.folder / store.files[f"{name}.{part}"]["file"]
@@ -218,7 +218,7 @@ def _paths(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
 
 
 def _clean(folder: Path, name: str, content: Content, folders: list[str]) -> Content:
-    """The file to upload, after checks of its name and content."""
+    """Check the name and the content of a file, and return what to upload, without private metadata."""
     try:
         check_name(name)
         if isinstance(content, bytes):
@@ -237,4 +237,4 @@ def _entry(content: Content, recorded: Mapping[str, Any] | None) -> dict[str, An
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     if recorded is None:
         return file_entry(content)
-    return {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}  # verified a moment ago
+    return {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}  # was verified before

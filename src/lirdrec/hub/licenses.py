@@ -1,4 +1,4 @@
-"""The license of a shared folder: from its metadata or from the user, with the hub's identifiers."""
+"""Find the license of a shared folder, from its metadata or from the user, and its identifier on the hub."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ KNOWN = frozenset(_KNOWN.split())
 
 @dataclass(frozen=True)
 class License:
-    """A license on a card: the hub's identifier ("other" if it has none), and the text of the metadata or the user."""
+    """A license, as the card of a repository (its README.md) names it.
+
+    Attributes:
+        identifier: the hub's identifier of the license; "other" if it has none.
+        text: the license as the metadata or the user gave it.
+    """
 
     identifier: str
     text: str
 
     def header(self) -> dict[str, str]:
-        """The entries of a card's header."""
+        """Return the entries for the header of a card."""
         if self.identifier != OTHER or self.text == OTHER:
             return {"license": self.identifier}
         first = re.split(r"[,;:.]\s", self.text, maxsplit=1)[0]
@@ -47,12 +52,12 @@ UNKNOWN = License(OTHER, OTHER)
 
 
 def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> License:
-    """The license of a shared folder.
+    """Return the license of a shared folder.
 
     Args:
         named: license given by the user: an identifier such as "mit", a sentence, or None.
-        info: of the dataset or the run; its "licence" (or "license") is the license of the data.
-        folder: for messages.
+        info: metadata of the dataset or the run; its "licence" (or "license") is the license of the data.
+        folder: name of the folder in messages.
 
     Raises:
         ConfigError: no license is given or recorded, the name is unknown, or the two contradict each other.
@@ -62,8 +67,8 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
     if not text:
         if given is None:
             raise ConfigError(
-                f"{folder}: its license is unknown; name one that its data allow, for instance "
-                'license="cc-by-4.0" (--license cc-by-4.0), or "other" with its terms in the repository'
+                f"{folder}: its license is unknown; give a license that its data allow, for instance "
+                'license="cc-by-4.0" (--license cc-by-4.0), or "other" and write the terms into the repository'
             )
         return given
     recorded = License(text if text in KNOWN else OTHER, text)
@@ -71,7 +76,7 @@ def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> Lic
         return recorded
     raise ConfigError(
         f"{folder}: its data are under {_short(recorded.text)!r}, so it cannot be shared as {_short(given.text)!r}; "
-        "leave the license out; the card then names the license of the data"
+        "do not give a license; the card then names the license of the data"
     )
 
 

@@ -25,16 +25,16 @@ _ABSOLUTE = r"^(?:/[^/\s][^/]*/|~/|[A-Za-z]:[\\/]|\\\\\w|file://)"  # polars' di
 
 
 def without_secrets(text: str) -> str:
-    """The text without keys, tokens and passwords in addresses."""
+    """Return the text without keys and tokens, and without passwords in addresses."""
     return _SECRETS.sub("", text)
 
 
 def scrub(value: Any, folders: Sequence[str] = ()) -> Any:
-    """A JSON value with each absolute path reduced to its last part, and without keys and passwords.
+    """Return a JSON value with each absolute path reduced to its last part, and without keys and passwords.
 
     Args:
-        value: any JSON value; is not changed.
-        folders: folders to remove from the start of paths, also of paths with spaces (see `folders_in`).
+        value: any JSON value; it is not changed.
+        folders: folders to remove from the start of paths, which also works for paths with spaces (see `folders_in`).
     """
     if isinstance(value, str):
         return _text(value, folders)
@@ -46,7 +46,7 @@ def scrub(value: Any, folders: Sequence[str] = ()) -> Any:
 
 
 def folders_in(value: Any) -> list[str]:
-    """The strings of a JSON value that are absolute paths."""
+    """Return the strings of a JSON value that are absolute paths."""
     if isinstance(value, str):
         return [value] if _ABSOLUTE_PATH.match(value) and len(value) > 1 else []
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -54,7 +54,7 @@ def folders_in(value: Any) -> list[str]:
 
 
 def scrub_environment(facts: Any) -> dict[str, Any]:
-    """The environment needed to repeat a run (versions, revision, seed, time, system name), without the host name."""
+    """Return the facts needed to repeat a run (versions, revision, seed, time, system name), without the host name."""
     kept = {key: facts[key] for key in ENVIRONMENT if key in facts} if isinstance(facts, dict) else {}
     if isinstance(kept.get("platform"), str):
         kept["platform"] = kept["platform"].split("-")[0]
@@ -62,7 +62,7 @@ def scrub_environment(facts: Any) -> dict[str, Any]:
 
 
 def scrub_file(path: Path, folders: Sequence[str]) -> bytes | None:
-    """The scrubbed content of a text file (.json, .jsonl, .csv), or None if it is unchanged.
+    """Return the content of a text file (.json, .jsonl, .csv) after `scrub`, or None if that changes nothing.
 
     Raises:
         ValueError: its content does not match its suffix.
@@ -87,10 +87,11 @@ def scrub_file(path: Path, folders: Sequence[str]) -> bytes | None:
 
 
 def check_table(path: Path) -> None:
-    """Raise if an item table has absolute paths: in the column `image`, `audio` or `video`, or in all cells of another.
+    """Check that an item table has no absolute paths.
 
     Raises:
-        DataError: it does; names column and row.
+        DataError: a cell of the column `image`, `audio` or `video`, or every cell of another column, is an absolute
+            path; the message names the column and the row.
     """
     import polars as pl
 
@@ -109,7 +110,7 @@ def check_table(path: Path) -> None:
 
 
 def as_bytes(value: Any) -> bytes:
-    """A JSON document as bytes, formatted as in prepared folders and runs."""
+    """Return a JSON document as bytes, formatted as in prepared folders and runs."""
     return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode()
 
 
@@ -125,5 +126,5 @@ def _text(text: str, folders: Iterable[str]) -> str:
 
 
 def _last(path: str) -> str:
-    """The last part of a path of any system; Windows accepts both slashes."""
+    """Return the last part of a path of any system; Windows accepts both slashes."""
     return PureWindowsPath(path.rstrip("/\\")).name

@@ -1,4 +1,4 @@
-"""`pull`: download a prepared dataset or a run from a hub and verify it before use. No code is run."""
+"""Download a prepared dataset or a run from a hub such as Hugging Face's, and verify it before use. No code is run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def pull(
         repo: "OWNER/NAME"; if both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
         folder: target folder.
         revision: branch, tag or commit; None for the main branch.
-        token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
-        endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
+        token: token of the hub; None for the token of `hf auth login` or of the variable HF_TOKEN.
+        endpoint: the address of another hub; None for the client's default (the variable HF_ENDPOINT).
         overwrite: replace a folder that contains a dataset or a run.
         progress: draw the client's progress bars on the error stream.
 
@@ -72,7 +72,7 @@ def pull(
 def fetch(repo: Repository, progress: bool = False) -> tuple[Path, dict[str, Any]]:
     """Download a repository into the hub's cache and verify it; returns the folder in the cache and its manifest.
 
-    The folder must not be written to.
+    The caller must not write to this folder.
 
     Raises:
         HubError: see `pull`.
@@ -90,12 +90,12 @@ def fetch(repo: Repository, progress: bool = False) -> tuple[Path, dict[str, Any
         except RunFolderError as error:
             raise HubError(f"{repo}: {error}; nothing was written") from None
         if FEATURES in names and not _features_inside(folder, names):
-            raise HubError(f"{repo}: its {FEATURES} names files outside of the run; it is not used")
+            raise HubError(f"{repo}: its {FEATURES} names files outside of the run; the run is not used")
     return folder, manifest
 
 
 def _fetch_manifest(repo: Repository) -> tuple[Repository, Path]:
-    """The repository with its type, and the folder of the cached commit, which contains its manifest."""
+    """Download the manifest; returns the repository with its type, and the folder of the commit in the cache."""
     with hub_errors(repo):
         first = replace(repo, type=repo.type or "model")
         try:
@@ -119,10 +119,10 @@ def _download(repo: Repository, revision: str | None, names: Collection[str]) ->
 
 
 def _read_manifest(repo: Repository, folder: Path) -> dict[str, Any]:
-    """The manifest, with its format, its version and all names checked.
+    """Read the manifest, and check its format, its version and all names.
 
     Raises:
-        HubError: it is no manifest of lirdrec, or of a newer format.
+        HubError: the manifest is not one of lirdrec, or has a newer format.
         RunFolderError: a name or an entry is invalid.
     """
     foreign = HubError(f"{repo} contains neither a dataset nor a run of lirdrec")
@@ -135,7 +135,8 @@ def _read_manifest(repo: Repository, folder: Path) -> dict[str, Any]:
         raise foreign
     if version > supported:
         raise HubError(
-            f"{repo} was written in format {version}, newer than the {supported} known here; upgrade lirdrec"
+            f"{repo} was written in format {version}, which is newer than {supported}, the newest format known here;"
+            " upgrade lirdrec"
         )
     names = {check_name(name) for name in manifest.get("files", {})}
     check_manifest(manifest, Path(MANIFEST), "push it again")
@@ -147,7 +148,7 @@ def _read_manifest(repo: Repository, folder: Path) -> dict[str, Any]:
 
 
 def _check_listing(repo: Repository, commit: str, names: Collection[str]) -> None:
-    """Raise if the repository has files that its manifest does not list; skipped offline."""
+    """Raise a HubError if the repository has files that its manifest does not list; offline, nothing is checked."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -182,7 +183,7 @@ def _is_intact(path: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _features_inside(folder: Path, names: Collection[str]) -> bool:
-    """Whether all features of a run are read from its folder, or from a dataset with valid names."""
+    """Return whether all features of a run are in its folder, or in a dataset whose files have valid names."""
     try:
         description = json.loads((folder / FEATURES).read_bytes())
         prefixes, reference = list(description["added_blocks"]), description.get("dataset")

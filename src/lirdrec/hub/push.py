@@ -36,21 +36,21 @@ def push(
 ) -> str:
     """Upload a prepared dataset or a finished run to the Hugging Face hub, with a card that describes it.
 
-    The files of the manifest and the card are uploaded atomically, in one commit. Checkpoints, logs and locks are not
-    uploaded. Local paths, host name and keys are removed from texts, and the manifest is rewritten to match. The folder
-    itself is not changed.
+    The files of the manifest and the card (README.md) are uploaded atomically, in one commit. Checkpoints, logs and
+    locks are not uploaded. Local paths, host name and keys are removed from texts, and the manifest is adapted to this.
+    The folder itself is not changed.
 
     Args:
         folder: the folder to upload; its checksums are verified first.
-        repo: "OWNER/NAME"; created if missing.
-        private: only the owner can see the repository. An existing public one is refused unless this is False.
-        token: of the hub; None for that of `hf auth login` or of the variable HF_TOKEN.
-        revision: the branch, created if missing; None for the main one.
-        message: of the commit.
+        repo: "OWNER/NAME"; created if it does not exist.
+        private: only the owner can see the repository. If it exists and is public, True is refused.
+        token: token of the hub; None for the token of `hf auth login` or of the variable HF_TOKEN.
+        revision: the branch, created if it does not exist; None for the main branch.
+        message: message of the commit.
         license: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data have none.
         metrics: include the metrics of a run in its card.
         features: for a run, also upload the features of its dataset, which are needed to add items.
-        endpoint: the address of another hub; None for the client's (the variable HF_ENDPOINT).
+        endpoint: the address of another hub; None for the client's default (the variable HF_ENDPOINT).
         progress: draw the client's progress bars on the error stream.
 
     Returns:
@@ -64,7 +64,7 @@ def push(
     """
     target = repository(repo, revision, endpoint, token)
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ConfigError(f"revision {revision!r} is a commit; name the branch to push to")
+        raise ConfigError(f"revision {revision!r} is a commit; give the name of the branch to push to")
     shared = gather(folder, license, features)
     if target.type == "dataset" and shared.type != "dataset":
         raise ConfigError(f"{folder} is a run, which the hub calls a model: write {target.name} without datasets/")
@@ -85,7 +85,7 @@ def _send(shared: Shared, repo: Repository, text: str, private: bool, message: s
         address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
         existing = api.repo_info(repo.name, repo_type=repo.type)
         if private and existing.private is False:
-            raise HubError(f"{repo} is public already; to publish this, confirm it (private=False, --public)")
+            raise HubError(f"{repo} is public already; to publish this folder, confirm it (private=False, --public)")
         if repo.revision not in (None, MAIN):
             api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
             existing = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
@@ -106,7 +106,7 @@ def _send(shared: Shared, repo: Repository, text: str, private: bool, message: s
 
 
 def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[str]:
-    """Files of an earlier push that are not in this one.
+    """Return the files of an earlier push that are not in this push.
 
     Raises:
         HubError: the repository was not made by a push.
@@ -118,5 +118,8 @@ def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[s
         except RunFolderError:
             foreign = True
         if foreign:
-            raise HubError(f"{repo} contains another file already ({name}); choose another name, or empty it first")
+            raise HubError(
+                f"{repo} contains a file already that lirdrec did not push ({name}); choose another name, or empty the"
+                " repository first"
+            )
     return superseded

@@ -28,9 +28,10 @@ class Capabilities:
         cold_items: `add_items` gives scores to items that were not in training.
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
-        weights: the weights of the training pairs change what the model learns; without, training warns.
-        ordered: a user is the ordered history of items: training takes sequences, which need timestamps, and
-            `fold_in` takes each history oldest first.
+        weights: the weights of the training pairs change what the model learns. Where this is False, training warns
+            that weights have no effect.
+        ordered: the model represents a user by the ordered history of items. Training takes sequences, which need
+            timestamps; `fold_in` takes each history with the oldest item first.
         several_devices: training can be split over several processes (docs/distributed.md).
     """
 
@@ -45,14 +46,17 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Features:
-    """One modality: `values` `(I, d)` float32 (or float64) and `present` `(I,)` bool. Absent rows are zero."""
+    """The features of one modality: `values` `(I, d)` float32 (or float64), and the mask `present` `(I,)` bool.
+
+    The rows of items without the modality are zero.
+    """
 
     values: Tensor
     present: Tensor
 
     @cached_property
     def is_complete(self) -> bool:
-        """Whether every item has the modality; kept, since asking a GPU makes the host wait for it."""
+        """Whether every item has the modality. The answer is kept, because the CPU waits for a GPU to give it."""
         return bool(self.present.all())
 
     def to(self, device: torch.device | str) -> Features:
@@ -61,21 +65,25 @@ class Features:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Everything a model is built from, besides its config. Rows, not ids; tensors on one device.
+    """Everything a model is built from, besides its config.
+
+    Users and items are given by row, not by id. All tensors are on one device.
 
     Attributes:
-        n_users, n_items: sizes; users and items without a training pair are counted too.
+        n_users, n_items: numbers of users and items, also counting those without a training pair.
         users, items: `(E,)` int64 each, the distinct training pairs.
-        features: name → modality, in the order of branches; may be empty for models that need none.
-        neighbors: `(name, k) -> (I, min(k, I))` int64: each item's k nearest items by cosine in that modality, itself
-            included, nearest first, -1 where there is none (see `graphs.item_item.nearest_items`).
+        features: name of a modality → its features, in the order in which models use the modalities; may be empty for
+            models that need no features.
+        neighbors: function `(name, k) -> (I, min(k, I))` int64: the k nearest items of each item by cosine in that
+            modality, nearest first. The item itself is one of them. Unused entries are -1 (see
+            `graphs.item_item.nearest_items`).
         seed: seed of the parameter initialization.
         weights: `(E,)` float, more than 0, how much each training pair counts; None: all count 1.
         timestamps: `(E,)` int64, the time of each training pair in the unit of the source, or None.
-        ranks: the processes that train together. With several, `features` hold only the rows `shards.items`; pairs,
-            neighbors and weights are complete on all.
-        projections: name → how the columns of `features` were made of the dataset's, where they differ; kept in the run
-            for items that are added later, and of no concern to a model.
+        ranks: the processes that train together. With several processes, `features` hold only the item rows of this
+            process (`shards.items`); pairs, neighbors and weights are complete in every process.
+        projections: name of a modality → the projection that made the columns of `features` from those of the dataset,
+            if they differ. Models do not use it; the run keeps it for items that are added later.
     """
 
     n_users: int
@@ -106,19 +114,19 @@ class ModelInputs:
 
     @cached_property
     def shards(self) -> Shards:
-        """The rows of users and items that this process holds; all of them in a training in one process."""
+        """The rows of users and items that this process holds: all rows, if one process trains alone."""
         return Shards.of(self.ranks, self.n_users, self.n_items)
 
     @cached_property
     def relative_weights(self) -> Tensor | None:
-        """The weights divided by their mean, `(E,)` float32; None if all are equal, as they then have no effect."""
+        """The weights divided by their mean, `(E,)` float32; None without weights, or if all are equal."""
         if self.weights is None or len(self.weights) == 0 or bool((self.weights == self.weights[0]).all()):
             return None
         return (self.weights / self.weights.mean(dtype=torch.float64)).float()
 
     @cached_property
     def pair_weights(self) -> PairWeights | None:
-        """`relative_weights` by user and item, for the loss of a batch."""
+        """The relative weights in a form in which the loss finds them by user and item; None if there are none."""
         weights = self.relative_weights
         return None if weights is None else PairWeights(self.users, self.items, self.n_items, weights)
 
@@ -133,14 +141,14 @@ class Model(nn.Module):
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # training options (fields of TrainConfig) of the paper or its released code, for preset="paper"
     published: ClassVar[Mapping[str, Any]] = {}
-    # parameters and buffers with one row per user or item, by name; a `ParameterList` of such tables by its own name.
-    # A training that continues an earlier run matches their rows by id (recommender/warm_start.py)
+    # names of the parameters and buffers that have one row per user or item; a `ParameterList` of such tables has one
+    # name. A training that continues an earlier run matches their rows by id (recommender/warm_start.py)
     user_rows: ClassVar[tuple[str, ...]] = ("user_embedding",)
     item_rows: ClassVar[tuple[str, ...]] = ("item_embedding",)
-    # buffers, by the first part of their names, that the model fits to its features when it first needs them. A
-    # training that continues a run without them fits them to its own data
+    # first part of the names of buffers that the model fits to its features when it first needs them. If a training
+    # continues a run that has no such buffers, it fits them to its own data
     fitted: ClassVar[tuple[str, ...]] = ()
-    # strength, and the likes after which half of it is reached, of `fold_in_items` (benchmarks/warm_up.py)
+    # for `fold_in_items`: the strength, and the number of likes at which half of it is reached (benchmarks/warm_up.py)
     warm_up: ClassVar[tuple[float, float]] = (16.0, 30.0)
     # whether the vectors of new items are mixed with those of their nearest trained items (docs/new_items.md)
     mixes_neighbors: ClassVar[bool] = True
@@ -154,7 +162,9 @@ class Model(nn.Module):
                 f" ({'sasrec, gru4rec' if self.capabilities.ordered else 'ease, lightgcn'} …)"
             )
         if inputs.ranks.size > 1 and not self.capabilities.several_devices:
-            raise CapabilityError(f"{self.name} is trained on one device only, not on {inputs.ranks.size}")
+            raise CapabilityError(
+                f"{self.name} is trained on one device only, not on {inputs.ranks.size}; start it on one device"
+            )
         if self.capabilities.ordered and inputs.timestamps is None:
             raise CapabilityError(
                 f"{self.name} learns from the order of each user's items, and the dataset has no timestamps: prepare it"
@@ -166,42 +176,55 @@ class Model(nn.Module):
         self.generator = epoch_generator(inputs.seed, 0)
 
     def start_again(self) -> None:
-        """Called once when the parameters of an earlier run have been loaded, before training with newer data."""
+        """Prepare parameters that were loaded from an earlier run for training with newer data; called once before it.
+
+        The base class changes nothing.
+        """
 
     def scorer(self) -> Scorer:
-        """The scorer of the current parameters, without gradients; changes no state. For models in one process."""
+        """Return the scorer of the current parameters, without gradients, and change no state.
+
+        Only for a training in one process.
+        """
         raise CapabilityError(f"{self.name} gives no scorer")
 
     def vectors(self) -> tuple[Tensor, Tensor]:
-        """User and item vectors as the scorer compares them, the rows of `inputs.shards`; for `several_devices`."""
+        """Return the user and item vectors of this process (the rows `inputs.shards`), as the scorer compares them.
+
+        Only models with the capability `several_devices` have this method.
+        """
         raise CapabilityError(f"{self.name} is trained on one device only")
 
     @torch.no_grad()
     def validation_scorer(self) -> Rankable:
-        """The scorer for the validation after an epoch; with several ranks each has its own rows (`ShardedScorer`)."""
+        """Return the scorer for the validation after an epoch.
+
+        With several ranks (processes), the scorer of each rank has only the rows of that rank (`ShardedScorer`).
+        """
         if self.inputs.ranks.size == 1:
             return self.scorer()
         return ShardedScorer(*self.vectors(), self.inputs.shards)
 
     def shard_of(self, name: str) -> Shard | None:
-        """The rows that this rank holds of the parameter or buffer `name`; None where it has no row per user or item.
+        """Return the rows of the parameter or buffer `name` that this rank (process) holds.
 
-        Their states in the optimizer (`NAME.KEY`) are split alike.
+        None: the parameter has no row per user or item, and every rank holds all of it.
+        The states of a parameter in the optimizer (`NAME.KEY`) are split in the same way.
         """
         kind = self.rows_of(name)
         return None if kind is None else {"user": self.inputs.shards.users, "item": self.inputs.shards.items}[kind]
 
     def rows_of(self, name: str) -> Literal["user", "item"] | None:
-        """Whether the parameter or buffer `name` has one row per user, or one per item; None: neither."""
+        """Return whether the parameter or buffer `name` has one row per user or one row per item; None: neither."""
         table = name.split(".")[0]
         return "user" if table in self.user_rows else "item" if table in self.item_rows else None
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch; `epoch` counts from 1."""
+        """Prepare an epoch: renew the random generator. `epoch` counts from 1."""
         self.generator = epoch_generator(self.inputs.seed, epoch)
 
     def loss(self, *batch: Any, **options: Any) -> dict[str, Tensor]:
-        """Loss of a batch; "loss" is minimized, other keys are terms to log.
+        """Return the loss of a batch as terms by name: "loss" is minimized, the other terms are logged.
 
         The batch is users, positives and negatives, `(B,)` int64 rows each; for ordered models it is a block of
         sequences (`models.sequential.SequentialModel.loss`).
@@ -215,22 +238,25 @@ class Model(nn.Module):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> Scorer:
-        """The scorer with the new items' rows appended; existing rows do not change.
+        """Return the scorer with the rows of new items appended; existing rows do not change.
 
         Args:
             scorer: a scorer of this model, possibly with added items.
-            catalog: the features of the items that the scorer has now, in blocks of rows in order.
+            catalog: the features of the items that the scorer has now, as blocks in row order.
             new: the features of the `n` new items, one entry per modality of the model.
         """
         raise CapabilityError(f"{self.name} cannot score items that it was not trained with")
 
     def fold_in_items(self, scorer: Scorer, items: Tensor, likers: Sequence[Tensor]) -> Scorer:
-        r"""The scorer with the vectors of new items moved by their likes; all other rows stay.
+        r"""Return the scorer with the vectors of new items turned towards the users who like them; other rows stay.
 
-        An item turns from the vector of its features, `v_0`, towards the `n` users who liked it, as far as they differ
-        from the mean user `c`; its length stays: `v ∝ v_0 / ‖v_0‖ + s · n / (n + h) · (mean_{u∈L} u - c) / ‖u‖`, where
-        `‖u‖` is the mean length of user vectors and `(s, h)` is `warm_up`. The result depends on who likes the item,
-        not on the order of the likes. Columns beside those of the similarity of items (content) stay as they are.
+        The vector `v_0` that an item has from its features changes its direction and keeps its length:
+
+            v ∝ v_0 / ‖v_0‖ + s · n / (n + h) · (mean_{u∈L} u - c) / ‖u‖
+
+        `L` are the vectors of the `n` users who like the item, `c` is the mean user vector, `‖u‖` the mean length of
+        user vectors, and `(s, h)` is `warm_up`. The order of the likes does not matter. Only the columns that compare
+        items change; further columns (content) stay as they are.
 
         Args:
             scorer: a scorer of this model.
@@ -244,7 +270,7 @@ class Model(nn.Module):
             raise CapabilityError(f"{self.name} cannot move the vectors of new items by likes")
         strength, half = self.warm_up
         memory, width = dict(scorer.memory), scorer.n_similarity_columns
-        if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same one
+        if "mean_user" not in memory:  # kept, so that all moves of a run are measured from the same mean user
             everyone = torch.arange(scorer.n_users, device=scorer.user_vectors.device)
             users = scorer.trained_queries(everyone)[:, :width]
             memory["mean_user"] = users.mean(0, dtype=torch.float64)
@@ -263,21 +289,22 @@ class Model(nn.Module):
 
     @property
     def can_warm_up(self) -> bool:
-        """Whether `fold_in_items` works: for models that take new items and train users and items together."""
+        """Whether `fold_in_items` works: the model must take new items, and train users and items together."""
         return self.capabilities.cold_items and self.capabilities.training == "gradient"
 
     def history_weights(self, scorer: Scorer, history: Tensor) -> Tensor | None:
-        """Weights `(1, K)` of the first K branches after the last item of a history `(n,)`, folded in; None: no such.
+        """Return the weights `(1, K)` that the first K parts of a score have after the last item of a new history.
 
-        Only of models of ordered histories, whose weights differ from step to step; `history` is oldest first.
+        Only models of ordered histories have such weights, which differ from step to step; None: the model has none.
+        `history` `(n,)` has the oldest item first.
         """
         return None
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Queries `(B, D)` of new users, given the rows of the items that they liked."""
+        """Return the queries `(B, D)` of new users, made from the rows of the items that they like."""
         raise CapabilityError(f"{self.name} cannot serve users that it was not trained with")
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator for all randomness of one epoch; epoch 0 is the initialization."""
+    """Return a CPU generator for all randomness of one epoch; epoch 0 is the initialization."""
     return torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)

@@ -1,7 +1,7 @@
 r"""BM3: bootstrapped learning without negatives.
 
-Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", WWW 2023. With ID tables `P` `(U, e)`,
-`Q` `(I, e)` and `Â` of `graphs/user_item.py`:
+Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", WWW 2023. `P` `(U, e)` and `Q` `(I, e)`
+are ID tables, and `Â` is the graph of `graphs/user_item.py`:
 
     [u ; x] = (1/(L+1)) Σ_{l=0..L} Â^l [P ; Q],  i = x + Q                  LightGCN, items with a residual
     t_m = W_m F_m + b_m,  g(·) = G · + c                                    projections; one predictor for all
@@ -9,16 +9,17 @@ Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", 
     loss = C(u, i) + C(i, u) + γ Σ_m (C(t_m, i) + C(t_m, t_m)) + λ (‖u‖ + ‖i‖) / I
     score(u, i) = ⟨g(u), g(i)⟩
 
-`‖·‖` is the Frobenius norm of all vectors (not squared, as the public code has it). A modality's terms are means over
+`‖·‖` is the Frobenius norm of all vectors (as in the public code, not squared). The terms of a modality are means over
 the pairs whose item has it. The features are fixed, as in the paper; the public code trains a copy of them. Dropout is
 sampled once for each user and item of a batch. A new user has `P = 0`, as in LightGCN; a new item has no vector, since
 it has no row of `Q`.
 
-**Differs from public code** (the authors' and MMRec's): fixed features, see above; dropout is sampled for the batch's
-rows only, the public code samples it for all rows and then gathers: the same distribution, fewer numbers.
+**Differs from public code** (the authors' and MMRec's): fixed features, see above. Dropout is sampled for the rows of
+the batch only; the public code samples it for all rows and then selects the batch, which gives the same distribution
+with more random numbers.
 
-**Published training**: github.com/enoche/BM3, `src/configs/overall.yaml` (the grid: `model/BM3.yaml`); MMRec's are the
-same.
+**Published training**: github.com/enoche/BM3, `src/configs/overall.yaml` (the grid: `model/BM3.yaml`); MMRec has the
+same settings.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class BM3Config(FeatureSizeOptions):
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(1, "L, user-item propagation layers")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
-    dropout: float = option(0.3, "share of a target vector's entries that are dropped")
+    dropout: float = option(0.3, "share of a target vector's entries set to 0")
     contrast_weight: float = option(2.0, "γ of the terms that align projected features and item vectors")
     regularization: float = option(0.1, "λ of the lengths of all user and item vectors")
 
@@ -114,24 +115,27 @@ class BM3(Model):
         return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     def predicted(self, vectors: Tensor) -> Tensor:
-        """`g` of vectors `(n, e)`."""
+        """Return `g` of vectors `(n, e)`, the prediction."""
         return F.linear(vectors, self.predictor_weight, self.predictor_bias)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """User vectors `u` `(U, e)` and item vectors `i` `(I, e)`, before the predictor."""
+        """Return user vectors `u` `(U, e)` and item vectors `i` `(I, e)`, before the predictor."""
         layers = self.config.n_layers
         users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, layers)
         return users / (layers + 1), items / (layers + 1) + self.item_embedding
 
     def _target(self, vectors: Tensor) -> Tensor:
-        """A constant copy of `(n, e)` with entries dropped."""
+        """Return a copy of the vectors `(n, e)` without gradient and with dropout."""
         if self.config.dropout == 0:
             return vectors.detach()
         kept = torch.rand(vectors.shape, generator=self.generator) >= self.config.dropout
         return vectors.detach() * kept.to(vectors.device) / (1 - self.config.dropout)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Each of a pair predicts the other, features predict the item and themselves; `negatives` are not used."""
+        """Return the loss: user and item of a pair predict each other, features predict the item and themselves.
+
+        `negatives` are not used.
+        """
         all_users, all_items = self()
         # every user and item of the batch once: a repeated one has the same dropout
         batch_users, user_index = users.unique(return_inverse=True)
@@ -167,7 +171,7 @@ class BM3(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Predictions of the current parameters, with what `fold_in` needs."""
+        """Return the scorer of the predictions `g` of the current parameters, with what `fold_in` needs."""
         users, items = self()
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = item_degrees(self.inputs, states.dtype)
@@ -177,7 +181,7 @@ class BM3(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: `g` of the new node's part of a propagation in which `P = 0`."""
+        """Return vectors `(B, e)` of new users from the items they like: `g` of what a node with `P = 0` receives."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         return self.predicted(received / (self.config.n_layers + 1))

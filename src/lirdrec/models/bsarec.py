@@ -10,19 +10,20 @@ With item vectors `V` `(I, e)`, which are free parameters, and the items `i_1 �
     h_l = LN(m_l + dropout(W2 gelu(W1 m_l + b1) + b2))
     score(u, i) = ⟨h_LT, V_i⟩, or their cosine
 
-trained by the softmax over all items at every position. With α = 0 this is SASRec as in RecBole (norms after the sum).
+It is trained by the softmax over all items at every position. With α = 0 this is SASRec as in RecBole (norms after the
+sum).
 
 **The filter.** Keeping the lowest K = ⌊c/2⌋ + 1 of the frequencies of N = max_length positions is a convolution with
 
-    d(r) = (1 + 2 Σ_{k=1}^{K-1} cos(2πkr/N)) / N        (bin N/2 counts once)
+    d(r) = (1 + 2 Σ_{k=1}^{K-1} cos(2πkr/N)) / N        (the frequency N/2 counts once)
 
-so that `low_t = Σ_s d(t-s) h_s`. The authors sum over the whole sequence, later items included, and therefore train
+so that `low_t = Σ_s d(t-s) h_s`. The authors sum over the whole sequence, including later items, and therefore train
 only the last position: each history becomes T sequences. Here `low_t = Σ_{s≤t} d(t-s) h_s`, so that every position is a
-target, and the network is causal. The last state of a single layer is the same as theirs; in further layers the
-states before the last one have not seen the items after them, as in the attention.
+target, and the network is causal. The last state of a single layer is the same as in the authors' code. In further
+layers the states before the last one have not seen the items after them, as in the attention.
 
 Other differences from the public code: positions count from the first item instead of the last; what is before the
-first item is 0, where the public code has a random vector; and no dropout of attention weights.
+first item is 0, where the public code has a random vector; there is no dropout of attention weights.
 
 **Published training**: the authors' `src/utils.py`, with dropout 0.5; their command for Beauty has rate 5e-4.
 """
@@ -151,7 +152,7 @@ class _Block(nn.Module):
 
 
 def low_pass(length: int, cutoff: int) -> Tensor:
-    """The causal low-pass filter `(N, N)` float64: row t has `d(t-s)` in column s ≤ t, and 0 in later ones.
+    """Return the causal low-pass filter `(N, N)` float64: row t has `d(t-s)` in the columns s ≤ t, and 0 in later ones.
 
     Args:
         length: N, positions of the Fourier transform.
@@ -163,7 +164,7 @@ def low_pass(length: int, cutoff: int) -> Tensor:
     distance = torch.arange(length, dtype=torch.float64)
     kernel = torch.ones(length, dtype=torch.float64)
     for k in range(1, min(cutoff // 2, length // 2) + 1):
-        times = 1 if 2 * k == length else 2  # a frequency stands for its conjugate too, but for the highest one
+        times = 1 if 2 * k == length else 2  # a frequency also counts for its conjugate, except the highest one
         kernel += times * torch.cos(2 * math.pi * k * distance / length)
     lag = (distance[:, None] - distance).long()
     return (kernel / length)[lag.clamp(min=0)].tril()

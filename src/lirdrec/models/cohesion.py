@@ -1,8 +1,9 @@
 r"""COHESION: features refined by ID vectors early, fused by concatenation late, over three graphs.
 
 Xu et al., "COHESION: Composite Graph Convolutional Network with Dual-Stage Fusion for Multimodal Recommendation",
-SIGIR 2025, arXiv 2504.04452. Channels c are the item IDs (`F_id = Q`, `(I, e)`) and the modalities; each has users'
-preferences `p_c` `(U, e)`. `Â` of `graphs/user_item.py`, `S` of `graphs/item_item.py`, `T` of `user_user_graph`:
+SIGIR 2025, arXiv 2504.04452. The channels c are the item IDs (`F_id = Q`, `(I, e)`) and the modalities; each has free
+preferences `p_c` `(U, e)` of users. `Â` is the graph of `graphs/user_item.py`, `S` that of `graphs/item_item.py`, `T`
+that of `user_user_graph`; `‖_c` puts the channels side by side:
 
     t_c = W_c leaky_relu(V_c F_c + v_c) + w_c                              V_c with 4e rows, slope 0.01
     f_c = √((Q² + t_c²)/2 + 1e-8)                                          early fusion, entry by entry
@@ -11,21 +12,23 @@ preferences `p_c` `(U, e)`. `Â` of `graphs/user_item.py`, `S` of `graphs/item_i
     X_users = r_users + T r_users,   X_items = r_items + S^Lm r_items,   score = ⟨X_u, X_i⟩
     loss = -mean log2 σ(Σ_c a_c d_c) + λ Σ_m mean(p_m,u²)    m the modalities, u the users of the batch
 
-`d_c` is the difference of the scores of positive and negative in channel c; the adaptive weights `a = 1 - softmax(d)`
-over the channels are constants, and large for channels that rank the pair worse than others. They are part of BPR:
-with `loss = "softmax"`, whole vectors are compared.
+`d_c` is the score of the positive minus the score of the negative in channel c. The adaptive weights
+`a = 1 - softmax(d)` over the channels have no gradient, and are large for channels that rank the pair worse than
+others. They are part of BPR: with `loss = "softmax"`, whole vectors are compared.
 
-`T` holds, for each user, the softmax of the numbers of common items over the 40 users that have the most. An item
-that lacks a modality has zeros in that channel before `S`. A new item has features only: its channel of IDs is zero
-before `S`, `Q_n = 0` in the other channels. A new user has no preferences, so that there is nothing to compare `y`
-with: the mean cosine of all users in that layer and channel takes its place; its row of `T` is of its common items.
+`T` holds, for each user, the softmax of the numbers of common items over the 40 users with the most common items. An
+item that lacks a modality has zeros in the channel of the modality before `S`. A new item has features only: its
+channel of IDs is zero before `S`, and `Q_n = 0` in the other channels. A new user has no preferences to compare `y`
+with, so the mean cosine of all users with interactions in this layer and channel is used; the row of `T` comes from the
+user's common items.
 
-**Differs from public code** (the authors' github.com/Jinfeng-Xu/COHESION): theirs cuts the gradient of the channel of
-IDs (`.data`), so that its preferences and its layers keep their initial values; here they are trained, as the paper
-describes. A table `weight_u` of theirs only occurs in its own penalty, and is left out. Their users with fewer than 40
-neighbors have some of them several times, drawn at random in each epoch; here once. Users with equal numbers of common
-items are ordered by row. `S` has `1/k`, theirs `1/(k + 1e-7)`. Scores are of the current parameters, theirs of the last
-training step's forward, which the step has outdated.
+**Differs from public code** (the authors' github.com/Jinfeng-Xu/COHESION): the public code cuts the gradient of the
+channel of IDs (`.data`), so that the preferences and the layers of this channel keep their initial values; here they
+are trained, as the paper describes. The table `weight_u` of the public code only occurs in its own penalty, and is left
+out. In the public code, users with fewer than 40 neighbors have some neighbors several times, drawn at random in each
+epoch; here each neighbor occurs once. Users with equal numbers of common items are ordered by row. `S` has `1/k`, in
+the public code `1/(k + 1e-7)`. Scores are those of the current parameters; the public code uses the vectors that the
+last training step computed before it changed the parameters.
 
 **Published training**: `configs/overall.yaml`; the grid (and rates of 1e-4 to 0.1): `configs/model/COHESION.yaml`.
 """
@@ -79,9 +82,9 @@ class COHESIONConfig(FeatureSizeOptions, RankingOptions):
     n_user_neighbors: int = option(40, "neighbors per user in the user-user graph")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
+        None, "weights w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
-    regularization: float = option(1e-3, "λ of the preferences of the batch's users")
+    regularization: float = option(1e-3, "λ of the penalty on the preferences of the batch's users")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +141,7 @@ class COHESION(Model):
 
     @cached_property
     def history(self) -> Tensor:
-        """Ones at the training pairs, CSR `(U, I)`."""
+        """The matrix `(U, I)` in CSR with ones at the training pairs."""
         return history_matrix(self.inputs.users, self.inputs.items, self.inputs.n_users, self.inputs.n_items)
 
     @cached_property
@@ -148,13 +151,19 @@ class COHESION(Model):
     # Forward
 
     def refined(self, channel: int, values: Tensor, ids: Tensor) -> Tensor:
-        """`f_c / ‖f_c‖` `(n, e)` of items with values `(n, d)` in a channel and rows of Q `ids` `(n, e)`."""
+        """Return `f_c / ‖f_c‖` `(n, e)` of `n` items.
+
+        Args:
+            channel: c, as an index.
+            values: `F_c` `(n, d)` of the items.
+            ids: `(n, e)`, the rows of `Q` of the items.
+        """
         hidden = F.leaky_relu(F.linear(values, self.first_weight[channel], self.first_bias[channel]))
         t = F.linear(hidden, self.second_weight[channel], self.second_bias[channel]).to(ids.dtype)
         return normalize(((ids.square() + t.square()) / 2 + 1e-8).sqrt())
 
     def start(self) -> tuple[Tensor, Tensor]:
-        """`x^0` of users `(U, C, e)` and items `(I, C, e)`."""
+        """Return `x^0` of users `(U, C, e)` and items `(I, C, e)`."""
         items = [self.refined(0, self.item_embedding, self.item_embedding)]
         for row, feature in enumerate(self.features):
             own = self.refined(row + 1, feature.values, self.item_embedding)
@@ -162,7 +171,7 @@ class COHESION(Model):
         return torch.stack([normalize(p) for p in self.preference], 1), torch.stack(items, 1)
 
     def layers(self) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
-        """`x^l` of users and items for l = 0 … L, and the cosines `(U, C)` of the users in the layers 1 … L."""
+        """Return `x^l` of users and items for l = 0 … L, and the cosines `(U, C)` of users for the layers 1 … L."""
         first_users, first_items = self.start()
         layers, cosines = [(first_users, first_items)], []
         for _ in range(self.config.n_layers):
@@ -175,7 +184,7 @@ class COHESION(Model):
         return layers, cosines
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """User vectors `(U, C·e)` and item vectors `(I, C·e)`."""
+        """Return user vectors `(U, C·e)` and item vectors `(I, C·e)`."""
         layers, _ = self.layers()
         users, items = (torch.stack(side).sum(0).flatten(1) for side in zip(*layers, strict=True))
         smoothed = items
@@ -184,7 +193,7 @@ class COHESION(Model):
         return users + self.user_user.matmul(users), items + smoothed
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss, adaptive over the channels with BPR, and the penalty of the modalities' preferences."""
+        """Return the ranking loss (adaptive over the channels with BPR), and the penalty of the preferences."""
         user_vectors, item_vectors = self()
         if self.config.loss == "bpr":
             ranking = self.adaptive_bpr(user_vectors, item_vectors, users, positives, negatives)
@@ -197,7 +206,7 @@ class COHESION(Model):
     def adaptive_bpr(
         self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
     ) -> Tensor:
-        """BPR in bits, in which channels that rank a pair worse than others count more."""
+        """Return BPR in bits (log2), in which channels that rank a pair worse than other channels count more."""
         difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
         by_column = user_vectors.index_select(0, users) * difference
         margins = by_column.view(len(users), len(self.preference), -1).sum(2)  # d_c
@@ -209,7 +218,7 @@ class COHESION(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters, with what `add_items` and `fold_in` need."""
         layers, cosines = self.layers()
         users, items = (torch.stack(side).sum(0).flatten(1) for side in zip(*layers, strict=True))
         has_edges = torch.bincount(self.inputs.users, minlength=self.inputs.n_users) > 0
@@ -234,7 +243,7 @@ class COHESION(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items from their features and by their rows of the item-item graph."""
+        """Return the scorer with new items, made from their features and their rows of the item-item graph."""
         assert isinstance(scorer, VectorScorer)
         memory, tables = dict(scorer.memory), {}
         n = len(new[self.modalities[0]].values)
@@ -246,7 +255,7 @@ class COHESION(Model):
             tables[m] = nearest_among(new[m].values, new[m].present, blocks, self.config.n_neighbors)
         rows = fuse(tables, self.weights, scorer.n_items + n, scorer.item_vectors.dtype).csr
         items = torch.cat(own, 1)
-        for layer in range(self.config.n_layers):  # without edges, layer 0 is all there is
+        for layer in range(self.config.n_layers):  # without edges, only layer 0 is not zero
             states = items if layer == 0 else torch.zeros_like(items)
             memory[f"item_state_{layer}"] = append_rows(memory[f"item_state_{layer}"], states)
         memory["item_degrees"] = append_rows(memory["item_degrees"], items.new_zeros(n))
@@ -259,7 +268,7 @@ class COHESION(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, C·e)` from liked items: layers with the mean cosines, and the most similar users."""
+        """Return vectors `(B, C·e)` of new users: layers of liked items times mean cosines, and most similar users."""
         assert isinstance(scorer, VectorScorer)
         memory, e = scorer.memory, self.config.embedding_size
         own = torch.zeros(len(histories), len(self.preference) * e).to(scorer.user_vectors)
@@ -269,7 +278,7 @@ class COHESION(Model):
         liked = torch.zeros(self.inputs.n_items, len(histories), device=own.device)
         for column, history in enumerate(histories):
             rows = torch.as_tensor(history, device=own.device)
-            liked[rows[rows < self.inputs.n_items], column] = 1  # nobody else has an added item
+            liked[rows[rows < self.inputs.n_items], column] = 1  # no user of training has an added item
         common = product(self.history, liked).T
         queries, users, weights = weighted_users(common, self.config.n_user_neighbors, own.dtype)
         similar = memory["users_before"].index_select(0, users) * weights[:, None]

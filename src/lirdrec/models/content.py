@@ -1,7 +1,8 @@
-r"""Content: the part of a score that is the similarity of an item's features to those of a history.
+r"""Content: the part of a score that compares the features of an item with the features of the items of a history.
 
-It has no parameters and is not trained, so it holds for items without interactions as well as for others. With the
-whitened principal components of the features of each modality (models/reduction.py), fitted to the items of training:
+Content has no parameters and is not trained, so it works as well for items without interactions. The features of each
+modality are first replaced by their whitened principal components (models/reduction.py), which are fitted to the items
+of training. `w_m` is the weight of modality m, and `‖_m` puts the vectors of all modalities side by side:
 
     f_i = normalize(‖_m √w_m normalize(components of f_im))       content vectors, of length 1
     q_u = normalize(Σ_{i in the history of u} f_i)                content of a history
@@ -25,7 +26,7 @@ from lirdrec.models.reduction import reduced
 from lirdrec.nn.functional import normalize
 
 CONTENT = "content"  # name of the part of a score that is the similarity of features
-ITEM_CONTENT = "item_content"  # in the memory of a scorer: content vectors, where those of item vectors are zero
+ITEM_CONTENT = "item_content"  # key of the content vectors of all items in the memory of a scorer
 
 
 def content_vectors(
@@ -35,31 +36,33 @@ def content_vectors(
     known: Tensor,
     weights: Mapping[str, float],
 ) -> Tensor:
-    """`f` `(n, C)` of `n` items, of length 1; 0 for items without features.
+    """Return the content vectors `f` `(n, C)` of `n` items: rows of length 1, or 0 for items without features.
 
     Args:
         reductions: a whitening `PCA` for each modality, fitted at first use (`models.reduction.reductions`).
-        own: the features of the model's `I` items; known: `(I,)` bool, which of them the reductions are fitted to.
-        features: of the items, one entry per modality.
-        weights: modality → `w_m` ≥ 0, in the same order.
+        own: the features of the model's `I` items, to which the reductions are fitted.
+        features: the features of the `n` items, one entry per modality.
+        known: `(I,)` bool, the items of `own` that are used to fit.
+        weights: modality → `w_m` ≥ 0, in the order of `features`.
     """
     parts = reduced(reductions, own, features, known)
     return fused_features(dict(zip(weights, parts, strict=True)), weights)
 
 
 def content_of_users(graph: UserItemGraph, degrees: Tensor, content: Tensor) -> Tensor:
-    """`q` `(U, C)` of the training pairs, which count with their weights; 0 for users without one.
+    """Return the content `q` `(U, C)` of each user's training pairs, which count with their weights; 0 without pairs.
 
     Args:
-        graph: of the training pairs; degrees: `(I,)` the sums of their weights at each item.
+        graph: the user-item graph of the training pairs.
+        degrees: `(I,)`, the sum of the weights of each item's pairs.
         content: `f` `(I, C)`.
     """
-    # an entry of the graph is w_ui / √((d_u + ε)(d_i + ε)); d_u changes nothing but lengths
+    # an entry of the graph is w_ui / √((d_u + ε)(d_i + ε)); d_u only changes the length of a row, which is normalized
     return normalize(product(graph.matrix.csr, content * (degrees + EPSILON).sqrt()[:, None]))
 
 
 def content_of_histories(histories: Sequence[Tensor], content: Tensor) -> Tensor:
-    """`q` `(B, C)` of lists of item rows, each once; 0 for an empty list.
+    """Return the content `q` `(B, C)` of lists of item rows, in which every row has weight 1; 0 for an empty list.
 
     >>> content_of_histories([torch.tensor([0, 1])], torch.eye(2))
     tensor([[0.7071, 0.7071]])

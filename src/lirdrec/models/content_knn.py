@@ -1,16 +1,18 @@
 r"""Content kNN: recommend items with features similar to those of the user's items, in closed form.
 
-With `z_i` the fused features of item `i` (`models/modalities.py`: each modality's row to length 1, times `√w_m`, side
-by side, to length 1 again):
+`z_i` are the fused features of item `i` (`models/modalities.py`): the row of each modality is normalized to length 1
+and multiplied by `√w_m`; these rows are put side by side and normalized to length 1.
 
     sim(i, j) = ⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm)       if both items have all modalities
     score(u, j) = Σ_{i ∈ H_u} W[i, j]
 
-`W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training pair: items without one are in
-no history. With `n_neighbors=None` it keeps everything, and the score is the inner product of
-`Σ_{i ∈ H_u} z_i` and `z_j`; a seen item then contributes to its own score, but is never recommended.
-With weights of the interactions, the score is `Σ_{i ∈ H_u} w_ui W[i, j]`, `w` divided by its mean over the training
-pairs; new users have weights of 1.
+`H_u` are the items of user u. `W` keeps, for each `j`, the `k` most similar `i` with `i ≠ j`, `sim > 0` and a training
+pair (an item without a pair is in no history). With `n_neighbors=None` it keeps everything, and the score is the inner
+product of `Σ_{i ∈ H_u} z_i` and `z_j`; a seen item then contributes to its own score, but is never recommended.
+
+If the interactions have weights `w`, these are divided by their mean over the training pairs, and the score is
+`Σ_{i ∈ H_u} w_ui W[i, j]`. New users have weights of 1.
+
 The idea is that of item-based collaborative filtering (Sarwar et al., WWW 2001) with features in place of users.
 """
 
@@ -47,7 +49,7 @@ class ContentKNNConfig(FeatureSizeOptions):
     n_neighbors: int | None = option(100, "k, similar liked items that count for each item; none: all")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the similarity; none: image .1 and text .9 for exactly these two, else 1/M"
+        None, "weights w_m of the similarity; none: image .1 and text .9 for exactly these two, else 1/M"
     )
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class ContentKNN(Model):
     )
     grid: ClassVar = {"n_neighbors": (20, 100, 200, 500, 1000)}
 
-    neighbours: Tensor  # the key of saved weights
+    neighbours: Tensor  # spelled like the key in saved weights
     similarity: Tensor
 
     def __init__(self, inputs: ModelInputs, config: ContentKNNConfig):
@@ -88,7 +90,7 @@ class ContentKNN(Model):
         return weighted_history(self.inputs)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`; without a limit of neighbors there is nothing to solve."""
+        """Fill `neighbours` and `similarity`, `(I, k)` each; with `n_neighbors=None` there is nothing to compute."""
         if self.config.n_neighbors is None:
             return
         items = fused_features(self.inputs.features, self.weights)
@@ -107,7 +109,10 @@ class ContentKNN(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer | ItemWeightScorer:
-        """New items by their nearest liked items, as in training; new items are no item's neighbors."""
+        """Return the scorer with new items, scored by their nearest liked items as in training.
+
+        New items do not become neighbors of other items.
+        """
         items = fused_features(new, self.weights)
         if isinstance(scorer, VectorScorer):
             return scorer.with_items(items)
@@ -117,7 +122,7 @@ class ContentKNN(Model):
         return scorer.with_items(*_nearest(items, existing, liked, self.config.n_neighbors, first=len(existing)))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """The histories themselves: as 0/1 rows `(B, I)`, or their sums of item vectors `(B, Σ d_m)`."""
+        """Return the histories as 0/1 rows `(B, I)`, or the sums of their item vectors `(B, Σ d_m)`."""
         if isinstance(scorer, ItemWeightScorer):
             return scorer.queries_of(histories)
         assert isinstance(scorer, VectorScorer)
@@ -125,17 +130,17 @@ class ContentKNN(Model):
 
 
 def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
-    """The `k` rows of `items` `(I, D)` with the largest positive inner products, in blocks of queries.
+    """Find, for each query, the `k` rows of `items` with the largest positive inner products, in blocks of queries.
 
     Args:
-        queries: `(n, D)`, rows of the catalog; an item is not its own neighbor.
+        queries: `(n, D)`, adjacent rows of the catalog; an item is not its own neighbor.
         items: `(I, D)`.
         liked: `(I,)` bool, the rows that may be neighbors: items that some user has taken.
         k: number of neighbors.
-        first: row of the first query in the catalog; the others follow it.
+        first: row of the first query in the catalog.
 
     Returns:
-        Rows `(n, k)` int64, -1 where there are fewer, and their inner products `(n, k)`.
+        Rows `(n, k)` int64, with -1 in unused entries, and their inner products `(n, k)`.
     """
     k = min(k, len(items))
     found, products = [], []

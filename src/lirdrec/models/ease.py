@@ -1,31 +1,35 @@
 r"""EASE, a linear item-item model in closed form (Steck, WWW 2019), and its two extensions with item features.
 
-`X` `(U, I)` holds the interactions. Each item is regressed on all others, with a ridge penalty:
+`X` `(U, I)` holds the interactions, `H_u` are the items of user u. Each item is regressed on all other items, with a
+ridge penalty:
 
     B = argmin ‖X - X B‖² + λ‖B‖²,  diag(B) = 0
     P = (XᵀX + λI)^-1,   B_ij = -P_ij / P_jj  (i ≠ j),   score(u, j) = Σ_{i ∈ H_u} B_ij
 
-With weights of the interactions, `X_ui = √w_ui`, `w` divided by its mean over the training pairs, in the regression
-and in the scores: `(XᵀX)_ij = Σ_u √(w_ui w_uj)`. An interaction then counts with its weight on the diagonal, and λ
-stays in counts of users. New users have weights of 1.
+If the interactions have weights `w`, these are divided by their mean over the training pairs, and `X_ui = √w_ui` in the
+regression and in the scores, so that `(XᵀX)_ij = Σ_u √(w_ui w_uj)`. An interaction then counts with its weight on the
+diagonal, and λ stays in counts of users. New users have weights of 1.
 
-`F̂` `(I, Σd)` holds fused features (`models/modalities.py`): each modality's row to length 1, times `√w_m`, side by
-side, to length 1 again. With them, two extensions (Jeunen, Van Balen, Goethals, RecSys 2020):
+`F̂` `(I, Σd)` holds fused features (`models/modalities.py`): the row of each modality is normalized to length 1 and
+multiplied by `√w_m`; these rows are put side by side and normalized to length 1. Two extensions of EASE use them
+(Jeunen, Van Balen, Goethals, RecSys 2020):
 
     cease       the regression of [X ; α F̂ᵀ], i.e. XᵀX + α² F̂F̂ᵀ in place of XᵀX
     add_ease    (1 - α) B_X + α B_F,  with B_F the regression of F̂ᵀ alone
 
-The paper's features are 0/1 tags, α is at most 1, and both regressions of add_ease have the same λ
-(`feature_regularization=None`). Rows of length 1 are small against counts of users: α may be larger here, λ smaller.
+In the paper, features are 0/1 tags, α is at most 1, and both regressions of add_ease have the same λ
+(`feature_regularization=None`). Rows of length 1 are small in comparison with counts of users, so α may be larger here,
+and λ smaller.
 
-`B` is dense: two `I×I` matrices in float64 while it is solved, one in float32 after. With `rank = r` it is never built.
-`G ≈ Z Zᵀ + R` with `Z` `(I, r)` from the r largest eigenpairs (subspace iteration; only products with `X` and `F̂`) and
-`R` diagonal, what is left of G's own diagonal. With `D = λI + R`, Woodbury's identity and `K = I + Zᵀ D^-1 Z = L Lᵀ`:
+`B` is dense: it needs two `I×I` matrices in float64 while it is solved, and one in float32 after. With `rank = r` it is
+never built. Then the Gram matrix `G` (such as `XᵀX`) is approximated by `G ≈ Z Zᵀ + R`. `Z` `(I, r)` comes from the r
+largest eigenpairs, found by subspace iteration, which needs only products with `X` and `F̂`. `R` is diagonal: the rest
+of the diagonal of G. With `D = λI + R`, Woodbury's identity and `K = I + Zᵀ D^-1 Z = L Lᵀ`:
 
     P = D^-1 - Y Yᵀ,   Y = D^-1 Z L^-ᵀ,   B_ij = ⟨Y_i, Y_j⟩ / P_jj  (i ≠ j)
 
-so users are `Σ_{i ∈ H_u} Y_i` and items `Y_j / P_jj`. At full rank this is the dense solution, except that an item
-counts for its own score where it is in the history; such items are not recommended. A smaller rank calls for a larger
+So user vectors are `Σ_{i ∈ H_u} Y_i`, and item vectors `Y_j / P_jj`. At full rank this is the dense solution, except
+that an item in the history contributes to its own score; such items are not recommended. A smaller rank needs a larger
 λ.
 """
 
@@ -49,8 +53,8 @@ from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sparse_rows import csr_of
 
-DENSE_LIMIT = 30_000  # items
-ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration
+DENSE_LIMIT = 30_000  # largest number of items for the dense solution
+ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration: its steps, and its columns in addition to the rank
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class CEASEConfig(FeatureOptions):
 
     model: ClassVar[str] = "cease"
 
-    feature_weight: float = option(1.0, "α, the features' rows are multiplied by it")
+    feature_weight: float = option(1.0, "α, factor of the features in the regression")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +124,7 @@ class AddEASEConfig(FeatureOptions):
     model: ClassVar[str] = "add_ease"
 
     feature_share: float = option(0.5, "α, share of the features' regression in the weights")
-    feature_regularization: float | None = option(10.0, "λ of the features' regression; none: the same")
+    feature_regularization: float | None = option(10.0, "λ of the features' regression; none: regularization")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,10 +145,10 @@ class EASE(Model):
     capabilities = Capabilities(
         needs_features=False, cold_items=False, new_users=True, training="closed_form", weights=True
     )
-    # the published 50 … 1000, and less for data of fewer users
+    # the published values 50 … 1000, and smaller ones for data with fewer users
     grid: ClassVar = {"regularization": (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}
     part_names: ClassVar[tuple[str, ...]] = ("score",)  # one for each regression
-    dense_matrices: ClassVar[int] = 2  # `I×I` in float64 that the dense solution holds at once
+    dense_matrices: ClassVar[int] = 2  # `I×I` matrices in float64 that the dense solution holds at once
 
     weights: Tensor
     sources: Tensor
@@ -163,7 +167,7 @@ class EASE(Model):
             size = self.dense_matrices * 8 * n * n / 1e9
             raise CapabilityError(
                 f"{self.name} would need {size:.0f} GB of memory for its dense solution of {n:,} items; "
-                f"above {DENSE_LIMIT:,} set rank, for instance to 1000, for the low-rank form"
+                f"for more than {DENSE_LIMIT:,} items use the low-rank form: set rank, for instance to 1000"
             )
         self.register_buffer("weights", torch.zeros(n, n, device=inputs.device))  # B
 
@@ -171,7 +175,7 @@ class EASE(Model):
         return weighted_history(self.inputs, 0.5)
 
     def regressions(self) -> list[tuple[float, Gram, float]]:
-        """Share in the weights, Gram matrix and λ of each regression; the shares sum to 1."""
+        """Return, for each regression, its share in the weights, its Gram matrix and its λ; the shares sum to 1."""
         return [(1.0, Gram(self._history(), None), self.config.regularization)]
 
     def solve(self) -> None:
@@ -196,7 +200,7 @@ class EASE(Model):
         return VectorScorer(users, self.targets, self.part_names, memory={"item_sources": self.sources})
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """The histories themselves: as 0/1 rows `(B, I)`, or `Σ_{i∈H} Y_i` `(B, r)` in the low-rank form."""
+        """Return the histories as 0/1 rows `(B, I)`, or `Σ_{i∈H} Y_i` `(B, r)` in the low-rank form."""
         if isinstance(scorer, ItemWeightScorer):
             return scorer.queries_of(histories)
         assert isinstance(scorer, VectorScorer)
@@ -205,7 +209,7 @@ class EASE(Model):
 
 
 class EASEWithFeatures(EASE):
-    """Base of the extensions of EASE: the chosen modalities as one matrix."""
+    """Base class of the extensions of EASE with features, which makes one matrix from the chosen modalities."""
 
     def __init__(self, inputs: ModelInputs, config: FeatureOptions):
         super().__init__(inputs, config)
@@ -213,12 +217,12 @@ class EASEWithFeatures(EASE):
         self.modality_weights = modality_weights(names, config.modality_weights)
 
     def fused(self) -> Tensor:
-        """`F̂` `(I, Σd)`."""
+        """Return the fused features `F̂` `(I, Σd)`."""
         return fused_features(self.inputs.features, self.modality_weights)
 
 
 class CEASE(EASEWithFeatures):
-    """Collective EASE: features are further rows of the interactions."""
+    """Collective EASE: one regression, in which features are further rows of the interactions."""
 
     name = CEASEConfig.model
     Config = CEASEConfig
@@ -233,7 +237,7 @@ class CEASE(EASEWithFeatures):
 
 
 class AddEASE(EASEWithFeatures):
-    """Additive EASE: a mix of the weights that interactions give and those that features give."""
+    """Additive EASE: a mix of the weights from interactions and the weights from features, two regressions."""
 
     name = AddEASEConfig.model
     Config = AddEASEConfig
@@ -258,7 +262,12 @@ class AddEASE(EASEWithFeatures):
 
 @dataclass(frozen=True)
 class Gram:
-    """`G = XᵀX + F Fᵀ` `(I, I)` as an operator: CSR `X` `(U, I)` or None, dense `F` `(I, d)` or None."""
+    """The Gram matrix `G = XᵀX + F Fᵀ` `(I, I)` as an operator, which is not stored.
+
+    Attributes:
+        history: `X` `(U, I)` in CSR, or None.
+        features: `F` `(I, d)`, dense, or None.
+    """
 
     history: Tensor | None
     features: Tensor | None
@@ -271,7 +280,7 @@ class Gram:
         return by_user, by_user.to_sparse_coo().t().coalesce().to_sparse_csr()
 
     def diagonal(self) -> Tensor:
-        """`(I,)` float64."""
+        """Return the diagonal of `G`, `(I,)` float64."""
         diagonal = None
         if self.history is not None:
             squares = self.history.values().double().square()
@@ -283,7 +292,7 @@ class Gram:
         return diagonal
 
     def times(self, x: Tensor) -> Tensor:
-        """`G x` `(I, r)` of `x` `(I, r)` float64; features are multiplied in their own precision."""
+        """Return `G x` `(I, r)` for `x` `(I, r)` float64; features are multiplied in their own precision."""
         result = torch.zeros_like(x)
         if self._factors is not None:
             by_user, by_item = self._factors
@@ -293,7 +302,7 @@ class Gram:
         return result
 
     def dense(self) -> Tensor:
-        """`G` `(I, I)` float64, made in blocks of rows."""
+        """Return `G` `(I, I)` float64 as a dense tensor, computed in blocks of rows."""
         diagonal = self.diagonal()
         n = len(diagonal)
         gram = diagonal.new_zeros(n, n)
@@ -309,7 +318,7 @@ class Gram:
 
 
 def dense_weights(gram: Tensor, regularization: float) -> Tensor:
-    """`B` `(I, I)` float64 of the Gram matrix `(I, I)` float64, which is overwritten."""
+    """Return `B` `(I, I)` float64 for the Gram matrix `gram` `(I, I)` float64, which is overwritten."""
     gram.diagonal().add_(regularization)
     factor = torch.linalg.cholesky(gram)
     del gram
@@ -321,9 +330,10 @@ def dense_weights(gram: Tensor, regularization: float) -> Tensor:
 
 
 def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`Y` and `Y_j / P_jj`, `(I, rank)` float64 each: `B_ij` is the inner product of row i of one and j of the other.
+    """Return `Y` and `Y_j / P_jj`, `(I, rank)` float64 each.
 
-    Arguments as of `low_rank_inverse`.
+    `B_ij` is the inner product of row i of the first and row j of the second. The arguments are those of
+    `low_rank_inverse`.
     """
     sources, targets, _ = low_rank_inverse(gram, regularization, rank, generator)
     return sources, targets
@@ -332,10 +342,10 @@ def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: to
 def low_rank_inverse(
     gram: Gram, regularization: float, rank: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`Y` and `Y_j / P_jj` `(I, rank)`, and the diagonal of `D` `(I,)`, of `P = D^-1 - Y Yᵀ`; float64.
+    """Return the parts of `P = D^-1 - Y Yᵀ`: `Y` and `Y_j / P_jj` `(I, rank)`, and the diagonal of `D` `(I,)`; float64.
 
     Args:
-        gram: of the regression.
+        gram: the Gram matrix of the regression.
         regularization: λ.
         rank: at most the number of items.
         generator: on the CPU, for the start of the subspace iteration.

@@ -1,6 +1,7 @@
 """Options of all models that read features: to how many columns features are reduced before a model sees them.
 
-The reduction is no part of the models: `recommender/feature_size.py` fits it and applies it to their inputs.
+The models do not reduce features themselves: `recommender/feature_size.py` fits the reduction and applies it to the
+inputs of a model.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)  # so that the models' own options keep their places
+@dataclass(frozen=True, kw_only=True)  # keyword only, so that the positions of a model's own options do not change
 @validated
 class SizeOptions:
-    """The size of features."""
+    """The option for the size of features."""
 
     feature_size: int | dict[str, int] | None = option(
-        None, "columns to which PCA reduces features, also for neighbors; one number or one per modality; none: all"
+        None,
+        "number of columns to which PCA reduces features, also for finding neighbors; one number, or one per modality;"
+        " none: all columns",
     )
 
     def __post_init__(self) -> None:
@@ -34,6 +37,6 @@ class SizeOptions:
 @dataclass(frozen=True, kw_only=True)
 @validated
 class FeatureSizeOptions(SizeOptions):
-    """The size of features, and whether they are whitened; for models that do not whiten by themselves."""
+    """Options for the size and the whitening of features; for models that do not whiten features themselves."""
 
     whiten: bool = option(False, "scale the principal components of each modality to equal variance")

@@ -1,7 +1,7 @@
 r"""FREEDOM: a frozen item-item graph and a user-item graph with edge dropout in each epoch.
 
 Zhou & Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation", MM 2023.
-With ID tables `P` `(U, e)` and `Q` `(I, e)`, `Â` of `graphs/user_item.py` and `S = Σ_m w_m S_m` of
+`P` `(U, e)` and `Q` `(I, e)` are ID tables, `Â` is the graph of `graphs/user_item.py`, and `S = Σ_m w_m S_m` that of
 `graphs/item_item.py`, built once from the raw features:
 
     [X_users ; X_items] = (1/(L+1)) Σ_{l=0..L} Â^l [P ; Q]                  LightGCN
@@ -11,18 +11,17 @@ With ID tables `P` `(U, e)` and `Q` `(I, e)`, `Â` of `graphs/user_item.py` and 
 Training uses an `Â` of `int(E(1-p))` edges, sampled for each epoch with probability ∝ `1/√(d_u d_i)` and normalized
 by the degrees that are left; scores use all edges. The features are fixed, as in the paper; the public code trains a
 copy of them, which occurs in the last term only. A bias of `W_m` would cancel in the difference, so there is none. The
-last term is BPR whatever `loss` says.
+last term is always BPR, also with `loss="softmax"`.
 
-A new item `n` has no edge and no ID row: `V_n = (S^Lm Q)_n` with `Q_n = 0`, its row of `S` pointing to its nearest
-among all items, itself included; rows of items that were there stay as they are. A new user has `P = 0`, as in
-LightGCN.
+A new item `n` has no edge and no ID row: `V_n = (S^Lm Q)_n` with `Q_n = 0`. Its row of `S` has its nearest among all
+items, itself included; the rows of earlier items do not change. A new user has `P = 0`, as in LightGCN.
 
-**Differs from public code** (the authors' and MMRec's): fixed features and no biases that cancel, see above. The item
-graph's rows hold `1/k`, the public code's `1/(k + 1e-7)`: it guards against empty rows, which are left out here; the
-difference is below what float32 holds from k 1 on.
+**Differs from public code** (the authors' and MMRec's): fixed features and no biases that cancel, see above. The rows
+of the item graph hold `1/k`, in the public code `1/(k + 1e-7)`, a relative difference of at most 1e-7. The 1e-7 is for
+empty rows, which are left out here.
 
-**Published training**: github.com/enoche/FREEDOM, `src/configs/overall.yaml` (the grid: `model/FREEDOM.yaml`); MMRec's
-are the same.
+**Published training**: github.com/enoche/FREEDOM, `src/configs/overall.yaml` (the grid: `model/FREEDOM.yaml`); MMRec
+has the same settings.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class FREEDOMConfig(FeatureSizeOptions, RankingOptions):
     n_neighbors: int = option(10, "neighbors per item and modality in the item-item graph, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
+        None, "weights w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     regularization: float = option(1e-3, "λ of the ranking losses on projected features")
     edge_dropout: float = option(0.8, "p, share of training edges left out of the graph in each epoch")
@@ -129,7 +128,7 @@ class FREEDOM(Model):
         return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
 
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor]:
-        """User vectors `(U, e)` and item vectors `(I, e)`."""
+        """Return user vectors `(U, e)` and item vectors `(I, e)`."""
         layers = self.config.n_layers
         first_users, first_items = self.shards.to_columns(self.user_embedding, self.item_embedding)
         users, items = (graph or self.user_item).propagate(first_users, first_items, layers)
@@ -151,7 +150,7 @@ class FREEDOM(Model):
     _epoch_graph: UserItemGraph | None = None
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss of the vectors, and λ times one BPR a modality of its projected features."""
+        """Return the ranking loss of the vectors, and λ times the BPR loss of each modality's projected features."""
         user_vectors, item_vectors = self(self._epoch_graph)
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         content, weights = ranking.new_zeros(()), self.ranking.weights_of(users, positives)
@@ -174,7 +173,7 @@ class FREEDOM(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters over all edges, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters over all edges, with what `add_items` and `fold_in` need."""
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
         degrees = item_degrees(self.inputs, states.dtype)
         # clones: with one layer these are the parameters themselves, which further training changes
@@ -190,7 +189,7 @@ class FREEDOM(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items by their rows of the item graph: `V_n = (S^Lm Q)_n` with `Q_n = 0`."""
+        """Return the scorer with new items, made from their rows of the item graph: `V_n = (S^Lm Q)_n`, `Q_n = 0`."""
         assert isinstance(scorer, VectorScorer)
         tables = {}
         for m in self.modalities:
@@ -211,7 +210,7 @@ class FREEDOM(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
+        """Return vectors `(B, e)` of new users from the items they like: what propagation gives a node with `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         return self.ranking.transform_for_scoring(received / (self.config.n_layers + 1))

@@ -1,11 +1,13 @@
 r"""GRCN: the interaction graph refined by content, then ID vectors convolved over it (Wei et al., MM 2020).
 
-For each modality m, preferences `p` `(U, e)` are free parameters, `f = leaky_relu(F_m W_m + b_m)`, rows normalized:
+For each modality m, preferences `p` `(U, e)` are free parameters, and `f = leaky_relu(F_m W_m + b_m)`. The rows of both
+are normalized; `N(u)` are the items of user u:
 
     routing, n times:   p ← normalize(p + Σ_{i∈N(u)} α_ui f_i),   α_u = softmax over the user's items of ⟨p_u, f_i⟩
     content:            c_u = p_u + Σ_i α_ui f_i,   c_i = f_i + Σ_u α_iu p_u,   α_i = softmax over the item's users
 
-The weight of an edge is that of its most confident modality; negative confidences prune it. `t` receives, `s` sends:
+The weight of an edge is that of its most confident modality; an edge with only negative confidences is pruned (weight
+0). With `t` the node that receives, and `s` the node that sends:
 
     w_ts = relu(max_m α^m_ts · confidence[s, m])
     ID part:  x = normalize(id),   x' = W x,   x'' = W x',   x + x' + x''
@@ -13,15 +15,16 @@ The weight of an edge is that of its most confident modality; negative confidenc
     loss = BPR + λ (mean(id_u²) + (mean(id_i²) + mean(id_j²))/2 + Σ_m mean(p_u²)),   means over the batch
 
 In the authors' code (and MMRec's) messages of the routing reach items only, so routing has no effect, as with
-`n_routings=0`. MMRec also adds `λ · mean(p²)` over all users for images alone; the authors do not, nor does this file.
+`n_routings=0`. MMRec also adds `λ · mean(p²)` over all users for images alone; the authors and this file do not.
 
-An item that lacks a modality has no edge in it: it takes no part in the softmax and its content there is zero. A new
-item has content and no ID vector; a new user has `p = 0` and no ID vector, and receives what the items send.
+An item that lacks a modality has no edge in it: it takes no part in the softmax, and its content in this modality is
+zero. A new item has content and no ID vector. A new user has `p = 0` and no ID vector, and receives what the items
+send.
 
-**Differs from public code**: the routing, and the penalty of MMRec, see above. Scores are of the current parameters;
-the public codes (both) score with the vectors of the last training step's forward, which the step itself has outdated.
-The loss is `softplus(-x)`, exact where their `log σ(x)` is infinite (x < -88 in float32). The authors stop when the
-*test* recall no longer rises, here validation decides.
+**Differs from public code**: the routing, and the penalty of MMRec, see above. Scores are those of the current
+parameters; both public codes use the vectors that the last training step computed before it changed the parameters. The
+loss is `softplus(-x)`, which is exact where the `log σ(x)` of the public codes is infinite (x < -88 in float32). The
+authors stop when the *test* recall no longer rises; here validation decides.
 
 **Published training**: github.com/weiyinwei/GRCN, `main.py` (λ 1e-3 and three routings: its README, for TikTok); MMRec
 searches rates of 1 to 1e-4 with batches of 2,048.
@@ -62,8 +65,8 @@ class GRCNConfig(FeatureSizeOptions, RankingOptions):
     model: ClassVar[str] = "grcn"
 
     embedding_size: int = option(64, "e, columns of the ID part and of each modality's part")
-    n_routings: int = option(3, "steps of the routing of users' preferences; 0: as the released code")
-    regularization: float = option(1e-3, "λ of the batch's ID vectors and preferences")
+    n_routings: int = option(3, "steps of the routing of users' preferences; 0: same as the released code")
+    regularization: float = option(1e-3, "λ of the penalty on the batch's ID vectors and preferences")
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in this order; none: all")
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class GRCNConfig(FeatureSizeOptions, RankingOptions):
 
 
 class GRCN(Model):
-    """GRCN: ID vectors convolved over an interaction graph whose edges content weighs.
+    """GRCN: ID vectors convolved over an interaction graph whose edges are weighted by content.
 
     The formulas are at the top of this file.
     """
@@ -123,7 +126,7 @@ class GRCN(Model):
     # Forward
 
     def item_content(self, features: Sequence[Features]) -> list[Tensor]:
-        """`f` `(n, e)` of each modality: normalized projections, zero where an item lacks it."""
+        """Return `f` `(n, e)` of each modality: normalized projections, zero if an item lacks the modality."""
         contents = []
         for row, feature in enumerate(features):
             projected = F.leaky_relu(F.linear(feature.values, self.feature_weight[row], self.feature_bias[row]))
@@ -134,12 +137,13 @@ class GRCN(Model):
         return contents
 
     def route(self, edges: Edges, preference: Tensor, content: Tensor, lacking: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Preferences `(rows, e)` after the routing, and the scores `⟨p_u, f_i⟩` `(E,)` that they give to their items.
+        """Return preferences `(rows, e)` after the routing, and the scores `⟨p_u, f_i⟩` `(E,)` of the edges.
 
         Args:
             edges: between users (rows) and items.
-            preference: `(rows, e)` normalized; content: `(I, e)`.
-            lacking: `(E,)` bool, the edges to items without this modality: score -inf; None: there are none.
+            preference: `(rows, e)`, normalized.
+            content: `(I, e)`.
+            lacking: `(E,)` bool, the edges to items without this modality, which get the score -inf; None: no edge.
         """
 
         def scores() -> Tensor:
@@ -151,7 +155,7 @@ class GRCN(Model):
         return preference, scores()
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """User vectors `(U, (M+1)·e)`, item vectors `(I, (M+1)·e)` and what items send of their ID side, `(I, e)`."""
+        """Return user vectors `(U, (M+1)·e)`, item vectors `(I, (M+1)·e)`, and the ID part that items send `(I, e)`."""
         edges = self.edges
         user_parts, item_parts, of_items, of_users = [], [], [], []
         for row, f in enumerate(self.item_content(self.features)):
@@ -176,7 +180,7 @@ class GRCN(Model):
     # Training
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss, and the mean squares of the batch's ID vectors and preferences."""
+        """Return the ranking loss, and the mean squares of the batch's ID vectors and preferences."""
         user_vectors, item_vectors, _ = self()
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         squares = self.user_embedding.index_select(0, users).square().mean()
@@ -191,7 +195,7 @@ class GRCN(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what the items send to a new user."""
+        """Return the scorer of the current parameters, with what the items send to a new user."""
         users, items, sent = self()
         contents = dict(zip(self.modalities, self.item_content(self.features), strict=True))
         memory = {f"item_content_{m}": content for m, content in contents.items()}
@@ -204,7 +208,7 @@ class GRCN(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items by their content; without interactions they have no ID part and send none."""
+        """Return the scorer with new items, made from their content; they have no ID part, and send none."""
         assert isinstance(scorer, VectorScorer)
         contents = self.item_content([new[m] for m in self.modalities])
         zeros = torch.zeros_like(contents[0])
@@ -219,7 +223,7 @@ class GRCN(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, (M+1)·e)` from liked items: a user node with `p = 0` and no ID vector of its own."""
+        """Return vectors `(B, (M+1)·e)` of new users, which have `p = 0` and no ID vector, from the items they like."""
         assert isinstance(scorer, VectorScorer)
         memory = scorer.memory
         states = memory["item_states"]
@@ -239,6 +243,6 @@ class GRCN(Model):
 
 
 def _refined(attention: Sequence[Tensor], confidence: Tensor, senders: Tensor) -> Tensor:
-    """Weights `(E,)` of the edges into one side: `relu(max_m α^m · confidence[sender, m])`."""
+    """Return the weights `(E,)` of the edges in one direction: `relu(max_m α^m · confidence[sender, m])`."""
     trusted = torch.stack(list(attention), 1) * confidence.index_select(0, senders)  # (E, M)
     return torch.relu(trusted.max(1).values)

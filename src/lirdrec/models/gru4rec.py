@@ -7,9 +7,9 @@ With item vectors `V` `(I, e)`, which are free parameters, and the items `i_1 �
     h_t = W g_t + b
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
-trained by the softmax over all items at every position. The network is that of RecBole. The authors train sessions in
-parallel with sampled items, and the losses TOP1 and BPR-max; their code has biases in the GRU, one for each item in the
-score, and dropout after every layer, but no layer `W`.
+It is trained by the softmax over all items at every position. The network is that of RecBole. The authors instead train
+sessions in parallel, with sampled items and the losses TOP1 and BPR-max. Their code has biases in the GRU, one bias for
+each item in the score, and dropout after every layer; it has no layer `W`.
 
 **Published training**: RecBole's `overall.yaml`.
 """
@@ -69,7 +69,7 @@ class GRU4Rec(SequentialModel):
         generator = torch.Generator().manual_seed(inputs.seed)
         self.item_embedding = nn.Parameter(torch.empty(inputs.n_items, e, device=device))
         xavier_normal_(self.item_embedding, generator, inputs.n_items, e)
-        # made without values: torch would take initial ones from its global generator
+        # made without values, because torch would draw them from its global generator
         network = nn.GRU(e, hidden, config.n_layers, bias=False, batch_first=True, device="meta")
         self.network: nn.GRU = network.to_empty(device=device)
         for weight in self.network.parameters():

@@ -8,14 +8,14 @@ With item vectors `V` `(I, e)`, which are free parameters, and the items `i_1 �
     x_l = x_{l-1} + dropout(u ⊙ LN(y)) W_o + b_o
     score(u, i) = cos(x_LT, V_i), or ⟨x_LT, V_i⟩
 
-with `N = max_length`, trained by the softmax over all items at every position. Attention weights are not normalized, so
-that the strength of an interest shows in the state.
+with `N = max_length`. It is trained by the softmax over all items at every position. Attention weights are not
+normalized, so that the state also shows how strong an interest is.
 
-This is the network of the authors' experiments with next items (their folder `research`). Differences: they sample 128
-or 512 negatives; and r there has a second term for the time from an earlier item to the *next* one, which
-a server does not know when it ranks. Times are not read here.
+This is the network of the authors' experiments with next items (their folder `research`). Differences: the authors
+sample 128 or 512 negatives, and their r has a second term for the time from an earlier item to the *next* one, which a
+server does not know when it ranks. This model reads no times.
 
-**Published training**: the authors' `configs/amzn-books`, 128 sequences a batch (here 1,024 targets), dropout 0.5,
+**Published training**: the authors' `configs/amzn-books`, 128 sequences per batch (here 1,024 targets), dropout 0.5,
 temperature 0.05 and four units of four heads; they train for 201 epochs and do not stop early.
 """
 
@@ -122,5 +122,5 @@ class _Unit(nn.Module):
 
 
 def _normed(x: Tensor) -> Tensor:
-    """Layer normalization over the last axis, without scale and shift."""
+    """Return `x` with layer normalization over the last axis, without scale and shift."""
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)

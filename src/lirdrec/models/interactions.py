@@ -1,8 +1,8 @@
-"""Training pairs of a model's inputs with their weights: the user-item graph, degrees and histories.
+"""What models make from the training pairs and their weights: the user-item graph, degrees and histories.
 
-With `w` the weights divided by their mean (so that their unit does not matter, and equal weights are no weights):
+`w` are the weights divided by their mean. So the unit of weights does not matter, and equal weights have no effect.
 
-    graph        R̂_ui = w_ui / √((d_u + ε)(d_i + ε)),   d the sums of w at the user and at the item
+    graph        R̂_ui = w_ui / √((d_u + ε)(d_i + ε)),   d: the sums of w of the user and of the item
     degrees      d_i = Σ_u w_ui
     histories    X_ui = w_ui, or √w_ui where a product of two histories must count a pair with w_ui
 """
@@ -19,7 +19,10 @@ from lirdrec.ranking.histories import history_matrix
 
 
 def training_pairs(inputs: ModelInputs, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Users, items and relative weights (or None) of the training pairs, or of those in `kept`, `(n,)` each."""
+    """Return users, items and relative weights (or None) of the training pairs, `(n,)` each.
+
+    `kept` (a mask or positions) selects pairs; None: all.
+    """
     users, items, weights = inputs.users, inputs.items, inputs.relative_weights
     if kept is None:
         return users, items, weights
@@ -27,7 +30,7 @@ def training_pairs(inputs: ModelInputs, kept: Tensor | None) -> tuple[Tensor, Te
 
 
 def user_item_graph(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> UserItemGraph:
-    """The user-item graph of the training pairs, or of those in `kept` (a mask or positions).
+    """Return the user-item graph of the training pairs, or of the pairs in `kept` (a mask or positions).
 
     >>> user_item_graph(inputs, torch.float32).matrix.shape == (inputs.n_users, inputs.n_items)
     True
@@ -37,20 +40,20 @@ def user_item_graph(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None
 
 
 def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> Tensor:
-    """The sum `(I,)` of the weights of each item's training pairs, or of those in `kept`."""
+    """Return the sum `(I,)` of the weights of each item's training pairs, or of its pairs in `kept`."""
     _, items, weights = training_pairs(inputs, kept)
     return torch.bincount(items, weights, minlength=inputs.n_items).to(dtype)
 
 
 def interaction_matrix(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> SparseMatrix:
-    """The training pairs, or those in `kept`, as a matrix `(U, I)` of their relative weights, 1 without weights."""
+    """Return the matrix `(U, I)` of the relative weights (1 without weights) of the training pairs, or of `kept`."""
     users, items, weights = training_pairs(inputs, kept)
     values = torch.ones(len(users), dtype=dtype, device=inputs.device) if weights is None else weights.to(dtype)
     return SparseMatrix(users, items, values, (inputs.n_users, inputs.n_items))
 
 
 def weighted_history(inputs: ModelInputs, power: float = 1.0) -> Tensor:
-    """The training pairs as a CSR matrix `(U, I)` of `w ** power`, float32; ones without weights."""
+    """Return the CSR matrix `(U, I)` float32 with `w ** power` at each training pair, or with 1 without weights."""
     weights = inputs.relative_weights
     values = None if weights is None else weights**power
     return history_matrix(inputs.users, inputs.items, inputs.n_users, inputs.n_items, values)

@@ -1,4 +1,4 @@
-"""Item vectors from features, as LIRDRec and its sequential form compute them: branches and smoothing over items."""
+"""Item vectors from features for LIRDRec and its sequential form: one branch per modality, and a shared branch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def branch_vectors(
     output_weight: Tensor,
     mixed: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Normalized branch outputs `z` `(n, K, e)` of `n` items (LIRDRec §3, Eqs. 11-13).
+    """Return the normalized outputs `z` `(n, K, e)` of the `K` branches for `n` items (LIRDRec §3, Eqs. 11-13).
 
     Args:
-        features: one entry per modality.
-        hidden_weight: `W_m` `(h, d_m)` of each modality; shared_weight: the blocks `W_s,m` `(h, d_m)`, or None where
-            there is no shared branch.
-        hidden_bias: `(K, h)`; output_weight: `W'_k` `(K, e, h)`.
-        mixed: the inputs of the shared branch's first product where they differ (`dct="matrix"`).
+        features: the features of the items, one entry per modality.
+        hidden_weight: `W_m` `(h, d_m)` of each modality.
+        shared_weight: the blocks `W_s,m` `(h, d_m)` of the shared branch; None: there is no shared branch.
+        hidden_bias: `(K, h)`.
+        output_weight: `W'_k` `(K, e, h)`.
+        mixed: one matrix per modality that the shared branch reads instead of the features (`dct="matrix"`), or None.
     """
     hidden: list[Tensor] = []
     shared: Tensor | None = None

@@ -1,10 +1,12 @@
 r"""Item-kNN on interactions (Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS 2004): a closed form without vectors.
 
-sim(i, j) = |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage)      users in common, i ≠ j
-score(u, j) = Σ_{i ∈ H_u} W[i, j],   W keeps the k most similar i of each j
+`U_i` are the users of item i, `H_u` the items of user u:
 
-With weights `w` of the interactions, divided by their mean over the training pairs, users in common count
-`√(w_ui w_uj)`, `|U_i|` is `Σ_u w_ui`, and the score is `Σ_{i ∈ H_u} w_ui W[i, j]`; new users have weights of 1.
+    sim(i, j) = |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage)      users in common, i ≠ j
+    score(u, j) = Σ_{i ∈ H_u} W[i, j],   W keeps the k most similar i of each j
+
+If the interactions have weights `w`, these are divided by their mean over the training pairs. Then a user in common
+counts `√(w_ui w_uj)`, `|U_i|` is `Σ_u w_ui`, and the score is `Σ_{i ∈ H_u} w_ui W[i, j]`. New users have weights of 1.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.sparse_rows import csr_of, largest_of_rows, product_blocks
 
-BLOCK_BYTES = 8 * 2**20  # of memory that is used again for each block, mostly in the cache of the processor
+BLOCK_BYTES = 8 * 2**20  # memory that every block uses again; it is mostly in the cache of the processor
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ItemKNNConfig:
     model: ClassVar[str] = "item_knn"
 
     n_neighbors: int = option(100, "k, similar items kept for each item")
-    shrinkage: float = option(10.0, "added to the denominator: trust similarities of rare items less")
+    shrinkage: float = option(10.0, "added to the denominator, so that rare items are less similar")
 
     def __post_init__(self) -> None:
         if self.n_neighbors < 1 or not self.shrinkage >= 0:
@@ -48,7 +50,10 @@ class ItemKNNConfig:
 
 
 class ItemKNN(Model):
-    """Item-kNN by cosine of the interaction columns, from products of sparse matrices, without an `I×I` matrix."""
+    """Item-kNN: score items by the users that they have in common with the user's items (cosine).
+
+    Computed by products of sparse matrices, without a dense `I×I` matrix; the formulas are at the top of this file.
+    """
 
     name = ItemKNNConfig.model
     Config = ItemKNNConfig
@@ -58,7 +63,7 @@ class ItemKNN(Model):
     # within the ranges of Ferrari Dacrema et al., RecSys 2019
     grid: ClassVar = {"n_neighbors": (20, 100, 200, 500, 1000), "shrinkage": (0.0, 10.0, 100.0, 500.0, 1000.0)}
 
-    neighbours: Tensor  # the key of saved weights
+    neighbours: Tensor  # spelled like the key in saved weights
     similarity: Tensor
 
     def __init__(self, inputs: ModelInputs, config: ItemKNNConfig):
@@ -72,7 +77,7 @@ class ItemKNN(Model):
         return weighted_history(self.inputs)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`, from sparse products; the most similar first."""
+        """Fill `neighbours` and `similarity`, `(I, k)` each, the most similar items first, from sparse products."""
         by_user = csr_of(weighted_history(self.inputs, 0.5).cpu())
         by_item = by_user.T.tocsr()
         degree = item_degrees(self.inputs, torch.float32).cpu().numpy()
@@ -95,6 +100,6 @@ class ItemKNN(Model):
         return ItemWeightScorer.of_nearest(self._history(), self.neighbours, self.similarity)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """The histories themselves, as 0/1 rows `(B, I)`."""
+        """Return the histories as 0/1 rows `(B, I)`."""
         assert isinstance(scorer, ItemWeightScorer)
         return scorer.queries_of(histories)

@@ -1,7 +1,7 @@
 r"""L3AE: EASE that distills item-item weights of features from language models (Moon, Park, Lee, CIKM 2025).
 
 "LLM-Enhanced Linear Autoencoders for Recommendation", arXiv 2508.13500. `X` `(U, I)` holds the interactions, `F̂`
-`(I, Σd)` the fused features of `models/modalities.py`. Two regressions, both in closed form:
+`(I, Σd)` the fused features of `models/modalities.py`. There are two regressions, both in closed form:
 
     C = argmin ‖F̂ᵀ - F̂ᵀ C‖² + λ_F ‖C‖²,   diag(C) = 0                                   EASE on the features
     B = argmin ‖X - X B‖² + λ_X ‖B‖² + λ_E ‖B - C‖²,   diag(B) = 0
@@ -10,8 +10,8 @@ With `λ = λ_X + λ_E` and `P = (XᵀX + λI)^-1`, off the diagonal
 
     B = λ_E P C - P diag(μ),   μ_j = (1 + λ_E (P C)_jj) / P_jj,   score(u, j) = Σ_{i ∈ H_u} B_ij
 
-`λ_E = 0` is EASE. The options are λ and λ_E, not λ_X and λ_E: the published λ_X is negative (-100 beside a λ_E of
-150), and what must be positive is the sum. Pairs count with their weights as in `ease.py`.
+With `λ_E = 0` this is EASE. The options are λ and λ_E, not λ_X and λ_E, because only the sum λ must be positive: the
+published λ_X is negative (-100, with a λ_E of 150). Pairs count with their weights as in `ease.py`.
 
 With `rank = r` no `I×I` matrix is built. `ease.py` gives `P = D^-1 - Y Yᵀ` and, off the diagonal, `C = Y' T'ᵀ`. With
 `c_j = ⟨Y'_j, T'_j⟩`, off the diagonal
@@ -19,14 +19,14 @@ With `rank = r` no `I×I` matrix is built. `ease.py` gives `P = D^-1 - Y Yᵀ` a
     (P C)_jj = c_j ‖Y_j‖² - ⟨Y_j, (Yᵀ Y') T'_j⟩
     B = λ_E (D^-1 Y' - Y (Yᵀ Y')) T'ᵀ + Y diag(λ_E c + μ) Yᵀ
 
-so users are `Σ_{i ∈ H_u}` of the rows of the two left factors, side by side.
+So user vectors are the sums over `i ∈ H_u` of the rows of the two left factors, side by side.
 
-**Differs from public code** (the authors' github.com/jaewan7599/L3AE_CIKM2025): features are fused rows of length 1,
-theirs one matrix of embeddings as the encoder gives them; with one modality whose rows have length 1 the numbers agree.
-Theirs has no low-rank form.
+**Differs from public code** (the authors' github.com/jaewan7599/L3AE_CIKM2025): here features are fused rows of length
+1; there they are one matrix of embeddings as the encoder gives them. With one modality whose rows have length 1, the
+numbers agree. The public code has no low-rank form.
 
-The defaults are the choice of their `script/*.sh` for Games; the grid is around their values: λ_F 5 and 10, λ 50 and
-100, λ_E 150 and 200.
+The defaults are the choice of the authors' `script/*.sh` for Games; the grid is around their values: λ_F 5 and 10, λ 50
+and 100, λ_E 150 and 200.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class L3AEConfig(FeatureOptions):
     model: ClassVar[str] = "l3ae"
 
     regularization: float = option(100.0, "λ = λ_X + λ_E, the whole ridge of the second regression, in counts of users")
-    distillation: float = option(150.0, "λ_E, how strongly B is drawn to the weights of the features; 0: EASE")
+    distillation: float = option(150.0, "λ_E, how strongly B is pulled to the weights from features; 0: EASE")
     feature_regularization: float = option(5.0, "λ_F of the regression on the features")
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class L3AEConfig(FeatureOptions):
 
 
 class L3AE(EASEWithFeatures):
-    """L3AE: EASE with a prior of weights that features alone give, in closed form.
+    """L3AE: EASE whose weights are pulled towards the weights that features alone give, in closed form.
 
     The formulas are at the top of this file.
     """
@@ -110,7 +110,10 @@ class L3AE(EASEWithFeatures):
 
 
 def distilled_weights(gram: Tensor, semantic: Tensor, regularization: float, distillation: float) -> Tensor:
-    """`B` `(I, I)` float64 of the Gram matrix `(I, I)` float64, which is overwritten, and of `C` `(I, I)`."""
+    """Return `B` `(I, I)` float64 from the Gram matrix `gram` `(I, I)` float64 and from `C`, `semantic` `(I, I)`.
+
+    `gram` is overwritten.
+    """
     gram.diagonal().add_(regularization)
     factor = torch.linalg.cholesky(gram)
     del gram

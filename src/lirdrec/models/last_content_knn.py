@@ -1,13 +1,13 @@
-r"""Content kNN of the last item: recommend items with features similar to those of the last items of a history.
+r"""Content kNN of the last item: recommend items whose features are similar to those of the last items of a history.
 
-With `z_i` the fused features of item `i` and `W` as in `models/content_knn.py`:
+`z_i` (the fused features of item `i`) and `W` are those of `models/content_knn.py`:
 
     score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = history_decay^(items of u after i)
 
-so `history_decay=0` ranks by the similarity to the last item, and `history_decay=1` is content kNN. By default all
-items of a history count (`n_neighbors=None`), and with `history_decay=0` the score is the cosine of the last item and
-`j`. With weights of the interactions, `q_ui` is multiplied by `w_ui`, divided by its mean over the training pairs; new
-users have weights of 1.
+The exponent is the number of items that the user took after i. So `history_decay=0` ranks by the similarity to the last
+item, and `history_decay=1` is content kNN. By default all items of a history count (`n_neighbors=None`), and with
+`history_decay=0` the score is the cosine of the last item and `j`. If the interactions have weights `w`, these are
+divided by their mean over the training pairs, and `q_ui` is multiplied by `w_ui`. New users have weights of 1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LastContentKNNConfig(ContentKNNConfig):
 
 
 class LastContentKNN(ContentKNN):
-    """Content kNN of the last items: score items by the similarity of their features to these.
+    """Content kNN of the last items: score items by the similarity of their features to the user's last items.
 
     The formulas are at the top of this file.
     """
@@ -65,7 +65,10 @@ class LastContentKNN(ContentKNN):
         return decayed_history(self.inputs, self.config.history_decay)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Decayed rows `(B, I)` of histories given oldest first, or their sums of item vectors `(B, Σ d_m)`."""
+        """Return the decayed rows `(B, I)` of histories, or the decayed sums of their item vectors `(B, Σ d_m)`.
+
+        A history has the oldest item first.
+        """
         if isinstance(scorer, ItemWeightScorer):
             return decayed_rows(scorer, histories, self.config.history_decay)
         assert isinstance(scorer, VectorScorer)

@@ -1,17 +1,19 @@
-r"""Last-item kNN: items that others took next, or with, the last items of a history; a closed form without vectors.
+r"""Last-item kNN: recommend items that other users took after, or together with, the last items of a history.
+
+It has a closed form and no vectors:
 
     score(u, j) = Σ_{i ∈ H_u} q_ui W[i, j],   q_ui = history_decay^(items of u after i)
 
-so `history_decay=0` counts the last item only and `history_decay=1` the whole history without order. `W` keeps the `k`
-largest entries of each item `i`, `i ≠ j`, of
+The exponent is the number of items that the user took after i. So `history_decay=0` counts the last item only, and
+`history_decay=1` the whole history without order. For each item `i`, `W` keeps the `k` largest entries (`i ≠ j`) of
 
     relation="transitions"   n_ij / (n_i + shrinkage),   n_ij = Σ 1/d over pairs "j is d ≤ window items after i"
     relation="cosine"        |U_i ∩ U_j| / (√(|U_i|·|U_j|) + shrinkage), as in models/item_knn.py
 
-where `n_i` is the number of users of item `i`. Transitions with `window=1` are a Markov chain of the first order, with
-a larger one the sequential rules of Ludewig & Jannach (UMUAI 2018). With weights `w` of the interactions, divided by
-their mean over the training pairs, a pair counts `√(w_ui w_uj)`, `n_i` and `|U_i|` are `Σ_u w_ui`, and `q_ui` is
-multiplied by `w_ui`; new users have weights of 1.
+where `n_i` is the number of users of item `i`. Transitions with `window=1` are a Markov chain of the first order;
+with a larger window they are the sequential rules of Ludewig & Jannach (UMUAI 2018). If the interactions have weights
+`w`, these are divided by their mean over the training pairs. Then a pair counts `√(w_ui w_uj)`, `n_i` and `|U_i|` are
+`Σ_u w_ui`, and `q_ui` is multiplied by `w_ui`. New users have weights of 1.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class LastItemKNNConfig(ItemKNNConfig):
     model: ClassVar[str] = "last_item_knn"
 
     relation: Literal["transitions", "cosine"] = option(
-        "transitions", "what was taken soon after an item, or by the same users"
+        "transitions", "transitions: items taken soon after an item; cosine: items taken by the same users"
     )
     window: int = option(1, "largest distance of a transition, in items")
     history_decay: float = option(0.0, "weight of an item relative to the one after it; 0: only the last item counts")
@@ -57,7 +59,7 @@ class LastItemKNNConfig(ItemKNNConfig):
 
 
 class LastItemKNN(ItemKNN):
-    """Last-item kNN: score items by how often they follow, or occur with, the last items.
+    """Last-item kNN: score items by how often they follow the user's last items, or occur together with them.
 
     The formulas are at the top of this file.
     """
@@ -78,7 +80,7 @@ class LastItemKNN(ItemKNN):
     config: LastItemKNNConfig
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`: the scored items of each item of a history."""
+        """Fill `neighbours` and `similarity`, `(I, k)`: the items that an item of a history scores, and the weights."""
         if self.config.relation == "cosine":
             super().solve()
             return
@@ -105,7 +107,7 @@ class LastItemKNN(ItemKNN):
         return ItemWeightScorer(decayed_history(self.inputs, self.config.history_decay), weights)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Decayed rows `(B, I)` of histories given oldest first."""
+        """Return the decayed rows `(B, I)` of histories that have the oldest item first."""
         assert isinstance(scorer, ItemWeightScorer)
         return decayed_rows(scorer, histories, self.config.history_decay)
 
@@ -114,16 +116,19 @@ def check_decay(decay: float) -> None:
     """Check the option `history_decay`.
 
     Raises:
-        ConfigError: it is not from 0 to 1.
+        ConfigError: `decay` is not from 0 to 1.
     """
     if not 0 <= decay <= 1:
         raise ConfigError(f"history_decay is {decay}; it must be from 0 to 1")
 
 
 def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
-    """Coalesced sparse `(I, I)` float32: entry `(i, j)` is the sum of 1/d over users who took j d ≤ `window` after i.
+    """Count transitions: entry `(i, j)` is the sum of 1/d over users who took j d items after i, with d ≤ `window`.
 
-    With weights of the interactions, each term is multiplied by `√(w_ui w_uj)`.
+    If the interactions have weights, each term is multiplied by `√(w_ui w_uj)`.
+
+    Returns:
+        Coalesced sparse `(I, I)` float32.
     """
     order = _ordered_pairs(inputs).items
     users, items = inputs.users[order], inputs.items[order]
@@ -143,7 +148,7 @@ def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
 
 
 def decayed_history(inputs: ModelInputs, decay: float) -> Tensor:
-    """CSR `(U, I)` float32 of all training pairs: `w_ui · decay^(items of u after i)`, with explicit zeros."""
+    """Return the training pairs as CSR `(U, I)` float32: `w_ui · decay^(items of u after i)`, with explicit zeros."""
     histories = _ordered_pairs(inputs)
     order = histories.items
     users = inputs.users[order]
@@ -155,7 +160,10 @@ def decayed_history(inputs: ModelInputs, decay: float) -> Tensor:
 
 
 def decayed_rows(scorer: ItemWeightScorer, histories: Sequence[Tensor], decay: float) -> Tensor:
-    """Queries `(B, I)` of histories given oldest first; an item that occurs twice counts where it occurs last."""
+    """Return the queries `(B, I)` of histories that have the oldest item first.
+
+    An item that occurs twice counts where it occurs last.
+    """
     rows = scorer.history.values().new_zeros(len(histories), scorer.n_items)
     for row, items in enumerate(histories):
         items = torch.as_tensor(items, device=rows.device)
@@ -164,12 +172,12 @@ def decayed_rows(scorer: ItemWeightScorer, histories: Sequence[Tensor], decay: f
 
 
 def decay_weights(items: Tensor, decay: float) -> Tensor:
-    """Weights `(n,)` float32 of the items of a history given oldest first."""
+    """Return the weights `(n,)` float32 of the items of a history that has the oldest item first."""
     return _powers(decay, torch.arange(len(items) - 1, -1, -1, device=items.device))
 
 
 def _ordered_pairs(inputs: ModelInputs) -> Histories:
-    """Positions of the training pairs of each user, oldest first, in place of items."""
+    """Return the histories of all users, oldest first, with positions of training pairs in place of items."""
     assert inputs.timestamps is not None
     positions = torch.arange(len(inputs.users), device=inputs.device)
     return Histories(inputs.users, positions, inputs.n_users, inputs.timestamps)

@@ -1,30 +1,29 @@
-r"""Base of LATTICE and MICRO: item graphs learned from projected features, mixed with frozen ones of raw features.
+r"""Base of LATTICE and MICRO: item graphs learned from projected features, mixed with frozen graphs of raw features.
 
 With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F_m + b_m` `(I, e)`:
 
-    K(X)[i, j] = cos(X_i, X_j) where j is one of the k nearest of i (itself included), else 0
+    K(X)[i, j] = cos(X_i, X_j) if j is one of the k nearest of i (i itself included), else 0
     N(A) = D^-½ A D^-½,   D the row sums of A, on both sides
-    learned graphs from K(z_m), frozen ones N(K(F_m)); a model mixes them into graphs G, the frozen ones with weight λ
+    a model mixes learned graphs from K(z_m) with frozen graphs N(K(F_m)) into graphs G, the frozen ones with weight λ
     h = fused(G^Lm Q)
     [X_users ; X_items] = (1/(L+1)) Σ_{l=0..L} R^l [P ; Q],   R = D^-1 (A + I)     rows of the user-item graph
     V = X_items + h / ‖h‖,   users are X_users
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + ρ (‖u‖² + ‖V_i‖² + ‖V_j‖²) / 2B + further terms
 
 The choice of the k nearest has no gradient; the cosines of the chosen pairs and the row sums have one. Since all other
-entries are 0, this is the dense computation of the public code, in O(I·k + I·e) memory: neighbors are found in blocks,
-and products and gradients are computed at the entries alone (`graphs/edges.py`).
+entries are 0, this gives the same as the dense computation of the public code, in O(I·k + I·e) memory: neighbors are
+found in blocks, and products and gradients are computed only at the entries (`graphs/edges.py`).
 
-**Epochs.** The first batch of an epoch builds the graphs with their gradient; the other batches use them as constants,
-and the projections get no gradient there. `scorer()` builds them from the current parameters.
+**Epochs.** The first batch of an epoch builds the graphs with their gradient. The other batches use these graphs as
+constants, and give no gradient to the projections. `scorer()` builds the graphs from the current parameters.
 
 **New items** have no ID row (`Q_n = 0`) and no edge: `V_n = h_n / ‖h_n‖`. Their rows of the graphs are made as above
-from their k nearest among all items, old and new, under the degrees that the old items have; rows of old items stay.
-**New users** have `P = 0` and get the layers of `R` from the states of their items (`row_folded` in
-`graphs/user_item.py`).
+from their k nearest among all items, old and new; old items keep their degrees and their rows. **New users** have
+`P = 0` and get the layers of `R` from the states of their items (`row_folded` in `graphs/user_item.py`).
 
-As in the public codes, and unlike the papers: `R` has self-loops and is normalized by rows only. As in the papers, and
-unlike the codes: the features are fixed (the codes train a copy, from which only the learned graph is made). An item
-that lacks a modality has no entry in its graphs.
+`R` has self-loops and is normalized by rows only, as in the public codes and unlike the papers. The features are fixed,
+as in the papers and unlike the public codes, which train a copy, from which only the learned graph is made. An item
+that lacks a modality has no entry in the graphs of this modality.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class LatentGraphOptions(FeatureSizeOptions, RankingOptions):
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
     n_neighbors: int = option(10, "k, neighbors per item and modality in the item graphs, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
-    frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned ones have 1 - λ")
+    frozen_weight: float = option(0.9, "λ, weight of the frozen graphs; the learned graphs have 1 - λ")
     regularization: float = option(1e-5, "ρ of the squared vectors of a batch")
 
     def __post_init__(self) -> None:
@@ -108,19 +107,20 @@ class LatentGraphModel(Model):
 
     @abstractmethod
     def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
-        """The model's graphs G.
+        """Return the model's graphs G.
 
         Args:
-            learned, frozen: `K(z_m)` and `K(F_m)` of each modality, not normalized.
-            degrees: `(name, links) -> (n,)` row sums of `links`, which the model calls `name`.
+            learned: `K(z_m)` of each modality, not normalized.
+            frozen: `K(F_m)` of each modality, not normalized.
+            degrees: function `(name, links) -> (n,)` that returns the row sums of `links` and keeps them as `name`.
         """
 
     @abstractmethod
     def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:
-        """`h` `(n, e)` of items with these features, from `G^Lm Q` `(n, e)` of each graph."""
+        """Return `h` `(n, e)` of items with these features, from `G^Lm Q` `(n, e)` of each graph."""
 
     def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
-        """Further weighted terms of the loss."""
+        """Return further terms of the loss, with their weights, by name."""
         return {}
 
     # Graphs
@@ -132,7 +132,7 @@ class LatentGraphModel(Model):
 
     @cached_property
     def frozen(self) -> list[Links]:
-        """`K(F_m)` of each modality."""
+        """The graph `K(F_m)` of each modality, the cosines of its raw features."""
         graphs = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbors(name, self.config.n_neighbors))
@@ -141,12 +141,12 @@ class LatentGraphModel(Model):
         return graphs
 
     def projected(self, row: int, values: Tensor) -> Tensor:
-        """`z_m / ‖z_m‖` `(n, e)` of features `(n, d)` of the modality `row`."""
+        """Return `z_m / ‖z_m‖` `(n, e)` of features `(n, d)` of the modality `row`."""
         z = F.linear(values, self.projection_weight[row], self.projection_bias[row])
         return normalize(z.to(self.user_embedding.dtype))
 
     def item_graphs(self) -> tuple[list[LinkMatrix], dict[str, Tensor]]:
-        """The graphs G of the current parameters, and the degrees in them; differentiable."""
+        """Return the graphs G of the current parameters, and their degrees by name; differentiable."""
         n, degrees, learned = self.inputs.n_items, dict[str, Tensor](), []
         for row, feature in enumerate(self.features):
             z = self.projected(row, feature.values)
@@ -161,7 +161,7 @@ class LatentGraphModel(Model):
     # Forward and training
 
     def forward(self, graphs: Sequence[LinkMatrix]) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
-        """User vectors `(U, e)`, item vectors `(I, e)`, `G^Lm Q` `(I, e)` of each graph, and `h` `(I, e)`."""
+        """Return user vectors `(U, e)`, item vectors `(I, e)`, `G^Lm Q` `(I, e)` of each graph, and `h` `(I, e)`."""
         users, items = (
             torch.stack(layers).mean(0)
             for layers in zip(
@@ -182,7 +182,7 @@ class LatentGraphModel(Model):
     _epoch_graphs: list[LinkMatrix] | None = None
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss, penalty of the batch's vectors, and the model's further terms."""
+        """Return the ranking loss, the penalty of the batch's vectors, and the model's further terms."""
         graphs = self._epoch_graphs
         if graphs is None:
             graphs, _ = self.item_graphs()
@@ -201,7 +201,7 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters with new graphs, and what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters with new graphs, and what `add_items` and `fold_in` need."""
         graphs, degrees = self.item_graphs()
         memory = {f"item_degree_{name}": degree for name, degree in degrees.items()}
         states = self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers - 1)
@@ -222,7 +222,10 @@ class LatentGraphModel(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items by their rows of the item graphs applied to the ID table: `V_n = h_n / ‖h_n‖`, `Q_n = 0`."""
+        """Return the scorer with new items, whose rows of the item graphs are applied to the ID table.
+
+        `V_n = h_n / ‖h_n‖`, with `Q_n = 0`.
+        """
         assert isinstance(scorer, VectorScorer)
         k, memory, old = self.config.n_neighbors, dict(scorer.memory), scorer.n_items
         new_features = [new[m] for m in self.modalities]
@@ -259,7 +262,7 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: `X_users` of a new node with `P = 0`."""
+        """Return vectors `(B, e)` of new users from the items they like: `X_users` of a new node with `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         states = [scorer.memory[f"item_state_{layer}"] for layer in range(self.config.n_layers)]
         return self.ranking.transform_for_scoring(row_folded(histories, states) / (self.config.n_layers + 1))

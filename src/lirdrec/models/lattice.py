@@ -1,22 +1,22 @@
 r"""LATTICE: one latent item graph, learned from all modalities and added to LightGCN.
 
-Zhang et al., "Mining Latent Structures for Multimedia Recommendation", MM 2021. In the notation of
-`latent_graph_base.py`, which holds everything but the two lines here, with `w = softmax(modality_logits)`:
+Zhang et al., "Mining Latent Structures for Multimedia Recommendation", MM 2021. The notation is that of
+`latent_graph_base.py`, which has everything except these two lines. With `w = softmax(modality_logits)`:
 
     G = (1-λ) N(Σ_m w_m K(z_m)) + λ Σ_m w_m N(K(F_m))
     h = G^Lm Q
 
-As in the public code. The paper normalizes each modality's learned graph before the modalities are added.
+This is the form of the public code. The paper normalizes the learned graph of each modality before it adds the graphs.
 
 **Differs from public code** (the authors' github.com/CRIPAC-DIG/LATTICE and MMRec's): fixed features (see
-`latent_graph_base.py`). The penalty is divided by the pairs of the batch, theirs by the configured batch size: the last
-batch of an epoch has fewer pairs, and with their divisor a smaller penalty for each (the authors' sampler never gives
-a part of a batch, MMRec's does). The authors draw distinct users and one of each user's items, here all pairs are
-shuffled.
+`latent_graph_base.py`). The penalty is divided by the number of pairs in the batch; the public codes divide by the
+configured batch size. The last batch of an epoch has fewer pairs, and so gets a smaller penalty for each pair in the
+public codes (the authors' sampler never gives a smaller batch, MMRec's does). The authors draw distinct users and one
+item of each user; here all pairs are shuffled.
 
-**Published training**: the authors' `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), epochs from
-0, validation every 5 epochs. MMRec has the same decay, and searches rates of 1e-4 to 5e-3 and λ with batches of 2,048
-(the grid: `model/LATTICE.yaml`).
+**Published training**: the authors' `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), with epochs
+counted from 0, and validation every 5 epochs. MMRec has the same decay, and searches rates of 1e-4 to 5e-3 and λ with
+batches of 2,048 (the grid: `model/LATTICE.yaml`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LATTICE(LatentGraphModel):
             nn.init.zeros_(self.modality_logits)
 
     def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
-        """The one graph `G`."""
+        """Return the one graph `G`."""
         single = len(learned) == 1
         w = (learned[0].values.new_ones(()),) if single else self.modality_logits.softmax(0).unbind()
         mixed = Links.joined([links.scaled(share) for links, share in zip(learned, w, strict=True)])
@@ -83,5 +83,5 @@ class LATTICE(LatentGraphModel):
         return [Links.joined(parts)]
 
     def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:
-        """`h` is what the one graph gives."""
+        """Return `h`, which is `G^Lm Q` of the one graph."""
         return smoothed[0]

@@ -9,20 +9,21 @@ r"""LGMRec: local user-item graphs and a global hypergraph of item attributes (G
     vectors         X = C + Σ_m normalize(M_m) + α normalize(Σ_m G_m),   score = ⟨X_u, X_i⟩
     loss = BPR + γ Σ_{m<n} (contrast of users + contrast of items) + λ · penalty(X_u, X_i, X_j)
 
-The contrast asks `G_m` of the batch's rows for `G_n` of the same row among all rows: InfoNCE by cosines at τ, summed
-over the batch as in the public code. With one modality there is nothing to contrast. Noise and dropout belong to
-training; scores are without.
+The contrast of two modalities is InfoNCE by cosines at temperature τ: `G_m` of a row of the batch must find `G_n` of
+the same row among all rows. It is summed over the batch as in the public code. With one modality there is no contrast.
+Noise and dropout are used in training only.
 
-An item that lacks a modality is not in that modality's graph, belongs to none of its hyperedges and is not contrasted.
-A new item has no edges, so all that it gets is `α normalize(Σ_m H_i ℓ)`: coarse, a mixture of `h` attributes for each
-modality. A new user has no row of `P` and is otherwise computed as all users.
+An item that lacks a modality is not in the graph of this modality, belongs to none of its hyperedges, and takes no part
+in its contrast. A new item has no edges, so with `Lm ≥ 1` it gets only `α normalize(Σ_m H_i ℓ)`: a coarse mixture of
+`h` attributes for each modality. A new user has no row of `P`; all else is computed as for other users.
 
-**Differs from public code** (the authors' and MMRec's, which are the same): theirs draws Gumbel noise for scores too,
-so that they are random; ours are those of zero noise. Theirs fails with one modality. `hyper_dropout` is 1 - their
-`keep_rate`. The contrast's logits are products of `h` columns, not `e`, since `G_m` has rank `h`: the same numbers.
+**Differs from public code** (the authors' and MMRec's, which are the same): the public code draws Gumbel noise for
+scores too, so that its scores are random; here scores have no noise. The public code fails with one modality.
+`hyper_dropout` is 1 - the `keep_rate` of the public code. Here the logits of the contrast are products of `h` columns
+instead of `e`, which gives the same numbers, since `G_m` has rank `h`.
 
 **Published training**: github.com/georgeguo-cn/LGMRec, `configs/overall.yaml`. The grid is what the comments of its
-`configs/model/LGMREC.yaml` and `configs/dataset/*.yaml` list; the defaults here are its choice for Baby.
+`configs/model/LGMREC.yaml` and `configs/dataset/*.yaml` list; the defaults here are the choice of that code for Baby.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class LGMRecConfig(FeatureSizeOptions, PenaltyOptions):
     n_modality_layers: int = option(2, "Lm, propagation layers of the features")
     n_hyper_layers: int = option(1, "n, passes over the hypergraph")
     n_hyperedges: int = option(4, "h, hyperedges of each modality")
-    hyper_dropout: float = option(0.5, "share of the entries of H that a training step drops")
-    global_weight: float = option(0.3, "α of the hypergraph's part")
+    hyper_dropout: float = option(0.5, "share of the entries of H that are set to 0 in a training step")
+    global_weight: float = option(0.3, "α, weight of the hypergraph's part of a vector")
     contrast_weight: float = option(1e-4, "γ of the contrast, which is summed over a batch")
     hyper_temperature: float = option(0.2, "τ of the hyperedges and of the contrast")
     regularization: float = option(1e-6, "λ of the penalty on the vectors of a batch")
@@ -85,7 +86,13 @@ class LGMRecConfig(FeatureSizeOptions, PenaltyOptions):
 
 @dataclass(frozen=True)
 class Hypergraph:
-    """One modality's assignments after dropout, `(U, h)` and `(I, h)`, and the hyperedges' vectors ℓ `(h, e)`."""
+    """The hypergraph of one modality.
+
+    Attributes:
+        users: `H_u` `(U, h)`, after dropout.
+        items: `H_i` `(I, h)`, after dropout.
+        edges: the vectors ℓ `(h, e)` of the hyperedges.
+    """
 
     users: Tensor
     items: Tensor
@@ -139,7 +146,7 @@ class LGMRec(Model):
 
     @cached_property
     def modality_graphs(self) -> list[UserItemGraph]:
-        """The user-item graph of the items that have each modality."""
+        """For each modality, the user-item graph of the items that have it."""
         i, graphs = self.inputs, []
         for name, feature in zip(self.modalities, self.features, strict=True):
             complete = feature.is_complete
@@ -150,14 +157,14 @@ class LGMRec(Model):
 
     @cached_property
     def histories(self) -> list[SparseMatrix]:
-        """`R` `(U, I)` of ones or weights, of the items that have each modality."""
+        """For each modality, `R` `(U, I)` of the items that have it, with ones or weights."""
         i, dtype = self.inputs, self.user_embedding.dtype
         return [interaction_matrix(i, dtype, pairs_with(i, name)) for name in self.modalities]
 
     # Forward
 
     def projections(self, row: int, features: Features) -> tuple[Tensor, Tensor]:
-        """`F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)` of modality `row`; zero where an item lacks it."""
+        """Return `F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)` of modality `row`; zero if an item lacks it."""
         weight = torch.cat([self.feature_weight[row], self.hyper_weight[row]], 1)  # one product reads the features once
         both = (features.values @ weight).to(self.user_embedding.dtype)
         if not features.is_complete:
@@ -166,20 +173,21 @@ class LGMRec(Model):
         return own, logits
 
     def assigned(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """`H = softmax((logits + noise)/τ)`, `(n, h)`."""
+        """Return the hyperedges of nodes, `H = softmax((logits + noise)/τ)` `(n, h)`."""
         return ((logits if noise is None else logits + noise) / self.config.hyper_temperature).softmax(1)
 
     def local(self, row: int, projected: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        """Users and items of layer `n_layers` of modality `row`, before normalization."""
+        """Return users and items of the layer `n_layers` of modality `row`, before normalization."""
         graph, history = self.modality_graphs[row], self.histories[row]
         users = history.matmul(projected) / (history.row_sums() + 1e-7)[:, None]
         return graph.last(users, projected, n_layers)
 
     def forward(self, noise: Sequence[tuple[Tensor, Tensor]] | None = None) -> tuple[Tensor, Tensor, list[Hypergraph]]:
-        """User vectors `(U, e)`, item vectors `(I, e)` and the hypergraphs.
+        """Return user vectors `(U, e)`, item vectors `(I, e)` and the hypergraphs.
 
         Args:
-            noise: of each modality's items `(I, h)` and users `(U, h)`, in training; None: neither noise nor dropout.
+            noise: for each modality the noise of items `(I, h)` and users `(U, h)`, in training; None: neither noise
+                nor dropout.
         """
         c = self.config
         users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, c.n_layers)
@@ -208,7 +216,7 @@ class LGMRec(Model):
     # Training
 
     def draw_noise(self) -> list[tuple[Tensor, Tensor]]:
-        """Gumbel noise of each modality's items `(I, h)` and users `(U, h)`."""
+        """Draw Gumbel noise for the items `(I, h)` and users `(U, h)` of each modality."""
         dtype, device, h = self.user_embedding.dtype, self.inputs.device, self.config.n_hyperedges
 
         def gumbel(n: int) -> Tensor:
@@ -217,7 +225,7 @@ class LGMRec(Model):
         return [(gumbel(self.inputs.n_items), gumbel(self.inputs.n_users)) for _ in self.modalities]
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss, the summed contrast of the hypergraphs, and the penalty of the batch's vectors."""
+        """Return the ranking loss, the summed contrast of the hypergraphs, and the penalty of the batch's vectors."""
         user_vectors, item_vectors, hypergraphs = self(self.draw_noise())
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         gathered = batch_rows(user_vectors, item_vectors, users, positives, negatives)
@@ -230,7 +238,7 @@ class LGMRec(Model):
         return terms
 
     def contrast(self, hypergraphs: Sequence[Hypergraph], users: Tensor, items: Tensor) -> Tensor:
-        """The contrast of each pair of modalities, summed over the batch's users and items, a scalar."""
+        """Return the contrast of all pairs of modalities, summed over the batch's users and items, a scalar."""
         total = hypergraphs[0].edges.new_zeros(())
         for (row, a), (other, b) in combinations(enumerate(hypergraphs), 2):
             both = self.features[row].present & self.features[other].present
@@ -245,7 +253,10 @@ class LGMRec(Model):
     def _info_nce(
         self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, present: Tensor
     ) -> Tensor:
-        """Summed InfoNCE of the vectors `a @ a_edges` of `rows` against all `b @ b_edges`, among those `present`."""
+        """Return the summed InfoNCE: each of the `rows` of `a @ a_edges` must find its row among all `b @ b_edges`.
+
+        Only rows that are `present` take part.
+        """
         if not bool(present.all()):
             kept = present.nonzero().squeeze(1)
             index = torch.zeros_like(present, dtype=torch.int64).index_copy_(0, kept, torch.arange(len(kept)).to(rows))
@@ -261,7 +272,7 @@ class LGMRec(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters without noise, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters without noise, with what `add_items` and `fold_in` need."""
         c = self.config
         users, items, hypergraphs = self()
         states = torch.zeros_like(self.item_embedding)
@@ -283,7 +294,10 @@ class LGMRec(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items by the hyperedges that their features belong to; without edges they have no local part."""
+        """Return the scorer with new items, made from the hyperedges that their features belong to.
+
+        New items have no edges, so they have a local part only without modality layers.
+        """
         assert isinstance(scorer, VectorScorer)
         c, memory = self.config, dict(scorer.memory)
         parts, local = [], []
@@ -308,7 +322,7 @@ class LGMRec(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: a new user node without a row of `P`, all items as trained."""
+        """Return vectors `(B, e)` of new users, which have no row of `P`, from the items they like, as trained."""
         assert isinstance(scorer, VectorScorer)
         c, memory = self.config, scorer.memory
         users = folded(histories, memory["item_states"], memory["item_degrees"]) / (c.n_layers + 1)

@@ -7,15 +7,19 @@ With `e = embedding_size`, free parameters `X0 = [P ; Q]`, `(U+I) × e`, and `Â
     loss = -mean log σ(⟨X_u, X_i⟩ - ⟨X_u, X_j⟩) + λ · penalty(P_u, Q_i, Q_j)
 
 The penalty takes the parameters, not the propagated vectors: squared in the paper (`penalty="squared"`), unsquared in
-the MMRec code (the default, to which the grid of λ belongs). A new user with liked items `H` has `P = 0` and gets
-`(1/Σ_l a_l) Σ_{i∈H} Y_i / √(|H|·deg_i)`, with `Y` the sum of the item states of layers `0 .. L-1`, that of layer l
-times `a_{l+1}`. With equal weights, an odd L and cosines the difference of users and items cannot be learned
-(models/layer_weights.py has the argument).
+the MMRec code (the default; the grid of λ is for it). A new user with liked items `H` has `P = 0` and the vector
+
+    (1/Σ_l a_l) Σ_{i∈H} Y_i / √(|H|·deg_i)
+
+where `Y` is the sum of the item states of the layers `0 .. L-1`, the state of layer l times `a_{l+1}`. With equal
+weights, an odd L and cosines, the model cannot learn the difference of users and items in the leading component
+(models/layer_weights.py explains why).
 
 **Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).
 
-**Published training**: the same in MMRec (`src/configs/overall.yaml`; the grid: `model/LightGCN.yaml`) and, as far as
-it says so, in the authors' github.com/gusye1234/LightGCN-PyTorch (`code/parse.py`: rate, batch, epochs, L, λ 1e-4).
+**Published training**: MMRec (`src/configs/overall.yaml`; the grid: `model/LightGCN.yaml`). The authors'
+github.com/gusye1234/LightGCN-PyTorch has the same values for what it sets (`code/parse.py`: rate, batch, epochs, L,
+λ 1e-4).
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class LightGCNConfig(PenaltyOptions):
     embedding_size: int = option(64, "e, columns of user and item vectors")
     n_layers: int = option(3, "L, user-item propagation layers")
     layer_weights: LayerWeighting = option(
-        "equal", "a_l of layer l in the mean; equal: 1; decaying: 1/(l+1); learned; or L+1 numbers"
+        "equal", "weight a_l of layer l in the mean; equal: 1; decaying: 1/(l+1); learned; or L+1 numbers"
     )
     regularization: float = option(1e-4, "λ of the penalty on the parameters of a batch")
 
@@ -63,7 +67,10 @@ class LightGCNConfig(PenaltyOptions):
         check_minimum(self, 1, "embedding_size", "n_layers")
         check_layer_weights(self.layer_weights, self.n_layers)
         if not isinstance(self.layer_weights, str) and not sum(self.layer_weights) > 0:
-            raise ConfigError(f"layer_weights sum to {sum(self.layer_weights):g}; for a mean it must be more than 0")
+            raise ConfigError(
+                f"layer_weights sum to {sum(self.layer_weights):g}; the sum must be more than 0, because layers are"
+                " averaged"
+            )
 
 
 class LightGCN(Model):
@@ -98,7 +105,7 @@ class LightGCN(Model):
         return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """User vectors `(U, e)` and item vectors `(I, e)`."""
+        """Return user vectors `(U, e)` and item vectors `(I, e)`."""
         users, items = self.shards.to_columns(self.user_embedding, self.item_embedding)
         users, items = self.user_item.propagate(users, items, self.config.n_layers, self.layer_weights())
         users, items = self.shards.to_rows(users, items, self.config.embedding_size)
@@ -111,7 +118,7 @@ class LightGCN(Model):
         return math.fsum(start)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss of the propagated vectors and the penalty of the batch's parameters."""
+        """Return the ranking loss of the propagated vectors, and the penalty of the batch's parameters."""
         user_vectors, item_vectors = self()
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives, self.shards)
@@ -125,7 +132,7 @@ class LightGCN(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what `fold_in` needs."""
+        """Return the scorer of the current parameters, with what `fold_in` needs."""
         users, items = self.vectors()
         _, states = self.user_item.sums(
             self.user_embedding, self.item_embedding, self.config.n_layers - 1, self.layer_weights.numbers()[1:]
@@ -137,7 +144,7 @@ class LightGCN(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: the new node's part of a propagation in which `P = 0`."""
+        """Return vectors `(B, e)` of new users from the items they like: what propagation gives a node with `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         return self.ranking.transform_for_scoring(received / self._total)

@@ -1,8 +1,9 @@
 r"""LIRDRec: item vectors learned directly from multimodal features.
 
 Zhou et al., "Learning Item Representations Directly from Multimodal Features for Effective Recommendation",
-arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` branches (each modality and *shared*),
-`e = embedding_size`, `h = 4e`:
+arXiv 2505.04960 (2025). There are `U` users, `I` items, `M` modalities and `K = M + 1` branches: one for each modality,
+and one *shared*. `e = embedding_size`, `h = 4e`, `P` and `θ` have a row per user, `Â` and `S` are the user-item and the
+item-item graph (graphs/), and `‖_k` puts the vectors of all branches side by side:
 
     z_m = leaky_relu(F_m W_m + b_m) W'_m                                     modality branch, Eq. 11
     z_s = leaky_relu([DCT(F_1) | … | DCT(F_M)] W_s + b_s) W'_s               shared branch, Eqs. 12-13
@@ -14,17 +15,18 @@ arXiv 2505.04960 (2025). With `U` users, `I` items, `M` modalities, `K = M + 1` 
     u   = ‖_k α_k c_k                                                        user vectors
     loss = -mean log σ(⟨u, V_i⟩ - ⟨u, V_j⟩) + λ (mean(u²) + mean(V²))        or softmax instead of BPR: nn/losses.py
 
-`layer_weights` chooses the weights a_l; the paper's are equal. Eigenvalues of Â come in pairs ±σ, and the read-out
-multiplies the component of eigenvalue x by Σ a_l x^l. With equal weights and odd L this is 0 at x = -1: the
-difference of users and items in the leading component (with it, popularity) cannot be learned, which harms cosines. Any
-weights with Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py has the argument.
+`layer_weights` chooses the weights a_l; in the paper they are equal. The sum over the layers multiplies the component
+of eigenvalue x of Â by Σ a_l x^l. With equal weights and odd L, this factor is 0 at x = -1. Then the model cannot learn
+how users and items differ in the leading component, which contains popularity, and this harms cosines. Any weights with
+Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py explains why.
 
-Users have a further part, *content*, which only the scores of new items use (models/content.py): user vectors are
-`[u | q]`, item vectors `[V | 0]`, and items that are added after training get `[(1 - w) v | w S f]`, with `q` and `f`
-from features alone (recommender/new_item_encoder.py). The scores of known items are ⟨u, V⟩.
+Users have one more part, *content*, which only the scores of new items use (models/content.py). User vectors are
+`[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here `S` is a
+scale, see recommender/new_item_encoder.py). `q` and `f` come from features alone. The scores of trained items are
+⟨u, V⟩.
 
-The DCT is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`: one product `F_m [W_m | IDCT(W_s,m)]` serves both
-branches, and no transformed copy of the features is kept.
+The DCT (discrete cosine transform) is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`. One product
+`F_m [W_m | IDCT(W_s,m)]` serves both branches, and no transformed copy of the features is kept.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ PRIOR = 10  # interactions: with so many, a user's own parameters and those of s
 @dataclass(frozen=True)
 @validated
 class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
-    """Hyper-parameters of LIRDRec; the defaults are the released code's, in the middle of its grid.
+    """Hyper-parameters of LIRDRec; the defaults are those of the released code, in the middle of its grid.
 
     >>> LIRDRecConfig(n_layers=2, loss="softmax", scoring="cosine").n_layers
     2
@@ -79,32 +81,37 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
     embedding_size: int = option(64, "e, width of each branch; user and item vectors have K·e columns")
     n_layers: int = option(3, "L, user-item propagation layers (grid of the paper: 2, 3, 4)")
     layer_weights: LayerWeighting = option(
-        "equal", "a_l of layer l in the read-out; equal: 1; decaying: 1/(l+1); learned; or L+1 numbers"
+        "equal", "weight a_l of layer l in the sum of the layers; equal: 1; decaying: 1/(l+1); learned; or L+1 numbers"
     )
     n_item_layers: int = option(1, "Lm, item-item propagation layers")
     n_neighbors: int = option(10, "neighbors per item and modality in the item-item graph, itself included")
     hidden_multiplier: int = option(4, "h / e, width of the hidden layer of each branch")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
+        None, "weights w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     feature_columns: int | None = option(
-        None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
+        None,
+        "number of columns to which PCA reduces features, except for finding neighbors (feature_size: there too); none:"
+        " all columns",
     )
     regularization: float = option(1e-3, "λ of the mean squared user and item vectors")
     dct: Literal["features", "matrix"] | None = option(
         "features",
-        "DCT of the shared branch: per item (released code), over the matrix (Eq. 12), none: no branch",
+        "DCT of the shared branch; features: per item (released code); matrix: over the matrix (Eq. 12); none: no"
+        " shared branch",
     )
     pwc: Literal["released", "logits", "uniform"] | None = option(
-        "released", "what θ receives each epoch: softmaxed weights, logits; uniform: α=1/K; none: plain concatenation"
+        "released",
+        "what is copied into θ each epoch; released: the weights α; logits: their logits; uniform: all α are 1/K; none:"
+        " branches without weights",
     )
     pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch (grid: .9, .95, .99)")
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
     init: Literal["torch", "xavier"] = option("torch", "initialization of the linear layers")
     edge_dropout: float = option(0.0, "share of training edges left out of the graph in each epoch")
     content_columns: int = option(
-        64, "principal components of each modality that the scores of new items compare; 0: no such part"
+        64, "principal components of each modality that the scores of new items compare; 0: no content"
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +120,8 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
         check_minimum(self, 0, "n_layers", "n_item_layers", "regularization", "content_columns")
         if self.pwc in ("released", "logits") and self.embedding_size < 4:
             raise ConfigError(
-                "embedding_size must be 4 or more: the weighting network's hidden layer is a quarter of it"
+                "embedding_size must be 4 or more, because the hidden layer of the weighting network has a quarter of"
+                " its columns"
             )
         check_share(self, "edge_dropout")
         for name in ("pwc_weight", "pwc_base"):
@@ -124,7 +132,7 @@ class LIRDRecConfig(FeatureSizeOptions, RankingOptions):
             if isinstance(self.feature_size, int) and self.feature_columns > self.feature_size:
                 raise ConfigError(
                     f"feature_columns is {self.feature_columns}, but feature_size leaves {self.feature_size} columns;"
-                    " set feature_size to none, or feature_columns to fewer"
+                    " set feature_size to none, or feature_columns to a smaller number"
                 )
         check_modality_weights(self.modality_weights)
         check_layer_weights(self.layer_weights, self.n_layers)
@@ -204,10 +212,10 @@ class LIRDRec(Model):
         self._reset_parameters(inputs.seed)
 
     def _check_one_device(self) -> None:
-        """Refuse options that combine rows of all items, which several devices do not have.
+        """Refuse options that combine the rows of all items: with several devices, each has only a part of the rows.
 
         Raises:
-            CapabilityError: such an option.
+            CapabilityError: training uses several devices, and the config has such an option.
         """
         if self.inputs.ranks.size > 1 and self.config.dct == "matrix":
             raise CapabilityError(
@@ -215,7 +223,8 @@ class LIRDRec(Model):
             )
         if self.inputs.ranks.size > 1 and self.config.feature_columns is not None:
             raise CapabilityError(
-                "feature_columns is fitted to all items, on one device only; use one device, or leave it out"
+                "feature_columns is fitted to the features of all items, which works on one device only; use one"
+                " device, or leave out feature_columns"
             )
 
     @property
@@ -273,7 +282,7 @@ class LIRDRec(Model):
         return self.reduced(self.features)
 
     def reduced(self, features: Sequence[Features]) -> list[Features]:
-        """Features of any items, one entry per modality, with the columns that the branches read."""
+        """Return the features of any items, reduced to the columns that the branches read; one entry per modality."""
         return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     @cached_property
@@ -284,17 +293,20 @@ class LIRDRec(Model):
     # Forward
 
     def item_branches(self, features: Sequence[Features], mixed: Sequence[Tensor] | None = None) -> Tensor:
-        """Normalized branch outputs `z` `(n, K, e)` of `n` items from the features of each modality (§3, Eqs. 11-13).
+        """Return the normalized outputs `z` `(n, K, e)` of the branches for `n` items (§3, Eqs. 11-13).
 
         Args:
-            features: one entry per modality of the model, in its order, as `reduced` gives them.
-            mixed: the inputs of the shared branch's first product where they differ (`dct="matrix"`).
+            features: one entry per modality of the model, in its order, as `reduced` returns them.
+            mixed: one matrix per modality that the shared branch reads instead of the features (`dct="matrix"`).
         """
         shared = self.shared_weight if self.config.dct is not None else None
         return branch_vectors(features, self.hidden_weight, shared, self.hidden_bias, self.output_weight, mixed)
 
     def _propagated(self, graph: UserItemGraph) -> tuple[Tensor, Tensor]:
-        """`X` as `(U, K·e)` and `(I, K·e)`; with several ranks all rows of this rank's columns."""
+        """Return `X` as users `(U, K·e)` and items `(I, K·e)`.
+
+        With several ranks, these are all rows, but only the columns of this rank.
+        """
         mixed = self._mixed if self.config.dct == "matrix" else None
         items = self.item_branches(self._reduced, mixed).flatten(1)  # (I, K·e)
         users = normalize(self.user_embedding).flatten(1)  # (U, K·e)
@@ -302,14 +314,14 @@ class LIRDRec(Model):
         return graph.propagate(users, items, self.config.n_layers, self.layer_weights())
 
     def _smooth(self, items: Tensor) -> Tensor:
-        """`V = X + S^Lm X` (Eq. 17)."""
+        """Return `V = X + S^Lm X` (Eq. 17) for the item rows `X`."""
         smoothed = items
         for _ in range(self.config.n_item_layers):
             smoothed = self.item_item.matmul(smoothed)
         return items + smoothed
 
     def logits(self, chunks: Tensor, theta: Tensor) -> Tensor:
-        """PWC's combined logits `w1·a + w2·θ`, `(n, K)`, of user chunks `(n, K, e)`."""
+        """Return the logits `w1·a + w2·θ` `(n, K)` of PWC for `n` users, from their vectors `(n, K, e)` per branch."""
         hidden = torch.bmm(chunks.transpose(0, 1), self.attention_weight.transpose(1, 2))  # (K, n, g)
         hidden = F.leaky_relu(hidden + self.attention_bias[:, None])
         a = (hidden * self.attention_vector[:, None]).sum(-1).T + self.attention_offset  # (n, K)
@@ -317,7 +329,7 @@ class LIRDRec(Model):
         return w1 * a + w2 * theta
 
     def _weigh(self, users: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """User vectors `(n, K·e)`, α `(n, K)` or None, and the logits `(n, K)` behind α or None."""
+        """Return user vectors `(n, K·e)`, the weights α `(n, K)` or None, and the logits `(n, K)` of α or None."""
         chunks = users.unflatten(1, (len(self.branches), -1))
         if self.config.pwc is None:
             return users, None, None
@@ -328,7 +340,10 @@ class LIRDRec(Model):
         return (alpha[:, :, None] * chunks).flatten(1), alpha, logits
 
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """User vectors `(U, K·e)`, item vectors `(I, K·e)`, α `(U, K)` or None, logits or None. Changes no state."""
+        """Return user vectors `(U, K·e)`, item vectors `(I, K·e)`, and α `(U, K)` and its logits, or None each.
+
+        This changes no state.
+        """
         users, items = self._propagated(graph or self.user_item)
         users, items = self.shards.to_rows(users, self._smooth(items), len(self.branches) * self.config.embedding_size)
         vectors, alpha, logits = self._weigh(users, self.theta if self._learns_weights else None)
@@ -338,17 +353,17 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def start_again(self) -> None:
-        """Move the rows of P with few interactions towards those of similar users, and shorten all.
+        """Move the row of P of each user with few interactions towards similar users, and shorten all rows of P.
 
         For each user and branch (a modality, or the shared DCT branch), with P the user's row and p = norm(P):
 
             P ← 0.3 ‖P‖ · norm(n/(n + 10) · p + 10/(n + 10) · s)        `SHORTENED` = 0.3, `PRIOR` = 10
 
         n is the number of the user's interactions (the sum of their relative weights, if they have weights). s is
-        the direction of similar users: for each item of the user the p of all its users are added and normalized,
-        and these vectors are added over the items and normalized. The row of a user with few interactions fits just
-        these; mixed with similar users, it generalizes better. Rows are shortened since only their direction counts
-        in a score, and the same step of the optimizer turns a short row further.
+        the direction of similar users: for each item of the user, the p of all users of the item are added and
+        normalized; then these vectors are added over the items and normalized. The row of a user with few interactions
+        fits only these interactions; mixed with similar users, it generalizes better. Rows are shortened because only
+        their direction counts in a score, and the same step of the optimizer turns a short row further.
         """
         taken = interaction_matrix(self.inputs, self.user_embedding.dtype)
         own, k = normalize(self.user_embedding), len(self.branches)
@@ -360,7 +375,7 @@ class LIRDRec(Model):
         self.user_embedding.copy_(SHORTENED * self.user_embedding.norm(dim=-1, keepdim=True) * direction)
 
     def start_epoch(self, epoch: int) -> None:
-        """Copy the weights into θ, take one step of the schedule (Eq. 19), sample the epoch's edges."""
+        """Copy the last epoch's weights into θ, take a step of the schedule (Eq. 19), and sample the epoch's edges."""
         super().start_epoch(epoch)
         if self._learns_weights:
             with torch.no_grad():
@@ -379,7 +394,7 @@ class LIRDRec(Model):
         return user_item_graph(i, self.user_embedding.dtype, kept)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss with the squared-mean regularizer of §6; stores the weights that PWC copies next epoch."""
+        """Return the ranking loss with the mean-square penalty of §6; store the weights that PWC copies next epoch."""
         user_vectors, item_vectors, alpha, logits = self(self._epoch_graph)
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
@@ -398,12 +413,12 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def validation_scorer(self) -> Rankable:
-        """As `Model.validation_scorer`, without content, which known items do not have."""
+        """Return the scorer for validation, as `Model` does, but without content, which trained items do not have."""
         return self._trained_scorer() if self.inputs.ranks.size == 1 else super().validation_scorer()
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters over the whole graph, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters on the whole graph, with what `add_items` and `fold_in` need."""
         trained = self._trained_scorer()
         if not self.has_content:
             return trained
@@ -419,17 +434,17 @@ class LIRDRec(Model):
         )
 
     def content_vectors(self, features: Sequence[Features]) -> Tensor:
-        """`f` `(n, C)` of `n` items, of length 1; 0 without features."""
+        """Return the content vectors `f` `(n, C)` of `n` items: rows of length 1, or 0 for items without features."""
         known = self.inputs.known_items
         return content_vectors(self.content_reductions, self.features, features, known, self.weights)
 
     def _trained_scorer(self) -> VectorScorer:
-        """The scorer of the vectors that are learned."""
+        """Return the scorer of the learned vectors, without content."""
         mixed = self._mixed if self.config.dct == "matrix" else None
         ego_items = self.item_branches(self._reduced, mixed).flatten(1)
         ego_users = normalize(self.user_embedding).flatten(1)
         layers, graph, weights = self.config.n_layers, self.user_item, self.layer_weights.numbers()
-        # the last Horner step by hand: its input over items is Y = Σ_{l<L} a_{l+1} x_items^(l), which fold_in needs
+        # the last step of Horner's rule is written out: fold_in needs its item input Y = Σ_{l<L} a_{l+1} x_items^(l)
         states = torch.zeros_like(ego_items)
         users, items = weights[0] * ego_users, weights[0] * ego_items
         if layers > 0:
@@ -457,14 +472,15 @@ class LIRDRec(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items from their features alone (§8): as a full forward in which they are present without interactions.
+        """Return the scorer with new items, whose vectors come from their features alone (§8).
 
-        Existing rows of S stay as they are; a new item's row points to its nearest items among the old and the new.
+        The vectors are those of a full forward pass in which the new items are present without interactions. Existing
+        rows of the item graph S do not change; the row of a new item has its nearest items, old and new.
         """
         assert isinstance(scorer, VectorScorer)
         if self.config.dct == "matrix":
             raise CapabilityError(
-                'dct="matrix" mixes the items of training: it cannot take new ones; use dct="features"'
+                'dct="matrix" mixes the items of training, so it cannot take new items; train with dct="features"'
             )
         n = len(next(iter(new.values())).values)
         own = self.item_branches(self.reduced([new[m] for m in self.modalities])).flatten(1)  # (n, K·e)
@@ -494,9 +510,10 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, K·e)` from liked items (§8): `P_k = 0`, `c = Σ_{i∈H} Y_i / √(|H|·deg_i)`, mean θ.
+        """Return the vectors of new users (§8), `(B, K·e)` and the columns of content, from the items `H` they like.
 
-        An item without an edge in training counts as one with a single edge: the one that this history would give it.
+        A new user has `P_k = 0`, the mean θ of all users, and `c = Σ_{i∈H} Y_i / √(|H|·deg_i)` (`graphs/user_item.py`).
+        An item without an edge in training counts as an item with one edge, which this history would give it.
         """
         assert isinstance(scorer, VectorScorer)
         chunks = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])

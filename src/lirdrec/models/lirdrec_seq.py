@@ -10,34 +10,38 @@ branches (each modality and *shared*), `e = embedding_size` and `D = K·e`:
     u_t = [α_t1 c_t1 | … | α_tK c_tK]
     cos(u_t, V_i) = Σ_k α_tk ⟨c_tk, V_ik⟩ / (‖u_t‖ ‖V_i‖)
 
-What the network learns holds for the items of training, less for those that no interaction has shown it. The score
-therefore has one more part, *content*, without parameters: how similar an item is to those of the history. With `f_i`
-the whitened principal components of the features of `i`, of each modality to length 1, times `√w_m`, side by side, to
-length 1 again (models/content.py):
+`B` is a learned matrix. What the network learns holds for the items of training, and less for items without
+interactions. The score therefore has one more part, *content*, without parameters: how similar the features of an item
+are to the features of the items of the history. `f_i` is made from the whitened principal components of the features of
+`i`: those of each modality are normalized to length 1, multiplied by `√w_m` and put side by side, and the result is
+normalized to length 1 (models/content.py):
 
     q_t = Σ_{s ≤ t} f_{i_s}
     score(u_t, i) = (1 - λ_i) cos(u_t, V_i) + λ_i cos(q_t, f_i)             similarity="cosine"
     score(u_t, i) = (1 - λ_i) ⟨u_t, V_i⟩ + λ_i 10 cos(q_t, f_i)              similarity="product"
 
-`λ_i` is `new_content_weight` for items without a training interaction, such as those that are added later, and
-`content_weight` for the others, also in the loss: 0 by default, since what that gains depends on the data. A score is
-an exact sum over the branches and content.
+`λ_i` is `new_content_weight` for items without a training interaction, such as items that are added later. For all
+other items it is `content_weight`, also in the loss; this is 0 by default, because its gain depends on the data. A
+score is exactly the sum of the parts of the branches and of content.
 
-`item_graph` selects the graphs of the smoothing: `S` is LIRDRec's graph of items with similar features, and
-`T = D^-½ C D^-½` that of transitions, where `C_ij` counts how often i and j are next to each other in a training
-history. The vector of an item thus has a part of those that it is taken with, without any parameter of its own; a new
-item has no transitions, and its vector is `Z` (`+ S Z`).
+`item_graph` selects the graphs that smooth item vectors. `S` is LIRDRec's graph of items with similar features.
+`T = D^-½ C D^-½` is the graph of transitions: `C_ij` counts how often i and j are next to each other in a training
+history, and `D` holds the row sums of `C`. So the vector of an item has a part of the vectors of its neighbors in
+histories, and this needs no parameters. A new item has no transitions: its vector is `Z`, or `Z + S Z`.
 
-`encoder="shared"` is one transformer of width D that lets branches interact;
-`encoder="branches"` gives each branch its own of width e. Both may add the time since the item before (`time_gaps`).
+`encoder="shared"` is one transformer of width D that lets branches interact; `encoder="branches"` gives each branch its
+own transformer of width e. Both can read the time since the previous item (`time_gaps`).
 
-PWC of LIRDRec weighs the branches once for each user; here, at each step:
+PWC of LIRDRec weighs the branches once for each user. Here it weighs them at each step t:
 
     a_tk = leaky_relu(c_tk A_k + b_k) q_k + β_k,    α_t = softmax(w1·a_t + w2·θ_u)
 
-`pwc="released"` copies each user's mean of α into θ after an epoch and `pwc="logits"` the mean of the logits, while w1
-falls by the paper's schedule (Eq. 19); `pwc="learned"` keeps w1 = 1 and w2 = 0: the weights of each step come from the
-network alone; `pwc="uniform"`: α = 1/K. A new user has the mean θ.
+    pwc="released"   after an epoch, θ_u becomes the mean of the user's α; w1 falls by the paper's schedule (Eq. 19)
+    pwc="logits"     the same with the mean of the logits
+    pwc="learned"    w1 = 1 and w2 = 0: the weights of each step come from the network alone
+    pwc="uniform"    α = 1/K
+
+A new user has the mean θ of all users.
 """
 
 from __future__ import annotations
@@ -86,32 +90,38 @@ class LIRDRecSeqConfig(SizeOptions, TransformerOptions):
     n_layers: int = option(1, "L, blocks of the transformer")
     temperature: float = option(0.07, "τ of the softmax: scores are divided by it")
     encoder: Literal["shared", "branches"] = option(
-        "shared", "shared: one transformer over all branches; branches: one for each"
+        "shared", "shared: one transformer over all branches; branches: one transformer for each branch"
     )
-    positions: Literal["learned", "rotary", "none"] = option("learned", "how the transformer knows the order")
+    positions: Literal["learned", "rotary", "none"] = option("learned", "how the transformer reads the order")
     time_gaps: bool = option(False, "read the time between items; only where timestamps are times, not positions")
     pwc: Literal["released", "logits", "learned", "uniform"] = option(
-        "learned", "weights of the branches at each step: copied as LIRDRec does, from the network, or equal"
+        "learned",
+        "weights of the branches at each step; released, logits: copied as in LIRDRec; learned: from the network;"
+        " uniform: equal",
     )
     pwc_weight: float = option(0.9, "w, weight of the learned logits in the first epoch of released and logits")
     pwc_base: float = option(0.9, "base of the decay of w1 (Eq. 19)")
     item_graph: Literal["none", "features", "transitions", "both"] = option(
-        "transitions", "over which item vectors are smoothed: similar features, neighbors in histories, or both"
+        "transitions",
+        "graph over which item vectors are smoothed; features: of items with similar features; transitions: of"
+        " neighbors in histories; both; or none",
     )
     n_neighbors: int = option(10, "neighbors per item and modality in the graph of features, itself included")
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     modality_weights: dict[str, float] | None = option(
-        None, "w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
+        None, "weights w_m of the item-item graph; none: image .1 and text .9 for exactly these two, else 1/M"
     )
     feature_columns: int | None = option(
-        None, "columns to which PCA reduces features, but not for neighbors (feature_size: also for them); none: all"
+        None,
+        "number of columns to which PCA reduces features, except for finding neighbors (feature_size: there too); none:"
+        " all columns",
     )
     whiten: bool = option(True, "scale the principal components of each feature matrix to equal variance")
     content_weight: float = option(
         0.0, "λ, weight of the similarity of features in the scores of trained items, also in training"
     )
-    new_content_weight: float = option(0.67, "λ of items without training interactions")
-    content_columns: int = option(128, "principal components of each modality that the similarity compares")
+    new_content_weight: float = option(0.67, "λ, the same weight for items without training interactions")
+    content_columns: int = option(128, "principal components of each modality in the similarity of features")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,13 +146,13 @@ class LIRDRecSeq(SequentialModel):
     capabilities = Capabilities(
         needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
     )
-    # not published: the setting that validation chose on Scientific
+    # not published: the setting that validation chose on the dataset Scientific
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 1024, "epochs": 200, "patience": 10}
     grid: ClassVar = {"dropout": (0.1, 0.3, 0.5), "temperature": (0.05, 0.1, 0.15), "n_layers": (1, 2)}
     user_rows = ("theta", "copied", "n_copied")
     item_rows = ()  # item vectors come from features
     fitted = ("content_reductions",)
-    mixes_neighbors = False  # new items have their content; a mixture would lessen its weight
+    mixes_neighbors = False  # new items have their content; mixing would reduce its weight
 
     theta: Tensor
     copied: Tensor
@@ -159,7 +169,7 @@ class LIRDRecSeq(SequentialModel):
         device, generator = inputs.device, torch.Generator().manual_seed(inputs.seed)
         dims = [f.values.shape[1] for f in self.features]
         self.reductions = reductions(dims, config.feature_columns, torch.float32, device, config.whiten)
-        self.n_learned = len(self.branches) * config.embedding_size  # columns of V; those of f follow
+        self.n_learned = len(self.branches) * config.embedding_size  # columns of V; the columns of f follow
         self.has_content = max(config.content_weight, config.new_content_weight) > 0
         if self.has_content:
             self.content_reductions = reductions(dims, config.content_columns, torch.float32, device, whiten=True)
@@ -217,7 +227,7 @@ class LIRDRecSeq(SequentialModel):
     def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
         if not self.has_content:
             return VectorScorer(users, items, self.branches, memory=memory)
-        # items are similar by their branches: the weight of content differs between old and new items
+        # similar items are found by the branches only: the weight of content differs between trained and new items
         k = len(self.branches)
         widths = (*[self.config.embedding_size] * k, self.n_content)
         names = (*self.branches, CONTENT)
@@ -229,13 +239,13 @@ class LIRDRecSeq(SequentialModel):
 
     @cached_property
     def feature_graph(self) -> SparseMatrix:
-        """S, `(I, I)`."""
+        """The graph `S` `(I, I)` of items with similar features."""
         tables = {m: self.inputs.neighbors(m, self.config.n_neighbors) for m in self.modalities}
         return fuse(tables, self.weights, self.inputs.n_items)
 
     @cached_property
     def transitions(self) -> SparseMatrix:
-        """T, `(I, I)`."""
+        """The graph `T` `(I, I)` of items that are next to each other in training histories."""
         return transition_graph(self.inputs.histories.start, self.inputs.histories.items, self.inputs.n_items)
 
     @cached_property
@@ -248,16 +258,16 @@ class LIRDRecSeq(SequentialModel):
         return self._reduce(self.features)
 
     def _reduce(self, features: Sequence[Features]) -> list[Features]:
-        """Features of any items, one entry per modality, with the columns that the branches read."""
+        """Return the features of any items, reduced to the columns that the branches read; one entry per modality."""
         return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     def item_branches(self, features: Sequence[Features]) -> Tensor:
-        """`Z` `(n, K·e)` of `n` items from the reduced features of each modality."""
+        """Return `Z` `(n, K·e)` of `n` items from the reduced features of each modality."""
         z = branch_vectors(features, self.hidden_weight, self.shared_weight, self.hidden_bias, self.output_weight)
         return z.flatten(1)
 
     def content_vectors(self, features: Sequence[Features]) -> Tensor:
-        """`f` `(n, C)` of `n` items, of length 1; 0 without features."""
+        """Return the content vectors `f` `(n, C)` of `n` items: rows of length 1, or 0 for items without features."""
         known = self.inputs.known_items
         return content_vectors(self.content_reductions, self.features, features, known, self.weights)
 
@@ -266,17 +276,20 @@ class LIRDRecSeq(SequentialModel):
         return self.content_vectors(self.features)
 
     def item_table(self) -> Tensor:
-        """`[V | f]` `(I, D + C)`; `V` alone where content has no part in the loss."""
+        """Return the item vectors `[V | f]` `(I, D + C)`; only `V` if content has no part in the loss."""
         vectors = self._smoothed(self.item_branches(self._reduced))
         return torch.cat([vectors, self._content], dim=1) if self.config.content_weight else vectors
 
     def _split(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The columns that are learned, and those of content, of `(…, D + C)`; None where there are none."""
+        """Split vectors `(…, D + C)` into the learned columns and the content columns; None: no content columns."""
         learned, content = vectors[..., : self.n_learned], vectors[..., self.n_learned :]
         return learned, content if content.shape[-1] else None
 
     def comparable(self, vectors: Tensor) -> Tensor:
-        """States `[u | q]` with both parts of length 1."""
+        """Return states `[u | q]` as they are compared.
+
+        With cosines, both parts have length 1; with products, `u` is not changed and `q` has length 10.
+        """
         learned, content = self._split(vectors)
         if content is None:
             return super().comparable(learned)
@@ -284,7 +297,7 @@ class LIRDRecSeq(SequentialModel):
         return torch.cat([super().comparable(learned), normalize(content) * scale], dim=1)
 
     def comparable_items(self, vectors: Tensor, is_new: Tensor | None = None) -> Tensor:
-        """Rows `[(1 - λ) V | λ f]` with `V` of length 1."""
+        """Return item rows `[(1 - λ) V | λ f]` as they are compared with states; with cosines `V` has length 1."""
         learned, content = self._split(vectors)
         if content is None:
             return super().comparable(learned)
@@ -294,7 +307,7 @@ class LIRDRecSeq(SequentialModel):
         return torch.cat([super().comparable(learned) * (1 - share), content * share], dim=1)
 
     def _smoothed(self, own: Tensor) -> Tensor:
-        """`V` `(I, K·e)` of `Z` `(I, K·e)`."""
+        """Return `V` `(I, K·e)`, which is `Z` `(I, K·e)` smoothed over the item graphs."""
         vectors = own
         for graph in self._graphs:
             vectors = vectors + graph.matmul(own)
@@ -306,7 +319,7 @@ class LIRDRecSeq(SequentialModel):
         self._to_copy = alpha if self.config.pwc == "released" else logits
         return weighted if content is None else torch.cat([weighted, content.cumsum(1)], dim=2)
 
-    _to_copy: Tensor | None = None  # of the last call of `states`
+    _to_copy: Tensor | None = None  # what PWC copies, from the last call of `states`
 
     def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
         learned, content = self._split(items)
@@ -330,9 +343,10 @@ class LIRDRecSeq(SequentialModel):
     def weighted_states(
         self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """States `(n, T, D)`, the weights α `(n, T, K)` of their branches, and the logits behind α; None if uniform.
+        """Return states `(n, T, D)`, the weights α `(n, T, K)` of their branches, and the logits of α.
 
-        With positions `last` `(n,)` those of one position, T = 1, without dropout.
+        α and logits are None if the weights are uniform. With `last` `(n,)`, the results are those of this one position
+        of each history (T = 1), without dropout.
         """
         n, length, _ = items.shape
         groups = len(self.input.weight)
@@ -347,7 +361,7 @@ class LIRDRecSeq(SequentialModel):
         return (alpha[..., None] * chunks).flatten(2), alpha, logits
 
     def _logits(self, chunks: Tensor, users: Tensor | None) -> Tensor:
-        """`w1·a_t + w2·θ_u` `(n, T, K)` of the chunks `(n, T, K, e)`."""
+        """Return the logits `w1·a_t + w2·θ_u` `(n, T, K)` from the states `(n, T, K, e)` per branch."""
         hidden = torch.einsum("ntke,kge->ntkg", chunks, self.attention_weight) + self.attention_bias
         a = (F.leaky_relu(hidden) * self.attention_vector).sum(-1) + self.attention_offset
         if not self._copies:
@@ -357,7 +371,7 @@ class LIRDRecSeq(SequentialModel):
         return w1 * a + w2 * theta
 
     def start_epoch(self, epoch: int) -> None:
-        """Copy the mean weights of the epoch before into θ and take one step of the schedule (Eq. 19)."""
+        """Copy the mean weights of the previous epoch into θ, and take one step of the schedule (Eq. 19)."""
         super().start_epoch(epoch)
         if not self._copies:
             return
@@ -370,7 +384,7 @@ class LIRDRecSeq(SequentialModel):
             self.schedule.copy_(torch.tensor([w1 / (w1 + w2), w2 / (w1 + w2)], dtype=torch.float64))
 
     def loss(self, items: Tensor, times: Tensor, users: Tensor) -> dict[str, Tensor]:
-        """Softmax loss of a block of sequences; adds up the weights that PWC copies after the epoch."""
+        """Return the softmax loss of a block of sequences, and add up the weights that PWC copies after the epoch."""
         terms = super().loss(items, times, users)
         if self._copies and self._to_copy is not None:
             weights, self._to_copy = self._to_copy, None
@@ -398,7 +412,7 @@ class LIRDRecSeq(SequentialModel):
     def _new_learned_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`V` `(n, D)` of new items, and the scorer's memory with what their neighbors need."""
+        """Return `V` `(n, D)` of new items, and the scorer's memory with what their neighbors need."""
         own = self.item_branches(self._reduce([new[m] for m in self.modalities]))
         if not self._smooths_features:
             return own, dict(scorer.memory)

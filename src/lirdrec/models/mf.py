@@ -5,8 +5,8 @@ With `e = embedding_size`, user vectors `p_u` and item vectors `q_i` are free pa
     score(u, i) = ⟨p_u, q_i⟩
     loss = -mean log σ(⟨p_u, q_i⟩ - ⟨p_u, q_j⟩) + λ · penalty(p_u, q_i, q_j)      i liked by u, j not
 
-There are no biases. The paper's penalty is the squared length of the three vectors (`penalty="squared"`); the default
-is the unsquared one of the MMRec code, whose grid of λ belongs to it.
+There are no biases. The paper's penalty is the squared length of the three vectors (`penalty="squared"`). The default
+is the length, not squared, as in the MMRec code, whose grid of λ is for this penalty.
 
 **Differs from public code** (MMRec's `BPR`): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).
 
@@ -74,7 +74,7 @@ class MF(Model):
         xavier_normal_(self.item_embedding, generator, inputs.n_items, e, rows.items)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss and the penalty of the batch's vectors."""
+        """Return the ranking loss and the penalty of the batch's vectors."""
         ranking = self.ranking(self.user_embedding, self.item_embedding, users, positives, negatives)
         gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives, self.shards)
         penalty = self.config.regularization * batch_penalty(self.config.penalty, gathered, self.shards.ranks)

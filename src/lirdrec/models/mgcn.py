@@ -1,22 +1,24 @@
-r"""MGCN: features purified by ID vectors, smoothed in views of their own, and fused by attention and preference.
+r"""MGCN: features purified by ID vectors, smoothed in one view for each modality, fused by attention and preference.
 
-Yu et al., "Multi-View Graph Convolutional Network for Multimedia Recommendation", MM 2023, arXiv 2308.03588. In the
-notation of `multi_view_base.py`, which holds what SMORE has too:
+Yu et al., "Multi-View Graph Convolutional Network for Multimedia Recommendation", MM 2023, arXiv 2308.03588. The
+notation is that of `multi_view_base.py`, which has what MGCN shares with SMORE:
 
     y_m = z_m                                                       the gate is the paper's behavior-guided purifier
     a = softmax_m(⟨q, tanh(A x_m + b)⟩),   x̄ = Σ_m a_m x_m             shared part
     side = (x̄ + Σ_m σ(K_m C + k_m) ⊙ (x_m - x̄)) / (1 + M)             the behavior-aware fuser
 
-for users and items, with the same parameters. An item that lacks a modality is fused from the `M` that it has. With one
-modality `x̄ = x_m`, so that `side = x_m / 2`, and there are no parameters of attention and preference.
+for users and items, with the same parameters. For an item that lacks a modality, `M` counts only the modalities that it
+has, and `side` uses only these. With one modality `x̄ = x_m`, so that `side = x_m / 2`, and there are no parameters of
+attention and preference.
 
 **Differs from public code** (the authors' github.com/demonph10/MGCN and MMRec's, which have the same formulas): fixed
-features, as in the paper (theirs trains copies, which the item graphs do not follow). Degrees of `Â` have 1e-7 added,
-theirs nothing: a relative difference of at most 1e-7. The penalty is divided by the pairs of the batch, theirs by the
-configured batch size, which differ in the last batch only. `R̂` and the contrast's τ (0.2) as in the code.
+features, as in the paper; the public codes train copies, which the item graphs do not follow. Degrees of `Â` have 1e-7
+added, in the public codes nothing: a relative difference of at most 1e-7. The penalty is divided by the number of pairs
+in the batch, in the public codes by the configured batch size, which differs in the last batch only. `R̂` and the τ of
+the contrast (0.2) are as in the public codes.
 
 **Published training**: the authors' `configs/overall.yaml` and `configs/model/MGCN.yaml`: rate 1e-3 · 0.96^(epoch/50),
-epochs from 0; the grid is theirs. MMRec has a patience of 20 instead of 10.
+with epochs counted from 0; the grid is the authors'. MMRec has a patience of 20 instead of 10.
 """
 
 from __future__ import annotations
@@ -80,11 +82,11 @@ class MGCN(ItemViewModel):
             self.preference_weight, self.preference_bias = self.linears([(e, e)] * n_modalities)  # K_m, k_m
 
     def contents(self, projected: Sequence[Tensor]) -> list[Tensor]:
-        """The projected features themselves."""
+        """Return the projected features themselves."""
         return list(projected)
 
     def fused(self, views: Sequence[Tensor], content: Tensor, present: Tensor | None, p: float = 0.0) -> Tensor:
-        """The shared part, and of what each modality adds to it the share that a user or item prefers."""
+        """Return `side`: the shared part, and what each modality adds to it, weighted by the preference for it."""
         if len(views) == 1:
             return views[0] / 2
         x = torch.stack(list(views), 1)  # (n, M, e)

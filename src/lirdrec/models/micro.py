@@ -1,22 +1,24 @@
-r"""MICRO: a latent item graph for each modality, fused by attention, with a contrast between each and the fusion.
+r"""MICRO: a latent item graph for each modality, fused by attention; each modality is contrasted with the fusion.
 
-Zhang et al., "Latent Structure Mining with Contrastive Modality Fusion for Multimedia Recommendation", TKDE 2023. In
-the notation of `latent_graph_base.py`, which holds what LATTICE has too:
+Zhang et al., "Latent Structure Mining with Contrastive Modality Fusion for Multimedia Recommendation", TKDE 2023. The
+notation is that of `latent_graph_base.py`, which has what MICRO shares with LATTICE:
 
     G_m = (1-λ) N(K(z_m)) + λ N(K(F_m)),   h_m = G_m^Lm Q
     a = softmax_m(⟨q, tanh(A h_m + b)⟩),   h = Σ_m a_m h_m
     further term γ Σ_m C_m,  with s(x, y) = exp(cos(x, y) / τ) and the mean over all items i that have m
     C_m = -mean_i log( s(h_m,i, h_i) / (Σ_j s(h_m,i, h_j) + Σ_{j≠i} s(h_m,i, h_m,j)) )
 
-The contrast compares all items with all at every step, in blocks: `2·M·I²·e` multiplications, and twice as many for the
-gradient. `n_contrasted` lets a sample of the items ask instead, resampled at each step: the same in expectation.
+The contrast compares all items with all items at every step, in blocks: `2·M·I²·e` multiplications, and twice as many
+for the gradient. With `n_contrasted`, only a random sample of the items i is compared with all items (a new sample at
+each step), which is the same in expectation.
 
 **Differs from public code** (the authors' github.com/CRIPAC-DIG/MICRO; MMRec has no MICRO): fixed features (see
-`latent_graph_base.py`). Training shuffles all pairs; theirs draws distinct users and one of each user's items. The
-penalty is divided by the pairs of the batch, theirs by the configured batch size, which differ in the last batch only.
+`latent_graph_base.py`). Training shuffles all pairs; the public code draws distinct users and one item of each user.
+The penalty is divided by the number of pairs in the batch; the public code divides by the configured batch size, which
+differs in the last batch only.
 
-**Published training**: `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), epochs from 0, batches of
-1,024, validation every 5 epochs.
+**Published training**: `codes/utility/parser.py` and `main.py`: rate 5e-4 · 0.96^(epoch/50), with epochs counted from
+0, batches of 1,024, and validation every 5 epochs.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class MICROConfig(LatentGraphOptions):
     model: ClassVar[str] = "micro"
 
     contrast_weight: float = option(0.03, "γ of the contrast between modalities and their fusion")
-    contrast_temperature: float = option(0.5, "τ of that contrast")
-    n_contrasted: int | None = option(None, "items of each modality that ask in the contrast of a step; none: all")
+    contrast_temperature: float = option(0.5, "τ, temperature of that contrast")
+    n_contrasted: int | None = option(None, "items of each modality that a step compares with all items; none: all")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,7 +98,7 @@ class MICRO(LatentGraphModel):
             torch_linear_(parameter, self.initial, e)
 
     def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
-        """One graph `G_m` a modality."""
+        """Return one graph `G_m` for each modality."""
         share, graphs = self.config.frozen_weight, []
         for name, own, raw in zip(self.modalities, learned, frozen, strict=True):
             parts = [
@@ -107,7 +109,7 @@ class MICRO(LatentGraphModel):
         return graphs
 
     def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:
-        """Attention over the modalities that an item has; an item that has none gets zero."""
+        """Return `h` by attention over the modalities that an item has; an item without modalities gets zero."""
         h = torch.stack(list(smoothed), dim=1)  # (n, M, e)
         hidden = F.linear(h, self.attention_weight, self.attention_bias).tanh()
         logits = F.linear(hidden, self.attention_vector[None]).squeeze(2).to(h.dtype)  # (n, M)
@@ -117,7 +119,7 @@ class MICRO(LatentGraphModel):
         return (logits.softmax(1)[:, :, None] * h).sum(1)
 
     def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
-        """The contrast of each modality with the fusion, over the items that have the modality."""
+        """Return the contrast of each modality with the fusion, over the items that have the modality."""
         if self.config.contrast_weight == 0:
             return {}
         total = fused.new_zeros(())

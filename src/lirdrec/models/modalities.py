@@ -20,37 +20,40 @@ def chosen_modalities(
     at_least: int = 1,
     model: str = "",
 ) -> tuple[str, ...]:
-    """The modalities `names` of the inputs, in that order; None: all of them.
+    """Return the names of the modalities that a model uses, in order, after checking the option `modalities`.
 
     Args:
-        inputs: of the model.
-        names: the option `modalities`.
+        inputs: the inputs of the model, with the feature matrices.
+        names: the option `modalities`; None: all modalities of the inputs.
         reserved: names that the model uses for other parts of its score.
-        at_least: number of modalities that the model needs; `model` is its name for the error message.
+        at_least: number of modalities that the model needs.
+        model: name of the model, for the error message.
 
     Raises:
-        ConfigError: a name that is unknown, repeated or reserved.
-        CapabilityError: fewer than `at_least`.
+        ConfigError: a name is unknown, repeated or reserved.
+        CapabilityError: there are fewer modalities than `at_least`.
     """
     modalities = tuple(names) if names is not None else tuple(inputs.features)
     for name in modalities:
         if name not in inputs.features:
-            raise ConfigError(f"modalities: no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}")
+            raise ConfigError(
+                f"modalities: there is no feature matrix '{name}'; the dataset has {', '.join(inputs.features)}"
+            )
     if taken := [name for name in modalities if name in reserved]:
         raise ConfigError(
-            f"modalities: the feature matrix '{taken[0]}' has the name of another part of the model's score; name the"
-            " matrices to use without it (modalities), or prepare the dataset with another name"
+            f"modalities: the feature matrix '{taken[0]}' has the same name as another part of the model's score; leave"
+            " it out of the option modalities, or prepare the dataset with another name for the matrix"
         )
     if not modalities or len(set(modalities)) < len(modalities):
         also = f", and none can be called {' or '.join(map(repr, reserved))}" if reserved else ""
-        raise ConfigError(f"modalities must name at least one feature matrix, none twice{also}")
+        raise ConfigError(f"modalities must name at least one feature matrix, and none of them twice{also}")
     if len(modalities) < at_least:
         raise CapabilityError(f"{model} needs {at_least} modalities or more, and there is only '{modalities[0]}'")
     return modalities
 
 
 def pairs_with(inputs: ModelInputs, name: str) -> Tensor | None:
-    """Mask `(E,)` bool of the training pairs whose item has the modality `name`; None: all."""
+    """Return the mask `(E,)` bool of the training pairs whose item has the modality `name`; None: all pairs."""
     present = inputs.features[name].present
     return None if bool(present.all()) else present[inputs.items]
 
@@ -66,14 +69,18 @@ def check_modality_weights(weights: Mapping[str, float] | None) -> None:
 
 
 def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
-    """Weight of each modality's item-item graph: the given ones, else image .1 and text .9 for these two, else 1/M.
+    """Return the weight of each of the `M` modalities when items are compared.
+
+    These are the weights `given`; without them image .1 and text .9 if exactly these two are used, else 1/M for each.
 
     Raises:
         ConfigError: a modality has no weight, a weight is negative, or all are 0.
     """
     if given is not None:
         if not set(modalities) <= set(given) or sum(given[m] for m in modalities) <= 0:
-            raise ConfigError(f"modality_weights needs a weight for each of {', '.join(modalities)}, not all zero")
+            raise ConfigError(
+                f"modality_weights needs a weight for each of {', '.join(modalities)}; not all of them can be zero"
+            )
         return {m: given[m] for m in modalities}
     if set(modalities) == {"image", "text"}:
         return {"image": 0.1, "text": 0.9}
@@ -81,10 +88,13 @@ def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | Non
 
 
 def fused_features(features: Mapping[str, Features], weights: Mapping[str, float]) -> Tensor:
-    r"""One row per item whose inner products are weighted cosines: `z_i = ‖_m √w_m f_im/‖f_im‖ / √W_i`.
+    r"""Return one row `z_i` per item from all its modalities, so that inner products of rows are weighted cosines.
 
-    `W_i` is the sum of the weights of the modalities that the item has, so `z_i` has length 1 (0 if it has none) and
-    `⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm) / √(W_i W_j)` over the modalities that both have.
+        z_i = ‖_m √w_m f_im/‖f_im‖ / √W_i
+        ⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm) / √(W_i W_j)        over the modalities m that both items have
+
+    `f_im` are the features of item i in modality m, and `‖_m` puts the vectors of all modalities side by side. `W_i` is
+    the sum of the weights of the modalities that item i has, so `z_i` has length 1 (0 if the item has no modality).
 
     Args:
         features: modality → features of `n` items.

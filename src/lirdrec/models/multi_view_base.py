@@ -1,20 +1,23 @@
 r"""Base of MGCN and SMORE: item vectors gated by features and smoothed over frozen item graphs, one view a modality.
 
-With ID tables `P` `(U, e)`, `Q` `(I, e)`, `Â` and `R̂` of `graphs/user_item.py`, `K` and `N` of `latent_graph_base.py`,
-and `z_m = W_m F_m + b_m` `(I, e)` for each modality m:
+`P` `(U, e)` and `Q` `(I, e)` are ID tables, `Â` and `R̂` those of `graphs/user_item.py`, `K` and `N` those of
+`latent_graph_base.py`, and `z_m = W_m F_m + b_m` `(I, e)` for each modality m:
 
-    S_m = N(K(F_m))                                     frozen, the cosines of the k nearest of each item
+    S_m = N(K(F_m))                                     frozen, the cosines of the k nearest items of each item
     C = [C_users ; C_items] = (1/(L+1)) Σ_{l=0..L} Â^l [P ; Q]
     V_c = S_c^Lm (Q ⊙ σ(G_c y_c + g_c)),   x_c = [R̂ V_c ; V_c]            for each view c; a model makes y_c of the z_m
-    X = C + side,   side of x and C by the model;   score = ⟨X_u, X_i⟩
+    X = C + side,   a model makes side of x and C;   score = ⟨X_u, X_i⟩
     loss = -mean log σ(⟨u, X_i⟩ - ⟨u, X_j⟩) + λ (‖u‖² + ‖X_i‖² + ‖X_j‖²) / 2B + γ Σ_{users, items} contrast
 
-The contrast is InfoNCE of the batch's rows: `side` finds the `C` of its row by cosine at τ among the rows of the batch.
-Its cost grows with the square of the batch, so larger batches than the published ones contrast a sample of their pairs.
+The contrast is InfoNCE of the batch's rows: `side` of a row must find `C` of the same row among the rows of the batch,
+by cosine at temperature τ. Its cost grows with the square of the batch, so batches that are larger than the published
+ones use a sample of their pairs (`n_contrasted`).
 
-An item that lacks a modality is in none of its links, so its `V_m` is 0, and it is fused from the others. **New items**
-have no row of Q and no edge: `C_n = 0`, `V_c,n` by the row of `S_c`, found among all items, old and new; rows of old
-items stay. **New users** have no row of P: `C` and `R̂ V_c` of a new node (`folded` in `graphs/user_item.py`).
+An item that lacks a modality has no links in it, so its `V_m` is 0, and it is fused from its other modalities.
+
+**New items** have no row of `Q` and no edge: `C_n = 0`, and `V_c,n` comes from their row of `S_c`, which is found among
+all items, old and new. Rows of old items do not change. **New users** have no row of `P`: they get `C` and `R̂ V_c` as
+a new node of the graph (`folded` in `graphs/user_item.py`).
 """
 
 from __future__ import annotations
@@ -55,8 +58,10 @@ class ItemViewOptions(FeatureSizeOptions, RankingOptions):
     modalities: tuple[str, ...] | None = option(None, "which feature matrices to use, in order; none: all")
     regularization: float = option(1e-4, "λ of the squared vectors of a batch")
     contrast_weight: float = option(0.01, "γ of the contrast between the two parts of a vector")
-    contrast_temperature: float = option(0.2, "τ of that contrast")
-    n_contrasted: int | None = option(2048, "pairs of a batch in that contrast, drawn from larger ones; none: all")
+    contrast_temperature: float = option(0.2, "τ, temperature of that contrast")
+    n_contrasted: int | None = option(
+        2048, "largest number of pairs of a batch in that contrast, drawn at random from more pairs; none: all"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,14 +76,14 @@ class ItemViewOptions(FeatureSizeOptions, RankingOptions):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows of users or items, `(n, e)` each: `C` and `side`."""
+    """The two parts of the vectors of users or items, `(n, e)` each: `content` (`C`) and `side`."""
 
     content: Tensor
     side: Tensor
 
     @property
     def whole(self) -> Tensor:
-        """`X = C + side`."""
+        """The whole vectors, `X = C + side`."""
         return self.content + self.side
 
 
@@ -91,7 +96,7 @@ class ItemViewModel(Model):
     config: ItemViewOptions
 
     def __init__(self, inputs: ModelInputs, config: ItemViewOptions, views: Sequence[str] = ()):
-        """Build it with a view for each modality and for each of the further `views`."""
+        """Build the model, with one view for each modality and one for each name in `views`."""
         super().__init__(inputs, config)
         self.modalities = chosen_modalities(inputs, config.modalities, reserved=views)
         self.views = (*self.modalities, *views)
@@ -108,22 +113,22 @@ class ItemViewModel(Model):
         self.gate_weight, self.gate_bias = self.linears([(e, e)] * len(self.views))  # G_c, g_c
 
     def table(self, *shape: int) -> nn.Parameter:
-        """A parameter of this shape, not initialized."""
+        """Return a parameter of this shape, not initialized."""
         return nn.Parameter(torch.empty(*shape, dtype=self.features[0].values.dtype, device=self.inputs.device))
 
     def linears(self, shapes: Sequence[tuple[int, int]]) -> tuple[nn.ParameterList, nn.ParameterList]:
-        """Weights and biases of linear layers, initialized; a shape is (rows, columns)."""
+        """Return initialized weights and biases of linear layers; a shape is (rows, columns)."""
         return linear_layers(shapes, self.initial, self.features[0].values.dtype, self.inputs.device)
 
     # What a model adds
 
     @abstractmethod
     def contents(self, projected: Sequence[Tensor]) -> list[Tensor]:
-        """`y_c` `(I, e)` of each view from `z_m` `(I, e)` of each modality."""
+        """Return `y_c` `(I, e)` of each view from `z_m` `(I, e)` of each modality."""
 
     @abstractmethod
     def fused(self, views: Sequence[Tensor], content: Tensor, present: Tensor | None, p: float = 0.0) -> Tensor:
-        """`side` `(n, e)` of users or items.
+        """Return `side` `(n, e)` of users or items.
 
         Args:
             views: `x_c` `(n, e)` of each view.
@@ -133,11 +138,11 @@ class ItemViewModel(Model):
         """
 
     def graphs_of(self, links: Sequence[Links], n_items: int) -> list[Links]:
-        """The graph `S_c` of each view from `S_m` of each modality; `n_items` is the number of columns."""
+        """Return the graph `S_c` of each view from `S_m` of each modality; `n_items` is the number of columns."""
         return list(links)
 
     def neighbors_of(self, modality: str) -> int:
-        """k of a modality."""
+        """Return k of a modality, the number of neighbors of an item."""
         return self.config.n_neighbors
 
     # Graphs
@@ -148,7 +153,7 @@ class ItemViewModel(Model):
 
     @cached_property
     def cosine_links(self) -> list[Links]:
-        """`K(F_m)` of each modality."""
+        """The graph `K(F_m)` of each modality, the cosines of its features."""
         links = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbors(name, self.neighbors_of(name)))
@@ -158,7 +163,7 @@ class ItemViewModel(Model):
 
     @cached_property
     def item_item(self) -> list[SparseMatrix]:
-        """`S_c` of each view."""
+        """The item graph `S_c` of each view."""
         n = self.inputs.n_items
         normalized = [links.normalized(links.degrees(n)) for links in self.cosine_links]
         return [SparseMatrix(s.rows, s.columns, s.values, (n, n)) for s in self.graphs_of(normalized, n)]
@@ -170,7 +175,7 @@ class ItemViewModel(Model):
     # Forward
 
     def gated(self) -> list[Tensor]:
-        """`Q ⊙ σ(G_c y_c + g_c)` `(I, e)` of each view."""
+        """Return `Q ⊙ σ(G_c y_c + g_c)` `(I, e)` of each view."""
         dtype = self.user_embedding.dtype
         layers = zip(self.features, self.projection_weight, self.projection_bias, strict=True)
         contents = self.contents([F.linear(f.values, w, b).to(dtype) for f, w, b in layers])
@@ -178,14 +183,14 @@ class ItemViewModel(Model):
         return [self.item_embedding * F.linear(y, w, b).to(dtype).sigmoid() for y, w, b in gates]
 
     def item_views(self) -> list[Tensor]:
-        """`V_c` `(I, e)` of each view."""
+        """Return `V_c` `(I, e)` of each view."""
         views = self.gated()
         for _ in range(self.config.n_item_layers):
             views = [graph.matmul(view) for graph, view in zip(self.item_item, views, strict=True)]
         return views
 
     def forward(self, p: float = 0.0) -> tuple[Vectors, Vectors]:
-        """Vectors of all users and of all items; `p` is the dropout of training."""
+        """Return the vectors of all users and of all items; `p` is the dropout in training."""
         layers = self.config.n_layers
         users, items = self.user_item.propagate(self.user_embedding, self.item_embedding, layers)
         users, items = users / (layers + 1), items / (layers + 1)
@@ -197,7 +202,7 @@ class ItemViewModel(Model):
         )
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss, penalty of the batch's vectors, and the contrast of the two parts of its users and items."""
+        """Return the ranking loss, the penalty of the batch's vectors, and the contrast of the two parts of vectors."""
         c = self.config
         of_users, of_items = self(self.dropout)
         user_vectors, item_vectors = of_users.whole, of_items.whole
@@ -211,7 +216,7 @@ class ItemViewModel(Model):
         return {"loss": torch.stack(list(terms.values())).sum(), **{k: term.detach() for k, term in terms.items()}}
 
     def contrast(self, of_users: Vectors, of_items: Vectors, users: Tensor, items: Tensor) -> Tensor:
-        """The contrast of the batch's users and that of its items, added."""
+        """Return the contrast of the batch's users plus the contrast of its items."""
         n, total = self.config.n_contrasted, of_users.side.new_zeros(())
         if n is not None and n < len(users):
             drawn = torch.randperm(len(users), generator=self.generator)[:n].to(users.device)
@@ -223,14 +228,14 @@ class ItemViewModel(Model):
 
     @property
     def dropout(self) -> float:
-        """Share of dropped entries in training."""
+        """Share of entries that are set to 0 in training."""
         return 0.0
 
     # Serving
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters, with what `add_items` and `fold_in` need."""
         c = self.config
         _, states = self.user_item.sums(self.user_embedding, self.item_embedding, c.n_layers - 1)
         memory = {
@@ -251,7 +256,7 @@ class ItemViewModel(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items by their rows of the item graphs: `C_n = 0`, `V_n` from their neighbors."""
+        """Return the scorer with new items, made from their rows of the item graphs, with `C_n = 0`."""
         assert isinstance(scorer, VectorScorer)
         memory, old, links = dict(scorer.memory), scorer.n_items, []
         n = len(new[self.modalities[0]].values)
@@ -282,7 +287,7 @@ class ItemViewModel(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: a user node without a row of P, all items as trained."""
+        """Return vectors `(B, e)` of new users, which have no row of `P`, from the items they like, as trained."""
         assert isinstance(scorer, VectorScorer)
         memory, degrees = scorer.memory, scorer.memory["item_degrees"]
         content = folded(histories, memory["item_states"], degrees) / (self.config.n_layers + 1)
@@ -291,11 +296,11 @@ class ItemViewModel(Model):
 
 
 def _present(features: Sequence[Features]) -> Tensor | None:
-    """Which modalities each item has, `(n, M)` bool; None if all have all."""
+    """Return which modalities each item has, `(n, M)` bool; None: all items have all modalities."""
     present = torch.stack([f.present for f in features], 1)
     return None if bool(present.all()) else present
 
 
 def counts(present: Tensor | None, n_modalities: int, like: Tensor) -> Tensor | float:
-    """The number of modalities of each item, `(n, 1)` in the dtype of `like`, or of all."""
+    """Return the number of modalities of each item, `(n, 1)` in the dtype of `like`; one number if all have all."""
     return float(n_modalities) if present is None else present.sum(1, keepdim=True).to(like.dtype)

@@ -1,4 +1,4 @@
-"""Popularity baseline: recommends the items with the most training users, or the most weight, to every user."""
+"""Popularity baseline: recommends to every user the items with the most training users (or the most weight)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PopularityConfig:
 
 
 class Popularity(Model):
-    """Score of an item = its number of training users, or the sum of their weights.
+    """Popularity: the score of an item is the number of its training users, or the sum of their weights.
 
-    As vectors of one column: user 1, item count.
+    Vectors have one column: 1 for each user, the score for each item.
     """
 
     name = PopularityConfig.model
@@ -38,7 +38,7 @@ class Popularity(Model):
     )
 
     def solve(self) -> None:
-        """Nothing to solve: the counts are in the inputs."""
+        """Do nothing: the counts can be read from the inputs."""
 
     def scorer(self) -> Scorer:
         counts = torch.bincount(self.inputs.items, self.inputs.weights, minlength=self.inputs.n_items).float()
@@ -46,5 +46,5 @@ class Popularity(Model):
         return VectorScorer(users, counts[:, None], ("popularity",))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The same query `(B, 1)` for all users."""
+        """Return the query 1 for every user, `(B, 1)`."""
         return torch.ones(len(histories), 1, device=self.inputs.device)

@@ -12,14 +12,16 @@ from lirdrec.nn.principal_components import NOT_SCALED, principal_components
 
 
 class PCA(nn.Module):
-    """`(F - mean) C`: the `n_columns` directions of the largest variance of a feature matrix.
+    """A reduction of features `F` to `(F - mean) C`, their components along the directions of largest variance.
 
-    Mean and directions are fitted once, to the items with training pairs that have the modality, and are part of the
-    model's state; items that are added later are reduced with the same. Rows of items without the modality stay zero.
+    Mean and directions `C` are fitted once and are part of the model's state. They are fitted to the items that have
+    training pairs and the modality; items that are added later are reduced with the same mean and directions. Rows of
+    items without the modality stay zero.
 
     Args:
-        width: columns of the matrix; n_columns: k ≤ width.
-        dtype, device: of the mean and the directions.
+        width: number of columns of the features.
+        n_columns: k ≤ width, number of columns after the reduction.
+        dtype, device: those of the mean and the directions.
         whiten: divide each component by its standard deviation, so that all have the same variance.
 
     >>> pca = PCA(5, 2)
@@ -48,12 +50,12 @@ class PCA(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Features) -> None:
-        """Mean and directions of the rows that are present; see `principal_components`."""
+        """Fit mean and directions to the rows that are present; see `principal_components`."""
         found = principal_components(features.values, features.present)
         directions = found.directions[:, : self.directions.shape[1]]
         if self.whiten:
             variances = found.variances[: directions.shape[1]]
-            # components without variance stay zero instead of growing from rounding errors
+            # directions without variance become zero, since whitening would enlarge their rounding errors
             counts = found.have_variance(NOT_SCALED)[: directions.shape[1]]
             directions = directions * torch.where(counts, variances.clamp(min=1e-300).rsqrt(), 0)
         self.directions.copy_(directions)
@@ -62,7 +64,7 @@ class PCA(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Features) -> Features:
-        """The features `(n, k)` of `n` items."""
+        """Return the reduced features `(n, k)` of `n` items."""
         with torch.autocast(features.values.device.type, enabled=False):
             values = (features.values - self.mean) @ self.directions
         return Features(values * features.present[:, None], features.present)
@@ -75,7 +77,10 @@ def reductions(
     device: torch.device | str,
     whiten: bool = False,
 ) -> nn.ModuleList:
-    """A `PCA` to `n_columns` for each matrix that is wider, else the identity; `whiten`: a `PCA` for each."""
+    """Return a reduction for each feature matrix: a `PCA` to `n_columns` if the matrix is wider, else the identity.
+
+    With `whiten`, every matrix gets a `PCA`.
+    """
     return nn.ModuleList(
         PCA(d, size, dtype, device, whiten) if whiten or size < d else nn.Identity()
         for d, size in zip(widths, reduced_widths(widths, n_columns), strict=True)
@@ -83,19 +88,20 @@ def reductions(
 
 
 def reduced_widths(widths: Sequence[int], n_columns: int | None) -> list[int]:
-    """The columns that `reductions` keep of matrices of these widths; `n_columns` None: all."""
+    """Return how many columns `reductions` keeps of matrices of these widths; `n_columns` None: all columns."""
     return [d if n_columns is None else min(d, n_columns) for d in widths]
 
 
 def reduced(
     reductions: Iterable[nn.Module], own: Sequence[Features], features: Sequence[Features], known: Tensor
 ) -> list[Features]:
-    """Features of any items with the columns that the reductions keep.
+    """Return the features of any items, reduced to the columns that the reductions keep.
 
     Args:
         reductions: one for each modality; they are fitted at first use.
-        own: the features of the model's `I` items; known: `(I,)` bool, which of them the reductions are fitted to.
-        features: to reduce.
+        own: the features of the model's `I` items, to which the reductions are fitted.
+        features: the features to reduce.
+        known: `(I,)` bool, the items of `own` that are used to fit.
     """
     found = []
     for reduction, trained, feature in zip(reductions, own, features, strict=True):

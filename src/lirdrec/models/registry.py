@@ -46,15 +46,15 @@ _MODELS = {
 
 
 def model_names() -> list[str]:
-    """Names of all models."""
+    """Return the names of all models."""
     return list(_MODELS)
 
 
 def model_type(name: str) -> type[Model]:
-    """The model class called `name`.
+    """Return the model class called `name`.
 
     Raises:
-        ConfigError: unknown name; the message suggests the nearest one.
+        ConfigError: no model has this name; the message suggests the most similar name.
     """
     if name not in _MODELS:
         name = str(name)
@@ -66,15 +66,15 @@ def model_type(name: str) -> type[Model]:
 
 
 def config_type(name: str) -> type:
-    """The config dataclass of the model called `name`."""
+    """Return the config dataclass of the model called `name`."""
     return model_type(name).Config
 
 
 def model_for_config(config: Any) -> type[Model]:
-    """The model class that `config` (an instance of some model's `Config`) belongs to.
+    """Return the model class that `config`, an instance of a model's `Config`, belongs to.
 
     Raises:
-        ConfigError: it is not the config of a model.
+        ConfigError: `config` is not the config of a model.
     """
     name = getattr(type(config), "model", None)
     if name in _MODELS and type(config) is config_type(name):
@@ -87,5 +87,5 @@ def model_for_config(config: Any) -> type[Model]:
 
 
 def build(name: str, inputs: ModelInputs, config: Any) -> Model:
-    """The model `name` built from `inputs` and its `config`."""
+    """Build the model `name` from `inputs` and `config`."""
     return model_type(name)(inputs, config)

@@ -5,15 +5,15 @@ With item vectors `V` `(I, e)`, which are free parameters, and the items `i_1 �
     h = CausalTransformer(V_{i_1}, …, V_{i_T})        nn/transformer.py
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
-trained by the softmax over all items at every position. The paper trains with one sampled negative and a binary
+It is trained by the softmax over all items at every position. The paper trains with one sampled negative and a binary
 cross-entropy; the softmax is what makes the model strong (Klenitskiy & Vasilev, RecSys 2023, arXiv 2309.07602).
 
 **Differences.** The paper normalizes the queries of a block only; here the norm is before queries, keys and values, and
-before the first block. Its hidden layer has e columns and ReLU, here `hidden_multiplier` · e and GELU; it scales item
-vectors by √e and drops attention weights. RecBole's network, with norms after the sums, is `bsarec` with
-`filter_weight=0`.
+before the first block. The hidden layer of the paper has e columns and ReLU; here it has `hidden_multiplier` · e
+columns and GELU. The paper scales item vectors by √e and applies dropout to attention weights; this model does not.
+RecBole's network, with norms after the sums, is `bsarec` with `filter_weight=0`.
 
-**Published training**: the paper's Section IV-B, 128 sequences a batch (here 1,024 targets), dropout 0.2 or 0.5.
+**Published training**: the paper's Section IV-B, 128 sequences per batch (here 1,024 targets), dropout 0.2 or 0.5.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 r"""SASRec on features: next items by self-attention, with item vectors projected from feature vectors.
 
-SASRec (Kang & McAuley, ICDM 2018) with a projection of the items' features in place of free vectors, the baseline
-"SASRec with text" of UniSRec (KDD 2022) and WhitenRec (ICDE 2024). With `x_i` `(Σ d_m)` the features of item `i`, all
-modalities side by side (0 where an item lacks one), and `H` hidden layers (`n_hidden`):
+This is SASRec (Kang & McAuley, ICDM 2018) with a projection of the items' features in place of free vectors. It is the
+baseline "SASRec with text" of UniSRec (KDD 2022) and WhitenRec (ICDE 2024). With `x_i` `(Σ d_m)` the features of item
+`i`, all modalities side by side (0 for a modality that the item lacks), and `H` hidden layers (`n_hidden`):
 
     g_0 = x_i,   g_n = relu(W_n g_{n-1} + b_n),   V_i = W_{H+1} g_H + b_{H+1}
     h = CausalTransformer(V_{i_1}, …, V_{i_T})        nn/transformer.py
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
-In training, the input of each layer is dropped out with `feature_dropout`, once for all uses of an item in a batch;
-the public codes of UniSRec and DWSRec drop 0.2, which is worse on validation (docs/models.md).
+In training, `feature_dropout` is applied to the input of each layer of the projection, once for all uses of an item in
+a batch. The public codes of UniSRec and DWSRec have 0.2, which is worse on validation (docs/models.md).
+
 **Published training**: the defaults of RecBole, with which UniSRec's authors train.
 
 A new item has the vector of its features. `models/unisrec.py` and `models/whitenrec.py` change the projection.
@@ -75,7 +76,7 @@ class FeatureSequenceModel(TransformerModel):
     capabilities = Capabilities(
         needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
     )
-    # as in the public code of UniSRec, whose harness has this model as a baseline
+    # as in the public code of UniSRec, which has this model as a baseline
     published: ClassVar = {"learning_rate": 1e-3, "batch_size": 2048, "epochs": 300, "patience": 10}
     item_rows: ClassVar[tuple[str, ...]] = ()  # item vectors come from features
 
@@ -93,7 +94,7 @@ class FeatureSequenceModel(TransformerModel):
         """Create the parameters of the projection."""
 
     def projection_inputs(self, features: Sequence[Features]) -> list[Tensor]:
-        """What `project` reads of `n` items, `(n, …)` each; has no parameters, so that it is computed once.
+        """Return what `project` reads of `n` items, `(n, …)` each; it depends on no parameters, and is computed once.
 
         Args:
             features: one entry per modality.
@@ -102,14 +103,14 @@ class FeatureSequenceModel(TransformerModel):
 
     @abc.abstractmethod
     def project(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Vectors `(n, e)` of items from their `projection_inputs`; differentiable."""
+        """Return the vectors `(n, e)` of items from their `projection_inputs`; differentiable."""
 
     @cached_property
     def _own_inputs(self) -> list[Tensor]:
         return self.projection_inputs(self.features)
 
     def dropped(self, x: Tensor) -> Tensor:
-        """`x` with `feature_dropout` in training."""
+        """Return `x`, in training with dropout (`feature_dropout`)."""
         return dropout(x, self.config.feature_dropout, self.generator) if self.training else x
 
     def item_table(self) -> Tensor:
@@ -147,7 +148,7 @@ class SASRecFeatures(FeatureSequenceModel):
         return self.head(inputs[0])
 
     def head(self, x: Tensor) -> Tensor:
-        """The projection `(n, e)` of inputs `(n, Σ d_m)`."""
+        """Return the projection `(n, e)` of inputs `(n, Σ d_m)`."""
         for layer, (weight, bias) in enumerate(zip(self.projection_weight, self.projection_bias, strict=True)):
             x = F.linear(self.dropped(x if layer == 0 else F.relu(x)), weight, bias)
         return x

@@ -8,7 +8,7 @@ order, into a state `h_t` after each of them. The state after the last item repr
     loss = -mean_t log softmax_i(score(h_t, i) / τ)[item t+1]
 
 All positions of a history are targets, and the softmax goes over all items of training, or over `n_negatives` items
-sampled for the batch. The items of a history are represented by the same vectors as the ranked ones.
+sampled for the batch. The items of a history are represented by the same vectors as the items that are ranked.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ ENCODED_AT_ONCE = 2**15  # positions of the histories that are encoded together 
 class SequentialOptions:
     """Options of all sequential models, the first fields of their configs."""
 
-    embedding_size: int = option(64, "e, columns of item vectors; LIRDRec-Seq: of each branch")
-    max_length: int = option(50, "items of a history that the network reads, the latest ones")
+    embedding_size: int = option(64, "e, columns of item vectors; LIRDRec-Seq: columns of each branch")
+    max_length: int = option(50, "number of the latest items of a history that the network reads")
     similarity: Literal["cosine", "product"] = option("cosine", "how states and item vectors are compared")
     temperature: float = option(0.1, "τ of the softmax: scores are divided by it")
     n_negatives: int | None = option(None, "negatives shared by a batch; none: all items of training")
@@ -60,7 +60,7 @@ class AttentionOptions(SequentialOptions):
     """Options of models whose network is a stack of layers with attention heads."""
 
     n_layers: int = option(2, "L, blocks of the transformer")
-    n_heads: int = option(2, "attention heads of a block; they divide its columns")
+    n_heads: int = option(2, "attention heads of a block; embedding_size must be a multiple of it")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +83,7 @@ class TransformerOptions(AttentionOptions):
 
 
 class SequentialModel(Model):
-    """Training and serving of models of ordered histories; a model adds `item_table` and `states`.
+    """Base class of models of ordered histories, with training and serving; a model adds `item_table` and `states`.
 
     A model whose item vectors come from features also adds `new_item_vectors`.
     """
@@ -104,30 +104,31 @@ class SequentialModel(Model):
 
     @abc.abstractmethod
     def item_table(self) -> Tensor:
-        """Vectors `(I, D)` of all items of training, before `similarity` normalizes them; differentiable."""
+        """Return the vectors `(I, D)` of all items of training, before `similarity` normalizes them; differentiable."""
 
     @abc.abstractmethod
     def states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None = None) -> Tensor:
-        """States `(n, T, D)` after each item of `n` histories; what is after a history's end is ignored.
+        """Return the states `(n, T, D)` after each item of `n` histories; states after a history's end are ignored.
 
         Args:
             items: `(n, T, D)`, rows of `item_table`.
-            gaps: `(n, T)` int64, classes of the time since the item before (`gap_classes`); None: unknown.
+            gaps: `(n, T)` int64, classes of the time since the previous item (`gap_classes`); None: unknown.
             users: `(n,)` int64 rows of users known from training; None: new users.
         """
 
     def last_states(self, items: Tensor, gaps: Tensor | None, users: Tensor | None, last: Tensor) -> Tensor:
-        """States `(n, D)` after one item of each history, for serving; the arguments are those of `states`.
+        """Return the states `(n, D)` after one item of each history, for serving.
 
         Args:
-            last: `(n,)` int64 positions.
+            items, gaps, users: as in `states`.
+            last: `(n,)` int64, position of the item in each history.
         """
         return self.states(items, gaps, users)[torch.arange(len(last), device=last.device), last]
 
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Vectors `(n, D)` of new items as in `item_table`, and the scorer's memory with their rows.
+        """Return the vectors `(n, D)` of new items, as in `item_table`, and the scorer's memory with rows for them.
 
         Raises:
             CapabilityError: the model takes no new items.
@@ -135,16 +136,20 @@ class SequentialModel(Model):
         raise CapabilityError(f"{self.name} takes no new items")
 
     def vector_scorer(self, users: Tensor, items: Tensor, memory: dict[str, Tensor]) -> VectorScorer:
-        """The scorer of comparable states `(U, D)` and items `(I, D)`, with names for the parts of a score."""
+        """Return the scorer of user states `(U, D)` and items `(I, D)`, both as they are compared.
+
+        A model can override this to name the parts of a score.
+        """
         return VectorScorer(users, items, memory=memory)
 
     # Training
 
     def loss(self, items: Tensor, times: Tensor, users: Tensor) -> dict[str, Tensor]:
-        """Softmax loss of a block of sequences.
+        """Return the softmax loss of a block of sequences.
 
         Args:
-            items: `(n, T+1)` int64 rows, padded with -1 at the end; times: `(n, T+1)` int64.
+            items: `(n, T+1)` int64 rows, padded with -1 at the end.
+            times: `(n, T+1)` int64.
             users: `(n,)` int64 rows.
         """
         table = self.item_table()
@@ -160,7 +165,7 @@ class SequentialModel(Model):
         return {"loss": self._softmax(states, table, targets, weights)}
 
     def _softmax(self, states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `(B,)` weights."""
+        """Return the cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `weights` `(B,)`."""
         states, n = self.comparable(states), self.config.n_negatives
         if n is None:
             everything = len(self._pool) == len(table)
@@ -172,19 +177,20 @@ class SequentialModel(Model):
         return sampled_softmax(states, positive, negative, self.config.temperature, excluded, weights)
 
     def _drop_gaps(self, gaps: Tensor) -> Tensor:
-        """The gaps with those of a fifth of the sequences unknown, as in histories that are given without times."""
+        """Set the gaps of a random fifth of the sequences to unknown, as in histories that are given without times."""
         unknown = torch.rand(len(gaps), generator=self.generator) < 0.2
         return gaps.masked_fill(unknown.to(gaps.device)[:, None], 0)
 
     def comparable(self, vectors: Tensor) -> Tensor:
-        """States or item vectors `(n, D)` as they are compared: normalized for cosines."""
+        """Return states or item vectors `(n, D)` as they are compared: normalized for cosines."""
         return normalize(vectors) if self.config.similarity == "cosine" else vectors
 
     def comparable_items(self, vectors: Tensor, is_new: Tensor | None = None) -> Tensor:
-        """Rows `(n, D)` of `item_table` as they are compared with states.
+        """Return rows `(n, D)` of `item_table` as they are compared with states.
 
         Args:
-            is_new: `(n,)` bool, which items have no training interactions; None: none of them.
+            vectors: rows of `item_table`.
+            is_new: `(n,)` bool, which items have no training interactions; None: all items have some.
         """
         return self.comparable(vectors)
 
@@ -192,7 +198,7 @@ class SequentialModel(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Item vectors, and the state of every user after the last training item; 0 for users without one."""
+        """Return the scorer of item vectors and of each user's state after the last training item (0 without items)."""
         memory = self.serving_memory()
         table, histories = memory["item_inputs"], self.inputs.histories
         users = torch.arange(self.inputs.n_users, device=table.device)
@@ -202,18 +208,19 @@ class SequentialModel(Model):
         return self.vector_scorer(vectors, items, memory)
 
     def serving_memory(self) -> dict[str, Tensor]:
-        """The scorer's memory: `item_inputs`, a copy of `item_table`, and what else `new_item_vectors` needs."""
+        """Return the scorer's memory: `item_inputs`, a copy of `item_table`, and what else `new_item_vectors` needs."""
         return {"item_inputs": self.item_table().detach().clone()}
 
     def _encode(
         self, table: Tensor, items: Tensor, times: Tensor | None, start: Tensor, users: Tensor | None
     ) -> Tensor:
-        """Comparable states `(n, D)` after the last item of each of `n` histories; 0 for an empty history.
+        """Return states `(n, D)`, as they are compared, after the last item of `n` histories; 0 for an empty history.
 
         Args:
-            table: `(I, D)`, what a history's items are read as.
-            items, times: `(m,)` int64 each: history h is `start[h] … start[h + 1] - 1`; times None: unknown.
-            start: `(n + 1,)` int64.
+            table: `(I, D)`, the vectors that the network reads for the items of histories.
+            items: `(m,)` int64, the items of all histories, one history after the other.
+            times: `(m,)` int64, their times; None: unknown.
+            start: `(n + 1,)` int64: history h has the positions `start[h] … start[h + 1] - 1`.
             users: `(n,)` int64 rows of users known from training; None: new users.
         """
         result = table.new_zeros(len(start) - 1, table.shape[1])
@@ -235,7 +242,10 @@ class SequentialModel(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """States `(B, D)` of new users after the last item of each history, oldest first; times count as unknown."""
+        """Return the states `(B, D)` of new users after the last item of each history; times count as unknown.
+
+        A history has the oldest item first.
+        """
         assert isinstance(scorer, VectorScorer)
         table = scorer.memory["item_inputs"]
         lists = [torch.as_tensor(history, dtype=torch.int64, device=table.device) for history in histories]
@@ -247,7 +257,7 @@ class SequentialModel(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> Scorer:
-        """New items from their features; histories may contain them too."""
+        """Return the scorer with new items, made from their features; histories may contain these items too."""
         if not self.capabilities.cold_items:
             return super().add_items(scorer, catalog, new)
         assert isinstance(scorer, VectorScorer)
@@ -263,7 +273,7 @@ class TransformerModel(SequentialModel):
     network: CausalTransformer
 
     def make_network(self, generator: torch.Generator) -> CausalTransformer:
-        """The transformer of the model's options, with initial parameters drawn from `generator`."""
+        """Return a transformer with the model's options, and with initial parameters drawn from `generator`."""
         c = self.config
         return CausalTransformer(
             c.embedding_size,

@@ -1,38 +1,40 @@
 r"""SLMRec: self-supervised multimedia recommendation (Tao et al., IEEE Transactions on Multimedia 2022).
 
-Channels are the item IDs and the modalities. All share the users' table `P` `(U, e)`; `Â` is of `graphs/user_item.py`:
+The channels are the item IDs and the modalities. All channels share the table `P` `(U, e)` of users; `Â` is the graph
+of `graphs/user_item.py`:
 
     z_id = Q (free, I×e),  z_m = W_m F_m/‖F_m‖ + b_m
     [u_c ; i_c] = 1/(L+1) Σ_{l=0..L} Â^l [P ; z_c]                  for each channel c
     u = A [u_id | u_m …] + a,   i = B [i_id | i_m …] + b            score(u, i) = ⟨u, i⟩
     loss = InfoNCE_τ(u, i) + α · task + λ/2 ‖θ‖²
 
-InfoNCE takes the batch's pairs: a user finds its item by cosine among the items of the batch; no negatives are drawn.
-Of the paper's self-supervised tasks, all at their own temperature and within the batch,
+InfoNCE uses the pairs of a batch: the vector of a user must find the vector of its item, by cosine, among the items of
+the batch. No negatives are drawn. The self-supervised tasks of the paper have their own temperature, and also compare
+vectors within the batch. In all of them, a vector must find the other one that belongs to the same item (or user):
 
 - fac aligns channels step by step, from fine to coarse, by inner products of projected item rows: `x_0 = i_id`; for
-  modality k = 1, 2, …: `x_k = G_k x_{k-1} + g_k` finds `H_k i_k + h_k`. The last of several steps has e/2 columns.
-- fd draws dropout after each propagation step, twice; the fused vectors of one draw find those of the other (users and
-  items, cosines).
-- fm contrasts in the same way a view without the features (or IDs) of one channel and a view without another's.
+  modality k = 1, 2, …, `x_k = G_k x_{k-1} + g_k` must find `H_k i_k + h_k`. The last of several steps has e/2 columns.
+- fd draws dropout after each propagation step, twice. The fused vectors of one draw must find those of the other draw
+  (users and items, by cosines).
+- fm compares two views in the same way: one without the features (or IDs) of one channel, one without those of another.
 - fd+fm does both.
 
-λ/2 ‖θ‖² is the weight decay that the public settings give to Adam. Items that lack a modality are not in its graph, nor
-in its step of fac. A new item has features and no row of Q; a new user has no row of P.
+λ/2 ‖θ‖² is the weight decay that the public settings give to Adam. Items that lack a modality are not in the graph of
+this modality, nor in its step of fac. A new item has features and no row of Q; a new user has no row of P.
 
 **Differs from public code** (the authors' github.com/zltao/SLMRec and MMRec's):
 
-- MMRec has fac alone, with two linear layers in a row where its audio step was taken out: the same function as our
-  one.
-- MMRec adds 1e-8 to every degree of Â, the authors nothing, this file 1e-7 as for all models here: a relative
+- MMRec has fac only. Where its audio step was removed, it has two linear layers in a row, which are the same function
+  as the one layer here.
+- MMRec adds 1e-8 to every degree of Â, the authors add nothing, this file adds 1e-7 as all models here do: a relative
   difference of 1e-7 at most.
-- In theirs, fd and fm append the layers 1..L of each view to the list of the other. For fd that swaps two views that
-  are alike. For fm, layer 0 of a view then lacks one channel and its further layers another; here a view lacks one
-  channel throughout, as in the paper.
-- Scores are of the current parameters; theirs are of the last training step's forward, which the step has outdated,
-  and pass a sigmoid, which changes no ranking.
+- In the authors' code, fd and fm append the layers 1..L of each view to the list of the other view. For fd this swaps
+  two views that are alike. For fm, layer 0 of a view then lacks one channel and its further layers another; here all
+  layers of a view lack the same channel, as in the paper.
+- Scores are those of the current parameters. The public codes use the vectors that the last training step computed
+  before it changed the parameters, and apply a sigmoid, which changes no ranking.
 
-**Published training**: `conf/SLMRec.properties` (α, τ, λ too) and `NeuRec.properties` (patience) of the authors; MMRec
+**Published training**: `conf/SLMRec.properties` (also α, τ, λ) and `NeuRec.properties` (patience) of the authors; MMRec
 searches rates of 1e-4 to 0.1 (the grid: its `model/SLMRec.yaml`).
 """
 
@@ -82,8 +84,8 @@ class SLMRecConfig(FeatureSizeOptions):
     )
     contrast_weight: float = option(0.1, "α of the self-supervised task")
     contrast_temperature: float = option(0.2, "temperature of the self-supervised task")
-    dropout: float = option(0.3, "share of entries that fd drops after each propagation step")
-    regularization: float = option(1e-4, "λ of all parameters, as Adam's weight decay")
+    dropout: float = option(0.3, "share of entries that fd sets to 0 after each propagation step")
+    regularization: float = option(1e-4, "λ, weight decay of all parameters")
     scoring: Literal["product", "cosine"] = option("product", "how a trained model compares vectors")
     modalities: tuple[str, ...] | None = option(None, "feature matrices to use, in the order of fac; none: all")
 
@@ -148,7 +150,7 @@ class SLMRec(Model):
 
     @cached_property
     def graphs(self) -> list[UserItemGraph]:
-        """The user-item graph of each channel: of the items that have it."""
+        """The user-item graph of each channel, with the items that have this channel."""
         i, dtype = self.inputs, self.user_embedding.dtype
         graphs = [user_item_graph(i, dtype)]
         for name, feature in zip(self.modalities, self.features, strict=True):
@@ -163,19 +165,22 @@ class SLMRec(Model):
     # Forward
 
     def projected(self, row: int, features: Features, scale: Tensor) -> Tensor:
-        """`z_m` `(n, e)` of modality `row`; zero where an item lacks it. `scale` `(n, 1)` is `1/‖F_m‖`."""
+        """Return `z_m` `(n, e)` of modality `row`; zero if an item lacks it. `scale` `(n, 1)` is `1/‖F_m‖`."""
         z = F.linear(features.values, self.feature_weight[row]) * scale + self.feature_bias[row]
         if not features.is_complete:
             z = z * features.present[:, None]
         return z.to(self.user_embedding.dtype)
 
     def ego_items(self) -> list[Tensor]:
-        """`z_c` `(I, e)` of each channel."""
+        """Return `z_c` `(I, e)` of each channel."""
         projected = [self.projected(row, f, self._scales[row]) for row, f in enumerate(self.features)]
         return [self.item_embedding, *projected]
 
     def propagated(self, channel: int, items: Tensor, p: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Users `(U, e)` and items `(I, e)` of a channel: the mean of its layers, with dropout `p` after each step."""
+        """Return users `(U, e)` and items `(I, e)` of a channel: the mean of its layers.
+
+        `p` is the dropout after each propagation step.
+        """
         graph, n_layers = self.graphs[channel], self.config.n_layers
         users: Tensor = self.user_embedding
         if p == 0:
@@ -188,22 +193,22 @@ class SLMRec(Model):
         return sum_users / (n_layers + 1), sum_items / (n_layers + 1)
 
     def fused_users(self, parts: Sequence[Tensor]) -> Tensor:
-        """Fused vectors `(n, e)` of users from the `(n, e)` of each channel."""
+        """Return the fused vectors `(n, e)` of users from their vectors `(n, e)` in each channel."""
         return F.linear(torch.cat(list(parts), 1), self.user_weight, self.user_bias).to(parts[0].dtype)
 
     def fused_items(self, parts: Sequence[Tensor]) -> Tensor:
-        """Fused vectors `(n, e)` of items from the `(n, e)` of each channel."""
+        """Return the fused vectors `(n, e)` of items from their vectors `(n, e)` in each channel."""
         return F.linear(torch.cat(list(parts), 1), self.item_weight, self.item_bias).to(parts[0].dtype)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """User vectors `(U, e)` and item vectors `(I, e)`."""
+        """Return user vectors `(U, e)` and item vectors `(I, e)`."""
         parts = [self.propagated(channel, items) for channel, items in enumerate(self.ego_items())]
         return self.fused_users([u for u, _ in parts]), self.fused_items([i for _, i in parts])
 
     # Training
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """InfoNCE of the batch's pairs, the self-supervised task and the weight decay; `negatives` are not used."""
+        """Return InfoNCE of the batch's pairs, the self-supervised task, and the weight decay; uses no `negatives`."""
         config, ego = self.config, self.ego_items()
         parts = [self.propagated(channel, items) for channel, items in enumerate(ego)]
         weights = None if self.inputs.pair_weights is None else self.inputs.pair_weights.of(users, positives)
@@ -222,14 +227,14 @@ class SLMRec(Model):
         return terms
 
     def _gathered(self, parts: Parts, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Fused vectors of some users and some items: gathered first, so that only these are fused."""
+        """Return the fused vectors of some users and some items; only these are fused."""
         return (
             self.fused_users([u.index_select(0, users) for u, _ in parts]),
             self.fused_items([i.index_select(0, items) for _, i in parts]),
         )
 
     def aligned(self, parts: Parts, items: Tensor) -> Tensor:
-        """fac: the sum over its steps of the InfoNCE of the batch's items."""
+        """Return the loss of the task fac: the sum over its steps of the InfoNCE of the batch's items."""
         x: Tensor = parts[0][1].index_select(0, items)
         total = x.new_zeros(())
         for step, (_, propagated) in enumerate(parts[1:]):
@@ -244,7 +249,7 @@ class SLMRec(Model):
         return total
 
     def contrast(self, parts: Parts, ego: Sequence[Tensor], users: Tensor, items: Tensor) -> Tensor:
-        """fd and fm: InfoNCE between two views of the batch's users and items."""
+        """Return the loss of the tasks fd and fm: InfoNCE between two views of the batch's users and items."""
         p = self.config.dropout if "fd" in self.config.task else 0.0
         masked = (
             torch.randperm(len(ego), generator=self.generator)[:2].tolist() if "fm" in self.config.task else [-1, -1]
@@ -268,7 +273,7 @@ class SLMRec(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Vectors of the current parameters, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters, with what `add_items` and `fold_in` need."""
         n_items, memory = self.inputs.n_items, {}
         for channel, (name, ego) in enumerate(zip(("id", *self.modalities), self.ego_items(), strict=True)):
             states = torch.zeros_like(ego)
@@ -288,7 +293,7 @@ class SLMRec(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items from their features: nodes without edges and without a row of Q."""
+        """Return the scorer with new items, made from their features: nodes without edges and without a row of Q."""
         assert isinstance(scorer, VectorScorer)
         memory, chosen = dict(scorer.memory), [new[m] for m in self.modalities]
         ego = [self.projected(row, f, _inverse_norms(f.values)) for row, f in enumerate(chosen)]
@@ -307,7 +312,7 @@ class SLMRec(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """User vectors `(B, e)` from liked items: a user node without a row of P, all items as trained."""
+        """Return vectors `(B, e)` of new users, which have no row of `P`, from the items they like, as trained."""
         assert isinstance(scorer, VectorScorer)
         memory, parts = scorer.memory, []
         for name in ("id", *self.modalities):
@@ -319,6 +324,6 @@ class SLMRec(Model):
 
 
 def _inverse_norms(values: Tensor) -> Tensor:
-    """`1/‖row‖` `(n, 1)`, in blocks: features may be larger than memory."""
+    """Return `1/‖row‖` `(n, 1)`, computed in blocks, because features may be larger than memory."""
     norms = torch.cat([block.norm(dim=1, keepdim=True) for block in values.split(8192)])
     return norms.clamp_(min=EPSILON).reciprocal_()

@@ -1,23 +1,24 @@
 r"""SMORE: features denoised and multiplied in the frequency domain, with an item graph of their fusion.
 
 Ong & Khong, "Spectrum-based Modality Representation Fusion Graph Convolutional Network for Multimodal Recommendation",
-WSDM 2025, arXiv 2412.14978. In the notation of `multi_view_base.py`, which holds what MGCN has too, with the real
-Fourier transform `ẑ = 𝓕(z)` over the columns (orthonormal, `e/2 + 1` complex numbers) and free complex weights `ω`:
+WSDM 2025, arXiv 2412.14978. The notation is that of `multi_view_base.py`, which has what SMORE shares with MGCN.
+`ẑ = 𝓕(z)` is the real Fourier transform over the columns (orthonormal, `e/2 + 1` complex numbers), and `ω` are free
+complex weights:
 
     y_m = 𝓕⁻¹(ω_m ⊙ ẑ_m),   y_f = 𝓕⁻¹(ω_f ⊙ Π_m ẑ_m)                  denoised modalities and their fusion, a view f
     S_f = max_m S_m                                                    entry by entry, over the entries that exist
     a_m = softmax over columns(B_m tanh(A_m x_f + b_m))
     side = (σ(K_f C + k_f) ⊙ x_f + Σ_m σ(K_m C + k_m) ⊙ a_m ⊙ x_m) / (1 + M)
 
-for users and items, with the same parameters. Training drops entries of the gates `σ(K C + k)`. An item that lacks a
-modality has the product, `S_f` and `side` of the `M` that it has.
+for users and items, with the same parameters. Training sets some entries of the gates `σ(K C + k)` to 0. For an item
+that lacks a modality, the product, `S_f` and `side` use only the `M` modalities that it has.
 
 **Differs from public code** (the authors' github.com/kennethorq/SMORE and MMRec's, which are the same): fixed features,
-degrees and divisor as in `mgcn.py`. `dropout` is drawn for users and items in turn. `n_neighbors` is one k for all
-modalities, `modality_neighbors` another one for some of them.
+degrees and divisor as in `mgcn.py`. Dropout is drawn for users and items in turn. `n_neighbors` is one k for all
+modalities; `modality_neighbors` gives some of them another k.
 
-**Published training**: `configs/overall.yaml` and `configs/model/SMORE.yaml`: rate 1e-3 · 0.96^(epoch/50), epochs from
-0; the grid is theirs (there with a k for images and one for texts).
+**Published training**: `configs/overall.yaml` and `configs/model/SMORE.yaml`: rate 1e-3 · 0.96^(epoch/50), with epochs
+counted from 0; the grid is that of the public code (which has one k for images and one for texts).
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class SMOREConfig(ItemViewOptions):
     model: ClassVar[str] = "smore"
 
     n_layers: int = option(3, "L, user-item propagation layers")
-    modality_neighbors: dict[str, int] | None = option(None, "k of modalities for which it is not n_neighbors")
-    gate_dropout: float = option(0.0, "share of entries of the gates that a training step drops")
+    modality_neighbors: dict[str, int] | None = option(None, "k of single modalities, instead of n_neighbors")
+    gate_dropout: float = option(0.0, "share of entries of the gates set to 0 in training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +95,9 @@ class SMORE(ItemViewModel):
         super().__init__(inputs, config, (FUSION,))
         for name in config.modality_neighbors or {}:
             if name not in self.modalities:
-                raise ConfigError(f"modality_neighbors: no modality '{name}'; there is {', '.join(self.modalities)}")
+                raise ConfigError(
+                    f"modality_neighbors: there is no modality '{name}'; the model uses {', '.join(self.modalities)}"
+                )
         e, n_modalities = config.embedding_size, len(self.modalities)
         self.query_weight, self.query_bias = self.linears([(e, e)] * n_modalities)  # A_m, b_m
         self.column_weight = nn.ParameterList([self.table(e, e) for _ in self.modalities])  # B_m
@@ -109,22 +112,22 @@ class SMORE(ItemViewModel):
 
     @property
     def dropout(self) -> float:
-        """Share of entries of the gates that a training step drops."""
+        """Share of entries of the gates that are set to 0 in training."""
         return self.config.gate_dropout
 
     def neighbors_of(self, modality: str) -> int:
-        """k of a modality."""
+        """Return k of a modality, the number of neighbors of an item."""
         return (self.config.modality_neighbors or {}).get(modality, self.config.n_neighbors)
 
     def graphs_of(self, links: Sequence[Links], n_items: int) -> list[Links]:
-        """The modalities' graphs, and `S_f`, the largest entry at each position."""
+        """Return the graphs of the modalities, and `S_f`, which has the largest of their entries at each position."""
         joined = Links.joined(list(links))
         keys, inverse = torch.unique(joined.rows * n_items + joined.columns, return_inverse=True)
         largest = joined.values.new_full((len(keys),), -torch.inf).scatter_reduce(0, inverse, joined.values, "amax")
         return [*links, Links(keys // n_items, keys % n_items, largest)]
 
     def contents(self, projected: Sequence[Tensor]) -> list[Tensor]:
-        """`y_c` of each modality and of their fusion."""
+        """Return `y_c` of each modality and of their fusion."""
         e = self.config.embedding_size
         waves = [torch.fft.rfft(z, dim=1, norm="ortho") for z in projected]
         factors = [
@@ -135,7 +138,7 @@ class SMORE(ItemViewModel):
         return [torch.fft.irfft(x * torch.view_as_complex(w), n=e, dim=1, norm="ortho") for x, w in spectra]
 
     def fused(self, views: Sequence[Tensor], content: Tensor, present: Tensor | None, p: float = 0.0) -> Tensor:
-        """The views, weighted by columns, by what a user or item prefers of each."""
+        """Return `side`: the mean of the views, weighted by columns and by the preference of a user or item."""
         gates = [
             dropout(F.linear(content, weight, bias).to(content.dtype).sigmoid(), p, self.generator)
             for weight, bias in zip(self.preference_weight, self.preference_bias, strict=True)

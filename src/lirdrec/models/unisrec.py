@@ -1,21 +1,23 @@
 r"""UniSRec: next items from text vectors by parametric whitening and a mixture of experts (Hou et al., KDD 2022).
 
-The model of the paper's section 3.1, trained from scratch on one dataset: no pre-training on other domains, and so
-neither its second contrastive loss nor augmented texts. With `x_i` `(Σ d_m)` the features of item `i`, all modalities
-side by side (0 where an item lacks one), and `K = n_experts`:
+This is the model of the paper's section 3.1, trained from scratch on one dataset. There is no pre-training on other
+domains, and therefore neither the paper's second contrastive loss nor its augmented texts. With `x_i` `(Σ d_m)` the
+features of item `i`, all modalities side by side (0 for a modality that the item lacks), and `K = n_experts`:
 
     y_ik = (x_i - b_k) W_k                              parametric whitening
-    g_i = softmax(x_i G + δ),  δ ~ N(0, s²),  s = softplus(x_i S) + 0.01      in training; δ = 0 else
+    g_i = softmax(x_i G + δ),  δ ~ N(0, s²),  s = softplus(x_i S) + 0.01      in training; else δ = 0
     V_i = Σ_k g_ik y_ik                                 inductive: from features alone
     V_i = Σ_k g_ik y_ik + v_i                           transductive (`item_ids`), v_i a free vector
     h = CausalTransformer(V_{i_1}, …, V_{i_T})          nn/transformer.py
     score(u, i) = cos(h_T, V_i)
 
 Differences from the public code (github.com/RUCAIBox/UniSRec): the transformer is the one of all sequential models
-here (pre-norm instead of post-norm, no dropout of attention weights); each position of a history is a target of the
-same pass instead of one example each; noise and dropout are sampled once for each item and batch, not again for each
-occurrence in a history, and the dropout is the same for all experts. The public code initializes with a standard
-deviation of 0.02; so does this. **Published training**: its fine-tuning, which has RecBole's defaults.
+here (pre-norm instead of post-norm, no dropout of attention weights); all positions of a history are targets of one
+pass, where the public code makes an example of each; noise and dropout are sampled once for each item and batch, not
+again for each occurrence in a history, and the dropout is the same for all experts. As in the public code, random
+initial values have a standard deviation of 0.02.
+
+**Published training**: the fine-tuning of the public code, which has RecBole's defaults.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class UniSRec(FeatureSequenceModel):
         return (self.gates(x)[..., None] * experts).sum(1)
 
     def gates(self, x: Tensor) -> Tensor:
-        """Weights `(n, K)` of the experts for items `(n, Σ d_m)`."""
+        """Return the weights `(n, K)` of the experts for items with features `(n, Σ d_m)`."""
         if not self.training:
             return F.linear(x, self.gate_weight).softmax(-1)
         logits, spread = F.linear(x, torch.cat([self.gate_weight, self.noise_weight])).chunk(2, dim=-1)
@@ -101,7 +103,7 @@ class UniSRec(FeatureSequenceModel):
         return (logits + noise * (F.softplus(spread) + SMALLEST_NOISE)).softmax(-1)
 
     def draw_noise(self, n: int) -> Tensor:
-        """Standard normal noise `(n, K)` of the gates of `n` items."""
+        """Draw standard normal noise `(n, K)` for the weights of the experts of `n` items."""
         return torch.randn(n, self.config.n_experts, generator=self.generator)
 
     def item_table(self) -> Tensor:

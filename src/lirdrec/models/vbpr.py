@@ -6,9 +6,9 @@ With `e = embedding_size` and `f_i = [f_i1 | … | f_iM]` the raw features of al
     score(u, i) = ⟨p_u, q_i⟩
     loss = -mean log σ(⟨p_u, q_i⟩ - ⟨p_u, q_j⟩) + λ · penalty(p_u, q_i, q_j)
 
-This is the form of the MMRec code, which later papers compare with: one projection of all modalities, with a bias. The
-paper has one visual modality, no bias in the projection, and item biases and a visual bias `β'f` beside the product;
-its penalty is squared (`penalty="squared"`). The score has two parts, "id" and "features"; a new item has `ID = 0`.
+This is the form of the MMRec code, with which later papers compare: one projection of all modalities, with a bias. The
+paper has one visual modality and no bias in the projection; it adds item biases and a visual bias `β'f` to the product,
+and its penalty is squared (`penalty="squared"`). The score has two parts, "id" and "features"; a new item has `ID = 0`.
 
 **Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py), and only
 the batch's items are projected.
@@ -96,21 +96,21 @@ class VBPR(Model):
         uniform_(self.bias, generator, 0.0)
 
     def projected(self, features: Sequence[Tensor]) -> Tensor:
-        """`W f + b`, `(n, e)`, of items given by one `(n, d_m)` matrix a modality, in the model's order."""
+        """Return `W f + b` `(n, e)` of items, which are given by one `(n, d_m)` matrix per modality, in order."""
         projected: Tensor = self.bias
         for values, weight in zip(features, self.projection, strict=True):
             projected = projected + F.linear(values, weight)
         return projected
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """`[ID | W f + b]`, `(n, 2e)`, of the items `rows` `(n,)` of this rank's; None: of all."""
+        """Return `[ID | W f + b]` `(n, 2e)` of the items `rows` `(n,)` of this rank; None: of all its items."""
         if rows is None:
             return torch.cat([self.item_embedding, self.projected([f.values for f in self.features])], dim=1)
         features = [f.values.index_select(0, rows) for f in self.features]
         return torch.cat([self.item_embedding.index_select(0, rows), self.projected(features)], dim=1)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Ranking loss and the penalty of the batch's vectors, which reaches `W` and `b` too."""
+        """Return the ranking loss and the penalty of the batch's vectors, which also penalizes `W` and `b`."""
         shards, among = self.shards, None
         if self.config.loss == "softmax" and self.config.n_negatives is None:
             item_vectors = self.item_vectors()
@@ -139,7 +139,7 @@ class VBPR(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """New items from their features alone: `q = [0 | W f + b]`."""
+        """Return the scorer with new items, made from their features alone: `q = [0 | W f + b]`."""
         assert isinstance(scorer, VectorScorer)
         own = self.projected([new[m].values for m in self.modalities])
         vectors = self.ranking.transform_for_scoring(torch.cat([torch.zeros_like(own), own], dim=1))

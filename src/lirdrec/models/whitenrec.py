@@ -1,8 +1,8 @@
 r"""WhitenRec and WhitenRec+: next items from whitened text vectors (Zhang et al., ICDE 2024, arXiv 2402.10602).
 
-With `x_i` the features of a modality, `μ` their mean and `Σ = U Λ Uᵀ` their covariance over the items of training,
-ZCA whitening removes all correlation between columns, and whitening in `G` groups that within each of `G` blocks of
-adjacent columns (*relaxed*):
+`x_i` are the features of item `i` in a modality, `μ` their mean and `Σ = U Λ Uᵀ` their covariance over the items of
+training. Full (ZCA) whitening `ω_1` removes all correlation between columns. *Relaxed* whitening `ω_G`, in `G` groups,
+removes it within each of `G` blocks of adjacent columns only:
 
     ω_1(x) = (x - μ) U Λ^-½ Uᵀ,   ω_G(x) = [ω_1(x^(1)) | … | ω_1(x^(G))]
     whitenrec        V_i = f(ω_G(x_i)),               G = n_groups
@@ -10,15 +10,16 @@ adjacent columns (*relaxed*):
     h = CausalTransformer(V_{i_1}, …, V_{i_T})        nn/transformer.py
     score(u, i) = ⟨h_T, V_i⟩, or their cosine
 
-`f` is the projection of `models/sasrec_features.py`. Several modalities are whitened separately and then stand side by
-side. Whitening is fitted once, to the items of training that have the modality, and is part of the model's state; a
-new item is whitened with the same; an item without the modality has 0, the mean.
+`f` is the projection of `models/sasrec_features.py`. Several modalities are whitened separately and then put side by
+side. Whitening is fitted once, to the items of training that have the modality, and is part of the model's state. A
+new item is whitened with the same mean and matrix. An item without the modality has 0, the mean.
 
-Compared with the public code of the same authors' DWSRec (github.com/lzz0007/DWSRec), from which the whitening was
-checked: directions without variance become 0 instead of growing without bound; blocks of columns may differ by one in
-width; no relu after the last layer of `f`; the transformer is the one of all sequential models here. DWSRec also mixes
-the two views inside the attention; WhitenRec+, as here, sums them before it. **Published training**: that of DWSRec,
-`props/general.yaml` and `model.hyper`, with the epochs of RecBole.
+The whitening was checked with the public code of the same authors' DWSRec (github.com/lzz0007/DWSRec). Differences from
+that code: directions without variance become 0 instead of growing without bound; blocks of columns may differ by one in
+width; there is no relu after the last layer of `f`; the transformer is the one of all sequential models here. DWSRec
+also mixes the two views (the whitenings) inside the attention; WhitenRec+, as here, sums them before the attention.
+
+**Published training**: that of DWSRec, `props/general.yaml` and `model.hyper`, with the epochs of RecBole.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class ZCA(PCA):
 
     @torch.no_grad()
     def fit(self, features: Features) -> None:
-        """Mean and matrix of the rows that are present; directions without variance become 0."""
+        """Fit mean and matrix to the rows that are present; directions without variance become 0."""
         super().fit(features)
         scaled = self.directions.double()  # U Λ^-½
         self.directions.copy_(scaled @ normalize(scaled.T))
@@ -74,7 +75,9 @@ class WhitenRecConfig(SASRecFeaturesConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.whiten:
-            raise ConfigError(f"whiten: {self.model} whitens features by itself (n_groups); leave it out")
+            raise ConfigError(
+                f"whiten: {self.model} always whitens the features (option n_groups); leave out the option whiten"
+            )
         check_minimum(self, 1, "n_groups")
 
 
@@ -89,7 +92,7 @@ class WhitenRecPlusConfig(WhitenRecConfig):
 
     model: ClassVar[str] = "whitenrec_plus"
 
-    n_groups: int = option(4, "G, blocks of columns of the relaxed whitening; the other one is full")
+    n_groups: int = option(4, "G, blocks of columns of the relaxed whitening; a second whitening is full")
 
 
 class WhitenRec(SASRecFeatures):
@@ -105,7 +108,7 @@ class WhitenRec(SASRecFeatures):
 
     @property
     def views(self) -> tuple[int, ...]:
-        """Numbers of groups of the whitenings whose projections are summed."""
+        """The number of groups of each whitening; the projections of all whitenings are summed."""
         return (self.config.n_groups,)
 
     def _make_projection(self, generator: torch.Generator) -> None:
@@ -120,11 +123,11 @@ class WhitenRec(SASRecFeatures):
         )
 
     def _block_widths(self, groups: int) -> list[int]:
-        """Widths of the blocks of columns of all modalities."""
+        """Return the widths of the blocks of columns of all modalities."""
         return [len(block) for width in self.widths for block in torch.arange(width).tensor_split(groups)]
 
     def projection_inputs(self, features: Sequence[Features]) -> list[Tensor]:
-        """The whitened features `(n, Σ d_m)` of each view."""
+        """Return the whitened features `(n, Σ d_m)` of each whitening in `views`."""
         found = []
         for groups, whitening in zip(self.views, self.whitenings, strict=True):
             assert isinstance(whitening, nn.ModuleList)
@@ -156,5 +159,5 @@ class WhitenRecPlus(WhitenRec):
 
 
 def _blocks(features: Sequence[Features], groups: int) -> list[Features]:
-    """The features in blocks of columns, `groups` for each modality."""
+    """Split the features of each modality into `groups` blocks of columns."""
     return [Features(block, f.present) for f in features for block in f.values.tensor_split(groups, dim=1)]

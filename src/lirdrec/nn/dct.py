@@ -1,6 +1,6 @@
 """The orthonormal discrete cosine transform (type II) and its inverse, along the last axis, on any device.
 
-Both go through one real FFT of the same length (Makhoul 1980). The transform is linear and orthonormal, so
+Both are computed by one real FFT of the same length (Makhoul 1980). The transform is linear and orthonormal, so
 `DCT(F) @ W == F @ IDCT(W)` when both act along the feature axis: the model transforms its small weights instead of
 storing a second copy of its large features.
 """
@@ -17,7 +17,7 @@ from lirdrec.autograd_function import AutogradFunction
 
 
 def dct(x: Tensor) -> Tensor:
-    """DCT-II with orthonormal scaling along the last axis: `(…, d)` float → `(…, d)`, same dtype and device."""
+    """Return the orthonormal DCT-II along the last axis: `(…, d)` float → `(…, d)`, same dtype and device."""
     d = x.shape[-1]
     shuffled = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
     turn, scale = _constants(d, x.dtype, x.device)
@@ -27,7 +27,10 @@ def dct(x: Tensor) -> Tensor:
 
 
 def idct(x: Tensor) -> Tensor:
-    """Inverse of `dct` (DCT-III, orthonormal): `(…, d)` float → `(…, d)`. Differentiable; its backward is `dct`."""
+    """Return the inverse of `dct` (DCT-III, orthonormal): `(…, d)` float → `(…, d)`.
+
+    It is differentiable; its backward pass is `dct`.
+    """
     result: Tensor = _InverseDCT.apply(x)
     return result
 

@@ -1,7 +1,8 @@
 """Row-wise operators with a custom backward that makes few passes over large matrices.
 
-Each equals the plain torch expression in its docstring. Autograd's backward of these makes three to six passes over
-matrices with a row for every user, which cost as much as the propagation.
+Each operator equals the plain torch expression in its docstring. The backward pass that autograd makes for these
+expressions reads matrices with a row for every user three to six times, which costs as much as the propagation over the
+graph.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ EPSILON = 1e-12
 
 
 def normalize(x: Tensor) -> Tensor:
-    """`x / max(‖x‖, 1e-12)` along the last axis, as `torch.nn.functional.normalize`; shape and dtype kept."""
+    """Return `x / max(‖x‖, 1e-12)` along the last axis, as `torch.nn.functional.normalize`; same shape and dtype."""
     result: Tensor = _Normalize.apply(x)
     return result
 
 
 def mean_square(x: Tensor, n_rows: int | None = None) -> Tensor:
-    """`x.square().mean()`, a scalar; with `n_rows`, the share of these rows in the mean of a table of so many rows."""
+    """Return `x.square().mean()`, a scalar.
+
+    With `n_rows`, `x` is a part of a table of `n_rows` rows, and the result is its share of the mean over the table.
+    """
     result: Tensor = _MeanSquare.apply(x, len(x) if n_rows is None else n_rows)
     return result
 
 
 def dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """`x` with each entry zeroed with probability `p` and the others divided by `1 - p`, from `generator`."""
+    """Return `x` with random entries set to zero, each with probability `p`, and all other entries divided by `1 - p`.
+
+    The random numbers come from `generator`.
+    """
     if p == 0:
         return x
     kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p, generator=generator)

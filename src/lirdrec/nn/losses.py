@@ -22,8 +22,8 @@ from lirdrec.nn.functional import normalize
 from lirdrec.parallel.ranks import ONE, WHOLE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 
-BLOCK_BYTES = 8 * 2**20  # of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
-DEVICE_BLOCK_BYTES = 512 * 2**20  # on a GPU, which small blocks would leave waiting for the host
+BLOCK_BYTES = 8 * 2**20  # size of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB
+DEVICE_BLOCK_BYTES = 512 * 2**20  # the same on a GPU, which would wait for the CPU between small blocks
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class RankingOptions:
     """Options of the ranking loss, the first fields of the configs of all models trained on pairs."""
 
     loss: Literal["bpr", "softmax"] = option(
-        "bpr", "bpr: one negative a pair, inner products; softmax: cross-entropy over many items, on cosines"
+        "bpr", "bpr: one negative per pair, inner products; softmax: cross-entropy over many items, on cosines"
     )
     temperature: float = option(0.15, "τ of softmax: cosines are divided by it")
     n_negatives: int | None = option(
-        None, "softmax: negatives shared by a batch, at most one for each of its pairs; none: all items of training"
+        None, "softmax: number of negatives that a batch shares, at most one per pair; none: all items of training"
     )
 
     scoring: Literal["product", "cosine"] = option(
@@ -66,7 +66,9 @@ class PenaltyOptions(RankingOptions):
 
 
 def occurring_items(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
-    """The distinct items `(p,)` int64, ascending, and the index of each item among them `(n_items,)`, -1 for others.
+    """Return the distinct items `(p,)` int64, ascending, and the index of each item row among them, `(n_items,)`.
+
+    The index is -1 for rows that do not occur in `items`.
 
     >>> occurring_items(torch.tensor([4, 1, 4]), 5)
     (tensor([1, 4]), tensor([-1,  0, -1, -1,  1]))
@@ -78,15 +80,15 @@ def occurring_items(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
 
 
 class RankingLoss:
-    """The ranking loss selected by `options`, as a function of vectors.
+    """The ranking loss that `options` select, as a function of user and item vectors.
 
     Args:
-        options: a model's config.
-        items: `(E,)` int64, items of the training pairs; only these are negatives of the softmax.
+        options: the config of a model.
+        items: `(E,)` int64, items of the training pairs; only these can be negatives of the softmax.
         n_items: number of item rows.
-        weights: of the training pairs: the loss is the mean over the batch's pairs, weighted; None: a plain mean.
-        shards: the rows of users and items that this rank holds. With several ranks, the vectors are these rows, and
-            the loss is this rank's share.
+        weights: weights of the training pairs in the mean over the pairs of a batch; None: a plain mean.
+        shards: the rows of users and items that this rank (process) holds. With several ranks, the vectors have these
+            rows only, and the loss is the share of this rank.
     """
 
     def __init__(
@@ -114,13 +116,14 @@ class RankingLoss:
         negatives: Tensor,
         among: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss of a batch, a scalar; with several ranks, this rank's share of it.
+        """Return the mean loss of a batch, a scalar; with several ranks, the share of this rank.
 
         Args:
-            user_vectors: `(U, D)`; item_vectors: `(I, D)`.
+            user_vectors: `(U, D)`.
+            item_vectors: `(I, D)`, or `(n, D)` with `among`.
             users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
-            among: `(n,)` int64, ascending: the items whose vectors are given, which must be those of the batch; None:
-                all items. Not for softmax over all items.
+            among: `(n,)` int64, ascending: the items of the batch, if only their vectors are given; None: all items
+                are given. Cannot be used for softmax over all items.
         """
         weights, shards = self.weights_of(users, positives), self.shards
         if among is not None:
@@ -150,16 +153,16 @@ class RankingLoss:
         return full_softmax(queries, items, targets, temperature, rows=rows, weights=weights, shard=pool)
 
     def weights_of(self, users: Tensor, positives: Tensor) -> Tensor | None:
-        """The weights `(B,)` of training pairs, or None if all count the same."""
+        """Return the weights `(B,)` of training pairs, or None if all pairs have the same weight."""
         return None if self.pair_weights is None else self.pair_weights.of(users, positives)
 
     def transform_for_scoring(self, vectors: Tensor) -> Tensor:
-        """User or item vectors `(n, D)` as the scorer compares them: normalized for cosines, else unchanged."""
+        """Return user or item vectors `(n, D)` as the scorer compares them: normalized for cosines, else unchanged."""
         return normalize(vectors) if self.options.scoring == "cosine" else vectors
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """`Σ w x / Σ w` of values `(B,)`, a scalar; the mean without weights.
+    """Return the weighted mean `Σ w x / Σ w` of values `(B,)`, a scalar; without weights, the plain mean.
 
     >>> weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0])).item()
     2.0
@@ -176,17 +179,18 @@ def bpr(
     weights: Tensor | None = None,
     shards: Shards = WHOLE,
 ) -> Tensor:
-    r"""Bayesian personalized ranking, `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
+    r"""Return the Bayesian personalized ranking loss `-mean log σ(⟨u, i⟩ - ⟨u, j⟩)` (Rendle et al., UAI 2009).
 
-    MMRec's MF, LightGCN and VBPR have `-mean log(γ + σ(x))` with `γ = 1e-10`, which keeps the logarithm from zero. It
-    is not needed here (`softplus(-x)` is exact), and it bounds the loss at 23 and takes the gradient from pairs ranked
-    more than about 20 the wrong way round, which here keep a gradient of 1. Above `x = -10` the two agree to 1e-5.
+    MMRec's MF, LightGCN and VBPR have `-mean log(γ + σ(x))` with `γ = 1e-10`, which avoids the logarithm of zero. It is
+    not needed here, since `softplus(-x)` is exact. It also limits the loss to 23, and pairs that are ranked wrongly by
+    more than about 20 lose their gradient; here they keep a gradient of 1. Above `x = -10` the two agree to 1e-5.
 
     Args:
-        user_vectors: `(U, D)`; item_vectors: `(I, D)`.
+        user_vectors: `(U, D)`.
+        item_vectors: `(I, D)`.
         users, positives, negatives: `(B,)` int64 rows.
-        weights: `(B,)` float of the `weighted_mean`, or None.
-        shards: with several ranks, the rows that the vectors are; the result is this rank's share.
+        weights: `(B,)` float, weights of the pairs in the mean, or None.
+        shards: with several ranks, the rows that the vectors belong to; the result is the share of this rank.
     """
     u = shards.users.gather(user_vectors, users)
     difference = shards.items.take(item_vectors, positives) - shards.items.take(item_vectors, negatives)
@@ -195,12 +199,15 @@ def bpr(
 
 
 def batch_penalty(kind: Literal["norm", "squared"], rows: Sequence[Tensor], ranks: Ranks = ONE) -> Tensor:
-    r"""Penalty of a batch's vectors, a scalar: `Σ_k ‖X_k‖_F / B` (MMRec) or `Σ_k ‖X_k‖_F² / 2B` (He et al., 2020).
+    r"""Return the penalty of the vectors of a batch, a scalar.
+
+        norm       Σ_k ‖X_k‖_F / B         MMRec
+        squared    Σ_k ‖X_k‖_F² / 2B       He et al., 2020
 
     Args:
         kind: "norm" or "squared".
-        rows: the gathered vectors `X_k` `(B, D)`: users, positives, negatives. A row that occurs twice counts twice.
-        ranks: with several, the rows that other ranks hold are zero, and the result is this rank's share.
+        rows: the vectors `X_k` `(B, D)` of users, positives and negatives. A row that occurs twice counts twice.
+        ranks: with several ranks, rows that other ranks hold are zero here, and the result is the share of this rank.
     """
     if kind == "norm":
         return ranks.share(torch.stack([ranks.norm(x) for x in rows]).sum()) / len(rows[0])
@@ -215,7 +222,10 @@ def batch_rows(
     negatives: Tensor,
     shards: Shards = WHOLE,
 ) -> list[Tensor]:
-    """The vectors of a batch, three `(B, D)`, as `batch_penalty` takes them; arguments as of `bpr`."""
+    """Return the vectors of users, positives and negatives of a batch, `(B, D)` each, for `batch_penalty`.
+
+    The arguments are those of `bpr`.
+    """
     return [
         shards.users.take(user_vectors, users),
         *(shards.items.take(item_vectors, rows) for rows in (positives, negatives)),
@@ -230,15 +240,18 @@ def sampled_softmax(
     excluded: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    r"""`-mean log( e^{⟨q,p⟩/τ} / (e^{⟨q,p⟩/τ} + Σ_j e^{⟨q,n_j⟩/τ}) )` (Wu et al., 2022, arXiv 2201.02327).
+    r"""Return the softmax loss over sampled negatives, a scalar (Wu et al., 2022, arXiv 2201.02327).
 
-    Uniformly sampled negatives need no correction: it would be the same constant for each.
+        -mean log( e^{⟨q,p⟩/τ} / (e^{⟨q,p⟩/τ} + Σ_j e^{⟨q,n_j⟩/τ}) )
+
+    Uniformly sampled negatives need no correction, because it would be the same constant for all of them.
 
     Args:
-        queries, positives: `(B, D)`; negatives: `(N, D)`, shared by the batch.
+        queries, positives: `(B, D)`, q and p.
+        negatives: `(N, D)`, n_j, shared by the batch.
         temperature: τ.
         excluded: `(B, N)` bool, negatives that are left out for a query because they are its positive.
-        weights: `(B,)` float of the `weighted_mean`, or None.
+        weights: `(B,)` float, weights of the queries in the mean, or None.
     """
     positive_logits = (queries * positives).sum(1) / temperature
     logits = queries @ negatives.T / temperature
@@ -257,20 +270,22 @@ def full_softmax(
     weights: Tensor | None = None,
     shard: Shard = WHOLE.items,
 ) -> Tensor:
-    r"""Cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of queries.
+    r"""Return the cross-entropy over all items, `-mean log softmax(q Vᵀ / τ)[target]`, in blocks of queries.
 
-    Loss and gradients come from one pass, so no `Q×I` matrix outlives its block. A query is compared with the items
-    once, however many targets it has: the loss is `Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ} - Σ_b ⟨q_b,v_b⟩/τ`, over `B`.
+    One pass computes loss and gradients, so no `Q×I` matrix is kept. A query with `n_q` targets is compared once:
+
+        loss = (Σ_q n_q log Σ_i e^{⟨q,v_i⟩/τ} - Σ_b ⟨q_b,v_b⟩/τ) / B
 
     Args:
-        queries: `(Q, D)`; items: `(I, D)`; targets: `(B,)` int64 rows of `items`.
+        queries: `(Q, D)`, q.
+        items: `(I, D)`, V.
+        targets: `(B,)` int64 rows of `items`.
         temperature: τ.
         excluded: `(Q,)` int64, the one row of `items` that is left out for each query, or None.
         rows: `(B,)` int64, the query of each target; None: target b belongs to query b.
-        weights: `(B,)` float, of the targets in a weighted mean; None: they count the same.
-        shard: with several ranks, the rows of all items that `items` are. Queries and targets are the same on all
-            ranks, and the result is this rank's share. (Vocabulary-parallel cross-entropy, Shoeybi et al., 2019,
-            arXiv 1909.08053.)
+        weights: `(B,)` float, weights of the targets in the mean; None: all have the same weight.
+        shard: with several ranks, the rows of the item table that `items` holds. Queries and targets are the same on
+            all ranks; the result is the share of this rank (Shoeybi et al., 2019, arXiv 1909.08053).
     """
     full = torch.promote_types(torch.promote_types(queries.dtype, items.dtype), torch.float32)  # autocast mixes them
     queries, items = queries.to(full), items.to(full)
@@ -298,14 +313,16 @@ def info_nce(
     within: bool = False,
     weights: Tensor | None = None,
 ) -> Tensor:
-    r"""`-mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )`: row i of `a` finds row i of `b` among all.
+    r"""Return the InfoNCE loss, a scalar: row i of `a` must find row i of `b` among all rows of `b`.
+
+        -mean_i log( e^{cos(a_i,b_i)/τ} / Σ_j e^{cos(a_i,b_j)/τ} )
 
     Args:
-        a, b: `(n, D)` two views of the same entities; they need not be normalized.
+        a, b: `(n, D)`, two views of the same entities; they need not be normalized.
         temperature: τ.
-        rows: `(m,)` int64, rows of `a` that are queries; None: all. The candidates are all `n` rows of `b` either way.
-        within: the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
-        weights: `(n,)` or `(m,)` float, of the queries in a weighted mean, or None.
+        rows: `(m,)` int64, the rows of `a` that are queries; None: all. All `n` rows of `b` are always candidates.
+        within: whether the other rows of `a` are candidates too (Zhu et al., 2020, arXiv 2006.04131).
+        weights: `(n,)` or `(m,)` float, weights of the queries in the mean, or None.
     """
     queries = normalize(a if rows is None else a.index_select(0, rows))
     targets = torch.arange(len(b), device=b.device) if rows is None else rows
@@ -371,7 +388,7 @@ class _LogSumExp(AutogradFunction):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # the terms of this rank's items in the gradient of the whole sum
+        # the saved gradients have the terms of this rank's items in the gradient of the whole sum
         g_queries, g_items = ctx.saved_tensors
         scale = gradient * ctx.scale
         return g_queries * scale, g_items * scale, None, None, None, None

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = 32 * 2**20  # of the float64 copy of a block of rows
-NO_VARIANCE = 1e-12  # of the largest variance: what rounding in float32 leaves in a direction without variance
-NOT_SCALED = 1e-9  # of the largest variance: whitening would make rounding errors of smaller ones large
-ROUNDING = 2 * torch.finfo(torch.float32).eps  # of an entry: a few roundings in the precision of features
+BLOCK_BYTES = 32 * 2**20  # size of the float64 copy of a block of rows
+NO_VARIANCE = 1e-12  # share of the largest variance that float32 rounding leaves in a direction without variance
+NOT_SCALED = 1e-9  # share of the largest variance; directions with less are not whitened: it enlarges rounding errors
+ROUNDING = 2 * torch.finfo(torch.float32).eps  # relative error of an entry after a few roundings in float32
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class PrincipalComponents:
 
     Attributes:
         mean: `(d,)`.
-        variances: `(r,)`, descending; the mean square, not divided by n - 1.
+        variances: `(r,)`, descending; sums of squares are divided by n, not by n - 1.
         directions: `(d, r)`, orthonormal columns; the entry of largest magnitude in each is positive.
         rounding: `(r,)`, the variance along each direction that rounding of the entries alone can make.
     """
@@ -31,20 +31,24 @@ class PrincipalComponents:
     rounding: Tensor
 
     def have_variance(self, share: float) -> Tensor:
-        """Which directions have more than a share of the largest variance, and than rounding makes; `(r,)` bool."""
+        """Return which directions have more than `share` of the largest variance and more than rounding can make.
+
+        Returns:
+            `(r,)` bool.
+        """
         return self.variances > (share * self.variances[0]).maximum(self.rounding)
 
 
 @torch.no_grad()
 def principal_components(values: Tensor, rows: Tensor) -> PrincipalComponents:
-    """All principal components of the chosen rows of a matrix, which is read in blocks, from a file if it is one.
+    """Compute all principal components of the chosen rows of a matrix, which is read in blocks and may be in a file.
 
-    Exact: from the eigenvectors of the `d × d` covariance, in float64. The same rows give the same bits on a machine.
-    Columns that vary by no more than rounding, relative to their values, count as constant.
+    The components are exact: eigenvectors of the `d × d` covariance in float64. The same rows give the same bits on the
+    same machine. Columns that vary by no more than rounding, relative to their values, count as constant.
 
     Args:
         values: `(n, d)` of any float type.
-        rows: `(n,)` bool; no others are read.
+        rows: `(n,)` bool, the chosen rows; only these are read.
 
     >>> found = principal_components(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([True, True]))
     >>> found.mean.tolist(), found.variances.tolist()
@@ -63,13 +67,13 @@ def principal_components(values: Tensor, rows: Tensor) -> PrincipalComponents:
 
 
 def _moments(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `(d,)` and covariance `(d, d)` of the chosen rows, float64 on the CPU; 0 without rows."""
+    """Return mean `(d,)` and covariance `(d, d)` of the chosen rows, float64 on the CPU; 0 if there are no rows."""
     width = values.shape[1]
     count, shift = 0, torch.zeros(width, dtype=torch.float64)
     total, products = torch.zeros_like(shift), torch.zeros(width, width, dtype=torch.float64)
     for block in _blocks(values, rows):
         if count == 0:
-            shift = block.mean(0)  # near the mean: a large mean would cost digits of the covariance
+            shift = block.mean(0)  # is near the mean; without it, a large mean would make the covariance less exact
         block = block - shift
         count += len(block)
         total += block.sum(0)
@@ -80,10 +84,11 @@ def _moments(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def vary(values: Tensor, rows: Tensor) -> bool:
-    """Whether the chosen rows of a matrix differ by more than rounding; else none of their components has variance.
+    """Return whether the chosen rows of a matrix differ by more than rounding; if not, no component has variance.
 
     Args:
-        values: `(n, d)` of any float type; rows: `(n,)` bool.
+        values: `(n, d)` of any float type.
+        rows: `(n,)` bool, the chosen rows.
 
     >>> values = torch.tensor([[1000.0, 5.0], [1000.0, 5.0], [1000.0001, 7.0]])
     >>> vary(values, torch.tensor([True, True, True])), vary(values[:, :1], torch.tensor([True, True, True]))
@@ -100,14 +105,15 @@ def vary(values: Tensor, rows: Tensor) -> bool:
         squares += block.square().sum(0)
         mean = total / count
         variances = squares / count - mean.square()
-        # so much is left even if all further rows are alike; without this, large features would be read to the end
+        # at least so much variance is left if all further rows are equal; this test avoids reading large features to
+        # the end
         if bool((variances * count / n > 4 * _rounding(mean + shift, variances)).any()):
             return True
     return bool((variances > _rounding(total / max(1, count) + shift, variances)).any())
 
 
 def _blocks(values: Tensor, rows: Tensor) -> Iterator[Tensor]:
-    """The chosen rows in blocks, `(b, d)` float64 on the CPU, none empty."""
+    """Yield the chosen rows in blocks `(b, d)` float64 on the CPU, without empty blocks."""
     step = block_rows(values.shape[1])
     for part, chosen in zip(values.split(step), rows.split(step), strict=True):
         block = part[chosen].cpu().double()
@@ -116,26 +122,27 @@ def _blocks(values: Tensor, rows: Tensor) -> Iterator[Tensor]:
 
 
 def _rounding(mean: Tensor, variances: Tensor) -> Tensor:
-    """The variance of each column `(d,)` that rounding of its entries can make, from the mean of their squares."""
+    """Return the variance `(d,)` that rounding of the entries can make in each column, from their mean square."""
     return ROUNDING**2 * (mean.square() + variances.clamp(min=0))
 
 
 def block_rows(width: int) -> int:
-    """The number of rows of a block of a matrix with `width` columns."""
+    """Return the number of rows in a block of a matrix with `width` columns."""
     return max(1, BLOCK_BYTES // (8 * width))
 
 
 @dataclass(frozen=True)
 class Projection:
-    """`(F - offset) C`: a feature matrix in the directions of its largest variance.
+    """A projection of features `F` to `(F - offset) C`, their components along `N` directions of largest variance.
 
-    Without whitening the offset is 0 and `C` has orthonormal columns: `N` directions, and, where `N` is more than
-    their number, the part of the mean that lies outside of them. So with `N` ≥ the rank of the features it is a
-    rotation, which changes no inner product. With whitening the offset is the mean, and each column of `C` is divided
-    by the standard deviation.
+    Without whitening, the offset is 0 and `C` has orthonormal columns: the directions of largest variance. If fewer
+    than `N` directions have variance, one more column has the part of the mean that lies outside of them. So with `N` ≥
+    the rank of the features, the projection is a rotation, which changes no inner product. With whitening, the offset
+    is the mean, and each column of `C` is divided by the standard deviation along it.
 
     Attributes:
-        offset: `(d,)` float64; directions: `C` `(d, N)` float64; both on the CPU.
+        offset: `(d,)` float64, on the CPU.
+        directions: `C` `(d, N)` float64, on the CPU.
     """
 
     offset: Tensor
@@ -143,15 +150,16 @@ class Projection:
 
     @classmethod
     def fit(cls, values: Tensor, rows: Tensor, size: int, whiten: bool = False) -> Projection:
-        """The projection to at most `size` columns that fits the chosen rows best.
+        """Return the projection to at most `size` columns that fits the chosen rows best.
 
         Args:
-            values: `(n, d)` of any float type; rows: `(n,)` bool, which of them count.
-            size: N; fewer columns result where the features have a lower rank.
+            values: `(n, d)` of any float type.
+            rows: `(n,)` bool, the rows to which the projection is fitted.
+            size: N; the projection has fewer columns if the features have a lower rank.
             whiten: divide each column by its standard deviation.
 
         Raises:
-            ValueError: the chosen rows do not differ by more than rounding, with `whiten`, or are all zero.
+            ValueError: the chosen rows are all zero, or, with `whiten`, differ by no more than rounding.
 
         >>> features = torch.rand(20, 5)
         >>> Projection.fit(features, torch.ones(20, dtype=torch.bool), 2)(features).shape
@@ -170,17 +178,17 @@ class Projection:
                 directions = torch.cat([directions, rest[:, None] / length], dim=1)
             directions, offset = directions[:, :size], torch.zeros_like(found.mean)
         if not directions.shape[1]:
-            raise ValueError("no direction: the rows do not differ, or there are none")
+            raise ValueError("features have no direction of variance: their rows do not differ, or there are no rows")
         return cls(offset, directions.contiguous())
 
     @property
     def n_columns(self) -> int:
-        """N, the number of columns that the projection gives."""
+        """N, the number of columns after the projection."""
         return self.directions.shape[1]
 
     @torch.no_grad()
     def __call__(self, values: Tensor) -> Tensor:
-        """The matrix `(n, d)`, of any float type, as `(n, N)` float32 on its device; rows of zeros stay so."""
+        """Project a matrix `(n, d)` of any float type to `(n, N)` float32 on its device; rows of zeros stay zero."""
         result = torch.empty(len(values), self.n_columns, device=values.device)
         step = block_rows(values.shape[1])
         for start in range(0, len(values), step):

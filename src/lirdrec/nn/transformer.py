@@ -1,7 +1,7 @@
 r"""A causal transformer over sequences of vectors, for models of ordered histories.
 
-Pre-norm blocks (Xiong et al., ICML 2020) with multi-head attention (Vaswani et al., 2017) that sees earlier
-positions only:
+It has pre-norm blocks (Xiong et al., ICML 2020) with multi-head attention (Vaswani et al., 2017), in which a position
+does not see later positions. LN is layer normalization, L the number of blocks:
 
     h_0 = LN(dropout(x + position + gap))
     a_l = h_{l-1} + dropout(Attention(LN(h_{l-1})))
@@ -9,7 +9,8 @@ positions only:
     output = LN(h_L)
 
 `groups` transformers of the same shape run side by side, each with its own weights; with one group it is an ordinary
-transformer. Sequences are padded at the end: a causal network never reads what comes later, so no mask is needed.
+transformer. Sequences are padded at the end. A causal network does not read later positions, so the padding needs no
+mask.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import normal_, xavier_uniform_
 
-N_GAPS = 40  # time between two items: unknown, 0, and powers of two
+N_GAPS = 40  # classes of the time between two items: unknown, 0, and powers of two
 ROTARY_BASE = 10_000.0
 POSITION_STD = 0.02  # of the initial position and gap vectors
 
@@ -32,9 +33,10 @@ class GroupedLinear(nn.Module):
     """`x W_g + b_g` for each group `g`: `(G, N, inputs)` → `(G, N, outputs)`.
 
     Args:
-        groups: G; inputs, outputs: columns.
-        generator: of the initial weights (Xavier uniform); biases start at 0.
-        device: of the parameters.
+        groups: G.
+        inputs, outputs: numbers of columns.
+        generator: for the initial weights (Xavier uniform); biases start at 0.
+        device: the device of the parameters.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int, generator: torch.Generator, device: torch.device):
@@ -51,7 +53,7 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedNorm(nn.Module):
-    """Layer normalization over the last axis of `(G, …, width)`, with the scale and the shift of each group."""
+    """Layer normalization over the last axis of `(G, …, width)`; each group has its own scale and shift."""
 
     def __init__(self, groups: int, width: int, device: torch.device):
         super().__init__()
@@ -95,7 +97,7 @@ class _Block(nn.Module):
         return x + (hidden if generator is None else dropout(hidden, p, generator)).view_as(x)
 
     def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The output `(G, n, width)` of `forward` at one position of each sequence, `last` `(n,)`, without dropout."""
+        """Return the output `(G, n, width)` of `forward` at the position `last` `(n,)` of each sequence, no dropout."""
         groups, n, length, width = x.shape
         tokens, here = self.norm_attention(x), torch.arange(n, device=x.device)
         q = self.attention_input(tokens[:, here, last], slice(width)).view(groups * n, 1, self.n_heads, -1)
@@ -112,19 +114,21 @@ class _Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """The transformer of the module's docstring: `(G, n, T, width)` → `(G, n, T, width)`.
+    """A causal transformer as described at the top of this file: `(G, n, T, width)` → `(G, n, T, width)`.
 
     Args:
         width: columns of each group, a multiple of `n_heads`.
-        n_layers: L; n_heads: attention heads of a block; hidden: columns of a block's hidden layer.
+        n_layers: L, the number of blocks.
+        n_heads: attention heads of a block.
+        hidden: columns of a block's hidden layer.
         max_length: largest T with learned positions.
-        generator: of the initial parameters.
+        generator: for the initial parameters.
         groups: G.
         positions: "learned": a vector for each position from the start of the sequence; "rotary": queries and keys are
             turned by an angle that grows with the position (Su et al., 2021, arXiv 2104.09864); "none".
-        gaps: whether `forward` takes the classes of the time since the item before (`gap_classes`).
+        gaps: whether `forward` takes the classes of the time since the previous item (`gap_classes`).
         dropout: share of entries set to 0 in training.
-        device: of the parameters.
+        device: the device of the parameters.
 
     >>> net = CausalTransformer(8, 1, 2, 16, max_length=5, generator=torch.Generator().manual_seed(0))
     >>> net(torch.rand(1, 3, 5, 8)).shape
@@ -164,11 +168,12 @@ class CausalTransformer(nn.Module):
         self.norm_output = GroupedNorm(groups, width, device)
 
     def forward(self, x: Tensor, gaps: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """States `(G, n, T, width)`; state t depends on the positions up to t.
+        """Return the states `(G, n, T, width)`; state t depends on the positions up to t.
 
         Args:
-            x: `(G, n, T, width)`; gaps: `(n, T)` int64 classes, where the network has them.
-            generator: of the dropout in training; None: no dropout.
+            x: `(G, n, T, width)`.
+            gaps: `(n, T)` int64 classes of times, if the network reads them.
+            generator: for the dropout in training; None: no dropout.
         """
         if not self.training:
             generator = None
@@ -178,10 +183,10 @@ class CausalTransformer(nn.Module):
         return self.norm_output(x)
 
     def at(self, x: Tensor, last: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """States `(G, n, width)` at one position of each sequence, without dropout; cheaper than all of `forward`.
+        """Return the states `(G, n, width)` at one position of each sequence, without dropout; cheaper than `forward`.
 
         Args:
-            x, gaps: as in `forward`; what comes after the position does not matter.
+            x, gaps: as in `forward`; entries after the position have no effect.
             last: `(n,)` int64 positions.
         """
         x, rotation = self._first(x, gaps, None)
@@ -196,7 +201,7 @@ class CausalTransformer(nn.Module):
     def _first(
         self, x: Tensor, gaps: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The input of the first block, and the rotation of each position, if any."""
+        """Return the input of the first block, and the rotation of each position, or None without rotary positions."""
         length = x.shape[2]
         if self.positions == "learned":
             x = x + self.position[:, None, :length]
@@ -212,12 +217,16 @@ class CausalTransformer(nn.Module):
 
 
 def gap_classes(times: Tensor) -> Tensor:
-    """Classes `(n, T)` int64 of the time since the item before: `2 + ⌊log2 gap⌋`; 1 for equal times; 0: unknown.
+    """Return classes `(n, T)` int64 of the time since the previous item, the gap.
 
-    The class of a first item is 0. A unit of time other than seconds shifts all classes alike.
+        0                       unknown; the class of a first item
+        1                       equal times
+        2 + ⌊log2 gap⌋          later times
+
+    Another unit of time than seconds shifts the classes of all later times in the same way.
 
     Args:
-        times: `(n, T)` int64, in order.
+        times: `(n, T)` int64, ascending in each row.
     """
     gap = times.diff(dim=1).clamp(min=0)
     classes = torch.where(gap > 0, 2 + gap.clamp(min=1).double().log2().floor().long(), 1).clamp(max=N_GAPS - 1)
@@ -225,14 +234,14 @@ def gap_classes(times: Tensor) -> Tensor:
 
 
 def _angles(length: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `(T, width/2)` of the rotation of each position."""
+    """Return cosines and sines `(T, width/2)` of the rotation of each position."""
     rates = ROTARY_BASE ** (-torch.arange(0, width - width % 2, 2, device=device) / width)
     angle = torch.arange(length, device=device)[:, None] * rates
     return angle.cos(), angle.sin()
 
 
 def _rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """The vectors `(…, T, width)` with pairs of columns turned by the angle of their position."""
+    """Return the vectors `(…, T, width)` with pairs of columns rotated by the angle of their position."""
     cos, sin = rotation
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]

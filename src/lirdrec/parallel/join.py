@@ -1,4 +1,4 @@
-"""Join the processes of one training: those of `lirdrec train --devices N`, of torchrun, or of any launcher like it."""
+"""Join the processes of one training, which `lirdrec train --devices N`, torchrun or a similar launcher started."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def is_launched() -> bool:
 
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
-    """Context manager that joins the other processes; gives the ranks and the name of this rank's device.
+    """Context manager that joins the other processes; yields the `Ranks` and the name of this process's device.
 
     Args:
-        device: "auto" (cuda where there is a GPU for each process of this machine, else cpu), "cpu" or "cuda".
+        device: "auto" (cuda if this machine has a GPU for each of its processes, else cpu), "cpu" or "cuda".
 
     Raises:
-        ConfigError: another device, or fewer GPUs than processes.
-        LostRankError: inside the block, where another process ended.
+        ConfigError: the device is another one, or there are fewer GPUs than processes.
+        LostRankError: another process ended while the block ran.
     """
     import torch
     import torch.distributed as dist
@@ -57,7 +57,7 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device '{device}': with several devices choose cpu or cuda, or keep auto")
     if device == "cuda" and n_gpus < n_local:
-        raise ConfigError(f"{n_local} devices: this machine has fewer GPUs ({n_gpus}); take as many, or cpu")
+        raise ConfigError(f"{n_local} devices: this machine has fewer GPUs ({n_gpus}); use fewer devices, or cpu")
     on_gpu = device == "cuda" or (device == "auto" and n_gpus >= n_local)
     if on_gpu:
         torch.cuda.set_device(local_rank)
@@ -82,7 +82,7 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
 
 @contextlib.contextmanager
 def in_group(on_gpu: bool) -> Iterator[tuple[Ranks, str]]:
-    """`joined` where the launcher has joined the processes already and has chosen the GPU of this one (Ray Train)."""
+    """Like `joined`, for processes that the launcher (Ray Train) has joined already and has given their GPUs."""
     import torch
     import torch.distributed as dist
 
@@ -95,20 +95,20 @@ def in_group(on_gpu: bool) -> Iterator[tuple[Ranks, str]]:
 
 @contextlib.contextmanager
 def _telling_lost() -> Iterator[None]:
-    """Raises a LostRankError in place of the error of an exchange with a process that is gone."""
+    """Context manager that raises a LostRankError if an exchange fails because another process has ended."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, LirdrecError) or not _is_lost(error):
             raise
         raise LostRankError(
-            "another process of this training has ended; to continue from the last checkpoint: the same command"
+            "another process of this training has ended; to continue from the last checkpoint, run the same command"
             " with --resume"
         ) from error
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    """Whether an exchange failed because another process is gone, by the type or the text of gloo and NCCL."""
+    """Whether an exchange failed because another process has ended: decided by the type or the text of the error."""
     import torch.distributed as dist
 
     text = str(error)
@@ -116,7 +116,7 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def _end_with_launcher() -> None:
-    """End this process when the one that started it ends, which closes the standard input."""
+    """End this process when the process that started it ends; the standard input is closed then."""
 
     def wait() -> None:
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""Start the processes of a training on this machine, and end all of them when one ends before its time.
+"""Start the processes of a training on this machine, and end all of them when one of them fails.
 
-Imports nothing heavy: the process that starts the others does nothing else.
+This module imports nothing heavy: the process that starts the others does nothing else.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 from lirdrec.errors import TrainingError
 
 RENDEZVOUS = "LIRDREC_RENDEZVOUS"  # environment variable: the file by which the processes find each other
-LOST = 70  # exit code of a process that ended because another one did
-GRACE = 8.0  # seconds in which the others may end by themselves, with the reason
+LOST = 70  # exit code of a process that ended because another process ended
+GRACE = 8.0  # seconds in which the other processes may end by themselves and print the reason
 KILL_AFTER = 5.0  # seconds between asking a process to end and killing it
 INTERVAL = 0.1
 
 
 def run_ranks(arguments: Sequence[str], size: int) -> int:
-    """Run `lirdrec` with these arguments in `size` processes; returns the exit code of rank 0.
+    """Run `lirdrec` with these arguments in `size` processes, and return the exit code of the first (rank 0).
 
-    Only rank 0 has the output and error streams. Ctrl-C goes to all processes.
+    Only rank 0 writes to the output and error streams. Ctrl-C goes to all processes.
 
     Raises:
-        TrainingError: a process was killed, or one other than rank 0 failed; all others are ended.
+        TrainingError: a process was killed, or a process other than rank 0 failed; all others are ended then.
     """
     with tempfile.TemporaryDirectory(prefix="lirdrec-ranks-") as folder:
         processes = _start(arguments, size, Path(folder))
@@ -58,7 +58,7 @@ def _start(arguments: Sequence[str], size: int, folder: Path) -> list[subprocess
                 subprocess.Popen(
                     [sys.executable, "-m", "lirdrec", *arguments],
                     env=os.environ | common | own,
-                    stdin=subprocess.PIPE,  # closed when this process ends, however it does
+                    stdin=subprocess.PIPE,  # closed when this process ends, for whatever reason
                     stdout=None if rank == 0 else subprocess.DEVNULL,
                     stderr=None if rank == 0 else errors,
                     start_new_session=True,  # Ctrl-C reaches them through `_forwarded` only
@@ -69,7 +69,7 @@ def _start(arguments: Sequence[str], size: int, folder: Path) -> list[subprocess
 
 @contextlib.contextmanager
 def _forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Context manager that passes SIGINT to the processes, and ends them and this one on SIGTERM."""
+    """Context manager that passes SIGINT to the processes; on SIGTERM it ends them and this process."""
 
     def forward(number: int, frame: Any) -> None:
         for process in processes:
@@ -88,7 +88,7 @@ def _forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _ended(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
-    """The exit codes when one process has ended with an error: those that still run after a while have None."""
+    """Wait a while after one process has failed; return the exit codes, None for a process that still runs."""
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline and any(process.poll() is None for process in processes):
         time.sleep(INTERVAL)
@@ -111,18 +111,18 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _result(codes: Sequence[int | None], folder: Path) -> int:
-    remedy = "the others were stopped; to continue from the last checkpoint: the same command with --resume"
+    remedy = "the others were stopped; to continue from the last checkpoint, run the same command with --resume"
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             raise TrainingError(f"process {rank} of {len(codes)} was killed ({name}), and {remedy}")
     if codes[0] not in (0, LOST, None):
-        return int(codes[0] or 0)  # it has printed the reason
+        return int(codes[0] or 0)  # rank 0 has printed the reason
     for rank, code in enumerate(codes):
         if code not in (0, LOST, None):
             lines = (folder / f"errors-{rank}").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1].removeprefix("lirdrec: ") if lines else f"exit code {code}"
             raise TrainingError(f"process {rank} of {len(codes)} failed ({reason}), and {remedy}")
     if LOST in codes:
-        raise TrainingError(f"the processes lost each other, and {remedy}")
+        raise TrainingError(f"the processes lost the connection to each other, and {remedy}")
     return 0

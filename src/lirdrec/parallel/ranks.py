@@ -1,11 +1,13 @@
-r"""`Ranks` and `Shard`: what the processes of one training exchange, as functions of tensors with gradients.
+r"""`Ranks` and `Shard`: exchanges between the processes of one training, as functions of tensors with gradients.
 
-A table with a row per user (or item) is split over the ranks: rank r holds the rows `start … stop - 1`. Parameters
-without such rows are on all ranks. Three rules make a model's code the same in one process and in many:
+Each process is a rank. A table with a row per user (or item) is split over the ranks: rank r holds the rows
+`start … stop - 1`. Parameters without such rows are on all ranks. With three rules a model has the same code in one
+process and in many:
 
 - The loss is a sum over the ranks, `L = Σ_r L_r`, and each rank runs backward from its own `L_r`.
 - Every exchange is a linear map of all ranks' tensors, and its backward is the adjoint map. So after backward the
-  gradient of a split table is complete, and that of a replicated parameter is the sum over the ranks (`sum_`).
+  gradient of a split table is complete. The gradient of a parameter that all ranks have is the sum over the ranks
+  (`sum_`).
 - With one rank, every method returns its argument or the plain torch operation: the same bits as without ranks.
 
 Source of the layout: rows for dense layers, columns for graph layers, NeutronTP (Ai et al., PVLDB 18(2), 2024,
@@ -32,7 +34,8 @@ class Ranks:
     """The processes that train one model together; `size` 1 is the usual training in one process.
 
     Attributes:
-        rank: this process, from 0; size: number of processes.
+        rank: number of this process, from 0.
+        size: number of processes.
 
     >>> Ranks().share(torch.tensor(6.0))
     tensor(6.)
@@ -46,31 +49,31 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of `x` over the ranks, on all of them; differentiable."""
+        """Return the sum of `x` over the ranks; every rank gets it. Differentiable."""
         if self.size == 1:
             return x
         result: Tensor = _Sum.apply(x)
         return result
 
     def share(self, x: Tensor) -> Tensor:
-        """This rank's share of a value that all ranks have computed alike: `x / size`."""
+        """Return this rank's share, `x / size`, of a value that all ranks have computed with the same result."""
         return x if self.size == 1 else x / self.size
 
     def norm(self, x: Tensor) -> Tensor:
-        """The Frobenius norm, a scalar, of a matrix whose rows are split; differentiable."""
+        """Return the Frobenius norm, a scalar, of a matrix whose rows are split over the ranks. Differentiable."""
         if self.size == 1:
             return x.norm()
         own = torch.arange(self.size, device=x.device) == self.rank
         return self.sum(own * x.norm()).norm()
 
     def log_sum_exp(self, x: Tensor) -> Tensor:
-        """`log Σ_r e^{x_r}` of each entry, without a gradient."""
+        """Return `log Σ_r e^{x_r}` for each entry, where `x_r` is the tensor of rank r; without a gradient."""
         if self.size == 1:
             return x
         return torch.stack(self.gather(x)).logsumexp(0)
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """The tensors `x` of all ranks, of one shape, in their order; without a gradient."""
+        """Return the tensors `x` of all ranks in the order of the ranks; all have one shape. Without a gradient."""
         if self.size == 1:
             return [x]
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.size)]
@@ -78,7 +81,7 @@ class Ranks:
         return parts
 
     def sum_(self, x: Tensor) -> Tensor:
-        """`x`, replaced by its sum over the ranks, without a gradient."""
+        """Replace `x` by its sum over the ranks, and return it; without a gradient."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
@@ -88,7 +91,7 @@ class Ranks:
         return value if self.size == 1 else bool(self.sum_(torch.tensor(int(value))))
 
     def from_first(self, value: Any) -> Any:
-        """The JSON-able `value` of rank 0."""
+        """Return the `value` of rank 0 on all ranks; it must be JSON-able."""
         if self.size == 1:
             return value
         box = [value]
@@ -96,7 +99,7 @@ class Ranks:
         return box[0]
 
     def values_of_all(self, value: Any) -> list[Any]:
-        """The values of all ranks, such as numbers and texts, in their order."""
+        """Return the values of all ranks, such as numbers and texts, in the order of the ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -104,11 +107,11 @@ class Ranks:
         return values
 
     def wait_for_all(self) -> None:
-        """Wait until all ranks have come here."""
+        """Wait until all ranks have called this method."""
         self.values_of_all(None)
 
     def tensor_from_first(self, x: Tensor | None) -> Tensor:
-        """The tensor of rank 0; the others give None."""
+        """Return the tensor of rank 0 on all ranks; the other ranks pass None."""
         if self.size == 1:
             assert x is not None
             return x
@@ -121,7 +124,7 @@ class Ranks:
         return x.to(device)
 
     def shard(self, total: int) -> Shard:
-        """The rows of a table of `total` rows, in equal ranges; the last may be shorter.
+        """Split a table of `total` rows into equal ranges of rows, one for each rank; the last may be shorter.
 
         Raises:
             ConfigError: there are too few rows for every rank to get one.
@@ -137,7 +140,8 @@ class Shard:
     """The rows of a table that this rank holds.
 
     Attributes:
-        ranks: the processes; bounds: `(size + 1,)` first row of each rank, and the number of rows of the table.
+        ranks: the processes.
+        bounds: `(size + 1,)` first row of each rank, and at the end the number of rows of the table.
     """
 
     ranks: Ranks
@@ -162,7 +166,7 @@ class Shard:
 
     @property
     def longest(self) -> int:
-        """The largest number of rows of a rank."""
+        """The number of rows of the rank that holds the most."""
         return max(stop - start for start, stop in pairwise(self.bounds))
 
     @property
@@ -170,18 +174,22 @@ class Shard:
         return self.bounds[-1]
 
     def among(self, rows: Tensor) -> Shard:
-        """The shard of a smaller table, of the rows `(n,)` int64 of this one, ascending and the same on all ranks."""
+        """Return the shard of a smaller table, which has only some rows of this table.
+
+        Args:
+            rows: `(n,)` int64 those rows of this table, ascending, the same on all ranks.
+        """
         if self.ranks.size == 1:
             return Shard(self.ranks, (0, len(rows)))
         bounds = torch.searchsorted(rows, torch.tensor(self.bounds, device=rows.device))
         return Shard(self.ranks, tuple(bounds.tolist()))
 
     def take(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The rows `(n,)` int64 of the table, `(n, …)`, zero where another rank holds them; differentiable.
+        """Return some rows of the table, `(n, …)`; the rows that another rank holds are zero. Differentiable.
 
         Args:
-            x: `(length, …)`, this rank's rows.
-            rows: rows of the table.
+            x: `(length, …)`, this rank's rows of the table.
+            rows: `(n,)` int64 numbers of the rows to return.
         """
         if self.ranks.size == 1:
             # index_select has a deterministic backward on the CPU, unlike indexing with []
@@ -193,11 +201,11 @@ class Shard:
         return picked * own.view(-1, *[1] * (x.dim() - 1))
 
     def gather(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The rows `(n,)` of the table, `(n, …)`, on all ranks; differentiable."""
+        """Return the rows `rows` `(n,)` of the table, `(n, …)`; every rank gets all of them. Differentiable."""
         return self.ranks.sum(self.take(x, rows))
 
     def whole(self, x: Tensor) -> Tensor | None:
-        """The complete table on rank 0, in CPU memory, and None on the others; without a gradient."""
+        """Return the complete table on rank 0, in CPU memory, and None on the other ranks; without a gradient."""
         x = x.detach().cpu().contiguous()
         if self.ranks.size == 1:
             return x
@@ -227,10 +235,12 @@ class Shards:
         return self.users.ranks
 
     def to_columns(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """From this rank's rows `(length, D)` to all rows of its part of the columns, `(total, D_r)`; differentiable.
+        """Exchange rows for columns: each rank gives its rows, and gets all rows of its part of the columns.
+
+        The tables `(length, D)` become `(total, D_r)`. Differentiable.
 
         Raises:
-            ConfigError: fewer columns than ranks.
+            ConfigError: there are fewer columns than ranks.
         """
         n_columns, size = users.shape[1], self.ranks.size
         if size == 1:
@@ -244,7 +254,7 @@ class Shards:
         return result
 
     def to_rows(self, users: Tensor, items: Tensor, n_columns: int) -> tuple[Tensor, Tensor]:
-        """The inverse of `to_columns`, for tables of `n_columns` columns; differentiable."""
+        """Exchange columns for rows, for tables of `n_columns` columns: the inverse of `to_columns`. Differentiable."""
         if self.ranks.size == 1:
             return users, items
         result: tuple[Tensor, Tensor] = _ToRows.apply(users, items, self, n_columns)
@@ -252,11 +262,11 @@ class Shards:
 
 
 ONE = Ranks()
-WHOLE = Shards.of(ONE, 0, 0)  # of a training in one process: `take` and `gather` do not need the number of rows
+WHOLE = Shards.of(ONE, 0, 0)  # for a training in one process, where `take` and `gather` do not need the number of rows
 
 
 def _columns(n: int, size: int) -> list[slice]:
-    """The columns of each rank, of `n`; their numbers differ by one at most."""
+    """Divide `n` columns among the ranks; the numbers of columns differ by one at most."""
     bounds = [0]
     for rank in range(size):
         bounds.append(bounds[-1] + n // size + (rank < n % size))
@@ -264,7 +274,10 @@ def _columns(n: int, size: int) -> list[slice]:
 
 
 def _exchanged(sent: Sequence[tuple[int, int, Tensor]], received: Sequence[tuple[int, int, Tensor]]) -> None:
-    """Send tensors and fill others, each a tuple of the other rank, the number of its table, and the tensor."""
+    """Send the tensors in `sent`, and fill the tensors in `received`.
+
+    Each entry has the other rank, the number of the table, and the tensor.
+    """
     operations = [dist.P2POp(dist.isend, x, rank, tag=table) for rank, table, x in sent]
     operations += [dist.P2POp(dist.irecv, x, rank, tag=table) for rank, table, x in received]
     for work in dist.batch_isend_irecv(operations):
@@ -272,7 +285,10 @@ def _exchanged(sent: Sequence[tuple[int, int, Tensor]], received: Sequence[tuple
 
 
 def _rows_to_columns(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
-    """One exchange for users and items. What a rank keeps is copied once, and what it gets comes into its place."""
+    """Exchange rows for columns, of users and items at once.
+
+    The part that a rank keeps is copied once; a part that it gets is received directly at its place in the result.
+    """
     own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
     sent, received, results = [], [], []
     for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):
@@ -290,7 +306,7 @@ def _rows_to_columns(tables: Sequence[Tensor], shards: Shards, n_columns: int) -
 
 
 def _columns_to_rows(tables: Sequence[Tensor], shards: Shards, n_columns: int) -> tuple[Tensor, Tensor]:
-    """The inverse of `_rows_to_columns`; rows are sent from where they are."""
+    """Exchange columns for rows, the inverse of `_rows_to_columns`; rows are sent without a copy."""
     own, columns = shards.ranks.rank, _columns(n_columns, shards.ranks.size)
     sent, received, targets, results = [], [], [], []
     for number, (x, shard) in enumerate(zip(tables, (shards.users, shards.items), strict=True)):

@@ -1,4 +1,4 @@
-"""Devices with the figures of their makers, and clusters of them by names such as `8xH100`."""
+"""Devices with the speeds and sizes that their makers publish, and clusters with names such as `8xH100`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ class Device:
 
     Attributes:
         name: as in `DEVICES`.
-        memory: bytes; of a core, its share of the machine's.
-        float32, tf32, bfloat16: floating-point operations a second of dense products, without sparsity.
-        bandwidth: bytes a second of its memory.
+        memory: bytes; for a core, its share of the memory of the machine.
+        float32, tf32, bfloat16: floating-point operations a second in dense matrix products, without sparsity.
+        bandwidth: bytes a second that the device reads from and writes to its memory.
         link: bytes a second, one way, to the other devices of its machine.
-        network: bytes a second, one way, of its share of the connection to other machines.
-        per_machine: devices of a usual machine.
-        kernel_seconds: what starting an operation costs; message_seconds: what an exchange costs beside its bytes.
-        asynchronous: whether the next operations are started while the device computes.
-        efficiency: the part of the makers' figures that programs reach; 1 for measured ones.
-        source: where the figures are from.
+        network: bytes a second, one way, to other machines: the device's share of the connection.
+        per_machine: number of devices in a usual machine.
+        kernel_seconds: time to start one operation.
+        message_seconds: time of an exchange in addition to the time for its bytes.
+        asynchronous: whether the host starts the next operations while the device computes.
+        efficiency: the share of the published numbers that programs reach; 1 for measured numbers.
+        source: where the numbers are from.
     """
 
     name: str
@@ -46,21 +47,30 @@ class Device:
     source: str
 
     def rate(self, precision: str) -> float:
-        """Floating-point operations a second that products reach in this precision."""
+        """Return the floating-point operations a second that matrix products reach in this precision."""
         return {"float32": self.float32, "tf32": self.tf32, "bfloat16": self.bfloat16}[precision] * self.efficiency
 
     @property
     def bytes_per_second(self) -> float:
-        """Bytes a second that programs reach."""
+        """The bytes a second that programs read from and write to the memory."""
         return self.bandwidth * self.efficiency
 
 
 def _gpu(
     name: str, memory: float, tera: tuple[float, float, float], bandwidth: float, link: float, source: str
 ) -> Device:
-    """A GPU; `tera` are its 10^12 operations a second; memory in GB, bandwidth and link in GB a second."""
+    """Return a GPU.
+
+    Args:
+        name: as in `DEVICES`.
+        memory: in GB.
+        tera: 10^12 operations a second in float32, tf32 and bfloat16.
+        bandwidth: of the memory, in GB a second.
+        link: to the other devices of the machine, in GB a second.
+        source: where the numbers are from.
+    """
     float32, tf32, bfloat16 = (1e12 * one for one in tera)
-    network = 50 * GB if link >= 300 else 12.5 * GB  # 400 Gbit/s a device beside NVLink, else 100
+    network = 50 * GB if link >= 300 else 12.5 * GB  # 400 Gbit/s for each device of a machine with NVLink, else 100
     return Device(
         name=name,
         memory=memory * GB,
@@ -86,7 +96,7 @@ DEVICES = {
         _gpu("H200", 141, (67, 494.7, 989.4), 4800, 450, "NVIDIA H200 Tensor Core GPU datasheet, SXM"),
         _gpu("A100", 80, (19.5, 156, 312), 2039, 300, "NVIDIA A100 Tensor Core GPU datasheet, SXM, 80 GB"),
         _gpu("L4", 24, (30.3, 60, 121), 300, 32, "NVIDIA L4 Tensor Core GPU datasheet, PCIe 4 x16"),
-        # a core of benchmarks/plan.py's machine; memory as cloud machines have for each core
+        # a core of the machine on which benchmarks/plan.py ran; the memory is usual for a core of a cloud machine
         Device(
             name="cpu-core",
             memory=4 * GB,
@@ -120,14 +130,14 @@ class Cluster:
 
     @classmethod
     def parse(cls, text: str, memory: float | None = None) -> Cluster:
-        """From `8xH100`, `H100` (one) or `16xcpu-core`.
+        """Read a cluster from a text such as `8xH100`, `H100` (one device) or `16xcpu-core`.
 
         Args:
             text: number and name of the devices.
-            memory: bytes of each, where they are not the usual ones.
+            memory: bytes of each device, if they differ from the usual ones.
 
         Raises:
-            ConfigError: another form, an unknown device, or no device.
+            ConfigError: the text has another form, an unknown device, or the number 0.
         """
         match = NAME.fullmatch(text.strip())
         if match is None:

@@ -10,8 +10,8 @@ from lirdrec.planning.hardware import DEVICES, Cluster, Device
 from lirdrec.planning.workload import Sizes, Work, Workload, workload
 from lirdrec.training.config import TrainConfig
 
-USABLE = 0.9  # part of a device's memory; the rest is for the driver, libraries and gaps between tensors
-SAMPLING_SECONDS = 2.6e-7  # of the host for an interaction; measured by benchmarks/plan.py
+USABLE = 0.9  # share of a device's memory for a training; driver, libraries and gaps between tensors need the rest
+SAMPLING_SECONDS = 2.6e-7  # that the host needs to sample one interaction; measured by benchmarks/plan.py
 FEATURE_SIZES = (2048, 1024, 512, 256, 128, 64)
 MOST_DEVICES = 1024
 SMALLEST_BATCH = 1024
@@ -19,13 +19,14 @@ SMALLEST_BATCH = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """The needs of a training on a cluster.
+    """The memory, communication and time that a training needs on a cluster.
 
     Attributes:
         cluster: the devices.
-        work: what one rank holds, computes and sends.
-        step: part of a step → seconds, "communication" among them.
-        validation_seconds: seconds of the validation after an epoch; sampling_seconds: of the host, in an epoch.
+        work: what one rank (the process of one device) holds, computes and sends.
+        step: part of a training step → seconds; "communication" is one of the parts.
+        validation_seconds: time of the validation after an epoch.
+        sampling_seconds: time that the host needs to sample the interactions of an epoch.
     """
 
     cluster: Cluster
@@ -36,7 +37,7 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes of a device."""
+        """Bytes that the training needs on each device."""
         return sum(self.work.memory.values())
 
     @property
@@ -54,11 +55,11 @@ class Plan:
 
     @property
     def epoch_seconds(self) -> float:
-        """With sampling and validation."""
+        """Seconds of an epoch, with sampling and validation."""
         return self.work.n_steps * self.step_seconds + self.sampling_seconds + self.validation_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values: bytes and seconds."""
+        """Return the plan as JSON-able values in bytes and seconds."""
         return {
             "devices": str(self.cluster),
             "machines": self.cluster.machines,
@@ -79,19 +80,21 @@ class Plan:
 
 
 def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster) -> Plan:
-    """The needs of training a model on a cluster.
+    """Compute the memory, communication and time that the training of a model needs on a cluster.
 
-    A part of a step takes the longer of two times: its operations by the rate of products, and its bytes by the
-    bandwidth of the memory; on a GPU, also the time in which the host starts its kernels, which a CPU spends besides.
-    Exchanges that are waited for come on top.
+    A part of a step has three times: for its operations (by the rate of products), for its bytes (by the bandwidth of
+    the memory), and for starting its kernels. On a GPU they overlap, so the longest counts. On a CPU the longer one of
+    the first two counts, and the third is added. The time of the exchanges is added, too.
 
     Args:
-        config: of lirdrec or lightgcn; training: batch size, order and precision are used.
-        sizes: of the data; cluster: the devices.
+        config: configuration of the model, lirdrec or lightgcn.
+        training: its batch size, order and precision are used.
+        sizes: sizes of the data.
+        cluster: the devices.
 
     Raises:
-        CapabilityError: a model whose needs are not known.
-        ConfigError: more devices than the data can be split over.
+        CapabilityError: the needs of this model are not known.
+        ConfigError: the data cannot be split over so many devices.
 
     >>> from lirdrec.models.lightgcn import LightGCNConfig
     >>> plan = make_plan(LightGCNConfig(), TrainConfig(), Sizes(1000, 500, 20_000), Cluster.parse("2xL4"))
@@ -108,7 +111,7 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
 
 
 def seconds(part: Work, device: Device, precision: str) -> float:
-    """The time of a part of a step on a device."""
+    """Return the time of a part of a step on a device, as `make_plan` describes it."""
     products, traffic = part.flop / device.rate(precision), part.bytes / device.bytes_per_second
     started = part.kernels * device.kernel_seconds
     return max(products, traffic, started) if device.asynchronous else max(products, traffic) + started
@@ -120,20 +123,21 @@ def _communication(work: Workload, cluster: Cluster) -> float:
     for name, (size, exchanges) in work.sent.items():
         if cluster.machines == 1:
             time = size / device.link
-        elif name == "rows and columns":  # to each other rank its part: most are on other machines
+        elif name == "rows and columns":  # each other rank gets its part, and most ranks are on other machines
             outside = (ranks - device.per_machine) / (ranks - 1)
             time = max(size * (1 - outside) / device.link, size * outside / device.network)
-        else:  # around a ring, whose slowest connection counts
+        else:  # sent around a ring of the ranks; its slowest connection determines the time
             time = size / min(device.link, device.network)
         total += time + exchanges * device.message_seconds
     return total
 
 
 def remedies(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster) -> list[dict[str, Any]]:
-    """Changes that make a training fit, one at a time: {"change", "value", "bytes"}; [] where it fits.
+    """Return changes each of which makes a training fit into memory; an empty list if it fits already.
 
-    The changes are "feature_size" (at most so many columns in each feature matrix), "devices" (so many), "batch_size"
-    and "device" (another kind of the same number).
+    A change is a dict of "change", "value" and "bytes" (what a device needs then). The kinds of changes are
+    "feature_size" (at most so many columns in each feature matrix), "devices" (so many devices), "batch_size" and
+    "device" (as many devices of another kind).
     """
     if make_plan(config, training, sizes, cluster).fits:
         return []
@@ -164,7 +168,7 @@ def remedies(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster)
 
 
 def _plan_or_none(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster) -> Plan | None:
-    """A plan, or None where the data cannot be split over so many devices."""
+    """Return the plan; None if the data cannot be split over so many devices."""
     try:
         return make_plan(config, training, sizes, cluster)
     except ConfigError:

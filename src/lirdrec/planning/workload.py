@@ -1,11 +1,19 @@
-r"""What one rank of a training holds, computes and sends in a step, counted from the shapes of the tensors.
+r"""Count what one rank of a training holds, computes and sends in a step, from the shapes of the tensors.
 
-`U` users, `I` items, `E` training interactions, `M` feature matrices of `d_m` columns, `K` branches of `e` columns,
-`D = K·e`, `h` hidden columns, `L` layers, `R` ranks; a rank has `u = ⌈U/R⌉` and `i = ⌈I/R⌉` rows, or all rows of
-`c = ⌈D/R⌉` columns (docs/distributed.md). `B` pairs of a batch have `Q` users. Numbers have 4 bytes.
+A rank is the process of one device. The letters (docs/distributed.md):
 
-    products       2·m·k·n operations each: projection Σ 2·i·d_m·2h, output 2·K·i·h·e, weights of branches 2·K·u·e·g,
-                   softmax 2·Q·i·D; with their gradients two times (projection) or three times as many
+    U, I, E     numbers of users, items and training interactions
+    M, d_m      number of feature matrices, and the columns of matrix m
+    K, e, D     branches (parts of a vector, one for each feature source), columns of each, and D = K·e
+    h, g        hidden columns of the projection, and of the weights of branches
+    L, R        numbers of layers and of ranks
+    u, i, c     a rank has u = ⌈U/R⌉ rows of users and i = ⌈I/R⌉ rows of items, or all rows of c = ⌈D/R⌉ columns
+    B, Q        pairs of a batch, and their number of different users
+
+A number has 4 bytes. The costs of a step:
+
+    products       (a, b) by (b, c) matrices: 2·a·b·c operations. Projection Σ 2·i·d_m·2h, output 2·K·i·h·e, weights of
+                   branches 2·K·u·e·g, softmax 2·Q·i·D; with gradients twice (projection) or three times as many
     sparse         a layer reads a row of c numbers and 8 bytes for each of 2·E entries, forward and backward; a row
                    read at random costs as much as two read in order
     element-wise   passes over tables of u·D, i·D and K·i·h numbers, counted in the code of the models
@@ -28,14 +36,14 @@ from lirdrec.wording import pluralize
 
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64
-PROGRAM_BYTES = 400 * 10**6  # of Python and torch on a CPU (benchmarks/gpu.py --small)
-CONTEXT_BYTES = 600 * 10**6  # of CUDA and its libraries on a GPU; an assumption
-WITHOUT_FORWARD = ("softmax, products", "softmax, passes", "batch", "Adam")  # parts of a step, not of a validation
+PROGRAM_BYTES = 400 * 10**6  # that Python and torch need on a CPU (benchmarks/gpu.py --small)
+CONTEXT_BYTES = 600 * 10**6  # that CUDA and its libraries need on a GPU; an assumption
+WITHOUT_FORWARD = ("softmax, products", "softmax, passes", "batch", "Adam")  # parts of a step that a validation lacks
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Users, items and training interactions, and the columns of each feature matrix."""
+    """The numbers of users, items and training interactions, and the columns of each feature matrix."""
 
     users: int
     items: int
@@ -50,13 +58,13 @@ class Sizes:
             raise ConfigError(f"features are {', '.join(map(str, self.features))}; each must have 1 column or more")
 
     def reduced(self, columns: int) -> Sizes:
-        """The same with at most so many columns in each feature matrix."""
+        """Return the sizes with at most `columns` columns in each feature matrix."""
         return replace(self, features=tuple(min(width, columns) for width in self.features))
 
 
 @dataclass(frozen=True)
 class Work:
-    """A part of a step: operations of dense products, bytes read and written, kernels started."""
+    """What a part of a step costs: operations of dense products, bytes read and written, kernels started."""
 
     flop: float = 0.0
     bytes: float = 0.0
@@ -65,13 +73,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Workload:
-    """One rank of a training.
+    """What one rank of a training holds, computes and sends.
 
     Attributes:
-        memory: what is held → bytes; host: bytes beside them in the memory of the host (with a GPU).
-        step: part of a step → `Work`; validation: the same of the validation after an epoch.
+        memory: what is held → bytes on the device.
+        host: further bytes in the memory of the host (0 if the device is a CPU).
+        step: part of a step → `Work`.
+        validation: part of the validation after an epoch → `Work`.
         sent: what is exchanged in a step → bytes that the rank sends, and the number of exchanges.
-        n_steps: steps of an epoch; sampled: interactions that the host samples in an epoch.
+        n_steps: number of steps of an epoch.
+        sampled: number of interactions that the host samples in an epoch.
     """
 
     memory: dict[str, int]
@@ -85,7 +96,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class _Shape:
-    """The numbers that the formulas share; see the file's docstring for the letters."""
+    """The numbers that the formulas share; the docstring of the module explains the letters."""
 
     sizes: Sizes
     ranks: int
@@ -120,24 +131,24 @@ class _Shape:
 
     @property
     def blocks(self) -> float:
-        """Blocks of the softmax."""
+        """Number of blocks in which the softmax is computed."""
         return max(1.0, self.queries * self.i * FLOAT / self.block_bytes) if self.softmax else 0.0
 
 
 def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, on_cpu: bool = False) -> Workload:
-    """The workload of one rank.
+    """Compute the workload of one rank.
 
     Args:
-        config: of the model: lirdrec or lightgcn.
-        training: batch size, order and precision are used.
-        sizes: of the data.
+        config: configuration of the model, lirdrec or lightgcn.
+        training: its batch size, order and precision are used.
+        sizes: sizes of the data.
         ranks: number of devices.
-        on_cpu: device and host have one memory, and the blocks of the softmax are smaller.
+        on_cpu: the devices are CPU cores: device and host have one memory, and the blocks of the softmax are smaller.
 
     Raises:
-        CapabilityError: another model, or LIRDRec without features.
-        ConfigError: more devices than columns of a vector, users or items; `feature_size` by name; other numbers of
-            `modalities` and of feature matrices.
+        CapabilityError: the model is another one, or is LIRDRec without features.
+        ConfigError: there are more devices than columns of a vector, users or items; `feature_size` has a number for
+            each name; or the numbers of `modalities` and of feature matrices differ.
     """
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
@@ -145,12 +156,12 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
                 f"lirdrec learns from features; give the columns of each matrix ({option_text('features', '4096,384')})"
             )
         if isinstance(config.feature_size, dict):
-            raise ConfigError("feature_size: a plan knows no names of feature matrices; give one number for all")
+            raise ConfigError("feature_size: a plan does not know the names of the matrices; give one number for all")
         if config.modalities is not None and len(config.modalities) != len(sizes.features):
             used = pluralize(len(config.modalities), "feature matrix", "feature matrices")
             raise ConfigError(
                 f"modalities: the model uses {used}, and the plan has the columns of {len(sizes.features)}; give"
-                f" those of the used ones alone ({option_name('features')})"
+                f" only the columns of the matrices that the model uses ({option_name('features')})"
             )
         if config.feature_size is not None:
             sizes = sizes.reduced(config.feature_size)
@@ -175,7 +186,7 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     lirdrec = config if isinstance(config, LIRDRecConfig) else None
     parameters = _parameters(shape, lirdrec)
     memory = _memory(shape, lirdrec, parameters)
-    host = 72 * sizes.interactions  # of the sampler: pairs, their sorted keys, an epoch in order
+    host = 72 * sizes.interactions  # bytes of the sampler: pairs, their sorted keys, an epoch in order
     memory["program"] = PROGRAM_BYTES if on_cpu else CONTEXT_BYTES
     if on_cpu:
         memory["sampling"], host = host, 0
@@ -184,7 +195,7 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
 
 
 def _check_ranks(ranks: int, columns: int, sizes: Sizes) -> None:
-    """Refuse more devices than columns of a vector, users or items."""
+    """Raise a ConfigError if there are more devices than columns of a vector, users or items."""
     limits = (
         (columns, "column of a vector", "columns of a vector"),
         (sizes.users, "user", "users"),
@@ -196,14 +207,17 @@ def _check_ranks(ranks: int, columns: int, sizes: Sizes) -> None:
 
 
 def _queries(sizes: Sizes, batch: int, n_steps: int, order: str) -> float:
-    """Expected number of different users in a batch."""
+    """Return the expected number of different users in a batch."""
     if order == "users":
         return min(batch, sizes.users / n_steps)
     return sizes.users * -math.expm1(-batch / sizes.users)
 
 
 def _parameters(shape: _Shape, config: LIRDRecConfig | None) -> dict[str, int]:
-    """Numbers of parameters of this rank: with rows of users or items ("rows"), and those that all ranks have."""
+    """Count the parameters of this rank.
+
+    "rows" are parameters of users or items, which are split over the ranks; all ranks have the parameters "common".
+    """
     if config is None:
         return {"rows": (shape.u + shape.i) * shape.columns, "common": 0, "buffers": 0, "tensors": 2}
     k, e = shape.columns // config.embedding_size, config.embedding_size
@@ -245,29 +259,35 @@ def _memory(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, i
 
 
 def _content_bytes(config: LIRDRecConfig, widths: tuple[int, ...]) -> int:
-    """Mean, directions and a flag of the principal components of each feature matrix, for the scores of new items."""
+    """Return the bytes of the principal components of each feature matrix, which the scores of new items use.
+
+    They are a mean, directions and a flag.
+    """
     if config.content_columns == 0 or config.dct == "matrix":
         return 0
     return sum(FLOAT * width * (1 + min(width, config.content_columns)) + 1 for width in widths)
 
 
 def _item_entries(config: LIRDRecConfig, n_items: int, n_modalities: int) -> int:
-    """Entries of the fused item graph, if the neighbors of two modalities share the item itself only."""
+    """Return the number of entries of the fused item graph.
+
+    The assumption is that an item's neighbors in two modalities have only the item itself in common.
+    """
     k = min(config.n_neighbors, n_items)
     return n_items * min(n_items, n_modalities * (k - 1) + 1)
 
 
 def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) -> float:
-    """The largest number of numbers of a step that exist at once, besides parameters and gradients.
+    """Count the numbers in memory at the peak of a step, besides parameters and gradients.
 
-    The gradients of a step exist until the next forward pass is over, so the peak of a backward pass replaces them.
-    The factors are the numbers of tables that exist at once, counted in tests/planning.
+    The gradients of a step exist until the next forward pass has ended. At the peak of the backward pass they are gone,
+    so their memory is subtracted there. The factors say how many tables exist at once; tests/planning counts them.
     """
     u, i, d = shape.u, shape.i, shape.columns
     moved = 0 if shape.ranks == 1 else shape.nodes * shape.c  # rows turned into columns, and sent
     in_layers = 2 * (u + i) * d + 3 * moved
     logits, vectors = _ranking(shape, penalty=config is None)
-    # of users and items, when the loss is there and when its gradient reaches them
+    # tables of users and items: when the loss is computed, and when its gradient reaches them
     if config is None:
         # the parameters of the batch, for the penalty, come after the logits
         forward = u * d + (3 if shape.softmax else 1) * i * d + vectors - 3 * shape.batch * d + logits
@@ -284,7 +304,7 @@ def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) ->
 
 
 def _ranking(shape: _Shape, penalty: bool) -> tuple[float, float]:
-    """Numbers that the loss of a batch makes: logits, and vectors of its pairs and users."""
+    """Count the numbers that the loss of a batch creates: its logits, and the vectors of its pairs and users."""
     d = shape.columns
     tables = {"bpr": 4.0, "softmax": 4.2, "sampled": 6.1}[shape.loss] + (3 if penalty else 0)
     if shape.ranks > 1 and shape.loss != "softmax":
@@ -299,7 +319,7 @@ def _ranking(shape: _Shape, penalty: bool) -> tuple[float, float]:
 def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int]) -> dict[str, Work]:
     u, i, d, n_layers = shape.u, shape.i, shape.columns, shape.n_layers
     row = FLOAT * shape.c
-    # each layer: from items to users and back, forward and backward, and one pass over what is added and the result
+    # each layer: products from items to users and back, forward and backward, and one pass to add up the results
     sparse = 2 * n_layers * (2 * shape.sizes.interactions * (2 * row + 8) + 3 * shape.nodes * row)
     parts: dict[str, Work] = {}
     if config is None:
@@ -319,7 +339,7 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
         parts["element-wise"] = Work(bytes=FLOAT * passes, kernels=120 + 20 * k)
     if shape.softmax:
         logits = shape.queries * i
-        # two parts, since passes do not run beside products: maximum, difference, exponential, sum, quotient …
+        # two parts: the passes (maximum, difference, exponential, sum, quotient …) do not overlap with the products
         parts["softmax, products"] = Work(flop=3 * 2 * logits * d, kernels=3 * shape.blocks)
         parts["softmax, passes"] = Work(bytes=FLOAT * 16 * logits, kernels=40 + 11 * shape.blocks)
     sampled = 3 * 2 * shape.batch * shape.n_negatives * d
@@ -331,7 +351,7 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
 
 
 def _validation(shape: _Shape, step: dict[str, Work]) -> dict[str, Work]:
-    """A forward pass, about a third of a step, and the scores of all users with the choice of the best."""
+    """Return the parts of a validation: a forward pass (about a third of a step), all scores, and the best items."""
     scores = float(shape.sizes.users) * shape.i
     forward = [work for name, work in step.items() if name not in WITHOUT_FORWARD]
     blocks = scores * FLOAT / (64 * 2**20 if shape.block_bytes == BLOCK_BYTES else 2**30)
@@ -343,7 +363,7 @@ def _validation(shape: _Shape, step: dict[str, Work]) -> dict[str, Work]:
 
 
 def _sent(shape: _Shape, parameters: dict[str, int]) -> dict[str, tuple[float, float]]:
-    """Bytes that a rank sends in a step, and the exchanges."""
+    """Return what a rank sends in a step: name → bytes, and the number of exchanges."""
     ranks, d = shape.ranks, shape.columns
     if ranks == 1:
         return {}

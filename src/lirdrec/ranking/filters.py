@@ -28,7 +28,7 @@ _COMPARISONS: dict[str, Callable[[pl.Series, Any], pl.Series]] = {
     "in": lambda column, value: column.is_in(value),
     "contains": lambda column, value: _contains(column, value),
 }
-MAX_VALUES = 10_000  # of one "in"
+MAX_VALUES = 10_000  # largest number of values of one "in"
 HASH_CHUNK = 100  # values that are hashed at a time
 _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 _COMPARISONS_OF_KIND = {  # kind of column → comparisons
@@ -62,7 +62,7 @@ class Filter:
 
     Attributes:
         conditions: column → condition; must not be mutated.
-        key: a hash of the conditions, the key of the mask in a cache, since the conditions may be megabytes.
+        key: a hash of the conditions, which may be large; the key of the mask in a cache.
     """
 
     conditions: Mapping[str, Any] = field(compare=False, repr=False)
@@ -70,7 +70,7 @@ class Filter:
 
     @classmethod
     def parse(cls, conditions: Mapping[str, Any]) -> Filter:
-        """Conditions from JSON.
+        """Check conditions from JSON, and make a filter of them.
 
         Raises:
             ConfigError: an unknown comparison, or a value that does not suit it.
@@ -93,7 +93,7 @@ class Filter:
         return cls(conditions, _key(conditions))
 
     def mask(self, items: pl.DataFrame) -> Tensor:
-        """The rows of the item table that satisfy the filter, `(I,)` bool.
+        """Return which rows of the item table satisfy the filter, `(I,)` bool.
 
         Raises:
             ConfigError: a column is unknown, or its type does not support the comparison.
@@ -102,7 +102,9 @@ class Filter:
         for name, condition in self.conditions.items():
             if (found := column_named(name, items)) is None:
                 known = ", ".join(items.columns)
-                raise ConfigError(f"filter: no column '{name}'; {suggest_name(name, items.columns, f'it has {known}')}")
+                raise ConfigError(
+                    f"filter: no column '{name}'; {suggest_name(name, items.columns, f'the item table has {known}')}"
+                )
             column = items[found]
             column, kind = _readable(as_texts(column) if is_title(found) and column.dtype == pl.List else column)
             for comparison, value in _comparisons(condition).items():
@@ -121,7 +123,7 @@ class Filter:
 
 
 def _key(conditions: Mapping[str, Any]) -> bytes:
-    """A hash of conditions, in chunks of values, so that large lists do not block other threads."""
+    """Return a hash of conditions; values are hashed in chunks, so that large lists do not block other threads."""
     digest = hashlib.blake2b(digest_size=16)
     for column in sorted(conditions):
         comparisons = _comparisons(conditions[column])
@@ -139,7 +141,7 @@ def _comparisons(condition: Any) -> Mapping[str, Any]:
 
 
 def _readable(column: pl.Series) -> tuple[pl.Series, str]:
-    """The column with missing values as null, and its kind."""
+    """Return the column in a type to compare, with missing values as null, and its kind (`_COMPARISONS_OF_KIND`)."""
     kind = column.dtype
     if kind.is_float():
         return column.cast(pl.Float64).fill_nan(None), "number"
@@ -166,7 +168,7 @@ def _readable(column: pl.Series) -> tuple[pl.Series, str]:
 
 
 def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
-    """The value in the column's type."""
+    """Return a value of a condition in the column's type; raises a ConfigError if it does not fit the column."""
     is_valid = {
         "number": isinstance(given, (int, float)) and not isinstance(given, bool),
         "truth": isinstance(given, bool),
@@ -180,7 +182,7 @@ def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
             return date.fromisoformat(given) if dtype == pl.Date else datetime.fromisoformat(given).replace(tzinfo=None)
         except ValueError:
             pass
-    raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with it; give {_EXAMPLES[kind]}")
+    raise ConfigError(f"filter on '{name}': {given!r} cannot be compared with the column; give {_EXAMPLES[kind]}")
 
 
 def _contains(column: pl.Series, value: Any) -> pl.Series:

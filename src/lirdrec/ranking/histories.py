@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-torch.sparse.check_sparse_tensor_invariants.disable()  # in range by construction; files are checked explicitly
+torch.sparse.check_sparse_tensor_invariants.disable()  # indices are in range; files are checked when they are read
 
 
 class Histories:
@@ -20,7 +20,8 @@ class Histories:
             timestamps stay in the order given. None: all pairs stay in the order given.
 
     Attributes:
-        items: `(n,)` int64, the lists one after the other; start: `(n_users + 1,)` int64, where each list begins.
+        items: `(n,)` int64, the lists one after the other.
+        start: `(n_users + 1,)` int64, where each list begins in `items`.
         times: `(n,)` int64, the timestamps of `items`, or None.
     """
 
@@ -36,15 +37,15 @@ class Histories:
         self.start[1:] = torch.bincount(users, minlength=n_users).cumsum(0)
 
     def counts(self) -> Tensor:
-        """Length `(U,)` int64 of each list."""
+        """Return the length `(U,)` int64 of each list."""
         return self.start.diff()
 
     def of(self, user: int) -> Tensor:
-        """Item rows of one user, `(n_u,)` int64."""
+        """Return the item rows of one user, `(n_u,)` int64."""
         return self.items[int(self.start[user]) : int(self.start[user + 1])]
 
     def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """For the users `(B,)`: position `b` of the user and item row, `(n,)` int64 each."""
+        """Return all pairs of the users `(B,)`: position of the user in `users`, and item row, `(n,)` int64 each."""
         owner, entry = expand(self.start, users)
         return owner, self.items[entry]
 
@@ -56,14 +57,14 @@ class Histories:
 
 
 def _stable_order(keys: Tensor) -> Tensor:
-    """The positions `(n,)` of the keys in their order, without a sort where they are in order."""
+    """Return the positions `(n,)` that sort the keys, equal keys in order; keys in order need no sort."""
     if bool((keys[1:] >= keys[:-1]).all()):
         return torch.arange(len(keys), device=keys.device)
     return torch.argsort(keys, stable=True)
 
 
 class PairWeights:
-    """Weights of training pairs, found by their users and items.
+    """Finds the weights of training pairs by their users and items.
 
     Args:
         users, items: `(E,)` int64, the distinct training pairs.
@@ -77,12 +78,12 @@ class PairWeights:
         self._weights = weights[order]
 
     def of(self, users: Tensor, items: Tensor) -> Tensor:
-        """The weights `(B,)` of the pairs `(B,)`, which must be training pairs."""
+        """Return the weights `(B,)` of pairs `(B,)`, which must be training pairs."""
         return self._weights[torch.searchsorted(self._keys, users * self._n_items + items)]
 
 
 def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int, values: Tensor | None = None) -> Tensor:
-    """The pairs `(E,)` as a CSR matrix `(U, I)` of float32 `values` `(E,)`; None: ones."""
+    """Return the pairs `(E,)` as a CSR matrix `(U, I)` with the float32 `values` `(E,)`; None: all values are 1."""
     entries = torch.ones(len(users), device=users.device) if values is None else values.float()
     if entries.is_cpu:  # without a sort of all pairs
         table = csr_matrix((entries.numpy(), (users.numpy(), items.numpy())), shape=(n_users, n_items))
@@ -94,7 +95,12 @@ def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int, val
 
 
 def expand(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Entries of the CSR rows `rows` `(B,)`: position in `rows` and position in the entries, `(n,)` int64 each."""
+    """Return the entries of some rows of a CSR matrix: position in `rows` and position among all entries, `(n,)` each.
+
+    Args:
+        start: `(m + 1,)`, where each row begins among the entries.
+        rows: `(B,)` int64.
+    """
     first = start[rows].long()
     lengths = start[rows + 1].long() - first
     owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), lengths)

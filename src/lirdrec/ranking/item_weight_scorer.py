@@ -21,10 +21,12 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta 
 
 
 class ItemWeightScorer(Scorer):
-    """Score of item j = `Σ_i h_i W[i, j]` over the items i of the user's history: the form of item-kNN, EASE, SLIM.
+    """Scores items by item-item weights W and the user's history h: the form of item-kNN, EASE and SLIM.
+
+        score of item j = Σ_i h_i W[i, j]        over the items i of the history
 
     Args:
-        history: CSR `(U, I)`, the training interactions: ones, or their weights.
+        history: CSR `(U, I)`, the training interactions, as ones or as their weights.
         weights: `(I, I)`, dense or CSR; row = liked item, column = scored item.
     """
 
@@ -35,12 +37,12 @@ class ItemWeightScorer(Scorer):
         self.history = history
         self._sparse = weights.layout == torch.sparse_csr
         self._weights: Tensor | None = weights
-        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `_weights_t`, where items were added
+        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # parts of `_weights_t`, if items were added
         self.n_users, self.n_items = history.shape
 
     @property
     def weights(self) -> Tensor:
-        """`(I, I)`, dense or CSR; computed at first use where items were added."""
+        """The weights `(I, I)`, dense or CSR; if items were added, they are computed at first use."""
         if self._weights is None:
             self._weights = _transposed(self._weights_t)
         return self._weights
@@ -52,7 +54,7 @@ class ItemWeightScorer(Scorer):
 
     @classmethod
     def of_nearest(cls, history: Tensor, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
-        """Weights given by each scored item's nearest liked items.
+        """Make a scorer from the nearest liked items of each scored item.
 
         Args:
             history: CSR `(U, I)`.
@@ -65,7 +67,7 @@ class ItemWeightScorer(Scorer):
         return cls(history, _transposed(by_scored_item))
 
     def with_items(self, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
-        """A scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
+        """Return a scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
 
         No history contains the new items, and existing scores do not change.
         """
@@ -84,7 +86,7 @@ class ItemWeightScorer(Scorer):
         return grown
 
     def with_users(self, users: Tensor, queries: Tensor) -> ItemWeightScorer:
-        """A scorer with other histories of the users `(n,)`, given as queries `(n, I)`."""
+        """Return a scorer in which the users `(n,)` have other histories, given as queries `(n, I)`."""
         h = self.history
         owners = torch.repeat_interleave(h.crow_indices().diff())
         kept = ~torch.isin(owners, users)
@@ -98,19 +100,19 @@ class ItemWeightScorer(Scorer):
 
     @property
     def has_sparse_products(self) -> bool:
-        """Whether scores are products of sparse matrices: sparse weights on the CPU, to which nothing was added."""
+        """Whether scores are products of sparse matrices: sparse weights on the CPU, to which no items were added."""
         return self._sparse and self._parts is None and self.history.is_cpu
 
     @cached_property
     def masking_weights(self) -> Any:
-        """Sparse weights on the CPU, and -inf for each item itself below: scipy's CSR `(2I, I)` (`masking`)."""
+        """Sparse weights with a part below that masks seen items: scipy's CSR `(2I, I)` on the CPU; see `masking`."""
         return masking(csr_of(self.weights))
 
     def queries(self, users: Tensor) -> Tensor:
         return _dense_rows(self.history, users)
 
     def queries_of(self, histories: Sequence[Tensor]) -> Tensor:
-        """Rows `(B, I)` that represent users known by lists of liked items."""
+        """Return rows `(B, I)` that represent users, given their lists of liked items."""
         rows = self.history.values().new_zeros(len(histories), self.n_items)
         for row, liked in enumerate(histories):
             rows[row, liked] = 1
@@ -163,25 +165,25 @@ class ItemWeightScorer(Scorer):
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> ItemWeightScorer:
-        """The scorer with these `tensors()` and `settings()`; see `scorer_from_tensors`."""
+        """Build the scorer from the results of `tensors()` and `settings()`; see `scorer_from_tensors`."""
         users, items = settings["n_users"], settings["n_items"]
         history, weights = _csr_whole("history", tensors, (users, items)), tensors.get("weights")
         if weights is None:
             weights = _csr_whole("weights", tensors, (items, items))
         elif weights.shape != (items, items):
-            raise DataError(f"'weights' is {' × '.join(map(str, weights.shape))}, not {items} × {items}")
+            raise DataError(f"'weights' has the shape {' × '.join(map(str, weights.shape))}, not {items} × {items}")
         return cls(history, weights)
 
 
 def _transposed(matrix: Tensor) -> Tensor:
-    """A CSR matrix `(n, m)` as one `(m, n)`."""
+    """Transpose a CSR matrix `(n, m)` into a CSR matrix `(m, n)`."""
     if matrix.is_cpu:
         return transposed_csr(matrix)
     return matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
 
 
 def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
-    """Rows `(B, n_columns)` of a matrix in CSR or dense, as a new dense tensor."""
+    """Return rows `(B, n_columns)` of a CSR or dense matrix, as a new dense tensor."""
     if matrix.layout != torch.sparse_csr:
         return matrix.index_select(0, rows)
     owner, entry = expand(matrix.crow_indices(), rows)
@@ -191,7 +193,7 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def _nearest_entries(neighbors: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The tables of `of_nearest` without empty places: the end `(n,)` of each row, its items and their weights."""
+    """Return the entries of the tables of `of_nearest` without -1: end `(n,)` of each row, items, and their weights."""
     if not neighbors.is_cpu:
         is_there = neighbors >= 0
         return is_there.sum(1).cumsum(0), neighbors[is_there], similarity[is_there]

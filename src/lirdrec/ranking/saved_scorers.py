@@ -1,4 +1,4 @@
-"""Scorers of any kind from their saved tensors and settings."""
+"""Rebuild scorers of any kind from their saved tensors and settings."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lirdrec.errors import DataError
 from lirdrec.row_buffers import append_rows
 
 LARGEST = 1e12  # largest number in the vector of a new item: products with weights and user vectors stay finite
-LARGEST_QUERY = 1e18
+LARGEST_QUERY = 1e18  # largest number in a query
 NEW_ITEM = "offset of new items"  # name of the part of a score that is the item's offset
 
 
@@ -33,30 +33,30 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def queries(self, users: Tensor) -> Tensor:
-        """Rows `(B, D)` that represent the trained users `users` (`(B,)`, int64)."""
+        """Return rows `(B, D)` that represent the trained users `users` (`(B,)`, int64)."""
 
     @abc.abstractmethod
     def scores(self, queries: Tensor) -> Tensor:
-        """Scores `(B, I)` of all items for the queries `(B, D)`; a new tensor that the caller may overwrite."""
+        """Return scores `(B, I)` of all items for the queries `(B, D)`; a new tensor that the caller may overwrite."""
 
     @abc.abstractmethod
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Terms `(B, n_parts)` whose row sums are the scores of the pairs `(queries[b], items[b])`."""
+        """Return terms `(B, n_parts)` whose row sums are the scores of the pairs `(queries[b], items[b])`."""
 
     def contributions(self, queries: Tensor, items: Tensor) -> Tensor | None:
-        """Contribution of each history item to the scores of the pairs, `(B, I)`; None if scores are no such sums."""
+        """Return what each item adds to the score of each pair, `(B, I)`; None if scores are no sums over a history."""
         return None
 
     @abc.abstractmethod
     def similar_items(self, items: Tensor) -> Tensor:
-        """Similarity `(B, I)` of all items to the items `(B,)`."""
+        """Return the similarity `(B, I)` of all items to the items `(B,)`."""
 
     @abc.abstractmethod
     def similar_users(self, users: Tensor) -> Tensor:
-        """Similarity `(B, U)` of all users to the users `(B,)`."""
+        """Return the similarity `(B, U)` of all users to the users `(B,)`."""
 
     def user_weights(self, users: Tensor) -> Tensor | None:
-        """Weights `(B, n)` that each user gives to the first `n` branches, or None where the model has none."""
+        """Return weights `(B, n)` that users give to the first `n` branches; None if the model has no such weights."""
         return None
 
     @property
@@ -66,43 +66,43 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Everything needed to rebuild the scorer, as named dense tensors (safetensors refuses sparse ones)."""
+        """Return everything needed to rebuild the scorer, as named dense tensors (safetensors refuses sparse ones)."""
 
     def settings(self) -> dict[str, Any]:
-        """The JSON-able rest: `kind` and what `scorer_from_tensors` needs besides the tensors."""
+        """Return JSON-able values that `scorer_from_tensors` needs besides the tensors, such as `kind`."""
         return {"kind": self.kind, "part_names": list(self.part_names)}
 
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> Scorer:
-        """The same scorer with its tensors on `device`."""
+        """Return the same scorer with its tensors on `device`."""
 
     def sound_items(self, first: int) -> Tensor:
-        """Which of the items from row `first` on can be ranked, `(I - first,)` bool.
+        """Return which of the items from row `first` on can be ranked, `(I - first,)` bool.
 
-        The others have a number that is not finite or beyond `LARGEST` in a row that determines scores.
+        An item cannot be ranked if a row for its scores has a number that is not finite or is beyond `LARGEST`.
         """
         return torch.ones(self.n_items - first, dtype=torch.bool)
 
 
 class VectorScorer(Scorer):
-    """Score = inner product of a user vector and an item vector, split into named parts, plus an offset.
+    """Scores items by the inner product of user vector and item vector, split into named parts, plus an offset.
 
     Args:
         users: `(U, D)` float.
         items: `(I, D)` float.
-        branch_names: names of the chunks of the `D` columns.
-        widths: columns of each chunk; None: equal chunks.
-        n_similarity_parts: how many chunks, the first ones, the similarities of items and of users compare; None: all.
-            Most items have zeros in the other columns.
+        branch_names: names of the branches, which are chunks of the `D` columns; each is a part of the score.
+        widths: number of columns of each chunk; None: equal chunks.
+        n_similarity_parts: only this number of chunks, from the first on, counts for the similarity of items and of
+            users; None: all. In the columns after them most items have zeros.
         weights: `(U, n)` weights that each user gives to the first `n` branches, if the model has them.
         memory: further tensors that the model itself needs to add items or fold in users (`Model.add_items`,
-            `Model.fold_in`); one row per item where the name starts with `item_`.
+            `Model.fold_in`); a tensor has one row per item if its name starts with `item_`.
         offsets: `(I,)` float, added to the scores of all users: 0 for trained items, the calibrated offset for items
             that were added later (`NewItemEncoder`). None: no offsets.
     """
 
     kind = "vectors"
-    MOVED = "moved_rows", "moved_from"  # in `memory`: item rows that likes moved, and their vectors before
+    MOVED = "moved_rows", "moved_from"  # in `memory`: rows of items that likes moved, and their vectors before
     GROWN = "grown_users", "grown_from"  # in `memory`: user rows with a longer history, and their trained vectors
 
     def __init__(
@@ -132,7 +132,7 @@ class VectorScorer(Scorer):
         return self._branch_names
 
     def replaced(self, **changes: Any) -> VectorScorer:
-        """A scorer in which some arguments of `VectorScorer` are others."""
+        """Return a copy of the scorer with some arguments of `VectorScorer` changed."""
         arguments: dict[str, Any] = {
             "users": self.user_vectors,
             "items": self.item_vectors,
@@ -146,11 +146,11 @@ class VectorScorer(Scorer):
         return VectorScorer(**(arguments | changes))
 
     def with_items(self, vectors: Tensor, memory: Mapping[str, Tensor] | None = None) -> VectorScorer:
-        """A scorer with more items; existing rows are the same.
+        """Return a scorer with more items; existing rows are the same.
 
         Args:
             vectors: `(n, D)` vectors of the new items; their offset is 0.
-            memory: the model's tensors with rows for the new items; None: as before.
+            memory: the model's tensors with rows for the new items; None: they do not change.
         """
         offsets = None if self.offsets is None else append_rows(self.offsets, self.offsets.new_zeros(len(vectors)))
         items = append_rows(self.item_vectors, vectors)
@@ -169,7 +169,7 @@ class VectorScorer(Scorer):
 
     @cached_property
     def _other_items(self) -> Tensor:
-        """Rows `(m,)` of the items that have more than the columns of the similarity."""
+        """Rows `(m,)` of the items that have other numbers than 0 after the columns of the similarity."""
         return self.item_vectors[:, self.n_similarity_columns :].any(1).nonzero().squeeze(1)
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class VectorScorer(Scorer):
         return self.memory.get(self.MOVED[0], torch.empty(0, dtype=torch.int64, device=self.item_vectors.device))
 
     def vectors_before(self, items: Tensor) -> Tensor:
-        """Vectors `(n, D)` of the items `(n,)` as they were before `with_moved_items`; a copy."""
+        """Return a copy of the vectors `(n, D)` of the items `(n,)` as they were before `with_moved_items`."""
         vectors, moved = self.item_vectors[items], self.moved_items
         if len(moved):
             index = torch.searchsorted(moved, items).clamp(max=len(moved) - 1)
@@ -222,7 +222,7 @@ class VectorScorer(Scorer):
         return vectors
 
     def with_moved_items(self, items: Tensor, vectors: Tensor) -> VectorScorer:
-        """A scorer with other vectors `(n, D)` of the items `(n,)`; it keeps those before, for later moves."""
+        """Return a scorer with other vectors `(n, D)` of the items `(n,)`; it keeps their earlier vectors."""
         rows = torch.unique(torch.cat([self.moved_items, items]))
         memory = self.memory | dict(zip(self.MOVED, (rows, self.vectors_before(rows)), strict=True))
         table = self.item_vectors.clone()
@@ -235,7 +235,7 @@ class VectorScorer(Scorer):
         return self.memory.get(self.GROWN[0], torch.empty(0, dtype=torch.int64, device=self.user_vectors.device))
 
     def trained_queries(self, users: Tensor) -> Tensor:
-        """Vectors `(B, D)` of the users `(B,)` as they were before `with_users`; a copy."""
+        """Return a copy of the vectors `(B, D)` of the users `(B,)` as they were before `with_users`."""
         vectors, grown = self.user_vectors[users], self.grown_users
         if len(grown):
             index = torch.searchsorted(grown, users).clamp(max=len(grown) - 1)
@@ -244,7 +244,7 @@ class VectorScorer(Scorer):
         return vectors
 
     def with_users(self, users: Tensor, queries: Tensor) -> VectorScorer:
-        """A scorer with other vectors `(n, D)` of the users `(n,)`; it keeps those of the training."""
+        """Return a scorer with other vectors `(n, D)` of the users `(n,)`; it keeps their trained vectors."""
         rows = torch.unique(torch.cat([self.grown_users, users]))
         memory = self.memory | dict(zip(self.GROWN, (rows, self.trained_queries(rows)), strict=True))
         table = self.user_vectors.clone()
@@ -270,26 +270,26 @@ class VectorScorer(Scorer):
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> VectorScorer:
-        """The scorer with these `tensors()` and `settings()`; see `scorer_from_tensors`."""
+        """Build the scorer from the results of `tensors()` and `settings()`; see `scorer_from_tensors`."""
         memory = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
         names = tuple(settings["part_names"])
         users, items, weights, offsets = (tensors.get(name) for name in ("users", "items", "weights", "offsets"))
         assert users is not None and items is not None
         widths = settings.get("widths")
         if widths is not None and (len(widths) != len(names) or sum(widths) != items.shape[1]):
-            raise DataError(f"parts of {widths} columns do not make up the {items.shape[1]} columns of 'items'")
+            raise DataError(f"the numbers of columns {widths} do not add up to the {items.shape[1]} columns of 'items'")
         return cls(users, items, names, weights, memory, offsets, widths, settings.get("n_similarity_parts"))
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite; without a copy of a large tensor."""
+    """Return whether no number is NaN or infinite, without copying a large tensor."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
     return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))  # NaN if any number is NaN
 
 
 def sound_rows(table: Tensor, largest: float) -> Tensor:
-    """Which rows of `(n, …)` hold no NaN and nothing beyond `largest`, `(n,)` bool."""
+    """Return which rows of a table `(n, …)` have no NaN and no number beyond `largest`, `(n,)` bool."""
     return (table.reshape(len(table), -1).abs() <= largest).all(1)
 
 

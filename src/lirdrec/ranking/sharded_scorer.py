@@ -1,4 +1,4 @@
-"""`ShardedScorer`: ranks items for a validation during a training whose vectors are split over its ranks."""
+"""`ShardedScorer`: ranks items for a validation during a training whose vectors are split over processes (ranks)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 
 class ShardedScorer:
-    """Score = inner product; each rank scores its own items, and `ranking.top_k` merges the lists of all ranks.
+    """Scores items by inner products: each rank scores its own items, and `ranking.top_k` merges the lists of all.
 
-    All ranks must rank the same queries, block by block. No rank has the scores of all items, so this is no `Scorer`:
-    `top_k` and `rank_users` take both (`Rankable`).
+    All ranks must rank the same queries, block by block. No rank has the scores of all items, so this is not a
+    `Scorer`; `top_k` and `rank_users` accept both classes (`Rankable`).
 
     Args:
-        users: `(U_r, D)` float, the rows `shards.users` of this rank; items: `(I_r, D)`, the rows `shards.items`.
+        users: `(U_r, D)` float, the vectors of the rows `shards.users` of this rank.
+        items: `(I_r, D)` float, the vectors of the rows `shards.items` of this rank.
+        shards: the rows of users and items that this rank has.
     """
 
     def __init__(self, users: Tensor, items: Tensor, shards: Shards):
@@ -24,12 +26,12 @@ class ShardedScorer:
         self.own = VectorScorer(users.detach()[:0], items.detach())
 
     def queries(self, users: Tensor) -> Tensor:
-        """Rows `(B, D)` of the users `(B,)`, gathered from the ranks that have them."""
+        """Return rows `(B, D)` of the users `(B,)`, gathered from the ranks that have them."""
         return self.shards.users.gather(self._users, users)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The vectors of this rank."""
+        """Return the vectors of this rank."""
         return {"users": self._users, "items": self.own.item_vectors}
 
 
-Rankable = Scorer | ShardedScorer  # what ranks items
+Rankable = Scorer | ShardedScorer  # what `top_k` and `rank_users` accept

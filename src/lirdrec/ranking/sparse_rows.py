@@ -1,7 +1,7 @@
 """Rows of sparse matrices on the CPU: products of two sparse matrices, and the largest entries of each row.
 
-torch multiplies a sparse matrix by a dense one. Where both are sparse, as a history and the weights of the nearest
-items are, scipy's product takes only the entries that are there, and no dense block of results is made.
+torch multiplies a sparse matrix by a dense matrix. If both are sparse, such as histories and the weights of nearest
+items, scipy's product uses only the stored entries, and makes no dense block of results.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from torch import Tensor
 
 from lirdrec.ranking.histories import expand
 
-ENTRY_BYTES = 40  # memory for an entry while the largest of each row are found
-ROW_ENTRIES = 32  # a row needs about as much as these beside its entries
+ENTRY_BYTES = 40  # memory for an entry while the largest entries of each row are found
+ROW_ENTRIES = 32  # besides its entries, a row needs about as much memory as this number of entries
 
 
 def csr_of(matrix: Tensor) -> Any:
-    """A CSR tensor on the CPU as scipy's CSR matrix, without a copy of its entries."""
+    """Return a CSR tensor on the CPU as scipy's CSR matrix, without a copy of its entries."""
     parts = (part.numpy() for part in (matrix.values(), matrix.col_indices(), matrix.crow_indices()))
     return sp.csr_matrix(tuple(parts), shape=tuple(matrix.shape))
 
 
 def transposed_csr(matrix: Tensor) -> Tensor:
-    """A CSR tensor `(n, m)` on the CPU as one `(m, n)` with int64 indices, its columns in order."""
+    """Transpose a CSR tensor `(n, m)` on the CPU; the result has int64 indices, and its columns in order."""
     other = csr_of(matrix).T.tocsr()
     start, columns = (torch.from_numpy(part.astype(np.int64, copy=False)) for part in (other.indptr, other.indices))
     return torch.sparse_csr_tensor(start, columns, torch.from_numpy(other.data), other.shape)
 
 
 def csr_of_pairs(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Any:
-    """Entries `(n,)` on the CPU, in the order of their rows, as scipy's CSR matrix."""
+    """Make scipy's CSR matrix of entries on the CPU, `(n,)` rows, columns and values; the rows must be in order."""
     start = np.zeros(shape[0] + 1, np.int64)
     np.cumsum(torch.bincount(rows, minlength=shape[0]).numpy(), out=start[1:])
     return sp.csr_matrix((values.numpy(), columns.numpy(), start), shape=shape)
 
 
 def csr_rows(matrix: Tensor, rows: Tensor) -> Any:
-    """Rows `(B,)` of a CSR tensor `(n, m)` on the CPU as scipy's CSR matrix `(B, m)`."""
+    """Return the rows `(B,)` of a CSR tensor `(n, m)` on the CPU as scipy's CSR matrix `(B, m)`."""
     owner, entry = expand(matrix.crow_indices(), rows)
     shape = len(rows), matrix.shape[1]
     return csr_of_pairs(owner, matrix.col_indices()[entry], matrix.values()[entry], shape)
 
 
 def masking(weights: Any) -> Any:
-    """Weights `(I, I)` with -inf for each item itself below, `(2I, I)`; scipy's CSR.
+    """Append a diagonal of -inf below the weights `(I, I)`; return scipy's CSR matrix `(2I, I)`.
 
-    A history `(B, I)` times the upper half gives scores; with ones for seen items beside it, `(B, 2I)`, the scores of
-    seen items are -inf.
+    A history `(B, I)` times the upper half gives scores. With further columns that are 1 for seen items, `(B, 2I)`, the
+    product gives -inf for seen items.
     """
     below = sp.diags_array(np.full(weights.shape[1], -np.inf, np.float32), format="csr")
     return sp.csr_matrix(sp.vstack([weights, sp.csr_matrix(below)], format="csr"))
 
 
 def largest_of_rows(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The `k` largest of the finite entries above 0 of each row, largest first, equal ones by column.
+    """Return the `k` largest finite entries above 0 of each row, largest first; equal entries in order of column.
 
     Args:
         matrix: scipy's CSR matrix `(n, m)` of float32, its columns in any order, none twice in a row.
         k: 1 or more.
 
     Returns:
-        The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 where a row has fewer. How many
-        of the k places are filled in each row, `(n,)` int64.
+        The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 if a row has fewer entries. The number of
+        entries found in each row, `(n,)` int64.
 
     >>> values, columns, counts = largest_of_rows(scipy.sparse.csr_matrix(np.float32([[0, 3, 1, 5], [0, 0, 0, -1]])), 2)
     >>> columns.tolist(), counts.tolist()
@@ -75,7 +75,7 @@ def largest_of_rows(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.nda
     keys, lengths = _keys(matrix), np.diff(matrix.indptr)
     first = np.zeros((matrix.shape[0], k), np.int64)
     shortest, longest = 1, k
-    while shortest <= lengths.max(initial=0):  # rows of similar length side by side, filled up with zeros
+    while shortest <= lengths.max(initial=0):  # rows of similar length together, filled up with zeros
         here = (lengths >= shortest) & (lengths <= longest)
         some = lengths[here, None]
         table = np.zeros((len(some), max(k, int(some.max(initial=0)))), np.int64)
@@ -91,9 +91,10 @@ def largest_of_rows(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _keys(matrix: Any) -> np.ndarray:
-    """A number `(n,)` int64 for each entry: below 0 for an entry above 0, lower for a larger one, then by the column.
+    """Return a sort key `(n,)` int64 for each entry: larger entries have lower keys, equal entries are by column.
 
-    The bits of positive float32 are integers in their order: these, negative, are the upper half, the column the lower.
+    The key of an entry above 0 is below 0. Its upper half is the negative of the entry's bits, because the bits of
+    positive float32 numbers, read as integers, have the order of the numbers. Its lower half is the column.
     """
     data = matrix.data.astype(np.float32, copy=False)
     bits = np.where((data > 0) & (data < np.inf), data, np.float32(0)).view(np.int32)
@@ -103,14 +104,14 @@ def _keys(matrix: Any) -> np.ndarray:
 
 
 def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Complete the lists of `largest_of_rows` in place by entries that are 0, in the order of their columns.
+    """Complete the lists of `largest_of_rows` in place with entries that are 0, in the order of their columns.
 
     Args:
-        matrix: scipy's CSR matrix `(n, m)`; what is not there is 0.
-        values, columns, counts: of `largest_of_rows`.
+        matrix: scipy's CSR matrix `(n, m)`; entries that are not stored are 0.
+        values, columns, counts: the results of `largest_of_rows`.
 
     Returns:
-        The rows that are not complete: they may need entries below 0, or have very many entries.
+        The rows that are still not complete, since they may need entries below 0, or have very many entries.
     """
     k, lengths = values.shape[1], np.diff(matrix.indptr)
     is_short = counts < k
@@ -118,7 +119,7 @@ def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts
     rows = np.flatnonzero(few)
     if len(rows):
         some = matrix[rows]
-        free = np.ones((len(rows), k + int(lengths[rows].max())), bool)  # among so many columns there are enough
+        free = np.ones((len(rows), k + int(lengths[rows].max())), bool)  # so many columns contain enough zeros
         shown = (some.data != 0) & (some.indices < free.shape[1])
         free[np.repeat(np.arange(len(rows)), lengths[rows])[shown], some.indices[shown]] = False
         order = free.cumsum(axis=1, dtype=np.int32)
@@ -128,11 +129,11 @@ def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts
 
 
 def product_blocks(left: Any, right: Any, memory_limit: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of row blocks of `left` whose products with `right` fit into `memory_limit` bytes each.
+    """Yield start and stop of blocks of rows of `left`, whose products with `right` fit into `memory_limit` bytes.
 
     Args:
         left, right: scipy's CSR matrices `(n, m)` and `(m, p)`.
-        memory_limit: for the product's entries, and for finding the largest; a block has a row at least.
+        memory_limit: bytes for the entries of a product and for finding the largest; a block has at least one row.
     """
     width = np.diff(right.indptr)
     up_to = np.concatenate([[0], np.cumsum(width[left.indices], dtype=np.int64)])

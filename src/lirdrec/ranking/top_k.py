@@ -17,16 +17,16 @@ from lirdrec.ranking.sharded_scorer import Rankable, ShardedScorer
 from lirdrec.ranking.sparse_rows import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20  # bytes of a block of scores on a CPU
-DEVICE_MEMORY_LIMIT = 2**30  # on a GPU, which small blocks would leave waiting for the host
+DEVICE_MEMORY_LIMIT = 2**30  # bytes on a GPU; with small blocks it would wait for the host
 
 
 @dataclass(frozen=True)
 class Quota:
-    """Number of places of each list that new items get, no more and no fewer.
+    """The exact number of places that new items get in each list.
 
     Attributes:
         first: row of the first new item; all later rows are new items.
-        places: their places in each list. Fewer where fewer new items, or fewer others, remain.
+        places: number of places of new items. If fewer new items remain, known items take their places.
     """
 
     first: int
@@ -43,12 +43,12 @@ def top_k(
     quota: Quota | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[Tensor, Tensor]:
-    """The `k` best items of each query, best first; equal scores in order of item row.
+    """Return the `k` best items of each query, best first; equal scores in order of item row.
 
     Args:
         scorer: scores the queries.
         queries: `(B, D)`, from `Scorer.queries` or `Model.fold_in`.
-        k: number of items; padded if there are fewer candidates.
+        k: number of items; the result is padded if there are fewer candidates.
         seen: (query position, item row) pairs to leave out, `(n,)` int64 each.
         candidates: `(c,)` int64 item rows to choose from; None: all.
         quota: places of new items; None: all items compete by their scores. A `ShardedScorer` has no new items.
@@ -82,7 +82,7 @@ def _merged_top_k(
     candidates: Tensor | None,
     memory_limit: int,
 ) -> tuple[Tensor, Tensor]:
-    """`top_k` of items that are split over the ranks, on all ranks: of each rank's items, then of all lists."""
+    """`top_k`, called by all ranks that share the items: each rank ranks its own items, then all lists are merged."""
     shard = scorer.shards.items
     if seen is not None:
         own = (seen[1] >= shard.start) & (seen[1] < shard.stop)
@@ -106,9 +106,9 @@ def rank_users(
     quota: Quota | None = None,
     memory_limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks of `(users (b,), scores (b, k), items (b, k))` for known users; queries are made block by block.
+    """Rank items for known users; yields blocks `(users (b,), scores (b, k), items (b, k))`.
 
-    Without a memory limit it is that of the users' device (`default_limit`).
+    Queries are made block by block. The default of the memory limit depends on the users' device (`default_limit`).
     """
     if memory_limit is None:
         memory_limit = default_limit(users.device)
@@ -132,7 +132,7 @@ def _rank_sparse(
     candidates: Tensor | None,
     memory_limit: int,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`rank_users` by products of sparse matrices; few users get dense rows."""
+    """`rank_users` by products of sparse matrices; only few users need dense rows of scores."""
     if candidates is not None:
         candidates = candidates.sort().values
     history, weights = csr_rows(scorer.history, users), scorer.masking_weights
@@ -154,7 +154,7 @@ def _rank_sparse(
 
 
 def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tensor]:
-    """`top_k_dense` of scipy's CSR matrix `(b, I)`, where what is not there is 0."""
+    """`top_k_dense` for scipy's CSR matrix `(b, I)`, in which entries that are not stored are 0."""
     lists = largest_of_rows(block, k)
     incomplete = torch.from_numpy(fill_with_zeros(block, *lists))
     scores, items = torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
@@ -166,7 +166,7 @@ def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tens
 def ranked(
     scores: Tensor, k: int, candidates: Tensor | None = None, quota: Quota | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`top_k` of a block of scores `(b, I)`, with a quota of new items or without."""
+    """Return the result of `top_k` for a block of scores `(b, I)`, with or without a quota of new items."""
     if quota is None:
         return top_k_dense(scores, k, candidates)
     rows = torch.arange(scores.shape[1], device=scores.device) if candidates is None else candidates
@@ -183,13 +183,13 @@ def ranked(
 
 
 def top_k_dense(scores: Tensor, k: int, candidates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`top_k` of a block of scores `(b, I)`; scores of `-inf`, NaN and `+inf` are left out."""
+    """Return the result of `top_k` for a block of scores `(b, I)`; items with `-inf`, NaN and `+inf` are left out."""
     if candidates is not None:
         candidates = candidates.sort().values
         scores = scores[:, candidates]
     n = scores.shape[1]
     kept = min(k, n)
-    # one more than k shows whether equal scores straddle the cut
+    # one score more than k shows whether the scores before and after the cut are equal
     values, columns = scores.topk(min(kept + 1, n), dim=1)
     if not_numbers(values):
         scores = cleaned(scores)
@@ -215,20 +215,20 @@ def top_k_dense(scores: Tensor, k: int, candidates: Tensor | None = None) -> tup
 
 
 def not_numbers(values: Tensor) -> bool:
-    """Whether NaN or `+inf` is among the largest scores; both sort before all others."""
+    """Return whether NaN or `+inf` is among the largest scores; `topk` puts them before all other scores."""
     return not bool((values < torch.inf).all())
 
 
 def cleaned(scores: Tensor) -> Tensor:
-    """Scores with NaN and `+inf` replaced by `-inf`, so that no item is first because its score overflowed."""
+    """Return scores with NaN and `+inf` replaced by `-inf`, so that no item is first because its score overflowed."""
     return scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def default_limit(device: torch.device) -> int:
-    """Bytes of a block of scores where nothing else is asked for."""
+    """Return the default size in bytes of a block of scores on a device."""
     return MEMORY_LIMIT if device.type == "cpu" else DEVICE_MEMORY_LIMIT
 
 
 def block_rows(n_items: int, element_size: int, memory_limit: int) -> int:
-    """Queries per block so that a block of scores stays under `memory_limit` bytes."""
+    """Return the number of queries of a block whose scores need at most `memory_limit` bytes."""
     return max(1, memory_limit // max(1, n_items * element_size))

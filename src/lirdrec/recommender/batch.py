@@ -1,4 +1,7 @@
-"""Write the best items of every user to a file, in bounded memory; an interrupted call loses at most one shard."""
+"""Write the best items of every user to a file, in bounded memory.
+
+Users are ranked in shards (ranges of users). A call that was interrupted resumes with the first unfinished shard.
+"""
 
 from __future__ import annotations
 
@@ -66,27 +69,26 @@ def recommend_all(
 ) -> BatchResult:
     """Write the k best items of every user, in the order of the users, as columns user, item, rank, score.
 
-    Finished shards of users are kept in the folder `OUTPUT.parts`. When all are finished, the file is written from them
-    (in Parquet a row group each), renamed into place, and the folder removed. If interrupted, the same call resumes,
-    and the file is byte-identical to that of an uninterrupted call with the same number of threads.
+    Finished shards of users are kept in the folder `OUTPUT.parts`. When all shards are finished, they are joined into
+    the file (in Parquet one row group per shard), and the folder is removed. After an interruption the same call
+    resumes; the file then has the same bytes as without the interruption, with the same number of threads.
 
     Args:
-        recommender: a run; a slim run only with `exclude_seen=False`.
+        recommender: any run; a slim run (vectors and ids only) needs `exclude_seen=False`.
         output: .parquet, .csv, .tsv or .json; an existing file is replaced when the new one is complete.
         k, exclude_seen, candidates, new_items: as in `Recommender.recommend`.
-        restart: discard unfinished work.
+        restart: discard unfinished work of an earlier call.
         progress: show a bar on the error stream.
-        shard_users: users of a shard.
-        csv_safe: in .csv and .tsv, an apostrophe before ids that spreadsheets would read as formulas.
+        shard_users: number of users in a shard.
+        csv_safe: in .csv and .tsv, write an apostrophe before ids that a spreadsheet would read as formulas.
         ray: address of a Ray cluster that ranks the shards ("auto", "local", "HOST:PORT", "ray://HOST:PORT"); this
-            process writes the file, which is the same if the machines compute alike. None: rank here.
+            process writes the file, which is the same if the machines compute alike. None: this process ranks.
 
     Raises:
         ConfigError: an unknown file ending, a bad k, unfinished work of other settings or of another run.
-        UnknownIdError: an unknown candidate.
-        CapabilityError: a slim run cannot leave out seen items.
+        UnknownIdError, CapabilityError: an unknown candidate; a slim run cannot leave out seen items.
         TrainingError: processes of the Ray cluster died again and again.
-        RunFolderError: another process writes this file, it would be in a run folder, or it cannot be written.
+        RunFolderError: another process writes the file, or it would be in a run folder, or it cannot be written.
     """
     output = Path(output)
     if output.suffix.lower() not in ENDINGS:
@@ -97,7 +99,9 @@ def recommend_all(
     recommender.recommend(recommender.users.series[:1], k, new_items=policy, **options)
     rows = None if candidates is None else np.unique(known_rows(as_list(candidates), recommender.items))
     request = _Request(k, exclude_seen, rows, policy)
-    with folder_lock(output.with_name(output.name + ".parts"), lambda who: f"{output} is being written{who}") as parts:
+    with folder_lock(
+        output.with_name(output.name + ".parts"), lambda who: f"{output}: another process{who} writes it; wait for it"
+    ) as parts:
         _check_own_folder(parts)
         if restart:
             _discard(parts)
@@ -113,7 +117,7 @@ def recommend_all(
 
 @dataclass(frozen=True)
 class _Request:
-    """Options of the ranking; `candidates` are item rows, or None for all."""
+    """The options of a call of `recommend_all`; `candidates` are item rows, or None for all items."""
 
     k: int
     exclude_seen: bool
@@ -122,7 +126,7 @@ class _Request:
 
 
 def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
-    """The settings of the finished shards; they are used again only if these are the same."""
+    """Return the settings of the ranking; finished shards are used again only if the settings are the same."""
     chosen = request.candidates
     return {
         "run": _identity(recommender, request.exclude_seen),
@@ -134,7 +138,7 @@ def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
 
 
 def _rank_shards(ranking: UserRanking, shards: Shards, name: str, progress: bool, ray: str | None) -> int:
-    """Rank the users of all unfinished shards; returns the number of users in the finished ones."""
+    """Rank the users of all unfinished shards; return the number of users in shards that were finished before."""
     n_users, pending = shards.n_rows, shards.pending()
     resumed = n_users - sum(len(shards.rows(index)) for index in pending)
     with progress_bar(name, n_users, resumed, progress, unit="users") as advance:
@@ -150,7 +154,7 @@ def _rank_shards(ranking: UserRanking, shards: Shards, name: str, progress: bool
 
 
 def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool) -> tuple[int, int]:
-    """Write the file from the finished shards; returns the number of rows, and of those of new items."""
+    """Write the file from the finished shards; return the number of its rows, and the number of rows of new items."""
     users, n_rows, n_new = recommender.users.series, 0, 0
 
     def frame(rows: range, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
@@ -176,7 +180,7 @@ def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool
 
 
 def _identity(recommender: Recommender, exclude_seen: bool) -> str:
-    """A hash of everything in a run that determines its recommendations."""
+    """Return a hash of everything in a run that determines its recommendations."""
     digest = hashlib.sha256()
     for name, tensor in sorted(recommender.scorer.tensors().items()):
         if not name.startswith("memory."):  # used only to add items and users
@@ -194,9 +198,11 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
 
 
 def _check_own_folder(parts: Path) -> None:
-    """Raise a ConfigError for a folder of another program, since all its files would be removed at the end."""
+    """Raise a ConfigError if the folder has files of something else, since its files are removed at the end."""
     if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
-        raise ConfigError(f"{parts} is not a folder of unfinished work of this file; choose another name")
+        raise ConfigError(
+            f"{parts} has files that are not unfinished work of this file; choose another name for the file"
+        )
 
 
 def _discard(parts: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fit_on_ranks`: `fit` by several processes, each with a part of the rows; the run folder is the usual one."""
+"""`fit_on_ranks`: train one model by several processes (ranks), each with a part of the users and items."""
 
 from __future__ import annotations
 
@@ -49,26 +49,26 @@ def fit_on_ranks(
     callbacks: tuple[Callback, ...] = (),
     calibrate_new_items: bool = True,
 ) -> Recommender | None:
-    """Train one model by several processes, which all call this function; rank 0 gets the recommender.
+    """Train one model by several processes (ranks), which all call this function; rank 0 gets the recommender.
 
-    The result equals that of `fit` up to rounding: rows of users and items are split over the ranks, see
-    docs/distributed.md. At the end rank 0 gathers the parameters and writes the run folder; the others return None.
+    The rows of users and items are split over the ranks (docs/distributed.md). Up to rounding, the result is the
+    result of `fit`. At the end rank 0 gathers the parameters and writes the run folder; the other ranks return None.
 
     Args:
         ranks: the processes, after `torch.distributed.init_process_group` (`lirdrec.parallel.join.joined`).
-        run: folder of the run, on a file system that all ranks share; its checkpoint is written by all.
-        device: of this rank, for instance "cuda:1".
-        callbacks: called on this rank; the training stops on all when one of them requests it on one.
+        run: the run folder, on a file system that all ranks share; every rank writes its part of the checkpoint.
+        device: the device of this rank, for instance "cuda:1".
+        callbacks: called on this rank; if a callback of any rank requests a stop, all ranks stop.
         dataset, config, training, model, preset, resume, overwrite, refit, progress, cache, calibrate_new_items: as for
             `fit`.
 
     Raises:
         CapabilityError: the model, or one of its options, or `warm_start`, needs a single process.
         ConfigError: there are fewer users, items or columns of a vector than ranks.
-        RunFolderError, TrainingError, DataError: as of `fit`.
+        RunFolderError, TrainingError, DataError: see `fit`.
     """
     if warm_start is not None:
-        raise CapabilityError("a training that continues an earlier run is done on one device only; use one")
+        raise CapabilityError("a training that continues an earlier run is done on one device only; use one device")
     progress = progress and ranks.is_first
     if refit is None:
         resolved = resolve_configs(config, model, training, preset)
@@ -114,12 +114,12 @@ def _built(
     device: str,
     cache: str | Path | Literal[False] | None,
 ) -> Model:
-    """The model of this rank, or, for `ONE`, the usual model."""
+    """Build the model of this rank; with the ranks `ONE` (a single process) this is the complete model."""
     model_type = model_for_config(job.config)
     if not model_type.capabilities.several_devices:
         others = [name for name in model_names() if registered(name).capabilities.several_devices]
         raise CapabilityError(
-            f"{model_type.name} is trained on one device only; use one, or a model among {', '.join(others)}"
+            f"{model_type.name} is trained on one device only; use one device, or a model among {', '.join(others)}"
         )
     if ranks.is_first and ranks.size > 1 and model_type.capabilities.needs_features:
         verify_features(job.dataset, getattr(job.config, "modalities", None))
@@ -130,7 +130,7 @@ def _built(
 
 
 def gathered(model: Model) -> dict[str, Tensor] | None:
-    """The complete parameters and buffers, on the CPU of rank 0; None on the others."""
+    """Return the complete parameters and buffers by name, on the CPU, on rank 0; None on the other ranks."""
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         shard = model.shard_of(name)

@@ -1,4 +1,4 @@
-"""Explain a score: its exact parts, the user's branch weights, and the most similar items of the user's history."""
+"""Explain a score: its exact parts, the user's weights of these parts, and the most similar items of the history."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lirdrec.models.content import CONTENT
 from lirdrec.ranking.scorers import NEW_ITEM, Scorer
 from lirdrec.recommender.state import RunState
 
-# parts of a score that only new items have in most models → what they are
+# name of a part of a score that in most models only new items have → what the part is
 OF_NEW_ITEMS = {
-    CONTENT: "similarity of the item's features to those of the user's history; not learned",
+    CONTENT: "similarity of the item's features to the features of the user's history; not learned",
     NEW_ITEM: "calibrated in simulated launches, the same for all users",
 }
-LATEST = 50  # items of a history whose effects are computed, where the model has no `max_length`
+LATEST = 50  # number of items of a history whose effects are computed, if the model has no `max_length`
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class LikedItem:
 
     Attributes:
         item, title: its id and title.
-        similarity: to the recommended item (`Recommender.similar_items`).
+        similarity: its similarity to the recommended item (`Recommender.similar_items`).
         part: its contribution to the score, if the score is a sum over liked items (EASE, item-kNN …); else None.
-        moved: of models of ordered histories, the score of the history less the score of the history without this
-            item (`history_effects`); else None.
+        moved: for models that read histories in order, the score of the complete history minus the score of the
+            history without this item (`history_effects`); else None.
     """
 
     item: Any
@@ -52,11 +52,12 @@ class Explanation:
         user, item: their ids.
         title: the item's title, if the item table has one.
         score: the score that `recommend` ranks by.
-        parts: branch → its part; `sum(parts.values()) == score` exactly.
-        weights: branch → the weight α that this user gives it, or None if the model has no such weights. Of
-            LIRDRec-Seq those after the last item of the folded-in history.
-        liked: the user's training items most similar to the item; if the score is a sum over liked items, those with
-            the largest contributions; of models of ordered histories, those that moved the score up most.
+        parts: name → part of the score; `sum(parts.values()) == score` exactly.
+        weights: name of a part → the weight α that this user gives it, or None if the model has no such weights. For
+            LIRDRec-Seq they are the weights after the last item of the history.
+        liked: the items of the user's history that are most similar to the item. If the score is a sum over liked
+            items, the items with the largest contributions. For models that read histories in order, the items that
+            moved the score up most.
     """
 
     user: Any
@@ -69,11 +70,11 @@ class Explanation:
 
     @property
     def shown_parts(self) -> dict[str, float]:
-        """The parts to print: all but those that new items have and that are 0 for this item."""
+        """The parts to print: all parts, except the parts of new items (`OF_NEW_ITEMS`) that are 0 here."""
         return {name: part for name, part in self.parts.items() if part != 0 or name not in OF_NEW_ITEMS}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {
             "user": self.user,
             "item": self.item,
@@ -104,8 +105,9 @@ def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Mode
     """Explain the score of a user and an item of the run; see `Recommender.explain`.
 
     Args:
-        state, user, item, n_liked: as there.
-        model: that of the run if it is one of ordered histories, for the effects of the items.
+        state: the run.
+        user, item, n_liked: as for `Recommender.explain`.
+        model: the model of the run if it reads histories in order (it computes the effects of the items), else None.
     """
     if state.histories is None:
         raise CapabilityError("a slim run cannot explain: it has no liked items; explain with the full run")
@@ -124,10 +126,11 @@ def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Mode
 def explain_history(
     model: Model, scorer: Scorer, history: Tensor, item_row: int, n_liked: int
 ) -> tuple[Tensor | None, dict[int, float] | None]:
-    """The weights after an ordered history, and the effects of its items; these are None where none are to be shown.
+    """Return the user's weights after an ordered history, and the effects of its items.
 
     Args:
-        model, scorer, history, item_row: as of `history_effects`; n_liked: how many items are to be shown.
+        model, scorer, history, item_row: as for `history_effects`.
+        n_liked: number of items to show; if it is 0, the effects are None.
     """
     effects = history_effects(model, scorer, history, item_row) if n_liked else None
     return model.history_weights(scorer, history), effects
@@ -135,20 +138,22 @@ def explain_history(
 
 @torch.no_grad()
 def history_effects(model: Model, scorer: Scorer, history: Tensor, item_row: int) -> dict[int, float]:
-    """How much each item of an ordered history moved the score of an item: item row → difference of two scores.
+    """Return how much each item of an ordered history moved the score of an item: item row → difference of two scores.
 
-    They are the scores of the history and of the history without the item, both folded in, exactly. Of a longer history
-    than the model reads (`max_length`; else `LATEST`), its latest items count; the others are not in the result.
+    The difference is exact: the score of the complete history minus the score of the history without the item. The
+    model computes the query of each of the two histories (`fold_in`). If a history is longer than the model reads
+    (`max_length`; else `LATEST`), only its latest items are used and are in the result.
 
     Args:
-        model: with `capabilities.ordered`; scorer: of this model.
+        model: a model with `capabilities.ordered`.
+        scorer: the scorer of this model.
         history: `(n,)` int64 distinct item rows, oldest first.
         item_row: the scored item.
     """
     recent = history[-int(getattr(model.config, "max_length", LATEST)) :]
     if not len(recent):
         return {}
-    shorter = [torch.cat([recent[:place], recent[place + 1 :]]) for place in range(len(recent))]
+    shorter = [torch.cat([recent[:index], recent[index + 1 :]]) for index in range(len(recent))]
     queries = model.fold_in(scorer, [recent, *shorter])
     items = torch.full((len(queries),), item_row, device=queries.device)
     scores = scorer.parts(queries, items).double().sum(1)
@@ -171,15 +176,16 @@ def explained(
         state: the run whose items are scored.
         user: the user id to show.
         item_row: the item's row.
-        query: `(1, D)`, the user's vector; weights: `(1, K)`, its α, or None.
+        query: `(1, D)`, the user's vector.
+        weights: `(1, K)`, the user's weights α of the first K parts, or None.
         history: `(n,)` int64 rows of the user's items; the explained item itself is left out.
-        n_liked: how many of these to show.
+        n_liked: how many items of the history to show.
         effects: item row → how much it moved the score; rows that are missing moved nothing. None: not known.
     """
     scorer, items = state.scorer, torch.tensor([item_row], device=query.device)
     names, ids = scorer.part_names, state.items.series
     parts = dict(zip(names, scorer.parts(query, items)[0].double().tolist(), strict=True))
-    # the first branches have weights
+    # only the first parts have weights
     alpha = None if weights is None else dict(zip(names[: weights.shape[1]], weights[0].double().tolist(), strict=True))
     history = history[history != item_row]
     similarity = scorer.similar_items(items)[0].cpu().numpy()[history]

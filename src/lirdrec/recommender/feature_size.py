@@ -1,7 +1,7 @@
-"""Check that features vary; reduce them to principal components (`feature_size`, `whiten`) before a model sees them.
+"""Check that features vary; reduce them to principal components (`feature_size`, `whiten`) before a model uses them.
 
-The projection is fitted once, to the items that have training interactions, and kept in the run; the features of items
-that are added later go through the same one.
+The projection is fitted once, to the items with training interactions, and is stored in the run. The same projection
+reduces the features of items that are added later.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ N_COMPARED = 1000  # rows whose length is compared before and after the reductio
 
 
 def check_variance(dataset: Dataset, config: Any) -> None:
-    """Warn of each modality that a model learns nothing from: the same features for all items of training, or none.
+    """Warn of each modality whose features are missing or all the same, so that a model learns nothing from it.
 
-    Features that differ by no more than rounding in float32 count as the same. With `whiten`, `fit_projections`
-    refuses each such modality, and there is no warning.
+    Only the features of items of training are compared. Features that differ by no more than rounding in float32 count
+    as the same. With `whiten` there is no warning, because `fit_projections` raises an error for such a modality.
 
     Args:
-        dataset: with its features; config: of a model that needs features.
+        dataset: the dataset with its features.
+        config: the config of a model that needs features.
 
     Raises:
-        DataError: all modalities of the model are such.
+        DataError: this is so for every modality that the model uses.
     """
     used, known = _used(dataset, config), _known(dataset)
     same = [name for name in used if not vary(*_tensors(dataset, name, known))]
@@ -54,9 +55,9 @@ def check_variance(dataset: Dataset, config: Any) -> None:
 
 
 def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[str, Projection]:
-    """A projection for each modality that the model config reduces or whitens; others are not in the result.
+    """Return a projection for each modality that the model config reduces or whitens, by the name of the modality.
 
-    A modality without any variance is not reduced. With several ranks, the first one computes them for all.
+    A modality without any variance is not reduced. With several ranks (processes), rank 0 computes all projections.
 
     Raises:
         ConfigError: a size for a modality that the model does not use, or `whiten` with one without any variance.
@@ -82,9 +83,9 @@ def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[s
 
 
 def column_counts(dataset: Dataset, config: Any) -> dict[str, int]:
-    """Columns of each modality that the model config uses and, by `feature_size` or `whiten`, changes.
+    """Return modality → its number of columns, for the modalities that `feature_size` or `whiten` changes.
 
-    At most so many, except of a modality without any variance, which keeps all (`fit_projections`).
+    The number is an upper limit. Only a modality without any variance keeps all of its columns (`fit_projections`).
 
     Raises:
         ConfigError: a size for a modality that the dataset does not have or the model does not use.
@@ -105,26 +106,26 @@ def column_counts(dataset: Dataset, config: Any) -> dict[str, int]:
 
 
 def _used(dataset: Dataset, config: Any) -> list[str]:
-    """The modalities that a model with this config uses, sorted."""
+    """Return the modalities that a model with this config uses, sorted."""
     chosen = getattr(config, "modalities", None)
     return [name for name in sorted(dataset.features) if chosen is None or name in chosen]
 
 
 def _known(dataset: Dataset) -> np.ndarray:
-    """`(I,)` bool: which items have a training interaction."""
+    """Return which items have a training interaction, `(I,)` bool."""
     known = np.zeros(dataset.n_items, dtype=bool)
     known[dataset.train.items] = True
     return known
 
 
 def _tensors(dataset: Dataset, name: str, known: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """The features `(I, d)` as they are stored, and which rows are of known items, `(I,)` bool."""
+    """Return the stored features `(I, d)`, and which rows have features and are of known items, `(I,)` bool."""
     matrix = dataset.features[name]
     return stored_tensor(matrix.values), torch.from_numpy(known & matrix.present)
 
 
 def _check_outliers(dataset: Dataset, name: str, known: np.ndarray, found: Projection, size: int) -> None:
-    """Warn if a few large rows leave fewer columns than `size`, and nearly nothing of the other rows."""
+    """Warn if a few very large rows leave fewer columns than `size`, and less than half of a typical row's length."""
     matrix = dataset.features[name]
     if found.n_columns >= min(size, matrix.dims):
         return
@@ -134,8 +135,8 @@ def _check_outliers(dataset: Dataset, name: str, known: np.ndarray, found: Proje
     kept = float((found(values).double().norm(dim=1) / lengths).median())
     if kept < 0.5:
         log.warning(
-            "feature_size: a few rows of the features '%s' of %s are so much larger than the others that %d of %d"
-            " columns are left, and %.0f %% of the length of a typical row; correct them, or keep all columns (%s)",
+            "feature_size: a few rows of the features '%s' of %s are so much larger than the others that only %d of"
+            " %d columns and %.0f %% of the length of a typical row are left; correct them, or keep all columns (%s)",
             name,
             dataset.name,
             found.n_columns,

@@ -36,11 +36,11 @@ class FeatureStore:
 
     Attributes:
         trained: name → matrix of the items known in training, or None until `blocks` reads it.
-        added: of the items that were added, in order; must not be mutated.
+        added: blocks of the items that were added, in the order of their rows; must not be changed.
         folder: the prepared dataset that contains `trained`, if there is one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
-        missing: why `trained` cannot be read, or None; becomes an error only when `trained` is needed.
-        projections: name → what the model reads in place of a matrix, trained or added (recommender/feature_size.py).
+        missing: why `trained` cannot be read, or None; raised as an error only when `trained` is needed.
+        projections: name → projection that reduces matrices before the model reads them (recommender/feature_size.py).
     """
 
     trained: dict[str, FeatureMatrix] | None
@@ -52,7 +52,7 @@ class FeatureStore:
 
     @classmethod
     def of(cls, dataset: Dataset, projections: Mapping[str, Projection] | None = None) -> FeatureStore:
-        """The features of a dataset; a reference where it was loaded from a prepared folder."""
+        """Return the features of a dataset, with a reference to its folder if it was loaded from a prepared folder."""
         projections = projections or {}
         if dataset.folder is None or not dataset.features:
             return cls(dict(dataset.features), projections=projections)
@@ -60,7 +60,7 @@ class FeatureStore:
         return cls(dict(dataset.features), folder=dataset.folder, files=files, projections=projections)
 
     def blocks(self) -> Blocks:
-        """All blocks in row order: trained items first.
+        """Return all blocks in the order of item rows: trained items first.
 
         Raises:
             RunFolderError: the referenced dataset is missing or has changed.
@@ -70,7 +70,7 @@ class FeatureStore:
         return [self.trained, *self.added]
 
     def with_added(self, new: Mapping[str, FeatureMatrix]) -> FeatureStore:
-        """With the features of more items. All added items become one block: many blocks would be slow to read."""
+        """Return a store with the features of more items; all added items become one block, which is faster to read."""
         merged = dict(new)
         for name, matrix in new.items():
             added = [block[name] for block in self.added]
@@ -79,15 +79,15 @@ class FeatureStore:
         return replace(self, added=[merged])
 
     def names(self) -> list[str]:
-        """Names of the modalities, in the order of the model's branches."""
+        """Return the names of the modalities, in the order in which the model uses them."""
         return list(self.blocks()[0])
 
     def known_names(self) -> list[str]:
-        """Names of the modalities, also where their files are missing."""
+        """Return the names of the modalities, also if their files are missing."""
         return list(self.trained) if self.trained is not None else sorted({k.rsplit(".", 1)[0] for k in self.files})
 
     def writers(self, run: Path) -> dict[str, Writer]:
-        """The files that keep these features in the run folder `run`."""
+        """Return the files that store these features in the folder `run`: name → function that writes the file."""
         files: dict[str, Writer] = {}
         description: dict[str, Any] = {"names": self.known_names(), "added_blocks": []}
         if self.folder is not None:
@@ -115,13 +115,13 @@ class FeatureStore:
         verify: bool = False,
         manifest: Mapping[str, Any] | None = None,
     ) -> FeatureStore:
-        """The features that `writers` wrote; a missing dataset is an error only when it is needed.
+        """Read the features that `writers` wrote; a missing dataset raises an error only when it is needed.
 
         Args:
             run: the run folder.
             elsewhere: the prepared dataset's folder, if it was moved.
             verify: compare the checksums of the dataset's feature files.
-            manifest: of the run, where it is known.
+            manifest: the manifest of the run, if the caller has read it.
 
         Raises:
             RunFolderError: a file of the run is damaged, or names a file outside of its folder.
@@ -202,7 +202,7 @@ def _check(description: Any, path: Path) -> None:
     """Check the types in `features.json`, and that no name in it leaves its folder.
 
     Raises:
-        RunFolderError: names the entry that is wrong.
+        RunFolderError: an entry is wrong; the message names it.
     """
 
     def damage(fault: str) -> RunFolderError:
@@ -245,7 +245,7 @@ def _write_projections(path: Path, projections: Mapping[str, Projection]) -> Non
 
 
 def _read_projections(path: Path, names: Sequence[str]) -> dict[str, Projection]:
-    """The projections in a file, of some of the modalities `names`.
+    """Read the projections in a file; a modality of `names` without a projection is left out.
 
     Raises:
         RunFolderError: the file is missing or damaged.
@@ -260,7 +260,7 @@ def _read_projections(path: Path, names: Sequence[str]) -> dict[str, Projection]
     for name, p in found.items():
         is_matrix = p.directions.ndim == 2 and p.offset.shape == p.directions.shape[:1] and p.directions.shape[1] > 0
         if not is_matrix or {p.offset.dtype, p.directions.dtype} != {torch.float64}:
-            raise RunFolderError(f"{path} is damaged: the projection of '{name}' is no matrix; {REMEDY}")
+            raise RunFolderError(f"{path} is damaged: the projection of '{name}' is not a matrix; {REMEDY}")
     return found
 
 

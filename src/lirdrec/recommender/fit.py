@@ -75,16 +75,16 @@ def fit(
         model: the model's name, where `config` is not given: `fit(dataset, model="ease")`.
         run: folder for checkpoints, history and the trained model; None: only in memory.
         resume: continue a training that was stopped in `run`; overwrite: replace a finished run in `run`.
-        refit: an earlier run: train with its settings and best number of epochs on all interactions, for serving.
-        warm_start: an earlier run on older data: train on from its parameters in less time (docs/updating.md).
+        refit: an earlier run; train with its settings and its best number of epochs on all interactions.
+        warm_start: an earlier run on older data; its parameters are the start, to save time (docs/updating.md).
         device: "auto" (cuda, else cpu), "cpu", "cuda", "cuda:1" or "mps"; progress: show it on stderr.
         cache: folder for neighbor graphs; None: `LIRDREC_CACHE` or `~/.cache/lirdrec`; False: no cache.
-        checkpoint: without `run`: folder for checkpoints, one per `checkpoint_seconds`, from which the call resumes.
+        checkpoint: without `run`: folder for checkpoints every `checkpoint_seconds`, from which the call resumes.
         callbacks: called after every step and epoch; calibrate_new_items: see docs/new_items.md.
 
     Raises:
         ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
-        DataError: the features are not those of `warm_start`, or it was trained on all validation interactions.
+        DataError: `warm_start` had other features, or was trained on all validation interactions.
         RunFolderError, TrainingError: a run cannot be used, or a feature file has changed; the loss is not finite.
 
     >>> recommender = fit(dataset, "ease", progress=False)
@@ -94,7 +94,7 @@ def fit(
     if refit is None and warm_start is None:
         job = make_job(dataset, *resolve_configs(config, model, training, preset), progress, callbacks)
     elif config is not None or model is not None or None not in (refit, warm_start):
-        raise ConfigError("refit and warm_start take the model of the earlier run; give one of them, and no model")
+        raise ConfigError("refit and warm_start take the earlier run's model; give one of the two, and no other model")
     else:
         make = warm_job if refit is None else refit_job
         job = make(dataset, warm_start if refit is None else refit, training, progress, callbacks)
@@ -116,7 +116,7 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
         verify_features(job.dataset, getattr(job.config, "modalities", None))
         check_variance(job.dataset, job.config)
     if job.dataset.train.weights is not None and not model.capabilities.weights:
-        log.warning("%s does not use weights: it learns from %s as if all were 1", model.name, job.dataset.name)
+        log.warning("%s does not use weights: it learns from %s as if all weights were 1", model.name, job.dataset.name)
     if getattr(job.config, "time_gaps", False) and not has_clock(job.dataset.info):
         raise ConfigError(
             f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
@@ -131,7 +131,7 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
 
 
 def projections_of(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
-    """How features are reduced: as in the run that the training starts from, else fitted to the items of training."""
+    """Return how features are reduced: as in the earlier run `job.start`, else fitted to the items of training."""
     if job.start is not None and job.start.features is not None:
         return job.start.features.projections
     return fit_projections(job.dataset, job.config, ranks)
@@ -139,7 +139,7 @@ def projections_of(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
 
 def _train_in_folder(job: Job, model: Model, folder: Path, resume: bool, may_exist: bool) -> Recommender:
     with run_lock(folder):
-        prepare_folder(folder, resume, may_exist)  # another process may have written it since
+        prepare_folder(folder, resume, may_exist)  # another process may have written to it in the meantime
         # reads a checkpoint of several devices, too
         store = ShardedCheckpointStore(folder / "checkpoint", fingerprint(job), model.inputs.ranks, model.shard_of)
         recommender = _train(job, model, store, resume, folder)
@@ -148,7 +148,7 @@ def _train_in_folder(job: Job, model: Model, folder: Path, resume: bool, may_exi
 
 
 def prepare_folder(folder: Path, resume: bool, may_exist: bool) -> None:
-    """Remove what an earlier training left in a locked run folder; its checkpoint stays where it is resumed.
+    """Remove what an earlier training left in a locked run folder; with `resume` its checkpoint stays.
 
     Raises:
         RunFolderError: there is a finished run, and `may_exist` is false.
@@ -172,7 +172,7 @@ def _train(
 
 
 def _origin(job: Job) -> dict[str, Any]:
-    """What a run keeps about its start: the seed and the earlier run, if there is one."""
+    """Return what a run records about its start: the seed and, if there is one, the earlier run."""
     info: dict[str, Any] = {"seed": job.training.seed}
     if job.refit is not None:
         info["refit"] = job.refit
@@ -186,7 +186,7 @@ def _origin(job: Job) -> dict[str, Any]:
 def optimize(
     job: Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
 ) -> TrainResult:
-    """Run the training loop; with several ranks, the first alone has a `folder` for the history, and progress."""
+    """Run the training loop; with several ranks, only rank 0 has a `folder` for the history and shows progress."""
     training, validate = job.training, job.validate
     callbacks: list[Callback] = list(job.callbacks)
     if folder is not None:
@@ -200,7 +200,7 @@ def optimize(
             if isinstance(callback, (ProgressBar, EpochLines, HistoryLogger)):
                 callback.stop()
     n_epochs = len(result.history)
-    # a continued training ends with its falling rate, and its last epochs are the best
+    # in a continued training the learning rate falls to zero, so its last epochs are the best
     ended = validate is not None and result.stopped == "epochs" and job.start is None
     if ended and still_improving(result.best_epoch, n_epochs):
         log.warning(
@@ -214,7 +214,7 @@ def optimize(
 
 
 def finish(job: Job, model: Model, result: TrainResult, info: dict[str, Any] | None = None) -> Recommender:
-    """The recommender of a trained model; `info` is kept with it."""
+    """Return the recommender of a trained model; `info` has further facts that the run keeps."""
     training, info, n_epochs = job.training, _origin(job) | (info or {}), len(result.history)
     scorer = model.scorer()
     encoder = _new_item_encoder(job, model, scorer)
@@ -229,7 +229,11 @@ def finish(job: Job, model: Model, result: TrainResult, info: dict[str, Any] | N
 
 
 def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder | None:
-    """The encoder of items that are added later: from the earlier run in a refit, else from simulated launches."""
+    """Return the encoder of items that are added later, or None if the model takes no new items.
+
+    Simulated launches, in which trained items are treated as new, calibrate it. Without calibration or validation
+    interactions, as in a refit, it is the encoder of the earlier run.
+    """
     if not isinstance(scorer, VectorScorer) or not model.capabilities.cold_items:
         return None
     if not job.calibrate or job.validate is None:
@@ -254,6 +258,6 @@ def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder 
 
 
 def _started_from(state: RunState) -> dict[str, str | None]:
-    """What a run keeps about the run that it continued."""
+    """Return what a run records about the earlier run that it continued."""
     folder = None if state.folder is None else str(state.folder.resolve())
     return {"run": folder, "weights": weights_digest(state)}

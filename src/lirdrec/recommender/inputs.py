@@ -28,12 +28,12 @@ GRAPH_ENTRY = 8 + 2 * 8 + 4  # bytes of a neighbor, and of its entry in the grap
 def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Mapping[str, int] | None = None) -> None:
     """Check that the machine's memory is enough for the vectors and neighbors of a model, before they are allocated.
 
-    A lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of all users
-    and items with their gradient; for LIRDRec also the weights of its hidden layers. Neighbors are those of
-    `n_neighbors`. `columns`: of the modalities that are reduced.
+    The need is a lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of
+    all users and items with their gradient; for LIRDRec also the weights of its hidden layers. Each item has
+    `n_neighbors` neighbors. `columns` gives the number of columns of each modality that is reduced.
 
     Raises:
-        ConfigError: they need more memory; names the option and both sizes.
+        ConfigError: they need more memory than is free; the message names the option and both sizes.
     """
     if device.type != "cpu":
         return
@@ -52,7 +52,7 @@ def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Map
 
 
 def _check_neighbors(dataset: Dataset, config: Any) -> None:
-    """Check the memory of the nearest items of each item, which no option but the number of items limits."""
+    """Check the memory for the nearest items of each item; `n_neighbors` may be as large as the number of items."""
     k = getattr(config, "n_neighbors", None)
     if k is None or getattr(config, "item_graph", "features") not in ("features", "both"):
         return
@@ -74,10 +74,10 @@ def make_model_inputs(
     ranks: Ranks = ONE,
     projections: Mapping[str, Projection] | None = None,
 ) -> ModelInputs:
-    """Tensors on `device`: training pairs with weights, features in float32, and a cached source of neighbors.
+    """Build the input tensors on `device`: training pairs with weights, features in float32, and cached neighbors.
 
-    With several `ranks`, the features are the rows of this rank's items, which alone are read. Modalities with a
-    projection are reduced by it (`recommender/feature_size.py`), neighbors included.
+    With several `ranks` (processes), only the features of this rank's items are read. A modality with a projection is
+    reduced by it (`recommender/feature_size.py`), also for the search for neighbors.
     """
     projections = projections or {}
     features, rows = {}, slice(None) if ranks.size == 1 else ranks.shard(dataset.n_items).rows
@@ -109,7 +109,7 @@ def _optional_tensor(values: np.ndarray | None, device: torch.device | str) -> t
 
 
 class _NeighborsOfFirst:
-    """A `NeighborSource` that rank 0 computes or reads from the cache, for all ranks."""
+    """A `NeighborSource` for several ranks: rank 0 computes the neighbors, or reads them from the cache, for all."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ def as_features(
     projection: Projection | None = None,
     rows: slice = slice(None),
 ) -> Features:
-    """Rows of a feature matrix as float32 on `device`, reduced by the projection if there is one.
+    """Return rows of a feature matrix as float32 on `device`, reduced by the projection if there is one.
 
     A memory map of float32 is not copied on the CPU.
     """
@@ -161,7 +161,7 @@ def _as_tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def stored_tensor(values: np.ndarray) -> torch.Tensor:
-    """Features of the type that they are stored in; a memory map is not copied."""
+    """Return features as a tensor, in the dtype that they are stored in; a memory map is not copied."""
     if not values.flags.c_contiguous:
         values = np.array(values, order="C")
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""`Job`: what one call of `fit` trains: the data and the settings, from scratch, as a refit, or continued."""
+"""`Job`: the data and settings that one call of `fit` trains: from scratch, as a refit, or from an earlier run."""
 
 from __future__ import annotations
 
@@ -48,16 +48,18 @@ class Job:
     """The dataset and settings of one call of `fit`.
 
     Attributes:
-        dataset, config, training: data, model config and training options, the batch size as a number.
+        dataset: the data.
+        config: the model config.
+        training: the training options, with the batch size as a number.
         automatic: whether batch size and learning rate were computed from the number of pairs.
-        validate: validation metrics of a scorer; None: no validation.
+        validate: function from a scorer to its validation metrics; None: no validation.
         refit: the earlier run whose settings are used, or None.
         start: the earlier run whose parameters the training starts from, or None.
-        full_epochs: epochs that the training from scratch took, where `refit` or `start` is given.
-        progress: whether to show it.
-        callbacks: those of the caller.
+        full_epochs: number of epochs of the training from scratch, if `refit` or `start` is given.
+        progress: whether to show progress.
+        callbacks: the callbacks that the caller gave.
         calibrate: whether simulated launches calibrate the encoder of new items.
-        encoder: that of the earlier run, for a training without validation.
+        encoder: the encoder of new items of the earlier run, for a training without validation or calibration.
     """
 
     dataset: Dataset
@@ -82,10 +84,10 @@ def make_job(
     callbacks: tuple[Callback, ...],
     start: RunState | None = None,
 ) -> Job:
-    """The job of a training with these configs, from scratch or from an earlier run `start`."""
+    """Make the job of a training with these configs, from scratch or from the parameters of an earlier run `start`."""
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
-        log.warning("%s has few items: training looks at %s instead of %s", dataset.name, metric, training.metric)
+        log.warning("%s has few items: %s chooses the best epoch instead of %s", dataset.name, metric, training.metric)
         training = replace(training, metric=metric)
     automatic = training.batch_size == "auto"
     training = training.resolved(len(dataset.train.users))
@@ -100,7 +102,7 @@ def _earlier_encoder(state: RunState) -> NewItemEncoder | None:
 
 
 def refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> Job:
-    """The job of a refit: the settings of an earlier run, and all interactions of the dataset.
+    """Make the job of a refit: train with the settings of an earlier run on all interactions of the dataset.
 
     Raises:
         ConfigError: `training` is given.
@@ -125,7 +127,7 @@ def refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbac
 
 
 def warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> Job:
-    """The job of a training that continues an earlier run on newer data.
+    """Make the job of a training that continues an earlier run on newer data.
 
     Raises:
         ConfigError: there are no validation interactions, and no `training` with a number of epochs.
@@ -135,14 +137,17 @@ def warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callback
     state = read_earlier(run)
     found = settings_of(state)
     if found.best_epoch is None and state.info.get("training") is None:
-        log.info("%s is computed in closed form: it is computed again", state.info.get("model"))
+        log.info(
+            "%s is computed in closed form, without parameters to start from: it is computed again",
+            state.info.get("model"),
+        )
         return make_job(dataset, found.config, training or found.training, progress, callbacks)
     check_parameters(state)
     check_features(dataset, state, found.config)
     if not len(dataset.valid) and training is None:
         raise ConfigError(
             f"{dataset.name} has no validation interactions, which choose the number of epochs; hold some out"
-            " (lirdrec prepare --split temporal), or give the number: epochs"
+            " (lirdrec prepare --split temporal), or give the number of epochs (epochs)"
         )
     options = continued_training(state) if training is None else training
     return make_job(without_trained(dataset, state), found.config, options, progress, callbacks, state)
@@ -157,14 +162,14 @@ def _check_training(training: Any) -> None:
 
 
 def resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
-    """The configs of model and training; what is not given comes from the preset.
+    """Return the configs of model and training; a config that is not given comes from the preset.
 
     Raises:
-        ConfigError: they contradict each other, or are of another type.
+        ConfigError: the arguments contradict each other, or have a wrong type.
     """
     if isinstance(config, str):
         if model not in (None, config):
-            raise ConfigError(f"fit: the model is '{config}' and model='{model}'; give one of them")
+            raise ConfigError(f"fit: two models are given, '{config}' and model='{model}'; give one of them")
         config, model = None, config
     _check_training(training)
     if config is None:
@@ -172,16 +177,16 @@ def resolve_configs(config: Any, model: str | None, training: Any, preset: str) 
     else:
         name = model_for_config(config).name
         if model not in (None, name):
-            raise ConfigError(f"fit: the configuration is of the model '{name}', and model='{model}'; give one of them")
+            raise ConfigError(f"fit: config is of the model '{name}', but model='{model}' is given; give one of them")
         base_config, base_training = preset_of(name, preset, getattr(config, "loss", None))
     return (base_config if config is None else config), (base_training if training is None else training)
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:
-    """The metric; if its cut-off exceeds the number of ranked items, the same metric at half of this number.
+    """Return the metric; if fewer items are ranked than its cut-off, the same metric at half of their number.
 
     Raises:
-        ConfigError: not a metric with a cut-off.
+        ConfigError: it is not a metric with a cut-off, such as recall@20.
     """
     name, k = split_name(metric)
     cold = _cold_candidates(dataset)
@@ -190,7 +195,10 @@ def fitting_metric(dataset: Dataset, metric: str) -> str:
 
 
 def _cold_candidates(dataset: Dataset) -> np.ndarray | None:
-    """The items without training `(n,)`, where only they are held out and therefore ranked; else None: all items."""
+    """Return the items to rank `(n,)`, if only items without training interactions are held out: all such items.
+
+    Else None: all items are ranked.
+    """
     is_trained = np.zeros(dataset.n_items, bool)
     is_trained[dataset.train.items] = True
     if not len(dataset.valid) or is_trained[dataset.valid.items].any():
@@ -199,7 +207,7 @@ def _cold_candidates(dataset: Dataset) -> np.ndarray | None:
 
 
 def validation(dataset: Dataset, metric: str) -> Validate | None:
-    """A function from a scorer to its validation metrics; None (and a warning) without validation interactions."""
+    """Return a function from a scorer to its validation metrics; None, with a warning, if nothing is held out."""
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
         (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
@@ -228,7 +236,7 @@ def validation(dataset: Dataset, metric: str) -> Validate | None:
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """The settings that must be the same to resume from a checkpoint; epochs and patience may change."""
+    """Return the settings that must be the same to resume from a checkpoint; epochs and patience may change."""
     dataset, training = job.dataset, job.training
     digest = hashlib.sha256()
     for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):
@@ -245,7 +253,7 @@ def fingerprint(job: Job) -> dict[str, Any]:
     options = {f"training.{key}": value for key, value in to_dict(training).items() if key not in free}
     if training.schedule == "cosine":
         options["training.epochs"] = training.epochs
-    if training.schedule != "exponential":  # then they have no effect
+    if training.schedule != "exponential":  # then these two options have no effect
         del options["training.decay"], options["training.decay_epochs"]
     model = {f"model.{key}": value for key, value in to_dict(job.config).items()}
     start = {"warm_start": None if job.start is None else weights_digest(job.start)}

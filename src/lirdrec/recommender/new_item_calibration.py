@@ -1,8 +1,8 @@
 """Simulated launches: trained items are treated as new ones, to calibrate how real new items compete.
 
 In each of up to ten rounds a tenth of the trained items is removed from the catalog, and added again by
-`Model.add_items`; nothing is trained. The validation interactions of these items are what their recommendation is
-measured by.
+`Model.add_items`; nothing is trained. The validation interactions of these items then show how well they are
+recommended as new items.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from lirdrec.recommender.new_item_encoder import BLOCK_BYTES, LaunchStep, Neighb
 
 K = 20  # length of the lists of simulated launches
 ROUNDS = 10  # simulated launches; each trained item is new in one of ten
-CONTINUED_ROUNDS = 5  # after a continued training, of whose time ten would take a quarter
+CONTINUED_ROUNDS = 5  # after a continued training; ten rounds would take a quarter of its time
 MAX_USERS = 10_000  # users whose lists are ranked in a simulated launch
 MAX_LAUNCHED = 20_000  # items treated as new in all rounds together
-MAX_COST = 0.03  # of the hits on known items, which the calibrated offset costs at most
+MAX_COST = 0.03  # largest share of the hits on known items that the calibrated offset may cost
 N_OFFSETS = 61
-# a, n and w, chosen on the validation launches of four datasets (docs/new_items.md)
+# a, n and w of new_item_encoder.py, chosen on the validation launches of four datasets (docs/new_items.md)
 CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
 
 
@@ -39,7 +39,7 @@ class _Launch:
     new: Tensor  # `(n,)` rows
     known: Tensor  # `(I - n,)` rows
     scorer: VectorScorer  # of the known items, followed by the new ones as `Model.add_items` gives them
-    neighbors: Neighbors  # rows of `known`
+    neighbors: Neighbors  # of the new items; its rows are indices into `known`
 
     @property
     def trained(self) -> Tensor:
@@ -57,19 +57,19 @@ def fit_new_item_encoder(
     seed: int = 0,
     rounds: int = ROUNDS,
 ) -> NewItemEncoder:
-    """Calibrate the offset of new items by simulated launches; the model does not change.
+    """Calibrate the offset of the scores of new items by simulated launches; the model does not change.
 
     Args:
         model: the trained model, with `capabilities.cold_items`.
         scorer: its scorer, without added items.
         features: modality → features of all items.
         train: training items of each user, which are left out of the lists.
-        validation: validation items of each user: the hits.
-        seed: of the order in which items are treated as new, and of the users where they are many.
+        validation: validation items of each user; a recommended one is a hit.
+        seed: for the order in which items are treated as new, and for the sample of users if there are many.
         rounds: number of simulated launches, at most `ROUNDS`.
 
     Returns:
-        An encoder; the content vector without an offset where there is nothing to validate.
+        The encoder. If users or items are too few to validate, it has no offset and does not mix vectors.
     """
     generator = torch.Generator().manual_seed(seed)
     trained = torch.bincount(train.items, minlength=scorer.n_items) > 0
@@ -89,10 +89,10 @@ def fit_new_item_encoder(
 
 
 def calibrated_offset(frontier: Sequence[LaunchStep]) -> float:
-    """The largest offset that costs known items at most `MAX_COST`, with a margin for the error over the users.
+    """Return the largest offset whose cost is at most `MAX_COST`, with a margin for the error over the users.
 
-    The margin is at most half of `MAX_COST`: where users are few, the error is larger than any useful cost. 0 without
-    any measured cost.
+    The margin is at most half of `MAX_COST`, because with few users the error is larger than any useful cost. The
+    offset is 0 if no cost was measured.
     """
     if not frontier:
         return 0.0
@@ -124,14 +124,23 @@ def _launch(model: Model, scorer: VectorScorer, features: Mapping[str, Features]
 
 
 def _scale(scorer: VectorScorer, trained: Tensor) -> float:
-    """`S`: the median length of user vectors times that of the vectors of the `trained` `(I,)` items; 1 for cosines."""
+    """Return the scale `S` of scores: the median length of user vectors times the median length of item vectors.
+
+    Only items in the mask `trained` `(I,)` count. If scores are cosines, all lengths are 1, and so is the scale.
+    """
     vectors = scorer.user_vectors, scorer.item_vectors[trained]
     users, items = (table[:, : scorer.n_similarity_columns].norm(dim=1) for table in vectors)
     return float(users[users > 0].median() * items.median()) if bool((users > 0).any()) else 1.0
 
 
 class _Lists(NamedTuple):
-    """The best of some items for each user: scores and hits, at most K columns; the number of relevant items `(U,)`."""
+    """The best of some items for each user.
+
+    Attributes:
+        scores: `(U, k)` scores, best first; k is at most `K`.
+        hits: `(U, k)` bool, whether each item is relevant.
+        relevant: `(U,)` number of relevant items of each user.
+    """
 
     scores: Tensor
     hits: Tensor
@@ -165,7 +174,9 @@ def _scored_blocks(
     """Score some items for blocks of users.
 
     Args:
-        vectors: `(n, D)` of these items, in rows `rows` `(n,)`.
+        vectors: `(n, D)`, the vectors of these items.
+        rows: `(n,)`, the rows of these items in the catalog.
+        seen, truth: the items of each user that give `is_seen` and `is_relevant`.
     """
     position = torch.full((scorer.n_items,), -1, device=rows.device)
     position[rows] = torch.arange(len(rows), device=rows.device)
@@ -181,7 +192,10 @@ def _scored_blocks(
 def _occurring(
     histories: Histories, users: Tensor, position: Tensor, shape: torch.Size
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A mask of the given shape of the users' items, and the row and column of each; `position`: column of an item."""
+    """Return a mask of the given shape that is true at the users' items, and the row and column of each of them.
+
+    `position` `(I,)` is the column of each item, or -1 if it has none.
+    """
     owners, items = histories.pairs(users)
     columns = position[items]
     owners, columns = owners[columns >= 0], columns[columns >= 0]
@@ -198,7 +212,11 @@ def _new_lists(
     truth: Histories,
     users: Tensor,
 ) -> tuple[_Lists, _Lists]:
-    """Rank the new items in rows `rows` `(n,)` with vectors `(n, D)`: all of them, and without those in `seen`."""
+    """Rank the new items in rows `rows` `(n,)` with `vectors` `(n, D)` for each user.
+
+    Returns:
+        The lists of all new items, and the lists without the user's `seen` items.
+    """
     with_seen: list[tuple[Tensor, ...]] = []
     without: list[tuple[Tensor, ...]] = []
     k = min(K, len(rows))
@@ -206,7 +224,7 @@ def _new_lists(
         relevant = torch.bincount(owners, minlength=len(scores))
         best = scores.topk(k, dim=1)
         with_seen.append((best.values, is_relevant.gather(1, best.indices), relevant))
-        changed = is_seen.gather(1, best.indices).any(1).nonzero().squeeze(1)  # of these users another list is needed
+        changed = is_seen.gather(1, best.indices).any(1).nonzero().squeeze(1)  # these users need another list
         again = scores[changed].masked_fill_(is_seen[changed], -torch.inf).topk(k, dim=1)
         values = best.values.index_copy(0, changed, again.values)
         indices = best.indices.index_copy(0, changed, again.indices)
@@ -217,13 +235,14 @@ def _new_lists(
 def _known_lists(
     launches: Sequence[Tensor], scorer: VectorScorer, seen: Histories, truth: Histories, users: Tensor
 ) -> list[_Lists]:
-    """For each launch, given as rows `(n,)`, rank all other items, without those in `seen`.
+    """For each launch, given as the rows `(n,)` of its new items, rank all other items without the user's `seen` ones.
 
-    All items are ranked once, and the launched ones left out of the first 2 K places; of more where these are too few.
+    All items are ranked once, to 2 K places. For each launch its new items are left out of this list. More places are
+    ranked if fewer than K items remain.
     """
     rows = torch.arange(scorer.n_items, device=users.device)
     n_launches = len(launches)
-    launch_of = torch.full_like(rows, n_launches)  # of items in no launch
+    launch_of = torch.full_like(rows, n_launches)  # this number: the item is in no launch
     for number, new in enumerate(launches):
         launch_of[new] = number
     blocks: list[list[tuple[Tensor, ...]]] = [[] for _ in launches]
@@ -249,7 +268,10 @@ def _known_lists(
 
 
 def _has_enough(top_launch: Tensor, launches: Sequence[Tensor], n_items: int) -> bool:
-    """Whether each list has K items (or all) without each launch; `top_launch` `(b, d)`: the launch of each place."""
+    """Return whether each list keeps K items (or all) when the new items of any launch are left out.
+
+    `top_launch` `(b, d)` is the launch of the item at each place of the lists.
+    """
     n_left = ((top_launch != number).sum(1).min() >= min(K, n_items - len(new)) for number, new in enumerate(launches))
     return all(bool(enough) for enough in n_left)
 
@@ -262,12 +284,13 @@ def _frontier(
     validation: Histories,
     users: Tensor,
 ) -> tuple[LaunchStep, ...]:
-    """The effect of increasing offsets, the mean over launches.
+    """Measure the effect of increasing offsets, as the mean over the launches.
 
-    Nobody has seen a new item. So the lists that cost and share come from do not leave out the launched items that a
-    user has in training; else too few new items would compete, and the cost would be too low. Recall is measured on
-    lists without them, and so is the reference of the cost: content vectors come from a network that was trained with
-    the interactions of these items, and would find each user's own items again.
+    In reality no user has seen a new item. So cost and share are measured on lists that keep the launched items which
+    the user has in training. Without these items too few new items would compete, and the cost would be too low.
+
+    Recall, and the reference of the cost, are measured on lists without these items. The content vectors come from a
+    network that was trained with the interactions of these items, so it would find each user's own items again.
     """
     known = _known_lists([launch.new for launch in launches], scorer, train, validation, users)
     complete, unseen, content = [], [], []
@@ -280,9 +303,9 @@ def _frontier(
         added = launch.scorer.item_vectors[first:]
         content.append(_new_lists(added, launch.new, scorer, train, validation, users)[1])
     reference = _merged([0.0], known, content).known[:, 0]
-    if not bool(reference.any()):  # no hit that an offset could cost
+    if not bool(reference.any()):  # there is no hit that an offset could cost
         return ()
-    # the scale of scores: how far the places of a typical user's list are apart, and the best new item from its end
+    # the scale of scores in a typical list: from its first to its last place, and from there to the best new item
     span = _median(torch.cat([of_known.scores[:, 0] - of_known.scores[:, -1] for of_known in known]))
     gaps = [of_known.scores[:, -1] - of_new.scores[:, 0] for of_known, of_new in zip(known, complete, strict=True)]
     offsets = sorted({*torch.linspace(-span, max(span, 2 * _median(torch.cat(gaps))), N_OFFSETS).tolist(), 0.0})
@@ -295,14 +318,17 @@ def _frontier(
 
 
 def _costs(known: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """The relative loss of recall at each offset, and its standard error over U users, each `(n,)`.
+    """Return the relative loss of recall at each offset, and its standard error over U users, each `(n,)`.
 
-    The loss is a ratio of sums over users, `1 - Σ_u k_u / Σ_u r_u`; its error is that of the linearized ratio,
-    `sqrt(U / (U - 1) Σ_u (r_u (1 - loss) - k_u)²) / Σ_u r_u`, and 1 for a single user.
+        loss  = 1 - Σ_u k_u / Σ_u r_u
+        error = sqrt(U / (U - 1) Σ_u (r_u (1 - loss) - k_u)²) / Σ_u r_u
+
+    k_u is `known` and r_u is `reference` of user u. The error is the error of the linearized ratio; for a single user
+    it is 1.
 
     Args:
         known: recall `(U, n)` of each user on known items, at each offset.
-        reference: recall `(U,)` of each user that it is compared with, not 0 for all.
+        reference: recall `(U,)` of each user to compare with; not 0 for all users.
     """
     total, n_users = reference.sum(), len(reference)
     kept = known.sum(0) / total
@@ -323,7 +349,7 @@ class _Merged(NamedTuple):
     Attributes:
         known: `(U, n)` recall of each user on known items, the sum over launches.
         new_recall: `(n,)` mean recall on new items.
-        new_share: `(n,)` share of the places of new items.
+        new_share: `(n,)` share of the list places that new items get.
     """
 
     known: Tensor
@@ -332,14 +358,17 @@ class _Merged(NamedTuple):
 
 
 def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Lists]) -> _Merged:
-    """For each offset, ascending: merge each user's known and new items.
+    """Merge each user's lists of known and of new items, at each of the offsets (ascending).
 
-    Both lists are in descending order. So the j-th new item is among the K best if and only if its score plus the
-    offset is higher than that of the (K - 1 - j)-th known item, whose place it takes: from a certain offset on.
+    Both lists are in descending order of scores, and j counts from 0. So the j-th new item is among the K best if and
+    only if its score plus the offset is higher than the score of the (K - 1 - j)-th known item. From a certain offset
+    on, it takes the place of this known item.
     """
     steps = torch.tensor(offsets, dtype=torch.float64)
     n_steps, n_users = len(steps) + 1, len(known[0].relevant)
-    lost = torch.zeros(n_users * n_steps, dtype=torch.float64)  # recall of each user on known items, from a step on
+    lost = torch.zeros(
+        n_users * n_steps, dtype=torch.float64
+    )  # lost recall of each user on known items, from a step on
     gained, places = torch.zeros(2, n_steps, dtype=torch.float64)
     start, n_places, n_relevant = torch.zeros(n_users, dtype=torch.float64), 0, 0
     first = torch.arange(n_users)[:, None] * n_steps
@@ -348,7 +377,7 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
         known_scores, known_recall = _on_host(of_known, k)
         new_scores, new_recall = _on_host(of_new, k)
         needed = known_scores.flip(1) - new_scores
-        needed.masked_fill_(new_scores == -torch.inf, torch.inf)  # nothing to recommend
+        needed.masked_fill_(new_scores == -torch.inf, torch.inf)  # this place has no new item
         step = torch.searchsorted(steps, needed.flatten(), right=True)
         gained += torch.bincount(step, new_recall.flatten(), n_steps)
         places += torch.bincount(step, minlength=n_steps)
@@ -362,7 +391,10 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
 
 
 def _on_host(lists: _Lists, k: int) -> tuple[Tensor, Tensor]:
-    """The scores `(U, k)` and what each place adds to a user's recall, on the CPU; -inf and 0 where it has no item."""
+    """Return, on the CPU, the scores and what each place adds to a user's recall, `(U, k)` each.
+
+    A place without an item has -inf and 0.
+    """
     n_missing = max(0, k - lists.scores.shape[1])
     scores = pad(lists.scores[:, :k].cpu().double(), (0, n_missing), value=-torch.inf)
     recall = pad((lists.hits / lists.relevant.clamp(min=1)[:, None])[:, :k].cpu().double(), (0, n_missing))

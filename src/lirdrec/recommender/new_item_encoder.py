@@ -1,28 +1,33 @@
-"""Vectors and scores of new items: the content vector mixed with the nearest trained items, and a calibrated offset.
+"""Compute vectors and scores of new items, from their features, the nearest trained items, and an offset.
 
 `Model.add_items` computes the vector `c` of a new item from its features alone. Such items are ranked well among each
 other, but seldom among all items: no training interaction has moved their vectors towards users. `NewItemEncoder`
-therefore does three things, all after training and with everything else frozen:
+therefore does three things, all after training and without changing anything else:
 
     m = Σ_modalities Σ_{j ∈ N(i)} softmax_j(β cos(f_i, f_j)) v_j      N(i): the n nearest trained items
     v = normalize(a ĉ + (1 - a) m̂) · length                          a: share of the content vector
     score(u, i) = (1 - w) ⟨u, v⟩ + w S cos(q_u, f_i) + b               b: the offset of new items, 0 for trained ones
 
-The second term is for models with content vectors (models/content.py): how similar the item is to those of the user's
-history, without anything learned. `w` is its weight, and `S` the scale of scores: the median length of user vectors
-times that of item vectors.
+`f` are the features of an item, `v_j` the vector of a trained item, and `β` is `SHARPNESS`. `ĉ` and `m̂` have length 1;
+`length` is the same mean of the lengths of `c` and of the neighbors' vectors.
 
-`new_item_calibration` calibrates `b` on the validation interactions, with a tenth of the trained items treated as new
-in each of up to ten rounds: `b` is the largest offset whose cost is at most 3 % of the hits on known items, with a
-margin for the error of the cost over the users.
+The term with `w` is for models with content vectors (models/content.py). It says how similar the features of the item
+are to the features of the user's history (`q_u`); nothing in it is learned. `S` is the scale of scores: the median
+length of user vectors times the median length of item vectors.
 
-`NewItemPolicy` says how they compete in lists: with the calibrated offset, without, boosted, or with a share of places.
+`new_item_calibration` calibrates `b` on the validation interactions. In each of up to ten rounds it treats a tenth of
+the trained items as new. `b` is the largest offset that costs at most 3 % of the hits on known items, with a margin for
+the error of this cost over the users.
+
+`NewItemPolicy` says how new items compete in lists: with the calibrated offset, without an offset, with the offset for
+a given cost, or with a fixed share of the places.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -39,20 +44,20 @@ from lirdrec.row_buffers import append_rows
 
 NEW_ITEMS = "new_items"  # key of the encoder in `RunState.info`
 SHARPNESS = 10.0  # β
-CERTAINTY = 1.645  # standard errors from a measured cost to its upper limit over users: 95 % one-sided
+CERTAINTY = 1.645  # number of standard errors between a measured cost and its upper limit (95 %, one-sided)
 BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class LaunchStep:
-    """One offset and its effect in simulated launches.
+    """One offset and its effect in simulated launches, in which trained items are treated as new ones.
 
     Attributes:
         offset: added to the scores of new items.
         cost: relative loss of Recall@20 on known items, compared with content vectors without an offset.
         share: share of all list places that new items get.
-        recall: Recall@20 of new items among all items.
-        cost_error: standard error of `cost` over users; 0 in runs that were trained before it was measured.
+        recall: Recall@20 of new items, ranked among all items.
+        cost_error: standard error of `cost` over users; 0 in runs of earlier versions, which did not measure it.
     """
 
     offset: float
@@ -63,7 +68,7 @@ class LaunchStep:
 
     @property
     def cost_limit(self) -> float:
-        """Upper limit of the cost over users (95 %, one-sided); the cost itself where its error is not known."""
+        """Upper limit of the cost over users (95 %, one-sided); the cost itself if its error is not known."""
         return self.cost + CERTAINTY * self.cost_error
 
 
@@ -72,12 +77,12 @@ class NewItemEncoder:
     """How the vectors and scores of new items are computed; see the file's docstring for the formulas.
 
     Attributes:
-        content: `a`, share of the content vector; 1: `Model.add_items` alone.
-        n_neighbors: nearest trained items for each modality; not used where `content` is 1.
-        offset: `b`, calibrated.
-        frontier: the effect of other offsets, in ascending order.
+        content: `a`, share of the content vector; 1: the vectors of `Model.add_items` are not mixed.
+        n_neighbors: number of nearest trained items for each modality; not used if `content` is 1.
+        offset: `b`, the calibrated offset.
+        frontier: the measured effects of all simulated offsets, in ascending order of offsets.
         similarity: `w`, weight of the similarity of features; 0: scores have no such term.
-        scale: `S`, what a similarity of 1 counts.
+        scale: `S`, the score of a similarity of 1.
 
     >>> NewItemEncoder(content=1.0, n_neighbors=0, offset=0.1).offset
     0.1
@@ -93,7 +98,7 @@ class NewItemEncoder:
     def apply(
         self, scorer: VectorScorer, first: int, trained: Mapping[str, Features], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """The scorer with vectors and offsets of the items from row `first` on; other rows are the same.
+        """Return the scorer with the vectors and offsets of the new items, from row `first` on; other rows stay.
 
         Args:
             scorer: result of `Model.add_items`, whose last rows are the content vectors of the new items.
@@ -114,12 +119,12 @@ class NewItemEncoder:
         return scorer
 
     def new_vectors(self, scorer: VectorScorer, first: int, trained: Tensor, neighbors: Neighbors | None) -> Tensor:
-        """Vectors `(n, D + C)` of the items from row `first` on, with the columns of their similarity.
+        """Return vectors `(n, D + C)` of the items from row `first` on: D learned columns and C columns of features.
 
         Args:
             scorer: result of `Model.add_items`.
-            trained: `(I, D + C)` vectors of the items that `neighbors` has the rows of.
-            neighbors: of the new items; None where they are not mixed.
+            trained: `(I, D + C)` vectors of the trained items, in the rows that `neighbors` refers to.
+            neighbors: the nearest trained items of the new items; None: vectors are not mixed.
         """
         width, added = scorer.n_similarity_columns, scorer.item_vectors[first:]
         learned, content = added[:, :width], added[:, width:]
@@ -131,7 +136,7 @@ class NewItemEncoder:
         return torch.cat([learned, content.to(learned)], dim=1)
 
     def mix(self, content: Tensor, trained: Tensor, neighbors: Neighbors) -> Tensor:
-        """Vectors `(n, D)` of new items from their content vectors `(n, D)` and the trained item vectors `(I, D)`."""
+        """Mix the content vectors `(n, D)` of new items with vectors `(I, D)` of trained items; return `(n, D)`."""
         if self.content == 1:
             return content
         mean, length = neighbors.mean(trained, self.n_neighbors)
@@ -140,7 +145,7 @@ class NewItemEncoder:
         return normalize(direction) * (self.content * lengths + (1 - self.content) * length)[:, None]
 
     def offset_for(self, cost: float) -> float:
-        """The largest offset that cost known items at most this share of their hits in simulated launches.
+        """Return the largest offset that costs at most this share of the hits on known items, in simulated launches.
 
         Raises:
             ConfigError: the run has no simulated launches, or the cost is not between 0 and 1.
@@ -148,37 +153,45 @@ class NewItemEncoder:
         if not 0 <= cost < 1:
             raise ConfigError(f"the cost of new items is {cost}; it must be at least 0 and less than 1")
         if not self.frontier:
-            raise ConfigError("this run was trained without simulated launches, so no offset for new items is known")
+            raise ConfigError(
+                "this run was trained without simulated launches, so no offset for new items is known;"
+                " choose another policy for new items, or train again with validation interactions"
+            )
         offsets = [step.offset for step in self.frontier if step.cost <= cost]
         return max(offsets, default=self.frontier[0].offset)
 
     def step(self, cost: float | None = None) -> LaunchStep | None:
-        """The effect of the calibrated offset, or of the one for a cost; None without simulated launches."""
+        """Return the effect of the calibrated offset, or of the offset for a cost; None without simulated launches."""
         if not self.frontier:
             return None
         offset = self.offset if cost is None else self.offset_for(cost)
         return min(self.frontier, key=lambda step: abs(step.offset - offset))
 
     def step_at(self, offset: float) -> LaunchStep | None:
-        """The effect of an offset that was simulated; None for another one."""
+        """Return the measured effect of an offset; None if this offset was not simulated."""
         return next((step for step in self.frontier if step.offset == offset), None)
 
     def to_info(self) -> dict[str, Any]:
-        """JSON-able form, for `RunState.info`."""
+        """Return all fields as JSON-able values, for `RunState.info`."""
         return asdict(self)
 
     @classmethod
     def from_info(cls, info: Any) -> NewItemEncoder | None:
-        """The encoder of a run, or None where it has none.
+        """Return the encoder of a run from its entry in `RunState.info`; None if it has no encoder.
 
         Raises:
-            RunFolderError: the entry has other fields.
+            RunFolderError: the entry has other fields, or numbers that are not finite.
         """
         if info is None:
             return None
         try:
-            return cls(**{**info, "frontier": tuple(LaunchStep(**step) for step in info["frontier"])})
-        except (TypeError, KeyError) as error:
+            encoder = cls(**{**info, "frontier": tuple(LaunchStep(**step) for step in info["frontier"])})
+            numbers = [encoder.content, encoder.offset, encoder.similarity, encoder.scale]
+            numbers += [value for step in encoder.frontier for value in astuple(step)]
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError("a number is not finite")
+            return encoder
+        except (TypeError, KeyError, ValueError) as error:
             raise RunFolderError(f"the run's entry 'new_items' is damaged ({error}); train again") from None
 
 
@@ -196,7 +209,7 @@ class Neighbors:
 
     @classmethod
     def find(cls, trained: Mapping[str, Features], new: Mapping[str, Features], k: int) -> Neighbors:
-        """The `k` nearest trained items by cosine, exactly, in blocks of new items."""
+        """Find the `k` nearest trained items by cosine, exactly, in blocks of new items."""
         rows, cosines = {}, {}
         for name, features in new.items():
             table = normalize(trained[name].values.float())
@@ -211,7 +224,7 @@ class Neighbors:
         return cls(rows, cosines)
 
     def mean(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Weighted mean `(n, D)` of the neighbors' vectors `(I, D)` and of their lengths `(n,)`."""
+        """Return weighted means over `k` neighbors: `(n, D)` of their `vectors` `(I, D)`, and `(n,)` of the lengths."""
         norms = vectors.norm(dim=1)
         n = len(next(iter(self.rows.values())))
         total, length, count = vectors.new_zeros(n, vectors.shape[1]), norms.new_zeros(n), norms.new_zeros(n)
@@ -236,13 +249,13 @@ Kind = Literal["calibrated", "none", "boost", "share"]
 
 @dataclass(frozen=True)
 class NewItemPolicy:
-    """How items that were added after the training compete with the others.
+    """How items that were added after the training compete with the other items.
 
     Attributes:
-        kind: "calibrated": with the offset that simulated launches chose; "none": without an offset; "boost": with the
-            largest offset that cost known items at most `value` of their hits in simulated launches; "share": new items
-            get exactly this share of the places.
-        value: of "boost" and "share", from 0 to 1.
+        kind: "calibrated", with the offset that simulated launches chose; "none", without an offset; "boost", with the
+            largest offset that costs at most the share `value` of the hits on known items, in simulated launches;
+            "share", new items get exactly the share `value` of the places.
+        value: the share for "boost" and "share", from 0 to 1.
 
     >>> NewItemPolicy.parse("share=0.2")
     NewItemPolicy(kind='share', value=0.2)
@@ -255,7 +268,7 @@ class NewItemPolicy:
 
     @classmethod
     def parse(cls, value: Any) -> NewItemPolicy:
-        """A policy from "calibrated", "none", "boost=0.05", "share=0.2", {"boost": 0.05} or {"share": 0.2}.
+        """Read a policy: "calibrated", "none", "boost=0.05", "share=0.2", {"boost": 0.05} or {"share": 0.2}.
 
         Raises:
             ConfigError: none of these, or a number that is not between 0 and 1.
@@ -270,8 +283,8 @@ class NewItemPolicy:
             ((kind, number),) = value.items()
         if kind not in get_args(Kind) or (kind in ("boost", "share")) != (number is not None):
             raise ConfigError(
-                f"{option_text('new_items', value)}: choose calibrated, none, boost=SHARE (of the hits on known items"
-                " that it may cost) or share=SHARE (of the places in each list)"
+                f"{option_text('new_items', value)}: choose calibrated, none, boost=SHARE (share of the hits on known"
+                " items that it may cost) or share=SHARE (share of the places in each list)"
             )
         if number is None:
             return cls(kind)
@@ -284,31 +297,33 @@ class NewItemPolicy:
         return cls(kind, number)
 
     def quota(self, k: int, n_trained: int) -> Quota | None:
-        """The places of new items in a list of `k`, of a recommender with `n_trained` trained items."""
+        """Return the places of new items (the rows from `n_trained` on) in a list of `k`, for "share" only."""
         return Quota(n_trained, round(self.value * k)) if self.kind == "share" else None
 
     def offset_change(self, scorer: Scorer, encoder: NewItemEncoder | None, n_trained: int) -> float:
-        """What this policy adds to the scores of new items, which have their calibrated offset.
+        """Return what this policy adds to the scores of new items; these scores have the calibrated offset already.
 
         Raises:
-            CapabilityError: a boost, and the model has no vectors of items.
-            ConfigError: a boost, and the run has no simulated launches.
+            CapabilityError: the policy is a boost, and the model has no item vectors.
+            ConfigError: the policy is a boost, and the run has no simulated launches.
         """
         if self.kind not in ("none", "boost") or n_trained == scorer.n_items:
             return 0.0
         if not isinstance(scorer, VectorScorer):
             if self.kind == "none":
                 return 0.0
-            raise CapabilityError("this model scores items without vectors, so new items cannot be boosted")
+            raise CapabilityError(
+                "this model scores items without vectors, so new items cannot get a boost; choose another policy"
+            )
         encoder = encoder or NewItemEncoder()
         return (encoder.offset_for(self.value) if self.kind == "boost" else 0.0) - encoder.offset
 
     def scorer(self, scorer: Scorer, encoder: NewItemEncoder | None, n_trained: int) -> Scorer:
-        """The scorer with the offsets of this policy; the same object where they do not change.
+        """Return the scorer with the offsets of this policy; the same object if they do not change.
 
         Raises:
-            CapabilityError: a boost, and the model has no vectors of items.
-            ConfigError: a boost, and the run has no simulated launches.
+            CapabilityError: the policy is a boost, and the model has no item vectors.
+            ConfigError: the policy is a boost, and the run has no simulated launches.
         """
         change = self.offset_change(scorer, encoder, n_trained)
         if change == 0:

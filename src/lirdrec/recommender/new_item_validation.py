@@ -28,12 +28,13 @@ CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal 
 
 
 def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
-    """The new items' rows of the item table, in the given order; missing columns are null.
+    """Return the rows of the item table for the new items, in the given order; missing columns are null.
 
     Args:
-        items: one id, ids, or a frame with a column "item" and any columns of the item table; `title` also stands
-            for the title column of another name.
-        catalog: ids of the existing items; table: their item table.
+        items: one id, ids, or a frame with a column "item" and any columns of the item table; a column `title` also
+            stands for the title column if that has another name.
+        catalog: the ids of the existing items.
+        table: the item table of the existing items.
 
     Raises:
         DataError: no ids, an id that is repeated or already in the run, a column of another type.
@@ -49,7 +50,7 @@ def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
     ids = IdMap(given, catalog.entity)  # refuses ids that are missing, negative, repeated
     if ids.is_integer is not catalog.is_integer:
         kinds = ("integers", "strings") if catalog.is_integer else ("strings", "integers")
-        raise DataError(f"the ids of the catalog are {kinds[0]}, those of the new items are {kinds[1]}")
+        raise DataError(f"the ids of the catalog are {kinds[0]}, but the ids of the new items are {kinds[1]}")
     exists = catalog.rows(ids.series) >= 0
     if exists.any():
         raise DataError(
@@ -86,13 +87,13 @@ def _warn_of_zeros(new: IdMap, catalog: IdMap) -> None:
         pairs = ", ".join(f"{new!r} and {old!r}" for new, _, old in twins.head(3).iter_rows())
         more = f" and {twins.height - 3} more" if twins.height > 3 else ""
         log.warning(
-            "ids of new items differ from ids of the catalog only by leading zeros: %s%s; they are two items each",
+            "ids of new items differ from ids of the catalog only by leading zeros: %s%s; each of these ids is an item",
             *(pairs, more),
         )
 
 
 def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
-    """A column cast to its type in the item table, without loss.
+    """Return a column in its type of the item table, without loss.
 
     Raises:
         DataError: the values do not fit: words among numbers, digits that begin with 0, fractions among integers.
@@ -100,9 +101,9 @@ def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
     where = f"the new items' column {name!r} does not fit the item table"
     if kind.is_numeric() and values.dtype == pl.String and (codes := values.str.contains(CODE)).any():
         code = values.filter(codes.fill_null(False))[0]
-        raise DataError(f"{where}: {code!r} begins with 0, but the ids of the catalog are numbers, without such zeros")
+        raise DataError(f"{where}: {code!r} begins with 0, but the item table has numbers, without such zeros")
     if kind.is_integer() and values.dtype.is_float() and ((values != values.floor()) & values.is_finite()).any():
-        raise DataError(f"{where}: it has fractions, but the ids of the catalog are integers")
+        raise DataError(f"{where}: it has fractions, but the item table has integers")
     if kind == pl.Boolean and values.dtype == pl.String and values.is_in(["true", "false"]).all():
         return values == "true"
     try:
@@ -114,7 +115,7 @@ def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
 def new_features(
     ids: IdMap, features: Mapping[str, Any] | None, trained: Mapping[str, FeatureMatrix]
 ) -> dict[str, FeatureMatrix]:
-    """One matrix for each modality of the model; missing rows are zero and marked in the mask.
+    """Return a matrix for each modality of the model; missing rows are zero and marked in the mask.
 
     Args:
         ids: the new items, in the order of the rows.
@@ -139,7 +140,7 @@ def new_features(
         raise DataError(
             f"no features in any modality ({', '.join(trained)}) for {pluralize(int(is_empty.sum()), 'new item')}: "
             f"{describe_ids(ids.ids[is_empty])}; give each at least one ({option_text('features', 'NAME=FILE')}), or"
-            " let a server make them of texts and images (lirdrec serve --encoders)"
+            " let a server make them from texts and images (lirdrec serve --encoders)"
         )
     return matrices
 

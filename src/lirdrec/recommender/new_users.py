@@ -1,4 +1,4 @@
-"""A recommender in which every user is treated as a new user, to measure what `Model.fold_in` loses."""
+"""Treat every user of a recommender as a new user, to measure how much worse the vectors of new users are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lirdrec.recommender.recommender import Recommender
 
 @torch.no_grad()
 def as_new_users(recommender: Recommender) -> Recommender:
-    """The same recommender with user vectors folded in from the users' training items.
+    """Return the recommender with user vectors that `Model.fold_in` computes from the users' training items.
 
     Users without training items keep their trained vector. A model without vectors is returned as it is: it represents
     users by their histories anyway.

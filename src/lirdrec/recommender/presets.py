@@ -12,20 +12,20 @@ from lirdrec.models.registry import model_type
 from lirdrec.training.config import TrainConfig
 
 PRESETS = ("fast", "paper")
-# learning rates at batches of 2,048, from which those of the fast preset and of the first tuning trial are derived
+# learning rates for batches of 2,048; the rates of "fast" and of the first tuning trial are derived from them
 PUBLISHED_RATES = {"lirdrec": 1e-4}
-COMMON_RATE = 1e-3  # of all other models in MMRec, unless it is searched
+COMMON_RATE = 1e-3  # learning rate of all other models in the library MMRec, unless it is tuned
 FAST_BATCH = 8192
 SOFTMAX_RATE = 2e-3
-SEQUENCE_BATCH, SEQUENCE_RATE = 1024, 1e-3  # targets of a batch of sequences (docs/sequential.md)
-# with softmax; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
+SEQUENCE_BATCH, SEQUENCE_RATE = 1024, 1e-3  # number of targets in a batch of sequences (docs/sequential.md)
+# options with the softmax loss; chosen on the validation parts of TikTok, MovieLens and Sports (docs/results.md)
 SOFTMAX_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"n_layers": 4, "scoring": "cosine"}}
-# of "fast", with any loss; chosen on the validation parts of MovieLens, Scientific and Sports (docs/performance.md)
+# options of "fast" with any loss; chosen on the same parts of MovieLens, Scientific and Sports (docs/performance.md)
 FAST_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lirdrec": {"feature_size": 256}}
 
 
 def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) -> tuple[Any, TrainConfig]:
-    """Model config and training config of a preset.
+    """Return the model config and the training config of a preset.
 
     Args:
         model: name of a model.
@@ -33,7 +33,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
             matching learning rate, for better metrics in less time (docs/performance.md), and for LIRDRec features
             of at most 256 columns. Paper: LIRDRec exactly as in its paper, and every other model with the training
             settings of its public code (`Model.published`).
-        loss: a ranking loss other than the preset's; batch size and learning rate are then those for this loss.
+        loss: a ranking loss instead of the preset's; batch size and learning rate are then chosen for this loss.
 
     Raises:
         ConfigError: an unknown model or preset, or a loss that the model does not offer.
@@ -61,7 +61,7 @@ def preset(model: str = "lirdrec", name: str = "fast", loss: str | None = None) 
         return config, TrainConfig(batch_size=SEQUENCE_BATCH, learning_rate=SEQUENCE_RATE)
     if loss == "softmax":
         return config, TrainConfig(batch_size="auto", order="users", learning_rate=SOFTMAX_RATE)
-    if not offers_losses:  # an in-batch loss depends on the batch size, so this stays as published
+    if not offers_losses:  # an in-batch loss depends on the batch size, so the batch size stays as published
         return config, TrainConfig(learning_rate=rate)
     # the learning rate grows with the square root of the batch size: four times the batch, twice the rate
     return config, TrainConfig(batch_size=FAST_BATCH, learning_rate=2 * rate)

@@ -21,12 +21,12 @@ from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import LARGEST_QUERY, Scorer, sound_rows
 from lirdrec.ranking.top_k import top_k, top_k_dense
 
-QUERY_BYTES = 128 << 20  # of the queries of one block; the ranker has its own limit for scores
+QUERY_BYTES = 128 << 20  # largest size of the queries of one block; the ranker has its own limit for scores
 MODES = ("raise", "skip", "popular")  # what to do with unknown users
 
 
 class _SimilarityScorer:
-    """Makes `top_k` rank similarities: a query is the row of the item or user itself, as a float."""
+    """Lets `top_k` rank by similarity: a query is the row number of an item or user, as a float."""
 
     def __init__(self, n_items: int, similarity: Callable[[Tensor], Tensor]):
         self.n_items, self.similarity = n_items, similarity
@@ -38,11 +38,12 @@ class _SimilarityScorer:
 def most_similar(
     similarity: Callable[[Tensor], Tensor], n: int, rows: Tensor, k: int, candidates: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows most similar to each of `rows` `(B,)`, itself left out: similarities and rows `(B, k)`.
+    """Return similarities and rows, `(B, k)` each, of the k rows most similar to each of `rows` `(B,)` but itself.
 
     Args:
         similarity: from rows `(b,)` to similarities `(b, n)`, such as `Scorer.similar_items`.
-        n: number of rows; candidates: `(c,)` rows to choose from, or None for all.
+        n: number of all rows.
+        candidates: `(c,)` rows to choose from, or None for all.
     """
     itself = (torch.arange(len(rows), device=rows.device), rows)
     scorer: Any = _SimilarityScorer(n, similarity)
@@ -51,17 +52,20 @@ def most_similar(
 
 
 def query_blocks(n: int, scorer: Scorer, device: torch.device) -> list[slice]:
-    """Slices of `n` queries of a scorer on `device`, each of at most `QUERY_BYTES`."""
+    """Return slices that cut `n` queries of a scorer on `device` into blocks of at most `QUERY_BYTES`."""
     width = scorer.queries(torch.zeros(1, dtype=torch.int64, device=device)).shape[1] if scorer.n_users else 1
     step = max(1, QUERY_BYTES // (4 * max(1, width)))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """The queries of histories in blocks of at most `QUERY_BYTES`: which histories, and their queries `(b, D)`.
+    """Compute the queries of histories; yields blocks: the slice of the histories, and their queries `(b, D)`.
+
+    A block has at most `QUERY_BYTES`.
 
     Args:
-        model: gives the queries (`Model.fold_in`); scorer: of this model.
+        model: computes the queries (`Model.fold_in`).
+        scorer: the scorer of this model.
         histories: one or more, item rows `(n,)` int64 each, on the scorer's device.
 
     Raises:
@@ -76,7 +80,7 @@ def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iter
 def popular(
     histories: Histories, n_items: int, k: int, candidates: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k items with the most training users: scores `(k,)` and rows `(k,)`; -inf and -1 where fewer remain."""
+    """Return the k items with the most training users: these numbers `(k,)` and rows `(k,)`; else -inf and -1."""
     counts = torch.bincount(histories.items, minlength=n_items).double()
     scores, rows = top_k_dense(counts[None], k, candidates)
     return scores[0].cpu().numpy(), rows[0].cpu().numpy()
@@ -85,7 +89,16 @@ def popular(
 def long_frame(
     column: str, ids: pl.Series, rows: np.ndarray, scores: np.ndarray, id_map: IdMap, result_column: str = ITEM
 ) -> pl.DataFrame:
-    """Top rows `(B, k)` of `id_map`, -1: no item, as a frame `column`, `result_column`, rank, score."""
+    """Return lists of ranked rows as a frame with the columns `column`, `result_column`, rank and score.
+
+    Args:
+        column: the name of the first column.
+        ids: `(B,)` values of the first column, one for each list.
+        rows: `(B, k)` rows of `id_map`, best first; -1 for no item.
+        scores: `(B, k)`.
+        id_map: gives the ids of the rows.
+        result_column: the name of the column with these ids.
+    """
     exists = rows >= 0
     query, rank = np.nonzero(exists)
     return pl.DataFrame(
@@ -99,10 +112,10 @@ def long_frame(
 
 
 def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """Pairs of ids, or a frame with columns user and item, as a frame, user rows and item rows.
+    """Read pairs of ids, or a frame with columns user and item; return a frame of ids, user rows and item rows.
 
     Raises:
-        DataError: the columns are missing, or something is not a pair.
+        DataError: a column is missing, or an entry is not a pair.
         UnknownIdError: an id is unknown.
     """
     if isinstance(pairs, (list, tuple)):
@@ -126,10 +139,10 @@ def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.
 
 
 def pair_times(pairs: Any) -> np.ndarray | None:
-    """The column `timestamp` of a frame of pairs as `(n,)` int64; None without one.
+    """Return the column `timestamp` of a frame of pairs, `(n,)` int64; None without such a column.
 
     Raises:
-        DataError: it is not of whole numbers, or has missing values.
+        DataError: the column has missing values, or values that are not whole numbers.
     """
     if isinstance(pairs, (list, tuple)):
         return None
@@ -140,13 +153,13 @@ def pair_times(pairs: Any) -> np.ndarray | None:
     if not times.dtype.is_integer() or times.null_count():
         raise DataError(
             f"the column '{TIMESTAMP}' must have whole numbers in the unit of the training interactions, in every row;"
-            " leave it out for the order of the rows"
+            " leave the column out, and the order of the rows counts"
         )
     return times.cast(pl.Int64).to_numpy()
 
 
 def user_rows(ids: list[Any], users: IdMap, unknown: str) -> tuple[list[Any], np.ndarray]:
-    """Ids of users and their rows: with `unknown="skip"` those that are known, with "popular" -1 for unknown ones.
+    """Return ids of users and their rows: `unknown="skip"` leaves unknown users out, "popular" gives them the row -1.
 
     Raises:
         UnknownIdError: an unknown user with "raise"; an id of another type with "popular".
@@ -164,13 +177,13 @@ def user_rows(ids: list[Any], users: IdMap, unknown: str) -> tuple[list[Any], np
 
 
 def owned(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The entries of lists: the number of its list for each, and the entries, `(n,)` int64 each."""
+    """Join lists; return the number of the list of each entry, and the entries, `(n,)` int64 each."""
     lengths = torch.tensor(list(map(len, lists)), device=lists[0].device)
     return torch.repeat_interleave(lengths), torch.cat(list(lists))
 
 
 def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
-    """The distinct item rows of a history: for ordered models as given, each at its latest place, else ascending.
+    """Return the distinct item rows of a history: for ordered models in order of last occurrence, else ascending.
 
     >>> history_rows(np.array([4, 2, 4]), ordered=True).tolist()
     [2, 4]
@@ -181,10 +194,10 @@ def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
 
 
 def as_histories(items_or_lists: Any) -> list[list[Any]]:
-    """One list of liked items, or many lists, as a list of lists; a two-dimensional array has a list in each row.
+    """Return one list of liked items, or many lists, as a list of lists; an array has a list in each row.
 
     Raises:
-        DataError: a list is empty, or an array has more dimensions.
+        DataError: a list is empty, or an array has more than two dimensions.
     """
     if isinstance(items_or_lists, Tensor):
         items_or_lists = items_or_lists.numpy(force=True)
@@ -219,7 +232,7 @@ def check_k(k: int, n: int | None = None, entities: str = "items") -> None:
     """Check that k is an integer from 1 to `n` (None: no upper limit).
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: k is something else.
     """
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ConfigError(f"k is {k!r}; it must be an integer of 1 or more")
@@ -228,10 +241,10 @@ def check_k(k: int, n: int | None = None, entities: str = "items") -> None:
 
 
 def check_queries(queries: Tensor, first: int = 0) -> None:
-    """Check the vectors `(B, D)` of the histories `first`, `first + 1`, ….
+    """Check the vectors `(B, D)` of histories; `first` is the number of the first of these histories.
 
     Raises:
-        DataError: numbers that are not finite, or so large that scores would not be finite.
+        DataError: a number is not finite, or so large that scores would not be finite.
     """
     is_finite = sound_rows(queries, LARGEST_QUERY)
     if not bool(is_finite.all()):

@@ -1,4 +1,4 @@
-"""Users ranked on a Ray cluster, in shards; each machine holds the vectors of the run once, for all its processes."""
+"""Rank users on a Ray cluster, in shards; each machine holds the vectors of the run once, for all its processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, import_ray, quiet_output, result_of
 from lirdrec.recommender.user_ranking import UserRanking
 
-AHEAD = 2  # shards of a process at once: one in work, one waiting
+AHEAD = 2  # shards given to a process at once: it works on one, and one waits
 _held: dict[str, UserRanking] = {}  # the ranking of the last task of this process
 
 
 def rank_on_ray(
     address: str, ranking: UserRanking, shards: Iterable[range]
 ) -> Generator[tuple[range, dict[str, np.ndarray]], None, None]:
-    """Rank shards of users on the machines of a Ray cluster; gives each with its arrays, in the order they end.
+    """Rank shards (ranges of users) on a Ray cluster; yields each shard with its arrays, as soon as it is ranked.
 
-    A shard has the bytes that `ranking.shard` gives here, if the machines compute alike: the number of threads is that
-    of this process. A shard whose process or machine died is ranked again, up to `RETRIES` times.
+    The arrays have the same bytes as the result of `ranking.shard` in this process, if the machines compute alike; the
+    number of threads is the same. A shard whose process or machine died is ranked again, up to `RETRIES` times.
 
     Raises:
         ConfigError: another device than cpu and cuda, Ray is not installed, no cluster answers, or it has no room.
@@ -52,7 +52,7 @@ def rank_on_ray(
                     if deaths[rows.start] > RETRIES:
                         raise TrainingError(
                             f"the processes of the Ray cluster died {deaths[rows.start]} times with the users in rows"
-                            f" {rows.start} to {rows.stop - 1} ({error}); what was finished is kept"
+                            f" {rows.start} to {rows.stop - 1} ({error}); finished shards are kept"
                         ) from error
                     running[task.remote(held, rows, threads)] = rows
                     continue
@@ -63,7 +63,7 @@ def rank_on_ray(
 
 
 def _rank(held: list[Any], rows: range, threads: int) -> dict[str, np.ndarray]:
-    """Rank one shard; in a process of the cluster."""
+    """Rank one shard, in a process of the cluster."""
     torch.set_num_threads(threads)
     name = held[0].hex()
     if name not in _held:

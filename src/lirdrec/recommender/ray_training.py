@@ -30,7 +30,10 @@ from lirdrec.training.loop import interruptible
 NOTICED = 30.0  # seconds until Ray no longer counts the processors of a dead machine
 POLL = 0.5  # seconds in which Ctrl-C is noticed
 INTERRUPTED = "interrupted"
-STOP, WRITTEN = "stop", "written"  # files: the user has pressed Ctrl-C; the run folder is that of this training
+STOP, WRITTEN = (
+    "stop",
+    "written",
+)  # names of files that say: the user has pressed Ctrl-C; this training has written the run folder
 
 log = logging.getLogger(__name__)
 
@@ -48,26 +51,26 @@ def fit_on_ray(
     progress: bool = True,
     **options: Any,
 ) -> Recommender:
-    """Train one model by several processes on the machines of a Ray cluster; the run folder is the usual one.
+    """Train one model by several processes on the machines of a Ray cluster; the run folder is as with `fit`.
 
-    All machines need the same lirdrec and see data and run folder in the same paths. Ctrl-C stops after the epoch.
+    All machines need the same lirdrec, and data and run folder at the same paths. Ctrl-C stops after the epoch.
 
     Args:
         address: of the cluster: "auto", "local" or "HOST:PORT"; Ray Train cannot use "ray://".
         dataset: path of the data, as read by `read_any`.
-        devices: number of processes, each with a GPU or, without GPUs, `OMP_NUM_THREADS` processors (by default those
-            of this machine); None: as many as have room.
+        devices: number of processes; each has a GPU or, without GPUs, `OMP_NUM_THREADS` processors (by default the
+            processors of this machine). None: as many processes as the cluster has room for.
         device: "auto", "cpu" or "cuda".
         resume, overwrite, options: as for `fit_on_ranks`.
 
     Raises:
         ConfigError: no Ray, no cluster, no room for so many processes, or callbacks.
         TrainingError: processes died again and again; the last checkpoint is kept.
-        KeyboardInterrupt: stopped before the first epoch, while a process died, or by a second Ctrl-C.
-        CapabilityError, RunFolderError, DataError: as of `fit_on_ranks`.
+        KeyboardInterrupt: Ctrl-C before the first epoch or while a process died, or a second Ctrl-C.
+        CapabilityError, RunFolderError, DataError: see `fit_on_ranks`.
     """
     if callbacks:
-        raise ConfigError(f"a training on a Ray cluster takes no {option_name('track')} and no callbacks; leave it out")
+        raise ConfigError(f"a training on a Ray cluster takes no {option_name('track')} and no callbacks; omit them")
     if address.startswith("ray://"):
         raise ConfigError(f"'{address}': a training takes HOST:PORT, or auto on the cluster itself, but not ray://")
     if device not in ("auto", "cpu", "cuda"):
@@ -97,13 +100,13 @@ def fit_on_ray(
 
 
 def _check_deaths(deaths: int, error: LostTaskError) -> None:
-    """Log a death, or raise a TrainingError if there were too many."""
+    """Log that a process died, or raise a TrainingError if too many have died."""
     if deaths > RETRIES:
         raise TrainingError(
-            f"processes of the training on the Ray cluster died {deaths} times ({error}); to continue from the last"
-            " checkpoint: the same command with --resume"
+            f"processes of the training on the Ray cluster died {deaths} times ({error}); repeat the command with"
+            " --resume to continue from the last checkpoint"
         ) from error
-    log.warning("a process of the training died (%s); it continues from the last checkpoint", error)
+    log.warning("a process of the training died (%s); the training continues from the last checkpoint", error)
 
 
 def _run_ranks(share: Share, job: dict[str, Any]) -> bool:
@@ -136,7 +139,7 @@ def _run_ranks(share: Share, job: dict[str, Any]) -> bool:
 
 
 def _fitted(trainer: Any, folder: Path) -> bool:
-    """Wait until Ray Train ends, in a thread since it would take over Ctrl-C; see `_run_ranks`."""
+    """Run Ray Train in a thread, since it would handle Ctrl-C itself, and wait for its end; result as `_run_ranks`."""
     stop = folder / STOP
     failures: list[BaseException] = []
 
@@ -162,7 +165,7 @@ def _fitted(trainer: Any, folder: Path) -> bool:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """The error of a process, a LostTaskError where one died, or the same error."""
+    """Return the cause of an error of Ray Train: the error of a process, or a LostTaskError if one died."""
     failures = list(getattr(error, "worker_failures", {}).values())
     if not failures:
         return error
@@ -178,7 +181,7 @@ def _reason(error: BaseException) -> BaseException:
 
 
 class _StopFile(Callback):
-    """Ends the training after the epoch in which the process that started it writes a file."""
+    """Stops the training after an epoch if the file `path` exists, which the process that started it writes."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -189,7 +192,7 @@ class _StopFile(Callback):
 
 
 def _train_rank(job: dict[str, Any]) -> None:
-    """What each process of the training does."""
+    """Train in one process of the cluster, with the data and arguments in `job`."""
     torch.set_num_threads(job["threads"])
     with in_group(job["gpus"]) as (ranks, device):
         folder, data = Path(job["folder"]), read_any(job["dataset"])

@@ -57,20 +57,20 @@ PLAIN = tuple(field.name for field in fields(RunState) if field.name not in ("hi
 class Recommender:
     """A trained model ready to serve.
 
-    Made by `lirdrec.fit` or `Recommender.load`. Frames have the columns user, item, rank (from 1) and score, best
-    first, in the kind of frame that went into the dataset (`frames`: "polars", "pandas" or "arrow").
+    `lirdrec.fit` and `Recommender.load` return one. Results are frames with the columns user, item, rank (from 1) and
+    score, best first. They are of the kind that the dataset was made from (`frames`: "polars", "pandas" or "arrow").
 
     Attributes:
-        scorer: the scores of the current parameters.
+        scorer: computes the scores from the current parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training interactions as rows, followed by the likes of `update`; None in a slim run.
-        dislikes: pairs as rows that recommendations leave out like training interactions, or None.
+        train: training interactions as rows, followed by the likes of `update`; None in a slim run (vectors and ids).
+        dislikes: disliked pairs, as rows, or None; recommendations leave them out like training interactions.
         features: the items' feature matrices, or None.
         info: JSON-able facts: "dataset", "dataset_folder", "model", "model_config", "training", "seed", "metrics" …
         frames: kind of the frames that are returned.
         n_trained_items: number of trained items; later rows were added by `add_items`.
-        n_trained_pairs: number of interactions of the training, the first of `train`; None: all of them.
+        n_trained_pairs: how many interactions of `train`, from the first on, are of the training; None: all of them.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
     """
@@ -114,7 +114,7 @@ class Recommender:
 
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
-        """The recommender of a run."""
+        """Make a recommender from the state of a run."""
         arguments = dict(vars(state))
         folder, saved = arguments.pop("folder"), arguments.pop("saved")
         recommender = cls(**arguments)
@@ -123,7 +123,7 @@ class Recommender:
 
     @property
     def state(self) -> RunState:
-        """The run as it is now."""
+        """The current state of the run, as one immutable value."""
         weights = self._weights if self._model is None else self._model.state_dict()
         plain = {name: getattr(self, name) for name in PLAIN}
         return RunState(**plain, histories=self._histories, weights=weights)
@@ -132,10 +132,10 @@ class Recommender:
     def from_training(
         cls, model: Model, dataset: Dataset, *, scorer: Scorer | None = None, info: Mapping[str, Any] | None = None
     ) -> Recommender:
-        """The recommender of a trained model.
+        """Make a recommender from a trained model.
 
         Args:
-            model: with the best parameters.
+            model: the model, with its best parameters.
             dataset: the training data.
             scorer: `model.scorer()`, if the caller has computed it.
             info: JSON-able facts of the training ("training", "seed", "metrics" …).
@@ -173,17 +173,17 @@ class Recommender:
 
     @property
     def is_slim(self) -> bool:
-        """Whether this came from a slim run: vectors and ids only."""
+        """Whether this is a slim run, which has vectors and ids only."""
         return self.train is None
 
     @property
     def has_model(self) -> bool:
-        """Whether there is a model behind the scores, which new items and new users need."""
+        """Whether the model is there, which is needed for new items and new users."""
         return self._model is not None or self._weights is not None
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the model takes a user as the ordered history of items (`Capabilities.ordered`)."""
+        """Whether the model reads the history of a user in its order (`Capabilities.ordered`)."""
         if self._model is not None:
             return self._model.capabilities.ordered
         name = self.info.get("model")
@@ -191,19 +191,19 @@ class Recommender:
 
     @property
     def histories(self) -> Histories:
-        """The items of the training and of `update` of every user, as rows.
+        """The item rows of every user: the items of the training and of `update`.
 
         Raises:
-            CapabilityError: a slim run keeps none.
+            CapabilityError: a slim run has no histories.
         """
         return self._full_histories("tell what users liked")
 
     @property
     def exclusions(self) -> Histories:
-        """What recommendations leave out: `histories` and the dislikes of every user, as rows.
+        """The item rows that recommendations leave out for every user: `histories` and the dislikes.
 
         Raises:
-            CapabilityError: a slim run keeps none.
+            CapabilityError: a slim run has no histories.
         """
         histories = self._full_histories("leave out what a user has seen")
         if self.dislikes is None:
@@ -215,15 +215,15 @@ class Recommender:
         return self._exclusions
 
     def liked_rows(self, user_row: int) -> np.ndarray:
-        """Item rows `(n,)` int64 of the user's history, oldest first where there are timestamps."""
+        """Return the item rows `(n,)` int64 of a user's history, oldest first if there are timestamps."""
         return self._full_histories("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
-        """Ids of the items that the user liked, in the training and in `update`."""
+        """Return the ids of the items that the user liked, in the training and in `update`."""
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
-        """The item's title where the item table has such a column (`lirdrec.data.titles.named_title`), else None."""
+        """Return the item's title; None if the item table has no title column (`lirdrec.data.titles.named_title`)."""
         return item_title(self.item_table, item_row)
 
     def to(self, device: torch.device | str) -> Recommender:
@@ -248,11 +248,11 @@ class Recommender:
         unknown: Literal["raise", "skip", "popular"] = "raise",
         new_items: Any = "calibrated",
     ) -> Any:
-        """The k best items for each user.
+        """Recommend the k best items to each user.
 
         Args:
             users: one id, many ids, or None for all users.
-            k: items per user; fewer rows come where fewer candidates remain.
+            k: number of items per user; fewer if fewer candidates remain.
             exclude_seen: leave out the user's training items and dislikes.
             candidates: item ids to choose from; None for the complete catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
@@ -261,7 +261,7 @@ class Recommender:
                 "share=0.2" (`NewItemPolicy`).
 
         Returns:
-            A frame user, item, rank, score: users in the order given, best item first.
+            A frame with the columns user, item, rank and score: users in the order given, best item first.
 
         Raises:
             UnknownIdError, ConfigError: an unknown user or candidate; k is below 1 or larger than the catalog.
@@ -301,17 +301,17 @@ class Recommender:
         candidates: Any = None,
         new_items: Any = "calibrated",
     ) -> Any:
-        """The k best items for new users, given the items that they liked.
+        """Recommend the k best items to new users, given the items that they liked.
 
         Args:
             items_or_lists: one list of item ids (known or added), or a list of such lists, or an array with a history
-                in each row. Models of ordered histories take it oldest first, with the latest place of a repeated
-                item; for other models the order does not matter.
+                in each row. Models that read histories in order need the oldest item first, and a repeated item
+                counts at its last position. For other models the order does not matter.
             k, candidates, new_items: as in `recommend`.
             exclude_seen: leave out the items of the history.
 
         Returns:
-            A frame history, item, rank, score; `history` is the number of the list, from 0.
+            A frame with the columns history (the number of the list, from 0), item, rank and score.
 
         Raises:
             CapabilityError: the model cannot serve new users, or the run is slim.
@@ -338,13 +338,13 @@ class Recommender:
         return self._frame(long_frame(HISTORY, numbers, items, scores, self.items))
 
     def score(self, pairs: Any) -> Any:
-        """Scores of pairs.
+        """Compute the scores of pairs of a user and an item.
 
         Args:
             pairs: a frame with columns user and item, a list of (user, item), or one such pair.
 
         Returns:
-            A frame user, item, score, in the order given.
+            A frame with the columns user, item and score, in the order given.
 
         >>> recommender.score([(user, item)]).columns
         ['user', 'item', 'score']
@@ -358,7 +358,7 @@ class Recommender:
         return self._frame(frame.with_columns(pl.Series(SCORE, values, dtype=pl.Float64)))
 
     def similar_items(self, items: Any, k: int = 10, *, candidates: Any = None) -> Any:
-        """The k items most similar to each item (itself left out), as a frame item, neighbor, rank, score.
+        """Return the k items most similar to each item, without itself: a frame of item, neighbor, rank, score.
 
         >>> recommender.similar_items(item, k=2)["rank"].to_list()
         [1, 2]
@@ -368,19 +368,19 @@ class Recommender:
         return self._similar(self.items, rows, k, self.scorer.similar_items, self._candidates(candidates))
 
     def similar_users(self, users: Any, k: int = 10) -> Any:
-        """The k users most similar to each user (itself left out), as a frame user, neighbor, rank, score."""
+        """Return the k users most similar to each user, without itself: a frame of user, neighbor, rank, score."""
         check_k(k, self.n_users - 1, "other users")
         rows = known_rows(as_list(users), self.users)
         return self._similar(self.users, rows, k, self.scorer.similar_users, None)
 
     def explain(self, user: Any, item: Any, n_liked: int = 5) -> Explanation:
-        """Explain a score: its exact parts, α, and the `n_liked` most similar items of the user's history.
+        """Explain a score: its exact parts, the user's weights α of the parts, and `n_liked` items of the history.
 
-        For models of ordered histories the items are those that moved the score most (`LikedItem.moved`).
+        These are the items most similar to the scored item. For other choices of some models see `Explanation.liked`.
 
         Raises:
             UnknownIdError: the user or the item is unknown.
-            CapabilityError: a slim run keeps no liked items.
+            CapabilityError: a slim run has no liked items.
 
         >>> explanation = recommender.explain(user, item)
         >>> abs(sum(explanation.parts.values()) - explanation.score) < 1e-4
@@ -392,24 +392,24 @@ class Recommender:
 
     @property
     def new_item_encoder(self) -> NewItemEncoder | None:
-        """How vectors and scores of added items are computed; None where the run has no simulated launches."""
+        """How vectors and scores of added items are computed; None if the run has no simulated launches."""
         return NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
 
     def policy_scorer(self, policy: NewItemPolicy) -> Scorer:
-        """The scorer with the offsets of new items that a policy asks for."""
+        """Return the scorer with the offsets of new items that a policy needs."""
         return policy.scorer(self.scorer, self.new_item_encoder, self.n_trained_items)
 
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
         """Add items that were not in the training data; changes this recommender.
 
-        Their vectors are mixtures of the vectors that the model computes from the features and of those of the nearest
-        trained items. A part of their scores is the similarity of their features to those of the user's history, if the
-        model has it (LIRDRec), and they get the calibrated offset of the run: `recommend(new_items=…)` changes how they
-        compete. Likes move them further (`update`).
+        The model computes a vector from the features of each new item. It is mixed with the vectors of the nearest
+        trained items. With LIRDRec, a part of the score is the similarity of the item's features to the features of the
+        user's history. The calibrated offset of the run is added to the score; `recommend(new_items=…)` changes how new
+        items compete. Later likes move the vectors of new items (`update`).
 
-        Measured with LIRDRec on four datasets, a tenth of the items launched (docs/new_items.md): new items are among
-        the 20 best of all items 1.3 to 2.9 times as often as with content vectors alone, and known items lose 1.6 to
-        2.5 % of their Recall@20.
+        Measured with LIRDRec on four datasets, with a tenth of the items as new items (docs/new_items.md): new items
+        are among the 20 best of all items 1.3 to 2.9 times as often as with vectors from their features alone. Known
+        items lose 1.6 to 2.5 % of their Recall@20.
 
         On an error no item is added. Vectors of users and of other items do not change. `save` keeps the added items
         and their features.
@@ -417,7 +417,7 @@ class Recommender:
         Args:
             items: one id, ids, or a frame with a column "item" and columns of the item table.
             features: name → `(n, d)` matrix with a row per new item, or a list of rows, with None for an item that
-                lacks the modality; a modality that is left out (or None) is missing for all.
+                lacks the modality; a modality that is left out (or None) is missing for all new items.
 
         Raises:
             CapabilityError: the model cannot take new items, or the run is slim.
@@ -428,26 +428,26 @@ class Recommender:
         self._replace(with_items(self.state, model, items, features))
 
     def update(self, likes: Any) -> None:
-        """Take in likes since the training, without training; changes this recommender.
+        """Add likes that were given since the training, without training; changes this recommender.
 
-        The histories of the users grow: `recommend` leaves the items out from then on, and `liked` names them. Items
-        that were added after training move towards the users who like them (`Model.fold_in_items`, with its metrics in
-        docs/new_items.md). The vectors of users and of the items of the training stay as they are; lists that follow
-        the new likes of a user come from `recommend_for_history(recommender.liked(user))`. Likes that are known already
-        change nothing; the order of likes, and of calls, does not matter.
+        The histories of the users grow: `recommend` leaves the liked items out from then on, and `liked` returns them.
+        The vectors of items that were added after training move towards the users who like them
+        (`Model.fold_in_items`; measured in docs/new_items.md). All other vectors stay. For lists that follow a user's
+        new likes, call `recommend_for_history(recommender.liked(user))`. Likes that are known already change nothing;
+        the order of likes, and of calls, does not matter.
 
-        With a model of ordered histories, users and the order are another matter: likes are appended, an item that is
-        known already moves to its new place, and a user whose history has changed gets the vector that is folded in
-        from it, so lists follow at once.
+        Models that read histories in order differ: likes are appended to the history, and a repeated item moves to its
+        new position. A user whose history has changed gets a vector that the model computes from the new history, so
+        recommendations follow at once.
 
         Args:
             likes: a frame with columns user and item, a list of (user, item), or one such pair; oldest first. For
-                models of ordered histories a column timestamp, in the unit of the training interactions, puts each
-                like in its place in time; without it likes are the latest.
+                models that read histories in order, a column timestamp, in the unit of the training interactions,
+                gives each like its position in time; without this column likes are the latest.
 
         Raises:
             UnknownIdError: a user or an item is unknown.
-            DataError: the columns are missing, or something is not a pair.
+            DataError: a column is missing, or an entry is not a pair.
             CapabilityError: the run is slim.
 
         >>> recommender.update([(user, item)])
@@ -506,7 +506,7 @@ class Recommender:
 
         Args:
             folder: what `save`, `slim` or `fit(run=…)` wrote.
-            verify: compare the checksums of big files too.
+            verify: also compare the checksums of large files.
             device: where to put the vectors.
             features: the prepared dataset, if it was moved since training.
 
@@ -521,7 +521,9 @@ class Recommender:
     # ------------------------------------------------------------ the model
 
     def model(self, purpose: str = "do this") -> Model:
-        """The trained model, rebuilt from the saved weights when it is first needed.
+        """Return the trained model, rebuilt from the saved weights when it is first needed.
+
+        `purpose` is what the model is needed for; it ends the error message "… cannot do this".
 
         Raises:
             CapabilityError: a slim run has no model.
@@ -534,7 +536,7 @@ class Recommender:
         return self._model
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters of the model, by name, on the CPU."""
+        """Return the parameters of the model, by name, on the CPU."""
         return {name: tensor.detach().cpu() for name, tensor in (self.state.weights or {}).items()}
 
     def __repr__(self) -> str:
@@ -545,7 +547,7 @@ class Recommender:
     # ------------------------------------------------------------ inside
 
     def _replace(self, state: RunState) -> None:
-        """Take over what new items and likes change in a run."""
+        """Take over the state of the run after new items or likes."""
         for name in PLAIN:
             setattr(self, name, getattr(state, name))
         self._histories, self._exclusions = state.histories, None
@@ -563,7 +565,9 @@ class Recommender:
             return None
         ids = as_list(candidates)
         if not ids:
-            raise ConfigError("candidates is empty: name at least one item, or leave it out for the complete catalog")
+            raise ConfigError(
+                "candidates is empty: give at least one item id, or leave it out for the complete catalog"
+            )
         return self._rows(np.unique(known_rows(ids, self.items)))
 
     def _rank_users(

@@ -1,4 +1,4 @@
-"""Read the settings of an earlier run, and train it again on all interactions, for the epochs that validation chose."""
+"""Read the settings of an earlier run, to train it again on all interactions (refit) or continue it on newer data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lirdrec.recommender.warm_start import check_parameters, read_earlier, run_n
 from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.config import TrainConfig
 
-SHARE = 4  # a continued training takes one part in four of the epochs of the training from scratch
+SHARE = 4  # a continued training takes a quarter of the epochs of the training from scratch
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EarlierSettings:
     Attributes:
         config: the model config.
         training: the training config.
-        best_epoch: the epoch that validation chose; None for a closed form.
+        best_epoch: the epoch that validation chose; None for a closed form, or without validation.
         started_from: the run that it continued, if any: {"run": folder, "weights": digest}.
     """
 
@@ -40,10 +40,10 @@ class EarlierSettings:
 
 
 def settings_of(state: RunState) -> EarlierSettings:
-    """How a run was trained.
+    """Return how a run was trained.
 
     Raises:
-        RunFolderError: the run says of no model.
+        RunFolderError: the run does not record its model.
     """
     info, name = state.info, run_name(state)
     if info.get("model") is None:
@@ -61,9 +61,9 @@ def settings_of(state: RunState) -> EarlierSettings:
 
 
 def continued_training(state: RunState) -> TrainConfig:
-    """The training options with which a run is continued on newer data: those of the run, in a quarter of the epochs.
+    """Return the options to continue a run on newer data: the options of the run, with a quarter of the epochs.
 
-    The learning rate falls to zero over them, which takes the place of patience (benchmarks/train_on.py).
+    Over these epochs the learning rate falls to zero; there is no early stopping (benchmarks/train_on.py).
     """
     training = settings_of(state).training
     epochs = max(1, full_epochs(state) // SHARE)
@@ -71,39 +71,41 @@ def continued_training(state: RunState) -> TrainConfig:
 
 
 def full_epochs(state: RunState) -> int:
-    """The epochs that a training from scratch took until it stopped, kept through refits and continued trainings."""
+    """Return the number of epochs of the training from scratch; refits and continued trainings keep this number."""
     info = state.info
     return int(info.get("full_epochs") or info.get("metrics", {}).get("epochs") or settings_of(state).training.epochs)
 
 
 def refit_settings(state: RunState) -> tuple[EarlierSettings, RunState | None]:
-    """The settings to refit a run with, and the run that it continued, from which the refit has to start too.
+    """Return the settings to refit a run with, and the run that it continued, if any: the refit starts from it too.
 
     Raises:
-        RunFolderError: it was trained without validation, or the run that it continued is gone.
+        RunFolderError: the run was trained without validation, or the run that it continued is missing or has changed.
     """
     found, name = settings_of(state), run_name(state)
     if found.best_epoch is None and state.info.get("training") is not None:
         raise RunFolderError(
-            f"{name} was trained without validation, so no number of epochs was chosen; name a run that had one"
+            f"{name} was trained without validation, so no number of epochs was chosen; give a run with validation"
         )
     if found.started_from is None:
         return found, None
     before = found.started_from.get("run")
     if before is None:
         raise RunFolderError(
-            f"{name}: continued a recommender that was in no folder, so it cannot be refitted; save that one, and train"
-            " on from its folder"
+            f"{name} continued a recommender that was not saved in a folder, so it cannot be refitted; save that"
+            " recommender, and continue the training from its folder"
         )
     first = read_earlier(before)
     check_parameters(first)
     if weights_digest(first) != found.started_from.get("weights"):
-        raise RunFolderError(f"{name}: continued {before}, which has changed since; train on from it again")
+        raise RunFolderError(
+            f"{name} continued {before}, which has changed since; continue the training from that run again"
+        )
     return found, first
 
 
 class StopAfter(Callback):
-    """Ends a training after an epoch, where `epochs` itself has to stay: the cosine schedule depends on it."""
+    """Stops a training after `epoch`; the option `epochs` stays as it is, since the cosine schedule depends on it."""
 
     def __init__(self, epoch: int):
         self.epoch = epoch
@@ -118,7 +120,7 @@ class StopAfter(Callback):
 
 
 def merge_splits(dataset: Dataset) -> Dataset:
-    """The dataset with all of its interactions in train; validation and test are empty."""
+    """Return the dataset with all of its interactions in train; validation and test are empty."""
     splits = [dataset.split(name) for name in SPLITS]
     empty = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
     return replace(

@@ -1,6 +1,6 @@
 """The run folder on disk: its lock, its manifest with checksums, and atomic writes of all files together.
 
-This module handles files only; `io.py` decides which files a run consists of.
+This module handles files only; `serialization.py` decides which files a run has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 VECTORS = "vectors.safetensors"
 NAMES = {"lirdrec-dataset": "prepared dataset", "lirdrec-export": "export"}
-# files of a run folder that may exist beside those of its manifest
+# files of a run folder that may exist without an entry in its manifest
 TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
 # files that an earlier version of lirdrec, killed while it wrote the run, may have left beside the checkpoint
 WRITTEN = (
@@ -45,11 +45,11 @@ Writer = Callable[[Path], None]
 def run_lock(folder: str | Path) -> Iterator[Path]:
     """Lock the run folder for this process; a missing folder is created.
 
-    A change of a run holds the lock from before the run is read until it is written, so that no change of another
+    To change a run, hold the lock from before the run is read until it is written, so that no change of another
     process is lost. The operating system releases the lock of a killed process.
 
     Raises:
-        RunFolderError: another process uses the folder, or it cannot be made.
+        RunFolderError: another process uses the folder, or the folder cannot be made.
     """
     with folder_lock(
         folder,
@@ -66,9 +66,9 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
 
 
 def write_files(folder: str | Path, writers: Mapping[str, Writer]) -> None:
-    """Write all files (name inside the folder → function that writes it to a path) and the manifest, or nothing.
+    """Write all files and the manifest, or nothing. `writers`: name inside the folder → function that writes the file.
 
-    An existing run stays complete until the new one is on disk and replaces it in one step.
+    An existing run stays complete until the new run is on disk and replaces it in one step.
 
     Raises:
         RunFolderError: another process uses the folder, the disk is full, or the folder cannot be written.
@@ -77,7 +77,7 @@ def write_files(folder: str | Path, writers: Mapping[str, Writer]) -> None:
 
 
 def rewrite(folder: str | Path, writers: Mapping[str, Writer]) -> None:
-    """Replace or add single files of a finished run; the others stay listed as they are.
+    """Replace or add single files of a finished run; its other files stay as they are.
 
     Raises:
         RunFolderError: there is no finished run, another process uses the folder, or it cannot be written.
@@ -124,7 +124,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
     """Check that a run may be written: to a new folder, or over a run if `overwrite`.
 
     Raises:
-        RunFolderError: writing there would destroy other files.
+        RunFolderError: writing there would destroy other files, or a run without `overwrite`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -158,9 +158,9 @@ def is_run(folder: str | Path) -> bool:
 
 
 def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
-    """The manifest of a finished run folder, after checking its files.
+    """Check the files of a finished run folder, and return its manifest.
 
-    Sizes of all files and checksums of small files are always checked, checksums of large files with `verify`.
+    Sizes of all files and checksums of small files are always checked, checksums of large files only with `verify`.
 
     Raises:
         RunFolderError: no such folder, no finished run in it, a newer format, a missing or damaged file.
@@ -193,7 +193,7 @@ def check_vectors(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Raise errors of reading a tensor file inside the block as a RunFolderError of one sentence."""
+    """Context manager that turns errors of reading a tensor file into a RunFolderError with one sentence."""
     try:
         with path.open("rb"):  # safetensors reports a file without read permission as missing
             pass
@@ -206,7 +206,7 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
     """Compare a file with its recorded size and, where `verify` is set or it has at most `small` bytes, its checksum.
 
     Raises:
-        RunFolderError: it is missing or differs.
+        RunFolderError: the file is missing or differs.
     """
     try:
         size = path.stat().st_size if path.is_file() else None
@@ -216,7 +216,7 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
         raise RunFolderError(f"{path} is missing; {REMEDY}")
     if size != entry["bytes"]:
         raise RunFolderError(
-            f"{path} is damaged: {size:,} bytes where {entry['bytes']:,} were written; restore it or train again"
+            f"{path} is damaged: it has {size:,} bytes, but {entry['bytes']:,} were written; restore it or train again"
         )
     try:
         damaged = (verify or size <= small) and sha256(path) != entry["sha256"]
@@ -227,10 +227,10 @@ def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small
 
 
 def read_json(path: Path) -> Any:
-    """JSON from a run folder.
+    """Read a JSON file of a run folder.
 
     Raises:
-        RunFolderError: missing or not JSON.
+        RunFolderError: the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -239,7 +239,7 @@ def read_json(path: Path) -> Any:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; checked if it is that of a run."""
+    """Read the manifest of a folder, and check it if the folder is a run."""
     manifest = read_manifest(folder, REMEDY)
     if manifest["format"] != FORMAT:
         return manifest

@@ -1,6 +1,6 @@
 """Write a `RunState` to the files of a run folder, read it back, and build its model from the saved weights.
 
-The files are listed in docs/architecture.md, "What is written".
+The files are listed in docs/architecture.md, "Files and folders on disk".
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from lirdrec.recommender.run_folder import (
 )
 from lirdrec.recommender.state import RunState, Stamp, make_histories
 
-# raised by the readers of damaged files
+# errors that reading damaged files raises
 DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError),
     *(DataError, pl.exceptions.PolarsError),
@@ -59,7 +59,7 @@ COMPANIONS = ("history.jsonl", "curves.png", METRICS, "environment.json")  # not
 
 
 def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwrite: bool = False) -> Stamp | None:
-    """Write a run folder, completely or not at all; returns the stamp of its manifest.
+    """Write a run folder, completely or not at all; return the stamp that identifies its manifest.
 
     Args:
         state: the run.
@@ -91,7 +91,7 @@ def _check_unchanged(state: RunState, folder: Path) -> None:
 
 
 def write_metrics(state: RunState) -> Stamp | None:
-    """Write `state.info`, whose "metrics" were updated, to the run folder; returns the stamp of its manifest."""
+    """Write `state.info`, in which "metrics" has changed, to the run folder; return the stamp of its manifest."""
     folder = state.folder
     if folder is None:
         return state.saved
@@ -112,7 +112,7 @@ def write_metrics(state: RunState) -> Stamp | None:
 def read_run(
     folder: str | Path, verify: bool = False, device: torch.device | str = "cpu", features: str | Path | None = None
 ) -> RunState:
-    """Read what `write_run` wrote; arguments and errors as of `Recommender.load`."""
+    """Read what `write_run` wrote; for arguments and errors see `Recommender.load`."""
     folder = Path(folder)
 
     def read() -> RunState:
@@ -131,7 +131,7 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
 
     for name in (CONFIG, VECTORS, "users.parquet", "items.parquet"):
         if name not in listed:
-            raise RunFolderError(f"{folder / MANIFEST}: is damaged: it does not list {name}; train again")
+            raise RunFolderError(f"{folder / MANIFEST} is damaged: it does not list {name}; train again")
     config = _read_config(path_of(CONFIG))
     items = _read_table(path_of("items.parquet"))
     train = None if config.get("slim") else _read_interactions(path_of("interactions.parquet"))
@@ -161,14 +161,14 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
     n_users, n_items = len(state.users), len(state.items)
     if (scorer.n_users, scorer.n_items) != (n_users, n_items):
         raise RunFolderError(
-            f"{folder} is damaged: vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
+            f"{folder} is damaged: it has vectors of {scorer.n_users:,} users and {scorer.n_items:,} items, "
             f"but ids of {n_users:,} and {n_items:,}; {REMEDY}"
         )
     return state
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The run's settings, with their types checked."""
+    """Read the settings of a run, and check their types."""
     config = read_json(path)
     types = {"scorer": dict, "frames": str, "info": dict, "n_trained_items": int}
     for key, kind in types.items() if isinstance(config, dict) else (("settings", dict),):
@@ -210,7 +210,7 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
 
 
 def _companions(state: RunState, folder: Path) -> dict[str, Writer]:
-    """Files about the training: copied from the run's former folder, or built from the run's facts."""
+    """Return the writers of files about the training: copies from the run's former folder, or made from its facts."""
     files: dict[str, Writer] = {}
     source = state.folder
     for name in COMPANIONS:
@@ -278,7 +278,7 @@ _NO_PAIRS = Interactions(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def rebuild(state: RunState) -> Model:
-    """The trained model of a run, on the run's device, in evaluation mode."""
+    """Build the trained model of a run from its weights, on the run's device, in evaluation mode."""
     train = state.trained
     assert train is not None and state.features is not None and state.weights is not None
     n, name = state.n_trained_items, state.info["model"]

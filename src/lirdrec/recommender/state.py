@@ -30,21 +30,21 @@ class RunState:
     """A trained run: what `read_run` returns, `write_run` writes and `Recommender` serves.
 
     Attributes:
-        scorer: the scores of the trained parameters.
+        scorer: computes the scores from the parameters.
         users, items: external ids ↔ rows of the scorer.
         item_table: one row per item; the first column is "item".
-        train: training interactions as rows, then the likes since; None in a slim run.
+        train: training interactions as rows, then the likes since; None in a slim run (vectors and ids only).
         histories: `train` as the items of each user, on `device`; None in a slim run.
         features: feature matrices of the items, or None in a slim run.
-        weights: the model's parameters by name, from which `rebuild` builds it again; None without a model.
+        weights: the model's parameters by name, from which `rebuild` builds the model; None: there is no model.
         frames: kind of the returned frames.
         info: JSON-able facts: "dataset", "model", "model_config", "training", "metrics" …
         n_trained_items: number of trained items; later rows were added by `add_items`.
         device: where vectors and model are.
         folder: the run folder that it was loaded from or last saved to, or None.
-        saved: the folder's stamp at that time.
-        n_trained_pairs: number of interactions of the training, the first of `train`; None: all of them.
-        dislikes: pairs as rows that recommendations leave out, or None.
+        saved: the stamp of the folder's manifest at that time.
+        n_trained_pairs: how many interactions of `train`, from the first on, are of the training; None: all of them.
+        dislikes: disliked pairs, as rows, which recommendations leave out; or None.
     """
 
     scorer: Scorer
@@ -66,25 +66,25 @@ class RunState:
 
     @property
     def trained(self) -> Interactions | None:
-        """The training interactions without the likes since; None in a slim run."""
+        """The training interactions, without the likes since the training; None in a slim run."""
         return self.train if self.train is None else first_pairs(self.train, self.n_trained_pairs)
 
     def title(self, item_row: int) -> str | None:
-        """See `item_title`."""
+        """Return the title of an item; see `item_title`."""
         return item_title(self.item_table, item_row)
 
 
 def first_pairs(pairs: Interactions, n: int | None) -> Interactions:
-    """The first `n` of the pairs; None: all."""
+    """Return the first `n` of the pairs; None: all of them."""
     return pairs if n is None or n >= len(pairs) else pairs.take(np.arange(len(pairs)) < n)
 
 
 def with_pairs(
     pairs: Interactions, users: np.ndarray, items: np.ndarray, times: np.ndarray | None = None
 ) -> Interactions:
-    """The pairs, followed by more of them, with weight 1 where pairs have weights.
+    """Append pairs of `users` and `items` to `pairs`; if these have weights, the new pairs have the weight 1.
 
-    Where pairs have times, the new ones get `times` `(n,)` int64, by default the latest known time.
+    If `pairs` have times, the new pairs have the times `times` `(n,)` int64, by default the latest known time.
     """
     known = pairs.timestamps
     if known is None:
@@ -95,13 +95,13 @@ def with_pairs(
 
 
 def item_title(table: pl.DataFrame, row: int) -> str | None:
-    """The item's title, or None if the item table has no titles."""
+    """Return the item's title, or None if the item table has no titles."""
     column = title_column(table)
     return None if column is None else as_title(table[column].slice(row, 1)).item()
 
 
 def check_full(train: Interactions | None, purpose: str) -> None:
-    """Raise an error for `purpose` in a slim run, which has no training interactions.
+    """Check that a run has training interactions, which a slim run lacks; `purpose` is what they are needed for.
 
     Raises:
         CapabilityError: the run is slim.
@@ -113,9 +113,9 @@ def check_full(train: Interactions | None, purpose: str) -> None:
 def make_histories(
     train: Interactions, n_users: int, device: torch.device | str, n_trained: int | None = None
 ) -> Histories:
-    """The training items of each user on `device`, oldest first where there are timestamps.
+    """Return the training items of each user on `device`, oldest first if there are timestamps.
 
-    Pairs after the first `n_trained` may repeat others; each then has its latest place.
+    Pairs after the first `n_trained` may repeat earlier pairs. With timestamps, such an item has its latest position.
     """
     if n_trained is not None and n_trained < len(train) and train.timestamps is not None:
         train = train.oldest_first()

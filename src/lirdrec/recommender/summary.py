@@ -14,10 +14,10 @@ from lirdrec.training.profiling import measure_step
 
 
 def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False, repeats: int = 5) -> dict[str, Any]:
-    """JSON-able facts of a run.
+    """Return JSON-able facts of a run.
 
     Args:
-        folder: of a finished run that is not slim.
+        folder: the folder of a finished run that is not slim.
         device: where a step is measured.
         verify: compare the checksums of all files.
         repeats: number of timed steps.
@@ -26,7 +26,7 @@ def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False,
         "model", "dataset", "users", "items", "pairs", "metrics", "parameters", "parameters_by_name"; "added_items"
         and "added_likes": how many of the items and pairs came after the training; "step": what
         `Complexity.to_dict` gives, or None for a closed form, which is not trained in steps; and "new_items": the
-        fields of the `NewItemEncoder`, or None where the run has none.
+        fields of the `NewItemEncoder`, or None if the run has no such encoder.
 
     Raises:
         RunFolderError: no such run, or a damaged one.

@@ -1,4 +1,4 @@
-"""Items and likes that arrive after the training: the run with them, without training."""
+"""Add items and likes that arrive after the training to a run, without training."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def with_items(state: RunState, model: Model, items: Any, features: Mapping[str, Any] | None) -> RunState:
-    """The run with new items; arguments and errors as of `Recommender.add_items`.
+    """Return the run with new items; for arguments and errors see `Recommender.add_items`.
 
     Args:
         state: a full run; it is not changed.
-        model: of the run.
+        model: the model of the run.
     """
     if not model.capabilities.cold_items:
         raise CapabilityError(f"{model.name} cannot score items that it was not trained with")
@@ -67,7 +67,7 @@ def with_items(state: RunState, model: Model, items: Any, features: Mapping[str,
 def _as_read(
     block: Mapping[str, FeatureMatrix], projections: Mapping[str, Projection], device: torch.device
 ) -> dict[str, Features]:
-    """The features as the model reads them."""
+    """Return features as the model reads them: on the device, and reduced by the projections."""
     return {name: as_features(matrix, device, projections.get(name)) for name, matrix in block.items()}
 
 
@@ -76,7 +76,7 @@ def _trained_features(
     trained: Mapping[str, FeatureMatrix],
     read: Callable[[Mapping[str, FeatureMatrix]], dict[str, Features]],
 ) -> dict[str, Features]:
-    """The features of the trained items; those of the model are not copied, since they may be large."""
+    """Return the features of the trained items; features that the model holds are not copied, as they may be large."""
     held = model.inputs.features
     rest = {name: matrix for name, matrix in trained.items() if name not in held}
     return {name: held[name] for name in trained if name in held} | read(rest)
@@ -91,15 +91,15 @@ def with_likes(
     *,
     ordered: bool = False,
 ) -> RunState:
-    """The run with likes since the training; see `Recommender.update`.
+    """Return the run with likes that were given since the training; see `Recommender.update`.
 
     Args:
-        state: a full run; it is not changed, and is returned itself where the likes change no history.
-        model: gives the model of the run; called only where vectors have to be computed.
-        users, items: `(n,)` int64 rows, oldest first.
-        times: `(n,)` int64, or None: they are the latest. For models of ordered histories.
-        ordered: whether the model is one of ordered histories: likes of known items then move them to their new place,
-            and the users get the queries that are folded in from their new histories.
+        state: a full run, which is not changed. The same object is returned if the likes change no history.
+        model: function that returns the model of the run; called only if vectors have to be computed.
+        users, items: `(n,)` int64 rows of the likes, oldest first.
+        times: `(n,)` int64 times of the likes, for models that read histories in order; None: they are the latest.
+        ordered: whether the model reads histories in order. A like of a known item then moves it to its new position,
+            and the users get queries that the model computes from their new histories (`Model.fold_in`).
     """
     assert state.train is not None and state.histories is not None
     if not ordered:
@@ -124,7 +124,7 @@ def with_likes(
 
 
 def _with_moved_items(state: RunState, model: Callable[[], Model], train: Interactions, liked: np.ndarray) -> Scorer:
-    """The scorer with those of the liked items `(n,)` moved that were added after the training."""
+    """Return the scorer with new vectors for those `liked` items `(n,)` that were added after the training."""
     added = np.unique(liked[liked >= state.n_trained_items])
     if not len(added) or state.weights is None or not model().can_warm_up:
         return state.scorer
@@ -132,8 +132,8 @@ def _with_moved_items(state: RunState, model: Callable[[], Model], train: Intera
 
 
 def _likers(state: RunState, train: Interactions, items: np.ndarray) -> list[Tensor]:
-    """Queries, as trained, of the users who like each item, in the order of their rows."""
+    """Return for each item the trained queries of the users who like it, in the order of the users' rows."""
     scorer = state.scorer
-    assert isinstance(scorer, VectorScorer)  # of all models that can warm up
+    assert isinstance(scorer, VectorScorer)  # this is so for all models that can move items by likes
     likers = (np.unique(train.users[train.items == item]) for item in items)
     return [scorer.trained_queries(torch.tensor(rows, device=state.device)) for rows in likers]

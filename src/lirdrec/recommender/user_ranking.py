@@ -1,4 +1,4 @@
-"""Ranking of known users by rows, with everything that it needs; can be sent to other processes."""
+"""`UserRanking`: rank users of a run, with all that this needs in one object that can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from lirdrec.ranking.top_k import Quota, rank_users
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.recommender import Recommender
 
-NOT_RANKED = "memory.", "weights"  # tensors of vectors that no score depends on
+NOT_RANKED = "memory.", "weights"  # beginnings of the names of tensors that no score depends on
 
 
 @dataclass(frozen=True)
 class UserRanking:
-    """The k best items of the users of a run.
+    """Ranks the k best items for users of a run.
 
-    A pickled one has the tensors of the scorer as NumPy arrays, which Ray's workers read where they are, without
-    copies; where it is read, it is on the first device of the same kind.
+    A pickle has the tensors of the scorer as NumPy arrays, which Ray's workers read without copying them. The
+    object that is read from it is on the first device of the same kind.
 
     Attributes:
-        scorer: with the offsets of new items that the request asks for.
+        scorer: computes the scores, with the offsets of new items that the request needs.
+        k: number of items per user.
+        device: where the users are ranked.
         seen: users and items `(n,)` of the pairs to leave out, or None.
-        candidates: item rows, or None for all.
+        candidates: item rows to choose from, or None for all.
+        quota: places of new items in each list, or None.
     """
 
     scorer: Scorer
@@ -46,7 +49,7 @@ class UserRanking:
     def of(
         cls, recommender: Recommender, k: int, exclude_seen: bool, candidates: np.ndarray | None, policy: NewItemPolicy
     ) -> UserRanking:
-        """The ranking of a recommender, with the options of `recommend_all`; `candidates` are item rows."""
+        """Make the ranking for a recommender, with the options of `recommend_all`; `candidates` are item rows."""
         seen, train, dislikes = None, recommender.train, recommender.dislikes
         if exclude_seen and train is not None:
             excluded = train if dislikes is None else Interactions.concatenate([train, dislikes])
@@ -55,7 +58,7 @@ class UserRanking:
         return cls(recommender.policy_scorer(policy), k, recommender.device, seen, candidates, quota)
 
     def _blocks(self, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks of scores and item rows `(b, k)` of the users in these rows, in their order."""
+        """Rank the users in these rows; yields blocks of scores and item rows, `(b, k)` each, in the order of users."""
         device, seen = self.device, None
         if self.seen is not None:
             seen_users, seen_items = self.seen
@@ -69,7 +72,7 @@ class UserRanking:
             yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
     def shard(self, rows: range, advance: ProgressCallback = no_progress) -> dict[str, np.ndarray]:
-        """All blocks of some users together, as "scores" and "items"; `advance` gets the users of each block."""
+        """Rank the users in these rows; return "scores" and "items". `advance` gets the number of users in a block."""
         scores, items = [], []
         for block_scores, block_items in self._blocks(rows):
             scores.append(block_scores)
@@ -96,7 +99,7 @@ def _rebuilt(
     quota: Quota | None,
 ) -> UserRanking:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we do not write to it
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     scorer = scorer_from_tensors(tensors, settings).to(device)
     return UserRanking(scorer, k, torch.device(device), seen, candidates, quota)

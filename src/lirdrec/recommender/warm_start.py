@@ -1,4 +1,4 @@
-"""Start a training from an earlier run: rows of users and items are matched by id, new ones start from known ones."""
+"""Start a training from an earlier run: match rows of users and items by id, and start new rows from known rows."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 
-N_NEAREST = 10  # known items whose mean a new item's rows start from, per modality
-N_COMPARED = 1000  # items whose features are compared with those of the earlier run
-SAME_FEATURES = 0.9  # least median cosine between the features of an item in the earlier run and now
+N_NEAREST = 10  # number of nearest known items per modality; a new item's row starts from their mean
+N_COMPARED = 1000  # items whose features are compared with their features in the earlier run
+SAME_FEATURES = 0.9  # smallest median cosine between the features of an item in the earlier run and now
 
 
 def read_earlier(run: Any) -> RunState:
-    """The state of an earlier run, given as its folder or as a `Recommender`.
+    """Return the state of an earlier run, given as its folder or as a `Recommender`.
 
     Raises:
         RunFolderError: there is no such run.
-        ConfigError: neither a folder nor a recommender.
+        ConfigError: `run` is neither a folder nor a recommender.
     """
     state = read_run(run) if isinstance(run, (str, Path)) else getattr(run, "state", None)
     if not isinstance(state, RunState):
@@ -43,22 +43,22 @@ def read_earlier(run: Any) -> RunState:
 
 
 def check_parameters(state: RunState) -> None:
-    """Refuse a run that holds no parameters to start from.
+    """Check that a run has parameters to start from.
 
     Raises:
-        CapabilityError: it is a slim run.
+        CapabilityError: the run is slim: it has vectors and ids only.
     """
     if state.train is None or state.weights is None:
-        raise CapabilityError(f"{run_name(state)}: is slim, without the parameters to start from; name the full run")
+        raise CapabilityError(f"{run_name(state)} is slim, without the parameters to start from; give the full run")
 
 
 def run_name(state: RunState) -> str:
-    """What messages call the run: its folder, if it has one."""
+    """Return how messages name the run: by its folder, if it has one."""
     return "the recommender" if state.folder is None else str(state.folder)
 
 
 def weights_digest(state: RunState) -> str:
-    """A hash of the run's parameters, 16 hexadecimal digits: whether the run is still the same."""
+    """Return a hash of the run's parameters, 16 hexadecimal digits, which shows whether the run has changed."""
     digest = hashlib.sha256()
     for name, tensor in sorted((state.weights or {}).items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -67,7 +67,7 @@ def weights_digest(state: RunState) -> str:
 
 
 def without_trained(dataset: Dataset, state: RunState) -> Dataset:
-    """The dataset with the held-out interactions that the run was trained on moved to train; warns of them.
+    """Move held-out interactions that the run was trained on to the training interactions, with a warning.
 
     Raises:
         DataError: the run was trained on every validation interaction.
@@ -94,7 +94,8 @@ def check_features(dataset: Dataset, state: RunState, config: Any) -> None:
     """Check that the dataset has the features that the run was trained with.
 
     Args:
-        dataset: to train on; state: the earlier run.
+        dataset: the dataset to train on.
+        state: the earlier run.
         config: the model's config.
 
     Raises:
@@ -105,19 +106,19 @@ def check_features(dataset: Dataset, state: RunState, config: Any) -> None:
     run, used = run_name(state), getattr(config, "modalities", None)
     trained = state.features.known_names() if state.features is not None else []
     names = list(used) if used is not None else trained
-    where = f"{dataset.name}, to train on from {run}"
+    where = f"{dataset.name} (to continue {run})"
     missing = [name for name in names if name not in dataset.features]
     if missing:
         raise DataError(f"{where} has no features '{missing[0]}', which that run was trained with")
     if used is None and (extra := [name for name in dataset.features if name not in names]):
         raise DataError(
-            f"{where} has the features '{extra[0]}', unknown to that run; leave them out, or train from scratch"
+            f"{where} has the features '{extra[0]}', which that run did not use; leave them out, or train from scratch"
         )
     for name, matrix in (state.features.trained or {}).items() if state.features is not None else ():
         if name in names:
             _check_same(name, matrix, dataset.features[name], state, dataset, where)
     if state.features is not None and state.features.trained is None:
-        log.warning("the features are not compared with those of %s, which cannot be read any more", run)
+        log.warning("the features are not compared with the features of %s, because these cannot be read any more", run)
 
 
 def _check_same(
@@ -125,7 +126,7 @@ def _check_same(
 ) -> None:
     if old.dims != new.dims:
         raise DataError(
-            f"{where}: its features '{name}' have {new.dims} columns, those of that run {old.dims}; {_remedy()}"
+            f"{where}: its features '{name}' have {new.dims} columns, but {old.dims} in that run; {_remedy()}"
         )
     rows = state.items.rows(dataset.items.series)
     shared = np.flatnonzero((rows >= 0) & (rows < state.n_trained_items))
@@ -138,7 +139,7 @@ def _check_same(
     cosine = float(np.median((a * b).sum(1) / np.maximum(lengths, 1e-300)))
     if cosine < SAME_FEATURES and lengths.any():
         raise DataError(
-            f"{where}: its features '{name}' are not those of that run (median cosine {cosine:.2f} over"
+            f"{where}: its features '{name}' differ from the features of that run (median cosine {cosine:.2f} over"
             f" {pluralize(len(shared), 'shared item')}); {_remedy()}"
         )
 
@@ -151,12 +152,14 @@ def _remedy() -> str:
 def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
     """Give a new model the parameters of an earlier run, in place.
 
-    Rows of users and items are matched by id. A new item's row is the mean over its nearest known items (by features,
-    else by the users who took it), a new user's row the mean over the known users who took the same items; where there
-    are none, the mean of all known rows. The model may then change them (`Model.start_again`).
+    Rows of users and items are matched by id. A new item's row is the mean row of its nearest known items (by features
+    or, if there are none, by the users who took it). A new user's row is the mean row of the known users who took the
+    same items. Without such items or users the row is the mean of all known rows. The model may then change the
+    parameters (`Model.start_again`).
 
     Raises:
-        ConfigError: the run is of another model, or of the same with other settings.
+        ConfigError: the run is of another model, or of the same model with other settings.
+        DataError: the dataset shares no user and no item with the run.
     """
     assert state.weights is not None
     run = run_name(state)
@@ -164,7 +167,9 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
     items = torch.tensor(state.items.rows(dataset.items.series))
     items[items >= state.n_trained_items] = -1  # added later: no parameters of their own
     if not bool((users >= 0).any()) and not bool((items >= 0).any()):
-        raise DataError(f"{dataset.name}: shares no user and no item with {run}; are the ids written in the same way?")
+        raise DataError(
+            f"{dataset.name} shares no user and no item with {run}; check that the ids are written in the same way"
+        )
     graph = _Neighbors(model.inputs, users, items)
     loaded = {}
     for name, own in model.state_dict().items():
@@ -174,12 +179,12 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
             continue
         if name not in state.weights:
             raise ConfigError(
-                f"{run} has no parameter '{name}'; it was trained with other settings or by another version"
+                f"{run} has no parameter '{name}'; it was trained with other settings or by another version; use these"
             )
         given = state.weights[name].to(own.device, own.dtype)
         if given.shape[int(kind is not None) :] != own.shape[int(kind is not None) :]:
             raise ConfigError(
-                f"{run}: its parameter '{name}' is {tuple(given.shape)}, here {tuple(own.shape)}; start with the"
+                f"{run}: its parameter '{name}' is {tuple(given.shape)}, but must be {tuple(own.shape)}; use the"
                 " settings and the features of that run"
             )
         loaded[name] = given if kind is None else graph.filled(given, kind)
@@ -188,11 +193,12 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
 
 
 class _Neighbors:
-    """Where rows of new users and items start from.
+    """Computes the rows that new users and items start from.
 
     Args:
-        inputs: of the new model.
-        users, items: `(U,)` and `(I,)` int64, rows in the earlier run, -1 for new ones.
+        inputs: the inputs of the new model.
+        users: `(U,)` int64, row of each user in the earlier run, -1 for a new user.
+        items: `(I,)` int64, row of each item in the earlier run, -1 for a new item.
     """
 
     def __init__(self, inputs: ModelInputs, users: Tensor, items: Tensor):
@@ -200,7 +206,7 @@ class _Neighbors:
         self.rows = {"user": users.to(device), "item": items.to(device)}
 
     def filled(self, table: Tensor, kind: str) -> Tensor:
-        """The table `(n, …)` of the earlier run as one with a row for each user or item of the dataset."""
+        """Turn a table `(n, …)` of the earlier run into a table with a row for each user or item of the dataset."""
         rows = self.rows[kind]
         is_known = rows >= 0
         mean = table.double().mean(0) if len(table) else table.new_zeros(table.shape[1:]).double()
@@ -213,12 +219,15 @@ class _Neighbors:
         sources = [self._by_interactions(flat, kind, is_known)]
         if kind == "item":
             sources.append(self._by_features(flat, is_known))
-        for found, count in sources:  # the last one that is there is used
+        for found, count in sources:  # the last source that has known rows is used
             start = torch.where((count > 0)[:, None], found, start)
         return torch.where(is_known[:, None], flat, start).to(table.dtype).view_as(result)
 
     def _by_interactions(self, flat: Tensor, kind: str, is_known: Tensor) -> tuple[Tensor, Tensor]:
-        """For each row the mean, over the items (users) it is joined with, of the mean of their known users (items)."""
+        """Return for each user the mean over the user's items of the mean row of their known users, `(n, D)`.
+
+        The second result is the number of these items, `(n,)`. For `kind` "item", users and items are exchanged.
+        """
         own, other = (
             (self.inputs.users, self.inputs.items) if kind == "user" else (self.inputs.items, self.inputs.users)
         )
@@ -227,7 +236,7 @@ class _Neighbors:
         return _mean(between[other], own, len(flat), count[other] > 0)
 
     def _by_features(self, flat: Tensor, is_known: Tensor) -> tuple[Tensor, Tensor]:
-        """For each item the mean of the known ones among its nearest items in each modality."""
+        """Return for each item the mean row of its nearest known items in all modalities, and their number."""
         total, count = torch.zeros_like(flat), flat.new_zeros(len(flat))
         for name in self.inputs.features:
             nearest = self.inputs.neighbors(name, min(2 * N_NEAREST, self.inputs.n_items))
@@ -242,7 +251,7 @@ class _Neighbors:
 
 
 def _mean(values: Tensor, owner: Tensor, n: int, usable: Tensor) -> tuple[Tensor, Tensor]:
-    """Means `(n, D)` of the usable rows of each owner, and their numbers `(n,)`."""
+    """Return the mean `(n, D)` of the usable rows of each owner, and the number of these rows `(n,)`."""
     rows = usable.nonzero().squeeze(1)
     total = values.new_zeros(n, values.shape[1]).index_add_(0, owner[rows], values[rows])
     count = torch.bincount(owner[rows], minlength=n).to(values.dtype)

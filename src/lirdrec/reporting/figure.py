@@ -1,8 +1,8 @@
 """Figures (matplotlib drawings with their data), and the style shared by all charts.
 
-Each model has one color in all figures of all reports; the `accent` (default: LIRDRec) is red. With more names than
-colors, lines are dashed as well. The colors are close to Okabe and Ito's palette for color-blind readers; `html`
-replaces them by lighter ones on a dark page.
+Each model has one color in all figures of all reports; the `accent` (default: LIRDRec) is red. If there are more names
+than colors, lines also differ in their dashes. The colors are close to Okabe and Ito's palette for color-blind readers;
+on a dark page the module `html` replaces them with lighter colors.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ RED = "#c8401a"
 COLORS = ("#0b6bb0", "#00805f", "#a3508a", "#b07400", "#3d9bd1", "#6c5bb5", "#7a8794")
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1.2, 1.4)))
 MARKERS = ("o", "s", "D")
-# known models in the order of colors × dashes: models often shown together come first
+# known models, each with the color and dash at its position; models that are often shown together come first
 PLACES = (
     *("freedom", "lattice", "bm3", "vbpr", "lightgcn", "lgmrec", "popularity"),
     *("slmrec", "micro", "grcn", "ease", "mf", "item_knn", "random", "content_knn", "cease", "add_ease"),
     *("l3ae", "mgcn", "smore", "cohesion"),
 )
-WIDTH = 7.2  # of a figure, in inches
+WIDTH = 7.2  # width of a figure in inches
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Style:
 
 
 def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
-    """A style for each name: red for `accent`, fixed styles for known models, the remaining ones for other names."""
+    """Choose a style for each name: red for `accent`, a fixed one for a known model, an unused one for other names."""
     palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLORS]
     known = dict(zip(PLACES, palette, strict=False))
     chosen = {name: known[name] for name in names if name in known} | ({accent: Style(RED)} if accent in names else {})
@@ -57,7 +57,7 @@ def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Context manager: the style of all figures, for code that draws with matplotlib directly."""
+    """Apply the style of all charts inside a `with` block, for code that draws with matplotlib directly."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -71,7 +71,7 @@ class Figure:
     """A matplotlib drawing with its data and caption.
 
     Attributes:
-        name: stem of its files.
+        name: name of the figure's files, without their ending.
         drawing: the matplotlib figure.
         data: the values drawn (means and sds), written as CSV; None: no CSV.
         caption: one or two sentences below the figure.
@@ -85,7 +85,7 @@ class Figure:
     alt: str = ""
 
     def image(self, kind: str = "svg") -> bytes:
-        """The drawing as "svg", "png" or "pdf"; deterministic: the same drawing gives the same bytes."""
+        """Return the drawing as an "svg", "png" or "pdf" file; the same drawing always gives the same bytes."""
         buffer = io.BytesIO()
         no_date: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         with style():
@@ -106,9 +106,10 @@ def drawn(
     caption: str = "",
     alt: str = "",
 ) -> Figure:
-    """A custom figure in the style of all charts: `draw` gets an empty matplotlib figure of `size` inches.
+    """Make a custom figure in the style of all charts: `draw` is called with an empty matplotlib figure.
 
-    Take colors from `styles`, `INK`, `GRAY` and `RULE`, and do not use pyplot.
+    `size` is the width and height in inches; the other arguments are those of `Figure`. In `draw`, take colors from
+    `styles`, `INK`, `GRAY` and `RULE`, and do not use pyplot.
     """
     with style():
         drawing = empty(*size)
@@ -117,7 +118,7 @@ def drawn(
 
 
 def empty(width: float, height: float) -> Drawing:
-    """An empty matplotlib figure; `width` and `height` in inches."""
+    """Make an empty matplotlib figure; `width` and `height` are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
     from matplotlib.layout_engine import ConstrainedLayoutEngine

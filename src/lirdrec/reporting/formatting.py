@@ -23,12 +23,12 @@ class Column:
     """A column of a table.
 
     Attributes:
-        key: key of the rows' cells.
+        key: key of the column's cells in `Row.cells`.
         title: heading.
         group: heading over adjacent columns of the same group.
-        better: direction of the ranking (the best bold, the second underlined); None: no ranking.
-        format: "number" with `digits` decimals; "percent" too, with a sign; "count" as 12 345; "duration" from seconds;
-            "memory" from bytes; "p" for p-values; "text" is left-aligned.
+        better: which values are better: the best is printed bold, the second underlined; None: no ranking.
+        format: "number" has `digits` decimals; "percent" has them too, and a sign; "count" is printed as 12 345;
+            "duration" is given in seconds, "memory" in bytes; "p" is a p-value; "text" is left-aligned.
         digits: number of decimals.
     """
 
@@ -41,7 +41,7 @@ class Column:
 
 
 def printed(value: Value, column: Column) -> tuple[str, str, str]:
-    """Text of a cell: the value, its standard deviation ("" without one), its marks."""
+    """Return the three texts of a cell: the value, its standard deviation and its marks ("" if it has none)."""
     if not isinstance(value, Measure):
         return (MISSING if value is None else text_of(value, column)), "", ""
     has_spread = value.sd is not None and column.format in ("number", "percent")
@@ -61,7 +61,7 @@ def memory(count: float) -> str:
 
 
 def text_of(value: Measure | float | int | str, column: Column) -> str:
-    """Format a value as its column says, without sd; in texts, terminal control characters are escaped."""
+    """Format a value as its column says, without standard deviation; escape terminal control characters in texts."""
     if isinstance(value, Measure):
         value = value.mean
     if isinstance(value, str):
@@ -85,12 +85,12 @@ def text_of(value: Measure | float | int | str, column: Column) -> str:
 
 
 _NAMES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
-MODELS: dict[str, str] = _NAMES["models"]  # in the order of tables
+MODELS: dict[str, str] = _NAMES["models"]  # in the order in which tables list them
 METRICS: dict[str, str] = _NAMES["metrics"]
 
 
 def label(name: object) -> str:
-    """Display name of a model, dataset, metric or column; other names are returned unchanged."""
+    """Return the display name of a model, dataset, metric or column; other names are returned unchanged."""
     text = str(name)
     for names in (MODELS, _NAMES["datasets"], _NAMES["columns"]):
         if text in names:
@@ -100,6 +100,6 @@ def label(name: object) -> str:
 
 
 def model_order(model: str) -> tuple[int, str]:
-    """Sort key: models in the order of `MODELS`; unknown ones by name, just before the last."""
+    """Return a key that sorts models in the order of `MODELS`; unknown models come before the last one, by name."""
     known = list(MODELS)
     return (2 * known.index(model) if model in known else 2 * len(known) - 3, model)

@@ -1,6 +1,6 @@
 """HTML page of a report: one self-contained file with style and drawings inside; no scripts, fonts or network access.
 
-The page is the template `templates/report.html.j2`; this module has its cards, filters and colors.
+The page is made from the template `templates/report.html.j2`; this module has its cards, filters and colors.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 PAGE = "report.html.j2"
-LONG = 160  # characters: with longer texts, the image is beside the text
+LONG = 160  # characters; if a text of a grid is longer, images are beside the texts
 
 
 @dataclass(frozen=True)
 class Card:
-    """One item.
+    """The card of one item: its name, a text, an image and facts.
 
     Attributes:
         title: name of the item.
         text: shown unchanged, with its line breaks.
         image: a JPEG, PNG or WebP file; None: a placeholder, or nothing if no card of the grid has an image.
         badges: short texts, such as "0.93" or "no text".
-        lines: (name, value) pairs.
+        lines: (name, value) pairs, listed at the end of the card.
 
     Raises:
-        ConfigError: the image has another format.
+        ConfigError: the image has a format other than these three.
     """
 
     title: str
@@ -50,19 +50,19 @@ class Card:
             raise ConfigError(f"the image of '{self.title}' is not a JPEG, PNG or WebP file; convert it first")
 
     def data_uri(self) -> str:
-        """The image as the address of an `<img>` element."""
+        """Return the image as a `data:` address, for an `<img>` element."""
         assert self.image is not None
         return f"data:image/{_image_format(self.image)};base64,{base64.b64encode(self.image).decode()}"
 
 
 @dataclass(frozen=True)
 class Cards:
-    """A grid of cards; on the page only, not written as a file.
+    """A grid of cards; it appears only on the HTML page and has no file of its own.
 
     Attributes:
         cards: the items in order.
         caption: one or two sentences below the grid, with markup as in `inline`.
-        name: the grid's anchor is `cards-NAME`; "": no anchor.
+        name: the HTML id of the grid is `cards-NAME`; "": no id.
         lead: a card shown before the others, such as the query of search results.
     """
 
@@ -81,19 +81,22 @@ class Cards:
 
 
 def _image_format(content: bytes) -> str:
-    """`jpeg`, `png` or `webp` by the first bytes; "" for other formats."""
+    """Return the format by the first bytes, "jpeg", "png" or "webp"; "" for other formats."""
     starts = {"jpeg": rb"\xff\xd8\xff", "png": rb"\x89PNG\r\n\x1a\n", "webp": rb"RIFF....WEBP"}
     return next((kind for kind, start in starts.items() if re.match(start, content, re.DOTALL)), "")
 
 
-# colors of drawings → CSS variables of the page, which has a light and a dark set of values
+# color of drawings → CSS variable of the page; each variable has a value for light pages and one for dark pages
 _VARIABLES = {INK: "ink", GRAY: "gray", RULE: "rule", RED: "accent", **{c: f"c{n}" for n, c in enumerate(COLORS)}}
 _DARK_VALUES = "#e6eaee #9aa6b2 #333d48 #ff8055 #5fb0ea #35c79c #dd8fc6 #e0aa3e #8fd0f5 #aa9df0 #a9b4be"
 _DARK = dict(zip(_VARIABLES, _DARK_VALUES.split(), strict=True))
 
 
 def render(**variables: Any) -> str:
-    """The page of a report: the template with `report`, `environment`, `version` and `alone` (no other files)."""
+    """Return the HTML page of a report: the template, filled with `variables`.
+
+    `variables` are `report`, `environment`, `version` and `alone` (true: no other files are written beside the page).
+    """
     light = "".join(f"--{name}:{color};" for color, name in _VARIABLES.items())
     dark = "".join(f"--{_VARIABLES[color]}:{value};" for color, value in _DARK.items())
     light += "--ground:#ffffff;--soft:#f5f7f9;--tint:#fdf1ec;--shade:#0c18242e;"
@@ -103,7 +106,7 @@ def render(**variables: Any) -> str:
 
 @cache
 def template(name: str) -> Template:
-    """A template of this package."""
+    """Load a template of this package, with the filters of this module."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("lirdrec.reporting"), autoescape=True)
@@ -114,7 +117,7 @@ def template(name: str) -> Template:
 
 
 def drawing(figure: Figure) -> Markup:
-    """The SVG of a figure for the page: with unique ids and the page's colors, without namespaces and metadata."""
+    """Return the SVG of a figure for the page: ids become unique, colors variables; no namespaces and metadata."""
     from markupsafe import Markup, escape
 
     svg = figure.image("svg").decode()
@@ -140,7 +143,7 @@ def drawing(figure: Figure) -> Markup:
 
 
 def prose(text: str) -> Markup:
-    """Text as HTML: paragraphs are separated by blank lines, lines starting with "- " are a list; see `inline`."""
+    """Convert a text to HTML: blank lines separate paragraphs, lines that start with "- " make a list; see `inline`."""
     from markupsafe import Markup
 
     parts = []
@@ -154,7 +157,7 @@ def prose(text: str) -> Markup:
 
 
 def inline(text: str) -> Markup:
-    """Text with `code`, **bold**, *italic* and [words](address) as HTML; everything else is escaped."""
+    """Convert `code`, **bold**, *italic* and [words](address) in a text to HTML; everything else is escaped."""
     from markupsafe import Markup
 
     codes: list[str] = []
@@ -171,7 +174,7 @@ def inline(text: str) -> Markup:
 
 
 def _plain(value: Any) -> str:
-    """The value of a setting as text."""
+    """Format the value of a setting as text."""
     if isinstance(value, Mapping):
         if any(isinstance(inner, (list, tuple)) for inner in value.values()):
             return "; ".join(f"{key}: {_plain(inner)}" for key, inner in value.items())

@@ -26,7 +26,7 @@ Block = str | Table | Figure | Cards
 
 
 class SupportsFrame(Protocol):
-    """Results with a tidy frame, and with warnings to add to the answer."""
+    """Results that `Report.write` accepts: `frame` has one value per row, `remarks` are added to the answer."""
 
     def frame(self) -> pl.DataFrame: ...
 
@@ -35,7 +35,7 @@ class SupportsFrame(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and its blocks in order: texts (`code`, **bold**, "- " lists), tables, figures and cards."""
+    """A heading with blocks below it: texts (with `code`, **bold**, "- " lists), tables, figures and grids of cards."""
 
     title: str
     blocks: Sequence[Block]
@@ -52,12 +52,12 @@ class Report:
         sections: tables and figures; their names must be unique, since they become file names.
         settings: name → value of the experiment's settings.
         commands: command lines that reproduce the results.
-        environment: versions and machine; default: those of this process, without the time, so that equal reports have
-            equal bytes.
+        environment: versions and machine; None: those of this process. The time is left out, so that equal reports
+            have equal bytes.
         name: name of the report in messages.
 
     Raises:
-        ConfigError: a name is not a file name, or is used twice.
+        ConfigError: the name of a block cannot be a file name, or two blocks of one kind have the same name.
     """
 
     title: str
@@ -75,19 +75,21 @@ class Report:
             if isinstance(block, str) or (isinstance(block, Cards) and not block.name):
                 continue
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", block.name):
-                raise ConfigError(f"'{block.name}' is not a file name; use lowercase letters, digits, - and _")
+                raise ConfigError(
+                    f"the block name '{block.name}' cannot be a file name; use lowercase letters, digits, - and _"
+                )
             if (type(block), block.name) in seen:
                 kind = type(block).__name__.lower().removesuffix("s")
                 raise ConfigError(f"two {kind}s of the report are named '{block.name}'; give each its own name")
             seen.add((type(block), block.name))
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks of all sections in order."""
+        """Yield the blocks of all sections in order."""
         for section in self.sections:
             yield from section.blocks
 
     def to_html(self, alone: bool = False) -> str:
-        """The page as one self-contained HTML text; `alone` leaves out the sentence on the files beside it."""
+        """Return the page as one self-contained HTML text; `alone` omits the sentence about files beside the page."""
         from lirdrec.provenance import environment
 
         values = self.environment
@@ -102,11 +104,11 @@ class Report:
         results: SupportsFrame | pl.DataFrame | None = None,
         formats: Sequence[str] = ("svg", "png"),
     ) -> Path:
-        """Write `report.html`, `report.md`, `figures/`, `tables/` and `results.parquet`; returns the HTML page.
+        """Write `report.html`, `report.md`, `figures/`, `tables/` and `results.parquet`; return the path of the page.
 
         Args:
             folder: created if missing; files of the same names are replaced, others are kept.
-            results: the values behind the report; their remarks are added to the answer.
+            results: the values that the report shows; their remarks are added to the answer.
             formats: file formats of the figures, among "svg", "png", "pdf".
         """
         folder = Path(folder)
@@ -132,10 +134,10 @@ class Report:
         return folder / PAGE
 
     def write_page(self, path: str | Path) -> Path:
-        """Write only the HTML page, under any file name; returns its path.
+        """Write only the HTML page, to the file `path`; return this path.
 
         Raises:
-            RunFolderError: it cannot be written, or would be inside a prepared dataset or a run.
+            RunFolderError: the page cannot be written, or `path` is inside a prepared dataset or a run.
         """
         path = Path(path)
         check_not_inside_folder(path)
@@ -144,7 +146,7 @@ class Report:
         return path
 
     def to_markdown(self, kind: str = "svg") -> str:
-        """Answer, tables, and figures as links to `figures/NAME.KIND`; cards are on the HTML page only."""
+        """Return the report as Markdown. Figures are links to `figures/NAME.KIND`; cards are left out."""
         parts = [f"# {self.title}", self.question, self.answer]
         for section in self.sections:
             parts.append(f"## {section.title}")
@@ -160,7 +162,7 @@ class Report:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_rich(self) -> RenderableType:
-        """Title, answer and tables for a terminal."""
+        """Return title, answer and tables, to be printed in a terminal."""
         from rich.console import Group
         from rich.text import Text
 

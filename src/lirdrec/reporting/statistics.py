@@ -1,10 +1,13 @@
 r"""Statistics over runs: mean and sd over seeds, paired tests over users, Holm's correction, gains in percent.
 
 The sd over seeds shows how a metric varies when training is repeated; tests over users show whether two models differ
-on this test set. Each user's value is averaged over the seeds first; then `d_u = ours_u - theirs_u` is tested against
-zero, two-sided, by Student's t-test and by Wilcoxon's signed-rank test (without d = 0).
+on this test set. Each user's value is averaged over the seeds first. Then the difference of our model to the other
+one for user u, `d_u = ours_u - theirs_u`, is tested against zero, two-sided, by Student's t-test and by Wilcoxon's
+signed-rank test (without users whose difference is 0).
 
-Holm (1979): of m ascending p-values, the i-th (from 0) becomes `max_{j ≤ i} min(1, (m - j) p_(j))`.
+Holm's correction (1979) of m ascending p-values p_(0) ≤ p_(1) ≤ … replaces p_(i) by
+
+    max_{j ≤ i} min(1, (m - j) p_(j))
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
 Key = TypeVar("Key", bound=Hashable)
 USER = "user"
 ALPHA = 0.01
-RESAMPLES = 1000  # of a bootstrap
-DRAWN_TOGETHER = 50  # resamples in memory at once, (50, n) counts
-# averages over seeds in another order differ in their last bits; rounding removes that
+RESAMPLES = 1000  # resamples of a bootstrap
+DRAWN_TOGETHER = 50  # resamples in memory at once, as `(50, n)` counts of the n users
+# the order of the seeds changes the last bits of an average; rounding removes this difference
 DECIMALS = 12
 
 
@@ -47,7 +50,7 @@ class Measure:
 
     @classmethod
     def of(cls, values: Iterable[float], marks: str = "") -> Measure | None:
-        """Mean and sd of `values`, without NaN and None; None if no value remains."""
+        """Return mean and sd of `values`, without NaN and None; return None if no value remains."""
         kept = np.array([value for value in values if value is not None and not math.isnan(value)], dtype=np.float64)
         if not len(kept):
             return None
@@ -60,9 +63,10 @@ class PairedTest:
 
     Attributes:
         n: number of users.
-        difference: mean of ours - theirs; `low`, `high`: its 95 % confidence interval (Student's t).
-        t, t_p: paired t-test, two-sided.
-        w, w_p: Wilcoxon's signed-rank test, two-sided.
+        difference: mean of ours - theirs.
+        low, high: 95 % confidence interval of the difference (Student's t).
+        t, t_p: statistic and two-sided p-value of the paired t-test.
+        w, w_p: statistic and two-sided p-value of Wilcoxon's signed-rank test.
     """
 
     n: int
@@ -77,7 +81,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Test of our model against `theirs` on one metric, with p-values corrected over all tests made together."""
+    """Test of our model against the model `theirs` on one metric; p-values are corrected over tests made together."""
 
     theirs: str
     metric: str
@@ -86,14 +90,14 @@ class Comparison:
     w_p_holm: float
 
     def significant(self) -> int:
-        """1: ours is better by both tests; -1: theirs is better; 0: no significant difference."""
+        """Return 1 if our model is better by both tests, -1 if the other one is, 0 without a significant difference."""
         if self.t_p_holm < ALPHA and self.w_p_holm < ALPHA:
             return 1 if self.test.difference > 0 else -1
         return 0
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
-    """Paired t-test and Wilcoxon signed-rank test of two `(n,)` arrays with one value per user.
+    """Compare two `(n,)` arrays with one value per user by the paired t-test and Wilcoxon's signed-rank test.
 
     Raises:
         DataError: the lengths differ, or there are fewer than two users.
@@ -101,7 +105,9 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
     from scipy import stats
 
     if len(ours) != len(theirs) or len(ours) < 2:
-        raise DataError(f"a paired test needs the same two or more users; there are {len(ours)} and {len(theirs)}")
+        raise DataError(
+            f"a paired test needs values of the same users, two or more; there are {len(ours)} and {len(theirs)} values"
+        )
     d = np.round(np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64), DECIMALS)
     n, mean = len(d), float(d.mean())
     if not d.any():
@@ -116,12 +122,13 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
 
 
 def bootstrap_intervals(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The 95 % percentile bootstrap interval of the mean of each column (Efron, 1979): the users are drawn again.
+    """Return the 95 % percentile bootstrap interval of each column's mean (Efron, 1979).
 
-    All columns are of the same users and get the same draws, so the intervals do not depend on the other columns.
+    The users are drawn with replacement. All columns have the same users and draws, so the interval of a column
+    does not depend on other columns.
 
     Args:
-        columns: name → `(n,)` values of the users; NaN where a user has none, which is left out.
+        columns: name → `(n,)` values of the users; NaN where a user has no value, and is left out.
 
     >>> low, high = bootstrap_intervals({"recall@20": np.array([0.0, 1.0] * 50)})["recall@20"]
     >>> 0.39 < low < 0.42 and 0.58 < high < 0.61
@@ -148,7 +155,7 @@ def bootstrap_intervals(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[fl
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected by Holm's step-down procedure, in the given order."""
+    """Correct p-values by Holm's step-down procedure; return them in the given order."""
     p = np.asarray(p_values, dtype=np.float64)
     order = p.argsort(kind="stable")
     corrected = np.empty_like(p)
@@ -157,7 +164,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Average per-user values over runs: frames with `user` and one column per metric become one, sorted by user.
+    """Average the values of each user over several runs; return one frame, sorted by user.
+
+    Args:
+        frames: for each run a frame with the column `user` and one column per metric.
 
     Raises:
         DataError: the runs were not evaluated on the same users.
@@ -173,11 +183,11 @@ def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def compare(
     ours: pl.DataFrame, others: Mapping[str, pl.DataFrame], metrics: Sequence[str] | None = None
 ) -> list[Comparison]:
-    """Test one model against each other model on each metric, with Holm's correction over all tests of each kind.
+    """Test one model against each other model on each metric, with Holm's correction over all tests of the same kind.
 
     Args:
-        ours: `user` and one column per metric, averaged over seeds (`over_seeds`).
-        others: model name → the same of the other models.
+        ours: frame with `user` and one column per metric, averaged over seeds (`over_seeds`).
+        others: name of another model → such a frame of that model.
         metrics: names of columns; default: all of `ours`.
 
     Raises:
@@ -197,7 +207,7 @@ def compare(
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's correction over all of them; for tests collected from several calls."""
+    """Apply Holm's correction over all the given comparisons; for tests collected from several calls."""
     by_t = holm([comparison.test.t_p for comparison in comparisons])
     by_w = holm([comparison.test.w_p for comparison in comparisons])
     return [replace(c, t_p_holm=t, w_p_holm=w) for c, t, w in zip(comparisons, by_t, by_w, strict=True)]
@@ -209,8 +219,8 @@ def compare_pairs(
     """Test pairs of models on each metric that both have, with Holm's correction over all tests.
 
     Args:
-        pairs: key of the pair, and the values of our and of their users (as in `compare`). Pairs without values, or of
-            models that were evaluated on different users, are skipped.
+        pairs: for each pair a key, the frame of our model and the frame of the other model (as in `compare`). Pairs
+            without values, or of models that were evaluated on different users, are skipped.
         metrics: names of columns.
 
     Returns:
@@ -232,12 +242,12 @@ def compare_pairs(
 
 
 def gain(ours: float, theirs: float) -> float:
-    """Gain of `ours` over `theirs` in percent; NaN if theirs is zero."""
+    """Return the gain of `ours` over `theirs` in percent; NaN if `theirs` is zero."""
     return 100.0 * (ours - theirs) / theirs if theirs else math.nan
 
 
 def average_gain(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """Mean gain in percent over the metrics that both have (the paper's average improvement); NaN if none."""
+    """Return the mean gain in percent over the common metrics (the paper's average improvement); NaN without any."""
     gains = [gain(ours[metric], theirs[metric]) for metric in ours if metric in theirs]
     gains = [value for value in gains if not math.isnan(value)]
     return float(np.mean(gains)) if gains else math.nan

@@ -35,7 +35,7 @@ class Row:
         cells: column key → value. A text in a column of numbers ("out of memory") is printed unchanged.
         block: heading over adjacent rows of the same block; values are ranked within a block.
         accent: highlight the row, for the model that the report is about.
-        muted: gray and not ranked, for values published by others.
+        muted: print the row in gray and do not rank it, for values published by others.
     """
 
     cells: Mapping[str, Value]
@@ -46,9 +46,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; `name` is the stem of its files.
+    """A table of results.
 
     Attributes:
+        name: name of its files, without their ending.
+        columns: the columns.
+        rows: the rows.
         caption: one sentence above the table, also the LaTeX caption.
         notes: lines below the table, such as the meaning of marks.
     """
@@ -84,7 +87,7 @@ class Table:
         caption: str = "",
         notes: Sequence[str] = (),
     ) -> Table:
-        """Table of mean ± sd from a tidy frame: rows with the same row and column keys are the runs of one cell.
+        """Make a table of mean ± sd from a tidy frame: the runs of a cell are the rows of `frame` with its names.
 
         Args:
             frame: tidy rows, such as `results.frame()`.
@@ -92,12 +95,12 @@ class Table:
             columns: column of the frame with the headings, or two columns: (group, heading).
             value: column with the values.
             block: column of the frame with the headings of blocks of rows, each ranked separately.
-            better, digits: of every column, see `Column`.
+            better, digits: as in `Column`, for every column of values.
             accent: highlight rows with this value in one of `rows`.
-            row_order, column_order: order of the values of the first of `rows` and the last of `columns`; other values
-                follow in order of appearance.
-            labels: how to print names (`reporting.formatting.label`).
-            caption, notes: see Table.
+            row_order: order of the values of the first of `rows`; other values follow in order of appearance.
+            column_order: the same for the values of the last of `columns`.
+            labels: function that gives the printed form of a name (`reporting.formatting.label`).
+            caption, notes: as in `Table`.
         """
         row_keys = [rows] if isinstance(rows, str) else list(rows)
         column_keys = [columns] if isinstance(columns, str) else list(columns)
@@ -122,7 +125,7 @@ class Table:
         return cls(name, table_columns, table_rows, caption, notes)
 
     def to_html(self) -> str:
-        """A `<table>` element, styled by the report's page."""
+        """Return a `<table>` element; its style is in the report's page."""
 
         def cell(column: Column, width: int, row: Row, rank: Mapping[str, int]) -> dict[str, Any]:
             main, spread, marks = printed(row.cells.get(column.key), column)
@@ -139,7 +142,7 @@ class Table:
         return template("table.html.j2").render(table=self, groups=self._groups(), blocks=blocks)
 
     def to_latex(self) -> str:
-        r"""A `table` with booktabs rules; needs `\usepackage{booktabs}`."""
+        r"""Return a LaTeX `table` with booktabs rules; the document needs `\usepackage{booktabs}`."""
         text_specs = {True: r"p{0.3\linewidth}", False: "l"}
         spec = "".join(text_specs[self._is_long(column)] if column.format == "text" else "r" for column in self.columns)
         lines = [r"\begin{table}", r"\centering"]
@@ -169,7 +172,7 @@ class Table:
         return "\n".join([*lines, r"\end{table}", ""])
 
     def to_markdown(self) -> str:
-        """A pipe table: best value bold, second in italics (Markdown has no underline)."""
+        """Return a Markdown table; the best value is bold, the second in italics (Markdown has no underline)."""
         heads = [f"{column.group} {column.title}".strip() for column in self.columns]
         lines = [f"**{_markdown(self.caption)}**", ""] if self.caption else []
         lines += [_pipes(heads), _pipes(["---" if c.format == "text" else "---:" for c in self.columns])]
@@ -187,7 +190,7 @@ class Table:
         return "\n".join([*lines, ""])
 
     def to_frame(self) -> pl.DataFrame:
-        """The values at full precision: one column per table column, plus `… sd` and `… note` columns where needed."""
+        """Return the values at full precision, in the table's columns and, if needed, columns `… sd` and `… note`."""
         import polars as pl
 
         series: list[pl.Series] = []
@@ -215,11 +218,11 @@ class Table:
         return pl.DataFrame(series)
 
     def to_csv(self) -> str:
-        """`to_frame` as CSV."""
+        """Return `to_frame` as CSV."""
         return self.to_frame().write_csv()
 
     def to_rich(self) -> RichTable:
-        """The table for the terminal."""
+        """Return the table, to be printed in a terminal."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -245,7 +248,7 @@ class Table:
         return table
 
     def _groups(self) -> list[tuple[str, int]]:
-        """Headings over columns, with the number of their columns."""
+        """Return the headings over columns, each with its number of columns."""
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, key=lambda c: c.group)]
 
     def _is_long(self, column: Column) -> bool:
@@ -253,7 +256,10 @@ class Table:
         return column.format == "text" and any(len(str(row.cells.get(column.key) or "")) > LONG for row in self.rows)
 
     def _blocks(self) -> Iterator[tuple[str, list[tuple[Row, dict[str, int]]]]]:
-        """Blocks: heading; rows, each with column key → 1 (best) or 2 (second), at the printed precision."""
+        """Yield each block as (heading, rows).
+
+        Each row has a mapping: column key → 1 (best) or 2 (second best of the block), at the printed precision.
+        """
         for block, group in groupby(self.rows, key=lambda row: row.block):
             rows = [(row, dict[str, int]()) for row in group]
             for column in self.columns:
@@ -270,7 +276,7 @@ class Table:
             yield block, rows
 
     def _spans(self, row: Row) -> Iterator[tuple[Column, int]]:
-        """The row's cells as (column, width): equal words in adjacent columns of numbers share one cell."""
+        """Yield a row's cells as (column, width): equal words in adjacent columns of numbers become one wide cell."""
 
         def words(column: Column) -> str | int:
             value = row.cells.get(column.key)

@@ -1,1 +1,1 @@
-"""HTTP server of a run: recommendations, live items and events, explanations, web UI."""
+"""Serve a run over HTTP: recommendations, items and events that are added while serving, explanations, a web page."""

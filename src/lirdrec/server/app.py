@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, middleware and services."""
+"""Create the FastAPI application of the server from its routes, middleware and services."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UI_FOLDER = Path(__file__).parent / "ui"
 
 
 def create_app(config: ServerConfig) -> FastAPI:
-    """The application of one worker; it opens the run and the store when the server starts.
+    """Create the application of one worker process; it opens the run and the store when the server starts.
 
     Raises:
         ConfigError: the file of keys cannot be read.
@@ -80,7 +80,10 @@ def create_app(config: ServerConfig) -> FastAPI:
 
 
 class _CompleteFiles(StaticFiles):
-    """Static files without range requests: the files are small, and an invalid range would not get a problem."""
+    """Static files that are always sent completely.
+
+    The files are small, and the answer to an invalid range request would not have the form of our error responses.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name != b"range"]

@@ -1,4 +1,4 @@
-"""API keys, their file, and the rate limiter."""
+"""Create, store and check API keys, and limit the rate of requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Key:
 
 
 class Keys:
-    """The keys of a file, reloaded when it changes: a revoked key is rejected at the next request.
+    """The API keys of a file, which is read again when it changes: a revoked key is rejected at the next request.
 
     Raises:
         ConfigError: the file is missing or damaged.
@@ -52,7 +52,9 @@ class Keys:
         self._keys = read_keys(self.path)
 
     def find(self, presented: str) -> Key | None:
-        """The entry of a presented key, compared with all in constant time; None if there is none.
+        """Return the entry of a key that a request sent; None if there is none.
+
+        The key is compared with all entries in constant time.
 
         If the file was removed or damaged meanwhile, every key is rejected.
         """
@@ -77,15 +79,20 @@ class Keys:
 
 
 class RateLimiter:
-    """Token bucket for each caller: `rate` requests per second, `burst` at once (default: those of one second)."""
+    """Limits the requests of each caller by a token bucket.
+
+    Args:
+        rate: requests per second.
+        burst: requests that a caller may send at once; by default the requests of one second.
+    """
 
     def __init__(self, rate: float, burst: float | None = None):
         self.rate = rate
         self.burst = max(1.0, rate if burst is None else burst)
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # caller → tokens, and when counted
 
     def wait(self, caller: str, now: float | None = None) -> float:
-        """Take a token; 0 if there was one, else the seconds until the next."""
+        """Take a token of the caller; return 0 if there was one, else the seconds until there is one."""
         now = time.monotonic() if now is None else now
         tokens, before = self._buckets.pop(caller, (self.burst, now))
         tokens = min(self.burst, tokens + (now - before) * self.rate)
@@ -98,7 +105,10 @@ class RateLimiter:
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """The network of one caller: an IPv4 address itself; of IPv6 the /64 network, all of which one caller has."""
+    """Return the network that counts as one caller.
+
+    It is an IPv4 address itself, or the /64 network of an IPv6 address, because one caller has all addresses of it.
+    """
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -111,7 +121,7 @@ def network_of(address: str) -> str:
 
 
 def read_keys(path: str | Path) -> list[Key]:
-    """The keys of a file; raises a ConfigError if it is missing or damaged."""
+    """Read the entries of a file of keys; raise a ConfigError if it is missing or damaged."""
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -126,7 +136,7 @@ def read_keys(path: str | Path) -> list[Key]:
             if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
                 raise ValueError(f"the role, the hash or the date of entry {number} of its keys is wrong")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file of keys; make one: lirdrec keys add {path} --name shop") from None
+        raise ConfigError(f"{path}: no such file of keys; make one with lirdrec keys add {path} --name shop") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -136,16 +146,18 @@ def read_keys(path: str | Path) -> list[Key]:
 
 
 def add_key(path: str | Path, name: str, role: Role) -> str:
-    """Create a key, add its hash to the file (created if missing, readable by its owner only), and return the key.
+    """Create a key, add its hash to the file, and return the key.
+
+    A missing file is created; only its owner may read it.
 
     Raises:
-        ConfigError: the name is in use or empty, the role unknown, or the file damaged.
+        ConfigError: the name is used already or empty, the role is unknown, or the file is damaged.
     """
     path = Path(path)
     if role not in get_args(Role):
         raise ConfigError(f"role is {role!r}; choose read or write")
     if not name.strip() or not name.isprintable():
-        raise ConfigError("a key needs a name that shows who has it")
+        raise ConfigError("a key needs a name of visible characters, which says who has the key; give --name")
     with write_lock(path):
         keys = read_keys(path) if os.path.lexists(path) else []
         if any(key.name == name for key in keys):
@@ -157,8 +169,8 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
 
 
 def revoke_key(path: str | Path, name: str) -> None:
-    """Remove a key from the file; raises a ConfigError if there is no such key, or the file is damaged."""
-    read_keys(path)  # without a lock file if the keys file is missing
+    """Remove a key from the file; raise a ConfigError if there is no such key, or the file is damaged."""
+    read_keys(path)  # raises if the file is missing, before a lock file is created
     with write_lock(path):
         keys = read_keys(path)
         if all(key.name != name for key in keys):

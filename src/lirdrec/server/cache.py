@@ -1,4 +1,4 @@
-"""LRU cache with a limit on bytes instead of entries."""
+"""A least-recently-used cache whose limit is a number of bytes instead of a number of entries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-ENTRY_BYTES = 256  # of an entry without its value: key and dictionary slot
+ENTRY_BYTES = 256  # bytes of an entry without its value: the key and the place in the dictionary
 
 
 class ByteCache(Generic[K, V]):
-    """Least-recently-used cache of at most `limit` bytes, `size` of them in use. Safe to use from several threads."""
+    """Least-recently-used cache of at most `limit` bytes, of which `size` are used. Safe to use in several threads."""
 
     def __init__(self, limit: int):
         self.limit, self.size = limit, 0
@@ -22,7 +22,7 @@ class ByteCache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -31,7 +31,7 @@ class ByteCache(Generic[K, V]):
             return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Cache a value of `size` bytes; the least recently used entries are dropped."""
+        """Cache a value of `size` bytes; drop the least recently used entries if there is no space."""
         size += ENTRY_BYTES
         with self._lock:
             previous = self._entries.pop(key, None)

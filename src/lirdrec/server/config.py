@@ -1,4 +1,4 @@
-"""Configuration of `lirdrec serve`."""
+"""The options of `lirdrec serve`, and their checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lirdrec.server.store import DISLIKES, default_store_url
 Index = Literal["exact", "hnsw", "ivf"]
 
 LARGEST = 2**31 - 1
-KEYED_RATE = 200.0  # default rate limit of a key, requests per second
+KEYED_RATE = 200.0  # default rate limit of an API key, in requests per second
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ServerConfig:
             raise ConfigError(
                 f"{self.run} is a run folder, so after a restart POST /model would have no effect: write the"
                 f" run's name into a file (echo {Path(self.run).name} > {Path(self.run).parent / 'current'}) and serve"
-                " that"
+                " this file"
             )
 
     @property
@@ -119,24 +119,24 @@ class ServerConfig:
 
     @property
     def store_url(self) -> str | URL:
-        """The store's URL."""
+        """The URL of the store."""
         return default_store_url(self.run) if self.store is None else self.store
 
     @property
     def requests_per_second(self) -> float:
-        """The effective rate limit, 0 for none."""
+        """The rate limit that holds; 0 for no limit."""
         if self.rate_limit is not None:
             return self.rate_limit
         return KEYED_RATE if self.keys is not None else 0.0
 
     @property
     def follows(self) -> bool:
-        """Whether `run` is watched."""
+        """Whether the server watches `run`, and serves another run when `run` names another one."""
         return self.watch or self.runs is not None
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is one of this machine; False for a name."""
+    """Whether an IP address belongs to this machine alone (loopback); False for the name of a host."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:

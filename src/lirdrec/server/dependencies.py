@@ -1,4 +1,4 @@
-"""Services that the routes depend on: opened in the background when the server starts, closed when it stops."""
+"""The services that the routes use; they are opened in the background when the server starts, and closed at its end."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from lirdrec.server.store import Store
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-WARM_BYTES = 256 * 2**20  # of features that are loaded before the first new item
-SWITCH_SECONDS = 0.0005  # after which a thread that reads a large body lets the event loop run
+WARM_BYTES = 256 * 2**20  # features up to this size are loaded before the first new item
+SWITCH_SECONDS = 0.0005  # after this time a thread that reads a large body lets the event loop run
 _USUAL_SWITCH = sys.getswitchinterval()
 
 
 class Services:
-    """Everything that the routes use."""
+    """Everything that the routes use: the run with its changes, the ranking engine, API keys, encoders, metrics."""
 
     def __init__(self, config: ServerConfig):
         self.config = config
@@ -46,28 +46,28 @@ class Services:
         self.limiter = RateLimiter(rate) if rate > 0 else None
         self.pointer = RunPointer(config.run)
         self.encoders = None if config.encoders else Encoders()  # None while they are being loaded
-        self._large = asyncio.Lock()  # of the request whose large body is being read
+        self._large = asyncio.Lock()  # held by the request whose large body is being read
         self.failure: str | None = None  # why the server could not start
-        self.on_failure: Callable[[], None] = lambda: None  # called then
+        self.on_failure: Callable[[], None] = lambda: None  # called if the server could not start
         self._served: Stamp | None = None
         self._live: LiveState | None = None
         self._engine: MicroBatcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = threading.Condition()
-        self._reads = 0  # running in threads, those of cancelled requests included
-        self._writers = anyio.CapacityLimiter(1)  # changes are made one at a time, so waiting ones need no thread
+        self._reads = 0  # number of calls of `read` that run in threads, also for cancelled requests
+        self._writers = anyio.CapacityLimiter(1)  # changes are made one at a time, so waiting changes need no thread
         self._swapping = asyncio.Lock()
 
     @property
     def live(self) -> LiveState:
-        """The current snapshot and the store; raises a Problem while the server is not ready yet."""
+        """The current snapshot (the run with its changes) and the store; raises a Problem until the server is ready."""
         if self._live is None:
             raise self.unready()
         return self._live
 
     @property
     def engine(self) -> MicroBatcher:
-        """The ranking engine; raises a Problem while the server is not ready yet."""
+        """The ranking engine; raises a Problem until the server is ready."""
         if self._engine is None:
             raise self.unready()
         return self._engine
@@ -80,7 +80,7 @@ class Services:
     # ------------------------------------------------------------ blocking work
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Run in a thread; abandoned if the request is cancelled, but `stop` still waits for it."""
+        """Run `work` in a thread; if the request is cancelled, its result is not used, but `stop` waits for its end."""
 
         def counted() -> T:
             with self._idle:
@@ -95,10 +95,10 @@ class Services:
         return await anyio.to_thread.run_sync(counted, abandon_on_cancel=True)
 
     async def read_large(self, work: Callable[[], T]) -> T:
-        """`read` for a large body: one at a time, and after each there is a pause as long as the work took.
+        """Run `work` on a large body as `read` does, one at a time, with a pause after each as long as the work took.
 
-        Meanwhile threads take turns more often than Python's 5 ms, because the event loop waits for its turn several
-        times in each request.
+        Meanwhile Python changes between threads more often than every 5 ms, because the event loop waits for its thread
+        several times in each request.
         """
         await self._large.acquire()
         started = time.perf_counter()
@@ -110,17 +110,20 @@ class Services:
             asyncio.get_running_loop().call_later(time.perf_counter() - started, self._large.release)
 
     async def write(self, work: Callable[[], T]) -> T:
-        """Run in a thread, one at a time; work that has started is finished even if the request is cancelled."""
+        """Run `work` in a thread, one at a time; started work is finished even if the request is cancelled."""
         return await anyio.to_thread.run_sync(work, limiter=self._writers)
 
     async def current(self) -> Snapshot:
-        """The snapshot after all changes in the store."""
+        """Return the snapshot (the run with its changes) after all changes in the store."""
         return await self.read(self.live.catch_up)
 
     # ------------------------------------------------------------ start, swap, stop
 
     async def start(self) -> None:
-        """Start to open everything; one of several workers waits for it, and raises a ConfigError if it fails."""
+        """Start to open the run and the store.
+
+        With several workers, wait until they are open, and raise a ConfigError if that fails.
+        """
         opening = self._spawn(self._start())
         if self.config.workers > 1:
             await opening
@@ -135,10 +138,13 @@ class Services:
         await anyio.to_thread.run_sync(self._close)
 
     async def swap(self, run: Path | None = None) -> None:
-        """Serve another run: the given one, which the pointer is set to, or the one that it points to now.
+        """Serve another run.
+
+        Args:
+            run: the run folder, which the pointer file or link is changed to; None: the run that it names now.
 
         Raises:
-            LirdrecError: the run cannot be loaded; the old one stays.
+            LirdrecError: the run cannot be loaded; then the old run is still served.
         """
         async with self._swapping:
             await self.write(lambda: self._swap(run))
@@ -164,11 +170,11 @@ class Services:
             try:
                 self.pointer.point(run)
             except BaseException:
-                self.live.swap(previous, self.engine.prepare)  # which would be served after a restart
+                self.live.swap(previous, self.engine.prepare)  # the run that a restart would serve
                 raise
             stamp = self.pointer.stamp()
         if self.config.encoders:
-            self.encoders = None  # those of another dataset could make incompatible vectors of the same width
+            self.encoders = None  # encoders of another dataset could make incompatible vectors of the same width
         self._set_served(self.live.snapshot, stamp)
         log.info("now serving another run: %s", self.live.snapshot.run.name)
 
@@ -191,10 +197,10 @@ class Services:
             await anyio.to_thread.run_sync(self._open)
         except LirdrecError as error:
             self.failure = str(error)
-            log.error("cannot serve: %s", error)
+            log.error("the server cannot start: %s", error)
         except Exception:
-            self.failure = "an internal error; the log has details"
-            log.exception("cannot serve")
+            self.failure = "an internal error happened; the log has details"
+            log.exception("the server cannot start")
         if self.failure is not None:
             self.on_failure()
             return
@@ -213,7 +219,7 @@ class Services:
                 if self.live.snapshot.recommender.users is recommender.users:  # still the same run
                     self.encoders = encoders
             trained = snapshot.trained_features.values()
-            # features may need more memory than all vectors; then the first new item loads them
+            # large features may need more memory than all vectors; they are loaded for the first new item
             is_small = sum(4 * matrix.values.size for matrix in trained) <= WARM_BYTES
             if trained and is_small and recommender.has_model and not recommender.is_slim:
                 await self.read(recommender.model)
@@ -224,7 +230,7 @@ class Services:
             self.encoders = self.encoders or Encoders()
 
     async def _watch(self) -> None:
-        failed: Stamp | None = None  # of a run that could not be loaded: not tried again until it changes
+        failed: Stamp | None = None  # stamp of a run that could not be loaded; it is not tried again until it changes
         logged = ""
         while True:
             await asyncio.sleep(self.config.watch_seconds)
@@ -247,7 +253,7 @@ class Services:
         return task
 
     def unready(self) -> Problem:
-        """The error while the server cannot answer."""
+        """Return the error for requests while the server is starting or has failed to start."""
         if self.failure is not None:
-            return Problem(503, f"the server cannot serve: {redact(self.failure)}")
+            return Problem(503, f"the server could not start: {redact(self.failure)}")
         return Problem(503, "the server is starting; try again in a moment", {"Retry-After": "1"})

@@ -1,4 +1,4 @@
-"""Start uvicorn, in one process or with several workers."""
+"""Check what the server needs, and start uvicorn in one process or with several worker processes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from lirdrec.server.store import Store
 
 log = logging.getLogger(__name__)
 
-# environment variables for worker processes: the configuration, and the file for the error of a failed start
+# environment variables for worker processes: the configuration, and the path of a file for the error of a failed start
 CONFIG, FAILED = "LIRDREC_SERVER", "LIRDREC_SERVER_FAILED"
 OTHER_FILES = 512  # open files besides connections: run, store, images, encoders
 
 
 def serve(config: ServerConfig) -> None:
-    """Serve until a signal arrives; requests that wait then are still answered. Call `check` before.
+    """Serve until a signal arrives; requests that wait at that time are still answered. Call `check` first.
 
     Raises:
         ConfigError: the run or the store could not be opened.
@@ -69,7 +69,7 @@ def serve(config: ServerConfig) -> None:
 
 
 def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
-    """Options of `uvicorn.Config`, without address and port."""
+    """Return the options of `uvicorn.Config`, except address and port."""
     return {
         "http": LimitedProtocol,
         "ws": "none",
@@ -78,7 +78,7 @@ def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
         "server_header": False,
         "proxy_headers": bool(config.trusted_proxies),
         "forwarded_allow_ips": list(config.trusted_proxies),
-        # only for requests of closed connections; `Connections` limits the open ones
+        # matters only for requests of closed connections; `Connections` limits the open connections
         "limit_concurrency": config.max_connections + 1,
         "timeout_keep_alive": 30,
         "timeout_graceful_shutdown": round(config.timeout_seconds) + 1,
@@ -109,7 +109,7 @@ def check(config: ServerConfig) -> None:
     other, default = (str(store_path(path)) for path in (run, config.run))
     if config.store is None and other != default and os.path.exists(other) and not os.path.exists(default):
         log.warning(
-            "changes made while %s was served by its own name are in another store; to use it: --store sqlite:///%s",
+            "changes made while %s was served by its own name are in another store; to use it, add --store sqlite:///%s",
             run.name,
             other,
         )
@@ -125,7 +125,7 @@ def _check_address(config: ServerConfig) -> None:
         except (OSError, ValueError) as error:  # ValueError: not a host name
             reason = getattr(error, "strerror", None) or "it is not an address"
             raise ConfigError(
-                f"cannot listen on {config.host}, port {config.port} ({reason}): choose others (--host, --port)"
+                f"cannot listen on {config.host}, port {config.port} ({reason}): choose another --host or --port"
             ) from None
 
 
@@ -144,7 +144,7 @@ def _allow_files(connections: int) -> None:
 
 
 def worker() -> ASGIApp:
-    """The application of one of several worker processes."""
+    """Create the application of one of several worker processes."""
     middleware.configure()
     config = make_config(ServerConfig, json.loads(os.environ[CONFIG]))
     threading.Thread(target=_end_with_parent, args=(config.timeout_seconds + 5,), daemon=True).start()
@@ -162,7 +162,7 @@ def worker() -> ASGIApp:
 
 
 def _end_with_parent(seconds: float) -> None:
-    """Stop this worker, in an orderly way, when its parent process has ended."""
+    """Wait until the parent process has ended, then stop this worker; kill it if it does not stop in `seconds`."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -18,7 +18,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The metrics of one worker, or of all workers if they share a folder."""
+    """The Prometheus metrics of one worker, or of all workers if they share a folder."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -42,7 +42,7 @@ class Metrics:
             MultiProcessCollector(self.registry)
 
     def text(self, live: LiveState | None) -> bytes:
-        """All metrics in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         if live is not None:
             self.items.set(live.snapshot.n_available)
             try:
@@ -52,7 +52,10 @@ class Metrics:
         return generate_latest(self.registry)
 
     def exposure(self) -> dict[str, int | float | None]:
-        """The counters of new items, of all workers since the start, as `response_models.Exposure`."""
+        """Return how often new items were recommended and liked, in all workers since the start.
+
+        The keys are those of `response_models.Exposure`.
+        """
         counted = {sample.name: sample.value for metric in self.registry.collect() for sample in metric.samples}
         names = ("places", "new_item_places", "likes", "new_item_likes")
         places, new_places, likes, new_likes = (int(counted.get(f"lirdrec_{name}_total", 0)) for name in names)

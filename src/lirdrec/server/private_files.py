@@ -1,4 +1,4 @@
-"""Small files of the server: a lock for writers, portable names, owner-only permissions."""
+"""Helpers for small files of the server: a lock for writers, names that are not too long, permissions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import lock_file, unlock_file
 
 STORE = ".live.sqlite"
-_LONGEST = 255 - len("-journal")  # bytes of a file name, with what SQLite appends to it
+_LONGEST = 255 - len("-journal")  # bytes of a file name, so that SQLite can append "-journal"
 _DIGEST = 16
 
 
 @contextlib.contextmanager
 def write_lock(path: str | Path) -> Iterator[None]:
-    """Hold an exclusive lock for changes of a file, among all processes.
+    """Context manager that holds an exclusive lock among all processes for changing a file.
 
-    The file itself is replaced by a rename, so the lock is a file beside it, which the last writer removes.
+    A change replaces the file by a rename, so the lock is another file beside it, which the last writer removes.
 
     Raises:
         ConfigError: the folder of the file is missing.
@@ -30,7 +30,7 @@ def write_lock(path: str | Path) -> Iterator[None]:
     path = Path(os.path.abspath(path))
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
-    lock = path.with_name(f".{_digest(path.name)}.lock")  # a short name, however long that of the file is
+    lock = path.with_name(f".{_digest(path.name)}.lock")  # a short name, even if the name of the file is long
     while True:
         with write_errors(path):
             handle = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
@@ -48,20 +48,23 @@ def write_lock(path: str | Path) -> Iterator[None]:
 
 
 def store_path(run: str | Path) -> Path:
-    """The file of a run's live changes, beside the run: RUN.live.sqlite.
+    """Return the path of the file for a run's live changes, beside the run: RUN.live.sqlite.
 
-    A name that would be too long is cut, and ends in a hash of the full name, so that it is unique.
+    A name that would be too long is cut, and gets a hash of the full name, so that it is unique.
     """
     run = Path(os.path.abspath(run))
     if len(os.fsencode(run.name + STORE)) <= _LONGEST:
         return run.with_name(run.name + STORE)
     ending = f"-{_digest(run.name)}{STORE}"
-    kept = os.fsencode(run.name)[: _LONGEST - len(ending)].decode(errors="ignore")  # no part of a character
+    kept = os.fsencode(run.name)[: _LONGEST - len(ending)].decode(errors="ignore")  # drops a character that was cut
     return run.with_name(kept + ending)
 
 
 def create_private_file(path: str | Path) -> None:
-    """Create an empty file that only its owner may read, unless it exists; errors are left to the later open."""
+    """Create an empty file that only its owner may read, unless it exists.
+
+    Errors are ignored here: they are raised again when the file is opened.
+    """
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 

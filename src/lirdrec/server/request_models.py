@@ -1,4 +1,4 @@
-"""Pydantic models of request bodies, with strict types, limits and examples."""
+"""Define the request bodies as Pydantic models, with strict types, limits and examples."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MAX_ITEMS = 100
 MAX_EVENTS = 1000
 MAX_COLUMNS = 50
 MAX_DIMS = 65_536
-MAX_INTEGER = 2**127  # of an item table
+MAX_INTEGER = 2**127  # integers of an item table are below this number
 
-MAX_KEY = 200  # characters
+MAX_KEY = 200  # characters of a key
 MAX_TEXT = 10_000  # characters of a text to compare with
 
 T = TypeVar("T")
@@ -41,17 +41,18 @@ LAST = 253_402_300_799  # Unix seconds of the end of the year 9999
 
 
 def release_gil(value: T) -> T:
-    """The value unchanged; a validator in Python lets other threads run during a long validation.
+    """Return the value unchanged.
 
-    pydantic's own code holds the GIL, and a large body takes more than 100 ms.
+    As a validator it lets other threads run during a long validation, because it is Python code. pydantic's own code
+    holds the GIL (Python's lock), and a large body takes it more than 100 ms.
     """
     return value
 
 
 def _limit_length(limit: int, subject: str) -> AfterValidator:
-    """A validator that refuses the body at the first text that is too long.
+    """Return a validator that refuses the body at the first text that is too long.
 
-    pydantic would copy the text into an error for each type that is allowed, and continue.
+    pydantic alone would continue, and copy the text into one error for each type that is allowed.
     """
 
     def check(text: str) -> str:
@@ -68,7 +69,7 @@ Id = IntegerId | TextId
 Name = Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
 Key = Annotated[str, Field(min_length=1, json_schema_extra={"maxLength": MAX_KEY}), _limit_length(MAX_KEY, "a key")]
 Scalar = Annotated[
-    Annotated[  # first: the slowest to validate
+    Annotated[  # the first type, because it is the slowest to validate
         str,
         Field(strict=True, json_schema_extra={"maxLength": MAX_TEXT}),
         _limit_length(MAX_TEXT, "a text in a filter"),
@@ -84,25 +85,28 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fa
 
 
 class Body(BaseModel):
-    """Base of request bodies: strict types, no unknown fields.
+    """Base class of request bodies: strict types, no unknown fields.
 
-    Validation of a list stops at its first fault, so the number of faults is bounded by that of the keys.
+    The validation of a list stops at its first fault, so there are at most as many faults as keys.
     """
 
-    max_keys: ClassVar[int] = 1200  # in all objects together; unknown keys are faults, and faults cost time
+    max_keys: ClassVar[int] = 1200  # in all objects together; each unknown key is a fault, and faults cost time
     max_values: ClassVar[int] = 100_000  # in all lists and objects together
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Boost(Body):
-    """New items get the largest offset that cost known items at most this share of their hits in simulated launches."""
+    """Add the largest offset to the scores of new items that costs known items at most a share of their hits.
 
-    boost: float = Field(ge=0, lt=1, description="Share of the hits on known items that it may cost: 0.05 is 5 %.")
+    The cost was measured when the run was trained, in simulated launches of new items.
+    """
+
+    boost: float = Field(ge=0, lt=1, description="Share of the hits on known items that may be lost: 0.05 is 5 %.")
 
 
 class Share(Body):
-    """New items get exactly this share of the places in the list, rounded, as far as there are enough items."""
+    """Give new items exactly this share of the places in the list, rounded, if there are enough items."""
 
     share: float = Field(ge=0, le=1, description="Share of the k places: 0.2 gives new items 2 of 10.")
 
@@ -126,9 +130,9 @@ PolicyText = Annotated[
 
 
 class RecommendRequest(Body):
-    """Recommend items to a known user, or by a history of liked items; exactly one of the two is required.
+    """Recommend items for a known user, or for a history of liked items; exactly one of the two is required.
 
-    An option that is null gets its default.
+    An option that is null gets its default value.
     """
 
     model_config = ConfigDict(
@@ -149,14 +153,14 @@ class RecommendRequest(Body):
     history: Annotated[list[Id], Field(min_length=1, max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
         None, description="Ids of liked items, oldest first; added items are allowed."
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items; fewer are returned if fewer remain.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items to return; fewer if no more items are left.")
     exclude_seen: bool = Field(True, description="Exclude items that the user liked already.")
     filter: Annotated[dict[Key, Scalar | Condition], Field(max_length=MAX_COLUMNS)] | None = Field(
         None,
         description="Conditions on columns of the item table, all of which must hold: a value, or comparisons eq, ne, "
-        "lt, le, gt, ge, in, contains. The column `added`, unless the item table has one of this name, says whether "
-        "an item was added after training (true, false), or when: ISO 8601 (UTC unless it says otherwise) or Unix "
-        "seconds.",
+        "lt, le, gt, ge, in, contains. Unless the item table has a column `added`, this name is compared with whether "
+        "an item was added after training (true, false), or with the time when it was added: ISO 8601 (UTC if there "
+        "is no time zone) or Unix seconds.",
     )
     candidates: (
         Annotated[
@@ -165,21 +169,23 @@ class RecommendRequest(Body):
             AfterValidator(release_gil),
         ]
         | None
-    ) = Field(None, description="Ids of the items to rank; all items by default. Conditions of `filter` hold as well.")
+    ) = Field(None, description="Ids of the items to rank; all items by default. They must also satisfy `filter`.")
     new_items: PolicyText | Boost | Share = Field(
         "calibrated",
-        description="How items that were added after training compete: calibrated (with the offset that simulated "
-        "launches chose), none (without one), boost=0.05 or share=0.2, or one of the last two as an object. Has no "
-        "effect where no items were added.",
+        description="How items that were added after training compete with the other items: calibrated (their scores "
+        "get an offset, which simulated launches chose), none (no offset), boost=0.05 or share=0.2 (or one of these "
+        'as an object: {"share": 0.2}). It has no effect if no items were added.',
     )
-    diversity: float = Field(0.0, ge=0, le=1, description="0: best scores; closer to 1: more different items (MMR).")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0: the best scores; closer to 1: items that differ more from each other (MMR)."
+    )
     branch_weights: (
         Annotated[dict[Key, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)] | None
     ) = Field(None, description="Factor of each part of the score; 1 by default.")
     unknown: Literal["raise", "popular"] = Field(
         "raise", description="Result for an unknown user: error 404, or the most popular items."
     )
-    parts: bool = Field(False, description="Return the parts that sum to each score.")
+    parts: bool = Field(False, description="Return the parts of each score; their sum is the score.")
     columns: Annotated[list[Name], Field(max_length=MAX_COLUMNS, fail_fast=True)] = Field(
         [], description="Columns of the item table to return with each item."
     )
@@ -214,7 +220,7 @@ class ItemIn(Body):
     features: dict[Key, Vector] = Field(
         {},
         max_length=MAX_COLUMNS,
-        description="Name → vector, of the size in training; missing ones are encoded if possible.",
+        description="Name → vector, of the same size as in training; the server encodes missing vectors if it can.",
     )
 
 
@@ -233,16 +239,16 @@ class EventIn(Body):
     user: Id
     item: Id
     type: Annotated[str, Field(min_length=1, max_length=64, pattern="^[^\\u0000]+$")] | None = Field(
-        None, description="What it was, for instance view, cart, buy, dislike; any text. A dislike is not a like."
+        None, description="Type of the event, any text: view, cart, buy, dislike … All types except dislikes are likes."
     )
     timestamp: Annotated[str, Field(max_length=64)] | Annotated[float, Field(ge=0, le=LAST)] | None = Field(
-        None, description="When: ISO 8601 (UTC unless it says otherwise), or Unix seconds."
+        None, description="Time of the event: ISO 8601 (UTC if there is no time zone), or Unix seconds."
     )
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """An event that is not valid, of a request that accepts the others."""
+    """An event that is not valid, in a request that stores the valid events (`partial`): the reason."""
 
     reason: str
 
@@ -259,7 +265,7 @@ def _or_malformed(value: Any, handler: ValidatorFunctionWrapHandler, info: Valid
 
 
 class EventsRequest(Body):
-    """New events of users; all of them are stored, or none, unless `partial` is true."""
+    """New events of users. All of them are stored, or none; with `partial`, all valid ones are stored."""
 
     max_keys: ClassVar[int] = 4 * MAX_EVENTS + 2
 
@@ -278,14 +284,15 @@ class EventsRequest(Body):
         }
     )
 
-    partial: bool = Field(False, description="Store the valid events, and return the others with reasons.")  # first
+    # before `events`, whose validation needs it
+    partial: bool = Field(False, description="Store the valid events, and return the invalid ones with reasons.")
     events: list[Annotated[EventIn, WrapValidator(_or_malformed)]] = Field(
         min_length=1, max_length=MAX_EVENTS, fail_fast=True
     )
 
 
 class SwapRequest(Body):
-    """The run to serve from now on: its path below the folder of --runs-dir."""
+    """The run to serve from now on. `run` is its path below the folder that --runs-dir gives."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "second"}]})
 
@@ -293,10 +300,13 @@ class SwapRequest(Body):
 
 
 def unix_seconds(value: object) -> float:
-    """Unix seconds of a time: a text in ISO 8601, UTC unless it says otherwise, or a number of seconds.
+    """Convert a time to Unix seconds.
+
+    Args:
+        value: a text in ISO 8601 (UTC if there is no time zone), or a number of seconds.
 
     Raises:
-        ValueError: it is neither, or outside of the years 1970 to 9999.
+        ValueError: the value is not a time, or is outside of the years 1970 to 9999.
 
     >>> unix_seconds("1970-01-02T01:00+01:00")
     86400.0
@@ -314,6 +324,6 @@ def unix_seconds(value: object) -> float:
         seconds = float(value)
     if seconds is None or not 0 <= seconds <= LAST:
         raise ValueError(
-            f"{str(value)[:40]!r} is not a time: give ISO 8601, as 2024-05-31T18:30:00Z, or Unix seconds, from 1970 on"
+            f"{str(value)[:40]!r} is not a time from 1970 on: give ISO 8601, as 2024-05-31T18:30:00Z, or Unix seconds"
         )
     return seconds

@@ -1,4 +1,4 @@
-"""Pydantic models of answers, for the OpenAPI document; the server does not validate its own answers."""
+"""Define the responses as Pydantic models for the OpenAPI document; the server does not validate its own responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-AnyId = int | str  # an id
+AnyId = int | str  # id of a user or item
 
 
 class _Titled(BaseModel):
@@ -20,15 +20,15 @@ class RankedItem(BaseModel):
     item: AnyId
     score: float
     added: bool | None = Field(None, description="True for an item that was added after training.")
-    parts: dict[str, float] | None = Field(None, description="Name → share of the score, if requested.")
-    columns: dict[str, Any] | None = Field(None, description="Name → value, if requested.")
+    parts: dict[str, float] | None = Field(None, description="Name → part of the score, if requested.")
+    columns: dict[str, Any] | None = Field(None, description="Column → value, if requested.")
 
 
 class Recommendations(BaseModel):
     """Recommended items, best first."""
 
     items: list[RankedItem]
-    fallback: Literal["popular"] | None = Field(None, description="Set if the user was unknown.")
+    fallback: Literal["popular"] | None = Field(None, description="Set if the user was unknown and got popular items.")
 
 
 class ProblemBody(BaseModel):
@@ -38,7 +38,7 @@ class ProblemBody(BaseModel):
     title: str
     status: int
     detail: str = Field(description="One sentence: the problem and what to do.")
-    faults: list[dict[str, str]] | None = Field(None, description="Invalid places of the request, with messages.")
+    faults: list[dict[str, str]] | None = Field(None, description="Where the request is not valid, and why.")
 
 
 class BatchEntry(BaseModel):
@@ -50,7 +50,7 @@ class BatchEntry(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """Results in the order of the requests; an error of one does not affect the others."""
+    """Results in the order of the requests; an error of one request does not affect the others."""
 
     answers: list[BatchEntry]
 
@@ -67,7 +67,7 @@ class Changed(BaseModel):
 
     change: int = Field(description="Number of the last change.")
     items: list[AnyId] | None = Field(None, description="Ids that were added or removed.")
-    users: list[AnyId] | None = Field(None, description="Ids whose vectors were refreshed.")
+    users: list[AnyId] | None = Field(None, description="Ids of the users whose vectors were computed again.")
     refused: list[RefusedEvent] | None = Field(None, description="Events that were not stored, if `partial` was true.")
     encoded: list[str] | None = Field(None, description="Names of the features that the server encoded.")
 
@@ -89,7 +89,8 @@ class LikedNeighbor(Neighbor):
 
     part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
     moved: float | None = Field(
-        None, description="The score less that of the history without this item, if the model reads ordered histories."
+        None,
+        description="The score minus the score without this item in the history, if the model reads ordered histories.",
     )
 
 
@@ -98,10 +99,10 @@ class ExplanationAnswer(_Titled):
 
     user: AnyId
     score: float = Field(description="The score that /recommend ranks by.")
-    parts: dict[str, float] = Field(description="Name → part of the score; they sum to it.")
+    parts: dict[str, float] = Field(description="Name → part of the score; their sum is the score.")
     weights: dict[str, float] | None
     liked: list[LikedNeighbor] = Field(
-        description="Liked items of the user, nearest to the item first, or ordered by their parts of the score."
+        description="Liked items of the user, most similar to the item first, or ordered by their parts of the score."
     )
 
 
@@ -118,14 +119,14 @@ class ItemAnswer(ItemShort):
 
 
 class Exposure(BaseModel):
-    """What items that were added after training got, of all answers and likes since the server started."""
+    """How often items that were added after training were recommended and liked, since the server started."""
 
     places: int = Field(description="Places in all answered lists.")
-    new_item_places: int = Field(description="Of these, places of new items.")
-    share_of_places: float | None = Field(description="Their share; null before the first answer.")
+    new_item_places: int = Field(description="Those of these places that new items got.")
+    share_of_places: float | None = Field(description="Share of the places that new items got; null before the first.")
     likes: int = Field(description="Likes that were stored.")
-    new_item_likes: int = Field(description="Of these, likes of new items.")
-    share_of_likes: float | None = Field(description="Their share; null before the first like.")
+    new_item_likes: int = Field(description="Those of these likes that new items got.")
+    share_of_likes: float | None = Field(description="Share of the likes that new items got; null before the first.")
 
 
 class ModelAnswer(BaseModel):
@@ -145,9 +146,11 @@ class ModelAnswer(BaseModel):
     parts: list[str] = Field(
         description="Parts of a score that have weights; items that were added later also have 'offset of new items'."
     )
-    features: dict[str, int] = Field(description="Name → size of the vectors of new items.")
-    encoders: dict[str, str] = Field(description="Name → text or image: features that the server encodes.")
-    encoder_faults: dict[str, str] = Field(description="Features that a server with --encoders cannot encode → reason.")
+    features: dict[str, int] = Field(description="Name of the features → size of the vectors of new items.")
+    encoders: dict[str, str] = Field(description="Name of features that the server encodes → text, image or joint.")
+    encoder_faults: dict[str, str] = Field(
+        description="Name of features that a server with --encoders cannot encode → reason."
+    )
     loading: bool = Field(description="Whether the encoders are still being loaded.")
     columns: dict[str, str] = Field(description="Columns of the item table and their types.")
     new_items: bool
@@ -202,8 +205,10 @@ class ColumnAnswer(BaseModel):
 
     name: str
     kind: Literal["number", "yes_no", "choice", "list", "text"]
-    values: list[Any] = Field(description="Of a choice or list, most frequent first; lowest and highest of a number.")
-    colors: bool = Field(description="Whether the projection can be colored by it.")
+    values: list[Any] = Field(
+        description="Values of a choice or list, most frequent first; lowest and highest value of a number."
+    )
+    colors: bool = Field(description="Whether the projection can be colored by this column.")
 
 
 class ColumnsAnswer(BaseModel):
@@ -214,23 +219,23 @@ class ColumnsAnswer(BaseModel):
 
 
 class MapAnswer(BaseModel):
-    """Points of the items; lists of equal length, one entry for each item."""
+    """Points of the items in two dimensions. Lists about items have equal length, with one entry for each item."""
 
     items: list[AnyId]
     titles: list[str]
     x: list[float]
     y: list[float]
     added: list[int] = Field(description="Indices of the items that were added after training.")
-    total: int = Field(description="Number of items in the catalog; of a large one, only some are returned.")
-    explained: list[float] = Field(description="Share of the variance on each axis.")
+    total: int = Field(description="Number of items in the catalog; only some of a large catalog are returned.")
+    explained: list[float] = Field(description="Share of the variance that each axis explains.")
     column: str | None
     kind: Literal["category", "number"] | None = None
     labels: list[str] | None = Field(None, description="Labels of the colors.")
-    codes: list[int] | None = Field(None, description="Index of each item's value in `labels`; -1 for none.")
+    codes: list[int] | None = Field(None, description="Index in `labels` of each item's value; -1 for no value.")
 
 
 class MemberAnswer(BaseModel):
-    """A user of the audience."""
+    """A user of the audience of an item: one of the users with the highest scores for it."""
 
     user: AnyId
     score: float
@@ -239,10 +244,10 @@ class MemberAnswer(BaseModel):
 
 
 class AudienceAnswer(_Titled):
-    """The audience of an item."""
+    """The audience of an item: the users with the highest scores for it."""
 
     members: list[MemberAnswer]
-    liked: int = Field(description="Number of users who liked it already.")
-    reach: float = Field(description="Share of the other users who have it in their first `listed` items.")
+    liked: int = Field(description="Number of users who liked the item already.")
+    reach: float = Field(description="Share of the other users who have the item in their first `listed` items.")
     looked_at: int = Field(description="Number of users that `reach` was estimated from.")
     listed: int

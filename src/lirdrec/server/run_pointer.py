@@ -1,4 +1,4 @@
-"""Pointer to the run to serve: a run folder, a link or a small file, shared by all workers."""
+"""Find the run to serve, for all workers: the run folder, a link to it, or a small file that names it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunPointer:
         self.path = Path(path)
 
     def target(self) -> Path:
-        """The run folder; raises a RunFolderError if the path cannot be resolved, or the file names no run folder."""
+        """Return the run folder; raise a RunFolderError if the path cannot be resolved or the file names no folder."""
         if not os.path.isfile(self.path):
             return _resolved(self.path, str(self.path))
         try:
@@ -35,16 +35,20 @@ class RunPointer:
         except (OSError, UnicodeDecodeError):
             name = ""
         if not name or "\0" in name or "\n" in name:
-            raise RunFolderError(f"{self.path} must contain the name of a run folder, and nothing else")
+            raise RunFolderError(f"{self.path} must contain only the name of a run folder; write the name into it")
         return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:
-        """Target and checksum of the run to serve, to detect a change."""
+        """Return the folder and the checksum of the run to serve; they differ after a change."""
         target = self.target()
         return target, manifest_checksum(target)
 
     def point(self, run: Path) -> None:
-        """Point to another run, atomically; raises a ConfigError if the path is a run folder, which stays as it is."""
+        """Change the link or the file to another run, atomically.
+
+        Raises:
+            ConfigError: the path is a run folder, which cannot be changed to another run.
+        """
         with write_lock(self.path):
             if self.path.is_symlink():
                 with write_errors(self.path), temporary_name(self.path) as beside:
@@ -60,7 +64,7 @@ class RunPointer:
 
 
 def _resolved(path: Path, subject: str) -> Path:
-    """The path without links; `subject` starts the error message about a path that cannot be looked up."""
+    """Return the path without links; `subject` starts the error message about a path that cannot be read."""
     try:
         resolved = path.resolve()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -69,11 +73,11 @@ def _resolved(path: Path, subject: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # names that are too long, circular links
         reason = getattr(error, "strerror", None) or "it is not a path"
         subject = subject if len(subject) < 300 else f"{subject[:300]}…"
-        raise RunFolderError(f"{subject} cannot be looked up: {reason}") from None
+        raise RunFolderError(f"{subject} cannot be found: {reason}") from None
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:
-    """The run of a name below a folder; raises a RunFolderError if there is no finished one."""
+    """Return the run of this name below a folder; raise a RunFolderError if there is no finished run."""
     root = Path(folder).resolve()
     try:
         run = (root / name).resolve()

@@ -1,4 +1,4 @@
-"""Snapshots: what the server recommends from, immutable, with all changes since the training."""
+"""Snapshots: an immutable state that the server recommends from, the run with all changes since the training."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lirdrec.server.cache import ByteCache
 K = TypeVar("K")
 V = TypeVar("V")
 Id = str | int
-CACHE_BYTES = 32 * 2**20  # of the vectors of users who are folded in
-RECENT = 4096  # changed entries that are copied with each update, before they are merged into the base
+CACHE_BYTES = 32 * 2**20  # size of the cache for vectors of users whose vector is computed from their likes
+RECENT = 4096  # most changed entries that are copied with each update; more are merged into the base
 
 
 class PersistentMap(ChainMap[K, V]):
-    """Immutable mapping with cheap updated copies: the few entries changed since, before a large shared base.
+    """An immutable mapping whose updated copies are cheap: the copies share a large base, and add the recent entries.
 
     Args:
-        maps: recent entries and the base, or the base only; they must not be changed afterwards.
+        maps: the recent entries and the base, or only the base; they must not be changed afterwards.
     """
 
     def updated(self, entries: Mapping[K, V]) -> PersistentMap[K, V]:
-        """A copy with these entries added or replaced."""
+        """Return a copy with these entries added or replaced."""
         recent = {**dict(*self.maps[:-1]), **entries}
         base = self.maps[-1]
         return PersistentMap(recent, base) if len(recent) <= RECENT else PersistentMap({**base, **recent})
@@ -43,25 +43,26 @@ class UserState:
     """A user with new likes or dislikes since training."""
 
     history: Tensor  # (n,) int64 item rows, those of training included; oldest first for ordered models, else ascending
-    is_folded: bool  # whether the vector is folded in from them; not every model can do that
+    is_folded: bool  # whether the user's vector is computed from `history` ("folded in"), if the model can do that
     disliked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # (m,) rows never recommended
-    times: tuple[float, ...] | None = None  # of `history`, ascending, for ordered models; -inf: from the training
+    times: tuple[float, ...] | None = None  # times of `history`, ascending, for ordered models; -inf for training
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Immutable state to recommend from, so that a request sees one state from start to end.
+    """An immutable state to recommend from, so that a request uses the same state from start to end.
 
     Attributes:
         recommender: the run with the items that were added.
-        number: last change of the store that is included.
-        removed: `(I,)` bool, removed items.
-        user_rows, item_rows: id → row.
-        likers: users who like an item that was added after training, by its row.
-        user_states: users with likes that the run does not have, or with dislikes.
+        number: number of the last change of the store that is included.
+        removed: `(I,)` bool, whether the item was removed.
+        user_rows: id of a user → row.
+        item_rows: id of an item → row.
+        likers: row of an item that was added after training → the users who like it.
+        user_states: id of a user who has dislikes, or likes that the run does not have → their state.
         run: folder of the run.
-        added_at: Unix seconds at which items of the store were added, by row.
-        vectors: cached vectors `(D,)` of users who are folded in; shared by all snapshots of a run.
+        added_at: row of an item of the store → Unix seconds at which it was added.
+        vectors: cached vectors `(D,)` of users who are folded in; all snapshots of a run share the cache.
     """
 
     recommender: Recommender
@@ -77,7 +78,7 @@ class Snapshot:
 
     @cached_property
     def removed_rows(self) -> Tensor:
-        """Rows `(n,)` int64 of the removed items."""
+        """The rows `(n,)` int64 of the removed items."""
         return self.removed.nonzero().squeeze(1)
 
     @cached_property
@@ -87,19 +88,20 @@ class Snapshot:
 
     @property
     def trained_features(self) -> Mapping[str, FeatureMatrix]:
-        """Name → features of the trained items; empty if the run does not have them."""
+        """Name → features of the trained items; empty if the run has no features."""
         features = self.recommender.features
         return (None if features is None else features.trained) or {}
 
     def item_row(self, item: Id) -> int:
-        """The row of an item that can be recommended, else -1."""
+        """Return the row of an item; -1 if it is unknown or was removed."""
         row = self.item_rows.get(item, -1)
         return row if row >= 0 and not bool(self.removed[row]) else -1
 
     def queries(self, users: Sequence[UserState]) -> Tensor:
-        """Vectors `(n, D)` of users who are folded in, computed at first use: a start reads years of likes.
+        """Return the vectors `(n, D)` of users who are folded in: computed from their likes.
 
-        Those of a scorer without item vectors are not cached: they are as wide as the catalog, and cheap.
+        A vector is computed at its first use, because the store may have the likes of years when the server starts.
+        Vectors of a scorer without item vectors are not cached: they are as wide as the catalog, and cheap.
         """
         scorer = self.recommender.scorer
         if not isinstance(scorer, VectorScorer):
@@ -113,7 +115,7 @@ class Snapshot:
         return torch.stack([cached[user] for user in users])
 
     def liked_rows(self, user: Id) -> Tensor:
-        """Item rows `(n,)` int64 that the user liked, in training and since; empty for an unknown user."""
+        """Return the item rows `(n,)` int64 that a user liked, in training and since; empty for an unknown user."""
         if (state := self.user_states.get(user)) is not None:
             return state.history
         row = self.user_rows.get(user, -1)
@@ -122,6 +124,6 @@ class Snapshot:
         return torch.tensor(self.recommender.liked_rows(row))
 
     def disliked_rows(self, user: Id) -> Tensor:
-        """Item rows `(n,)` int64 that are never recommended to the user."""
+        """Return the item rows `(n,)` int64 that are never recommended to the user, because of dislikes."""
         state = self.user_states.get(user)
         return torch.empty(0, dtype=torch.int64) if state is None else state.disliked

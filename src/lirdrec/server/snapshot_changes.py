@@ -1,4 +1,7 @@
-"""Snapshots with more items, likes and events: pure functions from a snapshot and changes to the next snapshot."""
+"""Add items, likes and events to a snapshot: pure functions from a snapshot and changes to the next snapshot.
+
+A snapshot is the state that the server recommends from: the run with its changes.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ from lirdrec.server.store import Change, Event, NewItem
 
 log = logging.getLogger(__name__)
 
-LIKERS = 200  # users at most whose likes move a new item; the mean of more of them is hardly another one
+LIKERS = 200  # most users whose likes change the vector of a new item; more users would hardly change their mean
 
 
 @dataclass(frozen=True)
 class RowEvent:
-    """An event of a user, by the item's row."""
+    """An event of a user, with the row of the item instead of its id."""
 
     row: int
     is_like: bool
@@ -40,16 +43,16 @@ class RowEvent:
 
 @dataclass
 class _Group:
-    """Successive changes that can be applied as items first, then events, then removals."""
+    """Successive changes that can be applied in this order: first items, then events, then removals."""
 
     items: list[NewItem] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     removed: list[Id] = field(default_factory=list)
-    ids: set[Id] = field(default_factory=set)  # of all these items
+    ids: set[Id] = field(default_factory=set)  # ids of all items in these changes
 
 
 def independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
-    """Split changes so that many items are added at once: one at a time, thousands would take minutes."""
+    """Split changes into groups so that many items are added at once; thousands, one at a time, would take minutes."""
     group = _Group()
     for change in changes:
         if change.item is not None and change.item.id in group.ids:  # an id that is added again
@@ -66,7 +69,7 @@ def independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
 
 
 def with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
-    """The snapshot with items from the store, except those that the run has already or that do not fit."""
+    """Add items of the store to a snapshot, except items that the run has already and items that do not fit it."""
     new = [item for item in items if snapshot.item_row(item.id) < 0]
     if not new:
         return snapshot
@@ -81,10 +84,10 @@ def with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
 
 
 def with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
-    """A snapshot with items added."""
+    """Return a snapshot with new items added; raise a LirdrecError if they do not fit the run."""
     recommender = copy.copy(snapshot.recommender)
     if recommender.features is None:
-        raise CapabilityError("a slim run holds vectors and ids only, so it cannot take new items; use the full run")
+        raise CapabilityError("a slim run has only vectors and ids, so it cannot take new items; use the full run")
     ids = [item.id for item in items]
     features: dict[str, list[Any]] = {  # in the type of the store, so that a restart gives the same vectors
         name: [None if (row := item.features.get(name)) is None else np.asarray(row, np.float32) for item in items]
@@ -100,7 +103,7 @@ def with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
 
 
 def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
-    """Replace the ids of removed items that are added again by unused ones, so that ids stay unique."""
+    """Give unused ids to removed items whose id is added again, so that ids stay unique."""
     rows = recommender.items.rows(list(new))
     rows = rows[rows >= 0]
     if not len(rows):
@@ -131,7 +134,12 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
 
 
 def with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -> Snapshot:
-    """A snapshot with more likes and dislikes: user → item row → whether the last event was a like."""
+    """Return a snapshot with more likes and dislikes.
+
+    Args:
+        snapshot: the state before.
+        opinions: user → item row → whether the last event was a like.
+    """
     if not opinions:
         return snapshot
     recommender = snapshot.recommender
@@ -146,7 +154,7 @@ def with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) ->
         disliked = _changed(disliked_before, rows[~is_liked], rows[is_liked])
         if torch.equal(history, before) and torch.equal(disliked, disliked_before):
             continue
-        # if all likes are those of the training, the trained vector is the better one
+        # if the likes are the same as in training, the trained vector is better
         trained = _trained_rows(snapshot, user)
         is_folded = can_fold and len(history) > 0 and not (len(trained) and torch.equal(history, trained))
         states[user] = UserState(history, is_folded, disliked)
@@ -157,10 +165,14 @@ def with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) ->
 
 
 def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> Snapshot:
-    """A snapshot with more events of users of an ordered model: user → events in the order in which they were sent.
+    """Return a snapshot with more events, for a model that reads histories in order.
 
-    Likes follow the history of the training, in the order of their times; one without a time is the latest. A user
-    whose history is that of the training keeps the trained vector.
+    Likes are appended to the history of the training in the order of their times; a like without a time is the latest.
+    A user whose history does not differ from the training keeps the trained vector.
+
+    Args:
+        snapshot: the state before.
+        events: user → events in the order in which they were sent.
     """
     if not events:
         return snapshot
@@ -186,30 +198,33 @@ def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> 
 
 
 def _appended(rows: list[int], times: list[float], events: Sequence[RowEvent]) -> tuple[list[int], list[float]]:
-    """Item rows in the order of their times after further events; a repeated item has its latest time."""
+    """Return the item rows and their times after further events, in the order of the times.
+
+    A repeated item has its latest time.
+    """
     for event in events:
         latest = times[-1] if times else -math.inf
         time = latest if event.timestamp is None else event.timestamp
         if event.row in rows:
-            place = rows.index(event.row)
-            if event.is_like and time < times[place]:  # sent late: it has been taken again since
+            index = rows.index(event.row)
+            if event.is_like and time < times[index]:  # the event was sent late: a later like of the item is known
                 continue
-            del rows[place], times[place]
+            del rows[index], times[index]
         if event.is_like:
-            place = bisect.bisect_right(times, time)
-            rows.insert(place, event.row)
-            times.insert(place, time)
+            index = bisect.bisect_right(times, time)
+            rows.insert(index, event.row)
+            times.insert(index, time)
     return rows, times
 
 
 def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:
-    """Rows `(n,)` int64, ascending, with some added and others removed."""
+    """Return the rows `(n,)` int64 after some rows were added and others removed, ascending."""
     joined = torch.unique(torch.cat([rows, added]))
     return joined[~torch.isin(joined, removed)]
 
 
 def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
-    """Item rows `(n,)` int64, ascending, that the user liked in training."""
+    """Return the item rows `(n,)` int64 that the user liked in training, ascending."""
     row = snapshot.user_rows.get(user, -1)
     if row < 0 or snapshot.recommender.is_slim:
         return torch.empty(0, dtype=torch.int64)
@@ -217,7 +232,7 @@ def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
 
 
 def likers_of(recommender: Recommender) -> dict[int, frozenset[Id]]:
-    """Users who like each item that was added after training, in a run that took in likes."""
+    """Return the users who like each item that was added after training, in a run that was saved with later likes."""
     train, found = recommender.train, dict[int, set[Id]]()
     if train is not None and recommender.n_trained_pairs is not None:
         added = np.flatnonzero(train.items >= recommender.n_trained_items)
@@ -228,10 +243,15 @@ def likers_of(recommender: Recommender) -> dict[int, frozenset[Id]]:
 
 
 def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Snapshot:
-    """The snapshot with the items that were added after training moved by the likes of users who changed."""
+    """Move the vectors of items that were added after training towards the users who like them.
+
+    Args:
+        snapshot: the state before.
+        changed: the users whose likes or dislikes changed.
+    """
     likers, moved = dict[int, frozenset[Id]](), set[int]()
     for user, state in changed.items():
-        # a user of the training counts with the vector of the training, another one with that of all likes
+        # a user of the training counts with the trained vector, any other user with a vector made of all likes
         for row in state.history[state.history >= snapshot.recommender.n_trained_items].tolist():
             before = likers.get(row, snapshot.likers.get(row, frozenset()))
             if user not in before or snapshot.user_rows.get(user, -1) < 0:
@@ -245,9 +265,9 @@ def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Sn
     snapshot = replace(snapshot, likers=snapshot.likers.updated(likers))
     queries = {row: vectors for row in sorted(moved) if (vectors := _liker_queries(snapshot, row)) is not None}
     scorer, recommender = snapshot.recommender.scorer, copy.copy(snapshot.recommender)
-    assert isinstance(scorer, VectorScorer)  # of models that can move items
+    assert isinstance(scorer, VectorScorer)  # true for all models that can move items
     back = torch.tensor(sorted(moved - queries.keys()), dtype=torch.int64)
-    if len(back := back[torch.isin(back, scorer.moved_items)]):  # nobody likes these any more
+    if len(back := back[torch.isin(back, scorer.moved_items)]):  # nobody likes these items any more
         scorer = scorer.with_moved_items(back, scorer.vectors_before(back))
     if queries:
         scorer = recommender.model().fold_in_items(scorer, torch.tensor(list(queries)), list(queries.values()))
@@ -256,15 +276,16 @@ def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Sn
 
 
 def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
-    """Queries `(n, D)` of the users who like an item, in the order of their ids; None where no one likes another item.
+    """Return the vectors `(n, D)` of the users who like an item, in the order of their ids.
 
-    Each is computed alone, so that its bits do not depend on which likes came together.
+    The result is None if no user has a vector: a new user needs a like of another item. Each vector is computed alone,
+    so that its bits do not depend on which likes arrived together.
     """
     recommender = snapshot.recommender
     vectors = []
     for user in sorted(snapshot.likers[row], key=lambda id: (isinstance(id, str), id))[:LIKERS]:
-        if (at := snapshot.user_rows.get(user, -1)) >= 0:
-            vectors.append(recommender.scorer.queries(torch.tensor([at])))
+        if (index := snapshot.user_rows.get(user, -1)) >= 0:
+            vectors.append(recommender.scorer.queries(torch.tensor([index])))
             continue
         others = (liked := snapshot.liked_rows(user))[liked != row]
         if len(others) and recommender.model().capabilities.new_users:

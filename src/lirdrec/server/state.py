@@ -1,4 +1,4 @@
-"""The live state of the server: the current snapshot, which follows the store."""
+"""The live state of the server: the current snapshot (the run with its changes), kept up to date with the store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from lirdrec.server.store import DISLIKES, ConflictError, Event, NewItem, Store,
 
 
 class LiveState:
-    """The current snapshot, which follows the store. Safe to use from several threads.
+    """The current snapshot (the run with its changes), kept up to date with the store. Safe to use in several threads.
 
     Args:
         run: a run folder.
-        store: log of changes, all of which are applied.
-        dislikes: further types of events that are dislikes, beside "dislike"; all others are likes.
+        store: the log of changes; all of them are applied.
+        dislikes: types of events that are dislikes, in addition to "dislike"; all other types are likes.
 
     Raises:
         LirdrecError: the run or the store cannot be read.
@@ -47,14 +47,19 @@ class LiveState:
         return self._snapshot
 
     def catch_up(self) -> Snapshot:
-        """The snapshot after all changes in the store, of this and other servers."""
+        """Apply all new changes in the store, of this and of other servers, and return the snapshot."""
         if self.store.latest() > self._snapshot.number:
             with self._lock:
                 self._snapshot = self._followed(self._snapshot)
         return self._snapshot
 
     def swap(self, run: str | Path, prepare: Callable[[Snapshot], None] = lambda snapshot: None) -> Snapshot:
-        """Serve another run folder, with all changes of the store; `prepare` gets the snapshot before it is served."""
+        """Serve another run folder, with all changes of the store.
+
+        Args:
+            run: the run folder.
+            prepare: called with the new snapshot before it is served.
+        """
         fresh = self._load(Path(run))
         prepare(fresh)
         with self._lock:
@@ -62,7 +67,7 @@ class LiveState:
         return self._snapshot
 
     def is_like(self, event: Event) -> bool:
-        """Whether an event is a like: whatever is not a dislike."""
+        """Whether an event is a like: every event is one whose type is not among the dislikes."""
         return event.type not in self._dislikes
 
     # ------------------------------------------------------------ changes
@@ -73,7 +78,7 @@ class LiveState:
         Raises:
             ConflictError: an id exists already.
             DataError, CapabilityError: features or columns do not fit, or the model does not support new items.
-            StoreError: they could not be written.
+            StoreError: the items could not be written.
         """
         with self._lock:
             snapshot = self.catch_up()
@@ -83,13 +88,18 @@ class LiveState:
             check_unique_ids(items)
             extended = with_items(snapshot, items)  # raises before anything is written
             number = self.store.add_items(items)
-            # another server may have written in between; then its change is applied first
+            # if another server has written in between, `catch_up` applies its change first
             if number == snapshot.number + len(items):
                 self._snapshot = replace(extended, number=number)
             return self.catch_up()
 
     def remove_item(self, item: Id) -> Snapshot:
-        """Stop recommending an item; raises a ConflictError if there is none, a StoreError if it cannot be written."""
+        """Stop recommending an item.
+
+        Raises:
+            ConflictError: there is no such item.
+            StoreError: the removal could not be written.
+        """
         with self._lock:
             # the store may hold an item that did not fit this run; it can be removed too
             if self.catch_up().item_row(item) < 0 and not self.store.holds(item):
@@ -98,7 +108,12 @@ class LiveState:
             return self.catch_up()
 
     def add_events(self, events: Sequence[Event]) -> Snapshot:
-        """Store new events of users; raises a ConflictError for an unknown item, a StoreError if it cannot write."""
+        """Store new events of users.
+
+        Raises:
+            ConflictError: an item is unknown.
+            StoreError: the events could not be written.
+        """
         with self._lock:
             snapshot = self.catch_up()
             for event in events:
@@ -122,7 +137,7 @@ class LiveState:
     def _followed(self, snapshot: Snapshot) -> Snapshot:
         ordered = snapshot.recommender.is_ordered
         opinions: dict[Id, dict[int, bool]] = {}  # user → item row → whether it is liked; applied once, at the end
-        events: dict[Id, list[RowEvent]] = {}  # of ordered models, all of them instead
+        events: dict[Id, list[RowEvent]] = {}  # for ordered models instead: user → all events
         while changes := self.store.changes(snapshot.number):
             for group in independent_groups(changes):
                 snapshot = with_stored(snapshot, group.items)

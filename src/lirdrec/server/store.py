@@ -1,6 +1,7 @@
-"""Durable log of live changes (items, removals, events) in SQLite or PostgreSQL.
+"""Store live changes (new items, removals, events) durably in SQLite or PostgreSQL.
 
-A change is on the disk before its request is answered. All servers on one store see all changes in the same order.
+A change is on the disk before its request is answered. All servers with the same store see all changes in the same
+order.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _changes = sa.Table(
     sa.Column("subject", sa.Text, nullable=False),  # JSON, so that the ids 7 and "7" differ
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
-    sa.Column("event_type", sa.Text, nullable=True),  # of events; null in rows of older versions, as the next one
+    sa.Column("event_type", sa.Text, nullable=True),  # this and the next are null if not an event or an older version
     sa.Column("event_time", sa.Double, nullable=True),
     sqlite_autoincrement=True,
 )
@@ -50,7 +51,7 @@ _items = sa.Table(
     sa.Column("picture", sa.LargeBinary, nullable=True, key="image"),  # the name in stores that exist already
 )
 LOCK = 0x11BD_BEC0  # advisory lock of PostgreSQL: with one writer at a time, numbers become visible in order
-FULL = {"SQLITE_FULL", "53100"}  # SQLite's name and PostgreSQL's code of a full disk
+FULL = {"SQLITE_FULL", "53100"}  # SQLite's name and PostgreSQL's code for a full disk
 BLOCK = 2_000  # changes read at once; features may be large
 _URLS = "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
 SECONDS = 10  # to wait for another writer, or for a connection to PostgreSQL
@@ -67,7 +68,7 @@ class StoreFullError(StoreError):
 
 
 class ConflictError(LirdrecError, ValueError):
-    """An item to add exists already, or one to remove does not exist."""
+    """An item to add exists already, or an item to change or remove does not exist."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Event:
-    """What a user did with an item: a like, unless `LiveState` takes its type for a dislike."""
+    """What a user did with an item: a like, unless the type is one of the dislikes of `LiveState`."""
 
     user: str | int
     item: str | int
@@ -93,7 +94,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Change:
-    """One entry of the log: `subject` is an item's id, or a user's where `kind` is "event"."""
+    """One entry of the log; `subject` is the id of the item or, if `kind` is "event", the id of the user."""
 
     number: int
     kind: Kind
@@ -108,8 +109,8 @@ class Store:
     Safe to use from several threads and processes.
 
     Raises:
-        ConfigError: the URL is not one of a store.
-        StoreError: it cannot be opened.
+        ConfigError: the URL is not the URL of a store.
+        StoreError: the store cannot be opened.
     """
 
     def __init__(self, url: str | sa.URL):
@@ -120,7 +121,7 @@ class Store:
             if backend not in ("sqlite", "postgresql"):
                 raise ConfigError(f"a store is SQLite or PostgreSQL, not {backend}; {_URLS}")
             options = _SQLITE if self.is_sqlite else _POSTGRESQL
-            # QueuePool also for SQLite in memory, which is rejected below
+            # the same pool also for SQLite in memory, which is rejected below
             self.engine = sa.create_engine(self.url, poolclass=sa.pool.QueuePool, **options)
         except ConfigError:
             raise
@@ -133,36 +134,36 @@ class Store:
             ) from None
         if self.is_sqlite:
             if self.url.database in (None, "", ":memory:"):
-                raise ConfigError("a store in memory would lose all changes; name a file, as in sqlite:///shop.sqlite")
+                raise ConfigError("a store in memory would lose all changes; give a file, as in sqlite:///shop.sqlite")
             if not self.url.query:  # SQLite's other files get the permissions of this one
                 create_private_file(str(self.url.database))
             sa.event.listen(self.engine, "connect", _set_up_sqlite)
-        with self._write() as connection:  # so that of two servers that start at once only one creates the tables
+        with self._write() as connection:  # so that only one of two servers that start at once creates the tables
             _metadata.create_all(connection)
             _add_missing_columns(connection)
 
     @property
     def name(self) -> str:
-        """The URL for messages: without the password, undecodable bytes of a file name escaped."""
+        """The URL for messages: without the password, and with escapes for bytes of a file name that are no text."""
         database = (self.url.database or "").encode(errors="backslashreplace").decode()
         return self.url.set(database=database).render_as_string(hide_password=True)
 
     def latest(self) -> int:
-        """The number of the last change, 0 if there is none; a cheap query."""
+        """Return the number of the last change, 0 if there is none; the query is cheap."""
         return int(self._scalar(sa.select(sa.func.max(_changes.c.number))) or 0)
 
     def changes(self, after: int = 0, limit: int = BLOCK) -> list[Change]:
-        """The next `limit` changes after a number, in order."""
+        """Return the next changes after the change number `after`, at most `limit`, in order."""
         query = sa.select(_changes).where(_changes.c.number > after).order_by(_changes.c.number).limit(limit)
         with self._store_errors(), self.engine.connect() as connection:
             return [_change(row) for row in connection.execute(query)]
 
     def add_items(self, items: Sequence[NewItem]) -> int:
-        """Store all of the items or, on any error, none; the number of the last change.
+        """Store all of the items, or none if there is an error; return the number of the last change.
 
         Raises:
-            ConflictError: an item is in the store already, or given twice.
-            StoreFullError, StoreError: they could not be written.
+            ConflictError: an item is in the store already, or is given twice.
+            StoreFullError, StoreError: the items could not be written.
         """
         check_unique_ids(items)
         with self._write() as connection:
@@ -183,18 +184,18 @@ class Store:
         return self._scalar(sa.select(_items.c.number).where(_live(item))) is not None
 
     def image(self, item: str | int) -> bytes | None:
-        """The image that was added with an item, if any."""
+        """Return the image that was added with an item, or None."""
         return self._scalar(sa.select(_items.c.image).where(_live(item)))
 
     def remove_item(self, item: str | int) -> int:
-        """Record the removal of an item, of the run or of `add_items`; the number of the change."""
+        """Record the removal of an item of the run or of an added item; return the number of the change."""
         with self._write() as connection:
             subject = json.dumps(item)
             connection.execute(sa.update(_items).where(_items.c.subject == subject).values(live=False, image=None))
             return self._append(connection, "removed", subject, b"")
 
     def add_events(self, events: Sequence[Event]) -> int:
-        """Record events, all or none; the number of the last change."""
+        """Store all events, or none if there is an error; return the number of the last change."""
         with self._write() as connection:
             last = 0
             for event in events:
@@ -208,7 +209,7 @@ class Store:
         self.engine.dispose()
 
     def _scalar(self, query: sa.Select[Any]) -> Any:
-        """The first column of the first row, or None."""
+        """Return the first column of the first row of the result, or None."""
         with self._store_errors(), self.engine.connect() as connection:
             return connection.scalar(query)
 
@@ -221,7 +222,7 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        """A transaction with an exclusive write lock; committed and on the disk when the block ends."""
+        """Context manager for a transaction with an exclusive write lock; it is on the disk when the block ends."""
         with self._store_errors(), self.engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -237,7 +238,7 @@ class Store:
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
-        """Turn errors of the database into a `StoreError`."""
+        """Context manager that turns errors of the database into a `StoreError`."""
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
@@ -253,14 +254,14 @@ class Store:
 
 
 def default_store_url(run: str | Path) -> sa.URL:
-    """The URL of a run's default store; the name of the run may have any characters."""
+    """Return the URL of a run's default store; the name of the run may have any characters."""
     return sa.URL.create("sqlite", database=str(store_path(run)))
 
 
 def check_unique_ids(items: Sequence[NewItem]) -> None:
     """Raise a ConflictError if an id occurs twice."""
     if len({item.id for item in items}) < len(items):
-        raise ConflictError("an item occurs twice in this request; send each once")
+        raise ConflictError("an item occurs twice in this request; send each item once")
 
 
 # with SQLite a write transaction is started explicitly (`_write`); each read is a transaction of its own
@@ -273,8 +274,8 @@ _POSTGRESQL: dict[str, Any] = {
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Set up a connection of SQLite: concurrent readers, and commits that are on the disk when they return."""
-    connection.isolation_level = None  # transactions are started explicitly: the driver's would not be immediate
+    """Set up a connection to SQLite: several can read at once, and a commit is on the disk when it returns."""
+    connection.isolation_level = None  # `_write` starts transactions itself, since the driver would lock too late
     cursor = connection.cursor()
     for setting in (f"busy_timeout={1000 * SECONDS}", "journal_mode=WAL", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {setting}")
@@ -282,7 +283,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 
 
 def _add_missing_columns(connection: sa.Connection) -> None:
-    """Add the columns that the table of an older version lacks; they are null in its rows."""
+    """Add the columns that a table of an older version lacks; they are null in its rows."""
     existing = connection.execute(sa.text(f"SELECT * FROM {_changes.name} LIMIT 0")).keys()
     for column in _changes.columns:
         if column.name not in existing:
@@ -291,12 +292,12 @@ def _add_missing_columns(connection: sa.Connection) -> None:
 
 
 def _live(item: str | int) -> sa.ColumnElement[bool]:
-    """The condition for the row of an added item that was not removed."""
+    """Return the SQL condition for the row of an added item that was not removed."""
     return sa.and_(_items.c.subject == json.dumps(item), _items.c.live)
 
 
 def _packed(item: NewItem) -> bytes:
-    """Columns and features as safetensors, the columns in its header."""
+    """Write columns and features of an item in the safetensors format, with the columns in its header."""
     from safetensors.numpy import save
 
     features = {name: np.ascontiguousarray(row, dtype=np.float32) for name, row in item.features.items()}

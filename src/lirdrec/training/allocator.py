@@ -1,4 +1,4 @@
-"""Settings of the memory allocator for training: freed memory is kept, and it is in large pages.
+"""Set up the memory allocator for training: the process keeps freed memory, and it has large pages.
 
 A step gathers rows of tables of some hundred megabytes in a random order (products with sparse matrices). With pages
 of 4 kB the processor looks up the address of nearly every row in memory; with pages of 2 MB its own buffer holds most
@@ -23,15 +23,18 @@ MAX_KEPT_BLOCK = 1 << 30  # bytes; larger blocks are returned to the system
 def keep_freed_memory() -> bool:
     """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
 
-    A training step frees and allocates the same few hundred megabytes repeatedly. Affects the complete process from now
-    on: it keeps what it has once used, and half of the free memory is reserved for it, unless reserved memory counts
-    (`reserved_memory_counts`). Without glibc, or with one that refuses the thresholds, it does nothing: False.
+    A training step frees and allocates the same few hundred megabytes repeatedly. From now on the complete process
+    keeps all memory that it has once used. Half of the free memory is reserved for it, unless reserved memory counts
+    as used (`reserved_memory_counts`).
+
+    Returns:
+        Whether this worked; False without glibc, or if glibc refuses the thresholds.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        # a trim threshold of -1: memory is never returned
+        # with a trim threshold of -1 memory is never returned to the system
         kept = bool(libc.mallopt(MMAP_THRESHOLD, MAX_KEPT_BLOCK)) and bool(libc.mallopt(TRIM_THRESHOLD, -1))
     except (OSError, AttributeError):
         return False
@@ -50,7 +53,7 @@ def _use_large_pages(libc: Any, size: int) -> None:
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     page, blocks = os.sysconf("SC_PAGE_SIZE"), []
-    block = MAX_KEPT_BLOCK - (1 << 20)  # below the threshold, so in the heap
+    block = MAX_KEPT_BLOCK - (1 << 20)  # below the threshold, so that it is in the heap
     while size >= block and (start := libc.malloc(block)):
         first = -(-start // page) * page
         libc.madvise(first, (start + block - first) // page * page, MADV_HUGEPAGE)

@@ -1,4 +1,4 @@
-"""Callbacks of a training: their base class, and those that report each epoch (bar, line, file, curves, trackers)."""
+"""Callbacks of a training: the base class, and callbacks that report each epoch (bar, line, file, curves, trackers)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Callback:
     """
 
     def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
-        """Training begins, or resumes after `history`; an epoch has `n_steps` steps."""
+        """Called when training begins, or resumes after `history`; an epoch has `n_steps` steps."""
 
     def on_step_end(self, epoch: int, step: int) -> None:
-        """Step `step` (from 1) of an epoch has ended."""
+        """Called after step `step` (from 1) of an epoch."""
 
     def on_epoch_end(self, line: dict[str, Any]) -> None:
-        """An epoch has ended; `line` is its entry in the history."""
+        """Called after an epoch; `line` is its entry in the history."""
 
 
 class HistoryFile:
@@ -43,7 +43,7 @@ class HistoryFile:
 
     Args:
         path: the file.
-        past: epochs to start with (those of the checkpoint); other content of an existing file is dropped.
+        past: entries of earlier epochs, from the checkpoint; other content of an existing file is removed.
     """
 
     def __init__(self, path: Path, past: Sequence[dict[str, Any]] = ()):
@@ -60,7 +60,7 @@ class HistoryFile:
 
 
 def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> None:
-    """A PNG of the loss and of the validation metric over the epochs."""
+    """Write a PNG of the loss and of the validation metric over the epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -92,7 +92,7 @@ def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> N
 
 
 def tensorboard_writer(folder: Path) -> Any:
-    """A TensorBoard writer.
+    """Make a TensorBoard writer for a folder.
 
     Raises:
         ConfigError: tensorboard is not installed.
@@ -111,12 +111,12 @@ NARROW = 100  # below this terminal width, the loss and the elapsed time are not
 
 
 def epoch_progress(metric: str, epochs: int) -> ProgressBar | EpochLines:
-    """A progress bar on a terminal or in a notebook, else a line per epoch."""
+    """Make a progress bar on a terminal or in a notebook, else a callback that prints a line per epoch."""
     return ProgressBar(metric, epochs) if draws_bars() else EpochLines(metric, epochs)
 
 
 class EpochLines(Callback):
-    """A line per epoch on stderr, for logs: loss, validation metric, best value, upper bound of the time left."""
+    """Prints a line per epoch to stderr for logs: loss, validation metric, best value, upper bound of the time left."""
 
     def __init__(self, metric: str, epochs: int):
         self.metric, self.epochs = metric, epochs
@@ -148,7 +148,7 @@ class EpochLines(Callback):
             self.best, self.best_epoch = value, line["epoch"]
 
     def stop(self) -> None:
-        """Nothing to close."""
+        """Do nothing, since there is nothing to close."""
 
 
 class ProgressBar(Callback):
@@ -245,12 +245,12 @@ class HistoryLogger(Callback):
 class TrackingCallback(Callback):
     """Logs the loss, the validation metrics and the seconds of each epoch; after a resume, the earlier epochs too.
 
-    The tracker's run starts with the first epoch, so that a training that is refused leaves nothing behind; a model in
-    closed form has no epochs, and its run starts with `finish`.
+    The tracker's run starts when the training begins, so that a training with a wrong option leaves no run behind. A
+    model in closed form has no epochs; its run starts with `finish`.
 
     Args:
         kind: "mlflow" or "wandb".
-        name: of the tracker's run.
+        name: name of the tracker's run.
         params: settings to log.
 
     Raises:
@@ -273,7 +273,7 @@ class TrackingCallback(Callback):
         self.tracker.log({"loss": line["loss"], "seconds": line["seconds"], **valid}, line["epoch"])
 
     def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
-        """Log the final metrics, such as those of the test, and end the tracker's run; a failure starts none."""
+        """Log the final metrics, such as the test metrics, and end the tracker's run; a failure starts no run."""
         if self.tracker is None:
             if failed:
                 return

@@ -23,7 +23,13 @@ LAST = "last.safetensors"
 
 @dataclass
 class Checkpoint:
-    """State after an epoch: named tensors (model and optimizer), and JSON-able facts (epoch, best, history …)."""
+    """The state after an epoch.
+
+    Attributes:
+        tensors: named tensors of the model and the optimizer.
+        facts: JSON-able facts: best epoch, its metric, history …
+        best: the best parameters by name.
+    """
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
@@ -33,13 +39,14 @@ class Checkpoint:
 class CheckpointStore:
     """Two files in a folder: `last.safetensors`, and the best parameters in `best-EPOCH.safetensors`.
 
-    The best are written only when they change. Files are written atomically, and the former best is removed only after
-    `last`, which names the new best, is written: after a kill at any moment the two files match.
+    The best parameters are written only when they change. Files are written atomically. The earlier best file is
+    removed only after `last`, which refers to the new best file, is written. So the two files match after a kill at any
+    moment.
 
     Args:
-        folder: made at the first `save`.
+        folder: the folder, made at the first `save`.
         fingerprint: identifies data, model and options; a checkpoint with another fingerprint is refused.
-        seconds: minimum time between two saves (and from the start to the first); `save` does nothing before.
+        seconds: minimum time between two saves (and from the start to the first); earlier calls of `save` do nothing.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], seconds: float = 0.0):
@@ -66,10 +73,10 @@ class CheckpointStore:
         self._best, self._saved = checkpoint.facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint, or None.
+        """Read the last checkpoint; None if there is none.
 
         Raises:
-            RunFolderError: it is damaged, or belongs to another training (the first difference is named).
+            RunFolderError: it is damaged, or belongs to another training (the message names the first difference).
         """
         path = self.folder / LAST
         if not path.exists():
@@ -82,16 +89,16 @@ class CheckpointStore:
         return Checkpoint(tensors, facts, best)
 
     def check_fingerprint(self, stored: Mapping[str, Any]) -> None:
-        """Compare the settings of a stored checkpoint with those of this training.
+        """Compare the settings of a stored checkpoint with the settings of this training.
 
         Raises:
-            RunFolderError: they differ; the first difference is named.
+            RunFolderError: the settings differ; the message names the first difference.
         """
         for key in self.fingerprint:
             if stored.get(key) != self.fingerprint[key]:
                 raise RunFolderError(
                     f"{self.folder}: the checkpoint was made with {key} = {stored.get(key)!r}, not "
-                    f"{self.fingerprint[key]!r}; resume with the same, or train in another folder"
+                    f"{self.fingerprint[key]!r}; resume with the same value, or train in another folder"
                 )
 
     def _remove_all_but(self, best: Path) -> None:
@@ -115,9 +122,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
-    """CRC-32 of the facts and of all tensors, on the CPU, with their names, types and shapes.
+    """Return the CRC-32 of the facts and of all tensors, on the CPU, with their names, types and shapes.
 
-    It detects damage, not forgery, and is four times as fast as SHA-256; a checkpoint is written every epoch.
+    It detects damage, not a forged file. It is four times as fast as SHA-256; a checkpoint is written every epoch.
     """
     value = zlib.crc32(facts.encode())
     for name in sorted(tensors):
@@ -136,9 +143,9 @@ def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], 
             text = metadata.get("facts", "null")
             facts = json.loads(text)
             if not isinstance(facts, dict) or not set(needed) <= set(facts):
-                raise ValueError("it is a file of something else")
+                raise ValueError("the file is not a checkpoint")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 – not a mapping
-        # checkpoints of earlier versions have none
+        # checkpoints of earlier versions have no checksum
         if "crc32" in metadata and metadata["crc32"] != _checksum(tensors, text):
             raise ValueError("wrong checksum")
         return tensors, facts
@@ -149,7 +156,7 @@ def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], 
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: `NAME.KEY` for each parameter."""
+    """Return the optimizer's state as named tensors: `NAME.KEY` for each parameter."""
     return {
         f"{names[parameter]}.{key}": torch.as_tensor(value)
         for parameter, state in optimizer.state.items()
@@ -164,7 +171,7 @@ def restore_optimizer(
     for parameter, name in names.items():
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        # a longer parameter name may share the prefix: keys of the state have no dot
+        # a longer parameter name may begin with the prefix; keys of the state have no dot
         state = {key: value.clone() for key, value in state.items() if "." not in key}
         if state:
             on_device = {k: v if k == "step" and parameter.is_cpu else v.to(parameter.device) for k, v in state.items()}

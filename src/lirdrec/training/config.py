@@ -10,8 +10,8 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 
 AUTO_BATCH = 8192  # the smallest batch of batch_size="auto", and the one that its learning rate is for
-AUTO_STEPS = 10  # steps of an epoch where that gives larger batches
-AUTO_RATE_POWER = 0.3  # a batch n times as large has a learning rate n^0.3 times as large: ten times, twice
+AUTO_STEPS = 10  # steps of an epoch, if batches are larger than AUTO_BATCH then
+AUTO_RATE_POWER = 0.3  # a batch n times as large has a learning rate n^0.3 times as large; twice for n = 10
 
 
 @dataclass(frozen=True)
@@ -23,30 +23,30 @@ class TrainConfig:
     20
     """
 
-    epochs: int = option(1000, "at most this many passes over the training pairs")
+    epochs: int = option(1000, "largest number of passes over the training pairs")
     batch_size: int | Literal["auto"] = option(
         2048,
-        "training pairs per step; a step costs the whole graph; auto: 8192, or a tenth of all pairs if more",
+        "training pairs per step (each step computes the whole graph); auto: 8192, or a tenth of all pairs if more",
     )
     order: Literal["pairs", "users"] = option(
-        "pairs", "what is shuffled; users: all pairs of a user in one batch; softmax then scores each user once"
+        "pairs", "what is shuffled; users: the pairs of a user stay together, so that softmax scores each user once"
     )
     learning_rate: float = option(
-        1e-4, "of Adam, at the end of the warm-up; batch_size=auto multiplies it by (pairs per step / 8192)^0.3"
+        1e-4, "rate of Adam after the warm-up; batch_size=auto multiplies it by (pairs per step / 8192)^0.3"
     )
     schedule: Literal["constant", "cosine", "exponential"] = option(
-        "constant", "learning rate over the epochs; cosine falls to zero; exponential: decay, decay_epochs"
+        "constant", "change of the learning rate; cosine: it falls to zero; exponential: see decay and decay_epochs"
     )
-    decay: float = option(0.96, "exponential: factor of the learning rate in every decay_epochs epochs, in small steps")
+    decay: float = option(0.96, "exponential: factor of the learning rate in decay_epochs epochs, a little in each")
     decay_epochs: int = option(50, "exponential: epochs in which the learning rate falls by the factor decay")
     warmup_epochs: int = option(0, "epochs over which the learning rate rises linearly")
     gradient_clip: float | None = option(None, "largest norm of the gradient; none: no clipping")
     metric: str = option("recall@20", "validation metric that chooses the best epoch")
-    patience: int = option(20, "stop at the epoch after this many in a row without a better metric")
+    patience: int = option(20, "stop after more than this many validations in a row without a better metric")
     evaluate_every: int = option(1, "epochs between validations")
     checkpoint_every: int = option(1, "epochs between checkpoints, if there is a run folder")
-    precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16: autocast of the dense products")
-    seed: int = option(0, "of the initialization, the shuffling and the negatives")
+    precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16: compute dense products in bfloat16")
+    seed: int = option(0, "seed of the initialization, the shuffling and the negatives")
     tensorboard: bool = option(False, "also write TensorBoard events (needs lirdrec[tensorboard])")
 
     def __post_init__(self) -> None:
@@ -62,16 +62,17 @@ class TrainConfig:
             raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be more than 0, or none")
 
     def pairs_per_step(self, n_pairs: int) -> int:
-        """The batch size as a number, for `n_pairs` training pairs."""
+        """Return the batch size as a number, for `n_pairs` training pairs."""
         if self.batch_size == "auto":
             return max(AUTO_BATCH, math.ceil(n_pairs / AUTO_STEPS))
         return self.batch_size
 
     def resolved(self, n_pairs: int) -> TrainConfig:
-        """The same options with a number for `batch_size`, and the learning rate that goes with it.
+        """Return the same options with a number for `batch_size`, and the learning rate for it.
 
-        With "auto" an epoch has at most ten steps, however many pairs there are. A step propagates over all pairs, so
-        the time of an epoch grows like the pairs, and not like their square, as with batches of one size.
+        With "auto" an epoch has at most ten steps, for any number of pairs. Each step computes the graph of all pairs.
+        So the time of an epoch is proportional to the number of pairs; with a fixed batch size it would be proportional
+        to the square of this number.
 
         >>> config = TrainConfig(batch_size="auto", learning_rate=2e-3).resolved(800_000)
         >>> config.batch_size, round(config.learning_rate, 5)
@@ -84,5 +85,5 @@ class TrainConfig:
 
 
 def still_improving(best_epoch: int, epochs: int) -> bool:
-    """Whether the best epoch is among the last tenth of the epochs, so that more epochs may give a better one."""
+    """Return whether the best epoch is in the last tenth of the epochs, so that more epochs may be better."""
     return best_epoch > epochs - math.ceil(epochs / 10)

@@ -48,11 +48,12 @@ def train(
     resume: bool = False,
     callbacks: tuple[Callback, ...] = (),
 ) -> TrainResult:
-    """Train `model` in place until the validation metric stops rising; it ends with its best parameters.
+    """Train `model` in place until the validation metric stops rising; then the model has its best parameters.
 
     Args:
-        model: built from its inputs; with several ranks, all call `train`. config: options.
-        validate: metrics of a scorer, with `config.metric`; None: no validation, the last epoch is the best.
+        model: built from its inputs; with several ranks (processes), all of them call `train`.
+        config: options.
+        validate: function from a scorer to its metrics, with `config.metric`; None: the last epoch is the best.
         store: where checkpoints are written, or None.
         resume: continue from the store's checkpoint, if any; bit-identical on the CPU with the same number of threads.
         callbacks: called at the start, after every step and after every epoch.
@@ -100,7 +101,7 @@ def train(
 
 
 def _stops(hook: Callable[..., None], *arguments: Any) -> bool:
-    """Call a callback's hook; returns whether it requests a stop."""
+    """Call a callback's hook; return whether it requests a stop."""
     try:
         hook(*arguments)
     except StopTraining:
@@ -145,7 +146,7 @@ class _Training:
         return Checkpoint(tensors, facts, self.best)
 
     def run_epoch(self, sampler: Sampler, epoch: int, callbacks: tuple[Callback, ...]) -> dict[str, Any]:
-        """Train for one epoch; its line of history: the mean of each loss term over the pairs, and the seconds."""
+        """Train for one epoch; return its history entry: the mean of each loss term over the pairs, and the seconds."""
         started, config = time.perf_counter(), self.config
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(config, epoch)
@@ -196,7 +197,7 @@ class _Training:
 
 
 def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate of an epoch: linear warm-up, then the schedule."""
+    """Return the learning rate of an epoch: linear warm-up, then the schedule."""
     rate, warmup = config.learning_rate, config.warmup_epochs
     if epoch <= warmup:
         return rate * (epoch / (warmup + 1))
@@ -209,7 +210,7 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def _validations_without_gain(result: TrainResult) -> int:
-    """Validations in a row without a better metric."""
+    """Return the number of validations in a row without a better metric."""
     return sum("valid" in line and line["epoch"] > result.best_epoch for line in result.history)
 
 
@@ -219,9 +220,9 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Context manager that tells whether Ctrl-C has been pressed; a second one is the usual KeyboardInterrupt.
+    """Context manager that gives a function: whether Ctrl-C has been pressed. A second Ctrl-C interrupts as usual.
 
-    Outside the main thread Ctrl-C is as usual.
+    Outside the main thread, Ctrl-C works as usual.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -243,7 +244,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def sum_gradients(model: Model) -> None:
-    """Sum the gradients of the parameters that all ranks have, in one exchange; split tables have theirs complete."""
+    """Sum the gradients of parameters that all ranks have, in one exchange; split tables have complete gradients."""
     ranks = model.inputs.ranks
     if ranks.size == 1:
         return

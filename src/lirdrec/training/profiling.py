@@ -1,13 +1,14 @@
 r"""The cost of a training step: its multiply-adds, counted, and its time, measured.
 
-Only products are counted; they are nearly all of a step's arithmetic (the paper's §III-E counts the same):
+Only products are counted; they are nearly all of a step's arithmetic (as in §III-E of the paper):
 
     dense    (m×k)(k×n): m·k·n           every product of matrices, batched ones included
-    sparse   entries × columns           a sparse matrix times a dense one, or a dense product at its entries only
+    sparse   entries × columns           a sparse matrix times a dense one, or a dense product at some entries only
 
 For LIRDRec's forward these are `Σ_m I·d_m·2h + K·I·h·e` for the branches of all items, `K·U·e·g` for the users' weights
-(g = e/4), and `(2L·|E| + Lm·|S|) × K·e` for the two graphs (a pair is an edge in both directions, `|S| ≤ M·k·I`). Fast
-Fourier transforms and element-wise work are not counted. Products are counted as they run, for any model.
+(g = e/4), and `(2L·|E| + Lm·|S|) × K·e` for the two graphs (a pair is an edge in both directions, `|S| ≤ M·k·I`). The
+letters are as in planning/workload.py; `S` is the item graph with `k` neighbors in each modality and `Lm` layers. Fast
+Fourier transforms and element-wise work are not counted. Products are counted while they run, for any model.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Phase = Literal["forward", "backward"]
 
 @dataclass(frozen=True)
 class Product:
-    """One shape of product: `rows × inner` times `inner × columns`, `entries` of the first factor being stored."""
+    """The shape of a product: `rows × inner` times `inner × columns`; the first factor has `entries` stored entries."""
 
     kind: Literal["dense", "sparse"]
     phase: Phase
@@ -43,7 +44,7 @@ class Product:
 
     @property
     def operations(self) -> int:
-        """Multiply-adds."""
+        """The number of multiply-adds."""
         return self.entries * self.columns
 
 
@@ -62,7 +63,7 @@ class Complexity:
     seconds: float
 
     def operations(self, kind: str | None = None, phase: str | None = None) -> int:
-        """Multiply-adds of a step; of one kind ("dense", "sparse") or phase ("forward", "backward") where given."""
+        """Return multiply-adds of a step, or only of a kind ("dense", "sparse") or phase ("forward", "backward")."""
         return sum(
             product.operations * times
             for product, times in self.products.items()
@@ -70,7 +71,7 @@ class Complexity:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values; the most expensive product first."""
+        """Return JSON-able values; the most expensive product is first."""
         products = sorted(self.products.items(), key=lambda item: -item[0].operations * item[1])
         return {
             "batch_size": self.batch_size,
@@ -102,7 +103,7 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
     """
     if model.capabilities.training == "closed_form":
         raise CapabilityError(
-            f"{model.name} has a closed form: it is not trained in steps, so there is none to measure"
+            f"{model.name} has a closed form: it is not trained in steps, so there is no step to measure"
         )
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     was_training, device = model.training, model.inputs.device

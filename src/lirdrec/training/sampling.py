@@ -15,32 +15,32 @@ from lirdrec.models.base import Model
 from lirdrec.ranking.histories import Histories
 from lirdrec.training.config import TrainConfig
 
-SORTED_BATCHES = 32  # batches whose sequences are sorted by length together, so that batches differ in every epoch
+SORTED_BATCHES = 32  # number of batches whose sequences are sorted by length together; they differ in every epoch
 
 
 class Sampler(abc.ABC):
     """The source of the batches of each epoch; `len` is the number of training pairs of an epoch."""
 
-    seed: int  # of all epochs
+    seed: int  # seed of all epochs
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
     def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """The batches of an epoch: number of pairs, and the arguments of `Model.loss` on `device`."""
+        """Yield the batches of an epoch: the number of pairs, and the arguments of `Model.loss` on `device`."""
 
     def n_steps(self, size: int) -> int:
-        """Number of batches of an epoch with batches of `size` pairs."""
+        """Return the number of batches of an epoch with batches of `size` pairs."""
         return math.ceil(len(self) / size)
 
     def generator(self, epoch: int) -> torch.Generator:
-        """The generator of all random numbers of an epoch, whichever epochs were sampled before."""
+        """Return the generator of all random numbers of an epoch; it does not depend on earlier epochs."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
 
 
 def make_sampler(model: Model, config: TrainConfig) -> Sampler:
-    """The sampler of the model: `SequenceSampler` for ordered models, else `TripleSampler`.
+    """Return the sampler of the model: `SequenceSampler` for ordered models, else `TripleSampler`.
 
     Raises:
         TrainingError: there is nothing to train on.
@@ -49,7 +49,7 @@ def make_sampler(model: Model, config: TrainConfig) -> Sampler:
     if model.capabilities.ordered:
         sequences = SequenceSampler(inputs.histories, model.config.max_length, config.seed)
         if len(sequences) == 0:
-            raise TrainingError("there is nothing to train on: no user has two training items or more")
+            raise TrainingError("there is nothing to train on: no user has two or more training items")
         return sequences
     triples = TripleSampler(inputs.users, inputs.items, inputs.n_items, config.seed, config.order)
     if len(triples) == 0:
@@ -58,7 +58,7 @@ def make_sampler(model: Model, config: TrainConfig) -> Sampler:
 
 
 class TripleSampler(Sampler):
-    """Shuffled pairs with one negative each, sampled uniformly from the items that occur in training.
+    """Samples shuffled pairs with one negative each, drawn uniformly from the items that occur in training.
 
     A negative is resampled while it is one of the user's training positives; users with all items are left out.
     Sampling runs on the CPU, so that all devices train on the same triples.
@@ -66,7 +66,7 @@ class TripleSampler(Sampler):
     Args:
         users, items: `(E,)` int64, the distinct training pairs.
         n_items: number of item rows.
-        seed: of all epochs; epoch `t` does not depend on which epochs were sampled before.
+        seed: seed of all epochs; an epoch does not depend on which epochs were sampled before it.
         order: "pairs": shuffle pairs; "users": shuffle users and keep each user's pairs together.
     """
 
@@ -90,7 +90,7 @@ class TripleSampler(Sampler):
             yield len(batch[0]), batch
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, positives and negatives of epoch `number`, `(E,)` int64 each, in random order."""
+        """Return users, positives and negatives of epoch `number`, `(E,)` int64 each, in random order."""
         generator = self.generator(number)
         order = torch.randperm(len(self), generator=generator)
         if self.order == "users":
@@ -100,7 +100,7 @@ class TripleSampler(Sampler):
         return users, positives, self.negatives(users, generator)
 
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """One item `(n,)` int64 for each of `users`, none of them a training positive of that user."""
+        """Sample an item for each of `users`, `(n,)` int64, that is not a training positive of that user."""
         sampled = self._sample(len(users), generator)
         wrong = self._is_positive(users, sampled).nonzero().squeeze(1)
         while len(wrong):
@@ -119,7 +119,7 @@ class TripleSampler(Sampler):
 
 
 class SequenceSampler(Sampler):
-    """The items of each user in order, in windows of at most `max_length` targets, batched with others as long.
+    """Samples the items of each user in order, in windows of at most `max_length` targets; a batch has similar lengths.
 
     Every training item but a user's first is a target once an epoch. A history longer than `max_length + 1` becomes
     several windows, from its end; the last item of a window is the first of the next one. Batches hold `size` targets
@@ -128,7 +128,7 @@ class SequenceSampler(Sampler):
     Args:
         histories: items of each user with their times, oldest first.
         max_length: largest number of targets of a window.
-        seed: of all epochs; epoch `t` does not depend on which epochs were sampled before.
+        seed: seed of all epochs; an epoch does not depend on which epochs were sampled before it.
     """
 
     def __init__(self, histories: Histories, max_length: int, seed: int):
@@ -150,13 +150,13 @@ class SequenceSampler(Sampler):
         return int(self.targets.sum())
 
     def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Number of targets; items, times (`(B, T+1)` int64 each, padded with -1 at the end) and users `(B,)`."""
+        """Yield number of targets and a batch: items, times (`(B, T+1)` int64 each, -1 at the end) and users `(B,)`."""
         for windows in self._groups(epoch, size):
             batch = (*self.tables(windows), self.users[windows])
             yield int(self.targets[windows].sum()), tuple(table.to(device) for table in batch)
 
     def tables(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Items and times of windows `(B,)`: `(B, T+1)` int64 each, padded with -1 at the end."""
+        """Return items and times of windows `(B,)`: `(B, T+1)` int64 each, padded with -1 at the end."""
         lengths = self.targets[windows] + 1
         first = self.last[windows] - self.targets[windows]
         column = torch.arange(int(lengths.max()))
@@ -165,10 +165,10 @@ class SequenceSampler(Sampler):
         return self.items[entry].masked_fill(padding, -1), self.times[entry].masked_fill(padding, -1)
 
     def _groups(self, epoch: int, size: int) -> Iterator[Tensor]:
-        """Rows of windows of each batch of an epoch."""
+        """Yield the rows of the windows of each batch of an epoch."""
         generator = self.generator(epoch)
         order = torch.randperm(len(self.targets), generator=generator)
-        # blocks of some 32 batches, equally large, each sorted by length
+        # blocks of about 32 batches, equally large, each sorted by length
         n_blocks = max(1, round(len(self) / (size * SORTED_BATCHES)))
         block = (self.targets[order].cumsum(0) - 1) * n_blocks // len(self)
         order = order[(block * (self.max_length + 1) + self.targets[order]).argsort(stable=True)]

@@ -1,10 +1,10 @@
 """Checkpoints of a training on several devices: every rank writes its rows (`torch.distributed.checkpoint`).
 
-    checkpoint/last-EPOCH/    model and optimizer, one safetensors file a rank (no pickle)
+    checkpoint/last-EPOCH/    model and optimizer, one safetensors file per rank (no pickle)
     checkpoint/best-EPOCH/    the best parameters
     checkpoint/sharded.json   names the two folders, with the facts and the checksums; written last, atomically
 
-A training can continue with another number of ranks, one included, and one of a single process with several.
+A training can resume with another number of ranks (processes), also with one, and from one process with several.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PREFIXES = ("model.", "optimizer.")
 
 
 class ShardedCheckpointStore(CheckpointStore):
-    """A `CheckpointStore` for several ranks; all of them call `save` and `load` together, on one file system.
+    """A `CheckpointStore` for several ranks; all ranks call `save` and `load` together, on one file system.
 
     Args:
-        folder, fingerprint, seconds: as of `CheckpointStore`.
+        folder, fingerprint, seconds: as for `CheckpointStore`.
         ranks: the processes of the training.
         shard_of: the rows of a parameter or buffer, by its name, that this rank holds (`Model.shard_of`).
     """
@@ -86,17 +86,17 @@ class ShardedCheckpointStore(CheckpointStore):
         self._best, self._saved = facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint, this rank's rows of it, or None; also one that a single process has written.
+        """Read this rank's rows of the last checkpoint, also if a single process has written it; None without one.
 
         Raises:
-            RunFolderError: it is damaged, or belongs to another training (the first difference is named).
+            RunFolderError: it is damaged, or belongs to another training (the message names the first difference).
         """
         index, last = self.folder / INDEX, self.folder / LAST
         if not index.exists() or (last.exists() and last.stat().st_mtime > index.stat().st_mtime):
             checkpoint = super().load()
             if checkpoint is None or self.ranks.size == 1:
                 return checkpoint
-            self._best = None  # it is written again, in parts
+            self._best = None  # the best parameters are written again, in parts
             tensors, best = ({n: self._own(n, t) for n, t in d.items()} for d in (checkpoint.tensors, checkpoint.best))
             return Checkpoint(tensors, checkpoint.facts, best)
         facts = self._index()
@@ -110,7 +110,7 @@ class ShardedCheckpointStore(CheckpointStore):
         try:
             facts = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
             if not {"fingerprint", "best_epoch", "best_value", "history", "last", "best", "checksums"} <= set(facts):
-                raise ValueError("it is a file of something else")
+                raise ValueError("the file is not a checkpoint")
         except (OSError, ValueError) as error:
             raise self._damaged(self.folder / INDEX, error) from None
         found: dict[str, Any] = facts
@@ -126,7 +126,7 @@ class ShardedCheckpointStore(CheckpointStore):
         return whole if shard is None or whole.dim() == 0 else whole[shard.rows].clone()
 
     def _write(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-        """Write this rank's part of the tensors; returns the checksums of all ranks' files."""
+        """Write this rank's part of the tensors; return the checksums of the files of all ranks."""
         import torch.distributed.checkpoint as dcp
 
         if not hasattr(dcp, "HuggingFaceStorageWriter"):
@@ -142,7 +142,7 @@ class ShardedCheckpointStore(CheckpointStore):
         return {name: value for part in self.ranks.values_of_all(own) for name, value in part.items()}
 
     def _distributed(self, name: str, own: Tensor) -> Tensor:
-        """The tensor as `torch.distributed.checkpoint` takes it, with the rows of the other ranks by name only."""
+        """Return a tensor in the form of `torch.distributed.checkpoint`: this rank's rows of a table that is split."""
         shard = self._shard(name)
         if shard is None or own.dim() == 0 or self.ranks.size == 1:
             return own
@@ -177,7 +177,7 @@ class ShardedCheckpointStore(CheckpointStore):
         return own
 
     def _check_files(self, checksums: Mapping[str, int]) -> None:
-        """Compare the files with their checksums, each rank a part of them."""
+        """Compare the files with their checksums; each rank checks a part of the files."""
         wrong = ""
         for name in sorted(checksums)[self.ranks.rank :: self.ranks.size]:
             path = self.folder / name
@@ -185,7 +185,7 @@ class ShardedCheckpointStore(CheckpointStore):
                 wrong = name
         for found in self.ranks.values_of_all(wrong):
             if found:
-                raise self._damaged(self.folder / found, ValueError("missing, or wrong checksum"))
+                raise self._damaged(self.folder / found, ValueError("the file is missing or has a wrong checksum"))
 
     def _damaged(self, path: Path, error: Exception) -> RunFolderError:
         return RunFolderError(

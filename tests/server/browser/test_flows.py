@@ -188,7 +188,7 @@ def test_an_item_with_its_neighbors_and_those_who_would_get_it(visit):
     members = one.get("/items/203/audience?k=12")["members"]
     assert texts(page, ".people .who") == [str(member["user"]) for member in members]
     places = [re.findall(r"\d+", place) for place in texts(page, ".people .rank-note")]
-    assert places == [[str(member["place"])] for member in members]
+    assert places == [[str(member["rank"])] for member in members]
     page.locator(".chart.small canvas").wait_for()
     page.locator(".people .who").first.click()
     page.get_by_role("heading", level=1, name=str(members[0]["user"]), exact=True).wait_for()

@@ -56,12 +56,12 @@ def read_amazon(
 
     Args:
         reviews: JSON lines of 2014, 2018 or 2023 (there the item is `parent_asin`), or the table of ratings (CSV),
-            plain or gzipped; or a folder for `find_amazon`.
-        metadata: JSON lines, or the Python literals of 2014, plain or gzipped, for the columns that `read_metadata`
-            describes. Only items left after filtering are read.
+            plain or gzipped; or a folder, in which `find_amazon` finds the files.
+        metadata: the items as JSON lines, or as the Python literals of 2014, plain or gzipped; `read_metadata` says
+            which columns they give. Only items left after filtering are read.
         image_features: the published file of 4,096 numbers per item; becomes the modality "image".
         name, info: as for `read_interactions`; the default name is the category in the file's name.
-        bad_lines: for lines that are no record or lack a value: "raise", or "skip" (logged and counted).
+        bad_lines: "raise" at a line that is not a record or lacks a value, or "skip" such lines (logged and counted).
         options: fields of `PreprocessingConfig` except user, item and rating, which the format defines. Times are
             read unless `timestamp=None`, in the unit of the file (2014 and 2018 seconds, 2023 milliseconds). Items
             without a review left are dropped unless `keep_all_items=True`, which keeps all items in the reviews.
@@ -94,7 +94,7 @@ def read_amazon(
 
 
 def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
-    """The preprocessing of Amazon's reviews; ratings are read only for `min_rating`."""
+    """Make the options of preprocessing for Amazon's reviews; ratings are read only for `min_rating`."""
     for option in FIXED_OPTIONS:
         if option in options:
             raise ConfigError(f"Amazon reviews: the format defines '{option}'; leave the option out")
@@ -108,11 +108,11 @@ def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
 
 
 def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
-    """Find the files of a folder: reviews, metadata and image features.
+    """Find the files in a folder; returns the paths of the reviews, the metadata and the image features.
 
-    Reviews are the `.json`, `.jsonl` or else `.csv` file (optionally with `.gz`) with such content; metadata is
-    `meta_*`, if there are several that of the reviews' category; image features are `image_features*.b`. Raises a
-    DataError if there are no reviews, or the choice is ambiguous.
+    The reviews are a `.json` or `.jsonl` file or, if there is none, a `.csv` file that contains reviews (also with
+    `.gz`). The metadata are `meta_*`, and the image features `image_features*.b`; if there are several, the file of the
+    same category as the reviews. Raises a DataError if there are no reviews, or the choice is ambiguous.
     """
     folder = existing_folder(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -120,7 +120,7 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
     metadata = [path for path in lines if path.name.startswith("meta")]
     candidates = [path for path in lines if path not in metadata and _are_reviews(path)]
     candidates = candidates or [path for path in files if CSV_NAME.search(path.name) and _are_reviews(path)]
-    remedy = "name the files instead of the folder"
+    remedy = "give the files instead of the folder"
     reviews = first_or_none(folder, candidates, "files could be the reviews", remedy)
     if reviews is None:
         check_gzip_files(folder)
@@ -159,7 +159,7 @@ def _are_reviews(path: Path) -> bool:
 
 
 def _category(path: Path) -> str:
-    """`reviews_Baby_5.json.gz`, `meta_Baby.json.gz`, `ratings_Baby.csv` → `Baby`."""
+    """The category in a file name: `reviews_Baby_5.json.gz`, `meta_Baby.json.gz`, `ratings_Baby.csv` → `Baby`."""
     stem = path.name.partition(".")[0]
     return re.sub(r"^(reviews|ratings|meta|image_features)_|_(5|10)$", "", stem) or stem
 
@@ -171,7 +171,7 @@ def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
     has_metadata = table.select(pl.any_horizontal(pl.exclude(ITEM).is_not_null())).to_series()
     missing = int((~has_metadata).sum())
     if missing:
-        logger.warning("%s: nothing about %s of %d", bad.path, pluralize(missing, "item"), dataset.n_items)
+        logger.warning("%s: there are no metadata for %s of %d", bad.path, pluralize(missing, "item"), dataset.n_items)
     source = {**dataset.info["source"], "bad_metadata_lines": bad.count, "items_without_metadata": missing}
     return dataclasses.replace(dataset, item_table=table, info={**dataset.info, "source": source})
 
@@ -179,8 +179,8 @@ def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
 def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConfig) -> Dataset:
     """Add the modality "image"; items without it are dropped if the config says so.
 
-    Dropping items comes before the k-core filter, so the dataset is built again from its remaining interactions: the
-    k-core of fewer interactions is a subset of that of all interactions.
+    Items must be dropped before the k-core filter. So the dataset is built again from the interactions that are left.
+    The result is exact, since the k-core of fewer interactions is a subset of the k-core of all interactions.
     """
     file = read_image_features(path, dataset.items.series)
     aligned = align(file, dataset.items, f"features '{IMAGE}'")
@@ -207,7 +207,7 @@ def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConf
 def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) -> FeatureFile:
     """Read the features of some items; the file is read in blocks and never kept in memory.
 
-    Of a repeated ASIN the first record is used; the number of repetitions is logged.
+    If an ASIN is repeated, its first record is used; the number of repetitions is logged.
 
     Args:
         path: the file, plain or gzipped.
@@ -245,7 +245,7 @@ def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) ->
                 elif row is not None:
                     n_repeated += 1
     if n_repeated:
-        logger.warning("%s: %s of repeated items; the first is used", path, pluralize(n_repeated, "record"))
+        logger.warning("%s: %s of repeated items; the first of each is used", path, pluralize(n_repeated, "record"))
     if len(items) and not present.any():
         raise DataError(
             f"{path} holds none of the {pluralize(len(items), 'item')}; is it the file of another category?"

@@ -35,10 +35,10 @@ PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s
 
 
 def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
-    """Read the item table of some items.
+    """Read the metadata of some items as an item table.
 
-    Lines of other items are not parsed. HTML is removed from texts. Of repeated items the first line is used, and the
-    number of repetitions is logged.
+    Lines of other items are not parsed. HTML is removed from texts. If an item is repeated, its first line is used, and
+    the number of repetitions is logged.
 
     Args:
         path: JSON lines or Python literals, plain or gzipped.
@@ -51,7 +51,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         missing values.
 
     Raises:
-        DataError: the file is damaged, holds no metadata, knows none of the items, or `bad` refuses a line.
+        DataError: the file is damaged, holds no metadata or none of the items, or `bad` refuses a line.
     """
     wanted = set(items.to_list())
     wanted_bytes = {item.encode() for item in wanted}
@@ -79,10 +79,10 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
     for number, block in read_blocks(path):
         frames.append(pl.DataFrame(list(parse_lines(number, block, bad, parse)), schema=COLUMNS, orient="row"))
     if repeated:
-        logger.warning("%s: %s of repeated items; the first is used", path, pluralize(repeated, "line"))
+        logger.warning("%s: %s of repeated items; the first of each is used", path, pluralize(repeated, "line"))
     if len(items) and not seen:
         raise DataError(
-            f"{path}: knows none of the {pluralize(len(items), 'item')} of the reviews; is it the metadata of another"
+            f"{path} holds none of the {pluralize(len(items), 'item')} of the reviews; is it the metadata of another"
             " category or another year?"
         )
     return pl.DataFrame({ITEM: items}).join(pl.concat(frames), on=ITEM, how="left", maintain_order="left")
@@ -121,7 +121,7 @@ def _joined(record: Mapping[str, Any], separator: str, *keys: str) -> str | None
 
 
 def _texts(value: Any, key: str) -> list[str]:
-    """A text, a number or a list of them as a list of texts."""
+    """Convert a text, a number or a list of texts and numbers to a list of texts."""
     values = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
     if all(isinstance(element, (str, int, float)) for element in values):
         return [str(element) for element in values]
@@ -129,7 +129,7 @@ def _texts(value: Any, key: str) -> list[str]:
 
 
 def _category(record: Mapping[str, Any]) -> str | None:
-    """2014 has several paths in `categories`, 2018 one in `category`, 2023 one in `categories`."""
+    """The category paths: several in `categories` in 2014, one in `category` in 2018, one in `categories` in 2023."""
     key = "categories" if record.get("categories") else "category"
     value = record.get(key)
     is_nested = isinstance(value, (list, tuple)) and all(isinstance(element, (list, tuple)) for element in value)

@@ -36,10 +36,11 @@ class ReviewFormat:
     """The layout of a file of reviews.
 
     Attributes:
-        year: of the collection ("2014", "2018", "2023").
+        year: year of the collection ("2014", "2018", "2023").
         names: our column → key of the JSON record, or name of the CSV column in messages.
-        positions, width: our column → position of the value in a CSV line (None for JSON), and the number of values.
-        header: whether the first line holds names.
+        positions: our column → position of the value in a CSV line; None for JSON.
+        width: number of values in a CSV line.
+        header: whether the first line holds names of columns.
         day: the key of the date as text, used if a record has no numeric time.
     """
 
@@ -57,7 +58,7 @@ def detect_review_format(path: Path) -> ReviewFormat:
     if not lines:
         raise DataError(f"{path}: there are no rows")
     if lines[0].lstrip().startswith(b"["):
-        raise DataError(f"{path}: begins with '[': write one record a line instead of one list of all")
+        raise DataError(f"{path} begins with '[': write one record per line instead of one list of all records")
     result = _json_format(lines) if lines[0].lstrip().startswith(b"{") else _csv_format(lines)
     if isinstance(result, str):
         raise DataError(f"{path}: not Amazon's reviews: {result}; expected {EXPECTED}")
@@ -113,7 +114,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
 
 
 def _json_format(lines: list[bytes]) -> ReviewFormat | str:
-    """The format of JSON lines by the first readable record, or the reason why it is unknown."""
+    """Detect the format of JSON lines by the first readable record; returns the reason if the format is unknown."""
     record: dict[str, Any] = {}
     reason = ""
     for line in lines:
@@ -136,7 +137,10 @@ def _json_format(lines: list[bytes]) -> ReviewFormat | str:
 
 
 def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
-    """The format of a table of ratings, by its header or its column of ASINs, or the reason why it is unknown."""
+    """Detect the format of a table of ratings by its header or its column of ASINs (the item ids of Amazon).
+
+    Returns the reason if the format is unknown.
+    """
     try:
         rows = [decode_line(line).split(",") for line in lines]
     except ValueError as error:
@@ -157,7 +161,7 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
     user, item_at = (0, 1) if shares[1] >= shares[0] else (1, 0)
     # any table of four columns may contain numbers of ten digits
     if not (ASIN.fullmatch(first[item_at]) and NUMBER.fullmatch(first[2]) and NUMBER.fullmatch(first[3])):
-        return "line 1 holds no user, item, rating and time"
+        return "line 1 does not hold user, item, rating and time"
     names = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "time"}
     # 2014 has the user first, 2018 the item
     positions = {USER: user, ITEM: item_at, RATING: 2, TIMESTAMP: 3}

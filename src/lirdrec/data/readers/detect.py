@@ -37,8 +37,10 @@ Kind = Literal[
 ]
 MAX_HEADER_BYTES = 1 << 20
 MAX_SHOWN_KEYS = 30  # number of keys in a message
-TABLE_OPTIONS = frozenset({"user", "item", "rating", "items", "only"})  # these options imply a table
-# kind → name in messages, reader, and test of a folder, in this order
+TABLE_OPTIONS = frozenset(
+    {"user", "item", "rating", "items", "only"}
+)  # if one of these options is given, a file is a table
+# kind → its name in messages, its reader, and the check whether a folder is of this kind; checked in this order
 FORMATS: dict[Kind, tuple[str, Callable[..., Dataset], Callable[[Path], Any]]] = {
     "movielens": ("a MovieLens folder", read_movielens, is_movielens),
     "microlens": ("a MicroLens folder", read_microlens, is_microlens),
@@ -54,11 +56,11 @@ WORDS: dict[Kind, str] = {kind: words for kind, (words, _, _) in FORMATS.items()
 
 
 def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
-    """Detect the kind of data at a path. Other files are tables; JSON files need the options user and item.
+    """Detect the kind of data at a path. Other files count as tables; other JSON files need the options user and item.
 
     Args:
         path: a file or a folder; several files or a pattern are parts of a table.
-        options: the names of the given options. A file with given column names is a table.
+        options: the names of the options that the user gives. A file whose columns they name is a table.
 
     Raises:
         DataError: no such file, an unknown kind of folder, a pickle, or a .json file without recognizable keys.
@@ -90,7 +92,7 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
         return "table"
     parts = _parts_within(path)
     hint = (
-        f"name the folder of its parts: {parts}" if parts else "make a dataset of other files with lirdrec prepare FILE"
+        f"give the folder of its parts: {parts}" if parts else "make a dataset of other files with lirdrec prepare FILE"
     )
     raise DataError(
         f"{path}: neither a prepared dataset (no {MANIFEST}) nor an MMRec or RecBole folder (no .inter file), nor one"
@@ -101,7 +103,7 @@ def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = 
 
 
 def _parts_within(folder: Path) -> Path | None:
-    """The first subfolder that is a table in parts; unreadable ones are ignored."""
+    """Find the first subfolder that is a table in parts, or None; unreadable subfolders are ignored."""
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(DataError, OSError):
             if path.is_dir() and is_parts_folder(path):
@@ -118,7 +120,7 @@ def read_any(path: str | Path) -> Dataset:
         raise DataError(f"{path}: no such folder")
     if kind_of(path) == "table":
         what = "holds parts of a table" if is_folder(path) else "is a file"
-        raise DataError(f"{path}: {what}; name a dataset's folder, or make one with lirdrec prepare")
+        raise DataError(f"{path}: {what}; give the folder of a dataset, or make one with lirdrec prepare")
     return read_raw(path)
 
 
@@ -139,8 +141,8 @@ def read_raw(
         train, validation, test: the files of a split, instead of `path`: tables, or scipy matrices.
         images: a folder of images, found by item id or by `image_column`; see `lirdrec.data.images.with_images`.
         image_column: column of the item table with paths or file names of images; by default `image`, if it contains
-            such. Without `images` the paths are relative to the folder of `items`, or of `path`.
-        options: of the reader of this kind of source.
+            paths. Without `images` the paths are relative to the folder of `items`, or of `path`.
+        options: options of the reader of this kind of source.
 
     Raises:
         DataError: the files are invalid.
@@ -164,7 +166,7 @@ def read_raw(
             raise ConfigError(f"'{option}' does not apply to {path} ({WORDS[kind]}); options: {', '.join(known)}")
     _, reader, _ = FORMATS[kind]
     if kind in ("movielens", "microlens") and image_column is None:
-        return reader(path, images=images, **options)  # the covers in the folder are then not read
+        return reader(path, images=images, **options)  # if images are given, the covers in the folder are not read
     dataset = reader(path, **options)
     first = find_parts(options.get("items") or path)[0].path if kind == "table" else path
     return _with_images(dataset, first, images, image_column)
@@ -228,7 +230,7 @@ def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
     if record is not None and {USER, ITEM} <= record.keys():
         return "table"
     named = f"{option_text('user', 'KEY')}, {option_text('item', 'KEY')}"
-    hint = f"say which keys of a log hold the users and the items: {named}"
+    hint = f"give the keys that hold the users and the items: {named}"
     if record is not None and is_list(path):
         raise DataError(f"{path}: its records have the keys {', '.join(list(record)[:MAX_SHOWN_KEYS])}; {hint}")
     try:

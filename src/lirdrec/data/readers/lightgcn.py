@@ -24,7 +24,7 @@ from lirdrec.errors import DataError
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}
 ID = re.compile(r"(0|[1-9][0-9]{0,18})")
 ITEM_LIST = "item_list.txt"  # org_id remap_id
-TABLE_OPTIONS = frozenset({"user", "item", "header", "columns"})  # these options imply a table
+TABLE_OPTIONS = frozenset({"user", "item", "header", "columns"})  # if one of these options is given, a file is a table
 FIXED_OPTIONS = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 
@@ -40,11 +40,11 @@ def is_lightgcn(folder: str | Path) -> bool:
 
 
 def check_not_lightgcn(path: Path, options: Collection[str]) -> None:
-    """Raise a DataError for a single LightGCN file unless options name columns; the folder must be given instead."""
+    """Raise a DataError for a single file of LightGCN (only its folder can be read), unless options name columns."""
     names = {name for group in FILES.values() for name in group}
     if path.name in names and not TABLE_OPTIONS.intersection(options) and is_lightgcn(path.parent):
         raise DataError(
-            f"{path} is not a table: each line has a user and the user's items; name its folder: {path.parent}"
+            f"{path} is not a table: each line has a user and the user's items; give its folder: {path.parent}"
         )
 
 
@@ -62,13 +62,14 @@ def read_lightgcn(
     The column `org_id` of an `item_list.txt` is added to the item table. Users without items are dropped.
 
     Args:
-        folder: holds `train.txt` and `test.txt`, `valid.txt` or `val.txt`; `train.txt` alone is split at random.
-        features, name, info: as for `read_interactions`; the default name is that of the folder.
+        folder: contains `train.txt`, `test.txt` and optionally `valid.txt` or `val.txt`. If there is only `train.txt`,
+            it is split at random.
+        features, name, info: as for `read_interactions`; the default name is the name of the folder.
         options: fields of `PreprocessingConfig` except those that the format defines: user, item, rating, min_rating,
             timestamp, only. The split of the files is kept unless `split` is given.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`.
+        DataError, ConfigError: as for `read_interactions`.
     """
     reject_options(options, FIXED_OPTIONS, f"{folder}: its files contain only users and items")
     folder = Path(folder)
@@ -112,7 +113,7 @@ def _item_table(folder: Path, table: Table) -> Table:
     largest = table.frame[ITEM].max()
     assert isinstance(largest, int)
     if largest >= 10 * table.frame.height + 1_000_000:
-        frame = table.frame.select(pl.col(ITEM).unique().sort())  # ids, not row numbers
+        frame = table.frame.select(pl.col(ITEM).unique().sort())  # such large numbers are ids, not row numbers
     else:
         frame = pl.DataFrame({ITEM: np.arange(largest + 1, dtype=np.int64)})
     path = folder / ITEM_LIST

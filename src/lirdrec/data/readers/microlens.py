@@ -65,12 +65,13 @@ def read_microlens(
     Args:
         folder: contains `…_pairs.csv` (user, item, timestamp in milliseconds), optionally `…_titles.csv` or
             `…_title_en.csv` (item, title; with or without a header) and a folder `…_covers` of ITEM.jpg.
-        images, titles: the folder of covers and the file of titles, if they are elsewhere, or one of several.
-        features, name, info: as for `read_interactions`; the default name is that of the pairs file.
+        images: the folder of covers, if it is elsewhere or there are several.
+        titles: the file of titles, if it is elsewhere or there are several.
+        features, name, info: as for `read_interactions`; the default name is the name of the pairs file.
         options: fields of `PreprocessingConfig`.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`.
+        DataError, ConfigError: as for `read_interactions`.
     """
     folder = existing_folder(folder)
     path = find_single_file(folder, PAIRS, f"a MicroLens folder has one file {PAIRS}")
@@ -109,7 +110,7 @@ def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path])
 
 
 def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
-    """`item` and a text from lines `ITEM,TEXT`; a text may hold commas, and, in quotes, line ends."""
+    """Read lines `ITEM,TEXT` to the columns `item` and `column`; a text may hold commas and, in quotes, line ends."""
     texts: dict[str, str] = {}
     item = ""
     for number, line in enumerate(read_lines(path), 1):
@@ -127,8 +128,8 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
 
 
 def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """The file or folder that matches the first pattern with a match."""
+    """Find the file or folder that matches the first pattern that has a match; None if no pattern has a match."""
     for pattern in patterns:
-        if path := first_or_none(folder, sorted(folder.glob(pattern)), f"of {pattern}", "keep one"):
+        if path := first_or_none(folder, sorted(folder.glob(pattern)), f"matches of {pattern}", "keep one"):
             return path
     return None

@@ -50,7 +50,7 @@ def read_mmrec(
         user, item, label: names of the columns.
         name: of the dataset; by default the name of the .inter file.
         bad_rows: "error", or "skip": drop and count rows of the .inter file that lack an id, a label or a time, whose
-            ids are no integers, or that have a wrong number of values.
+            ids are not integers, or that have a wrong number of values.
 
     Raises:
         DataError: a file is missing or damaged, or the files contradict each other.
@@ -120,8 +120,8 @@ def _item_ids(ids: pl.Series, files: dict[str, Path], features: dict[str, Featur
     beyond = ids.filter(ids >= size).unique().sort()
     if len(beyond):
         raise DataError(
-            f"{files[modality]}: {pluralize(size, 'row')}, but the interactions name {pluralize(len(beyond), 'item')}"
-            f" beyond them ({describe_ids(beyond)}); row i must be item i"
+            f"{files[modality]}: {pluralize(size, 'row')}, but the interactions have {pluralize(len(beyond), 'item')}"
+            f" beyond these rows ({describe_ids(beyond)}); row i must be item i"
         )
     return np.arange(size)
 

@@ -73,11 +73,11 @@ def read_movielens(
         folder: contains `ratings.csv` and `movies.csv`, optionally `tags.csv` (UTF-8); or the same as .dat, with `::`
             between the values (UTF-8 or Latin-1); or `u.data` and `u.item` of ml-100k. Other files are not read.
         images: a folder of posters named by movieId.
-        features, name, info: as for `read_interactions`; the default name is that of the folder.
+        features, name, info: as for `read_interactions`; the default name is the name of the folder.
         options: fields of `PreprocessingConfig`. All ratings count unless `min_rating` is given.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`.
+        DataError, ConfigError: as for `read_interactions`.
     """
     folder = existing_folder(folder)
     columns = {"user": USER, "item": FILM, "rating": RATING, "timestamp": TIMESTAMP}
@@ -94,7 +94,7 @@ def read_movielens(
 
 
 def _find_files(folder: Path) -> list[Path]:
-    """The files of ratings, films and, if there is one, tags."""
+    """Return the files of ratings, of films and, if there is one, of tags."""
     if (folder / DATA_100K).is_file():
         return [folder / DATA_100K, folder / ITEMS_100K]
     suffix = ".dat" if (folder / "ratings.dat").is_file() else ".csv"
@@ -123,7 +123,7 @@ def _ratings(path: Path, config: PreprocessingConfig) -> Table:
 
 
 def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId, title, year, genres of `u.item`: 24 values separated by `|`, the last 19 of which are genre flags."""
+    """Read movieId, title, year and genres from `u.item`: lines of 24 values, the last 19 of which are genre flags."""
     rows = []
     for number, line in enumerate(read_lines(path, DAT_ENCODINGS), 1):
         if match := FILM_100K.fullmatch(line):
@@ -136,7 +136,7 @@ def _films_100k(path: Path, bad: BadLines) -> pl.DataFrame:
 
 
 def _films(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId, title, year, genres of `movies.csv` or `movies.dat`."""
+    """Read movieId, title, year and genres from `movies.csv` or `movies.dat`."""
     rows = []
     for number, (film, title, genres) in _records(path, FILM_LINES[path.suffix], bad):
         listed = [] if genres.strip() == NO_GENRES else [genre.strip(" '\"") for genre in genres.split("|")]
@@ -147,7 +147,7 @@ def _films(path: Path, bad: BadLines) -> pl.DataFrame:
 
 
 def _film_table(path: Path, films: list[tuple[int, str, str, list[str]]]) -> pl.DataFrame:
-    """The table of films, given as line number, id, title with its year, and genres; null for missing values."""
+    """Make the table of films from tuples of line number, id, title with year, and genres; null for missing values."""
     rows: dict[str, tuple[str, str | None, int | None, str | None]] = {}
     for number, film, title, genres in films:
         if film in rows:
@@ -161,7 +161,7 @@ def _film_table(path: Path, films: list[tuple[int, str, str, list[str]]]) -> pl.
 
 
 def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
-    """movieId and its tags, unique up to case: the most frequent first, then in the order of the file."""
+    """Read each movieId and its tags, most frequent first, then in file order; tags equal up to case are one tag."""
     pairs = [(film, strip_quotes(tag)) for _, (film, tag) in _records(path, TAG_LINES[path.suffix], bad)]
     tags = pl.DataFrame(pairs, schema={FILM: pl.String, "tag": pl.String}, orient="row").filter(pl.col("tag") != "")
     return (

@@ -40,16 +40,16 @@ def read_recbole(
 
     Args:
         folder: contains `NAME.inter`, or `NAME.train.inter`, `NAME.valid.inter` and `NAME.test.inter` (this split is
-            kept unless `split` is given), and optionally `NAME.item`, whose columns become the item table: those of
-            type token_seq as texts, their words joined by blanks; those of type float_seq as lists. `NAME.user`,
-            `NAME.kg` and `NAME.link` are not read.
+            kept unless `split` is given), and optionally `NAME.item`, which becomes the item table: its columns of
+            type token_seq become texts, with words joined by blanks; its columns of type float_seq become lists.
+            `NAME.user`, `NAME.kg` and `NAME.link` are not read.
         vectors: columns of type float_seq in `NAME.item` that become feature matrices, not columns of the item table.
         features, name, info: as for `read_interactions`; the default name is NAME.
         options: fields of `PreprocessingConfig`; by default user is "user_id", item "item_id", and timestamp
             "timestamp" if there is such a column.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`; or a header has no types.
+        DataError, ConfigError: as for `read_interactions`; or a header has no types.
     """
     folder = existing_folder(folder)
     bad_rows = options.get("bad_rows", "error")
@@ -73,7 +73,7 @@ def read_recbole(
         items = dataclasses.replace(items, frame=items.frame.drop(*vectors))
     elif vectors:
         raise DataError(
-            f"{path}: no such item table, which should contain the vectors {', '.join(vectors)}; add it, or leave"
+            f"{path}: no such item table, but it should contain the vectors {', '.join(vectors)}; add it, or leave"
             f" {option_name('vectors')} out"
         )
     _warn_unread(folder, items, config.items_column)
@@ -83,11 +83,11 @@ def read_recbole(
 def _warn_unread(folder: Path, items: Table | None, item: str) -> None:
     """Log which files are not read, and which columns could be feature matrices."""
     if unread := sorted(path.name for path in folder.iterdir() if path.suffix in UNREAD):
-        logger.warning("%s: not read: %s (only interactions and items are)", folder, ", ".join(unread))
+        logger.warning("%s: not read: %s (only interactions and items are read)", folder, ", ".join(unread))
     schema = {} if items is None else items.frame.drop(item).schema
     for column, kind in schema.items():
         if kind == pl.List(pl.Float32):
-            message = "%s: column '%s' (float_seq) stays a list of the item table; a feature matrix: %s"
+            message = "%s: column '%s' (float_seq) stays a list of the item table; to make it a feature matrix: %s"
             logger.warning(message, folder, column, option_text("vectors", column))
 
 
@@ -115,7 +115,7 @@ def _typed(path: Path, bad_rows: str) -> Table:
     for header in table.frame.columns:
         column, colon, kind = header.rpartition(":")
         if not colon or kind not in TYPES:
-            raise DataError(f"{path}: column '{header}' needs a type, NAME:TYPE, with one of {', '.join(TYPES)}")
+            raise DataError(f"{path}: column '{header}' has no type; write NAME:TYPE, with one of {', '.join(TYPES)}")
         values = table.frame[header]
         if kind == "float":
             numbers = values.cast(pl.Float64, strict=False)

@@ -36,7 +36,7 @@ def build_dataset(
     info: Mapping[str, Any] | None,
     features: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Read the feature files, which may be read already, and prepare the tables; `info` gets the entry `source`."""
+    """Make a dataset from tables and features (files or frames); `source` becomes an entry of the dataset's info."""
     files = {key: as_feature_file(file, f"features '{key}'", config.item) for key, file in (features or {}).items()}
     return Dataset.from_tables(table, items, files, config, name, {"source": dict(source), **(info or {})})
 
@@ -49,14 +49,14 @@ def reject_options(options: Collection[str], fixed: Iterable[str], reason: str) 
 
 
 def existing_folder(folder: str | Path) -> Path:
-    """The path of a folder; raises a DataError if there is none."""
+    """Return the path of a folder; raises a DataError if there is no such folder."""
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder")
     return Path(folder)
 
 
 def find_single_file(folder: Path, pattern: str, expected: str) -> Path:
-    """The only file that matches a pattern; raises a DataError with the sentence `expected` if there is not one."""
+    """Find the only file that matches a pattern; raises a DataError that says `expected` if there are none or more."""
     paths = sorted(folder.glob(pattern))
     if len(paths) != 1:
         raise DataError(f"{folder}: {expected}; found {', '.join(path.name for path in paths) or 'none'}")
@@ -64,7 +64,7 @@ def find_single_file(folder: Path, pattern: str, expected: str) -> Path:
 
 
 def first_or_none(folder: Path, paths: Sequence[Path], role: str, remedy: str) -> Path | None:
-    """The only path, or None; raises a DataError if there are several."""
+    """Return the only path, or None if there is no path; raises a DataError if there are several."""
     if len(paths) > 1:
         raise DataError(f"{folder}: several {role}: {', '.join(path.name for path in paths)}; {remedy}")
     return paths[0] if paths else None
@@ -73,8 +73,8 @@ def first_or_none(folder: Path, paths: Sequence[Path], role: str, remedy: str) -
 def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
     """Read a text file as numbers, since tens of millions of rows of texts would need too much memory.
 
-    If one of the columns `ids` has values other than 63-bit integers, all columns are read as texts. `layout` as for
-    `read_table`.
+    If one of the columns `ids` has values other than 63-bit integers, all columns are read as texts. `layout` are
+    options of `read_table`.
     """
     table = read_table(path, text="", **layout)
     if all(table.frame[column].dtype == pl.Int64 for column in ids if column in table.frame.columns):
@@ -85,8 +85,8 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
 def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
     """Validate the id columns of a table: in published datasets, ids are integers that match `pattern`.
 
-    Numbers with leading zeros, such as `007`, are not changed. If the config skips bad rows, they are left out. Raises
-    a DataError that names the line of another value if the config does not skip bad rows, or if all rows are bad.
+    Numbers with leading zeros, such as `007`, are not changed. Rows with other values are bad. If the config skips bad
+    rows, they are left out. Else, or if all rows are bad, raises a DataError that names the line.
     """
     table.require_columns(columns)
     for column in columns:
@@ -104,7 +104,7 @@ def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, p
             value = values[bad.arg_true()[0]]
             raise DataError(
                 f"{table.source}: {'no value' if value is None else repr(value)} in column '{column}' in {location};"
-                f" it must be an integer; to leave such rows out: {option_named('bad_rows', 'skip')}"
+                f" the value must be an integer; to leave such rows out: {option_named('bad_rows', 'skip')}"
             )
         rows = pluralize(int(bad.sum()), "row")
         message = "%s, column '%s': %s without an id left out; the first: %s"

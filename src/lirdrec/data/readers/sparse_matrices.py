@@ -71,19 +71,19 @@ def read_matrices(
     """Read a sparse matrix of users and items, or one for each split.
 
     Row and column numbers are the ids. Every column is an item, even without interactions, so that row i of a
-    feature matrix is item i. Users without an item are dropped. Stored zeros are no interactions; values are used as
-    ratings only with `min_rating`.
+    feature matrix is item i. Users without an item are dropped. Stored zeros do not count as interactions; values are
+    used as ratings only with `min_rating`.
 
     Args:
         train, validation, test: each a file that `scipy.sparse.save_npz` wrote, or a scipy matrix in memory, all of the
             same shape. `train` alone is split by the method `split`.
         items: a table with a row per item, whose ids are column numbers.
-        features, name, info: as for `read_interactions`; the default name is that of the file, or of the folder if
+        features, name, info: as for `read_interactions`; the default name is the name of the file, or of the folder if
             there are several.
         options: fields of `PreprocessingConfig` except user, rating, timestamp, order and only, which a matrix lacks.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`; or a file is pickled, or the shapes differ.
+        DataError, ConfigError: as for `read_interactions`; or a file is pickled, or the shapes differ.
     """
     reject_options(options, FIXED_OPTIONS, "a matrix of users and items has no named columns")
     sources = {"train": train, "valid": validation, "test": test}
@@ -132,7 +132,7 @@ def _open(path: Path, where: str) -> Any:
         raise
     except UNREADABLE as error:
         fault = "holds pickled Python objects, which are never loaded" if "pickle" in str(error) else first_line(error)
-        raise DataError(f"{where}: damaged or no sparse matrix ({fault}); write it again with save_npz") from None
+        raise DataError(f"{where}: damaged or not a sparse matrix ({fault}); write it again with save_npz") from None
     return matrix
 
 
@@ -146,7 +146,7 @@ def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> 
     users, items = (np.asarray(indices, dtype=np.int64) for indices in (coo.row, coo.col))
     for axis, indices, size in (("row", users, coo.shape[0]), ("column", items, coo.shape[1])):
         if len(indices) and (indices.min() < 0 or indices.max() >= size):
-            raise DataError(f"{where} names {axis} {int(indices.max())}, and there are {pluralize(size, axis)}")
+            raise DataError(f"{where} has an entry in {axis} {int(indices.max())}, but only {pluralize(size, axis)}")
     nonzero = coo.data != 0
     if not nonzero.any():
         raise DataError(f"{where} contains only zeros")

@@ -24,15 +24,15 @@ AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timest
 
 
 def find_split_files(folder: str | Path) -> dict[str, Path] | None:
-    """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv in a folder (or .tsv, .parquet, .jsonl), by split.
+    """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv in a folder (or .tsv, .parquet, .jsonl): split → path.
 
-    None if one of the three is missing; raises a DataError if several files could be one of them.
+    Returns None if one of the three is missing; raises a DataError if several files could be one of them.
     """
     files: dict[str, Path] = {}
     for split in SPLITS:
         paths = sorted(path for end in TABLE_SUFFIXES for path in Path(folder).glob(f"*.{split}{end}"))
         options = ", ".join(option_name(option) for option in ("train", "validation", "test"))
-        remedy = f"name the three files instead of the folder ({options})"
+        remedy = f"give the three files instead of the folder ({options})"
         path = first_or_none(Path(folder), paths, f"files could be {split}", remedy)
         if path is None:
             return None
@@ -59,7 +59,7 @@ def read_split_folder(
         options: fields of `PreprocessingConfig`. The columns of Amazon 2023 are detected.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`.
+        DataError, ConfigError: as for `read_interactions`.
     """
     folder = Path(folder)
     files = find_split_files(folder)
@@ -88,11 +88,11 @@ def read_split_files(train: str | Path, validation: str | Path | None, test: str
     Args:
         train, validation, test: tables of interactions, as for `read_interactions`, all with the same columns. Without
             `validation` training cannot stop early.
-        options: those of `read_interactions`. By default `split` is the split of the files, and `name` the name of the
-            folder of `train`.
+        options: options of `read_interactions`. By default `split` is the split of the files, and `name` is the name of
+            the folder of `train`.
 
     Raises:
-        DataError, ConfigError: as of `read_interactions`; or a pair is in two files.
+        DataError, ConfigError: as for `read_interactions`; or a pair is in two files.
     """
     paths = {"train": train, "valid": validation, "test": test}
     return read_interactions({split: path for split, path in paths.items() if path is not None}, **options)

@@ -40,7 +40,7 @@ def read_interactions(
     quotes have no meaning; in comma-separated files they enclose a value.
 
     Args:
-        path: a table with the columns named in `options`: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC,
+        path: a table with the columns that `options` name: separated text (CSV, TSV …), JSON, Parquet, Arrow, ORC,
             compressed or not; or several files, a folder of parts, or a pattern such as "log-*.csv". In JSON `a.b`
             names the key `b` of a nested record, or of each record of a nested list, each of which becomes a row.
             A mapping from "train", "valid" and "test" to files: see `read_split_files`.
@@ -52,7 +52,7 @@ def read_interactions(
         header: whether the first line of text files contains the column names; if False, give `columns`.
         columns: the names of the columns of files without a header, in order.
         items_columns: the same for `items`, if it has no header.
-        name, info: name of the dataset, by default the file's; further metadata (source, license …).
+        name, info: name of the dataset, by default the name of the file; further metadata (source, license …).
         options: fields of `PreprocessingConfig` (user, item, rating, min_rating, timestamp, split, seed …).
 
     Raises:
@@ -95,7 +95,7 @@ def _read_splits(files: Mapping[str, str | Path], config: PreprocessingConfig, l
 
 
 def needed_columns(config: PreprocessingConfig) -> list[str]:
-    """The columns of a table of interactions that preprocessing reads."""
+    """The names of the columns that preprocessing reads from a table of interactions."""
     label = config.split if config.split not in METHODS else None
     columns = [config.user, config.item, config.rating, config.timestamp, config.weight, config.event, label]
     columns += config.only or {}

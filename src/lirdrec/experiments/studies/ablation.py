@@ -15,7 +15,7 @@ from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section, label
 
 MODELS = ("lirdrec",)
-# every variant sets both options, since tuning may have chosen others: "full" is the published model
+# every variant sets both options, since tuning may have chosen other values; "full" is the published model
 FULL = {"pwc": "released", "dct": "features"}
 VARIANTS = (
     Variant("full", FULL),
@@ -60,12 +60,12 @@ TITLES = {
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All variants with all seeds."""
+    """Yield the trials of all variants with all seeds."""
     yield from variants.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """A table, a figure, and the parts that matter."""
+    """Write the report: a table, a figure, and the parts that matter."""
     study = Study(_groups(config), results, config.metric)
     name = " and ".join(map(label, config.models or MODELS))
     notes = NOTES if set(config.models or MODELS) == set(MODELS) else SEQUENTIAL_NOTES

@@ -40,7 +40,7 @@ Runs = dict[tuple[str, str], list[TrialResult]]  # (model, mode) → finished re
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Transductive trials, and inductive ones as soon as the number of epochs is known."""
+    """Yield the transductive trials, and inductive trials as soon as their number of epochs is known."""
     for dataset in config.datasets:
         for model in config.models or MODELS:
             for seed in range(config.seeds):
@@ -51,12 +51,15 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def transductive(job: Job) -> dict[str, Any]:
-    """Work: train with the features of unseen items; score validation, and the test with both lists of candidates."""
+    """Do the work "transductive": train with the features of unseen items; score validation, and the test twice.
+
+    The test is scored among unseen items only, and among all items.
+    """
     return _scored(job, job.fit())
 
 
 def inductive(job: Job) -> dict[str, Any]:
-    """Work: train without unseen items, add them, and score in the same way."""
+    """Do the work "inductive": train without unseen items, add them, and score as in `transductive`."""
     import numpy as np
 
     from lirdrec.data.holdout import hold_out_items
@@ -80,7 +83,7 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Metrics of both modes and both lists of candidates, compared with random ranking."""
+    """Write the report: metrics of both modes and both lists of candidates, compared with random ranking."""
     metric, metrics = sentences.metrics_of(results, "test", config.metric)
     shown = sentences.with_cutoff_of(metric, metrics)
     datasets: dict[str, Runs] = {}
@@ -100,9 +103,9 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def expected_recall(results: Sequence[TrialResult], metric: str) -> float | None:
-    """Expected recall of random ranking: each of `C` candidates is in the top k with probability k / C.
+    """Return the expected recall of random ranking: each of C candidates is in the top k with probability k / C.
 
-    None for other metrics, and without results.
+    Return None for other metrics than recall, and without results.
     """
     kind, _, k = metric.partition("@")
     sizes = [result.data["unseen"] for result in results if result.done and result.data]
@@ -110,7 +113,7 @@ def expected_recall(results: Sequence[TrialResult], metric: str) -> float | None
 
 
 def _figure(config: ExperimentConfig, datasets: Mapping[str, Runs], metric: str) -> list[Figure]:
-    """Bars of each model and mode; [] without results."""
+    """Draw bars for each model and mode; return [] without results."""
     rows = [
         (f"{label(dataset)} · {heading}" if len(datasets) > 1 else heading, model, mode, value)
         for stage, heading in STAGES.items()
@@ -198,7 +201,7 @@ def _answer(dataset: str, runs: Runs, metric: str) -> str:
 def _transductive(
     config: ExperimentConfig, results: Results, dataset: str, model: str, seed: int
 ) -> Iterator[TrialSpec]:
-    """The trial; closed-form models, which train fast, are first tuned on the same split."""
+    """Yield the transductive trial; closed-form models, which train fast, are first tuned on the same split."""
     feature_set = next(iter(config.sets))
     base = settled(config, dataset, model, feature_set)
     cold: dict[str, Any] = {
@@ -216,7 +219,7 @@ def _transductive(
 
 
 def _inductive(trial: TrialSpec, result: TrialResult | None) -> Iterator[TrialSpec]:
-    """The inductive trial after a transductive one; none before its result, or if the model cannot add items."""
+    """Yield the inductive trial after a transductive one has its result; nothing if the model cannot add items."""
     capabilities = model_type(trial.model).capabilities
     if result is not None and result.done and capabilities.cold_items:
         epochs = {"epochs": max(1, result.best_epoch)} if capabilities.training == "gradient" else {}

@@ -1,7 +1,7 @@
 """Experiment "compare" (Table II of the paper): models tuned with the same budget, declared, and scored once.
 
-For each dataset, model and feature set: the tuning trials of `tuning.suggest`; then the best configuration is trained
-with each seed, and its sealed test is scored. The report has the test metrics of all models, significance tests, cost,
+For each dataset, model and feature set, the trials of `tuning.suggest` find the best configuration. It is then trained
+with each seed, and scored on the sealed test. The report has the test metrics of all models, significance tests, cost,
 chosen settings and published results; `compare_rows` collects the results, `compare_tables` makes tables of metrics.
 """
 
@@ -33,12 +33,12 @@ from lirdrec.reporting import lines as line_chart
 from lirdrec.reporting.formatting import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
 
-SETTINGS = {"ours": ("lirdrec", "the model that the others are compared with")}
+SETTINGS = {"ours": ("lirdrec", "the model that all other models are compared with")}
 HIDDEN = ("metric", "device")  # options that are not settings of the model
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """The trials of all searches, and the final trainings of finished ones."""
+    """Yield the trials of all tuning searches, and the final trainings of finished searches."""
     extra: dict[str, Any] = {"keep": True} if config.keep else {}
     for base in searches(config):
         search = suggest(config, results, base)
@@ -50,7 +50,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
-    """(dataset, model) → number of trials."""
+    """Return (dataset, model) → number of trials."""
     numbers: Counter[tuple[str, str]] = Counter()
     for base in searches(config):
         numbers[base.dataset, base.model] += n_trials(config, base) + len(config.seeds_of(base.model))
@@ -60,7 +60,7 @@ def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
 
 
 def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
-    """Base trials of the searches: one for each dataset, model and, for models with features, feature set."""
+    """Yield the base trial of each search: one for each dataset, model and, for models with features, feature set."""
     for dataset in config.datasets:
         for model in config.models or default_models(dataset):
             for feature_set in config.sets if uses_features(model) else ("",):
@@ -68,7 +68,7 @@ def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
 
 
 def default_models(dataset: str) -> list[str]:
-    """All models that suit a dataset: those of ordered histories only where it is split by time."""
+    """Return all models that suit a dataset; models of ordered histories only if it is split by time."""
     ordered = keeps_order(dataset)
     return [name for name in model_names() if ordered or not model_type(name).capabilities.ordered]
 
@@ -79,19 +79,19 @@ def uses_features(model: str) -> bool:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report into the experiment's folder; returns the path of the HTML page."""
+    """Write the report into the experiment's folder; return the path of the HTML page."""
     searched = [suggest(config, results, base) for base in searches(config)]
     return make_report(config, results, searched).write(config.output, results, config.formats)
 
 
 def make_report(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
-    """The report of a comparison, finished or not.
+    """Make the report of a comparison, finished or not.
 
     Args:
-        config: as for the plan. Its setting "ours" names the model that the others are compared with; default:
-            LIRDRec or, if it is not among the models, the first of them.
+        config: as for `plan`. Its setting "ours" names the model that all others are compared with; default: LIRDRec
+            or, if it is not among the models, the first model.
         results: results of the tuning trials and of the final trainings.
-        searches: states of the tunings; they give the rows of models without any result.
+        searches: states of the tuning searches; they add rows for models without any result.
     """
     rows = gather(config, results, searches)
     sections = []
@@ -164,12 +164,12 @@ def _differences(rows: Rows) -> list[Any]:
 
 
 def _several(rows: Sequence[Sequence[Any]]) -> str | None:
-    """The column "panel", the first of the rows, if a figure needs several panels."""
+    """Return "panel", the name of the first column of the rows, if its values differ; else None."""
     return "panel" if len({row[0] for row in rows}) > 1 else None
 
 
 def _cost(rows: Rows) -> list[Any]:
-    """Figures of accuracy, and of accuracy against training time."""
+    """Return two figures: the accuracy of the models, and their accuracy against training time."""
     main, ours = rows.main, rows.ours
     scored = [entry for entry in rows.entries if entry.measure(main) and not entry.is_lists]
     if len(scored) < 2:
@@ -220,7 +220,7 @@ def _tuning(config: ExperimentConfig, rows: Rows) -> list[Any]:
 
 
 def _chosen_cells(config: ExperimentConfig, entry: Entry) -> dict[str, Value]:
-    """The cells of the table of chosen settings for a row of the comparison."""
+    """Return the cells of one row of the table of chosen settings."""
     cells: dict[str, Value] = {"model": entry.title, "trials": len(entry.trials)}
     cells["tuned"] = sum(trial.seconds for trial in entry.trials) if entry.trials else None
     if not entry.finals:

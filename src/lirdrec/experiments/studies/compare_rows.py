@@ -1,8 +1,8 @@
-"""Rows of a comparison: the results of each model, tests against the compared one, and the answer in sentences.
+"""Rows of a comparison: the results of each model, tests against our model, and the answer in sentences.
 
-Every model is compared with one of them, `ours` (LIRDRec, or the setting "ours"), on the same features, by paired tests
-over users; Holm's correction is over all tests of the comparison. A model that ran out of memory or failed keeps its
-row, with its problem instead of metrics.
+Our model, `ours`, is LIRDRec or the model that the setting "ours" names. Every other model is compared with it on the
+same features by paired tests over users; Holm's correction is over all tests of the comparison. A model that ran out of
+memory or failed keeps its row, with its problem instead of metrics.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Entry:
 
     Attributes:
         dataset, model, features: their names; `features` is the label of the feature set.
-        finals: final trainings that succeeded; trials: those of the tuning.
+        finals: final trainings that succeeded.
+        trials: tuning trials.
         problem: text instead of metrics: "out of memory", "failed" or "not finished".
         error: message of a failure.
-        comparisons: metric → test of ours against this model.
+        comparisons: metric → test of our model against this model.
         intervals: metric → 95 % bootstrap interval of the mean over users.
         is_lists: whether the row is of lists that were made elsewhere.
     """
@@ -62,15 +63,15 @@ class Entry:
 
     @property
     def varies(self) -> bool:
-        """Whether another seed gives other metrics; closed forms always give the same."""
+        """Whether another seed gives other metrics; closed-form models always give the same metrics."""
         return self.is_lists or model_type(self.model).capabilities.training != "closed_form"
 
     def measure(self, metric: str, stage: str = "test") -> Measure | None:
-        """Mean and sd over the seeds."""
+        """Return mean and sd of a metric over the seeds."""
         return measured(self.finals, metric, stage)
 
     def means(self, metrics: Sequence[str]) -> dict[str, float]:
-        """Metric → mean over the seeds; without the metrics that were not evaluated."""
+        """Return metric → mean over the seeds; metrics that were not evaluated are left out."""
         return {metric: measure.mean for metric in metrics if (measure := self.measure(metric)) is not None}
 
     @property
@@ -85,7 +86,7 @@ class Rows:
 
     Attributes:
         entries: the rows.
-        ours: the model that the others are compared with.
+        ours: the model that all others are compared with.
         metrics: test metrics, small k first, recall before NDCG.
         tuned: the validation metric that the settings were chosen by.
     """
@@ -102,9 +103,9 @@ class Rows:
 
     @property
     def main(self) -> str:
-        """The metric of figures and sentences: that of the tuning or, if it is not tested, recall at the greatest k.
+        """The metric of figures and sentences: the tuning metric or, if it is not tested, recall at the greatest k.
 
-        "" without test metrics.
+        It is "" if there are no test metrics.
         """
         if self.tuned in self.metrics:
             return self.tuned
@@ -112,28 +113,28 @@ class Rows:
         return (recalls or self.metrics or [""])[-1]
 
     def on(self, dataset: str) -> list[Entry]:
-        """The rows of a dataset."""
+        """Return the rows of a dataset."""
         return [entry for entry in self.entries if entry.dataset == dataset]
 
     def unfinished(self, dataset: str) -> list[Entry]:
-        """The rows of a dataset whose model has no test metrics yet; until then no model is called the best."""
+        """Return a dataset's rows without test metrics so far; while there are any, no model is called the best."""
         return [entry for entry in self.on(dataset) if entry.problem == NOT_FINISHED]
 
     def rival(self, entry: Entry) -> Entry | None:
-        """Our row to compare a row with: on the same features, else our first with test metrics."""
+        """Return the row of our model to compare a row with: on the same features, else the first with test metrics."""
         mine = [e for e in self.on(entry.dataset) if e.model == self.ours and e.finals]
         if entry.model == self.ours or not mine:
             return None
         return next((e for e in mine if e.features == entry.features), mine[0])
 
     def panels(self, entry: Entry) -> list[str]:
-        """Panels of a row: one per feature set; models without features are in all panels of the dataset."""
+        """Return the panels that show a row: the panel of its feature set or, without features, all of the dataset."""
         sets = dict.fromkeys(e.features for e in self.on(entry.dataset) if e.features)
         return [panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
 
 
 def gather(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
-    """The rows of a comparison, finished or not; arguments as for `compare.make_report`."""
+    """Collect the rows of a comparison, finished or not; the arguments are those of `compare.make_report`."""
     entries = _entries(results, searches)
     models = {entry.model for entry in entries}
     ours = str(config.setting("ours", OURS))
@@ -169,12 +170,12 @@ def gather(config: ExperimentConfig, results: Results, searches: Sequence[Tuning
 
 
 def panel(dataset: str, features: str) -> str:
-    """The heading of a panel for a feature set on a dataset."""
+    """Return the heading of a panel for a feature set on a dataset."""
     return f"{label(dataset)}, {features}" if features else label(dataset)
 
 
 def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
-    """A row for each dataset, model and feature set."""
+    """Make a row for each dataset, model and feature set."""
     bases = [search.base for search in searches]
     entries: dict[tuple[str, str, str], Entry] = {}
     for trial in [*bases, *(result.cell for result in results if result.cell.work in ("train", "trial"))]:
@@ -200,7 +201,7 @@ def _entry_of_lists(result: TrialResult) -> Entry:
 
 
 def answer(rows: Rows) -> str:
-    """The results of each dataset in one or two sentences, and the models without metrics."""
+    """Write the answer: one or two sentences on the results of each dataset, and the models without metrics."""
     parts = [_answer(rows, dataset) for dataset in rows.datasets]
     problems = [f"{entry.title} on {label(entry.dataset)} ({entry.problem})" for entry in rows.entries if entry.problem]
     if problems:
@@ -220,8 +221,8 @@ def _answer(rows: Rows, dataset: str) -> str:
         of_all = f"{len(ranked)} of {len(rows.on(dataset))} models"
         return f"On {label(dataset)} {of_all} are finished, so no best one is named: {label(main)} of {reached}."
     best = ranked[0]
-    verb = "is best:" if ranked[1:] else "reaches"
-    text = f"On {label(dataset)}, **{best.title}** {verb} {label(main)} {values[0]}"
+    verb = "has the highest" if ranked[1:] else "reaches"
+    text = f"On {label(dataset)}, **{best.title}** {verb} {label(main)}: {values[0]}"
     others = [entry for entry in ranked if entry.model != ours]
     mine = next((entry for entry in ranked if entry.model == ours), None)
     if mine is None or not others:
@@ -229,17 +230,18 @@ def _answer(rows: Rows, dataset: str) -> str:
     above = gain(mine.means([main])[main], others[0].means([main])[main])
     if best is mine:
         other = values[ranked.index(others[0])]
-        text += f", {above:.1f}{NARROW}% above {others[0].title} ({other}), the best other."
+        text += f", {above:.1f}{NARROW}% above {others[0].title} ({other}), the best other"
     else:
-        text += f"; {mine.title} reaches {values[ranked.index(mine)]}, {abs(above):.1f}{NARROW}% "
-        text += "below." if above <= 0 else "above."
+        text += f"; {mine.title} reaches {values[ranked.index(mine)]}, {abs(above):.1f}{NARROW}% below"
+    against_best = others[0].comparisons.get(main)
+    text += "." if against_best is None or against_best.significant() else ", which is no significant difference."
     tests = [entry.comparisons[main] for entry in others if main in entry.comparisons]
     if not tests:
         return text
     won, lost = (sum(test.significant() == sign for test in tests) for sign in (1, -1))
     many = f"all {won}" if won == len(tests) > 1 else f"{won} of {len(tests)}" if won else "none of the"
     each = ", each on the same features" if any(entry.features for entry in others) else ""
-    # the users of a single training do not show how trainings differ
+    # with a single training, tests over users do not show how trainings differ
     several = not any(len(entry.finals) == 1 and entry.varies for entry in [mine, *others])
     surely = "significantly " if several else ""
     text += f" {label(ours)} is {surely}better than {many} models{each}"

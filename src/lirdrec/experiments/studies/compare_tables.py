@@ -1,6 +1,6 @@
 """Tables of a comparison: test metrics of all models, intervals, metrics beyond accuracy, and published metrics.
 
-A mark shows that our model is significantly better, or worse, than the model of the row; gains are in percent.
+A mark in a row shows that our model is significantly better or worse than the row's model. Gains are in percent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNRANKED = "Not ranked, since not all models are finished."
 
 
 def plain(value: Any) -> str:
-    """The value of an option."""
+    """Format the value of an option as text."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, float):
@@ -52,13 +52,13 @@ def plain(value: Any) -> str:
 
 
 def metric_tables(rows: Rows) -> list[Table]:
-    """The test metrics of each dataset, after an overview if there are several."""
+    """Return a table of test metrics for each dataset; if there are several, first an overview."""
     overview = [_overview(rows)] if len(rows.datasets) > 1 else []
     return overview + [_table(rows, dataset) for dataset in rows.datasets]
 
 
 def _table(rows: Rows, dataset: str) -> Table:
-    """All models on one dataset."""
+    """Return the table of all models on one dataset."""
     mine, metrics, ours = rows.on(dataset), rows.metrics, rows.ours
     gains = any(rows.rival(entry) for entry in mine)
     gpu = any(result.peak_gpu_memory for entry in mine for result in entry.finals)
@@ -99,7 +99,7 @@ def _table(rows: Rows, dataset: str) -> Table:
 
 
 def _overview(rows: Rows) -> Table:
-    """The metrics at the k of the main metric of all datasets side by side, without sds."""
+    """Return a table of all datasets side by side, without sds: the metrics with the cut-off of the main metric."""
     entries, metrics, ours = rows.entries, rows.metrics, rows.ours
     last = rows.main.partition("@")[2]
     shown = [metric for metric in metrics if metric.endswith(f"@{last}")]
@@ -130,7 +130,7 @@ def _overview(rows: Rows) -> Table:
 
 
 def interval_tables(rows: Rows) -> list[Table]:
-    """For each dataset the 95 % bootstrap interval of every mean; [] without values of users."""
+    """Return for each dataset a table of 95 % bootstrap intervals of the means; [] without values of users."""
     tables = []
     for dataset in rows.datasets:
         mine = [entry for entry in rows.on(dataset) if entry.intervals]
@@ -151,7 +151,7 @@ def interval_tables(rows: Rows) -> list[Table]:
 
 
 def beyond_accuracy_tables(rows: Rows) -> list[Table]:
-    """For each dataset the metrics beyond accuracy at the greatest k; [] for results of earlier versions."""
+    """Return for each dataset a table of metrics beyond accuracy at the greatest k; old results have none of them."""
     last = rows.metrics[-1].partition("@")[2]
     names = [f"{name}@{last}" for name in BEYOND_ACCURACY]
     tables = []
@@ -175,7 +175,7 @@ def beyond_accuracy_tables(rows: Rows) -> list[Table]:
 
 
 def published_tables(rows: Rows, paths: Sequence[str]) -> list[Table]:
-    """For each dataset with published metrics: these beside ours."""
+    """Return a table for each dataset with published metrics, which has them beside the metrics of this comparison."""
     tables = []
     for path in paths:
         name = Path(path).name
@@ -216,7 +216,7 @@ def _published(split: Split, mine: Sequence[Entry], ours: str) -> Table:
 
 
 def _model_columns(entries: Sequence[Entry]) -> list[Column]:
-    """The columns of the model and, if any row has a label of features, of these."""
+    """Return the column of models and, if any row has a feature label, a column of these labels."""
     features = [Column("features", "Features", format="text")] if any(entry.features for entry in entries) else []
     return [Column("model", "Model", format="text"), *features]
 
@@ -227,13 +227,13 @@ def _model_cells(model: str, features: str, entries: Sequence[Entry]) -> dict[st
 
 
 def _means(entry: Entry, metrics: Sequence[str]) -> dict[str, Value]:
-    """Metric → mean, or the problem."""
+    """Return metric → mean; a metric without a mean gets the text of the row's problem."""
     problem = "OOM" if entry.problem == "out of memory" else entry.problem
     return {metric: entry.means(metrics).get(metric, problem) for metric in metrics}
 
 
 def _gain(rows: Rows, entry: Entry) -> Value:
-    """Average gain of our model over a row; "" if there is nothing to compare."""
+    """Return the average gain of our model over a row; "" if there is nothing to compare."""
     rival = rows.rival(entry)
     return _finite(average_gain(rival.means(rows.metrics), entry.means(rows.metrics))) if rival else ""
 
@@ -253,7 +253,7 @@ def _notes(rows: Rows, mine: Sequence[Entry]) -> list[str]:
 
 
 def _size(path: str) -> tuple[int, int, int] | None:
-    """Users, items and interactions of a dataset; None if it cannot be read."""
+    """Return the numbers of users, items and interactions of a dataset; None if it cannot be read."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.storage import MANIFEST, read_manifest
 
@@ -272,5 +272,5 @@ def _finite(value: float) -> float | None:
 
 
 def _slug(name: str) -> str:
-    """A name as part of a file name."""
+    """Change a name so that it can be part of a file name."""
     return re.sub(r"[^a-z0-9]", "-", name.lower()).strip("-") or "data"

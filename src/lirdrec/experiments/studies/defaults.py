@@ -1,4 +1,4 @@
-"""Default settings of a study: given in the configuration, tuned by an earlier experiment, or published."""
+"""Settings of the trainings of a study: from the configuration, an earlier tuning, or the published defaults."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def settled(
     loss: str | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
-    """The "train" trial of a model with all its settings.
+    """Return the "train" trial of a model with all its settings.
 
-    Options that `config` or the study sets have priority. The others are those of the best trial in `config.tuned` for
-    this dataset, model and feature set (with these options and this loss); without one, the published defaults, which
-    are also the first trials of tuning.
+    Options that `config` or the study sets have priority. The other options are those of the best trial in
+    `config.tuned` for this dataset, model and feature set (with these options and this loss). If there is no such
+    trial, they are the published defaults, which are also the first trials of tuning.
 
     Args:
         config, dataset, model, feature_set, training: as in `tuning.base_cell`.
-        loss: ranking loss, for models with a choice; None: the only one of `config.losses`, or any.
+        loss: ranking loss, for models with a choice; None: the loss in `config.losses` if it is the only one, else any.
     """
     if loss is None and len(config.losses) == 1:
         loss = config.losses[0]
@@ -49,13 +49,13 @@ def settled(
 
 
 def losses_of(config: ExperimentConfig, model: str) -> tuple[str | None, ...]:
-    """The losses to repeat a study with: `config.losses` for models with an open choice of losses, else (None,)."""
+    """Return the losses to repeat a study with: `config.losses` for models with a free choice, else (None,)."""
     choice = "loss" in option_names(model) and "loss" not in config.model_options
     return config.losses if choice and config.losses else (None,)
 
 
 def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
-    """The best trial, by validation, of an earlier tuning of the same model on the same data."""
+    """Return the trial with the best validation metric of an earlier tuning of the same model on the same data."""
 
     def is_alike(trial: TrialSpec) -> bool:
         if any(getattr(trial, name) != getattr(base, name) for name in ("model", "feature_set", "split")):
@@ -76,5 +76,5 @@ def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> 
 
 @lru_cache(maxsize=8)
 def _trials(folder: Path) -> tuple[TrialResult, ...]:
-    """The tuning trials in a folder; read once, since they belong to a finished experiment."""
+    """Return the tuning trials in a folder; they are read once, since they belong to a finished experiment."""
     return tuple(Results.load(TrialStore(folder)).where(work="trial", status="done"))

@@ -1,8 +1,8 @@
 """Experiment "fusion": a weighted mix of models, with weights chosen on validation, against the best single model.
 
-Each model is trained with each seed and kept. All mixes of a grid over the simplex are evaluated on validation, for
-normalized scores and normalized ranks (`fusion_scorer`); the mix with the best mean over the seeds is declared, then
-scored on the test once per seed. The single models are declared and scored, too.
+Each model is trained with each seed and kept. A grid of mixes, whose weights sum to 1, is evaluated on validation, for
+normalized scores and for normalized ranks (`fusion_scorer`). The mix with the best mean over the seeds is declared, and
+then scored on the test once per seed. The single models are declared and scored, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIX = "mix"
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """The models; then the grid of mixes on validation for each seed; then the chosen mix."""
+    """Yield the trials of the models; then, for each seed, the grid of mixes on validation; then the chosen mix."""
     for members, trials in _groups(config):
         singles = [trial for trials_of_model in members.values() for trial in trials_of_model]
         yield from singles
@@ -43,7 +43,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def try_mixes(job: Job) -> list[dict[str, Any]]:
-    """Work: validation metrics of all mixes of the grid."""
+    """Do the work: compute the validation metrics of all mixes of the grid."""
     from lirdrec.experiments.studies import fusion_scorer
 
     name, _, k = job.cell.training.get("metric", "recall@20").partition("@")
@@ -57,7 +57,7 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
 
 
 def score_mix(job: Job) -> dict[str, Any]:
-    """Work: validation and test metrics of the declared mix."""
+    """Do the work: compute the validation and test metrics of the declared mix."""
     from lirdrec.experiments.studies.fusion_scorer import FusedScorer
 
     members, extra = _members(job), job.cell.extra
@@ -70,7 +70,7 @@ def score_mix(job: Job) -> dict[str, Any]:
 
 
 def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any] | None:
-    """The mix with the best mean of `metric` over the seeds, the first of tied ones; None until all are done."""
+    """Return the mix with the best mean of `metric` over the seeds (the first of equals); None until all are done."""
     done = [result for result in results if result is not None and result.done]
     if not done or len(done) < len(results):
         return None
@@ -81,7 +81,7 @@ def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any]
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Metrics of single models and of the mix, the best weights, and whether the mix is better."""
+    """Write the report: metrics of single models and of the mix, the best weights, and whether the mix is better."""
     stage = sentences.stage_of(results)
     metrics = sentences.metrics_of(results, stage, config.metric)[1]
     models = config.models or MODELS
@@ -179,7 +179,7 @@ def _answer(
 
 
 def _grid_rows(names: Sequence[str], results: Sequence[TrialResult], metric: str, block: str) -> list[Row]:
-    """Rows of the five best mixes and of the single models, by the mean over the seeds."""
+    """Return rows of the five best mixes, by the mean over the seeds, and of the single models."""
     mixes = [
         (entry["weights"], entry["how"], Measure.of(result.data[n]["figures"][metric] for result in results))
         for n, entry in enumerate(results[0].data if results else ())
@@ -190,10 +190,12 @@ def _grid_rows(names: Sequence[str], results: Sequence[TrialResult], metric: str
 
 
 def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
-    """For each dataset: model → trials of the model, and the trials that evaluate mixes on validation."""
+    """Yield for each dataset (model → trials of the model, trials that evaluate mixes on validation)."""
     models = config.models or MODELS
     if len(models) < 2:
-        raise ConfigError("a mix needs two models or more: name them with --models, for instance lirdrec,freedom")
+        raise ConfigError(
+            "a mix needs two models or more: give them with --models, for instance --models lirdrec,freedom"
+        )
     steps = config.setting("steps", SETTINGS["steps"][0])
     if not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"steps is {steps!r}; give an integer of 1 or more")
@@ -223,7 +225,7 @@ def _finals(trials: Sequence[TrialSpec], chosen: Mapping[str, Any]) -> list[Tria
 
 
 def _members(job: Job) -> list[Recommender]:
-    """The trained models with the job's seed, loaded from the kept run folders."""
+    """Load the trained models with the job's seed from their run folders, which were kept."""
     from lirdrec.recommender.recommender import Recommender
 
     # the key of the member's trial with this seed, as in `TrialSpec.key`

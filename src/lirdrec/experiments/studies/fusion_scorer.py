@@ -1,9 +1,10 @@
 r"""A weighted mix of several models' scores.
 
-Scores of different models have different scales, so each member's scores are first made comparable for each user over
-all items, as z-scores `(s - mean) / sd`: of the scores themselves, or of their ranks.
+Scores of different models have different scales. So the scores s of each model m (a member of the mix) are first
+normalized for each user u over all items i: to `(s - mean) / sd` of the scores, or of their ranks. The score of the mix
+is the sum with weights w_m, which are 0 or more and sum to 1:
 
-    score(u, i) = Σ_m w_m · normalized_m(u, i),   w on the simplex
+    score(u, i) = Σ_m w_m · normalized_m(u, i)
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 def normalized(scores: Tensor, how: Normalization) -> Tensor:
-    """Scores `(B, I)` of one model with mean 0 and sd 1 in each row; a row of equal scores is 0.
+    """Return the scores `(B, I)` of one model with mean 0 and sd 1 in each row; a row of equal scores becomes 0.
 
-    By "rank", equal scores share the mean of their ranks.
+    With "rank", scores are first replaced by their ranks; equal scores share the mean of their ranks.
     """
     if how == "rank":
         ordered = scores.sort(dim=1).values
@@ -41,12 +42,12 @@ def normalized(scores: Tensor, how: Normalization) -> Tensor:
 
 
 class FusedScorer(Scorer):
-    """The mix as a scorer: a query has the members' queries side by side, and the parts are the members.
+    """The mix as a scorer: a query is the members' queries side by side, and each member is a part of the score.
 
     Args:
         members: scorers over the same users and items.
-        names: different names of the members, and of the parts.
-        weights: weights of the members.
+        names: a different name for each member, which is also the name of its part.
+        weights: a weight for each member.
         how: normalization of the scores.
     """
 
@@ -56,7 +57,9 @@ class FusedScorer(Scorer):
         if how not in NORMALIZATIONS:
             raise ConfigError(f"normalization is {how!r}; choose one of {', '.join(NORMALIZATIONS)}")
         if len({(m.n_users, m.n_items) for m in members}) != 1 or not len(members) == len(names) == len(weights):
-            raise ConfigError("a mix needs models of the same users and items, and a name and a weight for each")
+            raise ConfigError(
+                "a mix needs models with the same users and items, and a name and a weight for each model"
+            )
         self.members, self.part_names, self.weights, self.how = list(members), tuple(names), list(weights), how
         self.n_users, self.n_items = members[0].n_users, members[0].n_items
         user = torch.zeros(1, dtype=torch.int64, device=next(iter(members[0].tensors().values())).device)
@@ -66,7 +69,7 @@ class FusedScorer(Scorer):
         return torch.cat([m.queries(users) for m in self.members], dim=1)
 
     def each(self, queries: Tensor) -> Tensor:
-        """Normalized scores `(M, B, I)` of each member."""
+        """Return the normalized scores of the M members, `(M, B, I)`."""
         pieces = queries.split(self.widths, dim=1)
         return torch.stack([normalized(m.scores(q), self.how) for m, q in zip(self.members, pieces, strict=True)])
 
@@ -95,7 +98,7 @@ class FusedScorer(Scorer):
 
 
 def simplex(n: int, steps: int) -> list[tuple[float, ...]]:
-    """All weights of `n` members that are multiples of `1 / steps` and sum to 1."""
+    """Return all weights of `n` members that are multiples of `1 / steps` and sum to 1."""
     counts = itertools.product(range(steps + 1), repeat=n)
     return [tuple(c / steps for c in each) for each in counts if sum(each) == steps]
 
@@ -109,13 +112,14 @@ def grid_figures(
     cutoffs: Sequence[int] = (20,),
     memory_limit: int = MEMORY_LIMIT,
 ) -> list[dict[str, float]]:
-    """Metrics of every mix of a grid; each member scores each user once, whatever the size of the grid.
+    """Return the metrics of every mix of a grid; each member scores each user once, for any number of mixes.
 
     Args:
         members, how: as in `FusedScorer`.
         truth: the held-out interactions.
         weights: weights of each mix.
-        names, cutoffs: metrics to compute.
+        names: metrics to compute, without cut-off.
+        cutoffs: the cut-offs of these metrics.
         memory_limit: as in `ranking.top_k`.
     """
     fused = FusedScorer(members, [str(n) for n in range(len(members))], [1.0] * len(members), how)
@@ -148,9 +152,9 @@ def try_mixes(
     cutoffs: Sequence[int] = (20,),
     hows: Sequence[Normalization] = NORMALIZATIONS,
 ) -> list[dict[str, Any]]:
-    """Every mix of the simplex in steps of `1 / steps`, with each normalization, in a fixed order.
+    """Evaluate every mix with the weights of `simplex`, with each normalization; return them in a fixed order.
 
-    A mix has `weights` of the members, `how` their scores are normalized, and its metrics as `figures`.
+    Each entry has the `weights` of the members, `how` their scores are normalized, and the metrics as `figures`.
     """
     grid = simplex(len(members), steps)
     return [

@@ -1,12 +1,13 @@
 r"""Gradients of item IDs and item features in training (Theorem 1, Lemma 2 and Fig. 1 of the paper).
 
-Measured for a model with a table of item vectors `ID` `(I, e)` and projections `Z_m = F_m W_mᵀ` of fixed features. The
-probe only reads gradients: the training is the same with and without it. `g(x)` is the gradient of the minimized loss
-with respect to x, summed over the steps of an epoch, each step weighted by its share of the interactions; `i` are the
-items that occur in training, and `I` is their number:
+The model has a table of item vectors `ID` `(I, e)`, and a projection `Z_m = F_m W_mᵀ` of the fixed features of each
+modality m. The probe only reads gradients: the training is the same with and without it. It compares
 
-    per item      1/I Σ_i ‖g(ID_i)‖    against    1/I Σ_i ‖g(Z_i)‖, the mean over modalities
-    together      √(Σ_i ‖g(ID_i)‖²)    against    √(Σ_m ‖g(W_m)‖²)
+    per item      1/I Σ_i ‖g(ID_i)‖    with    1/I Σ_i ‖g(Z_i)‖, the mean over modalities
+    together      √(Σ_i ‖g(ID_i)‖²)    with    √(Σ_m ‖g(W_m)‖²)
+
+Here `g(x)` is the gradient of the minimized loss with respect to x, summed over the steps of an epoch; each step is
+weighted by its share of the interactions. The items that occur in training are `i`, and `I` is their number.
 
 (The length of `Σ_i g(ID_i)` would measure nothing: with BPR and inner products, the gradients of the positive and the
 negative item of a triple have the sum 0.)
@@ -41,14 +42,14 @@ from lirdrec.training.sampling import TripleSampler
 
 SUBTRACTIONS = (torch.Tensor.sub, torch.Tensor.__sub__, torch.sub)
 
-Terms = list[tuple[int, Tensor]]  # (sign, items) of the sums that stand in the rows of a tensor
+Terms = list[tuple[int, Tensor]]  # row r of a tensor is the sum of sign times item `items[r]`
 
 
 @dataclass
 class Projection:
-    """One product `F W^T` of a forward: modality, weight `(e, d)`, output, and the items of the output's rows.
+    """One product `F W^T` in a forward pass: modality, weight `(e, d)`, output, and the items of the output's rows.
 
-    Row r of the output stands for the sum over `terms` (sign, items) of sign times item `items[r]`.
+    Row r of the output is the projection of a sum: over (sign, items) in `terms`, sign times features of `items[r]`.
     """
 
     modality: str
@@ -57,7 +58,7 @@ class Projection:
     terms: Terms
 
     def gradient(self, n_items: int) -> Tensor:
-        """The gradient of the loss by each item's projected features, `(I, e)`."""
+        """Return the gradient of the loss with respect to each item's projected features, `(I, e)`."""
         gradient = self.output.grad
         assert gradient is not None
         by_item = gradient.new_zeros(n_items, gradient.shape[1])
@@ -67,7 +68,7 @@ class Projection:
 
 
 class Projections(TorchFunctionMode):
-    """While active, records each first linear map of features in a forward with gradients.
+    """Context manager that records each linear map of feature rows in a forward pass with gradients.
 
     Rows of a feature matrix may be selected, and differences of selected rows taken, before they are projected.
     """
@@ -78,10 +79,11 @@ class Projections(TorchFunctionMode):
         self.names = {feature.values.data_ptr(): name for name, feature in model.inputs.features.items()}
         self.all_items = torch.arange(model.inputs.n_items, device=model.inputs.device)
         self.seen: list[Projection] = []
-        self.rows: dict[int, tuple[Tensor, str, Terms]] = {}  # by id; the tensor stays alive
+        # id of a tensor → the tensor (kept, so that its id stays valid), its modality and terms
+        self.rows: dict[int, tuple[Tensor, str, Terms]] = {}
 
     def pop(self) -> list[Projection]:
-        """The projections since the last call."""
+        """Return the projections that were recorded since the last call."""
         seen, self.seen, self.rows = self.seen, [], {}
         return seen
 
@@ -107,11 +109,11 @@ class Projections(TorchFunctionMode):
 
 
 class GradientProbe(Callback):
-    """Training callback: `lines` has one entry per epoch, with the norms of gradients, losses and recalls.
+    """Training callback that records, for each epoch in `lines`, norms of gradients, losses and recalls.
 
     Args:
-        model: in training.
-        projections: active in training.
+        model: the model that is trained.
+        projections: records the projections of the model; it must be active during the training.
         training: training options.
         truth: the validation interactions, or None.
         cutoff: cut-off of recall.
@@ -138,8 +140,8 @@ class GradientProbe(Callback):
         projections = self.projections.pop()
         if not projections or self.ids.grad is None:
             raise CapabilityError(
-                f"{self.model.name} does not learn from item IDs and projected features side by side, "
-                "so their gradients cannot be compared"
+                f"{self.model.name} does not learn from both item IDs and projected features, "
+                "so their gradients cannot be compared; choose another model"
             )
         gradients = [("id", self.ids.grad)]
         for projection in projections:
@@ -175,7 +177,10 @@ class GradientProbe(Callback):
         self.sums = {}
 
     def _parts(self, scorer: VectorScorer) -> dict[str, VectorScorer]:
-        """The scorer ("total") and its parts; for a single part, "features": user vectors with projections."""
+        """Return the scorer ("total") and a scorer for each of its parts.
+
+        If it has a single part, the scorer "features" compares user vectors with projected features of the same size.
+        """
         parts, names = {"total": scorer}, scorer.part_names
         if len(names) > 1:
             vectors = (x.split(scorer.widths, dim=1) for x in (scorer.user_vectors, scorer.item_vectors))
@@ -188,10 +193,10 @@ class GradientProbe(Callback):
 
 
 def item_table(model: Model) -> nn.Parameter:
-    """The model's free vectors of items, `(I, e)`.
+    """Return the model's free vectors of items, `(I, e)`.
 
     Raises:
-        CapabilityError: the model has none.
+        CapabilityError: the model has no such vectors.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and len(parameter) == model.inputs.n_items and "user" not in name:
@@ -200,7 +205,7 @@ def item_table(model: Model) -> nn.Parameter:
 
 
 def random_features(dataset: Dataset, seed: int) -> Dataset:
-    """The dataset with normal noise as features: the same mean and sd of each column, the same mask."""
+    """Return the dataset with normal noise as features; each column keeps its mean and sd, and the mask is kept."""
     features = {}
     for number, (name, matrix) in enumerate(sorted(dataset.features.items())):
         rng = np.random.default_rng([seed, number])
@@ -219,16 +224,17 @@ def watch(
     truth: GroundTruth | None,
     cutoff: int = 20,
 ) -> list[dict[str, float]]:
-    """Train a model for all of `training.epochs`, without early stopping; one entry of values per epoch.
+    """Train a model for all of `training.epochs`, without early stopping; return one entry of values per epoch.
 
     Args:
-        kind, config, inputs: the model; it has a table of item IDs, projects features and has a `VectorScorer`.
+        kind, config, inputs: the model's class, config and inputs. The model must have a table of item IDs, project
+            features and have a `VectorScorer`.
         training: training options.
         truth: the validation interactions, or None.
         cutoff: cut-off of recall.
 
     Raises:
-        CapabilityError: a model without IDs or without projected features.
+        CapabilityError: the model has no item IDs or no projected features.
     """
     model = kind(inputs, config)
     projections = Projections(model)

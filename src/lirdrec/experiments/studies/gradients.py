@@ -1,9 +1,9 @@
-"""Experiment "gradients" (Fig. 1, Theorem 1, Lemma 2): gradients of item IDs against those of projected features.
+"""Experiment "gradients" (Fig. 1, Theorem 1, Lemma 2): gradients of item IDs compared with gradients of features.
 
 Theorem 1 of the paper: in the first epoch the gradient of an item's ID embedding is no larger than that of its
-projected features. Lemma 2: features bring information that random IDs lack; its test is the same model with random
-features of the same size. `gradient_probe` defines the measurements. The ranking loss is BPR;
-the test is not used.
+projected features. Lemma 2: features bring information that random IDs lack; this is examined with the same model
+on random features of the same size. `gradient_probe` defines the measurements. The ranking loss is BPR; the test set is
+not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
-EVALUATION = ()  # of validation alone
+EVALUATION = ()  # no option has an effect, since only validation is scored
 ONE_SEED = 0.05  # relative change that another seed may cause
 REAL, RANDOM = "features", "random features"
 # the two sides of the inequality, per item and in total
@@ -41,7 +41,7 @@ SERIES = {
     "loss_id": "IDs alone",
     "loss_features": "features alone",
 }
-# option that weighs the loss by which a model learns its projection, where that is a loss of its own
+# model → option with the weight of the loss that trains the projection, if this is a separate loss
 WEIGHTS = {"freedom": "regularization"}
 NOTES = {
     "freedom": "FREEDOM projects features only for a loss of their own, weighted by `regularization`; its score is "
@@ -50,13 +50,13 @@ NOTES = {
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All models with real and with random features, with all seeds."""
+    """Yield the trials of all models with real and with random features, with all seeds."""
     for trials in _trials(config).values():
         yield from trials
 
 
 def measure(job: Job) -> list[dict[str, float]]:
-    """Work: train with a gradient probe; one entry per epoch."""
+    """Do the work: train with a gradient probe; return one entry per epoch."""
     from lirdrec.data.storage import verify_features
     from lirdrec.devices import resolve_device
     from lirdrec.experiments.config import resolve_options
@@ -76,7 +76,7 @@ def measure(job: Job) -> list[dict[str, float]]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """For each model: gradients, losses, random features, and the epochs in which the inequality holds."""
+    """Write the report: each model's gradients, losses, random features, and epochs in which the inequality holds."""
     done = {key: results.done(trials) for key, trials in _trials(config).items()}
     k = config.metric.partition("@")[2]
     many = len({dataset for dataset, _, _ in done}) > 1
@@ -101,12 +101,12 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def holds(results: Sequence[TrialResult], small: str, large: str) -> list[bool]:
-    """Per epoch: whether the mean over the seeds of `small` is no larger than that of `large`."""
+    """Return for each epoch whether the mean of `small` over the seeds is not larger than the mean of `large`."""
     return [a.mean <= b.mean for a, b in zip(means(results, small), means(results, large), strict=True)]
 
 
 def means(results: Sequence[TrialResult], key: str) -> list[Measure]:
-    """Mean and sd of the value `key` over the seeds, for each epoch that has it."""
+    """Return mean and sd of the value `key` over the seeds, for each epoch that has this value."""
     epochs = zip(*(result.data for result in results), strict=True)
     measures = (Measure.of(line[key] for line in epoch if key in line) for epoch in epochs)
     return [measure for measure in measures if measure is not None]
@@ -115,7 +115,7 @@ def means(results: Sequence[TrialResult], key: str) -> list[Measure]:
 def _figures(
     stem: str, model: str, real: Sequence[TrialResult], random: Sequence[TrialResult], k: str
 ) -> list[str | Figure]:
-    """A note on the model, and the curves of gradients, losses and recall over the epochs."""
+    """Return a note on the model, and the curves of gradients, losses and recall over the epochs."""
     blocks: list[str | Figure] = [NOTES[model]] if model in NOTES else []
     gradients = _curves(
         (panel, key, SERIES[key], real)
@@ -146,7 +146,7 @@ def _figures(
 
 
 def _curves(curves: Iterable[tuple[str, str, str, Sequence[TrialResult]]]) -> pl.DataFrame:
-    """Tidy rows of curves over the epochs, from (panel, key in the results' data, series, results) of each curve."""
+    """Return the rows of curves over the epochs; a curve is (panel, key in the results' data, series, results)."""
     import polars as pl
 
     rows = [
@@ -224,7 +224,7 @@ def _answer(name: str, model: str, real: Sequence[TrialResult], random: Sequence
 
 
 def _lemma_2(real: Measure, random: Measure, k: str) -> str:
-    """Sentence on the best recall with real and with random features."""
+    """Write a sentence on the best recall with real and with random features."""
     text = (
         f" With random features the best validation recall@{k} is {random.mean:.4f} instead of {real.mean:.4f} "
         f"({sentences.format_gain(random.mean, real.mean)})"
@@ -244,7 +244,7 @@ def _epochs(config: ExperimentConfig) -> int:
 
 
 def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
-    """(dataset's name, model, variant) → trials, one per seed."""
+    """Return (dataset's name, model, variant) → trials, one per seed."""
     trials: dict[tuple[str, str, str], list[TrialSpec]] = {}
     training = {"epochs": _epochs(config), "patience": _epochs(config)}
     for dataset, model, variant in product(config.datasets, config.models or MODELS, (REAL, RANDOM)):

@@ -1,15 +1,16 @@
-"""Experiment "launch": items that are added after the training, recommended beside the known ones.
+"""Experiment "launch": recommendation of items that are added after the training, together with known items.
 
 For each seed a tenth of the items is launched for validation and another tenth for the test; models are trained
 without them (`data.holdout.draw_launch`). All parts are drawn from the development copy, so the sealed test
 interactions of the dataset are never used.
-Each policy of new items is measured in Recall@20 of known items, of new items alone, of new items among all items, and
-of both together, beside the share of the places that new items get and the share of the interactions that are theirs.
+A policy says how new items compete with known ones; an offset is added to the scores of new items. Each policy is
+measured in Recall@20 of known items, of new items alone, of new items among all items, and of known and new items
+together. The report also has the share of places in the lists, and of interactions, that new items have.
 
-    content      vectors of `Model.add_items` alone, without an offset
-    none         mixture with the nearest trained items, without an offset
-    calibrated   with the calibrated offset, the default of `Recommender.recommend`
-    boost=x      with the offset that costs known items x of their hits in simulated launches
+    content      new items have the vectors of `Model.add_items`, and no offset
+    none         these vectors are mixed with the nearest trained items; no offset
+    calibrated   as none, with the calibrated offset, the default of `Recommender.recommend`
+    boost=x      as none, with the offset that costs known items x of their hits in simulated launches
     share=x      new items get x of the places
 """
 
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 MODELS = ("content_knn", "lirdrec")
 SETTINGS = {
     "by": ("random", "which items are launched: random, or time (those whose first interactions are the latest)"),
-    "likes": ((1, 2, 5, 10), "numbers of likes of each new item after which it is measured again"),
-    "retrain": (False, "also train from scratch with these likes, as the ceiling"),
+    "likes": ((1, 2, 5, 10), "numbers of likes of each new item; new items are measured again after each number"),
+    "retrain": (False, "also train from scratch with these likes, to show what updates can reach at most"),
 }
-EVALUATION = ("test_history",)  # Recall@20, without seen items
+EVALUATION = ("test_history",)  # the metric is always Recall@20 without seen items
 COSTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1, 0.2)
 POLICIES = ("content", "none", "calibrated", "share=0.1")
 COLUMNS = {
@@ -56,14 +57,14 @@ COLUMNS = {
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """One trial for each dataset, model and seed; with `retrain` one more for each number of likes."""
+    """Yield one trial for each dataset, model and seed; with `retrain` one more for each number of likes."""
     by, likes = config.setting("by", "random"), _likes(config)
     if by not in ("random", "time"):
         raise ConfigError(f"by is {by!r}; choose random or time")
     for dataset in config.datasets:
         for model in config.models or MODELS:
             if not model_type(model).capabilities.cold_items:
-                raise ConfigError(f"{model} cannot add items after the training; choose other models")
+                raise ConfigError(f"{model} cannot add items after the training; choose other models with --models")
             for seed in range(config.seeds):
                 trial = _preset_trial(config, dataset, model).with_(seed=seed, variant=by)
                 yield trial.with_(work="launch:launched", extra={**trial.extra, "by": by, "likes": likes})
@@ -74,7 +75,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def launched(job: Job) -> dict[str, Any]:
-    """Work: train without the launched items, add them, and measure every policy; then again after likes."""
+    """Do the work: train without the launched items, add them, and measure every policy; measure again after likes."""
     launch = _draw(job)
     recommender = job.fit(launch.dataset, calibrate_new_items=True)
     encoder = recommender.new_item_encoder
@@ -93,7 +94,7 @@ def launched(job: Job) -> dict[str, Any]:
 
 
 def retrained(job: Job) -> dict[str, Any]:
-    """Work: train from scratch with some likes of the launched items, and measure the others."""
+    """Do the work: train from scratch with some likes of the launched items, and measure on their other likes."""
     from lirdrec.data.holdout import with_launched_items
 
     launch, number = _draw(job), job.cell.extra["likes"][0]
@@ -123,7 +124,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def _preset_trial(config: ExperimentConfig, dataset: str, model: str) -> TrialSpec:
-    """The trial of a model with the options of its fast preset, and those of `config` over them."""
+    """Return the trial of a model with the options of its fast preset; options in `config` replace these."""
     from lirdrec.recommender.presets import preset
 
     options, training = preset(model)
@@ -136,7 +137,7 @@ def _preset_trial(config: ExperimentConfig, dataset: str, model: str) -> TrialSp
 
 
 def _changed(config: Any) -> dict[str, Any]:
-    """The options of a config that are not its type's defaults."""
+    """Return the options of a config, except the seed, that differ from the defaults of its class."""
     plain = type(config)()
     names = [field.name for field in fields(config) if getattr(config, field.name) != getattr(plain, field.name)]
     return {name: getattr(config, name) for name in names if name != "seed"}
@@ -165,7 +166,7 @@ def _measure(
     history: str | None,
     liked: LaunchedItems | None = None,
 ) -> LaunchMetrics:
-    """Add the items to a copy of the recommender, take in likes if there are any, and measure one policy."""
+    """Add the items to a copy of the recommender, update it by the likes if there are any, and measure one policy."""
     from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemPolicy
 
     state = recommender.state
@@ -224,7 +225,7 @@ def _score(
 
 
 def _reveal(items: LaunchedItems, number: int, seed: int) -> tuple[LaunchedItems, LaunchedItems]:
-    """`number` interactions of each item, drawn at random, and the others; items with fewer keep all of them hidden."""
+    """Split interactions into `number` random ones of each item, and the rest; items without a rest give none."""
     import numpy as np
 
     order = np.random.default_rng(seed).permutation(len(items.items))
@@ -237,7 +238,7 @@ def _reveal(items: LaunchedItems, number: int, seed: int) -> tuple[LaunchedItems
 
 
 def _runs(done: Sequence[TrialResult], dataset: str) -> dict[str, list[TrialResult]]:
-    """Model → finished trials of the launch."""
+    """Return model → finished trials of the launch, for one dataset."""
     runs: dict[str, list[TrialResult]] = {}
     for result in done:
         if result.cell.dataset_name == dataset and result.cell.work == "launch:launched":
@@ -291,7 +292,7 @@ def _likes_table(done: Sequence[TrialResult], datasets: Sequence[str], numbers: 
 
 
 def _frontier_figures(config: ExperimentConfig, done: Sequence[TrialResult]) -> list[Figure]:
-    """What new items get against what it costs the known ones, along the offsets."""
+    """Draw what new items get, and what known items lose, for each offset; return [] without results."""
     import polars as pl
 
     entries = []
@@ -309,7 +310,7 @@ def _frontier_figures(config: ExperimentConfig, done: Sequence[TrialResult]) -> 
         return []
     names = ["dataset", "model", "boost", "loss", "panel", "value"]
     frame = pl.DataFrame(entries, schema=names, orient="row")
-    # runs of one boost lose different shares: a point is the mean of both
+    # runs with the same boost lose different shares of recall: a point has the means of loss and value
     means = frame.group_by("dataset", "model", "boost", "panel", maintain_order=True).agg(
         pl.col("loss", "value").mean()
     )

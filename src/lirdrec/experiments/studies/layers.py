@@ -20,12 +20,12 @@ OPTION = "n_layers"
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All numbers of layers with all seeds."""
+    """Yield the trials of all numbers of layers with all seeds."""
     yield from variants.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """A figure of the metric over the number of layers, a table, and the best number."""
+    """Write the report: a figure of the metric over the number of layers, a table, and the best number."""
     study = Study(_groups(config), results, config.metric)
     table = study.table("layers", "Layers", f"{study.models} by number of layers.")
     figures = draw(
@@ -76,6 +76,6 @@ def _groups(config: ExperimentConfig) -> list[Group]:
     models = config.models or MODELS
     for model in models:
         if OPTION not in option_names(model):
-            raise ConfigError(f"{model} has no layers over the user-item graph; name other models")
+            raise ConfigError(f"{model} has no layers over the user-item graph; choose other models with --models")
     tried = [Variant(str(number), {OPTION: number}) for number in dict.fromkeys(numbers)]
     return variants.groups(config, models, lambda model, modalities: tried)

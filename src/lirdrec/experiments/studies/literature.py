@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LiteratureResult:
-    """One published row.
+    """The published metrics of a model on a dataset.
 
     Attributes:
         model: name in `models.registry`, or the published name of other models.
@@ -43,12 +43,12 @@ class Split:
 
 
 def published(name: str, size: tuple[int, int, int] | None = None) -> Split | None:
-    """The published metrics of a dataset, or None.
+    """Return the published metrics of a dataset, or None if there are none.
 
     Args:
         name: name of the dataset's folder, or a name that contains it as a word ("amazon-baby").
-        size: users, items and interactions, if known. A dataset of exactly the published size is found under any name;
-            a dataset of the right name whose size differs by more than 2 % is another dataset.
+        size: numbers of users, items and interactions, if known. A dataset of exactly the published size is found under
+            any name; a dataset with the right name is another dataset if its size differs by more than 2 %.
     """
     for split in SPLITS:
         expected = (split.users, split.items, split.interactions)

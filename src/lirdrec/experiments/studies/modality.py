@@ -1,4 +1,4 @@
-"""Experiment "modality" (Table IV of the paper): each modality removed, each alone, all together; and controls.
+"""Experiment "modality" (Table IV of the paper): all modalities, each one removed, each one alone; and controls.
 
 The controls ask whether a model uses the content of its features, or only gains from having more parameters: features
 shuffled over the items, noise with the same singular values, and a modality knocked out after the training ("Are
@@ -24,7 +24,9 @@ from lirdrec.reporting import Section
 
 MODELS = ("lirdrec",)
 ALL = "all modalities"
-SETTINGS = {"controls": (True, "also train with shuffled features and noise, and knock each modality out")}
+SETTINGS = {
+    "controls": (True, "also train with shuffled features and with noise, and remove each modality after the training")
+}
 SHUFFLED, NOISE = "features shuffled over the items", "noise of the same spectrum"
 KNOCKED_OUT = "knocked out after training"
 NOTES = (
@@ -35,12 +37,12 @@ NOTES = (
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All sets of modalities with all seeds."""
+    """Yield the trials of all sets of modalities with all seeds."""
     yield from variants.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """A table, a figure, and the most important modality."""
+    """Write the report: a table, a figure, and the most important modality."""
     study = Study(_groups(config), results, config.metric)
     caption = f"{study.models} with subsets of the modalities."
     table = study.table("modality", "Modalities", caption, NOTES if config.setting("controls", True) else ())
@@ -55,15 +57,17 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def sets_of(modalities: Sequence[str]) -> list[Variant]:
-    """Variants: all modalities, all but one, single ones; with two modalities, the last two kinds are the same.
+    """Return the variants: all modalities, all but one, and each one alone; of two, the last two are the same.
 
     Raises:
-        DataError: fewer than two modalities.
+        DataError: there are fewer than two modalities.
     """
     names = tuple(modalities)
     if len(names) < 2:
         have = f"only {names[0]!r}" if names else "no features"
-        raise DataError(f"the experiment compares subsets of modalities, and there is {have}; it needs two or more")
+        raise DataError(
+            f"the experiment compares subsets of modalities and needs two or more; this dataset gives {have}"
+        )
     subsets = [Variant(ALL)]
     if len(names) > 2:
         subsets += [Variant(f"w/o {name}", modalities=tuple(n for n in names if n != name)) for name in names]
@@ -71,7 +75,7 @@ def sets_of(modalities: Sequence[str]) -> list[Variant]:
 
 
 def controls_of(modalities: Sequence[str]) -> list[Variant]:
-    """Variants: shuffled features, noise, and each modality knocked out after the training."""
+    """Return the control variants: shuffled features, noise, and each modality removed after the training."""
     kinds = {SHUFFLED: feature_controls.SHUFFLED, NOISE: feature_controls.NOISE}
     trained = [Variant(name, work=feature_controls.WORK, extra={"control": kind}) for name, kind in kinds.items()]
     return trained + [
@@ -85,7 +89,7 @@ def controls_of(modalities: Sequence[str]) -> list[Variant]:
 
 
 def _content(study: Study, group: Group) -> str:
-    """One sentence: whether the content of the features matters, or only their number of parameters."""
+    """Write a sentence: whether the content of the features matters, or only the parameters that they add."""
     base = study.measure(group, group.reference)
     measures = {name: study.measure(group, name) for name in (SHUFFLED, NOISE) if name in group.trials}
     found = {name: measure for name, measure in measures.items() if measure is not None}

@@ -23,25 +23,25 @@ from lirdrec.reporting import Measure, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
 
 MODELS = ("lirdrec",)
-EVALUATION = ("mask_seen",)  # of validation alone
+EVALUATION = ("mask_seen",)  # no other option has an effect, since only validation is scored
 SETTINGS = {
     "down": ("regularization", "option that differs between the rows of the grid"),
-    "down_values": ((1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "its values"),
-    "across": ("pwc_weight", "option that differs between the columns"),
-    "across_values": ((0.7, 0.8, 0.9, 0.95, 0.99), "its values"),
+    "down_values": ((1e-1, 1e-2, 1e-3, 1e-4, 1e-5), "values of the option in `down`"),
+    "across": ("pwc_weight", "option that differs between the columns of the grid"),
+    "across_values": ((0.7, 0.8, 0.9, 0.95, 0.99), "values of the option in `across`"),
 }
 
 Point = tuple[Any, Any]  # values (down, across)
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All points of the grid with all seeds."""
+    """Yield the trials of all points of the grid with all seeds."""
     for _, _, trials in _grid(config):
         yield from trials
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """A heat map for each dataset and model, and the difference between the best and the worst settings."""
+    """Write the report: a heat map for each dataset and model, and the best and the worst settings."""
     import polars as pl
 
     down, across = _names(config)
@@ -81,7 +81,7 @@ def _answer(config: ExperimentConfig, group: str, measures: Mapping[Point, Measu
     )
 
     def spread(axis: int) -> float:
-        """Range over this option's values, averaged over the values of the other option."""
+        """Return the range over the values of one option, averaged over the values of the other option."""
         lines: dict[Any, list[float]] = {}
         for point, measure in measures.items():
             lines.setdefault(point[1 - axis], []).append(measure.mean)
@@ -105,14 +105,14 @@ def _answer(config: ExperimentConfig, group: str, measures: Mapping[Point, Measu
 
 
 def _grid(config: ExperimentConfig) -> Iterator[tuple[str, Point, list[TrialSpec]]]:
-    """Name of the group, values (down, across), trials."""
+    """Yield for each point of the grid: name of its group, its values (down, across), its trials."""
     names, models = _names(config), config.models or MODELS
     values = [_values(config, name) for name in ("down_values", "across_values")]
     training = {entry.name for entry in fields(TrainConfig)}
     for dataset, model in product(config.datasets, models):
         for name in names:
             if name not in training | option_names(model):
-                raise ConfigError(f"{model} has no option '{name}'; say which to change with --set down=… across=…")
+                raise ConfigError(f"{model} has no option '{name}'; choose the two options with --set down=… across=…")
         for feature_set in config.sets:
             base = settled(config, dataset, model, feature_set)
             parts = [label(base.dataset_name)] + [label(model)] * (len(models) > 1)

@@ -28,7 +28,10 @@ def write_report(
     sections: Sequence[Section],
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the report of a study, with its failed trials and `settings` beside those of `config`; returns the page."""
+    """Write the report of a study, with its failed trials and settings; return the path of the page.
+
+    The settings are those of `config`, and `settings`.
+    """
     return Report(
         title,
         question,
@@ -43,7 +46,7 @@ def write_report(
 def draw(
     chart: Callable[..., Figure], rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str, /, **options: Any
 ) -> list[Figure]:
-    """The figure of a chart from tidy rows; [] without rows. The options are those of the chart."""
+    """Draw a chart from rows with these columns and return it in a list; [] without rows. `options` are the chart's."""
     import polars as pl
 
     return [chart(pl.DataFrame(rows, schema=list(columns), orient="row"), name, **options)] if rows else []
@@ -75,26 +78,26 @@ def count(n: int, noun: str) -> str:
 
 
 def over(seeds: int) -> str:
-    """Text for captions: "mean over 3 seeds, ± one sd", or "one seed"."""
+    """Return a text for captions: "mean over 3 seeds, ± one sd", or "one seed"."""
     return f"mean over {count(seeds, 'seed')}, ± one sd" if seeds > 1 else "one seed"
 
 
 def measured(results: Iterable[TrialResult], metric: str, stage: str) -> Measure | None:
-    """Mean and sd of a metric over the finished results; those without it are skipped."""
+    """Return mean and sd of a metric over the finished results; results without this metric are skipped."""
     values = [result.figure(metric, stage) for result in results if result.done]
     return Measure.of(value for value in values if value is not None)
 
 
 def stage_of(results: Results) -> str:
-    """Stage of the reported metrics: "test" if any result has test metrics, else "valid"."""
+    """Return the stage of the reported metrics: "test" if any result has test metrics, else "valid"."""
     return "test" if any("test" in result.figures for result in results) else "valid"
 
 
 def metrics_of(results: Results, stage: str, wanted: str) -> tuple[str, tuple[str, ...]]:
-    """The metric of the answer, which is `wanted` if the results have it; and all metrics of the tables, in order.
+    """Return the metric of the answer, which is `wanted` if the results have it; and all metrics of the tables.
 
-    Those beyond accuracy, which every test has, are left out unless there are no others; of validation, which has
-    further metrics for tuning, all but the usual ones.
+    Metrics beyond accuracy, which every test has, are left out unless there are no others. Of the validation metrics,
+    which include further ones for tuning, only those in `SHOWN` are kept, if there are any.
     """
     found = dict.fromkeys(name for result in results for name in result.figures.get(stage, {}))
     names = [name for name in found if name.partition("@")[0] not in BEYOND_ACCURACY] or list(found)
@@ -104,7 +107,7 @@ def metrics_of(results: Results, stage: str, wanted: str) -> tuple[str, tuple[st
 
 
 def with_cutoff_of(metric: str, metrics: Sequence[str]) -> list[str]:
-    """A metric, and the others with its cut-off.
+    """Return a metric, and the other metrics with the same cut-off.
 
     >>> with_cutoff_of("ndcg@20", ["recall@10", "recall@20", "ndcg@20"])
     ['ndcg@20', 'recall@20']
@@ -114,7 +117,7 @@ def with_cutoff_of(metric: str, metrics: Sequence[str]) -> list[str]:
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    """The experiment's non-default settings."""
+    """Return the experiment's settings that differ from the defaults."""
     defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
     datasets = ", ".join(Path(dataset).name for dataset in config.datasets)
     settings: dict[str, Any] = {"datasets": datasets, "metric": config.metric, "seeds": config.seeds}
@@ -126,7 +129,7 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _failures(results: Results) -> list[Section]:
-    """A section that lists failed trials; [] without failures."""
+    """Return a section that lists failed trials; [] without failures."""
     lines = []
     for result in results:
         if not result.done:

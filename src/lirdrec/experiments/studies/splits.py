@@ -1,7 +1,8 @@
 """Experiment "splits": the same models under several splits of the same interactions.
 
-`random` holds out random interactions of each user (the paper's protocol), `temporal` the latest of each user,
-`global_time` all interactions after one point in time: only then is there no information from the future in training.
+`random` holds out random interactions of each user (the paper's protocol), `temporal` the latest interactions of each
+user, and `global_time` all interactions after one point in time. Only `global_time` keeps information from the future
+out of the training.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ Runs = Mapping[tuple[str, str, str], Sequence[TrialResult]]  # (dataset's name, 
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All models under all splits with all seeds."""
+    """Yield the trials of all models under all splits with all seeds."""
     for trials in _trials(config).values():
         yield from trials
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Metrics and ranks by split, and how well the splits agree."""
+    """Write the report: metrics and ranks of the models by split, and how well the splits agree."""
     metric, metrics = sentences.metrics_of(results, "test", config.metric)
     shown = sentences.with_cutoff_of(metric, metrics)
     methods = _methods(config)
@@ -81,7 +82,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def _figure(config: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
-    """Bars of each model under each split; [] without results."""
+    """Draw bars for each model under each split; return [] without results."""
     rows = [
         (dataset, NAMES.get(method, method), model, value)
         for (dataset, method, model), some in runs.items()
@@ -97,7 +98,7 @@ def _figure(config: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
 def _table(
     name: str, columns: Sequence[Column], cells: Mapping[tuple[str, str], Mapping[str, Any]], caption: str
 ) -> Table:
-    """A table of some columns from the cells of each (dataset, model)."""
+    """Make a table of some columns from the cells of each (dataset, model)."""
     all_columns = [Column("model", "Model", format="text"), *columns]
     many = len({dataset for dataset, _ in cells}) > 1
     rows = []
@@ -108,7 +109,7 @@ def _table(
 
 
 def kendall(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-    """Kendall's τ-b of two rankings of the same models; None with fewer than two common models, or only ties."""
+    """Return Kendall's τ-b of two rankings; None with fewer than two common models, or if one has only equal values."""
     from scipy import stats
 
     names = [name for name in first if name in second]
@@ -119,7 +120,7 @@ def kendall(first: Mapping[str, float], second: Mapping[str, float]) -> float | 
 
 
 def _ranks(values: Mapping[str, float]) -> dict[str, int]:
-    """Rank of each model, 1 for the best; equal values share the better rank."""
+    """Return the rank of each model, 1 for the best; equal values share the better rank."""
     return {name: 1 + sum(other > value for other in values.values()) for name, value in values.items()}
 
 
@@ -159,12 +160,12 @@ def _methods(config: ExperimentConfig) -> list[str]:
             known = ", ".join(m for m in METHODS if m != "none")
             raise ConfigError(f"methods: there is no split '{method}' with a test set; choose among {known}")
     if len(methods) < 2:
-        raise ConfigError("methods names one split; two or more are needed to compare, for instance random,global_time")
+        raise ConfigError("methods: give two or more splits to compare, for instance --set methods=random,global_time")
     return methods
 
 
 def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSpec]]:
-    """(dataset's name, method, model) → trials, one per seed."""
+    """Return (dataset's name, method, model) → trials, one per seed."""
     methods = _methods(config)
     trials: dict[tuple[str, str, str], list[TrialSpec]] = {}
     for dataset in config.datasets:
@@ -175,8 +176,8 @@ def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSp
             )
         if any(method in ONE_CLOCK for method in methods) and not _has_clock(dataset):
             raise DataError(
-                f"{dataset} has positions in each user's history and no times, so it cannot be split at one moment; "
-                "choose other splits, for instance --set methods=random,temporal"
+                f"{dataset} has positions in each user's history instead of times, so it cannot be split at one moment;"
+                " choose other splits, for instance --set methods=random,temporal"
             )
         for method in methods:
             for model in config.models or MODELS:

@@ -1,7 +1,7 @@
 """Experiment "startup" (Fig. 3 of the paper): validation over the first epochs, and over seconds of training.
 
-Without early stopping and without the test. Seconds are those of training alone, without validation, as measured by the
-process of each trial; they mean little on a busy machine.
+There is no early stopping, and the test is not used. Seconds are the time of training without validation, as measured
+by the process of each trial; they mean little on a busy machine.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from lirdrec.reporting import Column, Measure, Row, Section, Table, label, lines
 
 MODELS = ("lattice", "bm3", "freedom", "lirdrec")
 EPOCHS = 60
-SHARE = 0.9  # "near" a model's best: this share of it
-EVALUATION = ()  # of validation alone
+SHARE = 0.9  # a value is "near" a model's best value if it is at least this share of it
+EVALUATION = ()  # no option has an effect, since only validation is scored
 
 Runs = Mapping[tuple[str, str], Sequence[TrialResult]]  # (dataset's name, model) → results
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """All models with all seeds, for all epochs."""
+    """Yield the trials of all models with all seeds, for all epochs."""
     for trials in _trials(config).values():
         yield from trials
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Curves over epochs and seconds, a table of selected epochs, and the leading models."""
+    """Write the report: curves over epochs and seconds, a table of selected epochs, and the leading models."""
     done = {key: results.done(trials) for key, trials in _trials(config).items()}
     datasets: dict[str, dict[str, list[TrialResult]]] = {}
     for (dataset, model), some in done.items():
@@ -52,13 +52,13 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def _blocks(config: ExperimentConfig, results: Results, done: Runs) -> list[Any]:
-    """The curves and the table; [] without results."""
+    """Return the curves and the table; [] without results."""
     import polars as pl
 
     frame = results.where(status="done").histories().filter(pl.col("metric") == config.metric)
     if not frame.height:
         return []
-    # each epoch at its mean time, so that seeds can be averaged
+    # each epoch gets its mean time over the seeds, so that values of the seeds can be averaged
     timed = frame.with_columns(pl.col("seconds").mean().over("dataset", "model", "epoch")).sort("seconds")
     models = [model for _, model in done]
     style: dict[str, Any] = {
@@ -85,7 +85,7 @@ def _blocks(config: ExperimentConfig, results: Results, done: Runs) -> list[Any]
 
 
 def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float, float]]:
-    """(epoch, seconds, metric) as means over the runs, for the epochs that all runs have."""
+    """Return (epoch, seconds, metric) as means over the runs, for the epochs that all runs have."""
     histories = [{line["epoch"]: line for line in result.history if metric in line} for result in results]
     epochs = sorted(set.intersection(*map(set, histories))) if histories else []
     return [
@@ -95,7 +95,7 @@ def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float,
 
 
 def _table(config: ExperimentConfig, done: Runs) -> Table:
-    """Table of selected points of each curve."""
+    """Make the table of selected points of each curve."""
     metric, landmarks = config.metric, _landmarks(config)
     near, many = f"{SHARE:.0%} of its best after", len({dataset for dataset, _ in done}) > 1
     columns = [Column("model", "Model", format="text")]
@@ -156,13 +156,15 @@ def _epochs(config: ExperimentConfig) -> int:
 
 
 def _trials(config: ExperimentConfig) -> dict[tuple[str, str], list[TrialSpec]]:
-    """(dataset's name, model) → trials, one per seed."""
+    """Return (dataset's name, model) → trials, one per seed."""
     trials: dict[tuple[str, str], list[TrialSpec]] = {}
     training = {"epochs": _epochs(config), "patience": _epochs(config), "evaluate_every": 1}
     for dataset in config.datasets:
         for model in config.models or MODELS:
             if model_type(model).capabilities.training != "gradient":
-                raise ConfigError(f"{model} has no epochs, since it is not trained by gradients; name other models")
+                raise ConfigError(
+                    f"{model} has no epochs, since it is not trained by gradients; choose other models with --models"
+                )
             base = settled(config, dataset, model, next(iter(config.sets)), training=training)
             base = base.with_(variant="startup")
             trials.setdefault((base.dataset_name, model), []).extend(

@@ -31,13 +31,14 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A changed model.
+    """A variant of a model: its label, and what is changed.
 
     Attributes:
         label: label of the row.
         options: changed fields of the model's config.
         modalities: feature matrices to use; None: those of the feature set.
-        work: `TrialSpec.work`; extra: further arguments of the work.
+        work: kind of work, see `TrialSpec.work`.
+        extra: further arguments of the work.
     """
 
     label: str
@@ -71,7 +72,7 @@ class Group:
 def groups(
     config: ExperimentConfig, models: Sequence[str], variants: Callable[[str, tuple[str, ...]], Sequence[Variant]]
 ) -> list[Group]:
-    """One group for each dataset, model, feature set and loss; `variants` maps model and modalities to variants."""
+    """Make a group for each dataset, model, feature set and loss; `variants(model, modalities)` gives its variants."""
     names, unnamed = [], []
     for dataset, model, (feature_set, modalities) in product(config.datasets, models, config.sets.items()):
         for loss in losses_of(config, model):
@@ -94,7 +95,7 @@ def _trials(config: ExperimentConfig, base: TrialSpec, variant: Variant, loss: s
     modalities = base.modalities
     if variant.modalities is not None:
         modalities = variant.modalities
-        options.pop("modalities", None)  # `modalities` of the trial replaces them
+        options.pop("modalities", None)  # the field `modalities` of the trial replaces this option
         if isinstance(options.get("modality_weights"), Mapping):
             kept = {name: options["modality_weights"].get(name, 0.0) for name in modalities}
             options["modality_weights"] = kept if sum(kept.values()) > 0 else None
@@ -106,19 +107,19 @@ def _trials(config: ExperimentConfig, base: TrialSpec, variant: Variant, loss: s
 
 
 def planned(groups: Iterable[Group]) -> Iterator[TrialSpec]:
-    """The trials of all groups."""
+    """Yield the trials of all groups."""
     for group in groups:
         for trials in group.trials.values():
             yield from trials
 
 
 class Study:
-    """Groups with their results.
+    """Groups of variants with their results; makes the table, the figure and the sentences of a report.
 
     Args:
         groups: the groups.
         results: results of their trials so far.
-        metric: metric of the answer.
+        metric: the metric of the answer.
     """
 
     def __init__(self, groups: Sequence[Group], results: Results, metric: str):
@@ -143,21 +144,21 @@ class Study:
         )
 
     def measure(self, group: Group, variant: str, metric: str = "", stage: str = "") -> Measure | None:
-        """Mean and sd of a metric over the seeds of a variant."""
+        """Return mean and sd of a metric over the seeds of a variant."""
         return sentences.measured(self.results.of(group.trials[variant]), metric or self.metric, stage or self.stage)
 
     def status(self, group: Group, variant: str) -> str:
-        """The reason why a variant has no metric: the status of a failed trial, or "not computed"."""
+        """Return why a variant has no metric: the status of a failed trial, or "not computed"."""
         results = self.results.of(group.trials[variant])
         return next((result.status for result in results if not result.done), "not computed")
 
     def differs(self, group: Group, variant: str, metric: str = "") -> int:
-        """1 or -1 if the variant is shown to be better or worse than the reference, else 0."""
+        """Return 1 or -1 if the variant is shown to be better or worse than the reference, else 0."""
         test = self.tests.get((group.name, variant), {}).get(metric or self.metric)
         return 0 if test is None else test.significant()
 
     def table(self, name: str, heading: str, caption: str, notes: Sequence[str] = ()) -> Table:
-        """Table with one row per variant: validation, test, and the change from the reference."""
+        """Make a table with one row per variant: validation, test, and the change from the reference."""
         columns = [Column("variant", heading, format="text")]
         if self.stage == "test":
             columns.append(Column("valid", label(self.metric), "Valid", "higher"))
@@ -186,7 +187,7 @@ class Study:
         return cells
 
     def values(self) -> list[tuple[str, str, float]]:
-        """(group, variant, value of the metric) of each trial that has a value."""
+        """Return (group, variant, value of the metric) for each trial that has a value."""
         return [
             (group.name, variant, value)
             for group in self.groups
@@ -196,18 +197,18 @@ class Study:
         ]
 
     def figure(self, name: str, caption: str) -> list[Figure]:
-        """Figure with one dot per variant, in the order of the table; [] without results."""
+        """Draw a figure with one dot per variant, in the order of the table; return [] without results."""
         order = list(dict.fromkeys(variant for group in self.groups for variant in group.trials))
         style: dict[str, Any] = {"panel": self.panel, "row_order": order, "accent": next(iter(order), None)}
         style |= {"x_label": f"{self.stage} {self.metric}", "caption": caption}
         return draw(dots, self.values(), ["group", "variant", "value"], name, rows="variant", **style)
 
     def on_dataset(self, group: Group) -> str:
-        """Start of a sentence: "On", the dataset and, among several groups, the group's name."""
+        """Return the start of a sentence: "On", the dataset and, if there are several groups, the group's name."""
         return f"On {label(group.dataset)}" + (f" ({group.name})" if self.panel else "")
 
     def describe(self, group: Group, titles: Mapping[str, str] | None = None) -> str:
-        """Sentence on a group: the metric of the reference, then of each variant, the largest loss first.
+        """Write sentences on a group: the metric of the reference, then of each variant, the largest loss first.
 
         Args:
             group: the group.
@@ -244,6 +245,6 @@ class Study:
     def write_report(
         self, config: ExperimentConfig, title: str, question: str, answer: Callable[[Study, Group], str], main: Section
     ) -> Path:
-        """Write the report with one section and the answers of all groups; returns the HTML page."""
+        """Write the report with one section and the answers of all groups; return the path of the HTML page."""
         answers = " ".join(answer(self, group) for group in self.groups)
         return sentences.write_report(config, self.results, title, question, answers, [main])

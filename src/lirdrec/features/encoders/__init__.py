@@ -1,1 +1,1 @@
-"""Encoders: texts and images become vectors."""
+"""Encoders, which turn texts, images, sounds and videos into vectors; one module for each."""

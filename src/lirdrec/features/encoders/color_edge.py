@@ -32,36 +32,37 @@ class ColorEdgeEncoder(Encoder):
     The image is resized to 96 × 96 pixels and converted to CIE L*a*b*. Each pixel has a lightness L, a chroma
     C = √(a² + b²), a hue, and a gradient of L with magnitude m and direction θ modulo π.
 
-    * **Color**, 4 × 4 cells of 13 columns. A pixel gives C / (C + 12) to its two nearest of 8 hues, the rest to
-      *gray*, and 1 to its two nearest of 4 lightnesses; between neighbors it is shared linearly. 208 columns.
-    * **Edges**, 6 × 6 cells of 8 columns. A pixel gives m to its two nearest of 8 directions. Each cell is divided by
-      the mean magnitude of its 3 × 3 neighboring cells plus 2, so that dim and bright edges count alike and noise
-      does not. 288 columns.
+    * **Color**, 4 × 4 cells of 13 columns: 8 hues, *gray* and 4 lightnesses; 208 columns. A pixel adds C / (C + 12) to
+      the two nearest hues, 12 / (C + 12) to *gray*, and 1 to the two nearest lightnesses.
+    * **Edges**, 6 × 6 cells of 8 columns, the directions; 288 columns. A pixel adds m to the two nearest directions.
+      Each cell is divided by the mean magnitude of its 3 × 3 neighboring cells plus 2, so that dim and bright edges
+      count alike and noise does not count.
 
-    Pixels are shared between the nearest cells too (bilinearly), so that a small shift changes little. Each of the two
-    blocks is square-rooted, so that no large area dominates, and scaled to length 1: inner products are Hellinger
-    affinities. The vector is scaled to length 1.
+    What a pixel adds is divided between the two columns linearly, and between the nearest cells bilinearly, so that a
+    small shift of the image changes little. Of each of the two blocks the square root is taken, so that no large area
+    dominates, and the block is scaled to length 1: inner products are Hellinger affinities. Finally the vector is
+    scaled to length 1.
     """
 
     kind: ClassVar[Kind] = "image"
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The version of the method above."""
+        """The encoder's name and the version of its method."""
         return {"encoder": "descriptor", "version": 1}
 
     @property
     def dims(self) -> int:
-        """496."""
+        """Number of columns of the vectors: 496."""
         return _COLOR_CELLS**2 * (_HUES + 1 + _LIGHTS) + _EDGE_CELLS**2 * _DIRECTIONS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, 496)` of length 1; images that cannot be opened are problems."""
+        """Return the vectors `(B, 496)` of length 1; an image that cannot be opened becomes a problem of the result."""
         return encode_images(batch, _describe, np.array, self.dims, enough=2 * _SIDE)
 
 
 def _describe(image: Image) -> np.ndarray:
-    """`(496,)` float32."""
+    """Return the vector `(496,)` float32 of an image."""
     from PIL.Image import Resampling
 
     small = image.resize((_SIDE, _SIDE), Resampling.BILINEAR)
@@ -71,7 +72,7 @@ def _describe(image: Image) -> np.ndarray:
 
 
 def _lab(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """sRGB in 0 … 1, `(96, 96, 3)`, as L* (0 … 100), a* and b*."""
+    """Convert sRGB values from 0 to 1, `(96, 96, 3)`, to L* (from 0 to 100), a* and b*."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     ratio = linear @ _XYZ.T
     x, y, z = np.moveaxis(np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio * (29 / 6) ** 2 / 3 + 4 / 29), -1, 0)
@@ -98,7 +99,7 @@ def _edges(lightness: np.ndarray) -> np.ndarray:
 
 
 def _votes(position: np.ndarray, n: int, circular: bool) -> np.ndarray:
-    """`(n, 96, 96)`: each pixel shares 1 between the two bins that its position lies between."""
+    """Return `(n, 96, 96)`: each pixel divides 1 between the two of n bins next to its position."""
     distance = np.abs(position[None] - np.arange(n, dtype=np.float32)[:, None, None])
     if circular:
         distance = np.abs((distance + n / 2) % n - n / 2)
@@ -106,7 +107,7 @@ def _votes(position: np.ndarray, n: int, circular: bool) -> np.ndarray:
 
 
 def _in_cells(maps: np.ndarray, n: int) -> np.ndarray:
-    """Means `(c, n, n)` of maps `(c, 96, 96)` over n × n cells with soft borders."""
+    """Return the means `(c, n, n)` of maps `(c, 96, 96)` over n × n cells with soft borders."""
     center = (np.arange(_SIDE, dtype=np.float32) + 0.5) * n / _SIDE - 0.5
     share = np.maximum(0, 1 - np.abs(center.clip(0, n - 1)[None] - np.arange(n, dtype=np.float32)[:, None]))  # (n, 96)
     share /= share.sum(axis=1, keepdims=True)

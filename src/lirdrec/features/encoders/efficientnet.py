@@ -24,13 +24,14 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32) * 255
 
 
 class EfficientNetLite0(Encoder):
-    """EfficientNet-Lite0 trained on ImageNet; the vector is the mean over the positions of its last 1,280 maps.
+    """Image encoder by EfficientNet-Lite0, trained on ImageNet.
 
-    An image is resized to 224 × 224 (bicubic, nothing is cut off) and normalized by ImageNet's mean and deviation; of
-    the usual methods this one agrees best with published features of film posters made by these weights.
+    The vector of an image is the mean of the network's last 1,280 maps over their positions. The image is resized to
+    224 × 224 pixels (bicubic, nothing is cut off) and normalized by ImageNet's mean and deviation. Among the usual
+    methods, this one agrees best with published features of film posters that were made with these weights.
 
     Raises:
-        ConfigError: at the first use: the weights are not installed, or there is no such device.
+        ConfigError: raised at the first use, if the weights are not installed or there is no such device.
     """
 
     kind: ClassVar[Kind] = "image"
@@ -54,11 +55,11 @@ class EfficientNetLite0(Encoder):
 
     @property
     def dims(self) -> int:
-        """1,280."""
+        """Number of columns of the vectors: 1,280."""
         return _MAPS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; images that cannot be opened are problems."""
+        """Return the vectors `(B, d)`; an image that cannot be opened becomes a problem of the result."""
         return encode_images(batch, _pixels, self._vectors, self.dims, enough=2 * _SIZE)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
@@ -88,14 +89,14 @@ class EfficientNetLite0(Encoder):
 
 
 class ProjectedEfficientNetLite0(EfficientNetLite0):
-    """Vectors of `EfficientNetLite0` on the first principal components of a sample of the images.
+    """Image encoder that reduces the vectors of `EfficientNetLite0` to their first principal components.
 
     Args:
-        components: columns of the vectors; fewer if the sample has fewer images.
+        components: number of columns of the vectors; fewer if the sample for fitting has fewer images.
         device: where the network runs.
 
     Raises:
-        ConfigError: `components` is below 1; at the first use also as `EfficientNetLite0`.
+        ConfigError: `components` is below 1; at the first use, also the errors of `EfficientNetLite0`.
     """
 
     needs_fit: ClassVar[bool] = True
@@ -109,12 +110,12 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """As of `EfficientNetLite0`, with the number of components."""
+        """The identity of `EfficientNetLite0`, with the number of components."""
         return {**super().identity, "components": self.wanted}
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors; before `fit`, the wanted ones."""
+        """Number of columns of the vectors; before `fit`, the wanted number."""
         return len(self._state["components"]) if self._state else self.wanted
 
     def fit(self, inputs: Sequence[Input]) -> None:
@@ -126,7 +127,10 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         self.fit_vectors(usable)
 
     def fit_vectors(self, vectors: np.ndarray) -> None:
-        """Learn the principal components of vectors `(n, 1280)` of the network; their largest weights are positive."""
+        """Learn the principal components of vectors `(n, 1280)` of the network.
+
+        The sign of each component is chosen so that its weight of largest magnitude is positive.
+        """
         mean = vectors.mean(0, dtype=np.float64)
         _, _, axes = np.linalg.svd(vectors.astype(np.float64) - mean, full_matrices=False)
         axes = axes[: self.wanted]
@@ -134,12 +138,12 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         self.load_state({"mean": mean.astype(np.float32), "components": axes.astype(np.float32)})
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """Vectors `(n, 1280)` of the network on the components, `(n, d)` float32."""
+        """Project vectors `(n, 1280)` of the network on the components; returns `(n, d)` float32."""
         projected: np.ndarray = (vectors.astype(np.float32) - self._state["mean"]) @ self._state["components"].T
         return projected
 
     def state(self) -> dict[str, np.ndarray]:
-        """`mean` `(1280,)`, and `components` `(d, 1280)`."""
+        """Return the fitted state: `mean` `(1280,)`, and `components` `(d, 1280)`."""
         return dict(self._state)
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -147,7 +151,7 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         shapes = {name: array.shape for name, array in state.items()}
         d = shapes.get("components", (0,))[0]
         if d < 1 or shapes != {"mean": (_MAPS,), "components": (d, _MAPS)}:
-            raise DataError("the state of the image encoder does not fit together; make the features again")
+            raise DataError("the state of the image encoder is inconsistent; make the features again")
         self._state = dict(state)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
@@ -164,7 +168,7 @@ def _weights() -> Path:
 
 
 def _pixels(image: Image) -> np.ndarray:
-    """`(3, 224, 224)` float32."""
+    """Return an image resized and normalized, `(3, 224, 224)` float32."""
     from PIL.Image import Resampling
 
     small = np.asarray(image.resize((_SIZE, _SIZE), Resampling.BICUBIC), dtype=np.float32)

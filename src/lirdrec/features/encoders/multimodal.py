@@ -1,4 +1,4 @@
-"""Encoders by sentence-transformers models that take images, sounds or videos (version 6): joint, audio, video."""
+"""Encoders of sounds, videos, or texts with images, by sentence-transformers models that take them (version 6)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lirdrec.features.media import MediaError, read_frames
 
 
 class MultimodalModel(SentenceModel):
-    """A model with the vectors of `SentenceTransformer.encode`.
+    """A sentence-transformers model for inputs other than texts; the vectors are those of `SentenceTransformer.encode`.
 
     Args:
-        model, device, precision, revision: as of `SentenceModel`.
-        prompt: put before each text, where the model takes texts; None is the model's default, "" is none.
+        model, device, precision, revision: see `SentenceModel`.
+        prompt: text to put before each text input; None is the model's default prompt, "" is no prompt.
     """
 
     def __init__(
@@ -45,12 +45,15 @@ class MultimodalModel(SentenceModel):
         return {"encoder": "sentence-transformers", **self.origin, **settings}
 
     def supports(self, *kinds: str) -> bool:
-        """Whether the model takes inputs of these kinds ("text", "image", "audio", "video"), several as one input."""
+        """Return whether the model takes inputs of a kind ("text", "image", "audio", "video").
+
+        With several kinds: whether it takes one input that consists of all of them.
+        """
         modality: Any = kinds[0] if len(kinds) == 1 else tuple(sorted(kinds))
         return bool(self.outline.supports(modality))
 
     def encode(self, inputs: Sequence[Any]) -> np.ndarray:
-        """Vectors `(n, d)` float32 of inputs of one kind."""
+        """Return the vectors `(n, d)` float32 of inputs of one kind."""
         vectors = self._model.encode(
             list(inputs),
             prompt=self.prompt,
@@ -62,17 +65,17 @@ class MultimodalModel(SentenceModel):
 
 
 class JointEncoder(Encoder):
-    """Encoder of the text and the image of an item as one vector.
+    """Encoder that makes one vector of the text and the image of an item.
 
-    A model that takes both as one input (a multimodal language model) is given both. Of a model with one part for texts
-    and one for images (CLIP, SigLIP) the vector is the mean of both vectors, each of length 1. An item with only one of
-    the two is encoded by that.
+    A multimodal language model gets the text and the image as one input. A model with one part for texts and one for
+    images (CLIP, SigLIP) gives two vectors; each is scaled to length 1, and their mean is taken. If an item has only a
+    text or only an image, this alone is encoded.
 
     Args:
-        model, device, precision, revision, prompt: as of `MultimodalModel`.
+        model, device, precision, revision, prompt: see `MultimodalModel`.
 
     Raises:
-        ConfigError: an argument is out of range; at the first use: there is no such model, or not for both.
+        ConfigError: an argument is out of range. At the first use: there is no such model, or it does not take both.
     """
 
     kind: ClassVar[Kind] = "joint"
@@ -89,12 +92,12 @@ class JointEncoder(Encoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors."""
+        """Number of columns of the vectors."""
         return self.model.dims
 
     @cached_property
     def joined(self) -> str:
-        """ "model" or "mean"."""
+        """How text and image are joined: "model", as one input of the model, or "mean", the mean of two vectors."""
         if self.model.supports("text", "image"):
             return "model"
         if self.model.supports("text") and self.model.supports("image"):
@@ -102,7 +105,7 @@ class JointEncoder(Encoder):
         raise ConfigError(f"'{self.model.model}' does not take texts and images; choose a multimodal model")
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; images that cannot be opened are problems."""
+        """Return the vectors `(B, d)`; an image that cannot be opened becomes a problem of the result."""
         texts: dict[int, str] = {}
         images: dict[int, Any] = {}
         problems: dict[int, str] = {}
@@ -123,7 +126,7 @@ class JointEncoder(Encoder):
         for kind, values in (("text", texts), ("image", images)):
             alone = {index: value for index, value in values.items() if index not in both}
             if alone and not self.model.supports(kind):
-                problems |= dict.fromkeys(alone, f"this model takes no {kind} alone, and the other is missing")
+                problems |= dict.fromkeys(alone, f"this item has only the {kind}, which the model does not take alone")
             else:
                 self._add(vectors, alone, scale=self.joined == "mean")
         if self.joined == "mean":
@@ -146,7 +149,7 @@ class MultimodalAudio(SoundEncoder):
     """Encoder of sounds by a sentence-transformers model; see `SoundEncoder` for windows.
 
     Args:
-        model, device, precision, revision: as of `MultimodalModel`.
+        model, device, precision, revision: see `MultimodalModel`.
         max_seconds: seconds of each sound that are used.
     """
 
@@ -163,7 +166,7 @@ class MultimodalAudio(SoundEncoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors."""
+        """Number of columns of the vectors."""
         return self.model.dims
 
     @cached_property
@@ -174,7 +177,7 @@ class MultimodalAudio(SoundEncoder):
         return int(getattr(extractor, "sampling_rate", 16_000))
 
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors `(n, d)` of windows of one length."""
+        """Return the vectors `(n, d)` of windows of one length."""
         return self.model.encode([{"array": window, "sampling_rate": self.rate} for window in windows])
 
     def release(self) -> None:
@@ -183,11 +186,11 @@ class MultimodalAudio(SoundEncoder):
 
 
 class MultimodalVideo(Encoder):
-    """Encoder of videos by a sentence-transformers model that takes a video as one input, of sampled frames.
+    """Encoder of videos by a sentence-transformers model, which gets the sampled frames of a video as one input.
 
     Args:
-        model, device, precision, revision: as of `MultimodalModel`.
-        frames: sampled from each video.
+        model, device, precision, revision: see `MultimodalModel`.
+        frames: number of frames sampled from each video.
     """
 
     kind: ClassVar[Kind] = "video"
@@ -207,13 +210,13 @@ class MultimodalVideo(Encoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors."""
+        """Number of columns of the vectors."""
         return self.model.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; videos that cannot be opened are problems."""
+        """Return the vectors `(B, d)`; a video that cannot be opened becomes a problem of the result."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
-        for index, prepared in enumerate(batch):  # one after the other: videos differ in size
+        for index, prepared in enumerate(batch):  # one video after the other, since their sizes differ
             try:
                 frames = read_frames(prepared.value, self.frames)
             except MediaError as error:

@@ -16,15 +16,15 @@ from lirdrec.features.encoder import Encoded, Encoder, Input, Prepared
 from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
 from lirdrec.features.remote.cost import LETTERS, Estimate
 
-TEXTS = 64  # of a request
-MAX_REJECTED = 4  # texts in a row that are rejected one by one: then the texts are not the cause
+TEXTS = 64  # texts of a request
+MAX_REJECTED = 4  # if so many texts are rejected from the start, one by one, the texts are not the cause
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RequestTiming:
-    """Measurement of one request: letters sent, tokens counted by the server (or None), seconds."""
+    """The measurement of one request: letters sent, tokens that the server counted (or None), seconds it took."""
 
     letters: int
     tokens: int | None
@@ -32,15 +32,16 @@ class RequestTiming:
 
 
 class OpenAIEmbeddings(Encoder):
-    """Encoder that asks `/embeddings`, several requests at once.
+    """Text encoder that sends texts to `/embeddings` of a server, several requests at once.
 
-    The server truncates a long text or rejects it; then this text is a problem, the others are not.
+    The server may truncate a long text, or reject it. A rejected text becomes a problem; the other texts of its request
+    are encoded.
 
     Args:
-        endpoint, model: the server, and the name of its model.
-        dims: columns to ask for, if the model can shorten its vectors; by default all.
-        prompt: put before each text.
-        texts: of one request.
+        endpoint, model: the client of the server, and the name of the server's model.
+        dims: number of columns to ask for, if the model can shorten its vectors; by default all.
+        prompt: text to put before each input.
+        texts: number of texts in one request.
 
     Raises:
         ConfigError: no model is named, or a number is out of range.
@@ -52,7 +53,7 @@ class OpenAIEmbeddings(Encoder):
         self, endpoint: OpenAIClient, model: str, dims: int | None = None, prompt: str | None = None, texts: int = TEXTS
     ):
         if not model:
-            raise ConfigError("a server needs the name that it gives its model")
+            raise ConfigError("no model is named; give the name that the server uses for its model")
         self.endpoint, self.model, self.prompt, self.texts = endpoint, model, prompt or "", texts
         check_minimum(self, 1, "texts")
         if dims is not None and dims < 1:
@@ -94,7 +95,7 @@ class OpenAIEmbeddings(Encoder):
         self.endpoint.close()
 
     def measure(self, texts: Sequence[str]) -> RequestTiming | None:
-        """Timing of one request; None if the server rejects it. The vectors are not kept."""
+        """Send one request and return its timing; None if the server rejects it. The vectors are not kept."""
         texts = [self.prompt + text for text in texts]
         started = time.monotonic()
         try:
@@ -104,7 +105,10 @@ class OpenAIEmbeddings(Encoder):
         return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - started)
 
     def _encode_request(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """Vectors of one request. If it is rejected, each of its texts is sent alone to find those that cause it."""
+        """Return the vectors and the problems of one request.
+
+        If the request is rejected, each of its texts is sent alone, to find the texts that cause it.
+        """
         try:
             return self._request(texts), {}
         except RequestRejected as error:
@@ -146,11 +150,11 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
         rows = [entry["embedding"] for entry in sorted(answer["data"], key=lambda entry: entry["index"])]
         vectors = np.array(rows, dtype=np.float32)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise TransientError("the server's answer holds no vectors of one length") from None
+        raise TransientError("the server's answer does not contain vectors of one length") from None
     if len(rows) != n:
         raise TransientError(f"the server sent {len(rows)} vectors for {n} texts")
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise TransientError("the server's vectors hold values that are no numbers")
+        raise TransientError("the server's vectors contain values that are not finite numbers")
     if dims is not None and vectors.shape[1] != dims:
         raise TransientError(f"the server's vectors have {vectors.shape[1]} columns instead of {dims}")
     return vectors
@@ -158,7 +162,10 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
 
 @dataclass
 class Waiting:
-    """Counts of the texts to send: `texts`, `letters` (with prompts), and the texts of the `first` request."""
+    """The texts that wait to be sent: the numbers of `texts` and of `letters` (with prompts), and the `first` request.
+
+    `first` is the list of the texts in the first request.
+    """
 
     encoder: OpenAIEmbeddings
     texts: int = 0
@@ -175,7 +182,13 @@ class Waiting:
 
 
 def estimate(waiting: Waiting, probe: RequestTiming | None = None, price: float | None = None) -> Estimate:
-    """Cost of the waiting texts, by the timing of their first request or a rule of thumb; `price` per 10⁶ tokens."""
+    """Estimate the cost of the waiting texts.
+
+    Args:
+        waiting: the texts.
+        probe: the timing of their first request; without it, the tokens are a rule of thumb.
+        price: price of a million tokens.
+    """
     letters = waiting.letters / max(1, waiting.texts)
     tokens, measured = letters / LETTERS, 0
     if probe is not None and probe.tokens is not None:

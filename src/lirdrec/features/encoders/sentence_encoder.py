@@ -23,21 +23,23 @@ POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # 
 
 
 class SentenceEncoder(SentenceModel, Encoder):
-    """Encoder by a language model, as its own configuration says unless an argument says otherwise.
+    """Text encoder by a language model. Its own configuration gives the pooling, prompt, length limit and normalization
+    that the arguments leave open.
 
     The vectors are those of `SentenceTransformer.encode`, but a shard is tokenized once, batches are formed by the
-    number of tokens, and truncated texts are counted. Padding is always put behind the tokens, so that positions do not
+    number of tokens, and truncated texts are counted. Padding is always put after the tokens, so that positions do not
     depend on the other texts of a batch.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub; `modules.json` is followed if there is one. A bare encoder
-            gets mean pooling, a bare decoder (`…ForCausalLM`) the last token.
+        model: a folder, or a name on the Hugging Face hub. Its `modules.json` is used if there is one; otherwise an
+            encoder model gets mean pooling, and a decoder model (`…ForCausalLM`) pooling by the last token.
         pooling: "mean", "cls", "last" or "max" instead of the model's own.
-        prompt: put before each text: the name of a prompt in the model's configuration, or the prompt itself, such as
-            "passage: " or "Instruct: Find similar products\\nQuery: ". None is the model's default, "" is none.
-        max_length: tokens of a text, prompt included; by default the model's own limit.
-        device, precision, revision: as of `SentenceModel`.
-        normalize: whether vectors get length 1; by default as the model's configuration says.
+        prompt: text to put before each input: the name of a prompt in the model's configuration, or the prompt itself,
+            such as "passage: " or "Instruct: Find similar products\\nQuery: ". None is the model's default prompt, ""
+            is no prompt.
+        max_length: maximum number of tokens of a text, prompt included; by default the model's own limit.
+        device, precision, revision: see `SentenceModel`.
+        normalize: whether vectors get length 1.
 
     Raises:
         ConfigError: an argument is out of range; at the first use: there is no such model.
@@ -79,7 +81,7 @@ class SentenceEncoder(SentenceModel, Encoder):
         }
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """Token ids of the texts. Texts are tokenized in full first, to know which of them are truncated."""
+        """Return the token ids of the texts; texts are first tokenized in full, to know which of them are truncated."""
         texts = [str(value) for value in inputs]
         if not texts:
             return []
@@ -101,7 +103,7 @@ class SentenceEncoder(SentenceModel, Encoder):
         return prepared
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`. A text without any token, or whose vector is not finite, is a problem."""
+        """Return the vectors `(B, d)`. A text without any token, or whose vector is not finite, is a problem."""
         import torch
 
         model, vectors = self._model, np.zeros((len(batch), self.dims), dtype=np.float32)
@@ -124,9 +126,10 @@ class SentenceEncoder(SentenceModel, Encoder):
 
     @cached_property
     def _takes_tokens(self) -> bool:
-        """Whether the model takes the plain output of a tokenizer, which we pad ourselves; else the library does it.
+        """Whether the model takes the plain output of a tokenizer, so that this class tokenizes and pads the texts.
 
-        False for chat templates, processors of images and texts, and modules other than a transformer.
+        Otherwise the library does it: for chat templates, processors of images and texts, and modules other than a
+        transformer.
         """
         from sentence_transformers.sentence_transformer.modules import Transformer
         from transformers import PreTrainedTokenizerBase
@@ -160,18 +163,21 @@ class SentenceEncoder(SentenceModel, Encoder):
         if limit is None or not self._takes_tokens:
             return limit
         if self._prompt and self._prompt_tokens + 1 >= limit:
-            raise ConfigError(f"the prompt takes {self._prompt_tokens} of the {limit} tokens that --max-length allows")
+            raise ConfigError(
+                f"the prompt takes {self._prompt_tokens} of the {limit} tokens that --max-length allows; shorten the"
+                " prompt, or allow more tokens"
+            )
         special = len(self._tokenize([""], None)["input_ids"][0])
         if special >= limit:
             raise ConfigError(
-                f"--max-length is {limit}, and this model adds {pluralize(special, 'token')} to each text;"
+                f"--max-length is {limit}, but this model adds {pluralize(special, 'token')} to each text;"
                 f" give {special + 1} or more"
             )
         return limit
 
     @cached_property
     def _prompt_tokens(self) -> int:
-        """Tokens of the prompt with the special ones before it, but not the one behind it."""
+        """Number of tokens of the prompt, with the special tokens before it but without the one after it."""
         ids = self._tokenize([self._prompt], None)["input_ids"][0]
         return len(ids) - (len(ids) > 0 and ids[-1] in self.outline.tokenizer.all_special_ids)
 
@@ -184,7 +190,7 @@ class SentenceEncoder(SentenceModel, Encoder):
         limit = limit_of(model, self.max_length)
         if limit is not None:
             model.max_seq_length = limit
-        return model.eval()  # layers that were added, too
+        return model.eval()  # also the layers that were added
 
     def _tokenize(self, texts: list[str], limit: int | None) -> dict[str, list[list[int]]]:
         tokens = self.outline.tokenizer(
@@ -197,7 +203,7 @@ class SentenceEncoder(SentenceModel, Encoder):
         return {name: lists for name, lists in tokens.items() if name in ("input_ids", "token_type_ids")}
 
     def _padded(self, tokens: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-        """A batch as tensors `(B, longest)`, padded behind the tokens, with its attention mask."""
+        """Return a batch as tensors `(B, longest)`, padded after the tokens, with the attention mask."""
         import torch
 
         tokenizer = self.outline.tokenizer
@@ -231,7 +237,7 @@ def set_pooling(model: SentenceTransformer, pooling: str) -> None:
 
 
 def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
-    """Scale vectors to length 1, or remove that step."""
+    """Add the layer that scales vectors to length 1, or remove it."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     if normalize and not normalizes(model):
@@ -244,14 +250,14 @@ def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
 
 
 def normalizes(model: SentenceTransformer) -> bool:
-    """Whether the vectors have length 1."""
+    """Return whether the vectors have length 1."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     return isinstance(model[-1], Normalize)
 
 
 def pooling_of(model: SentenceTransformer) -> str | None:
-    """The pooling, several joined with "+"; None if the model gives one vector a text by itself."""
+    """Return the names of the model's poolings, joined by "+"; None if the model has no pooling layer."""
     names = {library: name for name, library in POOLINGS.items()}
     for _, module in _poolings(model):
         modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
@@ -266,11 +272,14 @@ def _poolings(model: SentenceTransformer) -> list[tuple[int, Pooling]]:
 
 
 def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
-    """Tokens of a text, prompt and special tokens included; None for no limit. `asked` may not exceed the positions."""
+    """Return the maximum number of tokens of a text, prompt and special tokens included; None if there is no limit.
+
+    Raises a ConfigError if `asked` is more than the number of positions that the model has.
+    """
     positions = _positions(model)
     if asked is not None:
         if positions is not None and asked > positions:
-            raise ConfigError(f"--max-length is {asked:,}, and this model has positions for {positions:,} tokens")
+            raise ConfigError(f"--max-length is {asked:,}, but this model has positions for only {positions:,} tokens")
         return asked
     limits = (model.max_seq_length, positions)
     # tokenizers without a limit have a very large one
@@ -283,10 +292,10 @@ def _positions(model: SentenceTransformer) -> int | None:
     backbone = model.transformers_model
     if backbone is None:
         return None
-    tables = ("position_embeddings", "position_embedding")  # the latter in CLIP, which has one for images, too
+    tables = ("position_embeddings", "position_embedding")  # the second one in CLIP, which has one for images, too
     for name, module in backbone.named_modules():
         if name.endswith(tables) and "vision" not in name and isinstance(module, nn.Embedding):
-            # RoBERTa and similar models count positions from behind the padding index
+            # RoBERTa and similar models start counting positions after the padding index
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     positions = getattr(backbone.config, "max_position_embeddings", None)
     return positions if positions and positions > 0 else None

@@ -1,4 +1,4 @@
-"""Base class of sound encoders, which cut a sound into windows; and statistics of its spectrum, without any weights."""
+"""Base class of sound encoders, which cut a sound into windows; and an encoder by the spectrum, without weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
 from lirdrec.features.media import MediaError, audio_seconds, import_av, read_audio
 
-SECONDS = 120.0  # of a sound that are used by default
-WINDOW = 30.0  # seconds of a window where the model does not say it
+SECONDS = 120.0  # seconds of a sound that are used by default
+WINDOW = 30.0  # seconds of a window if the model does not define its length
 _SHORTEST_END = 1.0  # seconds: a shorter last window is left out
 
 
 class SoundEncoder(Encoder):
-    """Base class: a sound is mixed to one channel, cut into windows, and its vector is the mean of theirs.
+    """Base class of sound encoders: a sound is mixed to one channel and cut into windows.
+
+    Its vector is the mean of the vectors of its windows, weighted by their lengths.
 
     Windows of the same length share a batch, so that nothing is padded and vectors do not depend on other sounds.
 
@@ -52,14 +54,14 @@ class SoundEncoder(Encoder):
 
     @abstractmethod
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors `(n, d)` of windows `(samples,)` float32 of one length."""
+        """Return the vectors `(n, d)` of windows `(samples,)` float32 of one length."""
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """The sounds as they are, and whether they are cut by their headers; `encode` opens them."""
+        """Return the sounds unchanged (`encode` opens them), and whether their headers say that they will be cut."""
         return [Prepared(value, cut=self._is_longer(value)) for value in inputs]
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; sounds that cannot be opened are problems."""
+        """Return the vectors `(B, d)`; a sound that cannot be opened becomes a problem of the result."""
         windows: dict[int, list[tuple[int, np.ndarray]]] = {}
         problems: dict[int, str] = {}
         for index, prepared in enumerate(batch):
@@ -87,38 +89,39 @@ class SoundEncoder(Encoder):
 
 
 def split(samples: np.ndarray, rate: int, seconds: float) -> list[np.ndarray]:
-    """Windows of `seconds` of a sound; a last one of less than a second is left out, unless it is the only one."""
+    """Cut a sound into windows of `seconds`; a last window of less than a second is left out unless it is alone."""
     length = max(1, int(seconds * rate))
     windows = [samples[start : start + length] for start in range(0, len(samples), length)]
     return windows[:-1] if len(windows) > 1 and len(windows[-1]) < min(length, _SHORTEST_END * rate) else windows
 
 
 class SpectrumEncoder(SoundEncoder):
-    """Encoder by statistics of the loudness in 64 mel bands, 256 columns: no weights, no download.
+    """Encoder of sounds by statistics of the loudness in 64 mel bands, 256 columns: no weights, no download.
 
-    The loudness of a band in a frame (32 ms, every 16 ms, at 16 kHz) is the logarithm of its energy, from 0 at 60 dB
-    below the loudest of the window to 1. For each band: its mean and standard deviation over time, and the mean and the
-    standard deviation of its absolute change from frame to frame. The vector has length 1. It distinguishes high
-    from low and steady from lively sounds, not what is said.
+    The sound has 16 kHz and is cut into frames of 32 ms, one every 16 ms. The loudness of a band in a frame is the
+    logarithm of its energy, scaled to 1 for the loudest of the window and 0 for 60 dB below it. Each band gives four
+    columns: the mean and the standard deviation of its loudness over time, and the mean and the standard deviation of
+    its absolute change from frame to frame. The vector has length 1. It distinguishes high sounds from low ones and
+    steady sounds from changing ones, but not what is said.
     """
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The version of the method above, and the seconds that are used."""
+        """The encoder's name, the version of its method, and the seconds that are used."""
         return {"encoder": "spectrum", "version": 1, "seconds": self.seconds}
 
     @property
     def dims(self) -> int:
-        """256."""
+        """Number of columns of the vectors: 256."""
         return 4 * _BANDS
 
     @property
     def rate(self) -> int:
-        """16,000."""
+        """Samples a second that the encoder takes: 16,000."""
         return 16_000
 
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors `(n, 256)`."""
+        """Return the vectors `(n, 256)` of windows."""
         return np.stack([_statistics(window) for window in windows])
 
 
@@ -139,7 +142,12 @@ def _statistics(samples: np.ndarray) -> np.ndarray:
 
 @cache
 def _mel_bands() -> np.ndarray:
-    """`(frequencies, bands)`: triangles with centers at equal distances in mel, 2595 log10(1 + f / 700)."""
+    """Return the weights `(frequencies, bands)` of mel bands: triangles with centers at equal distances in mel.
+
+    The mel of a frequency f in Hz is
+
+        2595 log10(1 + f / 700)
+    """
     top = 2595 * np.log10(1 + 8000 / 700)
     edges = 700 * (10 ** (np.linspace(0, top, _BANDS + 2) / 2595) - 1)
     frequencies = np.linspace(0, 8000, _FRAME // 2 + 1)[:, None]

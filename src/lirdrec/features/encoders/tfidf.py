@@ -26,22 +26,24 @@ BLOCK = 4096  # texts that are hashed at once
 
 
 class TfidfEncoder(Encoder):
-    """TF-IDF of hashed parts of words, projected by a truncated SVD; vectors have length 1.
+    """Text encoder by TF-IDF of hashed parts of words, projected by a truncated SVD; vectors have length 1.
 
-    It knows no language: texts with common words or parts of words are similar, rare ones count most. `fit` learns the
-    weights of the columns and the projection from a sample; later texts do not change the vectors of earlier ones.
+    It knows no language: two texts are similar if they have words or parts of words in common, and rare parts count
+    most. `fit` learns the weights of the columns and the projection from a sample; later texts do not change the
+    vectors of earlier ones.
 
-    Parts of two and three letters were measured on 18,357 titles of sports goods, with 256 columns: of an item's ten
-    nearest neighbors they share 39 % with those of all-MiniLM-L6-v2; parts of 3 to 5 letters 30 %, whole words 25 %.
+    The default length of parts, two and three letters, was measured on 18,357 titles of sports goods with 256 columns:
+    39 % of an item's ten nearest neighbors are also nearest neighbors by all-MiniLM-L6-v2. With parts of 3 to 5 letters
+    this share is 30 %, with whole words 25 %.
 
-    The same sample, seed and number of threads give the same bits on the same machine. The vector of a text, once
-    fitted, depends on neither threads nor the batch.
+    On one machine, fitting with the same sample, seed and number of threads gives the same bits. After that, the vector
+    of a text depends neither on the number of threads nor on the batch.
 
     Args:
-        dims: columns of the vectors; fewer if the sample has fewer directions, which `fit` logs.
-        n_features: columns that parts of words are hashed into, before the projection.
+        dims: number of columns of the vectors; fewer if the sample has fewer directions, which `fit` logs.
+        n_features: number of columns that parts of words are hashed into, before the projection.
         characters: minimum and maximum length of the parts, which do not cross words.
-        seed: of the sample and of the SVD's random start.
+        seed: seed of the sample and of the SVD's random start.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -78,7 +80,7 @@ class TfidfEncoder(Encoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors; before `fit`, the wanted ones."""
+        """Number of columns of the vectors; before `fit`, the wanted number."""
         return len(self._state["components"]) if self._state else self.wanted
 
     def fit(self, inputs: Sequence[Input]) -> None:
@@ -114,7 +116,8 @@ class TfidfEncoder(Encoder):
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """`columns` and `idf` `(C,)`: the used columns and their weights; `components` `(d, C)`."""
+        """Return the fitted state: `columns` and `idf` `(C,)`, the used columns and their weights; and `components`
+        `(d, C)`, the projection."""
         return dict(self._state)
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -125,12 +128,12 @@ class TfidfEncoder(Encoder):
             raise DataError(f"the state of the hashed text encoder lacks {error}; make the features again") from None
         fits = components.ndim == 2 and components.shape[1] == len(columns) == len(idf) > 0
         if not fits or columns.min() < 0 or columns.max() >= self.n_features:
-            raise DataError("the state of the hashed text encoder does not fit together; make the features again")
+            raise DataError("the state of the hashed text encoder is inconsistent; make the features again")
         self._state = {"columns": columns, "idf": idf, "components": components}
         self.__dict__.pop("_projection", None)
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)` of length 1. A text that shares nothing with the sample is a problem."""
+        """Return the vectors `(B, d)` of length 1; a text that has no part of a word in the sample is a problem."""
         weights, components = self._projection
         counts = self._vectorizer.transform([prepared.value for prepared in batch])[:, self._state["columns"]]
         vectors = np.asarray(weights.transform(counts) @ components, dtype=np.float32)
@@ -155,7 +158,7 @@ class TfidfEncoder(Encoder):
 
     @cached_property
     def _projection(self) -> tuple[TfidfTransformer, np.ndarray]:
-        """The weights as scikit-learn applies them, and the components `(C, d)`."""
+        """The TF-IDF weights in scikit-learn's object that applies them, and the components `(C, d)`."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
         if not self._state:
@@ -169,11 +172,11 @@ class TfidfEncoder(Encoder):
             yield self._vectorizer.transform(texts[start : start + BLOCK])
 
     def _frequent(self, texts: list[str]) -> np.ndarray:
-        """The columns of most texts, in order; columns of a single text only if there are no others."""
+        """Return the columns that most texts have, in order; columns of a single text only if there are no others."""
         counts = np.zeros(self.n_features, dtype=np.int64)
         for block in self._hashed(texts):
             counts += np.bincount(block.indices, minlength=self.n_features)
         if not counts.any():
-            raise DataError("the texts hold nothing but white space: there is nothing to fit the encoder to")
+            raise DataError("the texts contain only white space: there is nothing to fit the encoder to")
         order = np.argsort(-counts, kind="stable")[:COLUMNS]
         return np.sort(order[counts[order] >= min(2, counts.max())])

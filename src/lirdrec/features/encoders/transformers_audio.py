@@ -26,16 +26,16 @@ _OTHER_PARTS = ("text_model", "text_projection", "decoder", "lm_head", "proj_out
 
 
 class TransformersAudio(SoundEncoder):
-    """Encoder by the models of `AutoModel` and `AutoFeatureExtractor` that take sounds.
+    """Encoder of sounds by Hugging Face models that `AutoModel` and `AutoFeatureExtractor` load.
 
-    The vector of a window is, by the first rule that applies,
+    A sound is cut into windows, see `SoundEncoder`. The first of these rules that applies gives the vector of a window:
 
-    1. *audio_embeds*: `get_audio_features`, where the model has it (CLAP: projected);
-    2. *pooler*: the model's own pooled output (AST);
-    3. *mean*: over the last layer of the encoder, of the part that holds sound where the model pads to a fixed length
-       (Whisper: 30 seconds).
+    1. *audio_embeds*: the result of `get_audio_features`, if the model has this method (CLAP: projected);
+    2. *pooler*: the model's own pooled output, if it has one (AST);
+    3. *mean*: the mean over the steps of the encoder's last layer. If the model pads its input to a fixed length
+       (Whisper: 30 seconds), only the steps of the sound itself count.
 
-    Windows are as long as the model's inputs (Whisper 30 s, CLAP 10 s, AST 10.24 s), else 30 s.
+    A window is as long as the model's input (Whisper 30 s, CLAP 10 s, AST 10.24 s), or 30 s if the model has no length.
 
     Args:
         model: a folder, or a name on the Hugging Face hub.
@@ -45,7 +45,7 @@ class TransformersAudio(SoundEncoder):
         max_seconds: seconds of each sound that are used.
 
     Raises:
-        ConfigError: an argument is out of range; at the first use: there is no such model, or not for sounds.
+        ConfigError: an argument is out of range. At the first use: there is no such model, or it does not take sounds.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TransformersAudio(SoundEncoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors."""
+        """Number of columns of the vectors."""
         return self._outline.dims
 
     @property
@@ -85,7 +85,7 @@ class TransformersAudio(SoundEncoder):
         return self._outline.window
 
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors `(n, d)` of windows of one length."""
+        """Return the vectors `(n, d)` of windows of one length."""
         import torch
 
         network = self._network
@@ -114,9 +114,15 @@ class TransformersAudio(SoundEncoder):
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its weights; `pooling` is explained in `TransformersAudio`, `window` is in seconds.
+    """What is known of a model without its weights.
 
-    `padded` says whether shorter inputs are padded to the window.
+    Attributes:
+        extractor: the feature extractor, which prepares the model's inputs.
+        pooling: the name of the rule that gives the vector of a window, see `TransformersAudio`.
+        dims: number of columns of the vectors.
+        window: seconds of a window.
+        padded: whether shorter inputs are padded to the length of a window.
+        folder: the folder of the model.
     """
 
     extractor: Any
@@ -128,7 +134,7 @@ class Outline:
 
 
 def outline(model: str, revision: str | None) -> Outline:
-    """Read the model's configuration and try it on half a second of silence, without weights."""
+    """Read the model's configuration, and try the model without its weights on half a second of silence."""
     with explained(model, "audio model"):
         import torch
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
@@ -155,25 +161,25 @@ def outline(model: str, revision: str | None) -> Outline:
 
 
 def load(model: str, revision: str | None, precision: str) -> Module:
-    """The network on the CPU, without its decoder or text part; raises a ConfigError if weights are missing."""
+    """Load the network on the CPU, without its decoder or text part; raises a ConfigError if weights are missing."""
     with explained(model, "audio model"):
         network: Module = _encoder(load_network(model, revision, precision, "get_audio_features", _is_other_part))
         return network.eval()
 
 
 def inputs_of(extractor: Any, windows: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    """The model's inputs for windows of one length."""
+    """Return the model's inputs for windows of one length."""
     import torch
 
     values = extractor(list(windows), sampling_rate=extractor.sampling_rate, return_tensors="pt")
     features: dict[str, Tensor] = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-    if "is_longer" in features:  # CLAP marks one at random; no window is longer than its input
+    if "is_longer" in features:  # CLAP marks a random window as too long, but no window is longer than its input
         features["is_longer"] = torch.zeros_like(features["is_longer"], dtype=torch.bool)
     return features
 
 
 def pooled(network: Any, features: dict[str, Tensor], outline: Outline, share: float) -> Tensor:
-    """Vectors `(B, d)`; `share` is the part of the window that holds sound."""
+    """Return the vectors `(B, d)` of inputs; `share` is the part of the window that has sound, not padding."""
     if outline.pooling == "audio_embeds":
         output = network.get_audio_features(**features)
         vectors: Tensor = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
@@ -197,7 +203,7 @@ def _pooling(network: Any, features: dict[str, Tensor]) -> str:
 
 
 def _window(extractor: Any) -> tuple[float, bool]:
-    """Seconds of the model's input, and whether shorter ones are padded to it."""
+    """Return the seconds of the model's input, and whether shorter inputs are padded to this length."""
     if (seconds := getattr(extractor, "chunk_length", None) or getattr(extractor, "max_length_s", None)) is not None:
         return float(seconds), True
     if isinstance(frames := getattr(extractor, "max_length", None), int):

@@ -25,12 +25,21 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 _OTHER_TOWER = ("text_model", "text_projection", "logit_scale", "logit_bias")
-_LONGEST = 16  # times the shorter side: scaled by its shorter side, an image of 9,000 × 3 would fill gigabytes
+# The longer side of an image is at most so many times the shorter side. Models scale an image by its shorter side, so
+# that an image of 9,000 × 3 pixels would fill gigabytes.
+_LONGEST = 16
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its weights; `pooling` is explained in `VisionEncoder`, `dims` are the columns of the vectors."""
+    """What is known of a model without its weights.
+
+    Attributes:
+        processor: prepares the model's inputs.
+        pooling: the name of the rule that gives the vector of an image, see `VisionEncoder`.
+        dims: number of columns of the vectors.
+        folder: the folder of the model.
+    """
 
     processor: Any
     pooling: str
@@ -38,12 +47,12 @@ class Outline:
     folder: Path
 
     def pixels(self, image: Image) -> np.ndarray:
-        """`(3, h, w)` float32, preprocessed as the model's own configuration says."""
+        """Return an image as `(3, h, w)` float32, preprocessed as the model's own configuration says."""
         return pixels_of(self.processor, image)
 
 
 def outline(model: str, revision: str | None) -> Outline:
-    """Read the model's configuration and try it on an empty image; downloads the weights if they are not here."""
+    """Read the model's configuration, and try it on an empty image; the weights are downloaded if they are missing."""
     with explained(model):
         import torch
         from PIL import Image as Images
@@ -67,7 +76,10 @@ def outline(model: str, revision: str | None) -> Outline:
 
 
 def load(model: str, revision: str | None, precision: str) -> Module:
-    """The network on the CPU, without its text part; raises a ConfigError if it or some of its weights are missing."""
+    """Load the network on the CPU, without its text part.
+
+    Raises a ConfigError if the network or some of its weights are missing.
+    """
     with explained(model):
         result: Module = load_network(model, revision, precision, "get_image_features", _is_other_part).eval()
         return result
@@ -76,9 +88,9 @@ def load(model: str, revision: str | None, precision: str) -> Module:
 def load_network(
     model: str, revision: str | None, precision: str, method: str, is_other_part: Callable[[str], bool]
 ) -> Any:
-    """The network of `AutoModel` on the CPU; where it has the method, without its text part.
+    """Load the network of `AutoModel` on the CPU; a network with a method of the name `method` loses its text part.
 
-    Raises a ConfigError if weights are missing, those of other parts excepted.
+    Raises a ConfigError if weights are missing, unless `is_other_part` is true of their names.
     """
     import torch
     from transformers import AutoModel
@@ -96,7 +108,7 @@ def load_network(
 
 
 def origin_of(model: str, folder: Path) -> dict[str, str]:
-    """The model in an identity: its name and commit, or the hash of its folder."""
+    """Return what an identity says of the model: its name and commit on the hub, or the hash of its folder."""
     if Path(model).is_dir():
         return {"model": "folder", "sha256": fingerprint(folder)}
     return {"model": model, "revision": folder.name}  # the cached folder is named by its commit
@@ -107,22 +119,22 @@ def _is_other_part(name: str) -> bool:
 
 
 def pixels_of(processor: Any, image: Image) -> np.ndarray:
-    """An image as `(3, h, w)` float32; of a very long one only the middle."""
+    """Return an image as `(3, h, w)` float32, preprocessed; a very long image is cut to its middle."""
     width, height = image.size
     longest = _LONGEST * min(width, height)
     if max(width, height) > longest:
         left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
         image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
-    # stated, not guessed: an image three pixels high looks as if its channels came first
+    # given here, since the library would guess wrong: an image three pixels high looks as if its channels came first
     values = processor(images=[image], return_tensors="np", input_data_format="channels_last")["pixel_values"]
     pixels = np.asarray(values[0], dtype=np.float32)
     if pixels.ndim != 3:
-        raise ConfigError("this model cuts an image into several; choose a model that takes one whole")
+        raise ConfigError("this model cuts an image into several; choose a model that takes an image as a whole")
     return pixels
 
 
 def pooled(network: Any, pixels: Tensor, pooling: str) -> Tensor:
-    """Vectors `(B, d)` of pixels `(B, 3, h, w)` by a vision model of transformers."""
+    """Return the vectors `(B, d)` of pixels `(B, 3, h, w)` by a vision model of transformers."""
     if pooling == "image_embeds":
         output = network.get_image_features(pixel_values=pixels)
         output = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
@@ -137,7 +149,7 @@ def pooled(network: Any, pixels: Tensor, pooling: str) -> Tensor:
 
 @contextlib.contextmanager
 def explained(model: str, noun: str = "vision model") -> Iterator[None]:
-    """Load without bars and reports; errors become one sentence."""
+    """Hide progress bars and reports of loading inside the block; its errors become a ConfigError of one sentence."""
     try:
         from transformers.utils import logging
     except ImportError:
@@ -150,7 +162,7 @@ def explained(model: str, noun: str = "vision model") -> Iterator[None]:
     except (LirdrecError, MemoryError):
         raise
     except Exception as error:  # transformers, the hub's client and safetensors each have errors of their own
-        location = "in this folder" if Path(model).is_dir() else "no folder here, and"
+        location = "in this folder" if Path(model).is_dir() else "it is not a folder, and"
         raise ConfigError(f"'{model}': {location} no {noun} can be loaded ({first_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -168,7 +180,7 @@ def _pooling(network: Module, pixels: Tensor, weights: set[str]) -> str:
 
 
 def _weight_names(folder: Path) -> set[str]:
-    """Names of the stored weights, from the files' headers."""
+    """Return the names of the stored weights, read from the headers of the files."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -185,17 +197,19 @@ def _weight_names(folder: Path) -> set[str]:
 
 
 class VisionEncoder(Encoder):
-    """Encoder by CLIP, SigLIP, DINOv2, ViT, Swin, ResNet, ConvNeXt …: models of `AutoModel` and `AutoImageProcessor`.
+    """Image encoder by Hugging Face models that `AutoModel` and `AutoImageProcessor` load.
 
-    The vector of an image is, by the first rule that applies,
+    Examples are CLIP, SigLIP, DINOv2, ViT, Swin, ResNet and ConvNeXt. The first of these rules that applies gives the
+    vector of an image:
 
-    1. *image_embeds*: `get_image_features`, where the model has it (CLIP: projected; SigLIP: its attention's pooling);
+    1. *image_embeds*: the result of `get_image_features`, if the model has this method (CLIP: projected; SigLIP: its
+       attention pooling);
     2. *pooler*: the model's own pooled output, unless its weights are missing (a ViT trained as a classifier);
-    3. *cls*: the last layer's first token, if the model has a class token;
-    4. *mean*: over the last layer's tokens or positions.
+    3. *cls*: the first token of the last layer, if the model has a class token;
+    4. *mean*: the mean over the tokens or positions of the last layer.
 
-    Images are preprocessed as the model's `preprocessor_config.json` says, by Pillow and numpy. Of an image more than
-    16 times as long as wide only the middle is used.
+    Images are preprocessed as the model's `preprocessor_config.json` says, by Pillow and numpy. If an image is more
+    than 16 times as long as wide, only its middle is used.
 
     Args:
         model: a folder, or a name on the Hugging Face hub.
@@ -204,7 +218,7 @@ class VisionEncoder(Encoder):
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        ConfigError: an argument is out of range; at the first use: there is no such model, or not for images.
+        ConfigError: an argument is out of range. At the first use: there is no such model, or it does not take images.
     """
 
     kind: ClassVar[Kind] = "image"
@@ -226,11 +240,11 @@ class VisionEncoder(Encoder):
 
     @property
     def dims(self) -> int:
-        """Columns of the vectors."""
+        """Number of columns of the vectors."""
         return self._outline.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Vectors `(B, d)`; images that cannot be opened are problems."""
+        """Return the vectors `(B, d)`; an image that cannot be opened becomes a problem of the result."""
         return encode_images(batch, self._outline.pixels, self._vectors, self.dims)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:

@@ -33,12 +33,12 @@ def inspect_matrix(
     n_items: int = 3,
     n_neighbors: int = 6,
 ) -> dict[str, Any]:
-    """Statistics of a feature matrix, and the nearest neighbors of a few random items.
+    """Compute statistics of a feature matrix, and the nearest neighbors of a few random items.
 
     Args:
-        dataset_folder, modality: a prepared dataset and one of its matrices.
+        dataset_folder, modality: a prepared dataset, and the name of one of its matrices.
         page: also write an HTML report with titles and images to this file.
-        n_items, n_neighbors: random items (by `seed`), and neighbors of each, that are shown.
+        n_items, n_neighbors: number of random items (by `seed`) to show, and number of neighbors of each.
 
     Returns:
         JSON-able: `dataset`, `modality`, `dims`, `dtype`, `encoder` (its manifest entry, or None),
@@ -88,7 +88,7 @@ def inspect_matrix(
 
 
 def _describe(ids: pl.Series, names: pl.Series | None, row: int) -> dict[str, Any]:
-    """`item` and `title` of a row; the title of an untitled item is its id."""
+    """Return the id (`item`) and the `title` of the item in a row; without a title, the title is the id."""
     title = None if names is None else " ".join((names[row] or "").split())
     return {"item": ids[row], "title": title or str(ids[row])}
 
@@ -96,7 +96,7 @@ def _describe(ids: pl.Series, names: pl.Series | None, row: int) -> dict[str, An
 def _duplicates_and_hubs(
     matrix: FeatureMatrix, generator: np.random.Generator, describe: Callable[[int], dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`statistics.duplicates_and_hubs` with titles in place of rows."""
+    """Return `statistics.duplicates_and_hubs` with the ids and titles of items in place of their rows."""
     duplicates, hubs = statistics.duplicates_and_hubs(matrix, generator)
     duplicates["examples"] = [[describe(row) for row in rows] for rows in duplicates["examples"]]
     for example in duplicates["near"]["examples"]:
@@ -108,7 +108,7 @@ def _duplicates_and_hubs(
 def _sample_neighbors(
     matrix: FeatureMatrix, generator: np.random.Generator, n_items: int, n_neighbors: int
 ) -> list[tuple[int, list[tuple[int, float]]]]:
-    """Rows of random items, each with the (row, cosine) of its nearest neighbors."""
+    """Return the rows of random items, each with the (row, cosine) of its nearest neighbors."""
     present = np.flatnonzero(matrix.present)
     queries = generator.choice(present, min(n_items, len(present)), replace=False)
     rows, cosines = statistics.nearest_rows(matrix.values, matrix.present, queries, n_neighbors)
@@ -137,7 +137,7 @@ def show(console: Console, facts: Mapping[str, Any]) -> None:
 
 
 def remarks(facts: Mapping[str, Any]) -> list[str]:
-    """Sentences on unusual findings and their possible causes, worst first."""
+    """Return sentences on unusual findings and their possible causes."""
     sentences = []
     coverage, duplicates, hubs, spread = (facts[name] for name in ("coverage", "duplicates", "hubs", "spread"))
     n, near = coverage["present"], duplicates["near"]
@@ -147,7 +147,7 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             f"The input of {pluralize(coverage['problems'], 'item')} was not usable: see {coverage['problems_file']}."
         )
     if n_cut > 0.2 * max(1, n):
-        sentences.append(f"The input of {pluralize(n_cut, 'item')} was longer than the encoder's limit and cut.")
+        sentences.append(f"The input of {pluralize(n_cut, 'item')} was longer than the encoder's limit and was cut.")
     if coverage["missing"] > 0.2 * coverage["items"]:
         sentences.append(f"{coverage['missing'] / coverage['items']:.0%} of the items have no vector here.")
     if duplicates["items"] > max(1, 0.01 * n):

@@ -1,4 +1,4 @@
-"""Tables of a matrix inspection for the terminal, and its HTML report: findings, statistics, nearest neighbors."""
+"""Show an inspected feature matrix: tables for the terminal, and an HTML report with findings and neighbors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE_SIDE = 320  # pixels
 
 
 def quantities(facts: Facts) -> Table:
-    """Scalar statistics, one per row."""
+    """Return the table of the single numbers that describe a matrix, one in each row."""
     coverage, norms, spread = facts["coverage"], facts["norms"], facts["spread"]
     duplicates, hubs, cosine = facts["duplicates"], facts["hubs"], spread["cosine"]
     present, items, near = coverage["present"], coverage["items"], duplicates["near"]
@@ -59,7 +59,7 @@ def quantities(facts: Facts) -> Table:
 
 
 def provenance(facts: Facts) -> Table | None:
-    """Settings of the encoder; None if the dataset has no record of it."""
+    """Return the table of the encoder's settings; None if the dataset does not record them."""
     entry = facts["encoder"]
     if not entry:
         return None
@@ -70,7 +70,7 @@ def provenance(facts: Facts) -> Table | None:
 
 
 def copies(facts: Facts) -> Table | None:
-    """Examples of duplicates, exact ones first."""
+    """Return the table of examples of duplicates, exact duplicates first; None if there are none."""
     groups = [("the same vector", items) for items in facts["duplicates"]["examples"]]
     near = facts["duplicates"]["near"]["examples"]
     groups += [(f"cosine {pair['cosine']:.5f}", pair["items"]) for pair in near]
@@ -80,7 +80,7 @@ def copies(facts: Facts) -> Table | None:
 
 
 def problems(facts: Facts) -> Table | None:
-    """The first items with an unusable input."""
+    """Return the table of the first items with an unusable input; None if there are none."""
     examples = facts["coverage"]["examples"]
     if not examples:
         return None
@@ -91,7 +91,7 @@ def problems(facts: Facts) -> Table | None:
 
 
 def agreement(facts: Facts) -> Table | None:
-    """Mean overlap of the neighbor lists of each pair of matrices; None if there is only one matrix."""
+    """Return the mean overlap of the neighbor lists of each pair of matrices; None if there is only one matrix."""
     if not facts["agreement"]:
         return None
     pairs = facts["agreement"]["pairs"]
@@ -112,14 +112,14 @@ def agreement(facts: Facts) -> Table | None:
 
 
 def neighbors(item: Facts) -> Table:
-    """The nearest neighbors of an item."""
+    """Return the table of the nearest neighbors of an item."""
     columns = [Column("cosine", "cosine", digits=3), *_text_columns(item="item", title="title")]
     rows = [Row({**near, "item": str(near["item"])}) for near in item["neighbors"]]
     return Table("neighbors", columns, rows, f"Nearest to {item['title']}")
 
 
 class ItemCards:
-    """Cards of items by row: title, the text as the encoder read it, and a thumbnail."""
+    """Makes the cards of the report: an item's title, its text as the encoder read it, and a small image."""
 
     def __init__(self, folder: Path, encoder: Facts | None):
         self._texts = _text_source(folder, encoder or {})
@@ -129,7 +129,7 @@ class ItemCards:
             self._images = None
 
     def card(self, row: int, title: str, note: str) -> Card:
-        """The card of an item, with the beginning of its text without the title."""
+        """Return the card of an item; its text is shortened, and does not repeat the title at the start."""
         text, image = (
             None if source is None else source.read(row, row + 1)[0].value for source in (self._texts, self._images)
         )
@@ -146,7 +146,14 @@ class ItemCards:
 def report(
     facts: Facts, queries: Sequence[tuple[int, Sequence[tuple[int, float]]]], folder: Path, seed: int = 0
 ) -> Report:
-    """The HTML report of the result of `inspect_matrix`, with the rows of its `facts["neighbors"]` as `queries`."""
+    """Return the HTML report of an inspected matrix.
+
+    Args:
+        facts: the result of `inspect_matrix`.
+        queries: the items of `facts["neighbors"]` as rows: (row, [(row of a neighbor, cosine), …]) for each.
+        folder: the prepared dataset.
+        seed: the seed that the items were drawn with.
+    """
     name = facts["modality"]
     statistics: list[Block] = [quantities(facts)]
     if facts["norms"]["bins"] and facts["spread"]["cosine"] and facts["hubs"]["bins"]:
@@ -203,7 +210,7 @@ def _neighbors(facts: Facts, queries: Sequence[tuple[int, Sequence[tuple[int, fl
 
 
 def _distributions(facts: Facts) -> Figure:
-    """Histograms of lengths and cosines, and the cumulative variance of the components."""
+    """Return the figure with histograms of lengths and cosines, and the cumulative variance of the components."""
     return drawn(
         "shape",
         lambda drawing: _draw(drawing, facts["spread"], facts["hubs"]["bins"], facts["norms"]["bins"]),
@@ -286,7 +293,7 @@ def _format(value: Any) -> str:
 
 
 def _plain(sentence: str) -> str:
-    """The sentence with Markdown characters of item titles replaced."""
+    """Return the sentence with the Markdown characters of item titles replaced."""
     return sentence.replace("*", "\N{ASTERISK OPERATOR}").replace("`", "'").replace("](", "] (")
 
 

@@ -1,7 +1,7 @@
-"""Statistics of a feature matrix: norms, constant columns, spread, duplicates, hubs; read block by block.
+"""Statistics of a feature matrix, which is read block by block: norms, constant columns, spread, duplicates, hubs.
 
-In large catalogs, a seeded sample of items is compared with all others in about ten seconds of one core. Memory holds
-a block of rows, the sample, and 16 bytes an item.
+In a large catalog, only a sample of items (drawn with a seed) is compared with all other items, which takes about ten
+seconds on one core. Memory holds a block of rows, the sample, and 16 bytes for each item.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lirdrec.data.features import FeatureMatrix
 
 BLOCK = 4096  # rows of the matrix that are compared at once
 QUERIES = 1024  # rows that are compared with a block at once
-BINS = 40  # of a histogram
-SAMPLE = 2048  # rows of the spread: their eigenvalues take seconds
+BINS = 40  # bars of a histogram
+SAMPLE = 2048  # rows that `spread` is computed from; their eigenvalues take seconds
 PAIRS = 20_000  # random pairs for the distribution of cosines
 WORK = 3e11  # multiplications that comparisons may take
 LEAST = 256  # items that are compared at least
@@ -29,20 +29,25 @@ EXAMPLES = 5
 
 
 def unit_rows(values: np.ndarray) -> np.ndarray:
-    """`(n, d)` float32 rows of length 1; rows of zeros stay zero."""
+    """Return the rows `(n, d)` float32, scaled to length 1; rows of zeros stay zero."""
     rows = np.asarray(values, dtype=np.float32)
-    # by the largest value first: squares of large float16 features must not overflow
+    # first divided by the largest value: squares of large float16 features must not overflow
     rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
 
 
 def nearest_rows(values: np.ndarray, among: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` nearest rows of `values` `(I, d)` by cosine for each of the `queries` `(n,)`, itself excluded.
+    """Find the `k` nearest neighbors of some rows by cosine; memory never holds all cosines.
 
-    Only rows in `among` `(I,)` bool are neighbors. Never holds all similarities.
+    Args:
+        values: `(I, d)`, the rows to search.
+        among: `(I,)` bool, the rows that can be neighbors.
+        queries: `(n,)`, the rows whose neighbors are searched; a row is not its own neighbor.
+        k: number of neighbors.
 
     Returns:
-        `(n, k)` int64 rows, nearest first, -1 where there is none; and `(n, k)` float32 cosines, -inf there.
+        Rows `(n, k)` int64, nearest first, and their cosines `(n, k)` float32. If there are fewer than k neighbors, the
+        rest is -1 and -inf.
     """
     all_rows = np.full((len(queries), k), -1, dtype=np.int64)
     all_cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -69,7 +74,7 @@ def nearest_rows(values: np.ndarray, among: np.ndarray, queries: np.ndarray, k: 
 
 
 def norms(matrix: FeatureMatrix) -> dict[str, Any]:
-    """`min`, `median`, `mean`, `max` of the lengths of the present rows, and a histogram `bins`."""
+    """Return `min`, `median`, `mean`, `max` and a histogram `bins` of the lengths of the rows that are present."""
     lengths = np.zeros(len(matrix))
     for start, block in matrix.blocks():
         lengths[start : start + len(block)] = np.linalg.norm(block.astype(np.float64), axis=1)
@@ -80,11 +85,11 @@ def norms(matrix: FeatureMatrix) -> dict[str, Any]:
 
 
 def histogram(values: np.ndarray, limits: tuple[float, float] | None = None) -> list[dict[str, float]]:
-    """`from`, `to`, `count` of equal steps; empty without values."""
+    """Return a histogram of equal steps, each with `from`, `to` and `count`; empty if there are no values."""
     if not len(values):
         return []
     low, high = limits or (float(values.min()), float(values.max()))
-    if high - low < 2e-3 * max(abs(low), abs(high), 1e-30):  # all the same, but for rounding to float16: one bar
+    if high - low < 2e-3 * max(abs(low), abs(high), 1e-30):  # all equal, except for rounding to float16: one bar
         return [{"from": low, "to": high, "count": len(values)}]
     counts, edges = np.histogram(values, bins=BINS, range=(low, high))
     steps = zip(pairwise(edges.tolist()), counts.tolist(), strict=True)
@@ -92,7 +97,7 @@ def histogram(values: np.ndarray, limits: tuple[float, float] | None = None) -> 
 
 
 def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
-    """Columns with the same value in all present rows; none if fewer than two rows are present."""
+    """Return the columns that have the same value in all present rows; empty if fewer than two rows are present."""
     if matrix.present.sum() < 2:
         return np.empty(0, dtype=np.int64)
     low = np.full(matrix.dims, np.inf, dtype=np.float32)
@@ -105,12 +110,14 @@ def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
 
 
 def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, Any]:
-    """Effective dimensionality and cosines of a sample of vectors.
+    """Compute the effective number of dimensions, and the cosines, of a sample of vectors.
 
     Returns:
-        `sample`, rows; `effective_rank`, exp of the entropy of the components' shares of the variance (Roy and Vetterli
-        2007, of the variances); `shares`, the share of the variance in the first 1, 2, 4, … components; `cosine`, mean,
-        5 % and 95 % of the cosines of random pairs, and `bins`.
+        `sample`: the number of rows in the sample.
+        `effective_rank`: exp of the entropy of the shares that the principal components have of the variance (Roy and
+        Vetterli 2007, who use singular values instead of variances).
+        `shares`: the share of the variance in the first 1, 2, 4, … components.
+        `cosine`: of the cosines of random pairs, the `mean`, the 5 % and 95 % quantiles `low` and `high`, and `bins`.
     """
     rows = _sample(np.flatnonzero(matrix.present), SAMPLE, generator)
     values = np.asarray(matrix.values[rows], dtype=np.float64)
@@ -134,17 +141,18 @@ def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, A
 
 
 def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Exact duplicates, near-duplicates and hubs (items in many neighbor lists); by rows.
+    """Find exact duplicates, near-duplicates and hubs (items in many neighbor lists); items are given by row.
 
-    Exact copies are found by a hash of all rows. Near-duplicates and hubs are searched among one item of each group of
-    copies, in the lists of the `LIST` nearest items of a sample.
+    Exact copies are found by a hash of all rows. For the rest, one item of each group of copies is kept, and the `LIST`
+    nearest items of a sample of them are searched.
 
     Returns:
-        Duplicates: `groups`, `items` (in a group), `examples` (lists of rows, the largest group first); `near`:
-        `asked`, `items` (of these, those with a neighbor of cosine > `threshold`), `examples` (`rows`, `cosine`).
-        Hubs: `asked`, `k`, `most` (lists that the most popular item is in), `row`, `by_chance` (lists that an item is
-        in on average), `never` (share of the items in no list; None where only a sample was asked), and `bins` of the
-        cosine of the nearest neighbor.
+        Duplicates: `groups`, their number; `items`, in all groups; `examples`, lists of rows, the largest group first.
+        `near` has `asked`, the size of the sample; `items`, how many of them have a neighbor of cosine > `threshold`;
+        and `examples` (`rows`, `cosine`).
+        Hubs: `asked`, the number of lists; `k`, their length; `most`, how many of them the most frequent item is in;
+        `row`, this item; `by_chance`, how many lists an item is in on average; `never`, the share of items in no list
+        (None if only a sample has lists); `bins`, a histogram of the cosine of the nearest neighbor.
     """
     groups = copies(matrix)
     among = matrix.present.copy()
@@ -183,7 +191,7 @@ def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -
 
 
 def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
-    """Groups of rows with identical vectors, the largest first; rows in order."""
+    """Return the groups of rows with identical vectors, the largest group first; rows of a group are in order."""
     digests = np.zeros(len(matrix), dtype="S16")
     for start, block in matrix.blocks():
         block = np.ascontiguousarray(block) + block.dtype.type(0)  # -0 becomes 0
@@ -198,12 +206,14 @@ def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
 
 
 def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Generator) -> dict[str, Any] | None:
-    """Agreement of each two matrices: the mean overlap of the lists of the `LIST` nearest items.
+    """Compare each two matrices: how much the lists of the `LIST` nearest items of an item overlap, on average.
 
-    Only items present in both are compared. None with less than two matrices.
+    Only items with a vector in both matrices are compared.
 
     Returns:
-        `k`, and `pairs`: `a`, `b`, `asked`, `overlap` (0 to 1; None where they share no items), `by_chance`.
+        None if there are fewer than two matrices, else `k`, the length of a list, and `pairs`. Each pair has the names
+        `a` and `b`; `asked`, the number of items; `overlap` from 0 to 1, None if they have fewer than two common items;
+        and `by_chance`, the overlap of random lists.
     """
     pairs = []
     for a, b in combinations(matrices, 2):
@@ -222,7 +232,7 @@ def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Genera
 
 
 def compared(n_items: int, dims: int) -> int:
-    """Sample size for comparisons with all `n_items` items."""
+    """Return how many items are compared with all `n_items` items, so that it takes about `WORK` multiplications."""
     return min(n_items, max(LEAST, int(WORK / (2 * max(1, n_items) * dims))))
 
 
@@ -237,5 +247,5 @@ def _random_pairs(values: np.ndarray, generator: np.random.Generator) -> dict[st
 
 
 def _sample(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """`n` of the rows in order, or all of them."""
+    """Draw `n` of the rows, in order; all rows if there are not more."""
     return rows if len(rows) <= n else np.sort(generator.choice(rows, n, replace=False))

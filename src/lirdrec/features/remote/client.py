@@ -1,4 +1,4 @@
-"""Client of servers with OpenAI's HTTP interface: parallel requests, a rate limit, retries, errors as sentences."""
+"""Client of servers with OpenAI's HTTP interface: parallel requests, a rate limit, retries, one-sentence errors."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 A = TypeVar("A")
 T = TypeVar("T")
 
-KEYS = ("LIRDREC_API_KEY", "OPENAI_API_KEY")  # environment variables, the first one that is set
-TRANSIENT_STATUSES = (408, 409, 425, 429)  # and all from 500
+KEYS = ("LIRDREC_API_KEY", "OPENAI_API_KEY")  # environment variables; the first one that is set has the key
+TRANSIENT_STATUSES = (408, 409, 425, 429)  # and all statuses from 500
 LONGEST_WAIT = 600.0  # seconds that a server may ask us to wait; with more, the run stops
 HEADERS = ("content-type", "retry-after", "location")
 ROUTES = ("/chat/completions", "/embeddings", "/models")
@@ -39,11 +39,17 @@ class RequestRejected(Exception):
 
 
 class RetriesExhausted(Exception):
-    """All attempts of a request failed with a `TransientError`; the message is that of the last one."""
+    """All attempts of a request failed with a `TransientError`; the message is that of the last attempt."""
 
 
 class TransientError(Exception):
-    """An attempt failed; the next may succeed. `wait`: seconds the server asked for; `gone`: no server answers."""
+    """One attempt of a request failed, but the next may succeed.
+
+    Args:
+        message: why it failed.
+        wait: seconds that the server asked to wait, if it did.
+        gone: the server answered before, but nothing answers at its address any more.
+    """
 
     def __init__(self, message: str, wait: float | None = None, gone: bool = False):
         super().__init__(message)
@@ -52,20 +58,22 @@ class TransientError(Exception):
 
 @dataclass(eq=False, repr=False)
 class OpenAIClient:
-    """A server of `/chat/completions` or `/embeddings`: vLLM, Ollama, a cloud.
+    """Client of a server that offers `/chat/completions` or `/embeddings`, such as vLLM, Ollama or a cloud service.
 
-    The key is read from the environment (`LIRDREC_API_KEY`, else `OPENAI_API_KEY`; the latter is sent only to https
-    addresses and to this machine) and appears in no message, log, file or pickle.
+    The key is read from the environment: from `LIRDREC_API_KEY`, else from `OPENAI_API_KEY`, which is sent only to
+    https addresses and to this machine. It appears in no message, log, file or pickle.
 
     Args:
-        url: such as `http://localhost:8000`; `/v1` is added if it has no path.
-        concurrency: simultaneous requests; `requests_per_minute`: by default no limit.
+        url: address such as `http://localhost:8000`; `/v1` is added if it has no path.
+        concurrency: number of simultaneous requests.
         timeout: seconds for a complete response.
-        attempts: of one request; the second comes after `first_wait` seconds, doubled for each further one.
-        sleep, clock: for tests.
+        requests_per_minute: by default there is no limit.
+        attempts: how often one request is tried.
+        first_wait: seconds before the second attempt; they double for each further attempt.
+        sleep, clock: replaced in tests.
 
     Raises:
-        ConfigError: an invalid address, a number out of range, or httpx is not installed.
+        ConfigError: the address is invalid, a number is out of range, or httpx is not installed.
     """
 
     url: str
@@ -108,7 +116,7 @@ class OpenAIClient:
         Raises:
             RequestRejected: the server rejects this request.
             RetriesExhausted: all attempts failed.
-            ConfigError: no request can succeed: a wrong key, model or address.
+            ConfigError: no request can succeed, since the key, the model or the address is wrong.
             TrainingError: no server answers, or it asks for a long wait.
         """
         import tenacity
@@ -126,7 +134,7 @@ class OpenAIClient:
         except TransientError as error:
             if error.gone:
                 raise TrainingError(
-                    f"{self.name}: {error}; finished work is kept: run the same command when the server is back"
+                    f"{self.name}: {error}; finished work is kept: run the same command when the server answers again"
                 ) from None
             raise RetriesExhausted(f"{error} ({pluralize(self.attempts, 'attempt')})") from None
 
@@ -141,7 +149,7 @@ class OpenAIClient:
             self._client = None
 
     def scrub(self, text: str) -> str:
-        """The text without the key, on one line, cut to a readable length."""
+        """Return the text without the key, on one line, cut to a readable length."""
         if self._key:
             text = text.replace(self._key, "[key]")
         text = " ".join(text.split())
@@ -163,7 +171,8 @@ class OpenAIClient:
         return result
 
     def _post(self, url: httpx.URL, body: Mapping[str, Any]) -> httpx.Response:
-        """The complete response, within `timeout` seconds in total (httpx restarts its timeout at each byte)."""
+        """Return the complete response; it must arrive within `timeout` seconds (httpx restarts its timeout at each
+        byte, so the total is checked here)."""
         import httpx
 
         until = time.monotonic() + self.timeout
@@ -182,14 +191,19 @@ class OpenAIClient:
                 if self._answered:
                     raise TransientError(f"the server does not answer any more ({reason})", gone=True) from None
                 raise TrainingError(
-                    f"{self.name}: no server answers there ({reason}); start it, or correct its address"
+                    f"{self.name}: no server answers at this address ({reason}); start the server, or correct its"
+                    " address"
                 ) from None
             if isinstance(error, httpx.TimeoutException):
                 raise TransientError(f"no answer within {self.timeout:g} seconds") from None
-            raise TransientError(f"the connection broke ({reason})") from None
+            raise TransientError(f"the connection was interrupted ({reason})") from None
 
     def _check(self, response: httpx.Response) -> None:
-        """Raise the error of a response without success: transient, of this request, or of all requests."""
+        """Raise an error unless the response is a success.
+
+        A `TransientError` means that the next attempt may succeed, a `RequestRejected` concerns this request only, and
+        the others concern all requests.
+        """
         status = response.status_code
         if 200 <= status < 300:
             return
@@ -199,23 +213,25 @@ class OpenAIClient:
             wait = retry_after(response.headers.get("retry-after"))
             if wait is not None and wait > LONGEST_WAIT:
                 raise TrainingError(
-                    f"{self.name}: the server asks to come back in {wait:,.0f} seconds ({about}); finished work is"
-                    " kept: run the same command then"
+                    f"{self.name}: the server asks to wait {wait:,.0f} seconds ({about}); finished work is kept: run"
+                    " the same command after that time"
                 )
             if wait is not None and status in (429, 503):
                 self.pace.hold(wait)
             raise TransientError(about, wait)
         if status == 401:
-            hint = "the key is wrong" if self._key else f"it wants a key: set {KEYS[0]}"
+            hint = "the key is wrong" if self._key else f"the server needs a key: set {KEYS[0]}"
             raise ConfigError(f"{self.name}: {hint} ({about})")
         if status == 402 or (status == 403 and not self._succeeded):  # later, a 403 is about one image: moderation
-            raise ConfigError(f"{self.name}: the server does not allow it ({about}); check the account and its key")
+            raise ConfigError(
+                f"{self.name}: the server does not allow this request ({about}); check the account and its key"
+            )
         if status in (404, 405):
-            raise ConfigError(f"{self.name}: no such model or address ({about}); check both")
+            raise ConfigError(f"{self.name}: there is no such model or no such address ({about}); check both")
         if 300 <= status < 400:
             to = self.scrub(response.headers.get("location", "somewhere else"))
             raise ConfigError(f"{self.name}: the address has moved to {to}; give the new one")
-        raise RequestRejected(f"the server refuses it ({about})")
+        raise RequestRejected(f"the server refuses this input ({about})")
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         import tenacity
@@ -244,8 +260,8 @@ class OpenAIClient:
 def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> Iterator[tuple[int, T]]:
     """Apply `work` to the inputs in daemon threads; yields (index, result) as they are ready.
 
-    At most `threads` inputs are in work, or finished and not yet taken by the caller, so the caller can store each
-    result before the next input is read. After the first error of `work`, no further input is started.
+    At most `threads` inputs are in work, or finished but not yet taken by the caller. So the caller can store each
+    result before further inputs are read. After the first error of `work`, no further input is started.
     """
     todo: Iterator[tuple[int, A]] = iter(enumerate(inputs))
     reading, ended, free = threading.Lock(), threading.Event(), threading.Semaphore(threads)
@@ -263,7 +279,7 @@ def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> I
             ready.put(error)
         ready.put(None)
 
-    # daemons: Ctrl-C does not wait for servers
+    # daemon threads, so that Ctrl-C does not wait for the server
     for _ in range(threads):
         threading.Thread(target=run, daemon=True).start()
     running = threads
@@ -283,7 +299,10 @@ def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> I
 
 
 class RateLimiter:
-    """At most `per_minute` requests, at most those of one second at once; and none while the server asks for a rest."""
+    """Limits how many requests are sent: `per_minute` in a minute, and at once not more than in one second.
+
+    While the server asks to wait, no request is sent.
+    """
 
     def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):
         if per_minute is not None and not per_minute > 0:
@@ -314,7 +333,7 @@ class RateLimiter:
 
 
 def message_of(answer: Any) -> str | None:
-    """The message of an error as servers write it: {"error": {"message": …}}, or under "message" or "detail"."""
+    """Return the message of an error response: {"error": {"message": …}}, or under "message" or "detail"."""
     if not isinstance(answer, Mapping):
         return None
     error = answer.get("error") or answer.get("message") or answer.get("detail")
@@ -324,14 +343,14 @@ def message_of(answer: Any) -> str | None:
 
 
 def tokens_of(answer: Any, name: str) -> int | None:
-    """The count `name` of an answer's tokens, such as `prompt_tokens`; None if the answer has none."""
+    """Return a number of tokens from a response; `name` is its key, such as `prompt_tokens`. None if it is missing."""
     usage = answer.get("usage") if isinstance(answer, Mapping) else None
     count = usage.get(name) if isinstance(usage, Mapping) else None
     return count if isinstance(count, int) else None
 
 
 def retry_after(text: str | None) -> float | None:
-    """Seconds of a Retry-After header (a number or a date); None without a valid one."""
+    """Return the seconds of a Retry-After header, which is a number or a date; None if there is no valid header."""
     for read in (float, lambda date: parsedate_to_datetime(date).timestamp() - time.time()):
         try:
             return max(0.0, read(text or ""))
@@ -341,7 +360,7 @@ def retry_after(text: str | None) -> float | None:
 
 
 def _error_text(response: httpx.Response) -> str:
-    """The message of a response without success; empty for a web page."""
+    """Return the error message of a response; empty if the response is a web page."""
     try:
         return message_of(response.json()) or ""
     except ValueError:
@@ -352,14 +371,14 @@ def _address(url: str) -> httpx.URL:
     try:
         import httpx
     except ImportError:
-        raise ConfigError('asking a server needs httpx and tenacity: pip install "lirdrec[captions]"') from None
+        raise ConfigError('requests to a server need httpx and tenacity: pip install "lirdrec[captions]"') from None
     reason = ""
     try:
         address = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError) as error:
         address, reason = httpx.URL(""), f" ({error})"
     if address.scheme not in ("http", "https") or not address.host:
-        raise ConfigError(f"{url!r} is no address of a server{reason}; write it as http://localhost:8000/v1")
+        raise ConfigError(f"{url!r} is not the address of a server{reason}; write it as http://localhost:8000/v1")
     path = address.path.rstrip("/")
     for route in ROUTES:
         path = path.removesuffix(route)

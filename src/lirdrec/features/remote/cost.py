@@ -1,4 +1,4 @@
-"""Cost estimate of requests to a model, before they start: tokens, money, time."""
+"""Estimate what requests to a model will cost, before they start: tokens, money, time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-LETTERS = 4  # of a token of English text, about
+LETTERS = 4  # letters of a token of English text, about
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,15 @@ class Estimate:
     """Estimated tokens, time and cost of all requests.
 
     Attributes:
-        unit: of an input: "image" or "text".
-        inputs: number of inputs, `per_request` of them in one request.
-        tokens_in, tokens_out: read and written for one input.
-        seconds: of one request; None if not measured.
-        measured: inputs whose tokens were counted; 0: a rule of thumb.
-        price_in, price_out: of a million tokens; None if unknown.
+        unit: what an input is: "image" or "text".
+        inputs: number of inputs.
+        tokens_in, tokens_out: tokens that the model reads and writes for one input.
+        seconds: time of one request; None if it was not measured.
+        measured: number of inputs whose tokens were counted; 0 if the tokens are a rule of thumb.
+        concurrency: number of simultaneous requests.
+        per_request: number of inputs in one request.
+        requests_per_minute: limit of the requests; None if there is no limit.
+        price_in, price_out: price of a million tokens; None if unknown.
     """
 
     unit: str
@@ -37,7 +40,7 @@ class Estimate:
 
     @property
     def time(self) -> float | None:
-        """Seconds of all requests."""
+        """Seconds that all requests take; None if nothing is known about it."""
         requests = math.ceil(self.inputs / self.per_request)
         bounds = [] if self.requests_per_minute is None else [requests * 60 / self.requests_per_minute]
         if self.seconds is not None:
@@ -53,6 +56,6 @@ class Estimate:
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None if there are none."""
+    """Return the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None

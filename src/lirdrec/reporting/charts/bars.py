@@ -30,7 +30,9 @@ def bars(
 
     Args:
         frame, name, panel, accent, y_label, caption: as in `lines`.
-        x: column of the groups; series: column of the bars in a group.
+        x: column with a group of bars for each value.
+        y: column of the values.
+        series: column with a bar in each group for each value.
     """
     data = summarize(frame, [panel, x, series], y)
     with style():

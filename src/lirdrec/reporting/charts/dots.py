@@ -39,19 +39,20 @@ def dots(
 
     Args:
         frame: one or more rows for each dot, for instance one for each seed.
-        name: of the figure and its files.
+        name: name of the figure and of its files.
         rows: column with the names of the rows of the plot.
         value: column with the values.
         panel: column whose values each get a panel; None: one panel.
-        accent: the row in the accent color.
+        accent: the name whose row has the accent color.
         row_order: names from the top; the rows that it does not list follow by descending mean.
         low, high: columns with the ends of the error bars (a confidence interval) instead of ± sd; then `frame` has
             exactly one row for each dot.
-        reference: where a vertical line is drawn, such as 0.
-        x_label, caption: texts below the axis and the figure.
+        reference: value at which a vertical line is drawn, such as 0.
+        x_label: text below the axis; None: the name of the column `value`.
+        caption: text below the figure.
     """
     if (low is None) != (high is None):
-        raise ConfigError("dots needs both ends of the error bars, low and high, or neither")
+        raise ConfigError("dots: give both ends of the error bars, low and high, or neither")
     data = summarize(frame, [panel, rows], value, also=[column for column in (low, high) if column])
     with style():
         names = _ordered_rows(data, rows, row_order)
@@ -78,7 +79,7 @@ def _ordered_rows(data: pl.DataFrame, rows: str, row_order: Sequence[Any]) -> li
 
 
 def _name_rows(axes: Axes, names: Sequence[Any], is_left: bool, accent: Any, reference: float | None) -> None:
-    """Format a panel of `len(names)` rows; a panel at the left has their names."""
+    """Format the axes of a panel with a row for each name; only a panel at the left shows the names."""
     if reference is not None:
         axes.axvline(reference, color=GRAY, linewidth=0.9, zorder=2)
     axes.set_ylim(len(names) - 0.4, -0.6)

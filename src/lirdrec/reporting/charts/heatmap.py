@@ -30,7 +30,8 @@ def heatmap(
 
     Args:
         frame, name, panel, x_label, y_label, caption: as in `lines`.
-        x, y: columns of the grid's columns and rows: numbers ascending, texts in order of appearance, y from the top.
+        x, y: columns of `frame` for the horizontal and the vertical axis. Numbers are sorted, texts keep their order of
+            appearance; y starts at the top.
         value: column of the values.
     """
     from matplotlib.colors import LinearSegmentedColormap
@@ -57,7 +58,7 @@ def heatmap(
 
 
 def _draw_cells(axes: Axes, cells: Mapping[tuple[int, int], float], shades: Callable[[float], Any]) -> None:
-    """Shade and label the cells of a panel, (row, column) → value; frame the highest."""
+    """Shade and label the cells of a panel, given as (row, column) → value; frame the cell with the highest value."""
     from matplotlib.patches import Rectangle
 
     least, most = min(cells.values()), max(cells.values())

@@ -34,12 +34,16 @@ def lines(
     """Line chart: each line has its name at its right end and a band of ± one sd over the runs.
 
     Args:
-        frame: tidy rows; null and NaN values are skipped; name: stem of the figure's files.
+        frame: data with one value per row; null and NaN values are skipped.
+        name: name of the figure's files, without their ending.
         x, y: columns of the axes. A text column x is drawn as equal steps in order of appearance.
-        series, panel: columns with a line, and a panel, for each value.
+        series: column with a line for each value; None: one line.
+        panel: column with a panel for each value; None: one panel.
         accent: the series in the accent color, drawn on top.
-        x_label, y_label: default: the columns' names; log_x, log_y: use logarithmic axes.
-        points: mark each value; default: lines with at most 12 values; caption: see Figure.
+        x_label, y_label: labels of the axes; None: the columns' names.
+        log_x, log_y: use logarithmic axes.
+        points: mark each value; None: only on lines with at most 12 values.
+        caption: text below the figure.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -103,14 +107,14 @@ def _end_labels(
     accent: Any,
     log: bool,
 ) -> None:
-    """Write the names of lines at their right ends (x, y, name), moved apart where they would overlap."""
+    """Write each line's name at its right end; `ends` has (x, y, name). Names that would overlap are moved apart."""
     from matplotlib.figure import Figure as Drawing
 
     low, high = map(math.log10, axes.get_ylim()) if log else axes.get_ylim()
     subplot, drawing = axes.get_subplotspec(), axes.figure
     assert subplot is not None and isinstance(drawing, Drawing)  # no panel is in a subfigure
     inches = drawing.get_size_inches()[1] / subplot.get_gridspec().nrows
-    step = (high - low) * 0.135 / max(0.5, inches - 0.85)  # one line of small type
+    step = (high - low) * 0.135 / max(0.5, inches - 0.85)  # the height of one line of small text
     ordered = sorted(ends, key=lambda end: end[1])
     wanted = [math.log10(y) if log and y > 0 else y for _, y, _ in ordered]
     for (_, _, name), height in zip(ordered, spread_apart(wanted, step), strict=True):
@@ -122,7 +126,7 @@ def _end_labels(
 
 
 def spread_apart(wanted: Sequence[float], step: float) -> list[float]:
-    """Positions at least `step` apart, as near as possible (least squares) to the wanted ones; both ascending."""
+    """Return ascending positions at least `step` apart, nearest to the ascending `wanted` (least squares)."""
     groups: list[tuple[float, int]] = []  # (center, members); the members are `step` apart around the center
     for position in wanted:
         center, members = position, 1

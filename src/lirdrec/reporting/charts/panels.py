@@ -1,7 +1,7 @@
 """Panel layout of charts (small multiples), and the data preparation that charts share.
 
-Rows that agree in all keys of a chart (x, series, panel …) are runs: charts show their mean and, for two or more runs,
-their standard deviation.
+Rows with the same keys (x, series, panel …) are repeated runs, for instance with other seeds: charts show their mean
+and, for two or more runs, their standard deviation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ MEAN, SD, RUNS = "mean", "sd", "runs"
 
 
 def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also: Sequence[str] = ()) -> pl.DataFrame:
-    """Mean, sd and number of the runs for each combination of the keys, in order of appearance.
+    """Return mean, sd and number of the runs for each combination of the keys, in order of appearance.
+
+    The columns in `also` are averaged over the runs, too.
 
     Raises:
         ConfigError: the frame lacks a column, or has no values.
@@ -43,29 +45,29 @@ def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also:
 
 
 def names_of(data: pl.DataFrame, column: str | None) -> list[Any]:
-    """Values of a column in order of appearance."""
+    """Return the different values of a column in order of appearance; [None] without a column."""
     return [None] if column is None else data[column].unique(maintain_order=True).to_list()
 
 
 def rank_in(name: Any, order: Sequence[Any]) -> int:
-    """Position of a name in `order`; `len(order)` where it is missing."""
+    """Return the position of a name in `order`; `len(order)` if it is not there."""
     return list(order).index(name) if name in order else len(order)
 
 
 def equals(column: str, value: Any) -> pl.Expr:
-    """Filter for the rows with this value in a column; None: the rows with null."""
+    """Return a filter for the rows with this value in a column; for None, the rows with null."""
     import polars as pl
 
     return pl.col(column).is_null() if value is None else pl.col(column) == value
 
 
 class Panels:
-    """A figure with an empty axes for each value of the column `panel`; iterates over the axes and the rows of each.
+    """A figure with one panel for each value of a column; iterating gives the axes and the data rows of each panel.
 
     Args:
         data: the rows of all panels.
         panel: column with a panel for each value; None: one panel.
-        names_right: number of names written below each other at the right.
+        names_right: number of names written below each other at the right of a panel.
         row_height: height of a row of panels in inches.
         columns: maximum number of panels side by side.
         names_left: the y-axis shows names: draw no horizontal lines, and make a single panel narrower.
@@ -128,7 +130,7 @@ class Panels:
                 axes.yaxis.label.set(rotation=0, verticalalignment="center")
 
     def legend(self, names: int) -> None:
-        """Draw the legend of so many names above the panels."""
+        """Draw the legend above the panels; `names` is its number of names."""
         handles, texts = self.parts[0][0].get_legend_handles_labels()
         self.drawing.legend(handles, texts, loc="outside upper left", ncols=min(names, 6), frameon=False)
 

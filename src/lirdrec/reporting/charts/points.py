@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Side = Literal["left", "right", "center"]
-# positions of a name beside its point, the preferred first: alignment, and lines of text upwards
+# positions of a name beside its point, the best first: (alignment, shift upwards in lines of text)
 SIDES: tuple[tuple[Side, float], ...] = (
     *(("left", 0), ("right", 0), ("center", 1.1), ("center", -1.1)),
     *(("left", 0.8), ("right", 0.8), ("left", -0.8), ("right", -0.8)),
@@ -36,13 +36,14 @@ def points(
     log_x: bool = False,
     caption: str = "",
 ) -> Figure:
-    """Scatter plot of two values, one named point per series at the means over the runs: accuracy against cost.
+    """Scatter plot of two values, such as accuracy and cost: one named point per series, at the means over the runs.
 
     Args:
         frame, name, panel, accent, caption: as in `lines`.
-        x, y: columns of the values; series: column of the names.
-        x_label, y_label: default: the columns' names.
-        log_x: logarithmic x-axis.
+        x, y: columns of the two values.
+        series: column of the names.
+        x_label, y_label: labels of the axes; None: the columns' names.
+        log_x: use a logarithmic x-axis.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -84,7 +85,7 @@ def _name_points(
     point_styles: dict[Any, Style],
     accent: Any,
 ) -> None:
-    """Write names beside points: each where it covers the least of other names and points, the accent first."""
+    """Write a name beside each point, where it covers least of other names and points; start with the accent."""
     inch = axes.figure.dpi
     tall, wide, gap = 10 / 72 * inch, 5.2 / 72 * inch, 6 / 72 * inch
     records = sorted(part.iter_rows(named=True), key=lambda record: record[series] != accent)
@@ -118,5 +119,5 @@ def _name_points(
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Area that two boxes (left, low, right, high) share."""
+    """Return the area that two boxes (left, low, right, high) share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -1,1 +1,1 @@
-"""Information on items: images, search, facets, projection, audience, explanations, encoding."""
+"""Information about items: images, search, facets, projection, audience, explanations, encoding."""

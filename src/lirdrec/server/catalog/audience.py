@@ -1,4 +1,4 @@
-"""Audience of an item: the users with the highest scores for it, and its rank in their lists."""
+"""Find the audience of an item: the users with the highest scores for it, and its rank in their lists."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lirdrec.server.snapshot import Snapshot
 
 LISTED = 20  # length of the lists that count for `reach`
 SAMPLE = 500  # users that `reach` is estimated from
-_CELLS = 8_000_000  # scores in memory at once
-_POOL = 4  # candidates for each member
+_CELLS = 8_000_000  # most numbers in memory at once
+_POOL = 4  # candidates for each member of the audience
 
 
 @torch.no_grad()
 def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
-    """The audience of an item row: of the users with the highest scores, the `k` in whose lists it ranks best.
+    """Return the audience of an item: among the users with the highest scores, the `k` in whose lists it ranks best.
 
     Raises:
-        CapabilityError: a slim run has no likes.
+        CapabilityError: the run is slim: it has only vectors and ids, no likes.
     """
     recommender = snapshot.recommender
     if recommender.is_slim:
@@ -68,7 +68,7 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
 
 
 def _likers(snapshot: Snapshot, row: int) -> set[int]:
-    """Rows of the users who liked the item, in training or since."""
+    """Return the rows of the users who liked the item, in training or since."""
     histories = snapshot.recommender.histories
     users: set[int] = set()
     if row < snapshot.recommender.n_trained_items:
@@ -77,13 +77,13 @@ def _likers(snapshot: Snapshot, row: int) -> set[int]:
 
 
 def _users_with(snapshot: Snapshot, field: Literal["history", "disliked"], row: int) -> set[int]:
-    """Rows of the users with an item in this field of their state."""
+    """Return the rows of the users who have an item in this field of their state."""
     users = (user for user, state in snapshot.user_states.items() if bool((getattr(state, field) == row).any()))
     return {snapshot.user_rows[user] for user in users if user in snapshot.user_rows}
 
 
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
-    """Current vectors `(B, D)` of users `(B,)`."""
+    """Return the current vectors `(B, D)` of the user rows `users` `(B,)`."""
     queries = snapshot.recommender.scorer.queries(users)
     folded = {
         snapshot.user_rows.get(user, -1): state for user, state in snapshot.user_states.items() if state.is_folded
@@ -96,7 +96,7 @@ def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
 
 
 def _ranks(snapshot: Snapshot, users: Tensor, row: int) -> np.ndarray:
-    """Ranks `(B,)` int64, from 1, of the item in the lists of users who did not like it."""
+    """Return the ranks `(B,)` int64, from 1, of an item in the lists of users who did not like it."""
     ranks = []
     for block in users.split(max(1, _CELLS // snapshot.recommender.n_items)):
         scores = snapshot.recommender.scorer.scores(_queries(snapshot, block))

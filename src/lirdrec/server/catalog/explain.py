@@ -1,4 +1,4 @@
-"""Explain recommendations and find similar items, with all items and likes that the server has at that moment."""
+"""Explain recommendations and find similar items, with all items and likes that the server has at this moment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lirdrec.server.snapshot import Id, Snapshot
 
 
 def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation:
-    """Explain the score of an item row for a user, by the vector that the engine ranks with.
+    """Explain the score of an item for a user, with the same user vector that the ranking uses.
 
     Raises:
-        UnknownIdError: no such user.
-        CapabilityError: a slim run has no liked items.
+        UnknownIdError: there is no such user.
+        CapabilityError: the run is slim: it has only vectors and ids, no liked items.
     """
     recommender = snapshot.recommender
     if recommender.is_slim:
@@ -37,7 +37,10 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
 
 
 def similar_items(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:
-    """Rows of the k nearest items and their similarities, nearest first, without the item itself and removed ones."""
+    """Return the rows and similarities of the k most similar items, best first, without the item itself.
+
+    Removed items are left out.
+    """
     scorer = snapshot.recommender.scorer
     scores = scorer.similar_items(torch.tensor([row])).clone()
     scores[:, snapshot.removed] = -torch.inf

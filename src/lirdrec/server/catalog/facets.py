@@ -1,4 +1,4 @@
-"""Facets: columns of the item table to filter by, their values, and colors of items by a column."""
+"""Describe the columns of the item table that items can be filtered by, and color items by the values of a column."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.server.response_models import ColumnAnswer
 
-N_COLORS = 7  # categories with a color; the rest is "other"
-N_RANGES = 5  # of numbers
-MAX_CHOICES = 40  # values of a choice; a column with more is a text to search in
-_SEPARATORS = (", ", "|", "; ", " > ")  # between the values of one cell
+N_COLORS = 7  # categories that have a color; all others are "other"
+N_RANGES = 5  # ranges into which numbers are divided
+MAX_CHOICES = 40  # most values of a choice; a column with more values is a text to search in
+_SEPARATORS = (", ", "|", "; ", " > ")  # possible separators between the values of one cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +26,12 @@ class ItemColors:
     """A color for each item."""
 
     kind: str  # "category" or "number"
-    labels: Sequence[str]  # of the colors, in order
+    labels: Sequence[str]  # labels of the colors, in order
     codes: np.ndarray  # (I,) int16 indices into `labels`; -1 if the item has no value
 
 
 def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
-    """The columns to filter by: numbers, booleans and texts, without ids, images and nested values."""
+    """Describe the columns to filter by: numbers, booleans and texts, without ids, images and nested values."""
     columns = []
     for name, kind in table.schema.items():
         if name in (ITEM, IMAGE):
@@ -49,9 +49,10 @@ def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
 
 
 def color_items(table: pl.DataFrame, name: str) -> ItemColors:
-    """Colors by a column of `describe_columns`: the most frequent values, or `N_RANGES` quantile ranges.
+    """Return colors of the items by one of the columns of `describe_columns`.
 
-    Of a cell with several values, such as "Comedy, Romance", the first is used.
+    The most frequent values get a color; numbers are divided into `N_RANGES` ranges by quantiles. If a cell has several
+    values, such as "Comedy, Romance", the first is used.
     """
     column = _plain(table[name])
     if column.dtype.is_numeric():
@@ -68,7 +69,7 @@ def color_items(table: pl.DataFrame, name: str) -> ItemColors:
 
 
 def _plain(column: pl.Series) -> pl.Series:
-    """The column with categories as texts, durations as seconds, decimals as floats, and null for NaN and infinity."""
+    """Convert a column: categories to texts, durations to seconds, decimals to floats, and NaN and infinity to null."""
     kind = column.dtype
     if kind in (pl.Categorical, pl.Enum):
         return column.cast(pl.String)
@@ -94,7 +95,7 @@ def _text_column(name: str, column: pl.Series) -> ColumnAnswer:
 
 
 def _separator(column: pl.Series) -> str | None:
-    """The separator of the values of a cell, if a quarter of the cells have several values."""
+    """Return the separator of the values of a cell; None unless a quarter of the cells have several values."""
     n = max(1, len(column) - column.null_count())
     shares = {text: (column.str.contains(text, literal=True).sum() or 0) / n for text in _SEPARATORS}
     separator = max(shares, key=lambda text: shares[text])
@@ -102,7 +103,7 @@ def _separator(column: pl.Series) -> str | None:
 
 
 def _split(column: pl.Series, separator: str | None) -> pl.Series:
-    """Cells as lists of stripped texts; null if there is none."""
+    """Split cells into lists of texts without spaces around them; a cell without any text becomes null."""
     lists = column.str.split("\0" if separator is None else separator).list.eval(pl.element().str.strip_chars())
     lists = lists.list.eval(pl.element().filter(pl.element() != ""))
     return lists.set(lists.list.len() == 0, None)

@@ -32,7 +32,7 @@ _SKIPPED = {"a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to", 
 
 
 def placeholder(item: int | str, title: str | None = None) -> bytes:
-    """An SVG of 320 × 400, always the same for an item and title, without scripts, fonts and styles."""
+    """Draw an SVG of 320 × 400, always the same for an item and title, without scripts, fonts and styles."""
     digits = hashlib.blake2b(f"{type(item).__name__}:{item}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
     hue = _HUES[digits[0] % len(_HUES)]
     accent = _HUES[(digits[0] + 1 + digits[1] % (len(_HUES) - 1)) % len(_HUES)]
@@ -47,7 +47,10 @@ def placeholder(item: int | str, title: str | None = None) -> bytes:
 
 
 def initials(title: str) -> str:
-    """One or two initials of a title, of words such as articles only if there are no others; "·" without any."""
+    """Return one or two initials of a title; "·" if there is no letter or digit.
+
+    Words such as articles count only if there are no other words.
+    """
     words = [word.strip("\"'([{.,:;!?-–…“”‘’") for word in title.split()]
     words = [word for word in words if word and word[0].isalnum()]
     significant = [word for word in words if word.lower() not in _SKIPPED and not word[0].isdigit()] or words
@@ -55,7 +58,7 @@ def initials(title: str) -> str:
 
 
 def _shapes(digits: bytes, hue: str, accent: str) -> str:
-    """A sun behind two hills, with positions and slopes from the hash of the id."""
+    """Draw a sun behind two hills, with positions and slopes from the hash of the id."""
     x, y, radius = 60 + digits[2] % 200, 90 + digits[3] % 80, 42 + digits[4] % 38
     shapes = [f'<circle cx="{x}" cy="{y}" r="{radius}" fill="{_mixed(accent, 0.45)}"/>']
     for height, swing, phase, white in (
@@ -69,16 +72,16 @@ def _shapes(digits: bytes, hue: str, accent: str) -> str:
 
 
 def _mixed(color: str, white: float) -> str:
-    """A color mixed with a share of white."""
+    """Mix a color with a share of white."""
     channels = (int(color[start : start + 2], 16) for start in (1, 3, 5))
     return "#" + "".join(f"{round(channel + (255 - channel) * white):02x}" for channel in channels)
 
 
 log = logging.getLogger(__name__)
 
-SIDE = 480  # pixels of the longer side: twice that of a card, for sharp displays
+SIDE = 480  # pixels of the longer side: twice the side on the page, for displays with many pixels
 STORED_SIDE = 1024  # pixels of the longer side of a stored upload
-CACHE_BYTES = 16 * 2**20  # of thumbnails, about 30 kB each
+CACHE_BYTES = 16 * 2**20  # size of the cache of thumbnails, which have about 30 kB each
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
@@ -97,15 +100,20 @@ class ItemImage:
 
 @dataclass(frozen=True, eq=False)
 class _ImageFiles:
-    """Image files of a run's items."""
+    """The image files of a run's items."""
 
-    owner: object  # users of the run: the same object in all its snapshots
+    owner: object  # the users of the run: the same object in all snapshots of a run, so it identifies the run
     folder: Path | None = None
     column: pl.Series | None = None
 
 
 class ItemImages:
-    """The images of the served items, from the store and a folder; None for that of the run's dataset."""
+    """The images of the served items, from the store and a folder.
+
+    Args:
+        live: the current snapshot and the store.
+        folder: folder of the images; None: the folder that the run's dataset recorded.
+    """
 
     def __init__(self, live: LiveState, folder: str | Path | None = None):
         self.live, self.folder = live, folder
@@ -114,7 +122,7 @@ class ItemImages:
         self._thumbnails: ByteCache[tuple[str, float, int], ItemImage] = ByteCache(CACHE_BYTES)
 
     def get(self, snapshot: Snapshot, row: int) -> ItemImage:
-        """The image of an item row; a placeholder if it has none."""
+        """Return the image of an item; a placeholder if it has none."""
         item = snapshot.recommender.items.series[row]
         path = self.path(snapshot, row)
         image = None if path is None else self._from_file(path)
@@ -123,7 +131,7 @@ class ItemImages:
         return image or ItemImage(placeholder(item, snapshot.recommender.title(row)), "image/svg+xml")
 
     def path(self, snapshot: Snapshot, row: int) -> Path | None:
-        """The image file of a trained item, never outside of the folder; None if there is none."""
+        """Return the image file of a trained item, or None; a file outside of the folder is never returned."""
         with self._lock:
             if self._files.owner is not snapshot.recommender.users:
                 self._files = _find_files(snapshot.recommender, self.folder)
@@ -131,7 +139,7 @@ class ItemImages:
         if files.column is None or files.folder is None or row >= len(files.column) or files.column[row] is None:
             return None
         path = (files.folder / files.column[row]).resolve()
-        return path if path.is_relative_to(files.folder) else None  # a link may lead out
+        return path if path.is_relative_to(files.folder) else None  # a link may lead out of the folder
 
     def _from_file(self, path: Path) -> ItemImage | None:
         try:
@@ -154,7 +162,7 @@ def _thumbnail(source: Path | bytes) -> ItemImage | None:
 
 
 def _find_files(recommender: Recommender, folder: str | Path | None) -> _ImageFiles:
-    """Find the image files; log a missing folder once, then all items get placeholders."""
+    """Find the image files of a run; if the folder is missing, log it once, and all items get placeholders."""
     owner, features = recommender.users, recommender.features
     try:
         if folder is None and features is not None and features.folder is not None:
@@ -174,13 +182,13 @@ def _find_files(recommender: Recommender, folder: str | Path | None) -> _ImageFi
 
 
 def sanitized_image(content: bytes, max_pixels: int) -> bytes:
-    """An uploaded image as a small JPEG without metadata (location, camera).
+    """Convert an uploaded image to a small JPEG without metadata (location, camera).
 
     Raises:
-        DataError: it is not a JPEG, PNG or WebP, is damaged, or has more than `max_pixels` pixels.
+        DataError: the image is not a JPEG, PNG or WebP, is damaged, or has more than `max_pixels` pixels.
     """
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if not content.startswith(_SIGNATURES) and not is_webp:
-        raise DataError("the image must be a JPEG, PNG or WebP; its content is something else")
+        raise DataError("the image must be a JPEG, PNG or WebP; its content has another format")
     open_image(content, max_pixels=max_pixels, enough=STORED_SIDE)
     return thumbnail(content, STORED_SIDE)

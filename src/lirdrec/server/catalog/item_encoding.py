@@ -37,7 +37,7 @@ class Encoders:
 
     @classmethod
     def load(cls, recommender: Recommender, device: str = "cpu") -> Encoders:
-        """The encoders in the manifest of the run's dataset, with their weights in memory."""
+        """Load the encoders that the manifest of the run's dataset names, with their weights."""
         from lirdrec.data.storage import read_manifest
         from lirdrec.features.registry import load_encoder
 
@@ -53,7 +53,7 @@ class Encoders:
                 info = read_manifest(features.folder)["info"].get("encoders", {}).get(name, {})
                 encoder = load_encoder(features.folder, name, device=device)
                 if encoder.kind in ("audio", "video"):
-                    raise DataError(f"a server takes no {encoder.kind} files of new items; send vectors")
+                    raise DataError(f"the server does not accept {encoder.kind} files of new items; send vectors")
                 _warm_up(encoder)
                 loaded[name] = _LoadedEncoder(encoder, info.get("source", {}))
                 log.info("features '%s' of new items are made by the server (%s)", name, encoder.kind)
@@ -64,11 +64,11 @@ class Encoders:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Name → "text", "image" or "joint" (a text, an image or both)."""
+        """Name of features → what their encoder reads: "text", "image" or "joint" (a text, an image or both)."""
         return {name: loaded.encoder.kind for name, loaded in self._loaded.items()}
 
     def encode(self, name: str, items: Sequence[NewItem]) -> list[np.ndarray | None]:
-        """One vector `(d,)` for each item, or None if it has no text or image.
+        """Encode the features `name` of items: a vector `(d,)` for each item, or None if it has no text or image.
 
         Raises:
             DataError: a text or image cannot be encoded.
@@ -97,7 +97,7 @@ def _inputs(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
 
 
 def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
-    """The texts of new items, by the template of the encoder."""
+    """Make the texts of new items with the template of the encoder."""
     from lirdrec.features.sources import text_item
     from lirdrec.features.template import recorded_template
 
@@ -106,7 +106,7 @@ def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
     try:
         frame = pl.DataFrame(rows, strict=False)
     except (TypeError, ValueError, pl.exceptions.PolarsError):
-        raise DataError("the columns of the new items hold values that make no text") from None
+        raise DataError("the columns of the new items have values that cannot be written as a text") from None
     return [text_item(text) for text in parsed.render(frame)]
 
 
@@ -120,7 +120,7 @@ def _images(contents: Iterable[bytes | None]) -> list[Item]:
 
 
 def _warm_up(encoder: Encoder) -> None:
-    """Encode a sample, which loads the weights."""
+    """Encode a small sample, so that the weights are loaded."""
     from PIL import Image
 
     from lirdrec.features.encode import encode_shard

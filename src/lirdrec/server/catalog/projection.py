@@ -1,4 +1,4 @@
-"""Two-dimensional projection of the catalog: PCA of the item vectors, computed in the background."""
+"""Project the catalog to two dimensions: PCA of the item vectors, computed in the background."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _EDGE = 0.995  # share of the items within the unit square
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Points of the items. Items with similar directions of their vectors are near each other."""
+    """The points of the items. Items whose vectors have similar directions are near each other."""
 
     points: np.ndarray  # (I, 2) float32, about within -1 … 1; added items use the axes of the trained ones
     explained: tuple[float, float]  # share of the variance of the trained items' directions on each axis
 
 
 class _Axes(NamedTuple):
-    """Linear projection of vectors to points."""
+    """A linear projection of item vectors to points."""
 
     center: Tensor  # (D,)
     directions: Tensor  # (D, 2)
@@ -41,16 +41,16 @@ class _Axes(NamedTuple):
 
 
 class CatalogProjection:
-    """The projection of the served run; computed once for each run, at the first request or by `begin`."""
+    """The projection of the run that is served; computed once for each run, at the first request or by `begin`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._run: IdMap | None = None  # users of the run: the same object in all its snapshots, another after a swap
+        self._run: IdMap | None = None  # users of the run: the same object in all snapshots of one run only
         self._axes: Future[_Axes] | None = None
         self._points = np.empty((0, 2), dtype=np.float32)
 
     def begin(self, snapshot: Snapshot) -> Future[_Axes]:
-        """Start to compute the axes in the background, unless that was done for this run."""
+        """Start to compute the axes in the background, unless this was done already for this run."""
         with self._lock:
             if self._axes is None or self._run is not snapshot.recommender.users:
                 self._run, self._points = snapshot.recommender.users, np.empty((0, 2), dtype=np.float32)
@@ -59,7 +59,7 @@ class CatalogProjection:
             return self._axes
 
     def get(self, snapshot: Snapshot, wait: float = 20.0) -> Projection:
-        """The points of all items of a snapshot.
+        """Return the points of all items of a snapshot.
 
         Raises:
             TimeoutError: the computation takes more than `wait` seconds; try again.
@@ -79,9 +79,9 @@ class CatalogProjection:
 
 @torch.no_grad()
 def principal_axes(vectors: Tensor) -> _Axes:
-    """Center, first two principal directions and scale of the normalized vectors `(n, D)`.
+    """Compute the center, the first two principal directions and the scale of the normalized vectors `(n, D)`.
 
-    Signs are chosen so that the largest entry of a direction is positive, so the result is always the same.
+    The sign of a direction is chosen so that its largest entry is positive; so the result is always the same.
     """
     unit = _normalized(vectors)
     center = unit.mean(0)
@@ -101,17 +101,17 @@ def principal_axes(vectors: Tensor) -> _Axes:
 def _compute(result: Future[_Axes], snapshot: Snapshot) -> None:
     try:
         result.set_result(principal_axes(_item_vectors(snapshot)[: snapshot.recommender.n_trained_items]))
-    except BaseException as error:  # raised in the waiting requests
+    except BaseException as error:  # is raised in the requests that wait for the result
         result.set_exception(error)
 
 
 def has_projection(snapshot: Snapshot) -> bool:
-    """Whether the model has item vectors."""
+    """Whether the model has item vectors, which a projection needs."""
     return isinstance(snapshot.recommender.scorer, VectorScorer)
 
 
 def _item_vectors(snapshot: Snapshot) -> Tensor:
-    """Vectors `(I, D)` float32 of all items, by which they are similar."""
+    """Return the vectors `(I, D)` float32 of all items by which similarity is computed."""
     scorer = snapshot.recommender.scorer
     if not isinstance(scorer, VectorScorer):
         raise CapabilityError("this model has no item vectors, so there is no projection")

@@ -1,4 +1,4 @@
-"""Search for items by title or id, and for users by id."""
+"""Search for items by title or id, and search for users by id."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ class Search:
         self._items: WeakKeyDictionary[Recommender, pl.DataFrame] = WeakKeyDictionary()
 
     def items(self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20) -> tuple[int, list[int]]:
-        """Number and rows of the items with all words of the query in their title or id; of all for an empty query.
+        """Find the items with all words of the query in their title or id; an empty query finds all items.
 
-        Order: the item with this id, titles that start with the query, titles with a word that does, other matches;
-        among equals those with more likes first.
+        The order is: the item with this id, titles that start with the query, titles with a word that starts with it,
+        other matches. Among equal matches, items with more likes are first.
+
+        Returns:
+            The number of all matches, and the rows of one page of them.
         """
         table = self._table(snapshot.recommender)
         if bool(snapshot.removed.any()):
@@ -45,9 +48,12 @@ class Search:
     def users(
         self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20
     ) -> tuple[int, list[tuple[Id, int]]]:
-        """Number of users with the query in their id; ids and numbers of likes of one page of them.
+        """Find the users with the query in their id.
 
-        Order: the exact id, ids that start with the query, others.
+        The order is: the exact id, ids that start with the query, other ids.
+
+        Returns:
+            The number of all matches, and the ids and numbers of likes of one page of them.
         """
         trained = snapshot.recommender.users.series.cast(pl.String)
         new = [str(user) for user in snapshot.user_states if user not in snapshot.user_rows]

@@ -1,1 +1,1 @@
-"""Ranking of requests in micro-batches."""
+"""Rank the items for requests, several requests at once (in micro-batches)."""

@@ -1,4 +1,4 @@
-"""Approximate nearest-neighbor search over the item vectors of a large catalog, with faiss."""
+"""Search the best items of a large catalog approximately, by nearest neighbors among the item vectors, with faiss."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from lirdrec.wording import pluralize
 log = logging.getLogger(__name__)
 
 Kind = Literal["hnsw", "ivf"]
-Mask = tuple[int, Tensor]  # row of the batch, `(I,)` bool: items that its filter leaves out
+Mask = tuple[int, Tensor]  # row of the batch, and `(I,)` bool: the items that its filter leaves out
 Exact = Callable[[QueryBatch, Sequence[Mask]], tuple[Tensor, Tensor]]
 
-NEIGHBORS = 32  # of each item in the graph of HNSW
-BEAM = 128  # least number of candidates of a search in that graph
+NEIGHBORS = 32  # neighbors of each item in the graph of HNSW
+BEAM = 128  # least number of candidates of a search in the graph of HNSW
 CELL_SHARE = 1 / 8  # share of IVF's cells that are searched
-MAX_FETCHED = 2048  # items of one search; a query that needs more, since it leaves out many, is ranked exactly
+MAX_FETCHED = 2048  # most items of one search; a query that leaves out many items and needs more is ranked exactly
 
 
 class ApproximateIndex:
-    """Index of the items with the largest inner products. Used by one thread.
+    """An index that finds the items with the largest inner products. Used by one thread.
 
-    More than k items are fetched, and seen, removed and filtered ones are dropped; a query with fewer than k left, and
-    one with `Limits`, is ranked exactly. The last column of the index holds the offsets of the items. New items are
-    added to the index before the next search. A scorer without vectors is always exact.
+    More than k items are fetched; then seen, removed and filtered items are dropped. A query with fewer than k items
+    left, and a query with `Limits`, is ranked exactly. The last column of the index has the offsets that are added to
+    the scores of items. New items are added to the index before the next search. A scorer without vectors is always
+    ranked exactly.
 
     Args:
-        kind: "hnsw", a graph, fastest but slow to build; "ivf", cells around centroids.
-        cell_share: share of the cells of ivf that are searched.
+        kind: "hnsw", a graph: the fastest search, but slow to build; "ivf": cells around centroids.
+        cell_share: share of the cells of "ivf" that are searched.
 
     Raises:
         ConfigError: faiss is missing, or the kind is unknown.
@@ -54,7 +55,7 @@ class ApproximateIndex:
             raise ConfigError(f'the index "{kind}" needs faiss: pip install "lirdrec[ann]"') from None
         self._faiss = faiss
         self.kind, self.cell_share = kind, cell_share
-        # the user vectors identify the run that the index was built for: the same object while the run grows
+        # the user vectors identify the run of the index: they are the same object while items are added to the run
         self._index: Any = None
         self._users: Tensor | None = None
         self._next: tuple[Tensor, Any] | None = None
@@ -62,13 +63,14 @@ class ApproximateIndex:
     def top_k(
         self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int, exact: Exact
     ) -> tuple[Tensor, Tensor]:
-        """Scores and item rows `(b, k)`, best first; `-inf` and -1 where fewer remain.
+        """Return scores and item rows `(b, k)`, best first; `-inf` and -1 if fewer than k items are left.
 
         Args:
             snapshot: state to rank from.
-            batch, masks: the queries, and the filters of some of them.
+            batch: the queries.
+            masks: the filters of some queries.
             k: number of items.
-            exact: ranks rows by the scores of all items.
+            exact: function that ranks queries by the scores of all items.
         """
         scorer, b = snapshot.recommender.scorer, len(batch.positions)
         if not isinstance(scorer, VectorScorer):
@@ -93,7 +95,7 @@ class ApproximateIndex:
         self._next = scorer.user_vectors, self._build(_rows(scorer, 0))
 
     def update(self, scorer: VectorScorer) -> None:
-        """Use the index of this scorer, built if it was not prepared, and add the items that are missing in it."""
+        """Use the index of this scorer: build it if `prepare` has not, and add the items that it lacks."""
         if self._users is not scorer.user_vectors or self._index.ntotal > scorer.n_items:
             if self._next is None or self._next[0] is not scorer.user_vectors:
                 self.prepare(scorer)
@@ -121,7 +123,7 @@ class ApproximateIndex:
         return index
 
     def _needed(self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int) -> Tensor:
-        """Number of items to fetch for each row so that `k` are likely to remain."""
+        """Return the number of items to fetch for each query so that `k` items are probably left."""
         n = len(snapshot.removed)
         seen = torch.bincount(batch.seen_rows, minlength=len(batch.positions))
         kept = torch.full((len(batch.positions),), 1 - len(snapshot.removed_rows) / max(1, n))
@@ -138,7 +140,7 @@ class ApproximateIndex:
         values, items = (torch.from_numpy(array) for array in self._index.search(queries, fetched))
         scorer = snapshot.recommender.scorer
         assert isinstance(scorer, VectorScorer)
-        moved = scorer.moved_items  # their vectors in the index are out of date: they are scored here
+        moved = scorer.moved_items  # items whose vectors in the index are out of date: they are scored here
         values = values.masked_fill(torch.isin(items, moved), -torch.inf)
         exact = batch.vectors @ scorer.item_vectors[moved].T
         if scorer.offsets is not None:
@@ -161,13 +163,13 @@ class ApproximateIndex:
 
 
 def _rows(scorer: VectorScorer, first: int) -> np.ndarray:
-    """Rows `(n, D + 1)` float32 of the index for the items from row `first` on: vectors and offsets."""
+    """Return the rows `(n, D + 1)` float32 of the index for the items from row `first`: vectors and offsets."""
     vectors = scorer.item_vectors[first:].detach()
     offsets = vectors.new_zeros(len(vectors)) if scorer.offsets is None else scorer.offsets[first:].to(vectors)
     return torch.cat([vectors, offsets[:, None]], dim=1).float().contiguous().numpy()
 
 
 def _of_rows(masks: Sequence[Mask], rows: Tensor) -> list[Mask]:
-    """The masks of some rows `(r,)`, with their new row numbers."""
+    """Return the masks of the rows `rows` `(r,)` of a batch, with the row numbers of the smaller batch."""
     new_rows = {row: new for new, row in enumerate(rows.tolist())}
     return [(new_rows[row], mask) for row, mask in masks if row in new_rows]

@@ -1,4 +1,4 @@
-"""Dynamic micro-batching: requests that arrive while a batch is ranked form the next batch."""
+"""Rank requests in batches: the requests that arrive while one batch is ranked form the next batch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ __all__ = ["MicroBatcher", "Query", "RankingResult"]
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # before a store that did not answer is asked again
+RETRY_SECONDS = 1.0  # pause before a store that did not answer is asked again
 
 
 class MicroBatcher:
-    """Ranks the waiting requests together, on one thread; from the last known state while the store does not answer.
+    """Ranks the waiting requests together, in one thread.
+
+    While the store does not answer, requests are ranked from the last known state.
 
     Args:
-        live: state to rank from; brought up to date before each batch.
+        live: the state to rank from, which is brought up to date before each batch.
         max_batch: largest number of requests in a batch.
-        index: "exact", or the kind of approximate index ("hnsw", "ivf": see `ann`).
-        on_batch: called after each batch with its size and the seconds it took.
+        index: "exact", or the kind of an approximate index, "hnsw" or "ivf" (see `ann`).
+        on_batch: called after each batch with its size and the seconds that it took.
 
     Raises:
         ConfigError: the index is not available.
@@ -59,11 +61,11 @@ class MicroBatcher:
         self._thread.start()
 
     async def recommend(self, query: Query) -> RankingResult:
-        """The best items of a query.
+        """Return the best items of a query.
 
         Raises:
-            UnknownIdError: the user, or an item of the history, is unknown.
-            ConfigError, CapabilityError: the query contradicts the run or its model.
+            UnknownIdError: the user or an item of the history is unknown.
+            ConfigError, CapabilityError: the run or its model does not support the query.
         """
         answer: Future[RankingResult] = Future()
         with self._wake:
@@ -74,12 +76,12 @@ class MicroBatcher:
         return await asyncio.wrap_future(answer)
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Build the index of another run ahead of its first request; on any thread."""
+        """Build the index of another run before its first request; any thread may call this."""
         if self._index is not None and isinstance(scorer := snapshot.recommender.scorer, VectorScorer):
             self._index.prepare(scorer)
 
     def rank(self, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
-        """Results in the order of the queries; a query that fails has its error instead."""
+        """Return the results in the order of the queries; for a query that fails, the error instead."""
         started = time.perf_counter()
         answers = self._ranker.rank(self._up_to_date(), queries)
         self.on_batch(len(queries), time.perf_counter() - started)
@@ -109,14 +111,14 @@ class MicroBatcher:
                     future.set_result(answer)
 
     def _answers(self, queries: Sequence[Query]) -> Sequence[RankingResult | BaseException]:
-        """As `rank`, with an answer for every query even where ranking raises."""
+        """Rank queries as `rank` does, with an answer for every query even if ranking raises an error."""
         try:
             return self.rank(queries)
         except Exception as error:
             if len(queries) == 1:
                 log.exception("a query could not be ranked")
                 return [error]
-        return [self._answers([query])[0] for query in queries]  # so that only the failing query gets an error
+        return [self._answers([query])[0] for query in queries]  # one by one, so that only the failing query fails
 
     def _up_to_date(self) -> Snapshot:
         if time.monotonic() < self._silent_until:
@@ -125,5 +127,5 @@ class MicroBatcher:
             return self.live.catch_up()
         except StoreError as error:
             self._silent_until = time.monotonic() + RETRY_SECONDS
-            log.warning("recommending from the last known state: %s", error)
+            log.warning("the store does not answer, so recommendations use the last known state: %s", error)
             return self.live.snapshot

@@ -21,7 +21,7 @@ from lirdrec.server.snapshot import Id, Snapshot, UserState
 from lirdrec.wording import pluralize
 
 CALIBRATED = NewItemPolicy()
-MAX_FACTOR = 1e6  # of a branch weight: beyond, scores could overflow
+MAX_FACTOR = 1e6  # largest weight of a branch (a part of the score); larger ones could make scores overflow
 
 
 CANDIDATES = 10  # candidates of diversification for each item of the result
@@ -29,13 +29,15 @@ MAX_CANDIDATES = 1000  # candidates in total
 
 
 def n_candidates(k: int, diversity: float) -> int:
-    """Number of best items that are needed for a result of `k`."""
+    """Return the number of best items that are needed to choose `k` with this diversity."""
     return k if diversity == 0 else max(k, min(k * CANDIDATES, MAX_CANDIDATES))
 
 
 @dataclass(frozen=True)
 class Query:
-    """One request, for a known user or for a history of items; `request_models.RecommendRequest` describes the fields.
+    """A request for recommendations, for a known user or for a history of items.
+
+    `request_models.RecommendRequest` describes the fields.
 
     Raises:
         ConfigError: a value is out of range.
@@ -46,7 +48,7 @@ class Query:
     k: int = 10
     exclude_seen: bool = True
     where: Filter | None = None
-    diversity: float = 0.0  # δ of `maximal_marginal_relevance`
+    diversity: float = 0.0  # δ of `ranker.maximal_marginal_relevance`
     branch_weights: Mapping[str, float] | None = None
     candidates: Sequence[Id] | None = None  # None: all items
     new_items: NewItemPolicy = CALIBRATED
@@ -73,32 +75,32 @@ class Query:
 
 @dataclass(frozen=True)
 class RankingResult:
-    """The items of one query, best first."""
+    """The result of one query: items, best first, and their scores."""
 
     items: list[Id]
     scores: list[float]
-    parts: list[dict[str, float]] | None = None  # name of the part → its share of the score; None unless requested
-    fallback: str | None = None  # "popular" where the user was unknown
-    new: list[int] = field(default_factory=list)  # positions in `items` of those that were added after the training
+    parts: list[dict[str, float]] | None = None  # name → part of the score; None unless requested
+    fallback: str | None = None  # "popular" if the user was unknown
+    new: list[int] = field(default_factory=list)  # positions in `items` of the items that were added after training
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a query demands besides its vector; such a query is always ranked exactly."""
+    """Conditions of a query on candidates and on new items; a query with conditions is always ranked exactly."""
 
     width: int  # number of items to rank
-    change: float = 0.0  # added to the scores of new items
-    candidates: Tensor | None = None  # (c,) int64 item rows; None: all
-    quota: Quota | None = None  # places of new items among the items to rank …
+    change: float = 0.0  # number that is added to the scores of new items
+    candidates: Tensor | None = None  # (c,) int64 item rows; None: all items
+    quota: Quota | None = None  # places that new items get among the items to rank …
     final: Quota | None = None  # … and in the result
 
     @classmethod
     def of(cls, snapshot: Snapshot, query: Query) -> Limits | None:
-        """The limits of a query, or None if it has none.
+        """Return the limits of a query, or None if it has none.
 
         Raises:
-            UnknownIdError, ConfigError: an unknown candidate.
-            CapabilityError, ConfigError: a boost that the run does not support.
+            UnknownIdError, ConfigError: a candidate is unknown.
+            CapabilityError, ConfigError: the run does not support the boost of new items.
         """
         recommender, policy = snapshot.recommender, query.new_items
         n_trained = recommender.n_trained_items
@@ -116,17 +118,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """The queries of a batch that are ranked by vectors."""
+    """The queries of a batch that are ranked with a user vector."""
 
     positions: list[int]  # index in the list of queries, for each row of `vectors`
     vectors: Tensor  # (b, D)
     seen_rows: Tensor  # (n,) int64 rows of `vectors` …
-    seen_items: Tensor  # … and (n,) int64 item rows that they leave out
-    unknown_users: list[int]  # indices of the queries of unknown users that get popular items instead
-    limits: Mapping[int, Limits] = field(default_factory=dict)  # row of `vectors` → what it asks for besides
+    seen_items: Tensor  # … and (n,) int64 the item rows to leave out for them
+    unknown_users: list[int]  # indices of the queries of unknown users, who get popular items instead
+    limits: Mapping[int, Limits] = field(default_factory=dict)  # row of `vectors` → limits of its query
 
     def only(self, rows: Tensor) -> QueryBatch:
-        """The batch with the given rows `(r,)` only; they are ascending."""
+        """Return a batch of some rows `(r,)` only, which are ascending."""
         kept = torch.isin(self.seen_rows, rows)
         seen_rows = torch.searchsorted(rows, self.seen_rows[kept])
         positions = [self.positions[row] for row in rows.tolist()]
@@ -137,7 +139,7 @@ class QueryBatch:
 def build_query_batch(
     snapshot: Snapshot, queries: Sequence[Query], answers: list[RankingResult | LirdrecError | None]
 ) -> QueryBatch:
-    """The vectors of the queries that have no answer yet; an error becomes the answer of its query."""
+    """Find the user vectors of the queries that have no answer yet; an error becomes the answer of its query."""
     unknown_users: list[int] = []
     trained: dict[int, int] = {}  # position → user row
     folded: dict[int, UserState] = {}
@@ -191,12 +193,14 @@ def build_query_batch(
 
 
 def _without_overflow(batch: QueryBatch, answers: list[RankingResult | LirdrecError | None]) -> QueryBatch:
-    """The batch without queries whose vectors are not finite, or so large that scores would not be."""
+    """Remove queries whose vectors are not finite, or so large that their scores would not be finite."""
     sound = sound_rows(batch.vectors, LARGEST_QUERY)
     if bool(sound.all()):
         return batch
     for row in (~sound).nonzero().squeeze(1).tolist():
-        answers[batch.positions[row]] = DataError("the liked items give no finite vector to rank by")
+        answers[batch.positions[row]] = DataError(
+            "items cannot be ranked: the vector made of the liked items is not finite, or has too large numbers"
+        )
     return replace(batch.only(sound.nonzero().squeeze(1)), unknown_users=batch.unknown_users)
 
 
@@ -210,7 +214,7 @@ def _seen(
     trained: Mapping[int, int],
     histories: Mapping[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the batch and the item rows that they leave out, `(n,)` each."""
+    """Return rows of the batch, and for each the row of an item to leave out: two tensors `(n,)`."""
     separate: dict[int, Tensor] = {}  # row → item rows
     unchanged: list[int] = []  # rows of trained users without new likes
     for row, position in enumerate(positions):
@@ -237,7 +241,7 @@ def _seen(
 
 
 def _dislikes(snapshot: Snapshot, query: Query) -> Tensor:
-    """Item rows that the run leaves out for a user who has new likes; none unless the run has dislikes."""
+    """Return the item rows that the run leaves out for a user with new likes; none if the run has no dislikes."""
     recommender = snapshot.recommender
     row = -1 if query.user is None else snapshot.user_rows.get(query.user, -1)
     if recommender.dislikes is None or not 0 <= row < recommender.n_users:
@@ -246,14 +250,14 @@ def _dislikes(snapshot: Snapshot, query: Query) -> Tensor:
 
 
 def _check(snapshot: Snapshot, query: Query) -> None:
-    """Raise for a query that would make its batch fail."""
+    """Raise an error for a query that would make its batch fail."""
     recommender = snapshot.recommender
     if query.history is not None:
         if not recommender.model("serve new users").capabilities.new_users:
             raise CapabilityError("this model cannot serve users that it was not trained with")
     elif query.exclude_seen and recommender.is_slim:
         raise CapabilityError(
-            "a slim run holds vectors and ids only, so it cannot leave out what a user has seen; use the full run, or "
+            "a slim run has only vectors and ids, so it cannot leave out what a user has seen; use the full run, or "
             "send exclude_seen: false"
         )
     if query.branch_weights:
@@ -265,16 +269,16 @@ def _check(snapshot: Snapshot, query: Query) -> None:
 
 
 def candidate_rows(snapshot: Snapshot, query: Query) -> Tensor | None:
-    """Item rows `(c,)` int64 of the candidates of a query, ascending; None if it has none.
+    """Return the item rows `(c,)` int64 of the candidates of a query, ascending; None if it has no candidates.
 
     Raises:
-        UnknownIdError, ConfigError: an item that cannot be recommended, or an id of the wrong type.
+        UnknownIdError, ConfigError: an item cannot be recommended, or an id has the wrong type.
     """
     return None if query.candidates is None else torch.unique(_item_rows(snapshot, query.candidates, "candidates"))
 
 
 def _history_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
-    """Distinct item rows `(n,)` int64 of a history, in order for models of ordered histories."""
+    """Return the distinct item rows `(n,)` int64 of a history; in order if the model reads the order."""
     rows = _item_rows(snapshot, history, "history")
     if not snapshot.recommender.is_ordered:
         return torch.unique(rows)
@@ -282,19 +286,19 @@ def _history_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
 
 
 def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str) -> Tensor:
-    """Item rows `(n,)` int64 of ids, in the order given."""
+    """Return the item rows `(n,)` int64 of ids, in their order."""
     rows = torch.tensor([snapshot.item_rows.get(item, -1) for item in items])
     available = (rows >= 0) & ~snapshot.removed[rows.clamp(min=0)]
     if not bool(available.all()):
         unknown = [items[position] for position in (~available).nonzero().squeeze(1).tolist()]
         for item in unknown:
             _check_id_type(item, snapshot.item_rows, "item")
-        raise UnknownIdError(f"{pluralize(len(unknown), 'item')} of the {subject} unknown: {describe_ids(unknown)}")
+        raise UnknownIdError(f"unknown: {pluralize(len(unknown), 'item')} of the {subject}, {describe_ids(unknown)}")
     return rows
 
 
 def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:
-    """Raise if 15 was sent and "15" is known, or the reverse: a mistake of the caller, whatever the policy."""
+    """Raise a ConfigError if the number 15 was sent but the text "15" is known, or the reverse."""
     twin = str(id) if isinstance(id, int) else int(id) if id.isascii() and id.isdigit() and len(id) < 20 else None
     if twin is not None and twin in known:
         kind = "integers" if isinstance(twin, int) else "texts"

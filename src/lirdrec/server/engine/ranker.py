@@ -1,4 +1,4 @@
-"""Ranking of one batch of queries: scores, exclusions, exact top-k by block maxima, diversification, filters."""
+"""Rank a batch of queries: scores, exclusions, filters, the exact best k by the maxima of blocks, diversification."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from lirdrec.server.engine.query import (
 from lirdrec.server.request_models import unix_seconds
 from lirdrec.server.snapshot import Snapshot
 
-BLOCK = 64  # items whose maximum is compared first
-ADDED = "added"  # name of the column
+BLOCK = 64  # items of a block, whose maximum is compared first
+ADDED = "added"  # name by which filters refer to whether or when an item was added
 
 
 def top_k_blocked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The result of `top_k_dense`, bit for bit, several times as fast on a large catalog.
+    """Return the same result as `top_k_dense`, bit for bit, several times as fast on a large catalog.
 
-    The k + 1 blocks with the largest maxima hold the k best scores. Only where the k-th score equals the smallest of
-    those maxima could another block hold an equal score; such rows are ranked in full.
+    The k + 1 blocks with the largest maxima contain the k best scores. If the k-th score equals the smallest of these
+    maxima, another block could contain an equal score; such rows are ranked completely.
 
     Args:
         scores: `(b, I)`; excluded items are `-inf`.
         k: number of items.
 
     Returns:
-        Scores `(b, k)` and item rows `(b, k)` int64; `-inf` and -1 where fewer remain.
+        Scores `(b, k)` and item rows `(b, k)` int64; `-inf` and -1 if fewer than k items are left.
     """
     n = scores.shape[1]
     n_blocks = n // BLOCK
@@ -72,20 +72,25 @@ def top_k_blocked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def maximal_marginal_relevance(
     scorer: Scorer, items: Tensor, scores: Tensor, k: int, diversity: float, quota: Quota | None = None
 ) -> Tensor:
-    r"""Greedily choose items by the largest `(1-δ)·rel_i - δ·max_j sim(i, j)`, with j the items chosen so far.
+    r"""Choose items that have high scores and differ from each other, one after the other.
 
-    Relevance is the score scaled to [0, 1] over the candidates. Carbonell and Goldstein (SIGIR 1998).
+    Each time the item i with the largest value is chosen:
+
+        (1-δ)·rel_i - δ·max_j sim(i, j)
+
+    Here rel_i is the score of item i, scaled to [0, 1] over the candidates; j are the items chosen so far. Source:
+    Carbonell and Goldstein (SIGIR 1998).
 
     Args:
         scorer: gives the similarity of items.
         items: `(c,)` int64 candidates, best first.
-        scores: `(c,)` their scores.
-        k: number to choose.
-        diversity: δ in [0, 1]; 0 keeps the order, and `quota` is not used.
-        quota: places of new items; the others may take those for which there are no candidates.
+        scores: `(c,)` scores of the candidates.
+        k: number of items to choose.
+        diversity: δ in [0, 1]; with 0 the order stays, and `quota` is not used.
+        quota: places of new items; other items may get the places for which there are no new items.
 
     Returns:
-        Indices `(min(k, c),)` int64 into `items`, in the order chosen; of equal values the better-ranked item.
+        Indices `(min(k, c),)` int64 into `items`, in the order of choice; among equal values the better rank is first.
     """
     k = min(k, len(items))
     if k == 0 or diversity == 0:
@@ -111,10 +116,10 @@ def maximal_marginal_relevance(
 
 
 def _similarity(scorer: Scorer, items: Tensor) -> Tensor:
-    """`(c, c)` similarities of the candidates, as of `Scorer.similar_items`."""
+    """Return the similarities `(c, c)` of the candidates, computed as in `Scorer.similar_items`."""
     if not isinstance(scorer, VectorScorer):
         return scorer.similar_items(items)[:, items].nan_to_num()
-    vectors = scorer.similarity_vectors[items]  # of the candidates only
+    vectors = scorer.similarity_vectors[items]  # vectors of the candidates only
     lengths = vectors.norm(dim=1, keepdim=True)
     if not all_finite(lengths):  # the squares overflow
         vectors = vectors / vectors.abs().amax(1, keepdim=True).clamp(min=1e-12)
@@ -123,16 +128,16 @@ def _similarity(scorer: Scorer, items: Tensor) -> Tensor:
     return vectors @ vectors.T
 
 
-CACHE_BYTES = 32 * 2**20  # of the masks of filters
+CACHE_BYTES = 32 * 2**20  # size of the cache for masks of filters
 
 
 @dataclass
 class _Prepared:
-    """Results that are reused for one state of the catalog."""
+    """Results that are used again while the catalog does not change."""
 
     # key of a filter → (I,) bool, the items that it leaves out
     unwanted: ByteCache[bytes, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
-    # (I,) int64 rows, most training users first, and (I,) their numbers of users
+    # (I,) int64 item rows, items with most training users first, and (I,) the number of users of each item row
     popular: tuple[Tensor, Tensor] | None = None
 
 
@@ -145,7 +150,7 @@ class Ranker:
 
     @torch.no_grad()
     def rank(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
-        """Results in the order of the queries; a query that fails has its error instead."""
+        """Return the results in the order of the queries; for a query that fails, the error instead."""
         answers: list[RankingResult | LirdrecError | None] = [None] * len(queries)
         unwanted: dict[int, Tensor] = {}  # index of the query → `(I,)` bool
         for position, query in enumerate(queries):
@@ -218,7 +223,7 @@ class Ranker:
         order, counts = prepared.popular
         excluded = snapshot.removed if unwanted is None else snapshot.removed | unwanted
         if query.user is not None and query.user in snapshot.user_states:
-            excluded = excluded.clone()  # a user with dislikes only, or of a model that cannot fold in
+            excluded = excluded.clone()  # the user has only dislikes, or the model cannot make vectors of new users
             excluded[snapshot.disliked_rows(query.user)] = True
             if query.exclude_seen:
                 excluded[snapshot.liked_rows(query.user)] = True
@@ -234,7 +239,7 @@ class Ranker:
 
 
 def _exact(snapshot: Snapshot, k: int, batch: QueryBatch, masks: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Scores and item rows `(b, k)` of the best items, equal scores in order of item row."""
+    """Return scores and item rows `(b, k)` of the best items; equal scores are in the order of item rows."""
     scores = snapshot.recommender.scorer.scores(batch.vectors)  # (b, I)
     if len(snapshot.removed_rows):
         scores.index_fill_(1, snapshot.removed_rows, -torch.inf)
@@ -266,7 +271,7 @@ def _reranked(
     values: Tensor,
     ids: Sequence[Any],
 ) -> RankingResult:
-    """A result with diversity or with parts; `items` `(c,)` are the candidates, best first."""
+    """Return a result with diversity or with parts of the scores; `items` `(c,)` are the candidates, best first."""
     scorer, quota = snapshot.recommender.scorer, None if limits is None else limits.final
     order = maximal_marginal_relevance(scorer, items, values, query.k, query.diversity, quota)
     items, values = items[order], values[order]
@@ -288,14 +293,15 @@ def _positions(mask: Tensor) -> list[int]:
 
 
 def filter_mask(snapshot: Snapshot, where: Filter) -> Tensor:
-    """The items that satisfy a filter, `(I,)` bool.
+    """Return whether each item satisfies a filter, `(I,)` bool.
 
-    Unless the item table has a column `added`, conditions on this name compare true or false with whether the item was
-    added after the training, and times with when it was: texts in ISO 8601, or numbers, Unix seconds. The time of items
-    that were added before the run was saved is not known; conditions on the time do not hold for them.
+    Unless the item table has a column `added`, filters can use this name for new items. True and false are compared
+    with whether the item was added after training. Times (texts in ISO 8601, or Unix seconds) are compared with the
+    time when it was added. This time is not known for items that were added before the run was saved; conditions on
+    the time do not hold for them.
 
     Raises:
-        ConfigError: a column is unknown, or a value does not suit it.
+        ConfigError: a column is unknown, or a value does not fit the column.
     """
     table = snapshot.recommender.item_table
     if ADDED not in where.conditions or ADDED in table.columns:
@@ -316,7 +322,7 @@ def filter_mask(snapshot: Snapshot, where: Filter) -> Tensor:
 
 
 def _seconds(value: Any) -> Any:
-    """The operand of a comparison with times replaced by Unix seconds."""
+    """Convert the times of a comparison to Unix seconds."""
     if isinstance(value, list):
         return [_seconds(one) for one in value]
     try:

@@ -1,1 +1,1 @@
-"""The HTTP layer: protocol limits, middleware, errors, OpenAPI."""
+"""The HTTP layer of the server: limits of the protocol, middleware, error responses, the OpenAPI document."""

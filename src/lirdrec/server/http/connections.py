@@ -1,4 +1,4 @@
-"""Limits on the open connections of one worker, per network and in total."""
+"""Limit the open connections of one worker process, for each network and in total."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from lirdrec.server.http.protocol import MAX_HEAD, LimitedProtocol
 
 access = logging.getLogger(ACCESS)
 
-FRAMING = 8  # chunks of one byte make a body six times as long as its content
+FRAMING = 8  # allowed bytes of a request for each byte of content: chunks of one byte need six
 
 
 class Connections:
     """The open connections of one worker, as `LimitedProtocol` needs them.
 
-    A new connection above a limit replaces the oldest one that waits for its client: one that has sent half a request,
-    or nothing since its last answer. If all are being answered, the new one is refused.
+    A new connection above a limit replaces the oldest connection that waits for its client: the client has sent half a
+    request, or nothing since its last answer. If all connections are being answered, the new one is refused.
 
     Attributes:
-        head_seconds, body_seconds: time limits for the head and the body of a request.
+        head_seconds: time limit for the head of a request.
+        body_seconds: time limit for the body of a request.
         longest: largest number of bytes of a request.
     """
 
@@ -48,7 +49,7 @@ class Connections:
         return len(self._open)
 
     def admit(self, connection: LimitedProtocol) -> bool:
-        """Add a new connection; False if a limit is reached."""
+        """Add a new connection, and return True; return False if a limit is reached."""
         network = connection.network
         is_full = self._of_network[network] >= self._each and not self._is_proxy(connection.address)
         if is_full and not self._make_room(network):
@@ -68,7 +69,7 @@ class Connections:
                 del self._of_network[connection.network]
 
     def check(self, now: float) -> None:
-        """Close the connections whose clients took too long; `now` is the time of the event loop."""
+        """Close the connections whose clients are too slow; `now` is the time of the event loop."""
         for connection in list(self._open):
             connection.check(now)
 
@@ -80,7 +81,7 @@ class Connections:
             self.check(loop.time())
 
     def refused(self, status: int, detail: str, address: str, default: list[tuple[bytes, bytes]]) -> bytes:
-        """The bytes of an error response with uvicorn's `default` headers; it is counted and logged."""
+        """Return the bytes of an error response with uvicorn's `default` headers; count and log the error."""
         self.services.metrics.requests.labels("other", "other", str(status)).inc()
         if self.services.config.access_log:
             access.info("refused", extra={"fields": {"status": status, "client": address or None}})
@@ -97,7 +98,7 @@ class Connections:
         return b"\r\n".join([*lines, b"", body])
 
     def _make_room(self, network: str | None = None) -> bool:
-        """Close the oldest waiting connection, of a network or of all; False if none waits."""
+        """Close the oldest connection that waits for its client, in one network or in all; False if none waits."""
         for connection in self._open:
             if network in (None, connection.network) and connection.is_waiting:
                 self.remove(connection)

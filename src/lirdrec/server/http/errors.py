@@ -1,4 +1,4 @@
-"""Error responses as `application/problem+json` (RFC 9457): one sentence, no traceback."""
+"""Make error responses in the format `application/problem+json` (RFC 9457): one sentence, no traceback."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from lirdrec.errors import CapabilityError, LirdrecError, RunFolderError, Unknow
 from lirdrec.server.store import ConflictError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
-MAX_FAULTS = 20  # faults in a response
-MOST_FAULTS = 2000  # faults that are described; beyond, only their number is given
-LONGEST = 500  # characters of a message, since it may quote the request
+MAX_FAULTS = 20  # most faults in a response
+MOST_FAULTS = 2000  # most faults that are described; if there are more, only their number is given
+LONGEST = 500  # most characters of a message, since it may quote the request
 log = logging.getLogger(__name__)
 # an absolute path of two parts or more, also after the scheme of a URL
 _PATH = re.compile(
     r"""(?<![\w.~-])(?:[A-Za-z]:[\\/]|~?[\\/])(?:[^\s'":;,()<>|\\/]*[\\/])+(?P<name>[^\s'":;,()<>|\\/]*)"""
 )
-_PLAIN = "/-/"  # replaces a folder whose characters the pattern may not match
+_PLAIN = "/-/"  # replaces a folder that `_PATH` may not match because of its characters
 _hidden: dict[str, str] = {}  # path → replacement
 
 
 class Problem(HTTPException):
-    """An error response: its status, and one sentence as `detail`."""
+    """An error response with its status, and with one sentence as `detail`."""
 
     faults: list[dict[str, str]] | None = None  # invalid places of the request and what is wrong there, if known
 
     @classmethod
     def from_error(cls, error: LirdrecError) -> Problem:
-        """The problem for an error of the library."""
+        """Return the error response for an error of the library."""
         if isinstance(error, UnknownIdError):
-            return cls(404, str(error))  # quotes ids only, which may look like paths
+            return cls(404, str(error))  # not redacted: it quotes only ids, which may look like paths
         if isinstance(error, ConflictError):
             return cls(409, str(error))
         message = redact(str(error))
@@ -53,10 +53,10 @@ class Problem(HTTPException):
 
     @classmethod
     def from_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
-        """The problem for the faults that pydantic found in a request; values are not quoted."""
+        """Return the error response for the faults that pydantic found in a request; values are not quoted."""
         if isinstance(error, ValidationError):
             if error.error_count() > MOST_FAULTS:  # describing them takes longer than finding them
-                return cls(422, f"the request does not fit in {error.error_count():,} places")
+                return cls(422, f"the request is not valid in {error.error_count():,} places")
             details: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
         else:
             details = error.errors()
@@ -66,12 +66,12 @@ class Problem(HTTPException):
         faults = [{"where": location, "what": _joined(texts)} for location, texts in messages.items()][:MAX_FAULTS]
         first = faults[0] if faults else {"where": "", "what": "it is not valid"}
         location = f" ({first['where']})" if first["where"] else ""
-        problem = cls(422, f"the request does not fit{location}: {first['what']}")
+        problem = cls(422, f"the request is not valid{location}: {first['what']}")
         problem.faults = faults
         return problem
 
     def value(self) -> dict[str, Any]:
-        """The content of the response."""
+        """Return the content of the response."""
         value: dict[str, Any] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status_code).phrase,
@@ -83,7 +83,7 @@ class Problem(HTTPException):
         return value
 
     def response(self) -> Response:
-        """The response; the middleware adds the id of the request as a header."""
+        """Return the response; the middleware adds the id of the request as a header."""
         return Response(orjson.dumps(self.value()), self.status_code, self.headers, MEDIA_TYPE)
 
 
@@ -91,7 +91,7 @@ KNOWN: tuple[type[Exception], ...] = (LirdrecError, ValidationError, RequestVali
 
 
 def to_response(error: Exception, method: str) -> Response:
-    """The response for one of the `KNOWN` errors."""
+    """Return the response for one of the `KNOWN` errors."""
     if isinstance(error, LirdrecError):
         error = Problem.from_error(error)
     elif isinstance(error, (ValidationError, RequestValidationError)):
@@ -105,7 +105,7 @@ def to_response(error: Exception, method: str) -> Response:
 
 
 def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Answer every error with a problem; `routes` are those of the application."""
+    """Make the application answer every error with a `Problem`; `routes` are the routes of the application."""
 
     async def handle(request: Request, error: Exception) -> Response:
         response = to_response(error, request.method)
@@ -118,21 +118,21 @@ def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
-    """The methods at an address: those of all routes with the path of the first that matches."""
+    """Return the HTTP methods of an address: of all routes that have the same path as the first route that matches."""
     matching = [route for route in routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
     same_path = (route for route in matching if route.path == matching[0].path)
     return sorted({method for route in same_path for method in route.methods or ()})
 
 
 def _one_line(text: str) -> str:
-    """The text, cut, with invisible characters escaped: it may quote names from the request."""
+    """Cut a long text, and escape its invisible characters, because it may quote names from the request."""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}…"
     return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _location(error: Mapping[str, Any]) -> str:
-    """The location of a fault, without the name that pydantic adds for one of several allowed types."""
+    """Return the location of a fault, without the name of a type that pydantic adds if several types are allowed."""
     parts = [str(part) for part in error["loc"]]
     if len(parts) > 1 and error["type"] not in ("missing", "extra_forbidden") and _TYPE.fullmatch(parts[-1]):
         parts.pop()
@@ -147,7 +147,7 @@ def _plain(message: str) -> str:
 
 
 def _joined(messages: Sequence[str]) -> str:
-    """The messages of one location as one, such as "must be an integer or a text"."""
+    """Join the messages about one location to one message, such as "must be an integer or a text"."""
     first, *others = dict.fromkeys(messages)
     return " or ".join([first, *(message.removeprefix("must be ") for message in others)])
 
@@ -168,7 +168,7 @@ _WORDS = (
 
 
 def hide_paths(*paths: str | Path | None) -> None:
-    """Register paths that responses must not contain, nor their folders, whatever characters they have."""
+    """Register paths that responses must not contain, and their folders, which must not appear either."""
     for path in paths:
         if path is None:
             continue
@@ -181,7 +181,7 @@ def hide_paths(*paths: str | Path | None) -> None:
 
 
 def redact(message: str) -> str:
-    """The message with only the last part of each path."""
+    """Return the message with only the last part of each path."""
     result = message
     for path in sorted(_hidden, key=len, reverse=True):
         result = result.replace(path, _hidden[path])

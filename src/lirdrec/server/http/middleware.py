@@ -1,6 +1,6 @@
-"""Middleware for request ids, logs, metrics, authentication and limits. Plain ASGI, for speed.
+"""Middleware for request ids, logs, metrics, authentication and limits, written as plain ASGI because it is fast.
 
-Logs are JSON, one object a line. They never contain keys, bodies or query strings.
+Logs are JSON, one object per line. They never contain API keys, bodies or query strings.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _is_new(record: logging.LogRecord) -> bool:
-    """False for uvicorn's traceback of a failed start, whose reason was logged before."""
+    """Return False for uvicorn's traceback of a failed start, because the reason was logged before."""
     return not (record.name == "uvicorn.error" and "lirdrec.errors.ConfigError" in record.getMessage())
 
 
 def configure() -> None:
-    """Log records of lirdrec and uvicorn as JSON to stderr."""
+    """Make lirdrec and uvicorn write their log records as JSON to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(_is_new)
@@ -69,7 +69,7 @@ def configure() -> None:
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
-    logging.getLogger("uvicorn.access").disabled = True  # ours has routes, request ids and callers
+    logging.getLogger("uvicorn.access").disabled = True  # our access log also has routes, request ids and callers
 
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,9 @@ class ObservabilityMiddleware:
         except Exception:
             log.exception("request failed", extra={"fields": {"request": request_id.decode()}})
             if status == 0:
-                failed = Problem(500, f"an internal error; the log has details under request {request_id.decode()}")
+                failed = Problem(
+                    500, f"an internal error happened; the log has details under request {request_id.decode()}"
+                )
                 await failed.response()(scope, receive, sending)
         finally:
             self._record(scope, request_id, status, time.perf_counter() - started)
@@ -190,7 +192,7 @@ class AuthMiddleware:
                 timed_out = Problem(408, f"the body of the request {limit}", {"Connection": "close"})
             else:
                 message = (
-                    f"this {limit} and was stopped; a change may have been made anyway: check before you repeat it"
+                    f"the request {limit} and was stopped; its change may have been made: check before you repeat it"
                 )
                 timed_out = Problem(503, message, {"Retry-After": "5"})
             await timed_out.response()(scope, receive, send)
@@ -214,7 +216,7 @@ class AuthMiddleware:
             raise Problem(429, message, {"Retry-After": str(int(wait) + 1)})
 
     def _key_name(self, headers: dict[bytes, bytes], method: str, path: str) -> str:
-        """The name of the API key of a request."""
+        """Return the name of the API key that a request sent; raise a Problem if it may not send this request."""
         assert self.services.keys is not None
         presented = headers.get(b"x-api-key")
         if presented is None:
@@ -233,17 +235,17 @@ class AuthMiddleware:
 
 
 class BodyLimitMiddleware:
-    """A `receive` that raises a Problem when the body exceeds a limit, whether its length was announced or not."""
+    """A `receive` of ASGI that raises a Problem if the body is larger than a limit, also if its length is not known."""
 
     def __init__(self, scope: Scope, receive: Receive, limit: int):
         self._receive, self._limit, self._read = receive, limit, 0
-        self.is_awaited = False  # whether the application waits for more of the body
+        self.is_awaited = False  # whether the application is waiting for more of the body
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit():
                 self._check(limit + 1 if len(value) > 18 else int(value))
 
     async def __call__(self) -> Message:
-        self.is_awaited = True  # also if the request is cancelled here
+        self.is_awaited = True  # stays true if the request is cancelled while it waits
         message = await self._receive()
         self.is_awaited = False
         if message["type"] == "http.request":
@@ -257,9 +259,9 @@ class BodyLimitMiddleware:
 
 
 def _check_origin(headers: dict[bytes, bytes], config: ServerConfig) -> None:
-    """Raise for requests to a server without keys from other machines or from pages of other origins.
+    """Raise a Problem if a server without keys gets a request from another machine, or from a page of another origin.
 
-    A web page whose host name points to 127.0.0.1 (DNS rebinding) could send requests as the local user.
+    Otherwise a web page whose host name points to 127.0.0.1 (DNS rebinding) could send requests as the local user.
     """
     host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
     name = _split(f"//{host}").hostname or ""

@@ -1,4 +1,4 @@
-"""Additions to the OpenAPI document: request bodies that FastAPI does not parse, and error responses."""
+"""Add to the OpenAPI document the request bodies that FastAPI does not parse, and the error responses."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ _MEANING = {
     403: "The key is read-only, or another machine sent a request to a server without keys.",
     404: "There is no such user, item or image.",
     408: "The request took too long to arrive.",
-    409: "It conflicts with the current state, or the model does not support it.",
+    409: "The request conflicts with the current state, or the model does not support it.",
     413: "The body is too large.",
     415: "The body has another content type, or is compressed.",
     422: "The request is not valid.",
     429: "Too many requests; Retry-After gives the seconds to wait.",
-    503: "Not ready, the store cannot be used, or a time limit; nothing was changed unless the message says so.",
+    503: "The server is not ready, the store cannot be used, or the request took too long; nothing was changed unless "
+    "the message says so.",
 }
 _ALWAYS = (401, 403, 408, 422, 429, 503)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Entries of `responses=`: the errors of every route, and the given ones."""
+    """Return the argument `responses=` of a route: the errors that every route has, and those with `statuses`."""
     schema = {"$ref": REFERENCE.format(model=ProblemBody.__name__)}
     return {
         status: {"description": _MEANING[status], "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -43,17 +44,21 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def body(model: type[BaseModel], **others: dict[str, Any]) -> dict[str, Any]:
-    """`openapi_extra=` of a route that parses JSON itself; `others` are further media types and their schemas."""
+    """Return the argument `openapi_extra=` of a route that parses its JSON body itself.
+
+    `others` are further media types of the body and their schemas.
+    """
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     content = {"application/json": {"schema": schema}} | {name: {"schema": other} for name, other in others.items()}
     return {"requestBody": {"required": True, "content": content}}
 
 
 class Application(FastAPI):
-    """FastAPI whose OpenAPI document has the schemas of bodies and errors, limits and security.
+    """A FastAPI application whose OpenAPI document has the schemas of bodies and errors, limits and security.
 
     Args:
-        config: of the server; options: those of FastAPI.
+        config: configuration of the server.
+        options: arguments of FastAPI.
     """
 
     def __init__(self, config: ServerConfig, **options: Any):
@@ -61,7 +66,7 @@ class Application(FastAPI):
         self._config = config
 
     def openapi(self) -> dict[str, Any]:
-        """The document, made at the first call."""
+        """Return the OpenAPI document, which is made at the first call."""
         if self.openapi_schema is None:
             self.openapi_schema = self._document()
         return self.openapi_schema

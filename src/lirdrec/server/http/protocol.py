@@ -1,10 +1,11 @@
-"""uvicorn's HTTP/1.1 protocol with limits on the size of heads and on the time that a request takes to arrive.
+"""Extend uvicorn's HTTP/1.1 protocol with limits on the size of request heads and on the time until a request arrives.
 
-uvicorn closes connections that are idle after an answer (`timeout_keep_alive`), but waits forever for the first request
-of a connection, for the rest of a head and for a body that is not read. Its parser accepts a head of any size.
+uvicorn closes connections that are idle after an answer (`timeout_keep_alive`). But it waits forever for the first
+request of a connection, for the rest of a head, and for a body that the application does not read. Its parser accepts
+a head of any size.
 
-Workers import this module before they report that they are alive, and slow ones are restarted: it must not import
-modules that are slow to import.
+Worker processes import this module before they report that they are alive, and slow ones are restarted. So this module
+must not import modules that are slow to import.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lirdrec.server.auth import network_of
 
 STATE = "lirdrec.connections"  # key of the `Connections` in the state of the lifespan
 MAX_HEAD = 32 * 1024
-FIELD = 32  # bytes that are added to the size of each field of a head
+FIELD = 32  # bytes that count for each field of a head in addition to its name and value
 MAX_PIPELINED = 100  # requests on one connection that wait for an earlier answer
 ONE_READ = 256 * 1024  # bytes that asyncio and uvloop read at once
 GRACE = 5.0  # seconds before a connection that should have closed is cut
@@ -36,7 +37,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._since: float | None = None  # start of the time limit that runs now, if any
         self._closing: float | None = None
         self._in_message = self._in_head = False
-        self._received = self._head = 0  # bytes of the message, and of the fields of its head
+        self._received = self._head = 0  # bytes of the request, and of the fields of its head
         self._refusal: Refusal | None = None
 
     # ------------------------------------------------------------ callbacks of the event loop
@@ -56,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and stop messages that are too large."""
+        """Parse received data, and stop requests that are too large."""
         super().data_received(data)
         if self._in_message:
             self._received += len(data)
@@ -85,7 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Check the size of the fields, of the head or after the body."""
+        """Check the size of the fields of the head, or of the fields after the body."""
         self._head += len(name) + len(value) + FIELD
         if self._head > MAX_HEAD:
             raise self._refused(TOO_LARGE_HEAD)
@@ -109,12 +110,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the next step is up to the client: it must send, or read, more."""
+        """Whether the server waits for the client, which must send or read more."""
         cycle = self.cycle
         return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
 
     def check(self, now: float) -> None:
-        """Close the connection if its client took too long."""
+        """Close the connection if its client is too slow."""
         if self.transport.is_closing():
             self._closing = self._closing or now
             if now - self._closing > GRACE:  # the client does not read the last answer
@@ -122,7 +123,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._since is None:
             if self.timeout_keep_alive_task is None and self.is_waiting:  # empty lines between requests
                 self._since = now
-        elif self._in_head and not self.is_waiting:  # of the next request, while this one is still being answered
+        elif self._in_head and not self.is_waiting:  # head of the next request, while one is still being answered
             self._since = now
         elif self._in_message and not self._in_head:  # a body that the application reads has its own time limit
             if now - self._since > self._registry.body_seconds + GRACE:
@@ -134,7 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def cut(self) -> None:
-        """Close the connection now: abort it if some data are not sent yet, else close it in an orderly way."""
+        """Close the connection now; if some data are not sent yet, abort it."""
         self.connections.discard(self)
         if self.transport.get_write_buffer_size():
             self.transport.abort()
@@ -142,13 +143,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refused(self, refusal: Refusal) -> ValueError:
-        """An error that makes the parser stop; `refusal` is answered then."""
+        """Return an error that makes the parser stop; then the client gets `refusal` as the answer."""
         self._refusal = refusal
         return ValueError(refusal[1])
 
     def _refuse(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else it would corrupt another answer
+        if self.cycle is None or self.cycle.response_complete:  # else these bytes would corrupt another answer
             self.transport.write(self._registry.refused(*refusal, self.address, self.server_state.default_headers))
         self.transport.close()

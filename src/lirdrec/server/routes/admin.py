@@ -33,7 +33,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/health", **answers(Status))
 async def health(services: ServicesDep) -> Response:
-    """Whether the process is alive; 503 if it could not start and should be restarted."""
+    """Tell whether the process is alive; 503 if the server could not start and should be restarted."""
     if services.failure is not None:
         raise services.unready()
     return json_response({"status": "ok"})
@@ -41,7 +41,7 @@ async def health(services: ServicesDep) -> Response:
 
 @router.get("/ready", **answers(Status))
 async def ready(_: CurrentSnapshot) -> Response:
-    """Whether it can answer requests: the run is loaded, and the store is reachable and up to date."""
+    """Tell whether the server can answer requests: the run is loaded, and all changes in the store are applied."""
     return json_response({"status": "ready"})
 
 
@@ -58,7 +58,7 @@ async def metrics(services: ServicesDep) -> Response:
 
 @router.get("/model", **answers(ModelAnswer))
 async def model(services: ServicesDep, snapshot: CurrentSnapshot) -> Response:
-    """The served run: its model, its sizes, and its columns, features and parts."""
+    """Describe the served run: its model, its sizes, and its columns, features and parts of the score."""
     return json_response(await services.read(lambda: _describe(services, snapshot)))
 
 

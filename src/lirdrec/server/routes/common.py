@@ -29,10 +29,10 @@ from lirdrec.server.snapshot import Id, Snapshot
 M = TypeVar("M", bound=Body)
 E = TypeVar("E", bound=Callable[..., Any])
 
-SMALL = 4096  # bytes of a body that is parsed at once
+SMALL = 4096  # most bytes of a body that is parsed on the event loop, without a thread
 OPENINGS = 5  # allowed lists and objects for each allowed key
-MAX_ESCAPES = 500_000  # backslashes in a body; each is slow to parse
-MAX_DIGITS = 400  # of a number; parsing time grows with the square of the digits
+MAX_ESCAPES = 500_000  # most backslashes in a body; each is slow to parse
+MAX_DIGITS = 400  # most digits of a number; parsing time grows with the square of the digits
 _SPACE = b" \t\r\n"
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _LONG_NUMBER = re.compile(rb"[\[,:\s]-?[0-9]{%d}" % (MAX_DIGITS + 1))
@@ -43,12 +43,12 @@ class RawRoute(APIRoute):
     """A route whose function takes the request and returns the response; FastAPI only documents it."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """The endpoint function itself."""
+        """Return the endpoint function itself."""
         return self.endpoint
 
 
 def answers(model: type[BaseModel], *statuses: int, success: int = 200) -> dict[str, Any]:
-    """Arguments of a route whose JSON response FastAPI only documents: its model and the possible errors."""
+    """Return arguments of a route whose JSON response FastAPI only documents: its model and the possible errors."""
     return {"responses": {success: {"model": model}, **errors(*statuses)}, "response_model": None}
 
 
@@ -64,9 +64,11 @@ def post(
     """Decorator that adds a `RawRoute` for POST.
 
     Args:
-        router, path: where to add it.
-        request, response: models of the bodies.
-        statuses: possible errors, besides those of all routes with a body.
+        router: where the route is added.
+        path: address of the route.
+        request: model of the request body.
+        response: model of the response.
+        statuses: possible errors, in addition to the errors of all routes with a body.
         success: status of the response.
         forms: further media types of the request → schema.
     """
@@ -107,7 +109,7 @@ class FastPath:
 
 
 def get_services(request: Request) -> Services:
-    """The services of the application."""
+    """Return the services of the application."""
     services: Services = request.app.state.services
     return services
 
@@ -125,7 +127,7 @@ CurrentSnapshot = Annotated[Snapshot, Depends(_current_snapshot)]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """A JSON response. Durations become seconds; integers beyond 64 bits and other types become texts."""
+    """Return a JSON response. Durations become seconds; integers of more than 64 bits and other types become texts."""
     try:
         content = orjson.dumps(value, default=_plain)
     except TypeError:
@@ -134,15 +136,15 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 async def parse_body(request: Request, model: type[M]) -> M:
-    """The request body as a validated model.
+    """Read the request body as a validated model.
 
-    A body is checked against the limits of the model while it arrives. Large bodies are parsed in a thread, so that
-    other requests are answered meanwhile, one at a time; after each there is a pause as long as the parsing took.
+    A body is checked against the limits of the model while it arrives. Large bodies are parsed in a thread, one at a
+    time, so that other requests are answered meanwhile; after each there is a pause as long as the parsing took.
 
     Raises:
-        Problem: it is not declared as JSON, or compressed (415), too large (413), has too many values, or, if it is
-            small, has a key twice (422).
-        ValidationError: it does not fit the model.
+        Problem: the body is not declared as JSON or is compressed (415), is too large (413), or has too many values
+            (422); a small body has a key twice (422).
+        ValidationError: the body does not fit the model.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
@@ -180,7 +182,7 @@ _READER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 class BodyCounter(Generic[M]):
-    """Upper bounds of the contents of JSON, counted before it is parsed: parsing and describing faults are slow.
+    """Counts upper bounds for the contents of a JSON body before it is parsed, because parsing a large body is slow.
 
     Args:
         model: model of the body, with its limits.
@@ -196,14 +198,14 @@ class BodyCounter(Generic[M]):
         self._counts = dict.fromkeys(self._limits, 0)
 
     def add(self, chunk: bytes) -> None:
-        """Count the next chunk; raises a Problem if there may be more than allowed."""
+        """Count the contents of the next chunk; raise a Problem if there may be more than allowed."""
         for subject, (characters, limit) in self._limits.items():
             self._counts[subject] += sum(map(chunk.count, characters))
             if self._counts[subject] > limit:
                 raise Problem(422, f"the body has more than {limit:,} {subject}")
 
     def read(self, body: bytes) -> M:
-        """The complete body as a validated model; raises as `parse_body`."""
+        """Return the complete body as a validated model; raise the same errors as `parse_body`."""
         self.check_keys(body)
         self.check_numbers(body)
         return self._model.model_validate_json(body)
@@ -224,10 +226,10 @@ class BodyCounter(Generic[M]):
 
 
 def parse_id(text: str, ids: IdMap) -> Id:
-    """An id in a path or query, as integer or text like the ids of the run.
+    """Return an id of a path or query as an integer or a text, like the ids of the run.
 
     Raises:
-        UnknownIdError: the ids are integers, and this is not one.
+        UnknownIdError: the ids of the run are integers, and `text` is not.
     """
     if not ids.is_integer:
         return text
@@ -237,7 +239,7 @@ def parse_id(text: str, ids: IdMap) -> Id:
 
 
 def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
-    """The id of an item in a path, and its row.
+    """Return the id of an item in a path, and its row.
 
     Raises:
         UnknownIdError: there is no such item, or it was removed.
@@ -250,14 +252,14 @@ def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
 
 
 def list_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    """An item as `response_models.ItemShort`."""
+    """Return an item in the form of `response_models.ItemShort`."""
     recommender = snapshot.recommender
     added = row >= recommender.n_trained_items
     return {"item": recommender.items.series[row], "title": recommender.title(row), "added": added}
 
 
 def describe_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    """An item as `response_models.ItemAnswer`."""
+    """Return an item in the form of `response_models.ItemAnswer`."""
     columns = snapshot.recommender.item_table.drop(ITEM).row(row, named=True)
     return list_item(snapshot, row) | {"columns": columns}
 
@@ -273,7 +275,7 @@ def _plain(value: Any) -> Any:
 
 
 def _without_large(value: Any) -> Any:
-    """The value with integers beyond 64 bits as texts."""
+    """Replace integers of more than 64 bits by texts."""
     if isinstance(value, dict):
         return {key: _without_large(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

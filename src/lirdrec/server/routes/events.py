@@ -18,7 +18,7 @@ router = APIRouter(tags=["events"])
 
 @post(router, "/events", EventsRequest, Changed, 404, 409)
 async def add_events(request: Request) -> Response:
-    """Store new likes and dislikes; vectors of users with new likes are refreshed, and the items are excluded."""
+    """Store new likes and dislikes. The vectors of users with new likes are computed again; the items are excluded."""
     services = get_services(request)
     live = services.live
     parameters = await parse_body(request, EventsRequest)
@@ -47,11 +47,11 @@ async def add_events(request: Request) -> Response:
 
 
 def _event(snapshot: Snapshot, given: EventIn | Malformed) -> Event:
-    """The event to store.
+    """Check an event, and return the event to store.
 
     Raises:
-        DataError: an id of the wrong type, or a time that is none.
-        UnknownIdError: no such item.
+        DataError: an id has the wrong type, or the timestamp is not a time.
+        UnknownIdError: there is no such item.
     """
     if isinstance(given, Malformed):
         raise DataError(given.reason)

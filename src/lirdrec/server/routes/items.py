@@ -43,7 +43,7 @@ _FORM = {
     "properties": {
         "id": {"type": "string", "description": "The new item's id."},
         "image": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."},
-        "features": {"type": "string", "description": "JSON: name → vector; missing ones are encoded by the server."},
+        "features": {"type": "string", "description": "JSON: name → vector; the server encodes missing vectors."},
     },
     "additionalProperties": {"type": "string", "description": "A column of the item table."},
 }
@@ -51,10 +51,10 @@ _FORM = {
 
 @post(router, "/items", ItemsRequest, Changed, 400, 409, success=201, **{"multipart/form-data": _FORM})
 async def add_items(request: Request) -> Response:
-    """Add items; after the response they are stored durably and recommended from the next request on.
+    """Add items. When the response arrives they are stored durably; the next request can recommend them.
 
-    JSON adds several items with vectors. A form adds one with columns, an image, or both. Vectors that the server has
-    encoders for can be omitted.
+    JSON adds several items with vectors. A form adds one item with columns, an image, or both. Vectors for which the
+    server has encoders can be left out.
     """
     services = get_services(request)
     live = services.live
@@ -80,7 +80,7 @@ async def add_items(request: Request) -> Response:
 
 @router.delete("/items/{item:path}", **answers(Changed, 404, 409))
 async def remove_item(services: ServicesDep, item: str) -> Response:
-    """Stop recommending an item of the run, or an added one."""
+    """Stop recommending an item of the run, or an added item."""
     live = services.live
     id = parse_id(item, live.snapshot.recommender.items)
     try:
@@ -92,20 +92,20 @@ async def remove_item(services: ServicesDep, item: str) -> Response:
 
 @router.get("/items/{item:path}", **answers(ItemAnswer, 404))
 async def one_item(snapshot: CurrentSnapshot, item: str) -> Response:
-    """An item and its columns."""
+    """Return an item and its columns."""
     _, row = find_item(snapshot, item)
     return json_response(describe_item(snapshot, row))
 
 
 async def _from_form(request: Request, services: Services) -> tuple[ItemIn, bytes | None]:
-    """The item of a form, and its image."""
+    """Read the item of a form, and its image."""
     async with request.form(max_files=1, max_fields=MAX_COLUMNS, max_part_size=services.config.max_body_bytes) as form:
         columns: dict[str, Any] = {}
         upload: bytes | None = None
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != "image":
-                    raise Problem(422, f"the form's field '{name}' is a file; only 'image' may be one")
+                    raise Problem(422, f"the form's field '{name}' is a file; only the field 'image' may be a file")
                 upload = await value.read()
             elif name in columns:
                 raise Problem(422, f"the form's field '{name}' occurs twice")
@@ -134,7 +134,7 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
 
 
 def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
-    """A field of a form as a value of its column; numbers are parsed when the item is added."""
+    """Convert a field of a form to a value of its column; numbers are parsed when the item is added."""
     if not text.strip():
         return None
     if kind == pl.Boolean:
@@ -147,7 +147,7 @@ def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
 
 
 def _vectors(item: ItemIn) -> dict[str, np.ndarray]:
-    """The vectors that were sent with an item."""
+    """Return the vectors that were sent with an item."""
     if ITEM in item.columns:
         raise DataError(f"the column '{ITEM}' is the id; give it as 'id' only")
     with np.errstate(over="ignore"):
@@ -159,7 +159,7 @@ def _vectors(item: ItemIn) -> dict[str, np.ndarray]:
 
 
 def _with_encoded(services: Services, items: list[NewItem]) -> tuple[list[NewItem], list[str]]:
-    """The items with the vectors that the server can encode, and the names of the encoded features."""
+    """Add the vectors that the server can encode; return the items and the names of the encoded features."""
     encoders = services.encoders
     if encoders is None:
         if all(item.features for item in items):
@@ -181,13 +181,13 @@ def _with_encoded(services: Services, items: list[NewItem]) -> tuple[list[NewIte
 
 
 def _without_vector(services: Services, encoders: Encoders, id: Any) -> str:
-    """The error message for an item without any vector."""
+    """Return the error message for an item without any vector."""
     trained = services.live.snapshot.trained_features
     names = ", ".join(f"'{name}' ({matrix.dims})" for name, matrix in trained.items()) or "none"
     start = f"item {id!r} has no vector: send features ({names})"
     if encoders.kinds:
         kinds = ", ".join(f"{kind} for '{name}'" for name, kind in encoders.kinds.items())
-        return f"{start}, or what the server can encode: {kinds}"
+        return f"{start}, or what the server can encode, {kinds}"
     if not services.config.encoders:
         return f"{start}, or start the server with --encoders, if the dataset's features were made by lirdrec"
     return f"{start}; the server cannot encode: {'; '.join(encoders.reasons.values()) or 'the log has the reason'}"

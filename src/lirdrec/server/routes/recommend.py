@@ -33,14 +33,14 @@ from lirdrec.server.routes.common import (
 )
 
 router = APIRouter(tags=["recommend"])
-MAX_INLINE_VALUES = 200  # values of filters that are checked on the event loop
-MAX_SHARED_VALUES = 5000  # values of filters that are checked while others are
+MAX_INLINE_VALUES = 200  # most values of filters that are checked on the event loop, without a thread
+MAX_SHARED_VALUES = 5000  # most values of filters that are checked while other large requests are checked
 _QUERY_FIELDS = [field.name for field in fields(batcher.Query) if field.name not in ("where", "new_items")]
 
 
 @post(router, "/recommend", RecommendRequest, Recommendations, 404, 409)
 async def recommend(request: Request) -> Response:
-    """The best items for a user, or for a history of items."""
+    """Recommend the best items for a user, or for a history of items."""
     services = get_services(request)
     parameters = await parse_body(request, RecommendRequest)
     (where,) = await _filters(services, [parameters])
@@ -49,7 +49,7 @@ async def recommend(request: Request) -> Response:
 
 @post(router, "/recommend/batch", BatchRequest, BatchAnswer, 404, 409)
 async def recommend_batch(request: Request) -> Response:
-    """Several recommendations at once; an error of one does not affect the others."""
+    """Answer several recommendation requests at once; an error of one does not affect the others."""
     services = get_services(request)
     requests = (await parse_body(request, BatchRequest)).requests
     limit = services.config.max_batch
@@ -65,7 +65,7 @@ async def recommend_batch(request: Request) -> Response:
 async def similar_items(
     services: ServicesDep, snapshot: CurrentSnapshot, item: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10
 ) -> Response:
-    """The items most similar to an item, nearest first."""
+    """Find the items most similar to an item, best first."""
     id, row = find_item(snapshot, item)
     nearest = await services.read(lambda: catalog.similar_items(snapshot, row, k))
     recommender = snapshot.recommender
@@ -84,7 +84,7 @@ async def explain(
     item: str,
     n_liked: Annotated[int, Query(ge=0, le=100)] = 5,
 ) -> Response:
-    """Explain a recommendation: the parts of the score, and the liked items nearest to the item."""
+    """Explain a recommendation: the parts of the score, and the liked items most similar to the item."""
     _, row = find_item(snapshot, item)
     id = parse_id(user, snapshot.recommender.users)
     return json_response((await services.read(lambda: catalog.explain(snapshot, id, row, n_liked))).to_dict())
@@ -115,7 +115,7 @@ async def _recommend(
 
 
 async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> list[Filter | LirdrecError | None]:
-    """The filters of requests; an invalid one is replaced by its error.
+    """Return the filters of requests; for an invalid filter, the error instead.
 
     Many values are checked in a thread, so that other requests are answered meanwhile.
     """

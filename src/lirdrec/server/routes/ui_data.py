@@ -33,7 +33,7 @@ from lirdrec.server.snapshot import Snapshot
 
 
 class Caches:
-    """Search, projection and images, which cache results between requests."""
+    """The objects that cache results between requests: search, projection and images."""
 
     def __init__(self, services: Services):
         self.search = Search()
@@ -43,7 +43,7 @@ class Caches:
 
 
 async def _get_caches(request: Request) -> Caches:
-    """The caches, created at the first request; raises a Problem while the server is not ready yet."""
+    """Return the caches, created at the first request; raise a Problem while the server is not ready yet."""
     state = request.app.state
     if not hasattr(state, "caches"):
         state.caches = Caches(get_services(request))
@@ -55,7 +55,7 @@ CachesDep = Annotated[Caches, Depends(_get_caches)]
 
 router = APIRouter(tags=["page"])
 
-MAX_POINTS = 20_000  # of the projection; of a larger catalog it has every n-th item
+MAX_POINTS = 20_000  # most points of the projection; for a larger catalog it has only every n-th item
 TITLE_LENGTH = 80  # characters of a title in the projection
 MAX_AGE = 60  # seconds that a browser caches an image
 
@@ -73,7 +73,7 @@ PageDep = Annotated[tuple[str, int, int], Depends(_get_page)]
 
 @router.get("/items", **answers(ItemList))
 async def items(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
-    """Items with all words of the query in their title or id; without a query all items, most likes first."""
+    """Find items with all words of the query in their title or id; without a query all items, most likes first."""
     total, rows = await services.read(lambda: caches.search.items(snapshot, *page))
     found = [describe_item(snapshot, row) for row in rows]
     for item in found:
@@ -83,14 +83,17 @@ async def items(services: ServicesDep, snapshot: CurrentSnapshot, caches: Caches
 
 @router.get("/users", **answers(UserList))
 async def users(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
-    """Users with the query in their id."""
+    """Find users with the query in their id."""
     total, found = await services.read(lambda: caches.search.users(snapshot, *page))
     return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in found]})
 
 
 @router.get("/users/{user:path}", **answers(UserAnswer, 404))
 async def user(snapshot: CurrentSnapshot, user: str, offset: Offset = 0, limit: Limit = 50) -> Response:
-    """A user's liked items, those since training first; the latest first where the model reads their order."""
+    """List the items that a user liked: first the likes since training, then those of training.
+
+    If the model reads the order of likes, the latest like is first.
+    """
     recommender = snapshot.recommender
     id = parse_id(user, recommender.users)
     row = snapshot.user_rows.get(id, -1)
@@ -119,7 +122,7 @@ async def user(snapshot: CurrentSnapshot, user: str, offset: Offset = 0, limit: 
 async def image(
     request: Request, services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, item: str
 ) -> Response:
-    """A small image of an item; a placeholder if it has none."""
+    """Return a small image of an item; a placeholder if it has none."""
     _, row = find_item(snapshot, item)
     thumbnail = await services.read(lambda: caches.images.get(snapshot, row))
     headers = {"ETag": f'"{thumbnail.tag}"', "Cache-Control": f"private, max-age={MAX_AGE}"}
@@ -130,7 +133,7 @@ async def image(
 
 @router.get("/facets", **answers(ColumnsAnswer))
 async def facets(services: ServicesDep, snapshot: CurrentSnapshot) -> Response:
-    """Columns of the item table for filters and colors, and whether there is a projection."""
+    """Describe the columns of the item table for filters and colors, and tell whether there is a projection."""
     columns = await services.read(lambda: describe_columns(snapshot.recommender.item_table))
     return json_response({"columns": [column.model_dump() for column in columns], "map": has_projection(snapshot)})
 
@@ -142,7 +145,7 @@ async def projection(
     caches: CachesDep,
     column: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """The catalog in two dimensions: the first principal components of the item vectors."""
+    """Return the catalog in two dimensions: the first principal components of the item vectors."""
     try:
         points = await services.read(lambda: caches.projection.get(snapshot))
     except TimeoutError:
@@ -154,7 +157,7 @@ async def projection(
 async def audience(
     services: ServicesDep, snapshot: CurrentSnapshot, item: str, k: Annotated[int, Query(ge=1, le=100)] = 12
 ) -> Response:
-    """The audience of an item: the users with the highest scores for it, and its rank in their lists."""
+    """Find the audience of an item: the users with the highest scores for it, and its rank in their lists."""
     _, row = find_item(snapshot, item)
     return json_response((await services.read(lambda: find_audience(snapshot, row, k))).model_dump())
 
