@@ -141,7 +141,7 @@ def test_nothing_to_encode_and_images_that_are_none_are_refused(lirdrec, shop):
     Path("new.csv").write_text("item,price\n900,5\n")
     assert_mentions(lirdrec("add-items", shop, "--items", "new.csv").stderr, ["'text'", "'image'", "title"])
     Path("new.csv").write_text("item,title,image\n900,old cup,nowhere.png\n")
-    assert_refused(lirdrec("add-items", shop, "--items", "new.csv"), ["'image'", "nowhere.png", "1"])
+    assert_refused(lirdrec("add-items", shop, "--items", "new.csv"), ["'image'", "nowhere.png", "900", "--images"])
     assert Recommender.load(shop).n_items == 48
 
 

@@ -213,7 +213,7 @@ def features(
     if json:
         print_json([_plain(result) for result in results])
     else:
-        _show(dataset, jobs, results, inputs.text_template)
+        _show(dataset, jobs, results, inputs.text_template, work.reuse)
     _import(dataset, files, overwrite, json)
 
 
@@ -319,7 +319,14 @@ def _plain(result: FeatureRun) -> dict[str, Any]:
     return result.summary() | {"problems": problems, "seconds": round(result.seconds, 3)}
 
 
-def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun], template: str | None) -> None:
+def _show(
+    dataset: Path,
+    jobs: Sequence[FeatureJob],
+    results: Sequence[FeatureRun],
+    template: str | None,
+    reuse: Path | None,
+) -> None:
+    """Print the matrices, their problems, and the next commands; with `reuse` other encoders are not proposed."""
     from lirdrec.data.storage import read_manifest
 
     _show_matrices(dataset, jobs, results)
@@ -333,7 +340,7 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
             "yellow",
         )
     folder = shlex.quote(str(dataset))
-    for job in jobs:
+    for job in jobs if reuse is None else ():
         other = ALTERNATIVES.get(job.encoder.kind)
         if other is not None and _model(job) == other.default:
             install = "" if all(map(find_spec, other.packages)) else f"{EXTRA}, then "
@@ -342,7 +349,13 @@ def _show(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRu
     name = next((job.name for job in jobs if job.encoder.kind == "image"), jobs[0].name)
     print_line(f"To inspect them: lirdrec inspect {folder} --modality {name} --html page.html")
     info = read_manifest(dataset)["info"]
-    print_line(f"To train: {train_command(dataset, info, '--run', 'runs/first')}")
+    if reuse is None:
+        print_line(f"To train: {train_command(dataset, info, '--run', 'runs/first')}")
+    else:
+        print_line(
+            f"To train: lirdrec train {folder} --from RUN --run NEW-RUN, where RUN was trained on"
+            f" {shlex.quote(str(reuse))}"
+        )
 
 
 def _show_matrices(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[FeatureRun]) -> None:

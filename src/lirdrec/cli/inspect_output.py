@@ -59,6 +59,10 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
             print_line(pluralize(number, noun) + words, style)
     if removed := removed_rows(prepared):
         print_line(f"Left out of {pluralize(prepared['rows'], 'row')}: {', '.join(removed)}")
+    if items := prepared.get("items_without_interactions_dropped"):
+        print_line(f"Left out: {pluralize(items, 'item')} without an interaction; add-items adds such items to a run")
+    if users := prepared.get("users_removed_by_k_core"):
+        print_line(f"Left out: {pluralize(users, 'user')} with fewer than {prepared['k_core']} interactions")
     if summary["weights"] is not None:
         print_line(_weights_line(summary["weights"], prepared))
     if summary["dislikes"]:

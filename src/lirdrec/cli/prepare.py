@@ -346,7 +346,7 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
         allowed -= {"items_id", "unknown_items", "unknown_features"}  # its metadata and images are read by item id
         if other := sorted(set(options.get("features", ())) - {"image"}):
             raise ConfigError(
-                f"--features {other[0]}=…: for Amazon reviews, prepare reads only image=FILE, the published file of"
+                f"--features {other[0]}=…: for Amazon reviews, prepare reads only the file of 'image', the published"
                 f" image features; add other features later: lirdrec features DATASET --import {other[0]}=FILE"
             )
     for name in options:

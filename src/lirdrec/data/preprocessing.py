@@ -286,6 +286,7 @@ def _core(pairs: Interactions, keep: np.ndarray, config: PreprocessingConfig, co
     core = np.zeros(len(keep), dtype=bool)
     core[keep] = k_core(pairs.users[keep], pairs.items[keep], config.k_core)
     counts |= {"k_core": config.k_core, "removed_by_k_core": int((keep & ~core).sum())}
+    counts["users_removed_by_k_core"] = len(np.unique(pairs.users[keep])) - len(np.unique(pairs.users[core]))
     return core
 
 
@@ -297,7 +298,8 @@ def _items_to_keep(
     if keep_all is None:
         keep_all = config.k_core <= 1 and items is not None
     if not keep_all:
-        keep = keep & (np.bincount(rows, minlength=len(keep)) > 0)
+        known, keep = keep, keep & (np.bincount(rows, minlength=len(keep)) > 0)
+        counts["items_without_interactions_dropped"] = int(known.sum() - keep.sum())
     if items is not None and (undescribed := int(keep[items.frame.height :].sum())):  # only with unknown_items="keep"
         counts["unknown_items_kept"] = undescribed
     return keep

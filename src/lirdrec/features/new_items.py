@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import DataError, LirdrecError
 from lirdrec.features.encode import encode_shard
 from lirdrec.features.registry import FILE_SOURCES, load_encoder
 from lirdrec.features.sources import FileSource, ImageSource, Item, file_item, joint_item, text_item
 from lirdrec.features.template import recorded_template
+from lirdrec.option_names import option_name
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def encode_items(
         except LirdrecError as error:
             reasons[name] = str(error)
             continue
-        _check_problems(name, problems)
+        _check_problems(name, problems, table, entry["origin"]["kind"])
         rows = zip(arrays["vectors"], arrays["present"], strict=True)
         made[name] = [row if present else None for row, present in rows]
     return EncodedItems(made, reasons)
@@ -76,10 +78,12 @@ def _encoded(folder: str | Path, name: str, items: list[Item], device: str) -> t
     return arrays, facts["problems"]
 
 
-def _check_problems(name: str, problems: list[Any]) -> None:
+def _check_problems(name: str, problems: list[Any], table: pl.DataFrame, kind: str) -> None:
     if problems:
         index, source, problem = problems[0]
-        raise DataError(f"new item {index + 1}: its '{name}' features cannot be made: {source}: {problem}")
+        item = repr(table[ITEM][index]) if ITEM in table.columns else f"{index + 1}"
+        hint = "" if kind == "text" else f"; {option_name('images')} is the folder of the files"
+        raise DataError(f"new item {item}: its '{name}' features cannot be made: {source}: {problem}{hint}")
 
 
 def _inputs(entry: Mapping[str, Any], table: pl.DataFrame, images: Path) -> tuple[list[Item], list[str]]:
@@ -131,6 +135,6 @@ def encode_texts(folder: str | Path, table: pl.DataFrame) -> dict[str, np.ndarra
         template = recorded_template(entry.get("source", {}))
         template.check(table.columns)
         arrays, problems = _encoded(folder, name, list(map(text_item, template.render(table))), "cpu")
-        _check_problems(name, problems)
+        _check_problems(name, problems, table, "text")
         found[name] = arrays["vectors"]
     return found

@@ -10,7 +10,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -129,6 +131,21 @@ PolicyText = Annotated[
 ]
 
 
+def _policy_type(value: Any) -> str:
+    """Return which of the three forms of a policy a value has, so that errors are about this form alone."""
+    if isinstance(value, (Boost, Share)):
+        return type(value).__name__
+    if not isinstance(value, dict):
+        return "PolicyText"
+    return "Share" if "share" in value else "Boost"
+
+
+Policy = Annotated[
+    Annotated[PolicyText, Tag("PolicyText")] | Annotated[Boost, Tag("Boost")] | Annotated[Share, Tag("Share")],
+    Discriminator(_policy_type),
+]
+
+
 class RecommendRequest(Body):
     """Recommend items for a known user, or for a history of liked items; exactly one of the two is required.
 
@@ -170,7 +187,7 @@ class RecommendRequest(Body):
         ]
         | None
     ) = Field(None, description="Ids of the items to rank; all items by default. They must also satisfy `filter`.")
-    new_items: PolicyText | Boost | Share = Field(
+    new_items: Policy = Field(
         "calibrated",
         description="How items that were added after training compete with the other items: calibrated (their scores "
         "get an offset, which simulated launches chose), none (no offset), boost=0.05 or share=0.2 (or one of these "

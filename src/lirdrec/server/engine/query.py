@@ -293,7 +293,9 @@ def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str) -> Tensor:
         unknown = [items[position] for position in (~available).nonzero().squeeze(1).tolist()]
         for item in unknown:
             _check_id_type(item, snapshot.item_rows, "item")
-        raise UnknownIdError(f"unknown: {pluralize(len(unknown), 'item')} of the {subject}, {describe_ids(unknown)}")
+        raise UnknownIdError(
+            f"{pluralize(len(unknown), 'item')} of the {subject} not in the catalog: {describe_ids(unknown)}"
+        )
     return rows
 
 

@@ -133,7 +133,7 @@ def _one_line(text: str) -> str:
 
 def _location(error: Mapping[str, Any]) -> str:
     """Return the location of a fault, without the name of a type that pydantic adds if several types are allowed."""
-    parts = [str(part) for part in error["loc"]]
+    parts = [str(part) for part in error["loc"] if part not in _FORMS]
     if len(parts) > 1 and error["type"] not in ("missing", "extra_forbidden") and _TYPE.fullmatch(parts[-1]):
         parts.pop()
     return ".".join(parts)
@@ -152,6 +152,7 @@ def _joined(messages: Sequence[str]) -> str:
     return " or ".join([first, *(message.removeprefix("must be ") for message in others)])
 
 
+_FORMS = ("PolicyText", "Boost", "Share")  # names of the forms of a field, which are not part of the request
 _TYPE = re.compile(r"constrained-\w+|bool|int|float|str|(dict|list)\[.*")
 _WORDS = (
     ("Extra inputs are not permitted", "there is no such field"),

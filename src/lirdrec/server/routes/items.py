@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
 from lirdrec.data.schema import ITEM
+from lirdrec.data.titles import column_named
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.catalog.images import sanitized_image
 from lirdrec.server.catalog.item_encoding import Encoders
@@ -62,7 +64,11 @@ async def add_items(request: Request) -> Response:
         item, upload = await _from_form(request, services)
         items, uploads = [item], [upload]
     else:
-        items = (await parse_body(request, ItemsRequest)).items
+        table = live.snapshot.recommender.item_table
+        items = [
+            item.model_copy(update={"columns": _named_columns(item.columns, table)})
+            for item in (await parse_body(request, ItemsRequest)).items
+        ]
         uploads = [None] * len(items)
 
     def add() -> dict[str, Any]:
@@ -113,9 +119,9 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
                 columns[name] = value
     if "id" not in columns:
         raise Problem(422, "the form has no field 'id'")
-    if "image" in columns:
-        raise Problem(422, "the form's field 'image' must be a file")
     recommender = services.live.snapshot.recommender
+    if "image" in columns and "image" not in recommender.item_table.columns:
+        raise Problem(422, "the form's field 'image' must be a file")
     try:
         id = parse_id(columns.pop("id"), recommender.items)
     except UnknownIdError:
@@ -129,8 +135,22 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
     except orjson.JSONDecodeError:
         raise Problem(422, "the form's field 'features' is not JSON") from None
     schema = recommender.item_table.schema
-    values = {name: _typed(text, schema.get(name), name) for name, text in columns.items()}
+    values = {
+        name: _typed(text, schema.get(name), name)
+        for name, text in _named_columns(columns, recommender.item_table).items()
+    }
     return ItemIn.model_validate({"id": id, "columns": values, "features": vectors}), upload
+
+
+def _named_columns(columns: Mapping[str, Any], table: pl.DataFrame) -> dict[str, Any]:
+    """Return the columns of an item by their names in the item table: `title` may have another name there."""
+    named: dict[str, Any] = {}
+    for name, value in columns.items():
+        column = column_named(name, table) or name
+        if column in named:
+            raise Problem(422, f"the columns 'title' and '{column}' are the same; give only one of them")
+        named[column] = value
+    return named
 
 
 def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
@@ -143,6 +163,11 @@ def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
         return _BOOLEANS[text.lower()]
     if isinstance(kind, pl.List):
         return [value.strip() for value in text.split(",")]
+    if kind is not None and kind.is_numeric():
+        try:
+            float(text)
+        except ValueError:
+            raise Problem(422, f"the form's field '{name}' must be a number, not {text[:40]!r}") from None
     return text
 
 
