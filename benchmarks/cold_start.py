@@ -28,8 +28,8 @@ import torch
 
 import lirdrec
 import lirdrec.config
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.readers import read_any
 from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer

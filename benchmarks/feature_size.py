@@ -37,15 +37,15 @@ import numpy as np
 import torch
 
 import lirdrec
+from lirdrec.data.cold_start import draw_launch
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.holdout import draw_launch
 from lirdrec.data.readers import read_any
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.evaluation.launch import evaluate_launch
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.histories import Histories
-from lirdrec.recommender.feature_size import fit_projections
+from lirdrec.recommender.feature_projection import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.training.allocator import keep_freed_memory

@@ -6,7 +6,7 @@ python examples/03_new_items.py
 from pathlib import Path
 
 import lirdrec
-from lirdrec.data.holdout import hold_out_items
+from lirdrec.data.cold_start import hold_out_items
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample" / "movielens"
 

@@ -18,7 +18,7 @@ from lirdrec.errors import LirdrecError
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
-    from lirdrec.hub.api import from_hub, push_to_hub
+    from lirdrec.hub.objects import from_hub, push_to_hub
     from lirdrec.models.bm3 import BM3Config
     from lirdrec.models.bsarec import BSARecConfig
     from lirdrec.models.cohesion import COHESIONConfig
@@ -139,9 +139,9 @@ _LAZY_IMPORTS = {
     "WhitenRecPlusConfig": "lirdrec.models.whitenrec",
     "evaluate": "lirdrec.evaluation.evaluator",
     "fit": "lirdrec.recommender.fit",
-    "from_hub": "lirdrec.hub.api",
+    "from_hub": "lirdrec.hub.objects",
     "preset": "lirdrec.recommender.presets",
-    "push_to_hub": "lirdrec.hub.api",
+    "push_to_hub": "lirdrec.hub.objects",
 }
 
 

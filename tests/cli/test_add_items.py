@@ -16,7 +16,7 @@ from PIL import Image
 import lirdrec
 from lirdrec.cli.demo import NEW_FILM, TOP, _prepared, _ranks, _show_places, _text_features
 from lirdrec.data import Dataset
-from lirdrec.data.holdout import hold_out_items
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.item_encoding import Encoders

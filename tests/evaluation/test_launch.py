@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lirdrec
-from lirdrec.data.holdout import draw_launch, with_launched_items
+from lirdrec.data.cold_start import draw_launch, with_launched_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 from lirdrec.evaluation.launch import evaluate_launch

@@ -19,8 +19,8 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.experiments import worker, worker_process
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealed_test_set import Preregistration, seal
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
-from lirdrec.experiments.vault import Preregistration, seal
 from lirdrec.files.atomic import write_json
 
 SMALL = {"embedding_size": 8, "n_neighbors": 5, "n_layers": 1}
@@ -58,13 +58,13 @@ def context(data, tmp_path) -> Callable[..., ExperimentConfig]:
 def job_for(cell: TrialSpec, context: ExperimentConfig) -> worker.Job:
     """What a worker gets for a cell."""
     sealed = seal(cell.dataset, context.output, cell.split)
-    vault = None
+    sealed_folder = None
     if cell.final:
-        Preregistration(sealed.vault).declare(cell)
-        vault = sealed.vault
+        Preregistration(sealed.sealed_folder).declare(cell)
+        sealed_folder = sealed.sealed_folder
     runs = context.output / "runs" / cell.key
     return worker.Job(
-        cell.with_(dataset=str(sealed.development)), context.output, runs, vault, context.device, context.cache
+        cell.with_(dataset=str(sealed.development)), context.output, runs, sealed_folder, context.device, context.cache
     )
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from lirdrec.data.cold_start import LaunchedItems, draw_launch, with_launched_items
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import LaunchedItems, draw_launch, with_launched_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealed_test_set import Preregistration
 from lirdrec.experiments.studies import cold, launch
 from lirdrec.experiments.studies.gradient_probe import random_features
 from lirdrec.experiments.trial import TrialResult, TrialSpec
-from lirdrec.experiments.vault import Preregistration
 
 from ..helpers import assert_error
 from .conftest import assert_facts, between, emphasized
@@ -92,8 +92,8 @@ def test_closed_forms_are_tuned_on_the_unseen_items_of_validation(whole, context
     best = max(one.figure("recall@20") for one in trials)
     final = next(iter(results.where(work="cold:transductive")))
     assert final.figure("recall@20") == pytest.approx(best)
-    vault = next((settings.output / "sealed").iterdir())
-    assert len(Preregistration(vault).declarations()) == 2
+    sealed_folder = next((settings.output / "sealed").iterdir())
+    assert len(Preregistration(sealed_folder).declarations()) == 2
 
 
 def test_a_model_that_cannot_take_new_items_says_so(context, inline, answer, words):

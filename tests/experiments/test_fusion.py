@@ -43,10 +43,10 @@ def test_the_good_model_gets_the_weight(context, inline, answer, words):
     # the weights, then the best model alone
     assert_facts(answer(fusion.report(settings, results)), [*chosen, "Item kNN", f"{figure:.4f}"])
     # the mix is declared once, for all seeds
-    vault = next((settings.output / "sealed").iterdir())
-    declared = json.loads((vault / "declarations.json").read_text())
+    sealed_folder = next((settings.output / "sealed").iterdir())
+    declared = json.loads((sealed_folder / "declarations.json").read_text())
     assert sum("fusion:score_mix" in name for name in declared) == 1
-    assert len(list((vault / "scores").glob("*.json"))) == 6
+    assert len(list((sealed_folder / "scores").glob("*.json"))) == 6
 
 
 def test_a_mix_with_all_weight_on_one_model_is_that_model(context, inline):

@@ -16,11 +16,11 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.feature_controls import control_features, knocked_out, with_control, without_modality
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealed_test_set import declaration_name
 from lirdrec.experiments.search_spaces import space_of
 from lirdrec.experiments.studies import ablation, layers, modality
 from lirdrec.experiments.studies.gradient_probe import random_features
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
-from lirdrec.experiments.vault import declaration_name
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 from lirdrec.features.dataset_writer import copy_encoders, set_item_columns

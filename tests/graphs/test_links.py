@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.graphs.edges import Edges
+from lirdrec.graphs.graph_attention import Edges
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.links import Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product

@@ -22,7 +22,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.parallel.ranks import Ranks
-from lirdrec.recommender.feature_size import fit_projections
+from lirdrec.recommender.feature_projection import fit_projections
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import validation
 from lirdrec.training.config import TrainConfig

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lirdrec
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph

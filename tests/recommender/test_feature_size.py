@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.models.content_knn import ContentKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, config_type, model_names, model_type
-from lirdrec.recommender.feature_size import fit_projections
+from lirdrec.recommender.feature_projection import fit_projections
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lirdrec import available_memory
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.models.lirdrec import LIRDRecConfig

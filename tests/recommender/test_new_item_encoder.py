@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lirdrec
-from lirdrec.data.holdout import hold_out_items
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.models.base import Features

@@ -11,8 +11,8 @@ import torch
 from polars.testing import assert_frame_equal
 
 import lirdrec
+from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.holdout import hold_out_items
 from lirdrec.data.ids import IdMap
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, DataError, RunFolderError, UnknownIdError
@@ -20,7 +20,7 @@ from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.models.popularity import PopularityConfig
-from lirdrec.recommender.new_item_validation import new_table
+from lirdrec.recommender.new_item_checks import new_table
 from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig

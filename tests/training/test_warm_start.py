@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import torch
 
+from lirdrec.data.cold_start import move_to_train
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.holdout import move_to_train
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError, DataError, RunFolderError
 from lirdrec.evaluation.evaluator import evaluate

@@ -40,8 +40,8 @@ def demo(
     \b
       lirdrec demo
     """
+    from lirdrec.data.cold_start import hold_out_items
     from lirdrec.data.dataset import Dataset
-    from lirdrec.data.holdout import hold_out_items
 
     start = time.monotonic()
     configs = configuration("lirdrec", None, None, [*TRAINING, *(assignments or [])], seed)

@@ -301,7 +301,7 @@ def _encoded(
     """Encode the features of new items that were not given, if the run's dataset records encoders for them."""
     from lirdrec.devices import resolve_device
     from lirdrec.features.new_items import encode_items
-    from lirdrec.recommender.new_item_validation import new_table
+    from lirdrec.recommender.new_item_checks import new_table
 
     store = recommender.features
     if store is None or store.trained is None or store.folder is None:

@@ -20,9 +20,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.data.cold_start import move_to_train
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.holdout import move_to_train
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND, Catalog, Vectors, auc, check_catalog, list_values

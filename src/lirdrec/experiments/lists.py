@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, beyond_accuracy
+from lirdrec.experiments.sealed_test_set import (
+    SEALED,
+    Preregistration,
+    SealedTestSet,
+    declaration_name,
+    without_test,
+    write_test,
+)
 from lirdrec.experiments.trial import TrialSpec, fingerprint, locked
-from lirdrec.experiments.vault import SEALED, Preregistration, Vault, declaration_name, without_test, write_test
 from lirdrec.files.atomic import atomic_write, sha256
 from lirdrec.files.checks import stat_path
 
@@ -72,21 +79,21 @@ def score_lists(
 
     trial = _trial(dataset, Path(file).name.partition(".")[0] if name is None else name, _digest(file))
     data = read_any(dataset)
-    vault = Path(folder) / "sealed" / f"{trial.dataset_name}-{fingerprint(dataset)[:8]}"
-    preregistration = Preregistration(vault)
+    sealed_folder = Path(folder) / "sealed" / f"{trial.dataset_name}-{fingerprint(dataset)[:8]}"
+    preregistration = Preregistration(sealed_folder)
     _check_same(preregistration, trial)
     development = without_test(data)
     lists = read_lists(file, development)
     names = default_metrics(data) if metrics is None else metrics_of_lists(metrics)
     cutoffs = fitting_cutoffs(lists, k)
-    with locked(vault.parent / f"{vault.name}.lock"):
-        if not (vault / SEALED).is_file():
-            write_test(data, vault)
+    with locked(sealed_folder.parent / f"{sealed_folder.name}.lock"):
+        if not (sealed_folder / SEALED).is_file():
+            write_test(data, sealed_folder)
     preregistration.declare(trial)
-    users = vault / "per_user" / f"{trial.variant}-{_digest(file)}.parquet"
+    users = sealed_folder / "per_user" / f"{trial.variant}-{_digest(file)}.parquet"
     options: dict[str, Any] = {"cutoffs": cutoffs, "metrics": names, "per_user": users}
     users.unlink(missing_ok=True)
-    values = Vault(vault).score_lists(trial, lists, development, **options)
+    values = SealedTestSet(sealed_folder).score_lists(trial, lists, development, **options)
     frame = pl.read_parquet(users, glob=False)
     columns = {name: frame[name].cast(pl.Float64).to_numpy() for name in frame.columns[1:]}
     scored = Metrics(values, frame.height, frame, intervals=bootstrap_intervals(columns))
@@ -160,11 +167,11 @@ def score(job: Job) -> dict[str, Any]:
     cutoffs = fitting_cutoffs(lists, [k for k in chosen.get("cutoffs", CUTOFFS) if k <= lists.items.shape[1]] or None)
     if len(job.dataset.valid):
         job.figures["valid"] = dict(evaluate_external(lists, job.dataset, "valid", k=cutoffs, metrics=names).values)
-    if job.vault is None:
+    if job.sealed_folder is None:
         raise ConfigError(f"{job.cell.variant}: this trial is not final, and only a final trial may score the test")
     per_user = job.folder / "per_user" / f"{job.runs.name}.parquet"
     options: dict[str, Any] = {"cutoffs": cutoffs, "metrics": names, "per_user": per_user}
     options |= {name: chosen.get(name) for name in ("test_history", "test_target")}
-    job.figures["test"] = Vault(job.vault).score_lists(job.cell, lists, job.dataset, **options)
+    job.figures["test"] = SealedTestSet(job.sealed_folder).score_lists(job.cell, lists, job.dataset, **options)
     job.per_user = per_user.relative_to(job.folder).as_posix()
     return {"places": int(lists.items.shape[1])}

@@ -22,8 +22,8 @@ from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.ray_trials import RayProcess, RayTrials
 from lirdrec.experiments.registry import Experiment
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealed_test_set import Preregistration, seal
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
-from lirdrec.experiments.vault import Preregistration, seal
 from lirdrec.experiments.worker_process import last_line, start_worker, was_killed
 from lirdrec.files.atomic import atomic_write, make_folder, write_json
 from lirdrec.option_names import option_name
@@ -241,12 +241,12 @@ class _Run:
     def _begin(self, trial: TrialSpec, files: _Files) -> subprocess.Popen[bytes] | RayProcess:
         sealed = seal(trial.dataset, self.config.output, trial.split)
         if trial.final:
-            Preregistration(sealed.vault).declare(trial)
+            Preregistration(sealed.sealed_folder).declare(trial)
         job = {
             "cell": trial.with_(dataset=os.path.abspath(sealed.development)).to_json(),
             "folder": os.path.abspath(self.config.output),
             "runs": os.path.abspath(files.runs),
-            "vault": os.path.abspath(sealed.vault) if trial.final else None,
+            "vault": os.path.abspath(sealed.sealed_folder) if trial.final else None,
             "device": self.config.device,
             "cache": self.config.cache,
         }

@@ -9,7 +9,7 @@ The first proposals are the published defaults with each loss; the next ones, up
 Optuna's TPE proposes, with a seed for each number of a proposal. Trials are pruned by the median rule: from epoch
 `WARM_UP` on, a trial stops if its best value so far is below the median of the earlier trials at that epoch. These
 thresholds are part of the proposal, so an interrupted trial stops at the same epoch. Only validation metrics are used;
-the test is locked (`vault`).
+the test is locked (`sealed_test_set`).
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Job:
         cell: the trial; its dataset is the development copy.
         folder: the experiment's folder.
         runs: folder for the trial's checkpoints and other files; removed when the trial is done.
-        vault: folder of the sealed test; None unless the trial is final.
+        sealed_folder: folder of the sealed test; None unless the trial is final.
         device, cache: as in `lirdrec.fit`.
         figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
         protocol: how the test was done; {} before `score_test`.
@@ -104,7 +104,7 @@ class Job:
     cell: TrialSpec
     folder: Path
     runs: Path
-    vault: Path | None = None
+    sealed_folder: Path | None = None
     device: str = "auto"
     cache: str | None = None
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -219,9 +219,9 @@ class Job:
             ConfigError: the trial is not final, or differs from its declaration.
         """
         from lirdrec.evaluation.protocol import protocol_of
-        from lirdrec.experiments.vault import Vault
+        from lirdrec.experiments.sealed_test_set import SealedTestSet
 
-        if self.vault is None:
+        if self.sealed_folder is None:
             raise ConfigError(f"{self.cell.model}: this trial is not final, and only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
@@ -229,7 +229,7 @@ class Job:
         history = {name: evaluation[name] for name in ("test_history", "test_target", "mask_seen")}
         self.protocol = protocol_of(recommender, self.dataset.info, "test", **history).to_json()
         options = {"candidates": chosen, "cutoffs": self._cutoffs(chosen, evaluation["cutoffs"]), **history}
-        self.figures[stage] = metrics = Vault(self.vault).score(
+        self.figures[stage] = metrics = SealedTestSet(self.sealed_folder).score(
             self.cell, recommender, self.dataset, metrics=evaluation["metrics"], per_user=file, **options
         )
         if file is not None:
@@ -341,9 +341,9 @@ def _is_memory(error: BaseException) -> bool:
 
 def job_of(spec: Mapping[str, Any]) -> Job:
     """Make a job from the content of its job file."""
-    vault = None if spec.get("vault") is None else Path(spec["vault"])
+    sealed = None if spec.get("vault") is None else Path(spec["vault"])
     folder, runs = Path(spec["folder"]), Path(spec["runs"])
-    return Job(TrialSpec.from_json(spec["cell"]), folder, runs, vault, spec.get("device", "auto"), spec.get("cache"))
+    return Job(TrialSpec.from_json(spec["cell"]), folder, runs, sealed, spec.get("device", "auto"), spec.get("cache"))
 
 
 def _end_with_parent() -> None:

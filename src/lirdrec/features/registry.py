@@ -19,14 +19,14 @@ from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Encoder, Kind
+from lirdrec.features.encoders.audio_encoder import SpectrumEncoder
 from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
 from lirdrec.features.encoders.efficientnet import EfficientNetLite0, ProjectedEfficientNetLite0
 from lirdrec.features.encoders.frames import FrameEncoder
 from lirdrec.features.encoders.model_loading import is_sentence_transformer, minilm_folder
-from lirdrec.features.encoders.multimodal import JointEncoder, MultimodalAudio, MultimodalVideo
+from lirdrec.features.encoders.multimodal_sentence_transformers import JointEncoder, MultimodalAudio, MultimodalVideo
 from lirdrec.features.encoders.openai_embeddings import OpenAIEmbeddings
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
-from lirdrec.features.encoders.sound import SpectrumEncoder
 from lirdrec.features.encoders.tfidf import TfidfEncoder
 from lirdrec.features.encoders.transformers_audio import TransformersAudio
 from lirdrec.features.encoders.transformers_vision import VisionEncoder

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lirdrec.graphs.edges import Edges
+from lirdrec.graphs.graph_attention import Edges
 from lirdrec.graphs.item_item import nearest_among
 
 BLOCK_BYTES = 32 * 2**20  # size of the feature rows gathered at once for each of the two sides of a cosine

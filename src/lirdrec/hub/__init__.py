@@ -3,8 +3,8 @@
 `push` and `pull` take folders; `push_to_hub` and `from_hub` also take objects in memory.
 """
 
-from lirdrec.hub.api import dataset_from_hub, from_hub, push_to_hub, recommender_from_hub
 from lirdrec.hub.client import HubError
+from lirdrec.hub.objects import dataset_from_hub, from_hub, push_to_hub, recommender_from_hub
 from lirdrec.hub.pull import pull
 from lirdrec.hub.push import push
 

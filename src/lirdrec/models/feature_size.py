@@ -1,7 +1,7 @@
 """Options of all models that read features: to how many columns features are reduced before a model sees them.
 
-The models do not reduce features themselves: `recommender/feature_size.py` fits the reduction and applies it to the
-inputs of a model.
+The models do not reduce features themselves: `recommender/feature_projection.py` fits the reduction and applies it to
+the inputs of a model.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
-from lirdrec.graphs.edges import Edges
+from lirdrec.graphs.graph_attention import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.modalities import chosen_modalities

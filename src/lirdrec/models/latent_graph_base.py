@@ -12,7 +12,7 @@ With ID tables `P` `(U, e)`, `Q` `(I, e)` and, for each modality m, `z_m = W_m F
 
 The choice of the k nearest has no gradient; the cosines of the chosen pairs and the row sums have one. Since all other
 entries are 0, this gives the same as the dense computation of the public code, in O(I·k + I·e) memory: neighbors are
-found in blocks, and products and gradients are computed only at the entries (`graphs/edges.py`).
+found in blocks, and products and gradients are computed only at the entries (`graphs/graph_attention.py`).
 
 **Epochs.** The first batch of an epoch builds the graphs with their gradient. The other batches use these graphs as
 constants, and give no gradient to the projections. `scorer()` builds the graphs from the current parameters.

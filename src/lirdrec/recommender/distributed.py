@@ -19,7 +19,7 @@ from lirdrec.models.registry import model_for_config, model_names
 from lirdrec.models.registry import model_type as registered
 from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks import ONE, Ranks
-from lirdrec.recommender.feature_size import check_variance
+from lirdrec.recommender.feature_projection import check_variance
 from lirdrec.recommender.fit import finish, optimize, prepare_folder, projections_of
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs

@@ -40,7 +40,7 @@ class FeatureStore:
         folder: the prepared dataset that contains `trained`, if there is one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
         missing: why `trained` cannot be read, or None; raised as an error only when `trained` is needed.
-        projections: name → projection that reduces matrices before the model reads them (recommender/feature_size.py).
+        projections: name → projection that reduces a matrix before the model reads it (feature_projection.py).
     """
 
     trained: dict[str, FeatureMatrix] | None

@@ -25,7 +25,7 @@ from lirdrec.option_names import setting_text
 from lirdrec.parallel.ranks import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.recommender.feature_size import check_variance, column_counts, fit_projections
+from lirdrec.recommender.feature_projection import check_variance, column_counts, fit_projections
 from lirdrec.recommender.inputs import check_size, make_model_inputs
 from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
 from lirdrec.recommender.new_item_calibration import CONTINUED_ROUNDS, ROUNDS, fit_new_item_encoder

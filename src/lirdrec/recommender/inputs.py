@@ -77,7 +77,7 @@ def make_model_inputs(
     """Build the input tensors on `device`: training pairs with weights, features in float32, and cached neighbors.
 
     With several `ranks` (processes), only the features of this rank's items are read. A modality with a projection is
-    reduced by it (`recommender/feature_size.py`), also for the search for neighbors.
+    reduced by it (`recommender/feature_projection.py`), also for the search for neighbors.
     """
     projections = projections or {}
     features, rows = {}, slice(None) if ranks.size == 1 else ranks.shard(dataset.n_items).rows

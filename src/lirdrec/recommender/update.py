@@ -23,8 +23,8 @@ from lirdrec.nn.principal_components import Projection
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.recommender.inputs import as_features
+from lirdrec.recommender.new_item_checks import check_added_items, new_features, new_table
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
-from lirdrec.recommender.new_item_validation import check_added_items, new_features, new_table
 from lirdrec.recommender.query_arguments import folded_in
 from lirdrec.recommender.state import RunState, make_histories, with_pairs
 from lirdrec.wording import pluralize

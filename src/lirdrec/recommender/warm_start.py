@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lirdrec.data.cold_start import move_to_train
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.holdout import move_to_train
 from lirdrec.errors import CapabilityError, ConfigError, DataError
 from lirdrec.models.base import Model, ModelInputs
 from lirdrec.models.registry import model_for_config

@@ -8,9 +8,9 @@ from pathlib import Path
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.sentences import listed, over
-from lirdrec.experiments.studies.variants import Group, Study, Variant
+from lirdrec.experiments.studies.variant_study import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section, label
 
@@ -61,7 +61,7 @@ TITLES = {
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Yield the trials of all variants with all seeds."""
-    yield from variants.planned(_groups(config))
+    yield from variant_study.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
@@ -100,4 +100,4 @@ def _groups(config: ExperimentConfig) -> list[Group]:
         if model not in VARIANTS_OF:
             known = " and ".join(VARIANTS_OF)
             raise ConfigError(f"the ablation is defined for {known}, not for {model}; omit --models")
-    return variants.groups(config, config.models or MODELS, lambda model, modalities: VARIANTS_OF[model])
+    return variant_study.groups(config, config.models or MODELS, lambda model, modalities: VARIANTS_OF[model])

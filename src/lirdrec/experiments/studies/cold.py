@@ -62,7 +62,7 @@ def inductive(job: Job) -> dict[str, Any]:
     """Do the work "inductive": train without unseen items, add them, and score as in `transductive`."""
     import numpy as np
 
-    from lirdrec.data.holdout import hold_out_items
+    from lirdrec.data.cold_start import hold_out_items
 
     data = job.dataset
     unseen = data.items.ids[np.setdiff1d(np.arange(data.n_items), data.train.items)]

@@ -62,7 +62,7 @@ def measure(job: Job) -> list[dict[str, float]]:
     from lirdrec.experiments.config import resolve_options
     from lirdrec.experiments.studies.gradient_probe import random_features, watch
     from lirdrec.models.registry import model_type
-    from lirdrec.recommender.feature_size import fit_projections
+    from lirdrec.recommender.feature_projection import fit_projections
     from lirdrec.recommender.inputs import make_model_inputs
 
     config, training = resolve_options(job.cell)

@@ -32,7 +32,7 @@ from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Figure, Row, Section, Table, label, lines
 
 if TYPE_CHECKING:
-    from lirdrec.data.holdout import Launch, LaunchedItems
+    from lirdrec.data.cold_start import Launch, LaunchedItems
     from lirdrec.evaluation.launch import LaunchMetrics
     from lirdrec.experiments.worker import Job
     from lirdrec.recommender.recommender import Recommender
@@ -95,7 +95,7 @@ def launched(job: Job) -> dict[str, Any]:
 
 def retrained(job: Job) -> dict[str, Any]:
     """Do the work: train from scratch with some likes of the launched items, and measure on their other likes."""
-    from lirdrec.data.holdout import with_launched_items
+    from lirdrec.data.cold_start import with_launched_items
 
     launch, number = _draw(job), job.cell.extra["likes"][0]
     liked, rest = _reveal(launch.test, number, job.cell.seed)
@@ -152,7 +152,7 @@ def _likes(config: ExperimentConfig) -> list[int]:
 
 
 def _draw(job: Job) -> Launch:
-    from lirdrec.data.holdout import draw_launch
+    from lirdrec.data.cold_start import draw_launch
 
     return draw_launch(job.dataset, seed=job.cell.seed, by=job.cell.extra["by"])
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.sentences import count, draw, format_mean_sd, over
-from lirdrec.experiments.studies.variants import Group, Study, Variant
+from lirdrec.experiments.studies.variant_study import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section, label, lines
 
@@ -21,7 +21,7 @@ OPTION = "n_layers"
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Yield the trials of all numbers of layers with all seeds."""
-    yield from variants.planned(_groups(config))
+    yield from variant_study.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
@@ -78,4 +78,4 @@ def _groups(config: ExperimentConfig) -> list[Group]:
         if OPTION not in option_names(model):
             raise ConfigError(f"{model} has no layers over the user-item graph; choose other models with --models")
     tried = [Variant(str(number), {OPTION: number}) for number in dict.fromkeys(numbers)]
-    return variants.groups(config, models, lambda model, modalities: tried)
+    return variant_study.groups(config, models, lambda model, modalities: tried)

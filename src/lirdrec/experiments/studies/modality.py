@@ -15,10 +15,10 @@ from lirdrec.errors import DataError
 from lirdrec.experiments import feature_controls
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import variants
+from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.compare import uses_features
 from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, listed, over
-from lirdrec.experiments.studies.variants import Group, Study, Variant
+from lirdrec.experiments.studies.variant_study import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section
 
@@ -38,7 +38,7 @@ NOTES = (
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
     """Yield the trials of all sets of modalities with all seeds."""
-    yield from variants.planned(_groups(config))
+    yield from variant_study.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
@@ -136,4 +136,4 @@ def _groups(config: ExperimentConfig) -> list[Group]:
     def tried(model: str, names: tuple[str, ...]) -> list[Variant]:
         return sets_of(names) + (controls_of(names) if with_controls else [])
 
-    return variants.groups(config, models, tried)
+    return variant_study.groups(config, models, tried)

@@ -14,8 +14,8 @@ import numpy as np
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import give_memory_back
+from lirdrec.features.encoders.audio_encoder import SECONDS, WINDOW, SoundEncoder
 from lirdrec.features.encoders.model_loading import PRECISIONS, check_choice, model_folder
-from lirdrec.features.encoders.sound import SECONDS, WINDOW, SoundEncoder
 from lirdrec.features.encoders.transformers_vision import explained, load_network, origin_of
 
 if TYPE_CHECKING:

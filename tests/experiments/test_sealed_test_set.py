@@ -22,9 +22,9 @@ from lirdrec.evaluation.beyond_accuracy import BEYOND
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
+from lirdrec.experiments.sealed_test_set import SEALED, Preregistration, SealedTestSet, declaration_name, seal
 from lirdrec.experiments.trial import TrialStore
 from lirdrec.experiments.tuning import base_cell, suggest
-from lirdrec.experiments.vault import SEALED, Preregistration, Vault, declaration_name, seal
 
 from ..helpers import assert_error
 from .conftest import assert_facts
@@ -154,18 +154,18 @@ def test_nothing_that_tuning_can_reach_holds_the_test_pairs(data, context, job):
     assert not any(holds(array, secret) for array in within)
     assert not any(holds(array, secret) for array in numbers_below(Path(given.cell.dataset)))
     assert len(given.dataset.test) == 0
-    # the detector sees what there is: training pairs here, test pairs in the whole dataset and in the vault
+    # the detector sees what there is: training pairs here, test pairs in the whole dataset and in the sealed_folder
     assert any(holds(array, given.dataset.train) for array in within)
     assert any(holds(array, secret) for array in arrays_within([whole]))
     assert any(holds(array, secret) for array in numbers_below(settings.output / "sealed"))
     assert any(holds(array, whole.valid) for array in numbers_below(Path(given.cell.dataset)))
 
 
-def test_what_a_worker_is_given_names_neither_the_dataset_nor_the_vault(data, context, job):
+def test_what_a_worker_is_given_names_neither_the_dataset_nor_the_sealed_folder(data, context, job):
     settings = context()
     given = job(base_cell(settings, str(data), "lirdrec").with_(work="trial"), settings)
     reported = f"{given!r} {(Path(given.cell.dataset) / 'manifest.json').read_text()}"
-    assert str(data) not in reported and "sealed" not in reported and given.vault is None
+    assert str(data) not in reported and "sealed" not in reported and given.sealed_folder is None
     recommender = given.fit()
     with assert_error(ConfigError, mentions=["lirdrec"]):
         given.score_test(recommender)
@@ -177,7 +177,7 @@ def test_a_split_of_its_own_is_made_before_sealing(data, context):
     sealed = seal(data, settings.output, recipe)
     truth = Dataset.load(data).resplit("cold_items", seed=3)
     development = Dataset.load(sealed.development)
-    users, items = np.load(sealed.vault / SEALED)
+    users, items = np.load(sealed.sealed_folder / SEALED)
     assert (users.tolist(), items.tolist()) == (truth.test.users.tolist(), truth.test.items.tolist())
     assert development.train.items.tolist() == truth.train.items.tolist()
     assert development.valid.items.tolist() == truth.valid.items.tolist()
@@ -204,11 +204,11 @@ def test_what_is_not_declared_is_not_scored(data, context, job):
     settings = context()
     cell = final_cell(settings)
     given = job(cell.with_(extra={}), settings)
-    vault = settings.output / "sealed" / given.dataset.folder.name
+    sealed_folder = settings.output / "sealed" / given.dataset.folder.name
     recommender = given.fit()
     with assert_error(ConfigError, mentions=[declaration_name(cell)]):
-        Vault(vault).score(cell, recommender, given.dataset)
-    assert not (vault / "scores").exists()
+        SealedTestSet(sealed_folder).score(cell, recommender, given.dataset)
+    assert not (sealed_folder / "scores").exists()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_other_options_than_declared_are_refused(data, context, job, changes, fa
         changes = {"model_options": {**cell.model_options, **changes["model_options"]}}
     other = given.cell.with_(**changes)
     with assert_error(ConfigError, mentions=[declaration_name(other)]) as caught:
-        Vault(given.vault).score(other, recommender, given.dataset)
+        SealedTestSet(given.sealed_folder).score(other, recommender, given.dataset)
     assert_facts(str(caught.value).removeprefix(declaration_name(given.cell)), facts)
 
 
@@ -251,26 +251,26 @@ def test_a_second_score_is_the_recorded_one_and_looks_at_nothing(data, context, 
     given = job(cell, settings)
     recommender = given.fit()
     first = given.score_test(recommender)
-    (given.vault / SEALED).unlink()  # there is nothing left to look at
+    (given.sealed_folder / SEALED).unlink()  # there is nothing left to look at
     for tensor in recommender.scorer.tensors().values():
         tensor.zero_()
     assert given.score_test(recommender) == first
     with assert_error(RunFolderError, mentions=[SEALED]):
-        Vault(given.vault).score(given.cell, recommender, given.dataset, candidates="cold")
+        SealedTestSet(given.sealed_folder).score(given.cell, recommender, given.dataset, candidates="cold")
 
 
 def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, job):
     settings = context()
     given = job(final_cell(settings), settings)
     recommender = given.fit()
-    path = given.vault / SEALED
+    path = given.sealed_folder / SEALED
     whole = path.read_bytes()
     path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])  # another item
     with assert_error(RunFolderError, mentions=[path]):
         given.score_test(recommender)
     path.write_bytes(whole)
     first = given.score_test(recommender)
-    (score,) = (given.vault / "scores").glob("*.json")
+    (score,) = (given.sealed_folder / "scores").glob("*.json")
     text = score.read_text()
     value = str(first["recall@20"])
     score.write_text(text.replace(value, str(first["recall@20"] / 2), 1))
@@ -284,7 +284,7 @@ def test_a_declaration_stands_once_it_has_been_scored(data, context, job):
     cell = final_cell(settings)
     other = final_cell(settings, regularization=0.5)
     given = job(cell, settings)
-    ledger = Preregistration(given.vault)
+    ledger = Preregistration(given.sealed_folder)
     ledger.declare(other)  # nothing was scored: the last word counts
     ledger.declare(cell)
     given.score_test(given.fit())
@@ -317,7 +317,7 @@ def test_the_process_that_tunes_opens_no_file_of_the_sealed_test(data, context, 
     cell = final_cell(settings) if final else base_cell(settings, str(data), "lirdrec").with_(work="trial")
     given = job(cell, settings)
     spec = {"cell": given.cell.to_json(), "folder": str(given.folder), "runs": str(given.runs), "device": "cpu"}
-    spec |= {"vault": str(given.vault) if final else None, "cache": settings.cache}
+    spec |= {"vault": str(given.sealed_folder) if final else None, "cache": settings.cache}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, json.dumps(spec)], capture_output=True, text=True, env=environment

@@ -51,15 +51,15 @@ class Sealed:
 
     Attributes:
         development: the prepared dataset without test interactions.
-        vault: the folder of the test interactions, the declarations and the scores.
+        sealed_folder: the folder of the test interactions, the declarations and the scores.
     """
 
     development: Path
-    vault: Path
+    sealed_folder: Path
 
     def is_complete(self) -> bool:
         """Whether both folders have been written."""
-        return (self.development / "manifest.json").is_file() and (self.vault / SEALED).is_file()
+        return (self.development / "manifest.json").is_file() and (self.sealed_folder / SEALED).is_file()
 
 
 def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
@@ -93,21 +93,21 @@ def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) 
     verify_features(data)
     if split:
         data = data.resplit(**split)
-    write_test(data, sealed.vault)
+    write_test(data, sealed.sealed_folder)
     without_test(data).save(sealed.development, overwrite=True)
 
 
-def write_test(data: Dataset, vault: Path) -> None:
-    """Write the test interactions of a dataset into a vault folder."""
-    test = vault / SEALED
-    with write_errors(vault):
-        vault.mkdir(parents=True, exist_ok=True)
+def write_test(data: Dataset, sealed_folder: Path) -> None:
+    """Write the test interactions of a dataset into a sealed folder."""
+    test = sealed_folder / SEALED
+    with write_errors(sealed_folder):
+        sealed_folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(test) as temporary, temporary.open("wb") as file:
         columns = [data.test.users, data.test.items, data.test.timestamps]
         np.save(file, np.stack([column for column in columns if column is not None]))
     counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
     counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
-    write_json(vault / "counts.json", counts | {"test_sha256": sha256(test)})
+    write_json(sealed_folder / "counts.json", counts | {"test_sha256": sha256(test)})
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -137,11 +137,11 @@ def declared_options(trial: TrialSpec) -> dict[str, Any]:
 
 
 class Preregistration:
-    """The declarations of final models, stored in the vault folder that `seal` made."""
+    """The declarations of final models, stored in the sealed folder that `seal` made."""
 
-    def __init__(self, vault: str | Path):
-        self.vault = Path(vault)
-        self.path = self.vault / "declarations.json"
+    def __init__(self, sealed_folder: str | Path):
+        self.sealed_folder = Path(sealed_folder)
+        self.path = self.sealed_folder / "declarations.json"
 
     def declarations(self) -> dict[str, dict[str, Any]]:
         """Return name → options of all declarations.
@@ -167,7 +167,7 @@ class Preregistration:
         name, options = declaration_name(trial), declared_options(trial)
         if self.declared(trial) == options:
             return
-        with locked(self.vault / "lock"):
+        with locked(self.sealed_folder / "lock"):
             declarations = self.declarations()
             declared = declarations.get(name, options)
             if declared != options and self.scored(trial):
@@ -183,16 +183,16 @@ class Preregistration:
 
     def scored(self, trial: TrialSpec) -> list[int]:
         """Return those seeds of the trial's declaration whose test has been scored."""
-        paths = (self.vault / "scores").glob(f"{short_hash(declaration_name(trial))}-*.json")
+        paths = (self.sealed_folder / "scores").glob(f"{short_hash(declaration_name(trial))}-*.json")
         return sorted({int(path.stem.split("-")[1]) for path in paths})
 
 
-class Vault:
-    """Test interactions in the vault folder that `seal` made; read only when a declared model is scored first."""
+class SealedTestSet:
+    """Test interactions in the sealed folder that `seal` made; read only when a declared model is scored first."""
 
-    def __init__(self, vault: str | Path):
-        self.vault = Path(vault)
-        self.preregistration = Preregistration(vault)
+    def __init__(self, sealed_folder: str | Path):
+        self.sealed_folder = Path(sealed_folder)
+        self.preregistration = Preregistration(sealed_folder)
 
     def score(
         self,
@@ -287,14 +287,14 @@ class Vault:
 
         name = declaration_name(trial)
         stem = f"{short_hash(name)}-{trial.seed}{suffix}"
-        path = self.vault / "scores" / f"{stem}.json"
-        with locked(self.vault / "locks" / stem):
+        path = self.sealed_folder / "scores" / f"{stem}.json"
+        with locked(self.sealed_folder / "locks" / stem):
             users = path.with_suffix(".parquet")
             if path.is_file():
                 if per_user is not None and users.is_file() and not per_user.is_file():
                     _write(per_user, lambda temporary: temporary.write_bytes(users.read_bytes()))
                 return _recorded(path)
-            test = Interactions(*_test_interactions(self.vault))
+            test = Interactions(*_test_interactions(self.sealed_folder))
             result = measure(dataclasses.replace(development, test=test, folder=None))
             assert result.per_user is not None
             for file in (users, per_user):
@@ -330,13 +330,13 @@ def _recorded(path: Path) -> dict[str, float]:
         ) from None
 
 
-def _test_interactions(vault: Path) -> np.ndarray:
+def _test_interactions(sealed_folder: Path) -> np.ndarray:
     """Read user rows, item rows and, if known, timestamps of the T test interactions: `(2, T)` or `(3, T)` int64."""
     from lirdrec.data.features import open_array
 
-    path = vault / SEALED
+    path = sealed_folder / SEALED
     try:
-        counts = json.loads((vault / "counts.json").read_text(encoding="utf-8"))
+        counts = json.loads((sealed_folder / "counts.json").read_text(encoding="utf-8"))
         if counts.get("test_sha256") not in (None, sha256(path)):  # earlier versions recorded none
             raise ValueError("wrong checksum")
         return open_array(path, mapped=False)
