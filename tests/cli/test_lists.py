@@ -159,7 +159,7 @@ def test_the_order_of_rows_is_kept_and_decides_the_test(lirdrec, tmp_path):
         (["evaluate", "run", "--split", "valid", "--test-history", "train+valid"], ["--test-history", "valid"]),
         (["experiment", "compare", "d", "--test-history", "all"], ["--test-history all", "train+valid"]),
         (["experiment", "compare", "d", "--metrics", "hits"], ["'hits'", "hit"]),
-        (["experiment", "compare", "d", "-k", "0"], ["cut-offs", "1"]),
+        (["experiment", "compare", "d", "-k", "0"], ["cut-off", "1"]),
     ],
 )
 def test_wrong_orders_and_protocols_are_refused(lirdrec, tmp_path, command, mentions):

@@ -175,7 +175,7 @@ BAD = [
     ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,77,3,4\n", ["movies.csv", "77", "unknown_items"]),
     ("ratings.csv", "", []),
     ("ratings.csv", "userId,movieId,rating,timestamp\n", []),
-    ("movies.csv", "movieId,name,genres\n1,A,B\n", ["'title'", "movieId, name, genres"]),
+    ("movies.csv", "movieId,name,genres\n1,A,B\n", ["'title'", "movieId,name,genres"]),
     ("movies.csv", "movieId,genres,title\n1,A,B\n", ["movieId,genres,title", "movieId,title,genres"]),
     ("movies.csv", "movieId,title,genres\n1,Alien (1979)\n", ["line 2", "movieId,title,genres", "'1,Alien (1979)'"]),
     ("movies.csv", "movieId,title,genres\nx,Alien (1979),Drama\n", ["line 2", "movieId,title,genres", "'x,Alien"]),
