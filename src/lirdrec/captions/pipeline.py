@@ -247,6 +247,6 @@ class Captioning:
         if self._n_unusable >= TOO_MANY:
             last = answer.problem or f"{UNUSABLE}: {' '.join((text or '').split())[:120]!r}"
             raise TrainingError(
-                f"{self.captioner.model}: {TOO_MANY} images in a row without a caption, the last one because {last};"
+                f"{self.captioner.model}: {TOO_MANY} images in a row got no caption (the last of them: {last});"
                 " finished captions are kept: fix the cause, then run the same command again to continue"
             )

@@ -368,12 +368,12 @@ def _conditions(where: str) -> Filter:
 
 
 def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> dict[str, Any]:
-    """Return --new-items as an argument of `recommend`; print a warning if no item was added after training.
+    """Return the keyword argument `new_items` of `recommend`; print a warning if no item was added after training.
 
     Args:
         recommender: the run.
-        policy: how items that were added after training compete with the others.
-        given: the value of --new-items as the user wrote it.
+        policy: the parsed value of --new-items.
+        given: the same value as the user wrote it, for the warning.
     """
     if recommender.n_items == recommender.n_trained_items:
         problem = "changes nothing, since no item was added to the run after its training"

@@ -100,7 +100,7 @@ def align(
     ids = same_type(file.ids, items.series.dtype, where)
     if (repeated := ids.is_duplicated()).any():
         raise DataError(
-            f"{where}: item id {ids[repeated.arg_true()[0]]!r} occurs more than once; keep one row per item"
+            f"{where}: item id {ids[repeated.arg_true()[0]]!r} occurs more than once; keep one row of features per item"
         )
     rows = items.rows(ids)
     if (rows < 0).any():

@@ -1,4 +1,4 @@
-"""Recipes for the paper's benchmark datasets, with expected counts."""
+"""How to prepare the paper's benchmark datasets, and the numbers of users, items and interactions that must result."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def draw_launch(
     if by == "time":
         if times is None or not has_clock(dataset.info):
             lacking = "timestamps of" if times is None else "times, instead of positions in each user's history, of"
-            raise DataError(f"{dataset.name}: a launch by time needs {lacking} the interactions")
+            raise DataError(f"{dataset.name}: a launch by time needs {lacking} the interactions; launch at random")
         first = np.full(dataset.n_items, np.iinfo(np.int64).max)
         np.minimum.at(first, items, times)
         order = np.argsort(-first, kind="stable")

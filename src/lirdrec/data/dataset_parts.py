@@ -193,7 +193,7 @@ class DatasetParts:
             rows = pluralize(table.height, "row")
             raise DataError(f"the item table has {rows} for {pluralize(self.n_items, 'item')}")
         if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
-            raise DataError("the first column of the item table must be 'item' and hold the item ids in row order")
+            raise DataError("the first column of the item table must be 'item': the ids of `items`, in the same order")
 
     def _check_pairs(self) -> None:
         named = {name: self.split(name) for name in SPLITS}

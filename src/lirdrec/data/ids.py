@@ -119,7 +119,7 @@ class IdMap:
         return equal[0] if len(equal) else None
 
     def row(self, id: Any) -> int:
-        """The row of one id; raises an UnknownIdError for an unknown id."""
+        """Return the row (index) of an id; raises an UnknownIdError for an unknown id."""
         return int(known_rows([id], self)[0])
 
     def _row_or_none(self, id: Any) -> int:

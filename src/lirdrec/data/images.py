@@ -214,7 +214,7 @@ def _inside(text: str, folder: Path, owner: str, noun: str) -> str:
     if "://" in text:
         raise DataError(f"the {noun} of {owner} is a URL ({text}); download the {noun}s into a folder first")
     if "\0" in text:
-        raise DataError(f"the {noun} of {owner} has a zero byte in its path")
+        raise DataError(f"the path of the {noun} of {owner} contains a zero byte; correct it")
     path = PurePosixPath(text.replace("\\", "/"))
     if Path(text).is_absolute() or path.is_absolute():
         roots = [root.as_posix() for root in (folder.absolute(), folder.resolve())]

@@ -429,10 +429,11 @@ def _aligned(
         check_name(key)
         if file.ids is None and (items is None or not items.ordered):
             path = "" if file.source == where else f" ({file.source})"
-            table = "an item table" if items is None else f"a table of items in the file's order, not {source}"
+            table = "an item table" if items is None else f"an item table other than {source}"
             raise DataError(
                 f"{where}{path} has no ids, so it is unknown which item each row belongs to; give {table} with a row"
-                f" for each row of the features ({option_text('items', 'FILE')}), or save them with ids, for instance"
+                f" for each row of the features, in the same order ({option_text('items', 'FILE')}),"
+                " or save them with ids, for instance"
                 " with numpy.savez(FILE, ids=ids, vectors=matrix)"
             )
         aligned[key] = align(file, catalog, where, config.unknown_features == "drop", source, listed)

@@ -251,7 +251,8 @@ def _check_status(response: Response) -> None:
     if status in (200, 206, 416):
         if (coding := response.headers.get("content-encoding", "identity").lower()) != "identity":
             raise DownloadError(
-                f"{response.url}: the server sends compressed content ({coding}) without being asked to"
+                f"{response.url}: the server sends the file compressed ({coding}), which is not supported; use another"
+                " address of the file, or download it with another program"
             )
         return
     passing = status >= 500 or status in (408, 425, 429)

@@ -120,13 +120,13 @@ def download(
 ) -> Downloaded:
     """Download a published dataset into a new folder, and check it.
 
-    The files are first written to the hidden folder `.NAME.download` beside it. After an interruption the next call
-    resumes there. The folder itself appears when all files are complete, correct and unpacked.
+    The files are first written to a hidden folder next to the new one, `.NAME.download`. After an interruption the next
+    call resumes there. The new folder appears when all files are complete, correct and unpacked.
 
     Args:
-        dataset: a name in the table, or a description of the files.
+        dataset: one of `names()`, or a description of the files.
         folder: target folder; it must be empty or missing.
-        digests: name of a file → the SHA-256 that it must have, instead of the digest in the table.
+        digests: name of a file → the SHA-256 that it must have, instead of the recorded digest.
         network: how hosts are reached.
         progress: show bars on the error stream.
 

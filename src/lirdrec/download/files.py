@@ -92,7 +92,9 @@ def fetch(
                 raise
     if (fault := _fault(file, part.path)) is not None:
         part.discard()
-        raise DownloadError(f"{file.url}: {fault}; what was downloaded of it is deleted")
+        raise DownloadError(
+            f"{file.url}: the complete file {fault}; it was deleted: try again, or correct the expected digest"
+        )
     with write_errors(path):
         part.path.replace(path)
         part.note.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
     """Read lists from a table with the columns user, item, and rank (1 is best) or score (the highest is best).
 
     Users that the dataset does not know are left out; an item that it does not know keeps its place and counts as a
-    miss. Items that a user has in training are removed, as from the lists of every model. Warnings count all of these
+    miss. Items that a user has in training are removed, as they are for every model. Warnings count all of these
     rows.
 
     Args:

@@ -109,7 +109,7 @@ def _check(experiment: Experiment, config: ExperimentConfig) -> None:
             for name in names:
                 if name not in available:
                     listed = ", ".join(available) or "none"
-                    raise ConfigError(f"feature set '{label}': {dataset} has no features '{name}'; it has {listed}")
+                    raise ConfigError(f"feature set '{label}': '{name}' is not in the features of {dataset}: {listed}")
     for model in config.models:
         model_type(model)
     if config.tuned is not None and not (config.tuned / "cells").is_dir():

@@ -162,7 +162,7 @@ def encode_rows(
             if len(indices) == 1:
                 raise TrainingError(
                     f"one input of length {prepared[indices[0]].length} does not fit into memory;"
-                    " set a lower length limit, or use a smaller encoder"
+                    " set a lower limit of tokens (--max-length), or use a smaller encoder"
                 ) from error
             batch_size = max(1, len(indices) // 2)
             logger.warning("out of memory with a batch of %d; continuing with %d", len(indices), batch_size)

@@ -288,7 +288,7 @@ def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
     n_scans = file.read().count(b"\xff\xda")
     file.seek(position)
     if n_scans > _MAX_SCANS:
-        raise ImageError(f"{n_scans:,} scans are too many for a progressive JPEG")
+        raise ImageError(f"{n_scans:,} scans are too many for a progressive JPEG; save it again, not progressive")
     return True
 
 
@@ -355,7 +355,7 @@ def encode_images(
     dims: int,
     enough: int = ENOUGH,
 ) -> Encoded:
-    """Open, convert and encode images; an image that cannot be opened becomes a problem of the result.
+    """Open, convert and encode images; an image that cannot be opened is listed in its `problems`.
 
     Args:
         batch: paths or contents of image files.

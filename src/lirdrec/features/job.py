@@ -71,7 +71,7 @@ def json_like(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without the hash of the fitted state."""
+    """Return the identity of an encoder (see `identity`) without the hash of its fitted state."""
     return {key: value for key, value in identity.items() if key != FITTED}
 
 

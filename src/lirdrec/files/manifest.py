@@ -100,7 +100,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
             raise damaged(f"it lists {name[:80]!r}, which is outside of the folder")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise damaged(f"it does not say the size of the file {name[:80]!r}")
+            raise damaged(f"the size of the file {name[:80]!r} is missing in it, or is not a number")
         if not isinstance(entry.get("sha256"), str) or not SHA256.fullmatch(entry["sha256"]):
             raise damaged(f"it does not have the checksum of the file {name[:80]!r}")
     for key in ("moved", "removed"):

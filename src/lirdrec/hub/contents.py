@@ -49,7 +49,9 @@ def check_name(name: object) -> str:
         RunFolderError: the name is not valid; the message can follow "FOLDER: ".
     """
     if not isinstance(name, str) or len(name) > 200:
-        raise RunFolderError(f"its {MANIFEST} lists {str(name)[:60]!r}, which is not a file name")
+        raise RunFolderError(
+            f"its {MANIFEST} lists {str(name)[:60]!r}, which is too long for a file name, or is no text"
+        )
     parts = name.split("/")
     plain = all(_PLAIN.fullmatch(part) and part[0] not in ". " and part[-1] not in ". " for part in parts)
     problem = ""

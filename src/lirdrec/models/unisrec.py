@@ -103,7 +103,7 @@ class UniSRec(FeatureSequenceModel):
         return (logits + noise * (F.softplus(spread) + SMALLEST_NOISE)).softmax(-1)
 
     def draw_noise(self, n: int) -> Tensor:
-        """Draw standard normal noise `(n, K)` for the weights of the experts of `n` items."""
+        """Draw standard normal noise `(n, K)`, which `gates` adds to the logits of K experts for `n` items."""
         return torch.randn(n, self.config.n_experts, generator=self.generator)
 
     def item_table(self) -> Tensor:

@@ -21,7 +21,7 @@ ROW_ENTRIES = 32  # besides its entries, a row needs about as much memory as thi
 
 
 def csr_of(matrix: Tensor) -> Any:
-    """Return a CSR tensor on the CPU as scipy's CSR matrix, without a copy of its entries."""
+    """Return a CSR tensor on the CPU as scipy's CSR matrix, without a copy of its values."""
     parts = (part.numpy() for part in (matrix.values(), matrix.col_indices(), matrix.crow_indices()))
     return sp.csr_matrix(tuple(parts), shape=tuple(matrix.shape))
 

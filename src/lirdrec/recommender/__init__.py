@@ -1,1 +1,1 @@
-"""Training and serving for people: `fit`, `Recommender`, run folders, new items and users, explanations."""
+"""Train and use recommenders: `fit`, `Recommender`, run folders, new items and users, explanations."""

@@ -70,7 +70,7 @@ class Explanation:
 
     @property
     def shown_parts(self) -> dict[str, float]:
-        """The parts to print: all parts, except the parts of new items (`OF_NEW_ITEMS`) that are 0 here."""
+        """The parts of the score that are printed: all, except a part named in `OF_NEW_ITEMS` whose value is 0."""
         return {name: part for name, part in self.parts.items() if part != 0 or name not in OF_NEW_ITEMS}
 
     def to_dict(self) -> dict[str, Any]:

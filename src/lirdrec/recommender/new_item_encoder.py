@@ -154,8 +154,8 @@ class NewItemEncoder:
             raise ConfigError(f"the cost of new items is {cost}; it must be at least 0 and less than 1")
         if not self.frontier:
             raise ConfigError(
-                "this run was trained without simulated launches, so no offset for new items is known;"
-                " choose another policy for new items, or train again with validation interactions"
+                "this run was trained without simulated launches, which measure what an offset of new items costs;"
+                " choose another policy for new items, or train again with validation interactions, which they need"
             )
         offsets = [step.offset for step in self.frontier if step.cost <= cost]
         return max(offsets, default=self.frontier[0].offset)

@@ -508,7 +508,7 @@ class Recommender:
             folder: what `save`, `slim` or `fit(run=…)` wrote.
             verify: also compare the checksums of large files.
             device: where to put the vectors.
-            features: the prepared dataset, if it was moved since training.
+            features: folder of the prepared dataset, if it was moved since training; the features are read from it.
 
         Raises:
             RunFolderError: no such folder, not finished, damaged, or written by a newer lirdrec.

@@ -206,7 +206,10 @@ class _Neighbors:
         self.rows = {"user": users.to(device), "item": items.to(device)}
 
     def filled(self, table: Tensor, kind: str) -> Tensor:
-        """Turn a table `(n, …)` of the earlier run into a table with a row for each user or item of the dataset."""
+        """Return a table with a row for each user or item of the dataset, from the table `(n, …)` of the earlier run.
+
+        Known users and items keep their row; a new one gets a mean of known rows (see `start_from`).
+        """
         rows = self.rows[kind]
         is_known = rows >= 0
         mean = table.double().mean(0) if len(table) else table.new_zeros(table.shape[1:]).double()

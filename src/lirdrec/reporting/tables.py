@@ -218,7 +218,7 @@ class Table:
         return pl.DataFrame(series)
 
     def to_csv(self) -> str:
-        """Return `to_frame` as CSV."""
+        """Return the text of a CSV file with the rows of `to_frame`."""
         return self.to_frame().write_csv()
 
     def to_rich(self) -> RichTable:

@@ -136,7 +136,7 @@ def read_keys(path: str | Path) -> list[Key]:
             if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
                 raise ValueError(f"the role, the hash or the date of entry {number} of its keys is wrong")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file of keys; make one with lirdrec keys add {path} --name shop") from None
+        raise ConfigError(f"{path}: no such key file; make one with lirdrec keys add {path} --name NAME") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -84,7 +84,7 @@ def with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
 
 
 def with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
-    """Return a snapshot with new items added; raise a LirdrecError if they do not fit the run."""
+    """Return a snapshot of the server's state with new items added; raise a LirdrecError if they do not fit the run."""
     recommender = copy.copy(snapshot.recommender)
     if recommender.features is None:
         raise CapabilityError("a slim run has only vectors and ids, so it cannot take new items; use the full run")

@@ -245,7 +245,9 @@ class Store:
             original = getattr(error, "orig", None) or error
             code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
             if code in FULL:
-                raise StoreFullError("the disk of the store is full; nothing was changed") from error
+                raise StoreFullError(
+                    "the disk of the server's database is full; nothing was changed: free space, then try again"
+                ) from error
             if getattr(error, "connection_invalidated", False):
                 message = f"the connection to the store {self.name} was lost; a change in progress may be stored or not"
             else:

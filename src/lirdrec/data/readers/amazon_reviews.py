@@ -247,7 +247,7 @@ def _id(value: Any, name: str) -> str:
 def _rating(value: Any, name: str) -> float:
     number = finite_float(value)
     if number is None:
-        raise ValueError(f"{name} is {value!r:.60}, not a number")
+        raise ValueError(f"the rating ({name}) is {value!r:.60}, not a number")
     return number
 
 

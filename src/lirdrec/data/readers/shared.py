@@ -36,7 +36,10 @@ def build_dataset(
     info: Mapping[str, Any] | None,
     features: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Make a dataset from tables and features (files or frames); `source` becomes an entry of the dataset's info."""
+    """Make a dataset from tables that were read, and from features, which are files or data frames.
+
+    `source` says where the data come from; the dataset has it as `info["source"]`.
+    """
     files = {key: as_feature_file(file, f"features '{key}'", config.item) for key, file in (features or {}).items()}
     return Dataset.from_tables(table, items, files, config, name, {"source": dict(source), **(info or {})})
 

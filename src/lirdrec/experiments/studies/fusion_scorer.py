@@ -69,7 +69,7 @@ class FusedScorer(Scorer):
         return torch.cat([m.queries(users) for m in self.members], dim=1)
 
     def each(self, queries: Tensor) -> Tensor:
-        """Return the normalized scores of the M members, `(M, B, I)`."""
+        """Return the normalized scores of each of the M models in the mix, for B users and all I items: `(M, B, I)`."""
         pieces = queries.split(self.widths, dim=1)
         return torch.stack([normalized(m.scores(q), self.how) for m, q in zip(self.members, pieces, strict=True)])
 

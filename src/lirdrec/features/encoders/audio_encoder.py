@@ -61,7 +61,7 @@ class SoundEncoder(Encoder):
         return [Prepared(value, cut=self._is_longer(value)) for value in inputs]
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; a sound that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, d)`; a sound that cannot be opened is listed in its `problems`."""
         windows: dict[int, list[tuple[int, np.ndarray]]] = {}
         problems: dict[int, str] = {}
         for index, prepared in enumerate(batch):

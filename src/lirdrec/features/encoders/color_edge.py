@@ -57,7 +57,7 @@ class ColorEdgeEncoder(Encoder):
         return _COLOR_CELLS**2 * (_HUES + 1 + _LIGHTS) + _EDGE_CELLS**2 * _DIRECTIONS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, 496)` of length 1; an image that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, 496)` of length 1; an image that cannot be opened is listed in its `problems`."""
         return encode_images(batch, _describe, np.array, self.dims, enough=2 * _SIDE)
 
 

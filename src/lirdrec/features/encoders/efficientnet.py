@@ -59,7 +59,7 @@ class EfficientNetLite0(Encoder):
         return _MAPS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; an image that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, d)`; an image that cannot be opened is listed in its `problems`."""
         return encode_images(batch, _pixels, self._vectors, self.dims, enough=2 * _SIZE)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:

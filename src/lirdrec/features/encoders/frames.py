@@ -54,7 +54,7 @@ class FrameEncoder(Encoder):
         return self.image.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; a video that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, d)`; a video that cannot be opened is listed in its `problems`."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
         for index, prepared in enumerate(batch):  # one video after the other, since frames are large
             try:

@@ -75,7 +75,8 @@ class JointEncoder(Encoder):
         model, device, precision, revision, prompt: see `MultimodalModel`.
 
     Raises:
-        ConfigError: an argument is out of range. At the first use: there is no such model, or it does not take both.
+        ConfigError: an argument is out of range. At the first use: no such model, or it does not take texts and
+            images.
     """
 
     kind: ClassVar[Kind] = "joint"
@@ -105,7 +106,7 @@ class JointEncoder(Encoder):
         raise ConfigError(f"'{self.model.model}' does not take texts and images; choose a multimodal model")
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; an image that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, d)`; an image that cannot be opened is listed in its `problems`."""
         texts: dict[int, str] = {}
         images: dict[int, Any] = {}
         problems: dict[int, str] = {}

@@ -158,7 +158,7 @@ class TfidfEncoder(Encoder):
 
     @cached_property
     def _projection(self) -> tuple[TfidfTransformer, np.ndarray]:
-        """The TF-IDF weights in scikit-learn's object that applies them, and the components `(C, d)`."""
+        """scikit-learn's object that applies the TF-IDF weights, and the projection from C to d columns, `(C, d)`."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
         if not self._state:

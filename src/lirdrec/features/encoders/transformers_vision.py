@@ -88,9 +88,10 @@ def load(model: str, revision: str | None, precision: str) -> Module:
 def load_network(
     model: str, revision: str | None, precision: str, method: str, is_other_part: Callable[[str], bool]
 ) -> Any:
-    """Load the network of `AutoModel` on the CPU; a network with a method of the name `method` loses its text part.
+    """Load the network of `AutoModel` on the CPU, and remove its text part, if it has one.
 
-    Raises a ConfigError if weights are missing, unless `is_other_part` is true of their names.
+    It is removed if the network has the method `method`, such as CLIP's `get_image_features`. Raises a ConfigError
+    if weights are missing, except weights that are not needed, for whose names `is_other_part` returns True.
     """
     import torch
     from transformers import AutoModel
@@ -244,7 +245,7 @@ class VisionEncoder(Encoder):
         return self._outline.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; an image that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, d)`; an image that cannot be opened is listed in its `problems`."""
         return encode_images(batch, self._outline.pixels, self._vectors, self.dims)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Inspect a feature matrix: coverage, numerical health and nearest neighbors."""
+"""Inspect a feature matrix: items without a vector, lengths of vectors, constant columns, copies, nearest neighbors."""
 
 from __future__ import annotations
 

@@ -165,7 +165,8 @@ class OpenAIClient:
         except (ValueError, RecursionError):
             raise TransientError(f"the answer is not JSON: {self.scrub(response.text)[:80]!r}") from None
         if isinstance(answer, Mapping) and answer.get("error"):
-            raise TransientError(f"the server reports an error: {self.scrub(message_of(answer) or response.text)}")
+            reason = self.scrub(message_of(answer) or response.text)
+            raise TransientError(f"the server answers with an error (its log may say more): {reason}")
         result = read(answer)
         self._succeeded = True
         return result

@@ -94,7 +94,7 @@ class ItemImage:
 
     @cached_property
     def tag(self) -> str:
-        """A hash of the content."""
+        """A hash of the bytes of the image, for the header ETag."""
         return hashlib.blake2b(self.content, digest_size=12).hexdigest()
 
 

@@ -117,7 +117,7 @@ async def _recommend(
 async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> list[Filter | LirdrecError | None]:
     """Return the filters of requests; for an invalid filter, the error instead.
 
-    Many values are checked in a thread, so that other requests are answered meanwhile.
+    If the filters have many values, they are checked in a thread, so that other requests are answered meanwhile.
     """
 
     def parse(conditions: dict[str, Any] | None) -> Filter | LirdrecError | None:

@@ -183,7 +183,7 @@ def _points(snapshot: Snapshot, projection: Projection, column: str | None) -> d
     }
     if column is not None:
         if all(existing.name != column for existing in describe_columns(recommender.item_table)):
-            raise ConfigError(f"the projection cannot be colored by '{column}'; GET /facets lists the columns")
+            raise ConfigError(f"points cannot be colored by '{column}'; choose one of the columns of GET /facets")
         colors = color_items(recommender.item_table, column)
         codes = colors.codes[chosen].tolist()
         answer |= {"column": column, "kind": colors.kind, "labels": list(colors.labels), "codes": codes}
