@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.experiments.studies.literature import published
-from lirdrec.experiments.trial import TrialResult
+from lirdrec.experiments.trial import CHECKSUM, TrialResult
 from lirdrec.reporting.formatting import label
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,9 @@ def keep(folder: Path, name: str) -> None:
     columns = {"model": pl.String, "variant": pl.String, "seed": pl.Int64, "status": pl.String, "metrics": pl.String}
     schema = {"file": pl.String, **columns, "content": pl.Binary}
     rows = [{"file": file, **described(file, content), "content": content} for file, content in files_of(folder)]
-    pl.DataFrame(rows, schema=schema).write_parquet(target / RESULTS, compression="zstd", compression_level=19)
+    # one page: files that are the same are then stored once
+    kept = pl.DataFrame(rows, schema=schema)
+    kept.write_parquet(target / RESULTS, compression="zstd", compression_level=19, data_page_size=2**28)
     if (folder / REPORT).is_file():
         text = (folder / REPORT).read_text(encoding="utf-8")
         shown = re.sub(r"^!\[.*?\]\(figures/.*?\)\n*", "", text, flags=re.MULTILINE)
@@ -59,6 +61,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
         if file.startswith("cells/"):  # datasets are found by their bytes, wherever they are
             trial = json.loads(content)
             trial["cell"]["dataset"] = Path(trial["cell"]["dataset"]).name
+            trial.pop(CHECKSUM, None)  # of the content before this change
             content = (json.dumps(trial, separators=(",", ":")) + "\n").encode()
         yield file, content
 

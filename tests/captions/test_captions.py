@@ -24,10 +24,10 @@ from PIL import Image
 from lirdrec.captions import pipeline as run_module
 from lirdrec.captions.captioner import COLUMNS, Captioner
 from lirdrec.captions.csv_files import export_captions, import_captions
+from lirdrec.captions.html_report import write_case_study
 from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.pipeline import captioning
 from lirdrec.captions.prompt import Attributes, render
-from lirdrec.captions.report import write_case_study
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError

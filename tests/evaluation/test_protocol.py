@@ -15,7 +15,7 @@ from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.new_users import as_new_users
+from lirdrec.recommender.fold_in import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

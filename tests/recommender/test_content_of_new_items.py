@@ -15,10 +15,10 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features
-from lirdrec.models.content import content_of_users
+from lirdrec.models.content_similarity import content_of_users
+from lirdrec.recommender.fold_in import as_new_users
 from lirdrec.recommender.new_item_calibration import _launch
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
-from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.warm_start import start_from
 

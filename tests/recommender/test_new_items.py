@@ -20,8 +20,8 @@ from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.models.popularity import PopularityConfig
+from lirdrec.recommender.fold_in import as_new_users
 from lirdrec.recommender.new_item_checks import new_table
-from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

@@ -17,8 +17,8 @@ from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.explanation import history_effects
 from lirdrec.recommender.fit import fit
+from lirdrec.recommender.fold_in import as_new_users
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
-from lirdrec.recommender.new_users import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query

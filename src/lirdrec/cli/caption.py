@@ -244,7 +244,7 @@ def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
     if files.export is not None:
         print_line(f"{pluralize(export_captions(dataset, files.export), 'item')} written to {files.export}.")
     if files.report is not None:
-        from lirdrec.captions.report import write_case_study
+        from lirdrec.captions.html_report import write_case_study
 
         print_line(f"Report: {write_case_study(dataset, files.report, images)}")
 

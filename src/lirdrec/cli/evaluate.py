@@ -257,7 +257,7 @@ def evaluate_with_baseline(
     results = {name: dict(result.values)}
     options = {key: value for key, value in options.items() if key not in ("per_user", "intervals")}
     if cold_users:
-        from lirdrec.recommender.new_users import as_new_users
+        from lirdrec.recommender.fold_in import as_new_users
 
         results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
     if name != "popularity":

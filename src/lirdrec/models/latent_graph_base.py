@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.graphs.item_item import nearest_items
-from lirdrec.graphs.links import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
+from lirdrec.graphs.knn_graph import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.feature_size import FeatureSizeOptions

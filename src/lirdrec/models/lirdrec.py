@@ -20,8 +20,8 @@ of eigenvalue x of Â by Σ a_l x^l. With equal weights and odd L, this factor i
 how users and items differ in the leading component, which contains popularity, and this harms cosines. Any weights with
 Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py explains why.
 
-Users have one more part, *content*, which only the scores of new items use (models/content.py). User vectors are
-`[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here `S` is a
+Users have one more part, *content*, which only the scores of new items use (models/content_similarity.py). User vectors
+are `[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here `S` is a
 scale, see recommender/new_item_encoder.py). `q` and `f` come from features alone. The scores of trained items are
 ⟨u, V⟩.
 
@@ -46,7 +46,13 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.content import CONTENT, ITEM_CONTENT, content_of_histories, content_of_users, content_vectors
+from lirdrec.models.content_similarity import (
+    CONTENT,
+    ITEM_CONTENT,
+    content_of_histories,
+    content_of_users,
+    content_vectors,
+)
 from lirdrec.models.feature_size import FeatureSizeOptions
 from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.links import Links, cosines, nearest_links, pairs
+from lirdrec.graphs.knn_graph import Links, cosines, nearest_links, pairs
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs

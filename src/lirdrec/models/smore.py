@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_share, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.links import Links
+from lirdrec.graphs.knn_graph import Links
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.multi_view_base import ItemViewModel, ItemViewOptions, counts
 from lirdrec.nn.functional import dropout
