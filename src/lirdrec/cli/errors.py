@@ -122,7 +122,7 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
 
 
 def shortened(text: str, longest_word: int = LONGEST_WORD) -> str:
-    """Shorten a message: long words and the message are cut in the middle; control characters are escaped."""
+    """Shorten a message: too long words, then a too long message, lose their middle; control characters are escaped."""
     text = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     text = re.sub(rf"\S{{{longest_word + 1},}}", lambda word: _cut(word[0], longest_word // 2), text)
     return text if len(text) <= LONGEST_MESSAGE else _cut(text, LONGEST_MESSAGE // 2)

@@ -65,7 +65,7 @@ class ModelOptions:
     def for_fit(self) -> dict[str, Any]:
         """Return the options as arguments of `fit`."""
         if self.refit is not None and self.start is not None:
-            raise ConfigError("--from: --refit finds in its RUN from which earlier run to start; leave --from out")
+            raise ConfigError("--from: --refit RUN starts from the same earlier run as RUN; leave --from out")
         if self.refit is not None:
             self._refuse("--refit", *SETTINGS)
             return {"refit": self.refit}

@@ -172,7 +172,9 @@ class _ColumnPlan:
     def check(self, path: Path, frame: pl.DataFrame) -> None:
         """Raise a DataError for a column that no record has; suggests a similar key."""
         if frame.height == 0:
-            raise DataError(f"{path}: there is no record in it, or every list of its records is empty")
+            raise DataError(
+                f"{path}: there is no record in it, or in every record the list that contains the columns is empty"
+            )
         for column in self.columns:
             if frame[column].null_count() == frame.height and column not in self._seen:
                 inner = next((name for name in self._seen if name.endswith(f".{column}")), None)
@@ -201,7 +203,10 @@ def _column_tree(columns: Sequence[str], record: Mapping[str, Any]) -> dict[str,
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
                 outer = ".".join(keys[: depth + 1])
-                raise ValueError(f"'{column}' and '{outer}' are both given as columns, but one contains the other")
+                raise ValueError(
+                    f"'{column}' and '{outer}' are both given as columns, but '{column}' is inside '{outer}'; give only"
+                    " one of them"
+                )
         if keys[-1] in node:
             raise ValueError(f"'{column}' is given as a column, but another given column is inside it")
         node[keys[-1]] = column

@@ -151,7 +151,10 @@ def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
 
 
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
-    """Raise a RunFolderError if a file of the manifest is missing or was changed."""
+    """Compare a prepared dataset with its manifest; raise a RunFolderError if a file is missing or was changed.
+
+    Of feature matrices only the sizes are compared, unless `verify` is true.
+    """
     for name, expected in manifest["files"].items():
         path = resolve_path(folder, manifest, name)
         is_big = name.startswith("features/") and not name.endswith(".mask.npy")

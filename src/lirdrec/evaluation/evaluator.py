@@ -412,7 +412,8 @@ def _only_unseen(recommender: HasScorer, dataset: Dataset, split: str) -> Datase
     dataset, n_moved = unseen_part(recommender, dataset)
     if n_moved.get(split):
         log.warning(
-            "%d of the %s interactions are left out: the run, or the run that it continued, was trained on them",
+            "%d of the %s interactions are left out of the evaluation, since the run, or the run that it continued, was"
+            " trained on them",
             *(n_moved[split], split),
         )
     return dataset

@@ -143,7 +143,7 @@ def takes_histories(recommender: Any) -> bool:
 
 
 class HistoryScorer(Scorer):
-    """A scorer in which some users have the query of a longer history; everything else is as in `scorer`.
+    """A scorer for which `make` gives the queries of some users, from longer histories; all else is as in `scorer`.
 
     Args:
         scorer: gives the scores, and the queries of the other users.

@@ -310,6 +310,7 @@ class SealedTestSet:
         if options is None:
             raise ConfigError(
                 f"{name}: this trial is not declared, so its test cannot be scored; declare its options first"
+                " (Preregistration.declare)"
             )
         if options != declared_options(trial):
             different = _difference(options, declared_options(trial))

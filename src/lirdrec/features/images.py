@@ -165,7 +165,7 @@ def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"is a folder, not {with_article(noun)}")
+            raise ImageError(f"this is a folder, not {with_article(noun)}")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is not a regular file")
         check_bytes(status.st_size, noun, max_bytes)

@@ -193,12 +193,13 @@ class EncoderSpec:
             - `endpoint:`, a server: dims, prompt, concurrency, timeout, requests_per_minute.
             - other text models: pooling, prompt, max_length, device, precision, revision.
             - `efficientnet-lite0`: device, components (the vectors are reduced to so many principal components).
-            - other vision models: device, precision, revision; joint models also prompt.
+            - other vision models: device, precision, revision; joint models take prompt, too.
             - audio models: device, precision, revision, max_seconds; `spectrum` only max_seconds.
-            - videos: the options of the image encoder, except components, and frames.
+            - videos: frames, and the options of the image encoder without components.
 
     Raises:
-        ConfigError: this encoder does not take an option, or its name is misspelled.
+        ConfigError: `model` is empty or looks like a misspelled name, a server is named for another kind than text, or
+            the encoder does not take one of the options.
     """
 
     kind: Kind

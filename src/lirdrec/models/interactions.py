@@ -40,7 +40,10 @@ def user_item_graph(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None
 
 
 def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> Tensor:
-    """Return the sum `(I,)` of the weights of each item's training pairs, or of its pairs in `kept`."""
+    """Return the sum `(I,)` of the weights of each item's training pairs; without weights, the number of its pairs.
+
+    `kept` (a mask or positions) selects training pairs; None: all.
+    """
     _, items, weights = training_pairs(inputs, kept)
     return torch.bincount(items, weights, minlength=inputs.n_items).to(dtype)
 

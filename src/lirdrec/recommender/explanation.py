@@ -126,11 +126,13 @@ def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Mode
 def explain_history(
     model: Model, scorer: Scorer, history: Tensor, item_row: int, n_liked: int
 ) -> tuple[Tensor | None, dict[int, float] | None]:
-    """Return the user's weights after an ordered history, and the effects of its items.
+    """Return the weights of the parts of a score after an ordered history, and the effects of the history's items.
+
+    The weights are those of `Model.history_weights`, the effects are those of `history_effects`.
 
     Args:
         model, scorer, history, item_row: as for `history_effects`.
-        n_liked: number of items to show; if it is 0, the effects are None.
+        n_liked: number of items that the caller shows; if it is 0, effects are not computed, and None is returned.
     """
     effects = history_effects(model, scorer, history, item_row) if n_liked else None
     return model.history_weights(scorer, history), effects

@@ -236,7 +236,10 @@ def validation(dataset: Dataset, metric: str) -> Validate | None:
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """Return the settings that must be the same to resume from a checkpoint; epochs and patience may change."""
+    """Return the settings that must be the same to resume from a checkpoint.
+
+    Epochs (except with the schedule "cosine"), patience, checkpoint_every and tensorboard may change.
+    """
     dataset, training = job.dataset, job.training
     digest = hashlib.sha256()
     for array in (dataset.train.users, dataset.train.items, dataset.valid.users, dataset.valid.items):

@@ -185,8 +185,8 @@ def owned(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
     """Return the distinct item rows of a history: for ordered models in order of last occurrence, else ascending.
 
-    >>> history_rows(np.array([4, 2, 4]), ordered=True).tolist()
-    [2, 4]
+    >>> history_rows(np.array([4, 2, 4, 1]), ordered=True).tolist()
+    [2, 4, 1]
     """
     if not ordered:
         return np.unique(rows)

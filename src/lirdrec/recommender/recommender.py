@@ -547,7 +547,7 @@ class Recommender:
     # ------------------------------------------------------------ inside
 
     def _replace(self, state: RunState) -> None:
-        """Take over the state of the run after new items or likes."""
+        """Replace the state of this recommender by one to which items or likes were added."""
         for name in PLAIN:
             setattr(self, name, getattr(state, name))
         self._histories, self._exclusions = state.histories, None

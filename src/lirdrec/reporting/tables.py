@@ -87,7 +87,9 @@ class Table:
         caption: str = "",
         notes: Sequence[str] = (),
     ) -> Table:
-        """Make a table of mean ± sd from a tidy frame: the runs of a cell are the rows of `frame` with its names.
+        """Make a table from a tidy frame, which has a row for each run; a cell is the mean ± sd of its runs.
+
+        A run belongs to a cell if its row of the frame has the cell's block, row names and heading.
 
         Args:
             frame: tidy rows, such as `results.frame()`.

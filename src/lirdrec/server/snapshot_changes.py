@@ -120,7 +120,8 @@ def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
 def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFrame:
     is_integer = recommender.items.is_integer
     if misfits := [item.id for item in items if isinstance(item.id, str) is is_integer]:
-        raise DataError(f"the item ids of this run are {'integers' if is_integer else 'texts'}, {misfits[0]!r} is not")
+        kinds = ("integers", "a text") if is_integer else ("texts", "an integer")
+        raise DataError(f"the item ids of this run are {kinds[0]}, but the id {misfits[0]!r} is {kinds[1]}")
     existing = set(recommender.item_table.columns)
     columns: dict[str, list[Any]] = {ITEM: [item.id for item in items]}
     for name in dict.fromkeys(name for item in items for name in item.columns):

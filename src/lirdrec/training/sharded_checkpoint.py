@@ -164,7 +164,7 @@ class ShardedCheckpointStore(CheckpointStore):
             own: dict[str, Tensor] = {}
             for name, kind in described.items():
                 if not isinstance(kind, TensorStorageMetadata):
-                    raise ValueError(f"'{name}' is not a tensor")
+                    raise ValueError(f"its entry '{name}' is not a tensor")
                 shard = self._shard(name) if len(kind.size) else None
                 size = kind.size if shard is None else (shard.length, *kind.size[1:])
                 own[name] = torch.zeros(size, dtype=kind.properties.dtype)

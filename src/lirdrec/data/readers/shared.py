@@ -74,9 +74,9 @@ def first_or_none(folder: Path, paths: Sequence[Path], role: str, remedy: str) -
 
 
 def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
-    """Read a text file as numbers, since tens of millions of rows of texts would need too much memory.
+    """Read a table of numbers as numbers; as strings, tens of millions of rows would need too much memory.
 
-    If one of the columns `ids` has values other than 63-bit integers, all columns are read as texts. `layout` are
+    If one of the columns `ids` has values other than 63-bit integers, all columns are read as strings. `layout` are
     options of `read_table`.
     """
     table = read_table(path, text="", **layout)

@@ -1,7 +1,7 @@
 """Experiment "launch": recommendation of items that are added after the training, together with known items.
 
 For each seed a tenth of the items is launched for validation and another tenth for the test; models are trained
-without them (`data.holdout.draw_launch`). All parts are drawn from the development copy, so the sealed test
+without them (`data.cold_start.draw_launch`). All parts are drawn from the development copy, so the sealed test
 interactions of the dataset are never used.
 A policy says how new items compete with known ones; an offset is added to the scores of new items. Each policy is
 measured in Recall@20 of known items, of new items alone, of new items among all items, and of known and new items
@@ -10,8 +10,9 @@ together. The report also has the share of places in the lists, and of interacti
     content      new items have the vectors of `Model.add_items`, and no offset
     none         these vectors are mixed with the nearest trained items; no offset
     calibrated   as none, with the calibrated offset, the default of `Recommender.recommend`
-    boost=x      as none, with the offset that costs known items x of their hits in simulated launches
-    share=x      new items get x of the places
+    boost=x      as none, with the largest offset that costs at most the share x of the hits on known items, in
+                 simulated launches
+    share=x      new items get the share x of the places
 """
 
 from __future__ import annotations

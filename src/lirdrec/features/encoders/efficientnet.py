@@ -42,7 +42,7 @@ class EfficientNetLite0(Encoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The hash of the weights and the preprocessing."""
+        """The hash of the weights, and the settings of the preprocessing."""
         return {
             "encoder": "efficientnet-lite0",
             "weights": sha256(_weights()),

@@ -69,7 +69,7 @@ class SentenceEncoder(SentenceModel, Encoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Settings from the model's files, read without the weights; a folder is identified by its hash."""
+        """The settings, read without loading the weights; the model has its name, or the hash of its folder."""
         return {
             "encoder": "sentence-transformers",
             **self.origin,

@@ -267,7 +267,9 @@ def _check_origin(headers: dict[bytes, bytes], config: ServerConfig) -> None:
     name = _split(f"//{host}").hostname or ""
     if config.is_local and name not in ("localhost", config.host, *config.hosts) and not is_loopback(name):
         raise Problem(
-            403, "without API keys only this machine may connect; add other hosts with --allow-host, or use keys"
+            403,
+            "without API keys the server answers only requests whose Host is a name of this machine; add another name"
+            " with --allow-host, or use keys",
         )
     if origin and origin not in config.cors and _split(origin).netloc != host:
         raise Problem(403, "the request comes from a page of another origin; allow it with --cors")
