@@ -78,7 +78,10 @@ def test_a_grown_catalog_is_encoded_as_before_and_trained_on(lirdrec, tmp_path):
     assert columns[0] != columns[1]  # fitted to other texts
     train = ["--quiet", "train", "second", "--from", "run", "--run", "next", *quick]
     assert_refused(lirdrec(*train), ["text", *columns, "--reuse-from", "--overwrite"])
-    assert lirdrec("features", "second", "--reuse-from", "first", "--overwrite").exit_code == 0
+    result = lirdrec("features", "second", "--reuse-from", "first", "--overwrite")
+    assert result.exit_code == 0
+    assert_mentions(result.stdout, ["lirdrec train second --from", "first"])
+    assert "minilm" not in result.stdout  # another encoder would make `train --from` impossible
     first, second = (Dataset.load(name).features["text"] for name in ("first", "second"))
     np.testing.assert_array_equal(first.values, second.values[:30])
     result = lirdrec(*train)

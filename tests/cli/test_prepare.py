@@ -326,3 +326,14 @@ def test_items_without_a_row_of_the_table_need_an_option_for_features(lirdrec, r
     assert Dataset.load(raw / "kept").n_items == 10
     dropped = lirdrec(*command[:-1], "drop", "-o", "dropped")
     assert dropped.exit_code == 0 and "--drop-featureless-items" not in dropped.stdout
+
+
+def test_prepare_says_which_items_and_users_the_k_core_leaves_out(lirdrec, tmp_path):
+    rows = [f"{user},{item}" for user in range(6) for item in range(4)] + ["90,0", "91,0", "0,77"]
+    (tmp_path / "clicks.csv").write_text("user,item\n" + "\n".join(rows) + "\n")
+    (tmp_path / "shop.csv").write_text("item\n" + "\n".join(map(str, [*range(4), 77, 78])) + "\n")
+    result = lirdrec("prepare", "clicks.csv", "--items", "shop.csv", "--k-core", 3, "-o", "core")
+    assert result.exit_code == 0, result.stderr
+    assert_mentions(result.stdout, ["2 items", "2 users", "fewer than 3"])
+    result = lirdrec("prepare", "clicks.csv", "--items", "shop.csv", "-o", "all")
+    assert "Left out" not in result.stdout and json.loads(lirdrec("inspect", "all", "--json").stdout)["items"] == 6

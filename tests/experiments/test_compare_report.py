@@ -233,6 +233,12 @@ def test_the_report_is_written(folder):
     assert {path.name for path in (folder / "out" / "figures").glob("*.svg")} >= {"accuracy.svg", "differences.svg"}
 
 
+def test_the_answer_calls_a_tie_no_difference(folder):
+    near = made(folder, [*finals(folder, "mine", "lirdrec"), *finals(folder, "mine", "bm3", shift=1e-6)])
+    far = made(folder, [*finals(folder, "mine", "lirdrec"), *finals(folder, "mine", "bm3", shift=-0.02)])
+    assert "no significant difference" in near.answer and "no significant difference" not in far.answer
+
+
 def test_a_report_without_results(folder):
     context = ExperimentConfig((str(folder / "baby"),), folder / "out")
     answer = make_report(context, Results()).answer

@@ -317,3 +317,11 @@ def test_a_model_without_vectors_cannot_boost(tmp_path):
 def test_a_damaged_entry_is_one_sentence():
     with assert_error(RunFolderError, mentions=["new_items", "offsett"]):
         NewItemEncoder.from_info({"offsett": 1, "frontier": []})
+
+
+@pytest.mark.parametrize(("entry", "value"), [("offset", math.nan), ("cost", math.inf), ("cost_error", None)])
+def test_an_entry_with_a_number_that_is_not_finite_is_damaged(entry, value):
+    info = NewItemEncoder(1.0, 0, 0.5, (LaunchStep(0.5, 0.01, 0.1, 0.2),)).to_info()
+    (info if entry == "offset" else info["frontier"][0])[entry] = value
+    with assert_error(RunFolderError, mentions=["new_items"]):
+        NewItemEncoder.from_info(info)

@@ -222,3 +222,31 @@ def test_damaged_multipart_is_refused(client):
         assert answer.status_code in (400, 422), (content, answer.text)
     answer = client.post("/items", content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert answer.status_code in (400, 415, 422)
+
+
+def test_a_field_of_the_form_may_be_the_column_of_images_and_numbers_are_numbers(client, recommender):
+    features = json.dumps(vectors(recommender, 101))
+    form = {"id": "900", "image": "front.png", "features": features}
+    answer = client.post("/items", files={name: (None, value) for name, value in form.items()})
+    assert answer.status_code == 201 and client.get("/items/900").json()["columns"]["image"] == "front.png"
+    form = {"id": "901", "price": "cheap", "features": features}
+    answer = client.post("/items", files={name: (None, value) for name, value in form.items()})
+    assert answer.status_code == 422
+    assert_mentions(answer.text, ["'price'", "'cheap'"])
+
+
+def test_title_names_the_column_of_titles(start, recommender, tmp_path):
+    recommender.item_table = recommender.item_table.rename({"title": "product_name"})
+    client = start(run=str(recommender.save(tmp_path / "named")))
+    features = vectors(recommender, 101)
+    body = {"items": [{"id": 900, "columns": {"title": "red lamp"}, "features": features}]}
+    assert client.post("/items", json=body).status_code == 201
+    form = {"id": "901", "title": "blue lamp", "features": json.dumps(features)}
+    assert client.post("/items", data=form, files={"image": image("lamp", 1)}).status_code == 201
+    for id, title in ((900, "red lamp"), (901, "blue lamp")):
+        found = client.get(f"/items/{id}").json()
+        assert (found["title"], found["columns"]["product_name"]) == (title, title)
+    both = {"id": 902, "columns": {"title": "a", "product_name": "b"}, "features": features}
+    answer = client.post("/items", json={"items": [both]})
+    assert answer.status_code == 422
+    assert_mentions(answer.text, ["title", "product_name"])

@@ -225,3 +225,11 @@ def test_mistakes_are_said_in_the_words_of_the_request(client, recommender, fiel
     answer = client.post("/recommend", json={"user": 5, **fields})
     assert answer.status_code == status, answer.text
     assert_mentions(answer.text, mentions)
+
+
+@pytest.mark.parametrize("policy", ["share=40%", {"boost": 2}, {"share": "x"}, 7])
+def test_a_wrong_policy_is_one_fault_in_the_words_of_the_request(client, policy):
+    answer = client.post("/recommend", json={"user": 0, "new_items": policy})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["faults"]
+    assert fault["where"] == ".".join(["new_items", *(policy if isinstance(policy, dict) else ())])
