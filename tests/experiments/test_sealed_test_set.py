@@ -165,7 +165,8 @@ def test_what_a_worker_is_given_names_neither_the_dataset_nor_the_sealed_folder(
     settings = context()
     given = job(base_cell(settings, str(data), "lirdrec").with_(work="trial"), settings)
     reported = f"{given!r} {(Path(given.cell.dataset) / 'manifest.json').read_text()}"
-    assert str(data) not in reported and "sealed" not in reported and given.sealed_folder is None
+    assert str(data) not in reported and str(settings.output / "sealed") not in reported
+    assert given.sealed_folder is None
     recommender = given.fit()
     with assert_error(ConfigError, mentions=["lirdrec"]):
         given.score_test(recommender)
