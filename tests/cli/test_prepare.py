@@ -337,3 +337,13 @@ def test_prepare_says_which_items_and_users_the_k_core_leaves_out(lirdrec, tmp_p
     assert_mentions(result.stdout, ["2 items", "2 users", "fewer than 3"])
     result = lirdrec("prepare", "clicks.csv", "--items", "shop.csv", "-o", "all")
     assert "Left out" not in result.stdout and json.loads(lirdrec("inspect", "all", "--json").stdout)["items"] == 6
+
+
+def test_prepare_names_the_columns_that_have_no_effect(lirdrec, tmp_path):
+    rows = [f"{user},{item},view,{100 * user + item}" for user in range(6) for item in range(4)]
+    (tmp_path / "clicks.csv").write_text("user,item,event,time\n" + "\n".join(rows) + "\n")
+    result = lirdrec("prepare", "clicks.csv", "-o", "plain")
+    assert result.exit_code == 0, result.stderr
+    assert_mentions(result.stdout, ["event, time", "--event", "--timestamp"])
+    named = ["--timestamp", "time", "--event", "event", "--event-weights", "view=1"]
+    assert "--event" not in lirdrec("prepare", "clicks.csv", *named, "-o", "named").stdout

@@ -63,6 +63,11 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
         print_line(f"Left out: {pluralize(items, 'item')} without an interaction; add-items adds such items to a run")
     if users := prepared.get("users_removed_by_k_core"):
         print_line(f"Left out: {pluralize(users, 'user')} with fewer than {prepared['k_core']} interactions")
+    if unused := prepared.get("unused_columns"):
+        print_line(
+            f"Columns of the interactions without an effect: {', '.join(unused)}"
+            " (see --event, --rating, --timestamp, --weight and --only of lirdrec prepare)"
+        )
     if summary["weights"] is not None:
         print_line(_weights_line(summary["weights"], prepared))
     if summary["dislikes"]:

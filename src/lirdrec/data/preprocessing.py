@@ -127,6 +127,7 @@ def build(
     """
     _check_columns(table, items, config)
     counts: dict[str, Any] = {"rows": table.frame.height + table.skipped}
+    counts |= _unused_columns(table, config)
     table = _good_rows(table, config, counts)
     is_rated = _rated_enough(table, config, counts)
     pairs, labels, users, catalog, item_table, items = _numbered(table, items, config, is_rated, counts)
@@ -185,6 +186,19 @@ def _label_column(config: PreprocessingConfig) -> str | None:
     return config.split if config.split not in METHODS else None
 
 
+def _named_columns(config: PreprocessingConfig) -> list[str]:
+    """The columns of the interactions that the configuration names."""
+    named = (config.user, config.item, config.timestamp, config.rating, config.weight, config.event)
+    return [column for column in (*named, _label_column(config)) if column is not None]
+
+
+def _unused_columns(table: Table, config: PreprocessingConfig) -> dict[str, list[str]]:
+    """Return the columns of the interactions that no option names, as the entry `unused_columns`."""
+    used = {*_named_columns(config), *(config.only or ())}
+    unused = [column for column in table.frame.columns if column not in used]
+    return {"unused_columns": unused} if unused else {}
+
+
 def _check_columns(table: Table, items: Table | None, config: PreprocessingConfig) -> None:
     """Raise unless the table has rows and all columns that the configuration names."""
     label_column = _label_column(config)
@@ -195,8 +209,7 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
             f"{table.source}: '{label_column}' is neither a split method nor a column;"
             f" {suggest_name(label_column, [*METHODS, *columns], choice)}"
         )
-    needed = (config.user, config.item, config.timestamp, config.rating, config.weight, config.event, label_column)
-    table.require_columns([column for column in needed if column is not None])
+    table.require_columns(_named_columns(config))
     if config.title is not None and items is None:
         raise ConfigError(
             f"{option_name('title')} names the column '{config.title}', but there is no item table; give one"
