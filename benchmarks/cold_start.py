@@ -31,7 +31,7 @@ import lirdrec.config
 from lirdrec.data.cold_start import hold_out_items
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.readers import read_any
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lirdrec.evaluation.evaluator import GroundTruth
+from lirdrec.evaluation.scorer_evaluation import GroundTruth
 from lirdrec.models.base import Features, ModelInputs
 
 LIKED, OFF_TASTE, HELD_OUT = 3, 0.1, 0.1

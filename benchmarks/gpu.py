@@ -32,7 +32,7 @@ from device_data import Planted, planted, with_columns
 from gpu_report import PRECISIONS, Report, environment, table
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec

@@ -25,7 +25,7 @@ import torch
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.models.registry import build, config_type, model_names
 from lirdrec.recommender.inputs import make_model_inputs
 from lirdrec.training.allocator import keep_freed_memory

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from device_data import planted, with_columns
-from lirdrec.evaluation.evaluator import evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import evaluate_scorer
 from lirdrec.models.registry import build
 from lirdrec.planning.hardware import DEVICES, Cluster, Device
 from lirdrec.planning.plan import SAMPLING_SECONDS, make_plan, seconds

@@ -25,7 +25,7 @@ import torch
 import lirdrec
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_among, nearest_items
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows

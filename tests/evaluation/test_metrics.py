@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, Metrics, evaluate_scorer
+from lirdrec.evaluation.evaluator import Metrics
 from lirdrec.evaluation.metrics import (
     PER_LIST,
     PER_USER,
@@ -19,6 +19,7 @@ from lirdrec.evaluation.metrics import (
     per_user_metrics,
     split_name,
 )
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error

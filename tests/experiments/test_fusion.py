@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import fusion
 from lirdrec.experiments.studies.fusion_scorer import FusedScorer, grid_figures, normalized, simplex, try_mixes

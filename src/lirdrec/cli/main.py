@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from lirdrec.cli import (
     caption,
+    change_run,
     config,
     demo,
     download,
@@ -95,7 +96,7 @@ def options(
 COMMANDS = (
     *(prepare.prepare, prepare.inspect, features.features, caption.caption, train.train),
     *(evaluate.evaluate, config.config, plan.plan),
-    *(query.recommend, query.similar, query.explain, query.add_items, query.strip, serve.serve),
+    *(query.recommend, query.similar, query.explain, change_run.add_items, change_run.strip, serve.serve),
     *(download.download, hub.push, hub.pull, export.export, experiment.experiment, demo.demo),
 )
 for command in COMMANDS:

@@ -22,15 +22,14 @@ from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND
 from lirdrec.evaluation.evaluator import (
     DEFAULT_CUTOFFS,
     DEFAULT_METRICS,
-    GroundTruth,
     Metrics,
-    evaluate_lists,
     intervals_of,
     make_catalog,
     per_user_frame,
 )
 from lirdrec.evaluation.metrics import canonical_metric, check_metrics
 from lirdrec.evaluation.protocol import TestHistory, TestTarget, protocol_of, with_last_target
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_lists
 from lirdrec.ranking.histories import Histories
 from lirdrec.wording import pluralize
 

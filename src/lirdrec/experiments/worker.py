@@ -32,7 +32,7 @@ from lirdrec.training.callbacks import Callback, StopTraining
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
-    from lirdrec.evaluation.evaluator import GroundTruth
+    from lirdrec.evaluation.scorer_evaluation import GroundTruth
     from lirdrec.recommender.recommender import Recommender
 
 Candidates = Literal["all", "cold"]
@@ -179,7 +179,7 @@ class Job:
         import numpy as np
         import torch
 
-        from lirdrec.evaluation.evaluator import GroundTruth
+        from lirdrec.evaluation.scorer_evaluation import GroundTruth
 
         data = self.dataset
         train, valid = (

@@ -13,8 +13,8 @@ import torch
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
 from lirdrec.evaluation.metrics import split_name
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.models.registry import model_for_config
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.evaluation.evaluator import GroundTruth
 from lirdrec.evaluation.metrics import per_user_metrics
+from lirdrec.evaluation.scorer_evaluation import GroundTruth
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows, top_k_dense
 

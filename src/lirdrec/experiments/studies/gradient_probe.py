@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.errors import CapabilityError
-from lirdrec.evaluation.evaluator import GroundTruth, evaluate_scorer
+from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.models.base import Model, ModelInputs
 from lirdrec.nn.losses import bpr
 from lirdrec.ranking.scorers import VectorScorer
