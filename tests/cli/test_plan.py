@@ -29,7 +29,7 @@ def test_sizes_of_a_dataset(lirdrec, tmp_path):
     data.save(tmp_path / "shop")
 
     def planned(*arguments):
-        result = lirdrec("plan", *arguments, "--json")
+        result = lirdrec("plan", *arguments, "--devices", "H100", "--json")
         assert result.exit_code == 0, result.stderr
         return json.loads(result.stdout)
 

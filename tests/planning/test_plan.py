@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,6 +245,23 @@ def test_names_of_clusters():
     for text, fact in (("8xH10", "H100"), ("0xH100", "0xH100"), ("8 H100", "8xH100")):
         with assert_error(ConfigError, mentions=[text.removeprefix("8x"), fact]):
             Cluster.parse(text)
+
+
+def test_this_machine_is_its_gpus_or_a_core_of_its_processor(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    core = Cluster.of_this_machine().device
+    assert core.name == "cpu-core" and core.memory > 0
+    assert Cluster.of_this_machine(5e9).device.memory == 5e9
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=22 * 10**9))
+    for found, kind in (("NVIDIA L4", "L4"), ("NVIDIA A100-SXM4-80GB", "A100"), ("NVIDIA H100 80GB HBM3", "H100")):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda _, found=found: found)
+        cluster = Cluster.of_this_machine()
+        assert (cluster.number, cluster.device.name, cluster.device.memory) == (2, kind, 22e9)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA L40S")
+    with assert_error(ConfigError, mentions=["NVIDIA L40S", "L4", "cpu-core"]):
+        Cluster.of_this_machine()
 
 
 def test_what_cannot_be_planned():

@@ -26,7 +26,10 @@ def plan(
     items: float | None = option(None, "Number of items."),
     interactions: float | None = option(None, "Number of training interactions."),
     features: str | None = option(None, "Columns of each feature matrix, such as 4096,384."),
-    devices: str = option("H100", "Number and kind: 8xH100, H200, A100, L4 or 16xcpu-core."),
+    devices: str | None = option(
+        None,
+        "Number and kind: 8xH100, H200, A100, L4, 16xcpu-core (default: this machine's GPUs; without GPUs, one core).",
+    ),
     memory: float | None = option(None, "GB of each device, if not the usual.", metavar="GB", min=0.001, max=1e6),
     model: str = option("lirdrec", "lirdrec or lightgcn."),
     preset: str | None = option(None, "fast or paper (default: fast)."),
@@ -36,7 +39,7 @@ def plan(
     """Show the memory, communication and time that a training needs, and whether it fits.
 
     \b
-      lirdrec plan mydata --devices H100
+      lirdrec plan mydata
       lirdrec plan --users 10e6 --items 1e6 --interactions 1e8 --features 4096,384 --devices 8xH100
 
     The time is computed from operations, bytes and the speeds that the devices' makers publish (docs/distributed.md).
@@ -47,7 +50,8 @@ def plan(
     config, training = configuration(model, preset, None, assignments or [], None)
     sizes = _sizes(dataset, {"--users": users, "--items": items, "--interactions": interactions}, features)
     try:
-        cluster = Cluster.parse(devices, None if memory is None else memory * 1e9)
+        size = None if memory is None else memory * 1e9
+        cluster = Cluster.of_this_machine(size) if devices is None else Cluster.parse(devices, size)
     except ConfigError as error:
         raise ConfigError(f"--devices: {error}") from None
     plans = [make_plan(config, training, sizes, cluster)]

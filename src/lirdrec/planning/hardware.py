@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lirdrec.available_memory import free_memory
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 
@@ -151,9 +152,31 @@ class Cluster:
         if number < 1:
             raise ConfigError(f"'{text}' has no device; give at least one")
         device = DEVICES[names[wanted]]
-        if memory is not None:
-            device = Device(**{**vars(device), "memory": memory})
-        return cls(number, device)
+        return cls(number, device if memory is None else replace(device, memory=memory))
+
+    @classmethod
+    def of_this_machine(cls, memory: float | None = None) -> Cluster:
+        """Return the GPUs of this machine, or one core of its processor with the memory that is free now.
+
+        Args:
+            memory: bytes of each device, if they differ from the machine's.
+
+        Raises:
+            ConfigError: the machine has a GPU whose kind is not in `DEVICES`.
+        """
+        import torch
+
+        if not torch.cuda.is_available():
+            device = DEVICES["cpu-core"]
+            return cls(1, replace(device, memory=memory or free_memory() or device.memory))
+        found = torch.cuda.get_device_name(0)
+        kind = next((name for name in DEVICES if re.search(rf"\b{name}\b", found)), None)
+        if kind is None:
+            raise ConfigError(
+                f"the speed of this machine's GPU, {found}, is not known; give one of {', '.join(DEVICES)}"
+            )
+        size = memory or torch.cuda.get_device_properties(0).total_memory
+        return cls(torch.cuda.device_count(), replace(DEVICES[kind], memory=size))
 
     def __str__(self) -> str:
         return f"{self.number} x {self.device.name}"
