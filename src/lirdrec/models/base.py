@@ -25,7 +25,7 @@ class Capabilities:
 
     Attributes:
         needs_features: cannot be built without at least one feature matrix.
-        cold_items: `add_items` gives scores to items that were not in training.
+        cold_items: `add_items` makes a scorer that also scores items that were not in training.
         new_users: `fold_in` gives queries for users known only by a list of liked items.
         training: "gradient" models have `loss`, "closed_form" models have `solve`.
         weights: the weights of the training pairs change what the model learns. Where this is False, training warns
@@ -104,7 +104,7 @@ class ModelInputs:
 
     @cached_property
     def histories(self) -> Histories:
-        """The training items of each user, oldest first where there are timestamps."""
+        """The training items of each user, oldest first; without timestamps, in the order of the training pairs."""
         return Histories(self.users, self.items, self.n_users, self.timestamps)
 
     @cached_property
@@ -126,7 +126,7 @@ class ModelInputs:
 
     @cached_property
     def pair_weights(self) -> PairWeights | None:
-        """The relative weights in a form in which the loss finds them by user and item; None if there are none."""
+        """The relative weights, which the loss looks up by user and item; None without weights, or if all are equal."""
         weights = self.relative_weights
         return None if weights is None else PairWeights(self.users, self.items, self.n_items, weights)
 
@@ -176,15 +176,15 @@ class Model(nn.Module):
         self.generator = epoch_generator(inputs.seed, 0)
 
     def start_again(self) -> None:
-        """Prepare parameters that were loaded from an earlier run for training with newer data; called once before it.
+        """Change parameters that were loaded from an earlier run, once, before training continues with newer data.
 
         The base class changes nothing.
         """
 
     def scorer(self) -> Scorer:
-        """Return the scorer of the current parameters, without gradients, and change no state.
+        """Return the scorer of all users and items that the current parameters give, without gradients.
 
-        Only for a training in one process.
+        This changes no state. It needs all rows of users and items: with several processes, each has only a part.
         """
         raise CapabilityError(f"{self.name} gives no scorer")
 
@@ -206,21 +206,21 @@ class Model(nn.Module):
         return ShardedScorer(*self.vectors(), self.inputs.shards)
 
     def shard_of(self, name: str) -> Shard | None:
-        """Return the rows of the parameter or buffer `name` that this rank (process) holds.
+        """Return which rows of the parameter or buffer `name` this rank (process) holds.
 
-        None: the parameter has no row per user or item, and every rank holds all of it.
-        The states of a parameter in the optimizer (`NAME.KEY`) are split in the same way.
+        None: it has no row per user or item, and every rank holds all of it. `name` can also be `NAME.KEY`, the state
+        KEY that the optimizer keeps for the parameter NAME: it is split like the parameter.
         """
         kind = self.rows_of(name)
         return None if kind is None else {"user": self.inputs.shards.users, "item": self.inputs.shards.items}[kind]
 
     def rows_of(self, name: str) -> Literal["user", "item"] | None:
-        """Return whether the parameter or buffer `name` has one row per user or one row per item; None: neither."""
+        """Return "user" if the parameter or buffer `name` has a row per user, "item" if one per item, else None."""
         table = name.split(".")[0]
         return "user" if table in self.user_rows else "item" if table in self.item_rows else None
 
     def start_epoch(self, epoch: int) -> None:
-        """Prepare an epoch: renew the random generator. `epoch` counts from 1."""
+        """Prepare the model for an epoch, counted from 1: replace the random generator by the one of this epoch."""
         self.generator = epoch_generator(self.inputs.seed, epoch)
 
     def loss(self, *batch: Any, **options: Any) -> dict[str, Tensor]:
@@ -232,7 +232,7 @@ class Model(nn.Module):
         raise CapabilityError(f"{self.name} is not trained by gradients")
 
     def solve(self) -> None:
-        """Compute the parameters of a closed-form model."""
+        """Compute the parameters of a closed-form model, and store them in the model."""
         raise CapabilityError(f"{self.name} has no closed form")
 
     def add_items(
@@ -242,21 +242,26 @@ class Model(nn.Module):
 
         Args:
             scorer: a scorer of this model, possibly with added items.
-            catalog: the features of the items that the scorer has now, as blocks in row order.
+            catalog: the features of all items that the scorer has now: blocks of items in row order, each with one
+                entry per modality.
             new: the features of the `n` new items, one entry per modality of the model.
+
+        Raises:
+            CapabilityError: the model takes no new items.
         """
         raise CapabilityError(f"{self.name} cannot score items that it was not trained with")
 
     def fold_in_items(self, scorer: Scorer, items: Tensor, likers: Sequence[Tensor]) -> Scorer:
-        r"""Return the scorer with the vectors of new items turned towards the users who like them; other rows stay.
+        r"""Return the scorer in which the vectors of new items are turned towards the users who like them.
 
-        The vector `v_0` that an item has from its features changes its direction and keeps its length:
+        Other rows stay. The vector `v_0` that an item has from its features changes its direction and keeps its length:
 
             v ∝ v_0 / ‖v_0‖ + s · n / (n + h) · (mean_{u∈L} u - c) / ‖u‖
 
         `L` are the vectors of the `n` users who like the item, `c` is the mean user vector, `‖u‖` the mean length of
-        user vectors, and `(s, h)` is `warm_up`. The order of the likes does not matter. Only the columns that compare
-        items change; further columns (content) stay as they are.
+        user vectors, and `(s, h)` is the model's attribute `warm_up`. Each call starts from `v_0`, not from the vector
+        of an earlier call, so `likers` must hold all users who like an item; their order does not matter. Only the
+        columns that compare items change; further columns (content) stay as they are.
 
         Args:
             scorer: a scorer of this model.
@@ -293,18 +298,29 @@ class Model(nn.Module):
         return self.capabilities.cold_items and self.capabilities.training == "gradient"
 
     def history_weights(self, scorer: Scorer, history: Tensor) -> Tensor | None:
-        """Return the weights `(1, K)` that the first K parts of a score have after the last item of a new history.
+        """Return the weights `(1, K)` of the first K parts of a score after the last item of a new user's history.
 
-        Only models of ordered histories have such weights, which differ from step to step; None: the model has none.
-        `history` `(n,)` has the oldest item first.
+        None: the weights of this model do not depend on the history, or the history is empty. Only models of ordered
+        histories have weights that do. `history` `(n,)` has item rows, the oldest first.
         """
         return None
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return the queries `(B, D)` of new users, made from the rows of the items that they like."""
+        """Return the queries `(B, D)` of new users, which the scorer compares with items.
+
+        Args:
+            scorer: a scorer of this model.
+            histories: for each user the rows of the items that the user likes; for ordered models, oldest first.
+
+        Raises:
+            CapabilityError: the model serves only users of training.
+        """
         raise CapabilityError(f"{self.name} cannot serve users that it was not trained with")
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return a CPU generator for all randomness of one epoch; epoch 0 is the initialization."""
+    """Return a CPU generator for all random numbers of one epoch of a training with this seed.
+
+    Epoch 0 is the time before the first epoch.
+    """
     return torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)

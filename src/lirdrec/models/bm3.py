@@ -115,7 +115,7 @@ class BM3(Model):
         return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     def predicted(self, vectors: Tensor) -> Tensor:
-        """Return `g` of vectors `(n, e)`, the prediction."""
+        """Return the predictor `g` applied to vectors `(n, e)`."""
         return F.linear(vectors, self.predictor_weight, self.predictor_bias)
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ class BM3(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return vectors `(B, e)` of new users from the items they like: `g` of what a node with `P = 0` receives."""
+        """Return vectors `(B, e)` of new users from the items they like: `g` of a new node with `P = 0`."""
         assert isinstance(scorer, VectorScorer)
         received = folded(histories, scorer.memory["item_states"], scorer.memory["item_degrees"])
         return self.predicted(received / (self.config.n_layers + 1))

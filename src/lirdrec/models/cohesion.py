@@ -141,7 +141,7 @@ class COHESION(Model):
 
     @cached_property
     def history(self) -> Tensor:
-        """The matrix `(U, I)` in CSR with ones at the training pairs."""
+        """The CSR matrix `(U, I)` with 1 at the training pairs, also where these have weights."""
         return history_matrix(self.inputs.users, self.inputs.items, self.inputs.n_users, self.inputs.n_items)
 
     @cached_property
@@ -151,10 +151,10 @@ class COHESION(Model):
     # Forward
 
     def refined(self, channel: int, values: Tensor, ids: Tensor) -> Tensor:
-        """Return `f_c / ‖f_c‖` `(n, e)` of `n` items.
+        """Return `f_c / ‖f_c‖` `(n, e)`: the vectors of `n` items in one channel, after early fusion.
 
         Args:
-            channel: c, as an index.
+            channel: c, as an index: 0 for the item IDs, then the modalities.
             values: `F_c` `(n, d)` of the items.
             ids: `(n, e)`, the rows of `Q` of the items.
         """
@@ -163,7 +163,7 @@ class COHESION(Model):
         return normalize(((ids.square() + t.square()) / 2 + 1e-8).sqrt())
 
     def start(self) -> tuple[Tensor, Tensor]:
-        """Return `x^0` of users `(U, C, e)` and items `(I, C, e)`."""
+        """Return the vectors of layer 0, `x^0`, of all users `(U, C, e)` and items `(I, C, e)`."""
         items = [self.refined(0, self.item_embedding, self.item_embedding)]
         for row, feature in enumerate(self.features):
             own = self.refined(row + 1, feature.values, self.item_embedding)
@@ -171,7 +171,10 @@ class COHESION(Model):
         return torch.stack([normalize(p) for p in self.preference], 1), torch.stack(items, 1)
 
     def layers(self) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
-        """Return `x^l` of users and items for l = 0 … L, and the cosines `(U, C)` of users for the layers 1 … L."""
+        """Return the vectors `x^l` of users and items for each layer l = 0 … L, and the cosines of the users.
+
+        The cosines `cos(y, x^0)` `(U, C)` are a list for the layers 1 … L.
+        """
         first_users, first_items = self.start()
         layers, cosines = [(first_users, first_items)], []
         for _ in range(self.config.n_layers):
@@ -206,7 +209,7 @@ class COHESION(Model):
     def adaptive_bpr(
         self, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, positives: Tensor, negatives: Tensor
     ) -> Tensor:
-        """Return BPR in bits (log2), in which channels that rank a pair worse than other channels count more."""
+        """Return the BPR loss in bits (log2); channels that rank a pair worse than the others have larger weights."""
         difference = item_vectors.index_select(0, positives) - item_vectors.index_select(0, negatives)
         by_column = user_vectors.index_select(0, users) * difference
         margins = by_column.view(len(users), len(self.preference), -1).sum(2)  # d_c
@@ -268,7 +271,11 @@ class COHESION(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return vectors `(B, C·e)` of new users: layers of liked items times mean cosines, and most similar users."""
+        """Return vectors `(B, C·e)` of new users from the items they like.
+
+        A vector is the sum of two parts: what propagation gives from the liked items, each layer times the mean cosine
+        of the users of training; and the weighted vectors of the users with the most common items (`T`).
+        """
         assert isinstance(scorer, VectorScorer)
         memory, e = scorer.memory, self.config.embedding_size
         own = torch.zeros(len(histories), len(self.preference) * e).to(scorer.user_vectors)

@@ -90,7 +90,10 @@ class ContentKNN(Model):
         return weighted_history(self.inputs)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)` each; with `n_neighbors=None` there is nothing to compute."""
+        """Fill `neighbours` and `similarity`, `(I, k)` each: the most similar items of each item; -1: unused.
+
+        With `n_neighbors=None` there is nothing to compute.
+        """
         if self.config.n_neighbors is None:
             return
         items = fused_features(self.inputs.features, self.weights)
@@ -109,7 +112,7 @@ class ContentKNN(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer | ItemWeightScorer:
-        """Return the scorer with new items, scored by their nearest liked items as in training.
+        """Return the scorer with new items, which get their scores from their nearest liked items, as other items do.
 
         New items do not become neighbors of other items.
         """
@@ -122,7 +125,7 @@ class ContentKNN(Model):
         return scorer.with_items(*_nearest(items, existing, liked, self.config.n_neighbors, first=len(existing)))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return the histories as 0/1 rows `(B, I)`, or the sums of their item vectors `(B, Σ d_m)`."""
+        """Return the histories as 0/1 rows `(B, I)`; with `n_neighbors=None`, sums of item vectors `(B, Σ d_m)`."""
         if isinstance(scorer, ItemWeightScorer):
             return scorer.queries_of(histories)
         assert isinstance(scorer, VectorScorer)
@@ -133,9 +136,9 @@ def _nearest(queries: Tensor, items: Tensor, liked: Tensor, k: int, first: int) 
     """Find, for each query, the `k` rows of `items` with the largest positive inner products, in blocks of queries.
 
     Args:
-        queries: `(n, D)`, adjacent rows of the catalog; an item is not its own neighbor.
+        queries: `(n, D)`, the vectors of `n` consecutive items of the catalog; an item is not its own neighbor.
         items: `(I, D)`.
-        liked: `(I,)` bool, the rows that may be neighbors: items that some user has taken.
+        liked: `(I,)` bool, the rows of `items` that may be neighbors: items that some user has taken.
         k: number of neighbors.
         first: row of the first query in the catalog.
 

@@ -50,7 +50,9 @@ def content_vectors(
 
 
 def content_of_users(graph: UserItemGraph, degrees: Tensor, content: Tensor) -> Tensor:
-    """Return the content `q` `(U, C)` of each user's training pairs, which count with their weights; 0 without pairs.
+    """Return the content `q` `(U, C)` of each user's training items: rows of length 1, or 0 without training items.
+
+    An item counts with the weight of its pair.
 
     Args:
         graph: the user-item graph of the training pairs.
@@ -62,7 +64,9 @@ def content_of_users(graph: UserItemGraph, degrees: Tensor, content: Tensor) -> 
 
 
 def content_of_histories(histories: Sequence[Tensor], content: Tensor) -> Tensor:
-    """Return the content `q` `(B, C)` of lists of item rows, in which every row has weight 1; 0 for an empty list.
+    """Return the content `q` `(B, C)` of lists of item rows: rows of length 1, or 0 for an empty list.
+
+    All items of a list have the same weight.
 
     >>> content_of_histories([torch.tensor([0, 1])], torch.eye(2))
     tensor([[0.7071, 0.7071]])

@@ -175,11 +175,14 @@ class EASE(Model):
         return weighted_history(self.inputs, 0.5)
 
     def regressions(self) -> list[tuple[float, Gram, float]]:
-        """Return, for each regression, its share in the weights, its Gram matrix and its λ; the shares sum to 1."""
+        """Return, for each regression, its share in the item-item weights `B`, its Gram matrix and its λ.
+
+        The shares sum to 1.
+        """
         return [(1.0, Gram(self._history(), None), self.config.regularization)]
 
     def solve(self) -> None:
-        """Fill `weights`, or `sources` and `targets` of the low-rank form."""
+        """Compute the item-item weights: fill `weights`, or with `rank` their factors `sources` and `targets`."""
         if self.config.rank is None:
             self.weights.zero_()
             for share, gram, regularization in self.regressions():
@@ -200,7 +203,10 @@ class EASE(Model):
         return VectorScorer(users, self.targets, self.part_names, memory={"item_sources": self.sources})
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return the histories as 0/1 rows `(B, I)`, or `Σ_{i∈H} Y_i` `(B, r)` in the low-rank form."""
+        """Return the histories as 0/1 rows `(B, I)`; with `rank`, the sums of the rows of `sources` of their items.
+
+        The columns of these sums are the `r` columns of each regression, side by side.
+        """
         if isinstance(scorer, ItemWeightScorer):
             return scorer.queries_of(histories)
         assert isinstance(scorer, VectorScorer)
@@ -209,7 +215,7 @@ class EASE(Model):
 
 
 class EASEWithFeatures(EASE):
-    """Base class of the extensions of EASE with features, which makes one matrix from the chosen modalities."""
+    """Base class of the extensions of EASE with features: fuses the chosen modalities into one matrix."""
 
     def __init__(self, inputs: ModelInputs, config: FeatureOptions):
         super().__init__(inputs, config)
@@ -237,7 +243,7 @@ class CEASE(EASEWithFeatures):
 
 
 class AddEASE(EASEWithFeatures):
-    """Additive EASE: a mix of the weights from interactions and the weights from features, two regressions."""
+    """Additive EASE: two regressions, on interactions and on features, whose weights are mixed."""
 
     name = AddEASEConfig.model
     Config = AddEASEConfig
@@ -318,7 +324,12 @@ class Gram:
 
 
 def dense_weights(gram: Tensor, regularization: float) -> Tensor:
-    """Return `B` `(I, I)` float64 for the Gram matrix `gram` `(I, I)` float64, which is overwritten."""
+    """Return the item-item weights `B` `(I, I)` float64 of one regression.
+
+    Args:
+        gram: its Gram matrix `(I, I)` float64, which is overwritten.
+        regularization: λ.
+    """
     gram.diagonal().add_(regularization)
     factor = torch.linalg.cholesky(gram)
     del gram
@@ -330,7 +341,7 @@ def dense_weights(gram: Tensor, regularization: float) -> Tensor:
 
 
 def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return `Y` and `Y_j / P_jj`, `(I, rank)` float64 each.
+    """Return the low-rank factors of the item-item weights: `Y` and `Y_j / P_jj`, `(I, rank)` float64 each.
 
     `B_ij` is the inner product of row i of the first and row j of the second. The arguments are those of
     `low_rank_inverse`.
@@ -342,7 +353,7 @@ def low_rank_weights(gram: Gram, regularization: float, rank: int, generator: to
 def low_rank_inverse(
     gram: Gram, regularization: float, rank: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the parts of `P = D^-1 - Y Yᵀ`: `Y` and `Y_j / P_jj` `(I, rank)`, and the diagonal of `D` `(I,)`; float64.
+    """Return `Y` `(I, rank)`, `Y_j / P_jj` `(I, rank)` and the diagonal of `D` `(I,)` of `P = D^-1 - Y Yᵀ`; float64.
 
     Args:
         gram: the Gram matrix of the regression.

@@ -15,7 +15,7 @@ from lirdrec.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)  # keyword only, so that the positions of a model's own options do not change
 @validated
 class SizeOptions:
-    """The option for the size of features."""
+    """The option `feature_size`, which sets to how many columns features are reduced."""
 
     feature_size: int | dict[str, int] | None = option(
         None,

@@ -128,7 +128,10 @@ class FREEDOM(Model):
         return fuse(tables, self.weights, self.inputs.n_items, self.user_embedding.dtype)
 
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor]:
-        """Return user vectors `(U, e)` and item vectors `(I, e)`."""
+        """Return user vectors `(U, e)` and item vectors `(I, e)`: the rows that this rank (process) holds.
+
+        `graph` is the graph of users and items; None: all training pairs.
+        """
         layers = self.config.n_layers
         first_users, first_items = self.shards.to_columns(self.user_embedding, self.item_embedding)
         users, items = (graph or self.user_item).propagate(first_users, first_items, layers)
@@ -139,7 +142,7 @@ class FREEDOM(Model):
         return self.shards.to_rows(*vectors, self.config.embedding_size)
 
     def start_epoch(self, epoch: int) -> None:
-        """Sample the epoch's edges."""
+        """Sample the edges that the epoch uses, unless `edge_dropout` is 0."""
         super().start_epoch(epoch)
         self._epoch_graph = None
         if self.config.edge_dropout > 0:
@@ -150,7 +153,10 @@ class FREEDOM(Model):
     _epoch_graph: UserItemGraph | None = None
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Return the ranking loss of the vectors, and λ times the BPR loss of each modality's projected features."""
+        """Return the ranking loss of the vectors, and λ times the BPR loss of each modality's projected features.
+
+        In the second loss, a pair counts as 0 if its positive or its negative lacks the modality.
+        """
         user_vectors, item_vectors = self(self._epoch_graph)
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         content, weights = ranking.new_zeros(()), self.ranking.weights_of(users, positives)

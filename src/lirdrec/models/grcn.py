@@ -143,7 +143,8 @@ class GRCN(Model):
             edges: between users (rows) and items.
             preference: `(rows, e)`, normalized.
             content: `(I, e)`.
-            lacking: `(E,)` bool, the edges to items without this modality, which get the score -inf; None: no edge.
+            lacking: `(E,)` bool, the edges to items without this modality, which get the score -inf; None: there is
+                no such edge.
         """
 
         def scores() -> Tensor:
@@ -208,7 +209,7 @@ class GRCN(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """Return the scorer with new items, made from their content; they have no ID part, and send none."""
+        """Return the scorer with new items, made from their content; their ID part is 0, also for what they send."""
         assert isinstance(scorer, VectorScorer)
         contents = self.item_content([new[m] for m in self.modalities])
         zeros = torch.zeros_like(contents[0])
@@ -243,6 +244,12 @@ class GRCN(Model):
 
 
 def _refined(attention: Sequence[Tensor], confidence: Tensor, senders: Tensor) -> Tensor:
-    """Return the weights `(E,)` of the edges in one direction: `relu(max_m α^m · confidence[sender, m])`."""
+    """Return the weights `(E,)` of the edges in one direction: `relu(max_m α^m · confidence[sender, m])`.
+
+    Args:
+        attention: α^m `(E,)` of each modality.
+        confidence: `(n, M)`, of the nodes that send.
+        senders: `(E,)` int64, the node that sends over each edge.
+    """
     trusted = torch.stack(list(attention), 1) * confidence.index_select(0, senders)  # (E, M)
     return torch.relu(trusted.max(1).values)

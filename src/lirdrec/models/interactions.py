@@ -19,7 +19,7 @@ from lirdrec.ranking.histories import history_matrix
 
 
 def training_pairs(inputs: ModelInputs, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return users, items and relative weights (or None) of the training pairs, `(n,)` each.
+    """Return users, items and relative weights of the training pairs, `(n,)` each; weights None: all are equal.
 
     `kept` (a mask or positions) selects pairs; None: all.
     """
@@ -30,7 +30,7 @@ def training_pairs(inputs: ModelInputs, kept: Tensor | None) -> tuple[Tensor, Te
 
 
 def user_item_graph(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> UserItemGraph:
-    """Return the user-item graph of the training pairs, or of the pairs in `kept` (a mask or positions).
+    """Return the user-item graph of the training pairs, or of the training pairs `kept` (a mask or positions).
 
     >>> user_item_graph(inputs, torch.float32).matrix.shape == (inputs.n_users, inputs.n_items)
     True
@@ -40,7 +40,7 @@ def user_item_graph(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None
 
 
 def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> Tensor:
-    """Return the sum `(I,)` of the weights of each item's training pairs; without weights, the number of its pairs.
+    """Return the sum `(I,)` of the relative weights of each item's training pairs; without weights, their number.
 
     `kept` (a mask or positions) selects training pairs; None: all.
     """
@@ -49,14 +49,17 @@ def item_degrees(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = 
 
 
 def interaction_matrix(inputs: ModelInputs, dtype: torch.dtype, kept: Tensor | None = None) -> SparseMatrix:
-    """Return the matrix `(U, I)` of the relative weights (1 without weights) of the training pairs, or of `kept`."""
+    """Return the sparse matrix `(U, I)` with the relative weight of each training pair, or 1 without weights.
+
+    `kept` (a mask or positions) selects training pairs; None: all.
+    """
     users, items, weights = training_pairs(inputs, kept)
     values = torch.ones(len(users), dtype=dtype, device=inputs.device) if weights is None else weights.to(dtype)
     return SparseMatrix(users, items, values, (inputs.n_users, inputs.n_items))
 
 
 def weighted_history(inputs: ModelInputs, power: float = 1.0) -> Tensor:
-    """Return the CSR matrix `(U, I)` float32 with `w ** power` at each training pair, or with 1 without weights."""
+    """Return the CSR matrix `(U, I)` float32 with `w ** power` at each training pair; 1 without weights `w`."""
     weights = inputs.relative_weights
     values = None if weights is None else weights**power
     return history_matrix(inputs.users, inputs.items, inputs.n_users, inputs.n_items, values)

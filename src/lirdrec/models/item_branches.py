@@ -23,11 +23,13 @@ def branch_vectors(
 ) -> Tensor:
     """Return the normalized outputs `z` `(n, K, e)` of the `K` branches for `n` items (LIRDRec §3, Eqs. 11-13).
 
+    The output of a modality that an item lacks is 0.
+
     Args:
         features: the features of the items, one entry per modality.
         hidden_weight: `W_m` `(h, d_m)` of each modality.
         shared_weight: the blocks `W_s,m` `(h, d_m)` of the shared branch; None: there is no shared branch.
-        hidden_bias: `(K, h)`.
+        hidden_bias: `b_k` `(K, h)`.
         output_weight: `W'_k` `(K, e, h)`.
         mixed: one matrix per modality that the shared branch reads instead of the features (`dct="matrix"`), or None.
     """

@@ -77,7 +77,7 @@ class ItemKNN(Model):
         return weighted_history(self.inputs)
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)` each, the most similar items first, from sparse products."""
+        """Fill `neighbours` and `similarity`, `(I, k)` each: the `k` most similar items of each item, best first."""
         by_user = csr_of(weighted_history(self.inputs, 0.5).cpu())
         by_item = by_user.T.tocsr()
         degree = item_degrees(self.inputs, torch.float32).cpu().numpy()

@@ -89,7 +89,7 @@ class L3AE(EASEWithFeatures):
     config: L3AEConfig
 
     def solve(self) -> None:
-        """Fill `weights`, or `sources` and `targets` of the low-rank form."""
+        """Compute the item-item weights: fill `weights`, or with `rank` their factors `sources` and `targets`."""
         c = self.config
         interactions, features = Gram(self._history(), None), Gram(None, self.fused())
         if c.rank is None:
@@ -110,9 +110,13 @@ class L3AE(EASEWithFeatures):
 
 
 def distilled_weights(gram: Tensor, semantic: Tensor, regularization: float, distillation: float) -> Tensor:
-    """Return `B` `(I, I)` float64 from the Gram matrix `gram` `(I, I)` float64 and from `C`, `semantic` `(I, I)`.
+    """Return the item-item weights `B` `(I, I)` float64 of the second regression.
 
-    `gram` is overwritten.
+    Args:
+        gram: the Gram matrix `XᵀX` `(I, I)` float64 of the interactions, which is overwritten.
+        semantic: `C` `(I, I)` float64, the weights that features give.
+        regularization: λ.
+        distillation: λ_E.
     """
     gram.diagonal().add_(regularization)
     factor = torch.linalg.cholesky(gram)

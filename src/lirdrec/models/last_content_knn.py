@@ -65,7 +65,9 @@ class LastContentKNN(ContentKNN):
         return decayed_history(self.inputs, self.config.history_decay)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return the decayed rows `(B, I)` of histories, or the decayed sums of their item vectors `(B, Σ d_m)`.
+        """Return the histories as rows `(B, I)` of decayed weights.
+
+        With `n_neighbors=None`, return sums of item vectors `(B, Σ d_m)` with these weights.
 
         A history has the oldest item first.
         """

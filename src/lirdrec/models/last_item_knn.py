@@ -80,7 +80,10 @@ class LastItemKNN(ItemKNN):
     config: LastItemKNNConfig
 
     def solve(self) -> None:
-        """Fill `neighbours` and `similarity`, `(I, k)`: the items that an item of a history scores, and the weights."""
+        """Fill `neighbours` and `similarity`, `(I, k)` each; -1: unused.
+
+        Row i has the items j that get a score if item i is in the history, and their weights `W[i, j]`.
+        """
         if self.config.relation == "cosine":
             super().solve()
             return
@@ -107,13 +110,13 @@ class LastItemKNN(ItemKNN):
         return ItemWeightScorer(decayed_history(self.inputs, self.config.history_decay), weights)
 
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return the decayed rows `(B, I)` of histories that have the oldest item first."""
+        """Return the histories, which have the oldest item first, as rows `(B, I)` of decayed weights."""
         assert isinstance(scorer, ItemWeightScorer)
         return decayed_rows(scorer, histories, self.config.history_decay)
 
 
 def check_decay(decay: float) -> None:
-    """Check the option `history_decay`.
+    """Check that `decay`, the option `history_decay`, is from 0 to 1.
 
     Raises:
         ConfigError: `decay` is not from 0 to 1.
@@ -123,12 +126,14 @@ def check_decay(decay: float) -> None:
 
 
 def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
-    """Count transitions: entry `(i, j)` is the sum of 1/d over users who took j d items after i, with d ≤ `window`.
+    """Return how often users took item j soon after item i: the sum of 1/d over users who took j d items after i.
+
+    Distances d from 1 to `window` count.
 
     If the interactions have weights, each term is multiplied by `√(w_ui w_uj)`.
 
     Returns:
-        Coalesced sparse `(I, I)` float32.
+        Coalesced sparse `(I, I)` float32, with i as row and j as column.
     """
     order = _ordered_pairs(inputs).items
     users, items = inputs.users[order], inputs.items[order]
@@ -148,7 +153,10 @@ def transition_counts(inputs: ModelInputs, window: int) -> Tensor:
 
 
 def decayed_history(inputs: ModelInputs, decay: float) -> Tensor:
-    """Return the training pairs as CSR `(U, I)` float32: `w_ui · decay^(items of u after i)`, with explicit zeros."""
+    """Return the training pairs as CSR `(U, I)` float32 with the values `w_ui · decay^(items of u after i)`.
+
+    A pair with the value 0 (`decay=0`) is stored as well, because the entries also say what a user has taken.
+    """
     histories = _ordered_pairs(inputs)
     order = histories.items
     users = inputs.users[order]
@@ -160,7 +168,7 @@ def decayed_history(inputs: ModelInputs, decay: float) -> Tensor:
 
 
 def decayed_rows(scorer: ItemWeightScorer, histories: Sequence[Tensor], decay: float) -> Tensor:
-    """Return the queries `(B, I)` of histories that have the oldest item first.
+    """Return the queries `(B, I)` of histories that have the oldest item first: the decayed weights of their items.
 
     An item that occurs twice counts where it occurs last.
     """
@@ -172,12 +180,12 @@ def decayed_rows(scorer: ItemWeightScorer, histories: Sequence[Tensor], decay: f
 
 
 def decay_weights(items: Tensor, decay: float) -> Tensor:
-    """Return the weights `(n,)` float32 of the items of a history that has the oldest item first."""
+    """Return the weights `(n,)` float32 of the items of a history, oldest first: `decay^(number of items after it)`."""
     return _powers(decay, torch.arange(len(items) - 1, -1, -1, device=items.device))
 
 
 def _ordered_pairs(inputs: ModelInputs) -> Histories:
-    """Return the histories of all users, oldest first, with positions of training pairs in place of items."""
+    """Return all users' histories, oldest first, whose entries are positions of training pairs instead of items."""
     assert inputs.timestamps is not None
     positions = torch.arange(len(inputs.users), device=inputs.device)
     return Histories(inputs.users, positions, inputs.n_users, inputs.timestamps)

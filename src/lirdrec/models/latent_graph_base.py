@@ -120,7 +120,7 @@ class LatentGraphModel(Model):
         """Return `h` `(n, e)` of items with these features, from `G^Lm Q` `(n, e)` of each graph."""
 
     def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
-        """Return further terms of the loss, with their weights, by name."""
+        """Return the model's own terms of the loss by name, already multiplied by their weights in the loss."""
         return {}
 
     # Graphs
@@ -132,7 +132,7 @@ class LatentGraphModel(Model):
 
     @cached_property
     def frozen(self) -> list[Links]:
-        """The graph `K(F_m)` of each modality, the cosines of its raw features."""
+        """The graph `K(F_m)` of each modality, not normalized: cosines of the raw features of neighbors."""
         graphs = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbors(name, self.config.n_neighbors))
@@ -141,12 +141,12 @@ class LatentGraphModel(Model):
         return graphs
 
     def projected(self, row: int, values: Tensor) -> Tensor:
-        """Return `z_m / ‖z_m‖` `(n, e)` of features `(n, d)` of the modality `row`."""
+        """Return `z_m / ‖z_m‖` `(n, e)` of items with the features `values` `(n, d)`; `row`: index of the modality."""
         z = F.linear(values, self.projection_weight[row], self.projection_bias[row])
         return normalize(z.to(self.user_embedding.dtype))
 
     def item_graphs(self) -> tuple[list[LinkMatrix], dict[str, Tensor]]:
-        """Return the graphs G of the current parameters, and their degrees by name; differentiable."""
+        """Return the graphs G of the current parameters, and by name the row sums `(I,)` that normalize them."""
         n, degrees, learned = self.inputs.n_items, dict[str, Tensor](), []
         for row, feature in enumerate(self.features):
             z = self.projected(row, feature.values)
@@ -182,7 +182,10 @@ class LatentGraphModel(Model):
     _epoch_graphs: list[LinkMatrix] | None = None
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Return the ranking loss, the penalty of the batch's vectors, and the model's further terms."""
+        """Return the ranking loss, the penalty of the batch's vectors, and the model's further terms.
+
+        The first batch of an epoch builds the item graphs, which the other batches use without gradient.
+        """
         graphs = self._epoch_graphs
         if graphs is None:
             graphs, _ = self.item_graphs()
@@ -201,7 +204,10 @@ class LatentGraphModel(Model):
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Return the scorer of the current parameters with new graphs, and what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters, whose item graphs are built again from these parameters.
+
+        Its memory has what `add_items` and `fold_in` need.
+        """
         graphs, degrees = self.item_graphs()
         memory = {f"item_degree_{name}": degree for name, degree in degrees.items()}
         states = self.user_item.layers(self.user_embedding, self.item_embedding, self.config.n_layers - 1)

@@ -73,7 +73,7 @@ class LATTICE(LatentGraphModel):
             nn.init.zeros_(self.modality_logits)
 
     def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
-        """Return the one graph `G`."""
+        """Return the one graph `G`, in a list."""
         single = len(learned) == 1
         w = (learned[0].values.new_ones(()),) if single else self.modality_logits.softmax(0).unbind()
         mixed = Links.joined([links.scaled(share) for links, share in zip(learned, w, strict=True)])

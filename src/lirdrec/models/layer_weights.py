@@ -79,7 +79,7 @@ def fixed_weights(layer_weights: LayerWeighting, n_layers: int) -> tuple[float, 
 
 
 class LayerWeights(nn.Module):
-    """The weights of a model's layers; a module, because learned ones are parameters of the model.
+    """The weights a_l of the layers of a model; a torch module, because learned weights are parameters of the model.
 
     Args:
         layer_weights: the option of the model.
@@ -105,12 +105,15 @@ class LayerWeights(nn.Module):
             self.logits = nn.Parameter(torch.tensor(start, dtype=dtype, device=device).log())
 
     def forward(self) -> Sequence[float] | Tensor:
-        """Return `a_0 … a_L` `(L+1,)` for `UserItemGraph.propagate`; learned weights are a tensor with a gradient."""
+        """Return the current weights `a_0 … a_L`, as `UserItemGraph.propagate` takes them.
+
+        Learned weights are a tensor `(L+1,)` with a gradient; all others are numbers.
+        """
         if self.fixed is not None:
             return self.fixed
         return len(self.logits) * self.logits.softmax(0)
 
     def numbers(self) -> tuple[float, ...]:
-        """Return the current weights `a_0 … a_L` as numbers."""
+        """Return the current weights `a_0 … a_L` as numbers, also if they are learned."""
         weights = self()
         return tuple(weights.tolist()) if isinstance(weights, Tensor) else tuple(weights)

@@ -89,8 +89,8 @@ class Hypergraph:
     """The hypergraph of one modality.
 
     Attributes:
-        users: `H_u` `(U, h)`, after dropout.
-        items: `H_i` `(I, h)`, after dropout.
+        users: `H_u` `(U, h)`, in training with dropout.
+        items: `H_i` `(I, h)`, in training with dropout.
         edges: the vectors ℓ `(h, e)` of the hyperedges.
     """
 
@@ -157,14 +157,14 @@ class LGMRec(Model):
 
     @cached_property
     def histories(self) -> list[SparseMatrix]:
-        """For each modality, `R` `(U, I)` of the items that have it, with ones or weights."""
+        """For each modality, `R` `(U, I)` of the items that have it, with relative weights, or 1 without weights."""
         i, dtype = self.inputs, self.user_embedding.dtype
         return [interaction_matrix(i, dtype, pairs_with(i, name)) for name in self.modalities]
 
     # Forward
 
     def projections(self, row: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return `F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)` of modality `row`; zero if an item lacks it."""
+        """Return `F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)`; 0 without the modality, whose index is `row`."""
         weight = torch.cat([self.feature_weight[row], self.hyper_weight[row]], 1)  # one product reads the features once
         both = (features.values @ weight).to(self.user_embedding.dtype)
         if not features.is_complete:
@@ -173,11 +173,17 @@ class LGMRec(Model):
         return own, logits
 
     def assigned(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the hyperedges of nodes, `H = softmax((logits + noise)/τ)` `(n, h)`."""
+        """Return how much nodes belong to each hyperedge: `H = softmax((logits + noise)/τ)` `(n, h)`."""
         return ((logits if noise is None else logits + noise) / self.config.hyper_temperature).softmax(1)
 
     def local(self, row: int, projected: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-        """Return users and items of the layer `n_layers` of modality `row`, before normalization."""
+        """Return `M_m` of the modality with index `row`, as users `(U, e)` and items `(I, e)`, before normalization.
+
+        Args:
+            row: index of the modality.
+            projected: `F_m W_m` `(I, e)`.
+            n_layers: number of propagation layers.
+        """
         graph, history = self.modality_graphs[row], self.histories[row]
         users = history.matmul(projected) / (history.row_sums() + 1e-7)[:, None]
         return graph.last(users, projected, n_layers)
@@ -253,9 +259,13 @@ class LGMRec(Model):
     def _info_nce(
         self, a: Tensor, a_edges: Tensor, b: Tensor, b_edges: Tensor, rows: Tensor, present: Tensor
     ) -> Tensor:
-        """Return the summed InfoNCE: each of the `rows` of `a @ a_edges` must find its row among all `b @ b_edges`.
+        """Return the contrast of two modalities, summed over nodes: each must find itself in the other modality.
 
-        Only rows that are `present` take part.
+        Args:
+            a, b: `H` `(n, h)` of the `n` users, or of the `n` items, in the two modalities.
+            a_edges, b_edges: the vectors ℓ `(h, e)` of the hyperedges of the two modalities.
+            rows: `(B,)` int64, the nodes of the batch; each is compared with all nodes of `b`.
+            present: `(n,)` bool, the nodes that have both modalities; only these take part.
         """
         if not bool(present.all()):
             kept = present.nonzero().squeeze(1)
@@ -294,9 +304,9 @@ class LGMRec(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> VectorScorer:
-        """Return the scorer with new items, made from the hyperedges that their features belong to.
+        """Return the scorer with new items, made from the hyperedges to which their features assign them.
 
-        New items have no edges, so they have a local part only without modality layers.
+        New items have no edges. With `n_modality_layers=0` they also have the local part `normalize(F_m W_m)`.
         """
         assert isinstance(scorer, VectorScorer)
         c, memory = self.config, dict(scorer.memory)
@@ -322,7 +332,7 @@ class LGMRec(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return vectors `(B, e)` of new users, which have no row of `P`, from the items they like, as trained."""
+        """Return vectors `(B, e)` of new users, which have no row of `P`, from their items as for other users."""
         assert isinstance(scorer, VectorScorer)
         c, memory = self.config, scorer.memory
         users = folded(histories, memory["item_states"], memory["item_degrees"]) / (c.n_layers + 1)

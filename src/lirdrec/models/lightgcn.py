@@ -105,7 +105,7 @@ class LightGCN(Model):
         return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Return user vectors `(U, e)` and item vectors `(I, e)`."""
+        """Return user vectors `(U, e)` and item vectors `(I, e)`: the rows that this rank (process) holds."""
         users, items = self.shards.to_columns(self.user_embedding, self.item_embedding)
         users, items = self.user_item.propagate(users, items, self.config.n_layers, self.layer_weights())
         users, items = self.shards.to_rows(users, items, self.config.embedding_size)
@@ -118,7 +118,7 @@ class LightGCN(Model):
         return math.fsum(start)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Return the ranking loss of the propagated vectors, and the penalty of the batch's parameters."""
+        """Return the ranking loss of the propagated vectors, and the penalty of the batch's rows of `P` and `Q`."""
         user_vectors, item_vectors = self()
         ranking = self.ranking(user_vectors, item_vectors, users, positives, negatives)
         gathered = batch_rows(self.user_embedding, self.item_embedding, users, positives, negatives, self.shards)

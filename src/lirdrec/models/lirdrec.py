@@ -218,10 +218,10 @@ class LIRDRec(Model):
         self._reset_parameters(inputs.seed)
 
     def _check_one_device(self) -> None:
-        """Refuse options that combine the rows of all items: with several devices, each has only a part of the rows.
+        """Check that the options allow training on several devices, each of which has only a part of the item rows.
 
         Raises:
-            CapabilityError: training uses several devices, and the config has such an option.
+            CapabilityError: training uses several devices, and an option needs the rows of all items at once.
         """
         if self.inputs.ranks.size > 1 and self.config.dct == "matrix":
             raise CapabilityError(
@@ -284,11 +284,14 @@ class LIRDRec(Model):
 
     @cached_property
     def _reduced(self) -> list[Features]:
-        """The features of the items of training, `(I, d)` or reduced by PCA to `(I, k)`."""
+        """The features of the items of training, one entry per modality, as `reduced` returns them."""
         return self.reduced(self.features)
 
     def reduced(self, features: Sequence[Features]) -> list[Features]:
-        """Return the features of any items, reduced to the columns that the branches read; one entry per modality."""
+        """Return the features of any items as the branches read them, one entry per modality.
+
+        They are reduced by PCA to `feature_columns` columns; with `feature_columns=None` they do not change.
+        """
         return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     @cached_property
@@ -335,7 +338,10 @@ class LIRDRec(Model):
         return w1 * a + w2 * theta
 
     def _weigh(self, users: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return user vectors `(n, K·e)`, the weights α `(n, K)` or None, and the logits `(n, K)` of α or None."""
+        """Return user vectors `(n, K·e)` with weighted branches, the weights α `(n, K)`, and their logits `(n, K)`.
+
+        α is None with `pwc=None`. The logits are None unless `pwc` is "released" or "logits".
+        """
         chunks = users.unflatten(1, (len(self.branches), -1))
         if self.config.pwc is None:
             return users, None, None
@@ -346,9 +352,10 @@ class LIRDRec(Model):
         return (alpha[:, :, None] * chunks).flatten(1), alpha, logits
 
     def forward(self, graph: UserItemGraph | None = None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return user vectors `(U, K·e)`, item vectors `(I, K·e)`, and α `(U, K)` and its logits, or None each.
+        """Return user vectors `(U, K·e)`, item vectors `(I, K·e)`, the weights α `(U, K)`, and their logits `(U, K)`.
 
-        This changes no state.
+        α and logits can be None, as in `_weigh`. With several ranks (processes), the rows are those of this rank.
+        `graph` is the graph of users and items; None: all training pairs. This changes no state.
         """
         users, items = self._propagated(graph or self.user_item)
         users, items = self.shards.to_rows(users, self._smooth(items), len(self.branches) * self.config.embedding_size)
@@ -359,7 +366,9 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def start_again(self) -> None:
-        """Move the row of P of each user with few interactions towards similar users, and shorten all rows of P.
+        """Mix each user's row of P with the rows of similar users, and shorten all rows, before training continues.
+
+        The rows are those of an earlier run. The fewer interactions a user has, the larger is the share of the others.
 
         For each user and branch (a modality, or the shared DCT branch), with P the user's row and p = norm(P):
 
@@ -367,9 +376,10 @@ class LIRDRec(Model):
 
         n is the number of the user's interactions (the sum of their relative weights, if they have weights). s is
         the direction of similar users: for each item of the user, the p of all users of the item are added and
-        normalized; then these vectors are added over the items and normalized. The row of a user with few interactions
-        fits only these interactions; mixed with similar users, it generalizes better. Rows are shortened because only
-        their direction counts in a score, and the same step of the optimizer turns a short row further.
+        normalized; then these vectors are added over the items and normalized. The row of a user without interactions
+        is only shortened. The row of a user with few interactions fits only these interactions; mixed with similar
+        users, it generalizes better. Rows are shortened because only their direction counts in a score, and the same
+        step of the optimizer turns a short row further.
         """
         taken = interaction_matrix(self.inputs, self.user_embedding.dtype)
         own, k = normalize(self.user_embedding), len(self.branches)
@@ -381,7 +391,11 @@ class LIRDRec(Model):
         self.user_embedding.copy_(SHORTENED * self.user_embedding.norm(dim=-1, keepdim=True) * direction)
 
     def start_epoch(self, epoch: int) -> None:
-        """Copy the last epoch's weights into θ, take a step of the schedule (Eq. 19), and sample the epoch's edges."""
+        """Prepare the model for an epoch.
+
+        With `pwc` "released" or "logits", copy into θ what the last epoch stored for it (after the first epoch), and
+        change w1 and w2 by the schedule (Eq. 19). With `edge_dropout`, sample the edges that the epoch uses.
+        """
         super().start_epoch(epoch)
         if self._learns_weights:
             with torch.no_grad():
@@ -400,7 +414,11 @@ class LIRDRec(Model):
         return user_item_graph(i, self.user_embedding.dtype, kept)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Return the ranking loss with the mean-square penalty of §6; store the weights that PWC copies next epoch."""
+        """Return the ranking loss and the penalty, λ times the mean squares of all user and item vectors (§6).
+
+        With `pwc` "released" (or "logits"), also store the weights α (or their logits) of all users, which the next
+        epoch copies into θ.
+        """
         user_vectors, item_vectors, alpha, logits = self(self._epoch_graph)
         if self._learns_weights:
             self.copied.copy_((alpha if self.config.pwc == "released" else logits).detach())
@@ -419,12 +437,15 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def validation_scorer(self) -> Rankable:
-        """Return the scorer for validation, as `Model` does, but without content, which trained items do not have."""
+        """Return the scorer for validation. It has no columns of content, which are 0 for all items of training."""
         return self._trained_scorer() if self.inputs.ranks.size == 1 else super().validation_scorer()
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
-        """Return the scorer of the current parameters on the whole graph, with what `add_items` and `fold_in` need."""
+        """Return the scorer of the current parameters over all training pairs, with the columns of content, if any.
+
+        Its memory has what `add_items` and `fold_in` need.
+        """
         trained = self._trained_scorer()
         if not self.has_content:
             return trained
@@ -481,7 +502,11 @@ class LIRDRec(Model):
         """Return the scorer with new items, whose vectors come from their features alone (§8).
 
         The vectors are those of a full forward pass in which the new items are present without interactions. Existing
-        rows of the item graph S do not change; the row of a new item has its nearest items, old and new.
+        rows of the item graph S do not change; the row of a new item has its nearest items, old and new. The columns of
+        content are 0 here; `recommender/new_item_encoder.py` sets them.
+
+        Raises:
+            CapabilityError: the model has `dct="matrix"`, which takes no new items.
         """
         assert isinstance(scorer, VectorScorer)
         if self.config.dct == "matrix":
@@ -516,7 +541,7 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return the vectors of new users (§8), `(B, K·e)` and the columns of content, from the items `H` they like.
+        """Return the vectors `(B, K·e + C)` of new users (§8) from the items `H` they like; C: the columns of content.
 
         A new user has `P_k = 0`, the mean θ of all users, and `c = Σ_{i∈H} Y_i / √(|H|·deg_i)` (`graphs/user_item.py`).
         An item without an edge in training counts as an item with one edge, which this history would give it.

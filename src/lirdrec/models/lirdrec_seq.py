@@ -258,7 +258,7 @@ class LIRDRecSeq(SequentialModel):
         return self._reduce(self.features)
 
     def _reduce(self, features: Sequence[Features]) -> list[Features]:
-        """Return the features of any items, reduced to the columns that the branches read; one entry per modality."""
+        """Return the features of any items as the branches read them, reduced by PCA; one entry per modality."""
         return reduced(self.reductions, self.features, features, self.inputs.known_items)
 
     def item_branches(self, features: Sequence[Features]) -> Tensor:
@@ -276,12 +276,12 @@ class LIRDRecSeq(SequentialModel):
         return self.content_vectors(self.features)
 
     def item_table(self) -> Tensor:
-        """Return the item vectors `[V | f]` `(I, D + C)`; only `V` if content has no part in the loss."""
+        """Return the item vectors `[V | f]` `(I, D + C)`; only `V` `(I, D)` with `content_weight=0`."""
         vectors = self._smoothed(self.item_branches(self._reduced))
         return torch.cat([vectors, self._content], dim=1) if self.config.content_weight else vectors
 
     def _split(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Split vectors `(…, D + C)` into the learned columns and the content columns; None: no content columns."""
+        """Split vectors `(…, D + C)` into the D learned columns and the C columns of content, or None if C is 0."""
         learned, content = vectors[..., : self.n_learned], vectors[..., self.n_learned :]
         return learned, content if content.shape[-1] else None
 
@@ -297,7 +297,10 @@ class LIRDRecSeq(SequentialModel):
         return torch.cat([super().comparable(learned), normalize(content) * scale], dim=1)
 
     def comparable_items(self, vectors: Tensor, is_new: Tensor | None = None) -> Tensor:
-        """Return item rows `[(1 - λ) V | λ f]` as they are compared with states; with cosines `V` has length 1."""
+        """Return item rows `[(1 - λ) V | λ f]` as they are compared with states; with cosines `V` has length 1.
+
+        λ is `new_content_weight` for the items `is_new` `(n,)`, else `content_weight`; None: no item is new.
+        """
         learned, content = self._split(vectors)
         if content is None:
             return super().comparable(learned)
@@ -371,7 +374,11 @@ class LIRDRecSeq(SequentialModel):
         return w1 * a + w2 * theta
 
     def start_epoch(self, epoch: int) -> None:
-        """Copy the mean weights of the previous epoch into θ, and take one step of the schedule (Eq. 19)."""
+        """Prepare the model for an epoch.
+
+        With `pwc` "released" or "logits", copy each user's mean weights (or logits) of the previous epoch into θ, and
+        change w1 and w2 by the schedule (Eq. 19).
+        """
         super().start_epoch(epoch)
         if not self._copies:
             return
@@ -384,7 +391,10 @@ class LIRDRecSeq(SequentialModel):
             self.schedule.copy_(torch.tensor([w1 / (w1 + w2), w2 / (w1 + w2)], dtype=torch.float64))
 
     def loss(self, items: Tensor, times: Tensor, users: Tensor) -> dict[str, Tensor]:
-        """Return the softmax loss of a block of sequences, and add up the weights that PWC copies after the epoch."""
+        """Return the softmax loss of a block of sequences.
+
+        With `pwc` "released" or "logits", also add up the weights (or logits) that the next epoch copies into θ.
+        """
         terms = super().loss(items, times, users)
         if self._copies and self._to_copy is not None:
             weights, self._to_copy = self._to_copy, None
@@ -412,7 +422,11 @@ class LIRDRecSeq(SequentialModel):
     def _new_learned_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return `V` `(n, D)` of new items, and the scorer's memory with what their neighbors need."""
+        """Return `V` `(n, D)` of new items, and the scorer's memory.
+
+        If `item_graph` smooths over similar features, `Z` of the new items is added to the memory: later new items can
+        have them as neighbors.
+        """
         own = self.item_branches(self._reduce([new[m] for m in self.modalities]))
         if not self._smooths_features:
             return own, dict(scorer.memory)

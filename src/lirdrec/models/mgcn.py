@@ -82,11 +82,14 @@ class MGCN(ItemViewModel):
             self.preference_weight, self.preference_bias = self.linears([(e, e)] * n_modalities)  # K_m, k_m
 
     def contents(self, projected: Sequence[Tensor]) -> list[Tensor]:
-        """Return the projected features themselves."""
+        """Return the projected features themselves: `y_m = z_m`."""
         return list(projected)
 
     def fused(self, views: Sequence[Tensor], content: Tensor, present: Tensor | None, p: float = 0.0) -> Tensor:
-        """Return `side`: the shared part, and what each modality adds to it, weighted by the preference for it."""
+        """Return `side` `(n, e)`: the mean of the shared part and of what each modality adds to it.
+
+        What a modality adds is weighted by the preference for it. With one modality, return half of its view.
+        """
         if len(views) == 1:
             return views[0] / 2
         x = torch.stack(list(views), 1)  # (n, M, e)

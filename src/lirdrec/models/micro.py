@@ -119,7 +119,7 @@ class MICRO(LatentGraphModel):
         return (logits.softmax(1)[:, :, None] * h).sum(1)
 
     def further_terms(self, smoothed: Sequence[Tensor], fused: Tensor) -> dict[str, Tensor]:
-        """Return the contrast of each modality with the fusion, over the items that have the modality."""
+        """Return γ Σ_m C_m: the contrast of each modality with the fusion, over the items that have the modality."""
         if self.config.contrast_weight == 0:
             return {}
         total = fused.new_zeros(())

@@ -26,11 +26,11 @@ def chosen_modalities(
         inputs: the inputs of the model, with the feature matrices.
         names: the option `modalities`; None: all modalities of the inputs.
         reserved: names that the model uses for other parts of its score.
-        at_least: number of modalities that the model needs.
+        at_least: smallest number of modalities with which the model works.
         model: name of the model, for the error message.
 
     Raises:
-        ConfigError: a name is unknown, repeated or reserved.
+        ConfigError: a name is unknown, repeated or reserved, or there is no name.
         CapabilityError: there are fewer modalities than `at_least`.
     """
     modalities = tuple(names) if names is not None else tuple(inputs.features)
@@ -48,18 +48,21 @@ def chosen_modalities(
         also = f", and none can be called {' or '.join(map(repr, reserved))}" if reserved else ""
         raise ConfigError(f"modalities must name at least one feature matrix, and none of them twice{also}")
     if len(modalities) < at_least:
-        raise CapabilityError(f"{model} needs {at_least} modalities or more, and there is only '{modalities[0]}'")
+        raise CapabilityError(
+            f"{model} needs {at_least} modalities or more, and there is only '{modalities[0]}'; name more in the option"
+            " modalities, or add a feature matrix to the dataset (lirdrec features DATASET)"
+        )
     return modalities
 
 
 def pairs_with(inputs: ModelInputs, name: str) -> Tensor | None:
-    """Return the mask `(E,)` bool of the training pairs whose item has the modality `name`; None: all pairs."""
+    """Return the mask `(E,)` bool of the training pairs whose item has the modality `name`; None: all items do."""
     present = inputs.features[name].present
     return None if bool(present.all()) else present[inputs.items]
 
 
 def check_modality_weights(weights: Mapping[str, float] | None) -> None:
-    """Check the option `modality_weights`.
+    """Check that no weight in the option `modality_weights` is negative or NaN.
 
     Raises:
         ConfigError: a weight is negative or NaN.
@@ -69,12 +72,13 @@ def check_modality_weights(weights: Mapping[str, float] | None) -> None:
 
 
 def modality_weights(modalities: Sequence[str], given: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the weight of each of the `M` modalities when items are compared.
+    """Return the weight that each of the `M` modalities has when items are compared.
 
-    These are the weights `given`; without them image .1 and text .9 if exactly these two are used, else 1/M for each.
+    These are the weights `given` by the option `modality_weights`. None: image .1 and text .9 if exactly these two are
+    used, else 1/M for each.
 
     Raises:
-        ConfigError: a modality has no weight, a weight is negative, or all are 0.
+        ConfigError: a modality has no weight in `given`, or the weights of all modalities are 0.
     """
     if given is not None:
         if not set(modalities) <= set(given) or sum(given[m] for m in modalities) <= 0:

@@ -1,4 +1,4 @@
-r"""Base of MGCN and SMORE: item vectors gated by features and smoothed over frozen item graphs, one view a modality.
+r"""Base of MGCN and SMORE: item vectors gated by features and smoothed over frozen item graphs, a view per modality.
 
 `P` `(U, e)` and `Q` `(I, e)` are ID tables, `Â` and `R̂` those of `graphs/user_item.py`, `K` and `N` those of
 `latent_graph_base.py`, and `z_m = W_m F_m + b_m` `(I, e)` for each modality m:
@@ -76,7 +76,7 @@ class ItemViewOptions(FeatureSizeOptions, RankingOptions):
 
 @dataclass(frozen=True)
 class Vectors:
-    """The two parts of the vectors of users or items, `(n, e)` each: `content` (`C`) and `side`."""
+    """The two parts of the vectors of users or items, `(n, e)` each: `content` (`C`, from ID tables) and `side`."""
 
     content: Tensor
     side: Tensor
@@ -124,7 +124,7 @@ class ItemViewModel(Model):
 
     @abstractmethod
     def contents(self, projected: Sequence[Tensor]) -> list[Tensor]:
-        """Return `y_c` `(I, e)` of each view from `z_m` `(I, e)` of each modality."""
+        """Return `y_c` `(I, e)` of each view, which its gate reads, from `z_m` `(I, e)` of each modality."""
 
     @abstractmethod
     def fused(self, views: Sequence[Tensor], content: Tensor, present: Tensor | None, p: float = 0.0) -> Tensor:
@@ -134,15 +134,15 @@ class ItemViewModel(Model):
             views: `x_c` `(n, e)` of each view.
             content: `C` `(n, e)`.
             present: `(n, M)` bool, which modalities an item has; None: all.
-            p: dropout, in training.
+            p: the dropout of this model, in training; 0: none.
         """
 
     def graphs_of(self, links: Sequence[Links], n_items: int) -> list[Links]:
-        """Return the graph `S_c` of each view from `S_m` of each modality; `n_items` is the number of columns."""
+        """Return the graph `S_c` of each view from `S_m` of each modality; the graphs have `n_items` columns."""
         return list(links)
 
     def neighbors_of(self, modality: str) -> int:
-        """Return k of a modality, the number of neighbors of an item."""
+        """Return k of the graph of a modality: how many neighbors an item has, itself included."""
         return self.config.n_neighbors
 
     # Graphs
@@ -153,7 +153,7 @@ class ItemViewModel(Model):
 
     @cached_property
     def cosine_links(self) -> list[Links]:
-        """The graph `K(F_m)` of each modality, the cosines of its features."""
+        """The graph `K(F_m)` of each modality, not normalized: cosines of the features of neighbors."""
         links = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbors(name, self.neighbors_of(name)))
@@ -228,7 +228,7 @@ class ItemViewModel(Model):
 
     @property
     def dropout(self) -> float:
-        """Share of entries that are set to 0 in training."""
+        """The dropout `p` of `fused` in training: the share of entries that are set to 0."""
         return 0.0
 
     # Serving
@@ -287,7 +287,7 @@ class ItemViewModel(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return vectors `(B, e)` of new users, which have no row of `P`, from the items they like, as trained."""
+        """Return vectors `(B, e)` of new users, which have no row of `P`, from their items as for other users."""
         assert isinstance(scorer, VectorScorer)
         memory, degrees = scorer.memory, scorer.memory["item_degrees"]
         content = folded(histories, memory["item_states"], degrees) / (self.config.n_layers + 1)
@@ -302,5 +302,8 @@ def _present(features: Sequence[Features]) -> Tensor | None:
 
 
 def counts(present: Tensor | None, n_modalities: int, like: Tensor) -> Tensor | float:
-    """Return the number of modalities of each item, `(n, 1)` in the dtype of `like`; one number if all have all."""
+    """Return the number of modalities of each item, `(n, 1)` in the dtype of `like`.
+
+    With `present=None` (all items have all modalities), return `n_modalities` as a float.
+    """
     return float(n_modalities) if present is None else present.sum(1, keepdim=True).to(like.dtype)

@@ -1,4 +1,4 @@
-"""Popularity baseline: recommends to every user the items with the most training users (or the most weight)."""
+"""Popularity baseline: recommends to every user the items with the most training pairs (or the most weight)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PopularityConfig:
 
 
 class Popularity(Model):
-    """Popularity: the score of an item is the number of its training users, or the sum of their weights.
+    """Popularity: the score of an item is the number of its training pairs, or the sum of their weights.
 
     Vectors have one column: 1 for each user, the score for each item.
     """
@@ -38,7 +38,7 @@ class Popularity(Model):
     )
 
     def solve(self) -> None:
-        """Do nothing: the counts can be read from the inputs."""
+        """Do nothing: `scorer` counts the training pairs."""
 
     def scorer(self) -> Scorer:
         counts = torch.bincount(self.inputs.items, self.inputs.weights, minlength=self.inputs.n_items).float()
@@ -46,5 +46,5 @@ class Popularity(Model):
         return VectorScorer(users, counts[:, None], ("popularity",))
 
     def fold_in(self, scorer: Scorer, histories: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the query 1 for every user, `(B, 1)`."""
+        """Return the query 1 for every user, `(B, 1)`: all users have the same scores."""
         return torch.ones(len(histories), 1, device=self.inputs.device)

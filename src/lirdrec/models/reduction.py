@@ -22,7 +22,8 @@ class PCA(nn.Module):
         width: number of columns of the features.
         n_columns: k ≤ width, number of columns after the reduction.
         dtype, device: those of the mean and the directions.
-        whiten: divide each component by its standard deviation, so that all have the same variance.
+        whiten: divide each component by its standard deviation, so that all have the same variance; components
+            without variance become 0.
 
     >>> pca = PCA(5, 2)
     >>> pca.fit(Features(torch.rand(20, 5), torch.ones(20, dtype=torch.bool)))
@@ -50,7 +51,7 @@ class PCA(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Features) -> None:
-        """Fit mean and directions to the rows that are present; see `principal_components`."""
+        """Fit mean and directions to the items that `features.present` marks; see `principal_components`."""
         found = principal_components(features.values, features.present)
         directions = found.directions[:, : self.directions.shape[1]]
         if self.whiten:
@@ -79,7 +80,7 @@ def reductions(
 ) -> nn.ModuleList:
     """Return a reduction for each feature matrix: a `PCA` to `n_columns` if the matrix is wider, else the identity.
 
-    With `whiten`, every matrix gets a `PCA`.
+    `n_columns` None: all columns. With `whiten`, every matrix gets a `PCA`.
     """
     return nn.ModuleList(
         PCA(d, size, dtype, device, whiten) if whiten or size < d else nn.Identity()
@@ -88,19 +89,19 @@ def reductions(
 
 
 def reduced_widths(widths: Sequence[int], n_columns: int | None) -> list[int]:
-    """Return how many columns `reductions` keeps of matrices of these widths; `n_columns` None: all columns."""
+    """Return how many columns each matrix has after `reductions`, given their widths; `n_columns` None: all."""
     return [d if n_columns is None else min(d, n_columns) for d in widths]
 
 
 def reduced(
     reductions: Iterable[nn.Module], own: Sequence[Features], features: Sequence[Features], known: Tensor
 ) -> list[Features]:
-    """Return the features of any items, reduced to the columns that the reductions keep.
+    """Return the features of any items after the reductions, which are fitted first if they are not fitted yet.
 
     Args:
-        reductions: one for each modality; they are fitted at first use.
+        reductions: one for each modality.
         own: the features of the model's `I` items, to which the reductions are fitted.
-        features: the features to reduce.
+        features: the features to reduce, one entry per modality.
         known: `(I,)` bool, the items of `own` that are used to fit.
     """
     found = []

@@ -54,7 +54,7 @@ def model_type(name: str) -> type[Model]:
     """Return the model class called `name`.
 
     Raises:
-        ConfigError: no model has this name; the message suggests the most similar name.
+        ConfigError: no model has this name; the message suggests a similar name, or lists all names.
     """
     if name not in _MODELS:
         name = str(name)
@@ -66,7 +66,11 @@ def model_type(name: str) -> type[Model]:
 
 
 def config_type(name: str) -> type:
-    """Return the config dataclass of the model called `name`."""
+    """Return the config dataclass of the model called `name`.
+
+    Raises:
+        ConfigError: no model has this name.
+    """
     return model_type(name).Config
 
 
@@ -87,5 +91,10 @@ def model_for_config(config: Any) -> type[Model]:
 
 
 def build(name: str, inputs: ModelInputs, config: Any) -> Model:
-    """Build the model `name` from `inputs` and `config`."""
+    """Build the model `name` from `inputs` and `config`.
+
+    Raises:
+        ConfigError: no model has this name, or options of `config` do not fit the inputs.
+        CapabilityError: the model needs something that the inputs lack, or cannot be trained on several devices.
+    """
     return model_type(name)(inputs, config)

@@ -71,7 +71,7 @@ class SASRecFeaturesConfig(FeatureSequenceOptions):
 
 
 class FeatureSequenceModel(TransformerModel):
-    """A transformer whose item vectors are projected from features; a model adds `project`."""
+    """Base class of transformers whose item vectors are projected from features; a model adds `project`."""
 
     capabilities = Capabilities(
         needs_features=True, cold_items=True, new_users=True, training="gradient", weights=True, ordered=True
@@ -94,10 +94,12 @@ class FeatureSequenceModel(TransformerModel):
         """Create the parameters of the projection."""
 
     def projection_inputs(self, features: Sequence[Features]) -> list[Tensor]:
-        """Return what `project` reads of `n` items, `(n, …)` each; it depends on no parameters, and is computed once.
+        """Return the matrices `(n, …)` from which `project` makes the vectors of `n` items.
+
+        They depend on no trained parameters, so for the items of training they are computed only once.
 
         Args:
-            features: one entry per modality.
+            features: the features of the items, one entry per modality.
         """
         return [torch.cat([feature.values for feature in features], dim=1)]
 
@@ -110,7 +112,7 @@ class FeatureSequenceModel(TransformerModel):
         return self.projection_inputs(self.features)
 
     def dropped(self, x: Tensor) -> Tensor:
-        """Return `x`, in training with dropout (`feature_dropout`)."""
+        """Return `x` with the dropout `feature_dropout` in training, else `x` itself."""
         return dropout(x, self.config.feature_dropout, self.generator) if self.training else x
 
     def item_table(self) -> Tensor:

@@ -99,7 +99,7 @@ class SequentialModel(Model):
 
     @property
     def reads_gaps(self) -> bool:
-        """Whether `states` uses the time between items."""
+        """Whether `states` uses the time between items (`gaps`)."""
         return False
 
     @abc.abstractmethod
@@ -128,7 +128,9 @@ class SequentialModel(Model):
     def new_item_vectors(
         self, scorer: VectorScorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the vectors `(n, D)` of new items, as in `item_table`, and the scorer's memory with rows for them.
+        """Return the vectors `(n, D)` of new items, as in `item_table`, and a copy of the scorer's memory.
+
+        The copy has rows for the new items, except in `item_inputs`, to which `add_items` appends the vectors.
 
         Raises:
             CapabilityError: the model takes no new items.
@@ -145,12 +147,12 @@ class SequentialModel(Model):
     # Training
 
     def loss(self, items: Tensor, times: Tensor, users: Tensor) -> dict[str, Tensor]:
-        """Return the softmax loss of a block of sequences.
+        """Return the softmax loss of a block of sequences: each item is predicted from the items before it.
 
         Args:
-            items: `(n, T+1)` int64 rows, padded with -1 at the end.
-            times: `(n, T+1)` int64.
-            users: `(n,)` int64 rows.
+            items: `(n, T+1)` int64 rows of items, oldest first, padded with -1 at the end.
+            times: `(n, T+1)` int64, the timestamps of the items.
+            users: `(n,)` int64 rows of the users of the sequences.
         """
         table = self.item_table()
         rows, targets = items[:, :-1], items[:, 1:]
@@ -165,7 +167,11 @@ class SequentialModel(Model):
         return {"loss": self._softmax(states, table, targets, weights)}
 
     def _softmax(self, states: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the cross-entropy of states `(B, D)` with their target rows `(B,)`, weighted by `weights` `(B,)`."""
+        """Return the cross-entropy of states `(B, D)`, compared with the items of `table`.
+
+        `targets` `(B,)` are the rows of the items that come next, `weights` `(B,)` the weights of the states in the
+        mean; None: a plain mean.
+        """
         states, n = self.comparable(states), self.config.n_negatives
         if n is None:
             everything = len(self._pool) == len(table)
@@ -216,9 +222,11 @@ class SequentialModel(Model):
     ) -> Tensor:
         """Return states `(n, D)`, as they are compared, after the last item of `n` histories; 0 for an empty history.
 
+        Only the last `max_length` items of a history are read.
+
         Args:
             table: `(I, D)`, the vectors that the network reads for the items of histories.
-            items: `(m,)` int64, the items of all histories, one history after the other.
+            items: `(m,)` int64 rows, the items of all histories, one history after the other.
             times: `(m,)` int64, their times; None: unknown.
             start: `(n + 1,)` int64: history h has the positions `start[h] … start[h + 1] - 1`.
             users: `(n,)` int64 rows of users known from training; None: new users.
@@ -257,7 +265,11 @@ class SequentialModel(Model):
     def add_items(
         self, scorer: Scorer, catalog: Sequence[Mapping[str, Features]], new: Mapping[str, Features]
     ) -> Scorer:
-        """Return the scorer with new items, made from their features; histories may contain these items too."""
+        """Return the scorer with new items, made from their features; histories of `fold_in` may contain them too.
+
+        Raises:
+            CapabilityError: the model takes no new items.
+        """
         if not self.capabilities.cold_items:
             return super().add_items(scorer, catalog, new)
         assert isinstance(scorer, VectorScorer)

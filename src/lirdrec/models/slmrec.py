@@ -68,7 +68,7 @@ Parts = list[tuple[Tensor, Tensor]]  # users and items of each channel
 @dataclass(frozen=True)
 @validated
 class SLMRecConfig(FeatureSizeOptions):
-    """Hyper-parameters of SLMRec; its ranking loss is part of the model.
+    """Hyper-parameters of SLMRec; it has no option for the ranking loss, which is always InfoNCE.
 
     >>> SLMRecConfig(embedding_size=32).embedding_size
     32
@@ -165,7 +165,7 @@ class SLMRec(Model):
     # Forward
 
     def projected(self, row: int, features: Features, scale: Tensor) -> Tensor:
-        """Return `z_m` `(n, e)` of modality `row`; zero if an item lacks it. `scale` `(n, 1)` is `1/‖F_m‖`."""
+        """Return `z_m` `(n, e)`; 0 without the modality, whose index is `row`. `scale` `(n, 1)` is `1/‖F_m‖`."""
         z = F.linear(features.values, self.feature_weight[row]) * scale + self.feature_bias[row]
         if not features.is_complete:
             z = z * features.present[:, None]
@@ -227,14 +227,14 @@ class SLMRec(Model):
         return terms
 
     def _gathered(self, parts: Parts, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the fused vectors of some users and some items; only these are fused."""
+        """Return the fused vectors of the users `(B,)` and items `(B,)`, `(B, e)` each."""
         return (
             self.fused_users([u.index_select(0, users) for u, _ in parts]),
             self.fused_items([i.index_select(0, items) for _, i in parts]),
         )
 
     def aligned(self, parts: Parts, items: Tensor) -> Tensor:
-        """Return the loss of the task fac: the sum over its steps of the InfoNCE of the batch's items."""
+        """Return the loss of the task fac: InfoNCE of the batch's items, summed over its steps (one per modality)."""
         x: Tensor = parts[0][1].index_select(0, items)
         total = x.new_zeros(())
         for step, (_, propagated) in enumerate(parts[1:]):
@@ -312,7 +312,7 @@ class SLMRec(Model):
 
     @torch.no_grad()
     def fold_in(self, scorer: Scorer, histories: Sequence[Tensor]) -> Tensor:
-        """Return vectors `(B, e)` of new users, which have no row of `P`, from the items they like, as trained."""
+        """Return vectors `(B, e)` of new users, which have no row of `P`, from their items as for other users."""
         assert isinstance(scorer, VectorScorer)
         memory, parts = scorer.memory, []
         for name in ("id", *self.modalities):
@@ -324,6 +324,6 @@ class SLMRec(Model):
 
 
 def _inverse_norms(values: Tensor) -> Tensor:
-    """Return `1/‖row‖` `(n, 1)`, computed in blocks, because features may be larger than memory."""
+    """Return `1/‖row‖` `(n, 1)` of features `(n, d)`, computed in blocks, because these may be larger than memory."""
     norms = torch.cat([block.norm(dim=1, keepdim=True) for block in values.split(8192)])
     return norms.clamp_(min=EPSILON).reciprocal_()

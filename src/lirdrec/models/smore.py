@@ -116,7 +116,7 @@ class SMORE(ItemViewModel):
         return self.config.gate_dropout
 
     def neighbors_of(self, modality: str) -> int:
-        """Return k of a modality, the number of neighbors of an item."""
+        """Return k of the graph of a modality: that in `modality_neighbors`, else `n_neighbors`."""
         return (self.config.modality_neighbors or {}).get(modality, self.config.n_neighbors)
 
     def graphs_of(self, links: Sequence[Links], n_items: int) -> list[Links]:
@@ -138,7 +138,10 @@ class SMORE(ItemViewModel):
         return [torch.fft.irfft(x * torch.view_as_complex(w), n=e, dim=1, norm="ortho") for x, w in spectra]
 
     def fused(self, views: Sequence[Tensor], content: Tensor, present: Tensor | None, p: float = 0.0) -> Tensor:
-        """Return `side`: the mean of the views, weighted by columns and by the preference of a user or item."""
+        """Return `side` `(n, e)`: the sum of the views, divided by one plus the number of modalities.
+
+        Each view is multiplied by its gate, the preference of a user or item; those of modalities also by `a_m`.
+        """
         gates = [
             dropout(F.linear(content, weight, bias).to(content.dtype).sigmoid(), p, self.generator)
             for weight, bias in zip(self.preference_weight, self.preference_bias, strict=True)

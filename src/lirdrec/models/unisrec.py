@@ -95,7 +95,7 @@ class UniSRec(FeatureSequenceModel):
         return (self.gates(x)[..., None] * experts).sum(1)
 
     def gates(self, x: Tensor) -> Tensor:
-        """Return the weights `(n, K)` of the experts for items with features `(n, Σ d_m)`."""
+        """Return the weights `(n, K)` of the experts for items with features `(n, Σ d_m)`, in training with noise."""
         if not self.training:
             return F.linear(x, self.gate_weight).softmax(-1)
         logits, spread = F.linear(x, torch.cat([self.gate_weight, self.noise_weight])).chunk(2, dim=-1)

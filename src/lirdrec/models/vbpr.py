@@ -103,14 +103,17 @@ class VBPR(Model):
         return projected
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """Return `[ID | W f + b]` `(n, 2e)` of the items `rows` `(n,)` of this rank; None: of all its items."""
+        """Return `[ID | W f + b]` `(n, 2e)` of items of this rank (process).
+
+        `rows` `(n,)` counts from the first item that the rank holds; None: all its items.
+        """
         if rows is None:
             return torch.cat([self.item_embedding, self.projected([f.values for f in self.features])], dim=1)
         features = [f.values.index_select(0, rows) for f in self.features]
         return torch.cat([self.item_embedding.index_select(0, rows), self.projected(features)], dim=1)
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Return the ranking loss and the penalty of the batch's vectors, which also penalizes `W` and `b`."""
+        """Return the ranking loss and the penalty of the batch's vectors, which depends on `W` and `b` as well."""
         shards, among = self.shards, None
         if self.config.loss == "softmax" and self.config.n_negatives is None:
             item_vectors = self.item_vectors()

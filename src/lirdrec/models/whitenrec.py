@@ -108,14 +108,15 @@ class WhitenRec(SASRecFeatures):
 
     @property
     def views(self) -> tuple[int, ...]:
-        """The number of groups of each whitening; the projections of all whitenings are summed."""
+        """For each whitening, into how many groups it divides the columns; the projections of all are summed."""
         return (self.config.n_groups,)
 
     def _make_projection(self, generator: torch.Generator) -> None:
         super()._make_projection(generator)
         if max(self.views) > min(self.widths):
             raise ConfigError(
-                f"n_groups is {max(self.views)}; it must be at most the number of columns, here {min(self.widths)}"
+                f"n_groups is {max(self.views)}; it must be at most the number of columns of each feature matrix, here"
+                f" {min(self.widths)}"
             )
         dtype, device = self.features[0].values.dtype, self.inputs.device
         self.whitenings = nn.ModuleList(
@@ -123,11 +124,11 @@ class WhitenRec(SASRecFeatures):
         )
 
     def _block_widths(self, groups: int) -> list[int]:
-        """Return the widths of the blocks of columns of all modalities."""
+        """Return the widths of all blocks of columns, if the columns of each modality are divided into `groups`."""
         return [len(block) for width in self.widths for block in torch.arange(width).tensor_split(groups)]
 
     def projection_inputs(self, features: Sequence[Features]) -> list[Tensor]:
-        """Return the whitened features `(n, Σ d_m)` of each whitening in `views`."""
+        """Return for each whitening in `views` the whitened features `(n, Σ d_m)` of `n` items."""
         found = []
         for groups, whitening in zip(self.views, self.whitenings, strict=True):
             assert isinstance(whitening, nn.ModuleList)

@@ -1,1 +1,1 @@
-"""Building blocks of models: losses, functions, initialization, the cosine transform."""
+"""Building blocks of models: losses, functions, initialization, cosine transform, principal components, transformer."""

@@ -26,7 +26,8 @@ def normalize(x: Tensor) -> Tensor:
 def mean_square(x: Tensor, n_rows: int | None = None) -> Tensor:
     """Return `x.square().mean()`, a scalar.
 
-    With `n_rows`, `x` is a part of a table of `n_rows` rows, and the result is its share of the mean over the table.
+    With `n_rows`, `x` has some rows of a table of `n_rows` rows: the sum of its squares is divided by the number of
+    entries of the whole table.
     """
     result: Tensor = _MeanSquare.apply(x, len(x) if n_rows is None else n_rows)
     return result

@@ -1,4 +1,8 @@
-"""Parameter initialization, sampled in float64 on the CPU so that it is the same on every device and dtype."""
+"""Parameter initialization, sampled in float64 on the CPU so that it is the same on every device and dtype.
+
+`fan_in` and `fan_out` are the numbers of inputs and outputs of a layer. With several ranks (processes), `parameter`
+holds the rows `shard` of a table.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +20,29 @@ BLOCK_NUMBERS = 2**20  # random numbers drawn at once for a table of which this 
 def xavier_normal_(
     parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int, shard: Shard = WHOLE.users
 ) -> None:
-    """Fill with normal numbers of variance `2 / (fan_in + fan_out)` (Glorot & Bengio, AISTATS 2010)."""
+    """Fill `parameter` with normal numbers of variance `2 / (fan_in + fan_out)` (Glorot & Bengio, AISTATS 2010)."""
     normal_(parameter, generator, (2 / (fan_in + fan_out)) ** 0.5, shard)
 
 
 def xavier_uniform_(
     parameter: Tensor, generator: torch.Generator, fan_in: int, fan_out: int, shard: Shard = WHOLE.users
 ) -> None:
-    """Fill with uniform numbers in `±√(6 / (fan_in + fan_out))`: the same variance as `xavier_normal_`."""
+    """Fill `parameter` with uniform numbers in `±√(6 / (fan_in + fan_out))`; the variance of `xavier_normal_`."""
     uniform_(parameter, generator, (6 / (fan_in + fan_out)) ** 0.5, shard)
 
 
 def torch_linear_(parameter: Tensor, generator: torch.Generator, fan_in: int) -> None:
-    """Fill with uniform numbers in `±1/√fan_in`: torch's default for weights and biases of a linear layer."""
+    """Fill `parameter` with uniform numbers in `±1/√fan_in`, torch's default for the parameters of a linear layer."""
     uniform_(parameter, generator, fan_in**-0.5)
 
 
 def linear_layers(
     shapes: Sequence[tuple[int, int]], generator: torch.Generator, dtype: torch.dtype, device: torch.device
 ) -> tuple[nn.ParameterList, nn.ParameterList]:
-    """Make weights `(rows, columns)` and biases `(rows,)` of linear layers, initialized like `torch.nn.Linear`."""
+    """Make a weight `(rows, columns)` and a bias `(rows,)` for each linear layer, initialized like `torch.nn.Linear`.
+
+    `shapes` has the (rows, columns) of each layer.
+    """
     weights = nn.ParameterList(torch.empty(*shape, dtype=dtype, device=device) for shape in shapes)
     biases = nn.ParameterList(torch.empty(rows, dtype=dtype, device=device) for rows, _ in shapes)
     for (_, columns), weight, bias in zip(shapes, weights, biases, strict=True):
@@ -46,14 +53,14 @@ def linear_layers(
 
 @torch.no_grad()
 def normal_(parameter: Tensor, generator: torch.Generator, std: float, shard: Shard = WHOLE.users) -> None:
-    """Fill with normal numbers of mean 0 and standard deviation `std`."""
+    """Fill `parameter` with normal numbers of mean 0 and standard deviation `std`."""
     for part, drawn in _drawn(torch.randn, parameter, generator, shard):
         part.copy_(drawn * std)
 
 
 @torch.no_grad()
 def uniform_(parameter: Tensor, generator: torch.Generator, bound: float, shard: Shard = WHOLE.users) -> None:
-    """Fill with uniform numbers in `±bound`."""
+    """Fill `parameter` with uniform numbers in `±bound`."""
     for part, drawn in _drawn(torch.rand, parameter, generator, shard):
         part.copy_((drawn * 2 - 1) * bound)
 

@@ -80,7 +80,7 @@ def occurring_items(items: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
 
 
 class RankingLoss:
-    """The ranking loss that `options` select, as a function of user and item vectors.
+    """The ranking loss that `options` select (BPR or softmax), as a function of user and item vectors.
 
     Args:
         options: the config of a model.
@@ -121,9 +121,10 @@ class RankingLoss:
         Args:
             user_vectors: `(U, D)`.
             item_vectors: `(I, D)`, or `(n, D)` with `among`.
-            users, positives, negatives: `(B,)` int64 rows; softmax shares the first `n_negatives` negatives.
-            among: `(n,)` int64, ascending: the items of the batch, if only their vectors are given; None: all items
-                are given. Cannot be used for softmax over all items.
+            users, positives, negatives: `(B,)` int64 rows. BPR compares each pair with its own negative. Softmax with
+                `n_negatives` compares all pairs with the first `n_negatives` negatives; without, it uses none.
+            among: `(n,)` int64, ascending: the items of the batch, if `item_vectors` has only these; None: it has all
+                items. Cannot be used for softmax over all items.
         """
         weights, shards = self.weights_of(users, positives), self.shards
         if among is not None:

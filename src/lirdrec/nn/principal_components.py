@@ -16,13 +16,13 @@ ROUNDING = 2 * torch.finfo(torch.float32).eps  # relative error of an entry afte
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Directions of the largest variance, in float64 on the CPU.
+    """All principal components of a matrix with d columns, in float64 on the CPU.
 
     Attributes:
         mean: `(d,)`.
-        variances: `(r,)`, descending; sums of squares are divided by n, not by n - 1.
-        directions: `(d, r)`, orthonormal columns; the entry of largest magnitude in each is positive.
-        rounding: `(r,)`, the variance along each direction that rounding of the entries alone can make.
+        variances: `(d,)` along the directions, descending; sums of squares are divided by n, not by n - 1.
+        directions: `(d, d)`, orthonormal columns; the entry of largest magnitude in each is positive.
+        rounding: `(d,)`, the variance along each direction that rounding of the entries alone can make.
     """
 
     mean: Tensor
@@ -34,7 +34,7 @@ class PrincipalComponents:
         """Return which directions have more than `share` of the largest variance and more than rounding can make.
 
         Returns:
-            `(r,)` bool.
+            `(d,)` bool.
         """
         return self.variances > (share * self.variances[0]).maximum(self.rounding)
 
@@ -122,12 +122,12 @@ def _blocks(values: Tensor, rows: Tensor) -> Iterator[Tensor]:
 
 
 def _rounding(mean: Tensor, variances: Tensor) -> Tensor:
-    """Return the variance `(d,)` that rounding of the entries can make in each column, from their mean square."""
+    """Return the variance `(d,)` that rounding of the entries can make in each column, from mean and variances."""
     return ROUNDING**2 * (mean.square() + variances.clamp(min=0))
 
 
 def block_rows(width: int) -> int:
-    """Return the number of rows in a block of a matrix with `width` columns."""
+    """Return how many rows of a matrix with `width` columns are read at once as a block."""
     return max(1, BLOCK_BYTES // (8 * width))
 
 
@@ -159,7 +159,7 @@ class Projection:
             whiten: divide each column by its standard deviation.
 
         Raises:
-            ValueError: the chosen rows are all zero, or, with `whiten`, differ by no more than rounding.
+            ValueError: no rows are chosen, all are zero, or, with `whiten`, they differ by no more than rounding.
 
         >>> features = torch.rand(20, 5)
         >>> Projection.fit(features, torch.ones(20, dtype=torch.bool), 2)(features).shape

@@ -97,7 +97,7 @@ class _Block(nn.Module):
         return x + (hidden if generator is None else dropout(hidden, p, generator)).view_as(x)
 
     def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return the output `(G, n, width)` of `forward` at the position `last` `(n,)` of each sequence, no dropout."""
+        """Return the output `(G, n, width)` of `forward`, without dropout, at the position `last` of each sequence."""
         groups, n, length, width = x.shape
         tokens, here = self.norm_attention(x), torch.arange(n, device=x.device)
         q = self.attention_input(tokens[:, here, last], slice(width)).view(groups * n, 1, self.n_heads, -1)
@@ -172,7 +172,7 @@ class CausalTransformer(nn.Module):
 
         Args:
             x: `(G, n, T, width)`.
-            gaps: `(n, T)` int64 classes of times, if the network reads them.
+            gaps: `(n, T)` int64 classes of the time since the previous item; None: no vectors of gaps are added.
             generator: for the dropout in training; None: no dropout.
         """
         if not self.training:
@@ -217,13 +217,13 @@ class CausalTransformer(nn.Module):
 
 
 def gap_classes(times: Tensor) -> Tensor:
-    """Return classes `(n, T)` int64 of the time since the previous item, the gap.
+    """Return the class `(n, T)` int64 of the time between each item and the previous item, the gap.
 
         0                       unknown; the class of a first item
         1                       equal times
-        2 + ⌊log2 gap⌋          later times
+        2 + ⌊log2 gap⌋          later times, at most 39
 
-    Another unit of time than seconds shifts the classes of all later times in the same way.
+    Another unit of time than seconds shifts the classes of all later times by about the same number.
 
     Args:
         times: `(n, T)` int64, ascending in each row.
