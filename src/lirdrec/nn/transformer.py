@@ -152,7 +152,7 @@ class CausalTransformer(nn.Module):
     ):
         super().__init__()
         device = torch.device(device)
-        self.n_heads, self.positions, self.dropout = n_heads, positions, dropout
+        self.n_heads, self.positions, self.has_gaps, self.dropout = n_heads, positions, gaps, dropout
 
         def table(rows: int) -> nn.Parameter:
             vectors = nn.Parameter(torch.empty(groups, rows, width, device=device))
@@ -172,7 +172,7 @@ class CausalTransformer(nn.Module):
 
         Args:
             x: `(G, n, T, width)`.
-            gaps: `(n, T)` int64 classes of the time since the previous item; None: no vectors of gaps are added.
+            gaps: `(n, T)` int64 classes of the time since the previous item; None: all are unknown (class 0).
             generator: for the dropout in training; None: no dropout.
         """
         if not self.training:
@@ -205,9 +205,10 @@ class CausalTransformer(nn.Module):
         length = x.shape[2]
         if self.positions == "learned":
             x = x + self.position[:, None, :length]
-        if gaps is not None:
-            flat = self.gap.index_select(1, gaps.reshape(-1))
-            x = x + flat.view(len(flat), *gaps.shape, -1)
+        if self.has_gaps:
+            classes = torch.zeros(x.shape[1:3], dtype=torch.int64, device=x.device) if gaps is None else gaps
+            flat = self.gap.index_select(1, classes.reshape(-1))
+            x = x + flat.view(len(flat), *classes.shape, -1)
         x = self.norm_input(self._dropped(x, generator))
         rotation = _angles(length, x.shape[3] // self.n_heads, x.device) if self.positions == "rotary" else None
         return x, rotation
