@@ -1,1 +1,1 @@
-"""Serve a run over HTTP: recommendations, items and events that are added while serving, explanations, a web page."""
+"""Serve a run over HTTP: recommendations and explanations, new items and events of users, a web page."""

@@ -29,10 +29,12 @@ UI_FOLDER = Path(__file__).parent / "ui"
 
 
 def create_app(config: ServerConfig) -> FastAPI:
-    """Create the application of one worker process; it opens the run and the store when the server starts.
+    """Create the FastAPI application of one worker process.
+
+    The application opens the run and the store when the server starts, not here.
 
     Raises:
-        ConfigError: the file of keys cannot be read.
+        ConfigError: the file of API keys is missing or damaged.
     """
     services = Services(config)
 
@@ -80,9 +82,9 @@ def create_app(config: ServerConfig) -> FastAPI:
 
 
 class _CompleteFiles(StaticFiles):
-    """Static files that are always sent completely.
+    """Static files of the web UI, which are always sent completely: the header Range is ignored.
 
-    The files are small, and the answer to an invalid range request would not have the form of our error responses.
+    The files are small, and the answer to an invalid Range would not have the form of our error responses.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,7 +31,7 @@ KEPT_BUCKETS = 10_000
 
 @dataclass(frozen=True)
 class Key:
-    """The entry of an API key, without the key itself."""
+    """The entry of an API key in a file of keys; it has a hash of the key, not the key itself."""
 
     name: str  # of the owner; appears in logs
     role: Role  # "read" may read; "write" may also change
@@ -40,10 +40,10 @@ class Key:
 
 
 class Keys:
-    """The API keys of a file, which is read again when it changes: a revoked key is rejected at the next request.
+    """The API keys of a file. A changed file is read again, so a revoked key is rejected at the next request.
 
     Raises:
-        ConfigError: the file is missing or damaged.
+        ConfigError: the file is missing or damaged when the object is created.
     """
 
     def __init__(self, path: str | Path):
@@ -52,11 +52,10 @@ class Keys:
         self._keys = read_keys(self.path)
 
     def find(self, presented: str) -> Key | None:
-        """Return the entry of a key that a request sent; None if there is none.
+        """Return the entry of the API key that a request sent; None if the file has no such key.
 
-        The key is compared with all entries in constant time.
-
-        If the file was removed or damaged meanwhile, every key is rejected.
+        The comparison takes the same time for each key that is sent. If the file was removed or damaged meanwhile, the
+        error is logged, and the result is None for every key.
         """
         stamp = self._stamp()
         if stamp != self._seen:
@@ -83,7 +82,7 @@ class RateLimiter:
 
     Args:
         rate: requests per second.
-        burst: requests that a caller may send at once; by default the requests of one second.
+        burst: requests that a caller may send at once, at least 1; by default the requests of one second.
     """
 
     def __init__(self, rate: float, burst: float | None = None):
@@ -92,7 +91,10 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # caller → tokens, and when counted
 
     def wait(self, caller: str, now: float | None = None) -> float:
-        """Take a token of the caller; return 0 if there was one, else the seconds until there is one."""
+        """Return 0 if the caller may send a request now, else the seconds until the caller may.
+
+        A request that may be sent takes one of the caller's tokens. `now` is a time in seconds, by default the clock's.
+        """
         now = time.monotonic() if now is None else now
         tokens, before = self._buckets.pop(caller, (self.burst, now))
         tokens = min(self.burst, tokens + (now - before) * self.rate)
@@ -105,9 +107,10 @@ class RateLimiter:
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """Return the network that counts as one caller.
+    """Return the address or network that counts as one caller, for the limits of the server.
 
-    It is an IPv4 address itself, or the /64 network of an IPv6 address, because one caller has all addresses of it.
+    For an IPv4 address this is the address. For an IPv6 address it is the /64 network, because one caller may have all
+    addresses of such a network. A text that is no IP address is returned unchanged.
     """
     try:
         ip = ipaddress.ip_address(address)
@@ -121,37 +124,43 @@ def network_of(address: str) -> str:
 
 
 def read_keys(path: str | Path) -> list[Key]:
-    """Read the entries of a file of keys; raise a ConfigError if it is missing or damaged."""
+    """Read the entries of a file of API keys; raise a ConfigError if the file is missing or damaged."""
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ValueError("it is another kind of file")
+            raise ValueError("its format is not lirdrec-keys")
         keys = [Key(**entry) for entry in value["keys"]]
         for number, key in enumerate(keys):
             if not all(isinstance(text, str) for text in (key.name, key.role, key.sha256, key.created)):
-                raise ValueError(f"entry {number} of its keys has a value that is not a text")
+                raise ValueError(f"entry {number} (from 0) of its keys has a value that is not a text")
             if not key.name.strip() or not key.name.isprintable():
-                raise ValueError(f"the name of entry {number} of its keys cannot be shown")
+                raise ValueError(
+                    f"the name of entry {number} (from 0) of its keys is empty or has invisible characters"
+                )
             if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
-                raise ValueError(f"the role, the hash or the date of entry {number} of its keys is wrong")
+                raise ValueError(f"the role, hash or date of entry {number} (from 0) of its keys is not valid")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such key file; make one with lirdrec keys add {path} --name NAME") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: this file of API keys cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{path} is not a file of keys ({reason}); make one with lirdrec keys add") from None
+        raise ConfigError(
+            f"{path} is not a valid file of API keys ({reason}); make one with lirdrec keys add"
+        ) from None
     return keys
 
 
 def add_key(path: str | Path, name: str, role: Role) -> str:
-    """Create a key, add its hash to the file, and return the key.
+    """Create an API key, add its hash to the file, and return the key, which is stored nowhere else.
 
-    A missing file is created; only its owner may read it.
+    A missing file is created. Only the owner of the file may read it.
 
     Raises:
-        ConfigError: the name is used already or empty, the role is unknown, or the file is damaged.
+        ConfigError: the name is used already, empty or not printable, the role is unknown, the folder of the file is
+            missing, or the file is damaged.
+        RunFolderError: the file cannot be written.
     """
     path = Path(path)
     if role not in get_args(Role):
@@ -169,7 +178,7 @@ def add_key(path: str | Path, name: str, role: Role) -> str:
 
 
 def revoke_key(path: str | Path, name: str) -> None:
-    """Remove a key from the file; raise a ConfigError if there is no such key, or the file is damaged."""
+    """Remove the API key with this name from the file; raise a ConfigError if there is none, or no valid file."""
     read_keys(path)  # raises if the file is missing, before a lock file is created
     with write_lock(path):
         keys = read_keys(path)

@@ -14,7 +14,7 @@ ENTRY_BYTES = 256  # bytes of an entry without its value: the key and the place 
 
 
 class ByteCache(Generic[K, V]):
-    """Least-recently-used cache of at most `limit` bytes, of which `size` are used. Safe to use in several threads."""
+    """Least-recently-used cache of at most `limit` bytes, of which `size` are used now. Several threads may use it."""
 
     def __init__(self, limit: int):
         self.limit, self.size = limit, 0
@@ -22,7 +22,7 @@ class ByteCache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """Return the value of a key, or None."""
+        """Return the cached value of a key; None if it is not in the cache."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -31,7 +31,10 @@ class ByteCache(Generic[K, V]):
             return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Cache a value of `size` bytes; drop the least recently used entries if there is no space."""
+        """Cache a value of `size` bytes; drop the least recently used entries if there is no space.
+
+        A value that is larger than the whole cache is not cached.
+        """
         size += ENTRY_BYTES
         with self._lock:
             previous = self._entries.pop(key, None)

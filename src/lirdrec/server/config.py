@@ -26,7 +26,8 @@ class ServerConfig:
     """Options of a server. The defaults are safe: only this machine can connect, and everything has a limit.
 
     Raises:
-        ConfigError: values contradict each other, or would open the server to everyone.
+        ConfigError: a value is out of range, values contradict each other, or the server would be open to other
+            machines without API keys.
     """
 
     run: str = field(metadata={"doc": "a run folder, a link to one, or a file that names one"})
@@ -107,9 +108,9 @@ class ServerConfig:
             )
         if self.runs is not None and Path(self.run).is_dir() and not Path(self.run).is_symlink():
             raise ConfigError(
-                f"{self.run} is a run folder, so after a restart POST /model would have no effect: write the"
-                f" run's name into a file (echo {Path(self.run).name} > {Path(self.run).parent / 'current'}) and serve"
-                " this file"
+                f"{self.run} is a run folder, so a restart would undo what POST /model (--runs-dir) changes:"
+                f" write the run's name into a file (echo {Path(self.run).name} >"
+                f" {Path(self.run).parent / 'current'}) and serve this file"
             )
 
     @property
@@ -119,19 +120,19 @@ class ServerConfig:
 
     @property
     def store_url(self) -> str | URL:
-        """The URL of the store."""
+        """The URL of the store of live changes; by default a SQLite file beside the run."""
         return default_store_url(self.run) if self.store is None else self.store
 
     @property
     def requests_per_second(self) -> float:
-        """The rate limit that holds; 0 for no limit."""
+        """The rate limit of each caller, in requests per second: `rate_limit` or its default; 0 for no limit."""
         if self.rate_limit is not None:
             return self.rate_limit
         return KEYED_RATE if self.keys is not None else 0.0
 
     @property
     def follows(self) -> bool:
-        """Whether the server watches `run`, and serves another run when `run` names another one."""
+        """Whether the server checks `run` regularly, and changes to another run when this link or file names one."""
         return self.watch or self.runs is not None
 
 

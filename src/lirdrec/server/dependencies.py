@@ -60,27 +60,30 @@ class Services:
 
     @property
     def live(self) -> LiveState:
-        """The current snapshot (the run with its changes) and the store; raises a Problem until the server is ready."""
+        """The current snapshot (the run with its changes) and its store; raises a Problem (503) while not loaded."""
         if self._live is None:
             raise self.unready()
         return self._live
 
     @property
     def engine(self) -> MicroBatcher:
-        """The ranking engine; raises a Problem until the server is ready."""
+        """The ranking engine, which ranks items for requests; raises a Problem (503) until the run is loaded."""
         if self._engine is None:
             raise self.unready()
         return self._engine
 
     @property
     def is_open(self) -> bool:
-        """Whether the run is loaded and the store open."""
+        """Whether the run is loaded and the store is open."""
         return self._live is not None
 
     # ------------------------------------------------------------ blocking work
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread; if the request is cancelled, its result is not used, but `stop` waits for its end."""
+        """Run `work` in a thread, and return its result.
+
+        If the request is cancelled, `work` continues, its result is not used, and `stop` waits until it has ended.
+        """
 
         def counted() -> T:
             with self._idle:
@@ -95,10 +98,11 @@ class Services:
         return await anyio.to_thread.run_sync(counted, abandon_on_cancel=True)
 
     async def read_large(self, work: Callable[[], T]) -> T:
-        """Run `work` on a large body as `read` does, one at a time, with a pause after each as long as the work took.
+        """Run `work`, which parses a large body, in a thread as `read` does; return its result.
 
-        Meanwhile Python changes between threads more often than every 5 ms, because the event loop waits for its thread
-        several times in each request.
+        One such `work` runs at a time, and the next one waits after it for as long as it took, so that small requests
+        are answered meanwhile. During `work` Python switches between threads every 0.5 ms, instead of every 5 ms,
+        because the event loop waits for its turn several times in each request.
         """
         await self._large.acquire()
         started = time.perf_counter()
@@ -110,19 +114,22 @@ class Services:
             asyncio.get_running_loop().call_later(time.perf_counter() - started, self._large.release)
 
     async def write(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread, one at a time; started work is finished even if the request is cancelled."""
+        """Run `work`, which changes something, in a thread, one at a time; return its result.
+
+        Work that has started is finished even if the request is cancelled.
+        """
         return await anyio.to_thread.run_sync(work, limiter=self._writers)
 
     async def current(self) -> Snapshot:
-        """Return the snapshot (the run with its changes) after all changes in the store."""
+        """Apply all new changes in the store, and return the snapshot (the run with its changes)."""
         return await self.read(self.live.catch_up)
 
     # ------------------------------------------------------------ start, swap, stop
 
     async def start(self) -> None:
-        """Start to open the run and the store.
+        """Start to open the run and the store in the background; with one worker, return at once.
 
-        With several workers, wait until they are open, and raise a ConfigError if that fails.
+        With several workers, wait until they are open, and raise a ConfigError if they cannot be opened.
         """
         opening = self._spawn(self._start())
         if self.config.workers > 1:
@@ -131,7 +138,7 @@ class Services:
                 raise ConfigError(self.failure)
 
     async def stop(self) -> None:
-        """Answer the waiting requests, then close the store."""
+        """End the background tasks, answer the waiting requests, then close the store."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -141,10 +148,11 @@ class Services:
         """Serve another run.
 
         Args:
-            run: the run folder, which the pointer file or link is changed to; None: the run that it names now.
+            run: the run folder to serve; the configured link or file (`config.run`) is changed to name this folder.
+                None: the folder that the link or file names now.
 
         Raises:
-            LirdrecError: the run cannot be loaded; then the old run is still served.
+            LirdrecError: the run cannot be loaded, or the link or file cannot be changed. The old run is still served.
         """
         async with self._swapping:
             await self.write(lambda: self._swap(run))
@@ -210,7 +218,10 @@ class Services:
             self._spawn(self._watch())
 
     async def _warm(self) -> None:
-        """Load the encoders and build the model, so that the first new item does not wait for them."""
+        """Load the encoders and build the model, so that the first new item does not wait for them.
+
+        Errors are logged. With large features the model is not built now.
+        """
         snapshot = self.live.snapshot
         recommender = snapshot.recommender
         try:
@@ -224,7 +235,7 @@ class Services:
             if trained and is_small and recommender.has_model and not recommender.is_slim:
                 await self.read(recommender.model)
         except LirdrecError as error:
-            log.warning("new items may be rejected: %s", error)
+            log.warning("the encoders or the model cannot be loaded, so new items may be rejected: %s", error)
         except Exception:
             log.exception("new items may be rejected")
             self.encoders = self.encoders or Encoders()
@@ -242,7 +253,7 @@ class Services:
             except LirdrecError as error:
                 if str(error) != logged:
                     logged = str(error)
-                    log.error("still serving the old run: %s", logged)
+                    log.error("cannot serve the run that is named now; still serving the old run: %s", logged)
             except Exception:
                 log.exception("still serving the old run")
 
@@ -253,7 +264,7 @@ class Services:
         return task
 
     def unready(self) -> Problem:
-        """Return the error for requests while the server is starting or has failed to start."""
+        """Return the error (503) that requests get while the server is starting, or after its start has failed."""
         if self.failure is not None:
             return Problem(503, f"the server could not start: {redact(self.failure)}")
         return Problem(503, "the server is starting; try again in a moment", {"Retry-After": "1"})

@@ -45,7 +45,7 @@ def serve(config: ServerConfig) -> None:
     """Serve until a signal arrives; requests that wait at that time are still answered. Call `check` first.
 
     Raises:
-        ConfigError: the run or the store could not be opened.
+        ConfigError: the server could not start, for example because the run or the store could not be opened.
     """
     middleware.configure()
     _allow_files(config.max_connections)
@@ -86,10 +86,11 @@ def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
 
 
 def check(config: ServerConfig) -> None:
-    """Check everything that the server needs, before it listens.
+    """Check everything that the server needs, before it listens, and create the store if it is missing.
 
     Raises:
-        LirdrecError: the run, the store or the file of keys cannot be used, or the port is taken.
+        LirdrecError: the run, the store, the index, a folder, the device or the file of keys cannot be used, or the
+            server cannot listen on its host and port.
     """
     run = RunPointer(config.run).target()
     open_run(run)
@@ -100,7 +101,7 @@ def check(config: ServerConfig) -> None:
         ApproximateIndex(config.index)
     for option, folder in (("images", config.images), ("runs-dir", config.runs)):
         if folder is not None and not os.path.isdir(folder):
-            raise ConfigError(f"--{option} {folder}: no such folder")
+            raise ConfigError(f"--{option} {folder}: no such folder; give an existing folder")
     if config.encoders:
         resolve_device(config.device)
     if config.keys is not None:
@@ -109,7 +110,8 @@ def check(config: ServerConfig) -> None:
     other, default = (str(store_path(path)) for path in (run, config.run))
     if config.store is None and other != default and os.path.exists(other) and not os.path.exists(default):
         log.warning(
-            "changes made while %s was served by its own name are in another store; to use it, add --store sqlite:///%s",
+            "when the folder of the run %s was served directly, not by a link or file that names it, its changes were"
+            " written to another store; to use that store, add --store sqlite:///%s",
             run.name,
             other,
         )
@@ -130,7 +132,7 @@ def _check_address(config: ServerConfig) -> None:
 
 
 def _allow_files(connections: int) -> None:
-    """Raise the limit of open files of this process and its workers to the number of connections."""
+    """Raise the limit of open files of this process and its workers so that `connections` can be open, if possible."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -144,7 +146,7 @@ def _allow_files(connections: int) -> None:
 
 
 def worker() -> ASGIApp:
-    """Create the application of one of several worker processes."""
+    """Create the application of one of several worker processes; its configuration is in the variable CONFIG."""
     middleware.configure()
     config = make_config(ServerConfig, json.loads(os.environ[CONFIG]))
     threading.Thread(target=_end_with_parent, args=(config.timeout_seconds + 5,), daemon=True).start()

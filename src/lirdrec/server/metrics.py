@@ -42,7 +42,7 @@ class Metrics:
             MultiProcessCollector(self.registry)
 
     def text(self, live: LiveState | None) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus; `live` is None until the run is loaded."""
         if live is not None:
             self.items.set(live.snapshot.n_available)
             try:
@@ -52,9 +52,9 @@ class Metrics:
         return generate_latest(self.registry)
 
     def exposure(self) -> dict[str, int | float | None]:
-        """Return how often new items were recommended and liked, in all workers since the start.
+        """Return how often items added after training were recommended and liked, in all workers since the start.
 
-        The keys are those of `response_models.Exposure`.
+        The keys are the fields of `response_models.Exposure`.
         """
         counted = {sample.name: sample.value for metric in self.registry.collect() for sample in metric.samples}
         names = ("places", "new_item_places", "likes", "new_item_likes")
@@ -69,6 +69,6 @@ class Metrics:
         }
 
     def observe_batch(self, size: int, seconds: float) -> None:
-        """Record that a batch of `size` queries was ranked."""
+        """Record that a batch of `size` queries was ranked in `seconds`."""
         self.ranking.observe(seconds)
         self.batch.observe(size)

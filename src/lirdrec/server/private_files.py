@@ -19,7 +19,7 @@ _DIGEST = 16
 
 @contextlib.contextmanager
 def write_lock(path: str | Path) -> Iterator[None]:
-    """Context manager that holds an exclusive lock among all processes for changing a file.
+    """Context manager: only one process at a time can hold this lock, which is for changing the file `path`.
 
     A change replaces the file by a rename, so the lock is another file beside it, which the last writer removes.
 
@@ -48,9 +48,9 @@ def write_lock(path: str | Path) -> Iterator[None]:
 
 
 def store_path(run: str | Path) -> Path:
-    """Return the path of the file for a run's live changes, beside the run: RUN.live.sqlite.
+    """Return the path of the SQLite file for the live changes of a run, beside the run: RUN.live.sqlite.
 
-    A name that would be too long is cut, and gets a hash of the full name, so that it is unique.
+    If the name would be too long, it is cut, and a hash of the full name is added, so that it is unique.
     """
     run = Path(os.path.abspath(run))
     if len(os.fsencode(run.name + STORE)) <= _LONGEST:
@@ -63,7 +63,7 @@ def store_path(run: str | Path) -> Path:
 def create_private_file(path: str | Path) -> None:
     """Create an empty file that only its owner may read, unless it exists.
 
-    Errors are ignored here: they are raised again when the file is opened.
+    Errors are ignored here, because opening the file will raise them again.
     """
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -45,16 +45,17 @@ LAST = 253_402_300_799  # Unix seconds of the end of the year 9999
 def release_gil(value: T) -> T:
     """Return the value unchanged.
 
-    As a validator it lets other threads run during a long validation, because it is Python code. pydantic's own code
-    holds the GIL (Python's lock), and a large body takes it more than 100 ms.
+    As a validator of pydantic it lets other threads run during a long validation, because it is Python code. pydantic's
+    own code holds Python's global lock (GIL) all the time, for more than 100 ms if the body is large.
     """
     return value
 
 
 def _limit_length(limit: int, subject: str) -> AfterValidator:
-    """Return a validator that refuses the body at the first text that is too long.
+    """Return a validator that raises a Problem at the first text of more than `limit` characters.
 
-    pydantic alone would continue, and copy the text into one error for each type that is allowed.
+    `subject` names the text in the message. pydantic alone would continue, and copy the text into one error for each
+    type that is allowed.
     """
 
     def check(text: str) -> str:
@@ -89,7 +90,7 @@ Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_DIMS, fail_fa
 class Body(BaseModel):
     """Base class of request bodies: strict types, no unknown fields.
 
-    The validation of a list stops at its first fault, so there are at most as many faults as keys.
+    The validation of a list stops at its first fault. So the limit `max_keys` also limits the faults of a body.
     """
 
     max_keys: ClassVar[int] = 1200  # in all objects together; each unknown key is a fault, and faults cost time
@@ -99,16 +100,17 @@ class Body(BaseModel):
 
 
 class Boost(Body):
-    """Add the largest offset to the scores of new items that costs known items at most a share of their hits.
+    """Add a number to the scores of items added after training: the largest that costs the others at most this share.
 
-    The cost was measured when the run was trained, in simulated launches of new items.
+    The cost is the share of the hits on the other items that would be lost. It was measured for several numbers when
+    the run was made, with known items in the role of new ones (simulated launches).
     """
 
     boost: float = Field(ge=0, lt=1, description="Share of the hits on known items that may be lost: 0.05 is 5 %.")
 
 
 class Share(Body):
-    """Give new items exactly this share of the places in the list, rounded, if there are enough items."""
+    """Give items added after training this share of the places in the list, rounded, if there are enough of them."""
 
     share: float = Field(ge=0, le=1, description="Share of the k places: 0.2 gives new items 2 of 10.")
 
@@ -132,7 +134,7 @@ PolicyText = Annotated[
 
 
 def _policy_type(value: Any) -> str:
-    """Return which of the three forms of a policy a value has, so that errors are about this form alone."""
+    """Return which of the three forms of `new_items` a value has, so that errors are about this form only."""
     if isinstance(value, (Boost, Share)):
         return type(value).__name__
     if not isinstance(value, dict):
@@ -210,7 +212,7 @@ class RecommendRequest(Body):
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.user is None) == (self.history is None):
-            raise ValueError("give either a user or a history")
+            raise ValueError("give either a user or a history, not both")
         return self
 
 
@@ -224,7 +226,7 @@ class BatchRequest(Body):
 
 
 class ItemIn(Body):
-    """A new item: columns of the item table, and a vector for each of its features."""
+    """A new item: its id, values of columns of the item table, and vectors by the names of the run's features."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -265,7 +267,7 @@ class EventIn(Body):
 
 @dataclass(frozen=True)
 class Malformed:
-    """An event that is not valid, in a request that stores the valid events (`partial`): the reason."""
+    """Why an event is not valid, in a request that stores the valid events (`partial`)."""
 
     reason: str
 

@@ -85,7 +85,7 @@ class Neighbors(_Titled):
 
 
 class LikedNeighbor(Neighbor):
-    """A liked item in an explanation."""
+    """A liked item in an explanation, with its similarity to the recommended item."""
 
     part: float | None = Field(None, description="Its part of the score, if the score is a sum over liked items.")
     moved: float | None = Field(
@@ -95,7 +95,7 @@ class LikedNeighbor(Neighbor):
 
 
 class ExplanationAnswer(_Titled):
-    """Explanation of a recommendation."""
+    """Explanation of a recommendation: the parts of the score, and liked items of the user."""
 
     user: AnyId
     score: float = Field(description="The score that /recommend ranks by.")
@@ -119,7 +119,7 @@ class ItemAnswer(ItemShort):
 
 
 class Exposure(BaseModel):
-    """How often items that were added after training were recommended and liked, since the server started."""
+    """How often new items (added after training) were recommended and liked, since the server started."""
 
     places: int = Field(description="Places in all answered lists.")
     new_item_places: int = Field(description="Those of these places that new items got.")
@@ -130,7 +130,7 @@ class Exposure(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """The served run."""
+    """The served run: its model, its numbers of users and items, and what it supports."""
 
     run: str
     model: str | None
@@ -160,7 +160,7 @@ class ModelAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """Status of the server."""
+    """Whether the server is alive or ready."""
 
     status: str
     detail: str | None = None
@@ -201,7 +201,7 @@ class UserAnswer(BaseModel):
 
 
 class ColumnAnswer(BaseModel):
-    """A column of the item table."""
+    """A column of the item table that items can be filtered by."""
 
     name: str
     kind: Literal["number", "yes_no", "choice", "list", "text"]
@@ -212,14 +212,14 @@ class ColumnAnswer(BaseModel):
 
 
 class ColumnsAnswer(BaseModel):
-    """Columns of the item table."""
+    """The columns of the item table that items can be filtered by."""
 
     columns: list[ColumnAnswer]
     map: bool = Field(description="Whether the model has item vectors, which the projection needs.")
 
 
 class MapAnswer(BaseModel):
-    """Points of the items in two dimensions. Lists about items have equal length, with one entry for each item."""
+    """Points of the items in two dimensions. `items`, `titles`, `x`, `y` and `codes` have one entry for each item."""
 
     items: list[AnyId]
     titles: list[str]
@@ -235,7 +235,7 @@ class MapAnswer(BaseModel):
 
 
 class MemberAnswer(BaseModel):
-    """A user of the audience of an item: one of the users with the highest scores for it."""
+    """A user of the audience of an item: one of those to whom it would be recommended first."""
 
     user: AnyId
     score: float
@@ -244,7 +244,7 @@ class MemberAnswer(BaseModel):
 
 
 class AudienceAnswer(_Titled):
-    """The audience of an item: the users with the highest scores for it."""
+    """The audience of an item: users who have not liked it yet, and to whom it would be recommended first."""
 
     members: list[MemberAnswer]
     liked: int = Field(description="Number of users who liked the item already.")

@@ -26,7 +26,11 @@ class RunPointer:
         self.path = Path(path)
 
     def target(self) -> Path:
-        """Return the run folder; raise a RunFolderError if the path cannot be resolved or the file names no folder."""
+        """Return the path of the run folder, without links; the folder may be missing.
+
+        Raises:
+            RunFolderError: the path cannot be resolved, or the file does not contain a name only.
+        """
         if not os.path.isfile(self.path):
             return _resolved(self.path, str(self.path))
         try:
@@ -39,12 +43,12 @@ class RunPointer:
         return _resolved(self.path.resolve().parent / name, f"{self.path}: the run folder that it names")
 
     def stamp(self) -> Stamp:
-        """Return the folder and the checksum of the run to serve; they differ after a change."""
+        """Return the folder of the run to serve and the checksum of its manifest, to detect that the run changed."""
         target = self.target()
         return target, manifest_checksum(target)
 
     def point(self, run: Path) -> None:
-        """Change the link or the file to another run, atomically.
+        """Make the link or the file name the run folder `run`, in one atomic step.
 
         Raises:
             ConfigError: the path is a run folder, which cannot be changed to another run.
@@ -57,14 +61,16 @@ class RunPointer:
                     os.replace(beside, self.path)
                     flush(self.path.parent)
             elif self.path.is_dir():
-                raise ConfigError(f"{self.path.name} is a run folder, not a link or a file that names one")
+                raise ConfigError(
+                    f"{self.path.name} is a run folder; to change the run, serve a link or a file that names one"
+                )
             else:
                 with atomic_write(self.path) as temporary:
                     temporary.write_text(os.path.relpath(run, self.path.resolve().parent) + "\n", encoding="utf-8")
 
 
 def _resolved(path: Path, subject: str) -> Path:
-    """Return the path without links; `subject` starts the error message about a path that cannot be read."""
+    """Return the path without links, or raise a RunFolderError whose message starts with `subject`."""
     try:
         resolved = path.resolve()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -77,7 +83,7 @@ def _resolved(path: Path, subject: str) -> Path:
 
 
 def allowed_run(name: str, folder: str | Path) -> Path:
-    """Return the run of this name below a folder; raise a RunFolderError if there is no finished run."""
+    """Return the path of the run `name` below a folder; raise a RunFolderError if no finished run is there."""
     root = Path(folder).resolve()
     try:
         run = (root / name).resolve()

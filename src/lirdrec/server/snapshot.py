@@ -40,7 +40,7 @@ class PersistentMap(ChainMap[K, V]):
 
 @dataclass(eq=False)
 class UserState:
-    """A user with new likes or dislikes since training."""
+    """The likes and dislikes of a user with new ones since training."""
 
     history: Tensor  # (n,) int64 item rows, those of training included; oldest first for ordered models, else ascending
     is_folded: bool  # whether the user's vector is computed from `history` ("folded in"), if the model can do that
@@ -59,10 +59,10 @@ class Snapshot:
         user_rows: id of a user → row.
         item_rows: id of an item → row.
         likers: row of an item that was added after training → the users who like it.
-        user_states: id of a user who has dislikes, or likes that the run does not have → their state.
+        user_states: id of a user who has new dislikes, or likes that the run does not have → their state.
         run: folder of the run.
         added_at: row of an item of the store → Unix seconds at which it was added.
-        vectors: cached vectors `(D,)` of users who are folded in; all snapshots of a run share the cache.
+        vectors: cached vectors `(D,)` that were computed from likes; all snapshots of a run share the cache.
     """
 
     recommender: Recommender
@@ -83,12 +83,12 @@ class Snapshot:
 
     @cached_property
     def n_available(self) -> int:
-        """Number of items that can be recommended."""
+        """Number of items that can be recommended: all but the removed ones."""
         return len(self.removed) - len(self.removed_rows)
 
     @property
     def trained_features(self) -> Mapping[str, FeatureMatrix]:
-        """Name → features of the trained items; empty if the run has no features."""
+        """Name of features → feature vectors of the trained items; empty if the run has no features."""
         features = self.recommender.features
         return (None if features is None else features.trained) or {}
 
@@ -98,7 +98,7 @@ class Snapshot:
         return row if row >= 0 and not bool(self.removed[row]) else -1
 
     def queries(self, users: Sequence[UserState]) -> Tensor:
-        """Return the vectors `(n, D)` of users who are folded in: computed from their likes.
+        """Return the vectors `(n, D)` of users, computed from their likes ("folded in") instead of learned in training.
 
         A vector is computed at its first use, because the store may have the likes of years when the server starts.
         Vectors of a scorer without item vectors are not cached: they are as wide as the catalog, and cheap.
@@ -115,7 +115,10 @@ class Snapshot:
         return torch.stack([cached[user] for user in users])
 
     def liked_rows(self, user: Id) -> Tensor:
-        """Return the item rows `(n,)` int64 that a user liked, in training and since; empty for an unknown user."""
+        """Return the item rows `(n,)` int64 that a user liked, in training and since, also of removed items.
+
+        The result is empty for an unknown user. A slim run has only the likes since training.
+        """
         if (state := self.user_states.get(user)) is not None:
             return state.history
         row = self.user_rows.get(user, -1)
@@ -124,6 +127,6 @@ class Snapshot:
         return torch.tensor(self.recommender.liked_rows(row))
 
     def disliked_rows(self, user: Id) -> Tensor:
-        """Return the item rows `(n,)` int64 that are never recommended to the user, because of dislikes."""
+        """Return the item rows `(n,)` int64 that the user disliked since training: never recommended to this user."""
         state = self.user_states.get(user)
         return torch.empty(0, dtype=torch.int64) if state is None else state.disliked

@@ -34,7 +34,7 @@ LIKERS = 200  # most users whose likes change the vector of a new item; more use
 
 @dataclass(frozen=True)
 class RowEvent:
-    """An event of a user, with the row of the item instead of its id."""
+    """A like or dislike, with the row of the item instead of its id; the user is stored beside it."""
 
     row: int
     is_like: bool
@@ -43,7 +43,7 @@ class RowEvent:
 
 @dataclass
 class _Group:
-    """Successive changes that can be applied in this order: first items, then events, then removals."""
+    """Successive changes of the store that can be applied in this order: first items, then events, then removals."""
 
     items: list[NewItem] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -52,7 +52,7 @@ class _Group:
 
 
 def independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
-    """Split changes into groups so that many items are added at once; thousands, one at a time, would take minutes."""
+    """Split changes into groups, so that all items of a group are added at once: one at a time takes much longer."""
     group = _Group()
     for change in changes:
         if change.item is not None and change.item.id in group.ids:  # an id that is added again
@@ -69,7 +69,10 @@ def independent_groups(changes: Sequence[Change]) -> Iterator[_Group]:
 
 
 def with_stored(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
-    """Add items of the store to a snapshot, except items that the run has already and items that do not fit it."""
+    """Return a snapshot with items of the store added, except items that the run has already.
+
+    An item that does not fit the run is logged and left out.
+    """
     new = [item for item in items if snapshot.item_row(item.id) < 0]
     if not new:
         return snapshot
@@ -103,7 +106,7 @@ def with_items(snapshot: Snapshot, items: Sequence[NewItem]) -> Snapshot:
 
 
 def _rename_removed(recommender: Recommender, new: Sequence[Id]) -> None:
-    """Give unused ids to removed items whose id is added again, so that ids stay unique."""
+    """Change the ids of removed items whose id is added again to unused ids, so that ids stay unique."""
     rows = recommender.items.rows(list(new))
     rows = rows[rows >= 0]
     if not len(rows):
@@ -131,15 +134,17 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
     try:
         return pl.DataFrame(columns, strict=True)
     except (TypeError, OverflowError, pl.exceptions.PolarsError):
-        raise DataError("a column of the new items has values of different types, or too large ones") from None
+        raise DataError(
+            "a column of the new items has values of different types, or too large ones; send values of one type"
+        ) from None
 
 
 def with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -> Snapshot:
-    """Return a snapshot with more likes and dislikes.
+    """Return a snapshot with more likes and dislikes, for a model that does not read histories in order.
 
     Args:
         snapshot: the state before.
-        opinions: user → item row → whether the last event was a like.
+        opinions: id of a user → item row → whether the user's last event with the item was a like.
     """
     if not opinions:
         return snapshot
@@ -173,7 +178,7 @@ def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> 
 
     Args:
         snapshot: the state before.
-        events: user → events in the order in which they were sent.
+        events: id of a user → events in the order in which they were sent.
     """
     if not events:
         return snapshot
@@ -199,9 +204,9 @@ def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> 
 
 
 def _appended(rows: list[int], times: list[float], events: Sequence[RowEvent]) -> tuple[list[int], list[float]]:
-    """Return the item rows and their times after further events, in the order of the times.
+    """Add events to a history; return its item rows and their times, in the order of the times.
 
-    A repeated item has its latest time.
+    An item occurs once, at the time of its latest like. A disliked item is removed. `rows` and `times` are changed.
     """
     for event in events:
         latest = times[-1] if times else -math.inf
@@ -225,7 +230,7 @@ def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:
 
 
 def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
-    """Return the item rows `(n,)` int64 that the user liked in training, ascending."""
+    """Return the item rows `(n,)` int64 that the user liked in the run as it was saved, ascending."""
     row = snapshot.user_rows.get(user, -1)
     if row < 0 or snapshot.recommender.is_slim:
         return torch.empty(0, dtype=torch.int64)
@@ -233,7 +238,10 @@ def _trained_rows(snapshot: Snapshot, user: Id) -> Tensor:
 
 
 def likers_of(recommender: Recommender) -> dict[int, frozenset[Id]]:
-    """Return the users who like each item that was added after training, in a run that was saved with later likes."""
+    """Return row of an item that was added after training → ids of the users who like it in the run.
+
+    It is empty unless the run was saved with likes that were added after training.
+    """
     train, found = recommender.train, dict[int, set[Id]]()
     if train is not None and recommender.n_trained_pairs is not None:
         added = np.flatnonzero(train.items >= recommender.n_trained_items)
@@ -244,11 +252,13 @@ def likers_of(recommender: Recommender) -> dict[int, frozenset[Id]]:
 
 
 def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Snapshot:
-    """Move the vectors of items that were added after training towards the users who like them.
+    """Return a snapshot in which added items are moved: their vectors are nearer to the users who like them.
+
+    An item that nobody likes any more gets its first vector again.
 
     Args:
-        snapshot: the state before.
-        changed: the users whose likes or dislikes changed.
+        snapshot: the state, which has the changed likes and dislikes already.
+        changed: id of a user whose likes or dislikes changed → the state after the change.
     """
     likers, moved = dict[int, frozenset[Id]](), set[int]()
     for user, state in changed.items():
@@ -277,10 +287,10 @@ def _with_moved_items(snapshot: Snapshot, changed: Mapping[Id, UserState]) -> Sn
 
 
 def _liker_queries(snapshot: Snapshot, row: int) -> Tensor | None:
-    """Return the vectors `(n, D)` of the users who like an item, in the order of their ids.
+    """Return the vectors `(n, D)` of at most `LIKERS` users who like an item, in the order of their ids.
 
-    The result is None if no user has a vector: a new user needs a like of another item. Each vector is computed alone,
-    so that its bits do not depend on which likes arrived together.
+    The vector of a new user is made of the likes of other items. The result is None if no user has a vector. Each
+    vector is computed alone, so that its bits do not depend on which likes arrived together.
     """
     recommender = snapshot.recommender
     vectors = []

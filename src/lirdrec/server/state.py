@@ -54,11 +54,14 @@ class LiveState:
         return self._snapshot
 
     def swap(self, run: str | Path, prepare: Callable[[Snapshot], None] = lambda snapshot: None) -> Snapshot:
-        """Serve another run folder, with all changes of the store.
+        """Serve another run folder, with all changes of the store; return its snapshot.
 
         Args:
             run: the run folder.
             prepare: called with the new snapshot before it is served.
+
+        Raises:
+            LirdrecError: the run or the store cannot be read. The old run is still served.
         """
         fresh = self._load(Path(run))
         prepare(fresh)
@@ -67,13 +70,13 @@ class LiveState:
         return self._snapshot
 
     def is_like(self, event: Event) -> bool:
-        """Whether an event is a like: every event is one whose type is not among the dislikes."""
+        """Return whether an event is a like: any event whose type is not one of the dislikes, or that has no type."""
         return event.type not in self._dislikes
 
     # ------------------------------------------------------------ changes
 
     def add_items(self, items: Sequence[NewItem]) -> Snapshot:
-        """Store new items durably and recommend them from now on; all of them or none.
+        """Store new items durably, and recommend them from now on: all of them or none. Return the new snapshot.
 
         Raises:
             ConflictError: an id exists already.
@@ -94,10 +97,10 @@ class LiveState:
             return self.catch_up()
 
     def remove_item(self, item: Id) -> Snapshot:
-        """Stop recommending an item.
+        """Stop recommending an item, and store this. Return the new snapshot.
 
         Raises:
-            ConflictError: there is no such item.
+            ConflictError: there is no such item in the run or the store.
             StoreError: the removal could not be written.
         """
         with self._lock:
@@ -108,10 +111,10 @@ class LiveState:
             return self.catch_up()
 
     def add_events(self, events: Sequence[Event]) -> Snapshot:
-        """Store new events of users.
+        """Store new events of users, and apply them: all of them or none. Return the new snapshot.
 
         Raises:
-            ConflictError: an item is unknown.
+            ConflictError: an item is unknown or was removed.
             StoreError: the events could not be written.
         """
         with self._lock:

@@ -58,17 +58,17 @@ SECONDS = 10  # to wait for another writer, or for a connection to PostgreSQL
 
 
 class StoreError(LirdrecError, RuntimeError):
-    """The store cannot be reached or written; nothing was changed."""
+    """The store cannot be reached, read or written. Nothing was changed, unless the message says something else."""
 
     exit_code = 1
 
 
 class StoreFullError(StoreError):
-    """The disk is full; nothing was changed."""
+    """The disk of the database is full; nothing was changed."""
 
 
 class ConflictError(LirdrecError, ValueError):
-    """An item to add exists already, or an item to change or remove does not exist."""
+    """A new item exists already or is given twice, or there is no such item to remove or for an event."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Store:
 
     Raises:
         ConfigError: the URL is not the URL of a store.
-        StoreError: the store cannot be opened.
+        StoreError: the store cannot be opened, or the driver of its database is missing.
     """
 
     def __init__(self, url: str | sa.URL):
@@ -149,7 +149,7 @@ class Store:
         return self.url.set(database=database).render_as_string(hide_password=True)
 
     def latest(self) -> int:
-        """Return the number of the last change, 0 if there is none; the query is cheap."""
+        """Return the number of the last change, 0 if the store has no changes; the query is fast."""
         return int(self._scalar(sa.select(sa.func.max(_changes.c.number))) or 0)
 
     def changes(self, after: int = 0, limit: int = BLOCK) -> list[Change]:
@@ -163,6 +163,7 @@ class Store:
 
         Raises:
             ConflictError: an item is in the store already, or is given twice.
+            DataError: the columns of an item cannot be written as JSON.
             StoreFullError, StoreError: the items could not be written.
         """
         check_unique_ids(items)
@@ -184,18 +185,21 @@ class Store:
         return self._scalar(sa.select(_items.c.number).where(_live(item))) is not None
 
     def image(self, item: str | int) -> bytes | None:
-        """Return the image that was added with an item, or None."""
+        """Return the bytes of the image that was stored with an added item; None if there is none."""
         return self._scalar(sa.select(_items.c.image).where(_live(item)))
 
     def remove_item(self, item: str | int) -> int:
-        """Record the removal of an item of the run or of an added item; return the number of the change."""
+        """Store that an item of the run or an added item is removed; return the number of the change.
+
+        Whether there is such an item is not checked.
+        """
         with self._write() as connection:
             subject = json.dumps(item)
             connection.execute(sa.update(_items).where(_items.c.subject == subject).values(live=False, image=None))
             return self._append(connection, "removed", subject, b"")
 
     def add_events(self, events: Sequence[Event]) -> int:
-        """Store all events, or none if there is an error; return the number of the last change."""
+        """Store all of the events, or none if there is an error; return the number of the last change."""
         with self._write() as connection:
             last = 0
             for event in events:
@@ -222,7 +226,7 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        """Context manager for a transaction with an exclusive write lock; it is on the disk when the block ends."""
+        """Context manager for a transaction with an exclusive write lock; at its end the changes are on the disk."""
         with self._store_errors(), self.engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -256,12 +260,12 @@ class Store:
 
 
 def default_store_url(run: str | Path) -> sa.URL:
-    """Return the URL of a run's default store; the name of the run may have any characters."""
+    """Return the URL of a run's default store, a SQLite file beside it; the run's name may have any characters."""
     return sa.URL.create("sqlite", database=str(store_path(run)))
 
 
 def check_unique_ids(items: Sequence[NewItem]) -> None:
-    """Raise a ConflictError if an id occurs twice."""
+    """Raise a ConflictError if two of the items have the same id."""
     if len({item.id for item in items}) < len(items):
         raise ConflictError("an item occurs twice in this request; send each item once")
 
@@ -294,12 +298,12 @@ def _add_missing_columns(connection: sa.Connection) -> None:
 
 
 def _live(item: str | int) -> sa.ColumnElement[bool]:
-    """Return the SQL condition for the row of an added item that was not removed."""
+    """Return the SQL condition for the row of an item in the table of added items, if it was not removed."""
     return sa.and_(_items.c.subject == json.dumps(item), _items.c.live)
 
 
 def _packed(item: NewItem) -> bytes:
-    """Write columns and features of an item in the safetensors format, with the columns in its header."""
+    """Return columns and features of an item as bytes in the safetensors format, with the columns in its header."""
     from safetensors.numpy import save
 
     features = {name: np.ascontiguousarray(row, dtype=np.float32) for name, row in item.features.items()}

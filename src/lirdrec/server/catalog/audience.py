@@ -1,4 +1,4 @@
-"""Find the audience of an item: the users with the highest scores for it, and its rank in their lists."""
+"""Find the audience of an item: users who have not liked it yet, and to whom it would be recommended first."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ _POOL = 4  # candidates for each member of the audience
 
 @torch.no_grad()
 def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
-    """Return the audience of an item: among the users with the highest scores, the `k` in whose lists it ranks best.
+    """Return the audience of the item in this row: at most `k` users, best rank of the item first.
+
+    Only users of the training who neither liked nor disliked the item are considered. Of those with the highest scores
+    for the item (4 for each of the `k` places), the users in whose recommendation lists it ranks best are chosen. The
+    answer also has the share of users with the item in their first `LISTED` places, estimated from a sample.
 
     Raises:
         CapabilityError: the run is slim: it has only vectors and ids, no likes.
     """
     recommender = snapshot.recommender
     if recommender.is_slim:
-        raise CapabilityError("a slim run has no likes, so it cannot find the audience of an item")
+        raise CapabilityError("a slim run has no likes, so it cannot find the audience of an item; serve the full run")
     scorer = recommender.scorer
     item = torch.tensor([row])
     users = torch.arange(recommender.n_users)
@@ -68,7 +72,7 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
 
 
 def _likers(snapshot: Snapshot, row: int) -> set[int]:
-    """Return the rows of the users who liked the item, in training or since."""
+    """Return the rows of the trained users who like the item: in training or since, without later dislikes."""
     histories = snapshot.recommender.histories
     users: set[int] = set()
     if row < snapshot.recommender.n_trained_items:
@@ -77,13 +81,13 @@ def _likers(snapshot: Snapshot, row: int) -> set[int]:
 
 
 def _users_with(snapshot: Snapshot, field: Literal["history", "disliked"], row: int) -> set[int]:
-    """Return the rows of the users who have an item in this field of their state."""
+    """Return the rows of the trained users whose `UserState` has the item in this field."""
     users = (user for user, state in snapshot.user_states.items() if bool((getattr(state, field) == row).any()))
     return {snapshot.user_rows[user] for user in users if user in snapshot.user_rows}
 
 
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
-    """Return the current vectors `(B, D)` of the user rows `users` `(B,)`."""
+    """Return the vectors `(B, D)` of the user rows `users` `(B,)`, with the likes since training."""
     queries = snapshot.recommender.scorer.queries(users)
     folded = {
         snapshot.user_rows.get(user, -1): state for user, state in snapshot.user_states.items() if state.is_folded
@@ -96,7 +100,7 @@ def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
 
 
 def _ranks(snapshot: Snapshot, users: Tensor, row: int) -> np.ndarray:
-    """Return the ranks `(B,)` int64, from 1, of an item in the lists of users who did not like it."""
+    """Return the ranks `(B,)` int64, from 1, of an item in the recommendation lists of users who did not like it."""
     ranks = []
     for block in users.split(max(1, _CELLS // snapshot.recommender.n_items)):
         scores = snapshot.recommender.scorer.scores(_queries(snapshot, block))

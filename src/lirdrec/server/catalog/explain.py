@@ -14,6 +14,12 @@ from lirdrec.server.snapshot import Id, Snapshot
 def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation:
     """Explain the score of an item for a user, with the same user vector that the ranking uses.
 
+    Args:
+        snapshot: the run with its changes.
+        user: id of the user.
+        row: row of the item.
+        n_liked: number of liked items to return.
+
     Raises:
         UnknownIdError: there is no such user.
         CapabilityError: the run is slim: it has only vectors and ids, no liked items.
@@ -37,9 +43,9 @@ def explain(snapshot: Snapshot, user: Id, row: int, n_liked: int) -> Explanation
 
 
 def similar_items(snapshot: Snapshot, row: int, k: int) -> list[tuple[int, float]]:
-    """Return the rows and similarities of the k most similar items, best first, without the item itself.
+    """Return the row and the similarity of each of the `k` items most similar to the item in `row`, best first.
 
-    Removed items are left out.
+    The item itself and removed items are left out.
     """
     scorer = snapshot.recommender.scorer
     scores = scorer.similar_items(torch.tensor([row])).clone()

@@ -23,7 +23,7 @@ _SEPARATORS = (", ", "|", "; ", " > ")  # possible separators between the values
 
 @dataclass(frozen=True, eq=False)
 class ItemColors:
-    """A color for each item."""
+    """The colors of the items: a number for each item, and the meaning of each number. The UI chooses the colors."""
 
     kind: str  # "category" or "number"
     labels: Sequence[str]  # labels of the colors, in order
@@ -31,7 +31,10 @@ class ItemColors:
 
 
 def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
-    """Describe the columns to filter by: numbers, booleans and texts, without ids, images and nested values."""
+    """Describe the columns of the item table to filter by: numbers (also durations), booleans and texts.
+
+    Ids, images, dates, nested values and columns without any value are left out.
+    """
     columns = []
     for name, kind in table.schema.items():
         if name in (ITEM, IMAGE):
@@ -49,10 +52,11 @@ def describe_columns(table: pl.DataFrame) -> list[ColumnAnswer]:
 
 
 def color_items(table: pl.DataFrame, name: str) -> ItemColors:
-    """Return colors of the items by one of the columns of `describe_columns`.
+    """Return the color of each item by its value in the column `name`, one of those of `describe_columns`.
 
-    The most frequent values get a color; numbers are divided into `N_RANGES` ranges by quantiles. If a cell has several
-    values, such as "Comedy, Romance", the first is used.
+    Each of the `N_COLORS` most frequent values gets a color, and all other values one color together. Numbers are
+    divided into `N_RANGES` ranges by quantiles. If a cell has several values, such as "Comedy, Romance", the first
+    counts.
     """
     column = _plain(table[name])
     if column.dtype.is_numeric():
@@ -95,7 +99,7 @@ def _text_column(name: str, column: pl.Series) -> ColumnAnswer:
 
 
 def _separator(column: pl.Series) -> str | None:
-    """Return the separator of the values of a cell; None unless a quarter of the cells have several values."""
+    """Return the separator between values in a cell, such as ", "; None unless a quarter of the cells have it."""
     n = max(1, len(column) - column.null_count())
     shares = {text: (column.str.contains(text, literal=True).sum() or 0) / n for text in _SEPARATORS}
     separator = max(shares, key=lambda text: shares[text])
@@ -103,7 +107,7 @@ def _separator(column: pl.Series) -> str | None:
 
 
 def _split(column: pl.Series, separator: str | None) -> pl.Series:
-    """Split cells into lists of texts without spaces around them; a cell without any text becomes null."""
+    """Split each cell into a list of texts without spaces around them; a cell without any text becomes null."""
     lists = column.str.split("\0" if separator is None else separator).list.eval(pl.element().str.strip_chars())
     lists = lists.list.eval(pl.element().filter(pl.element() != ""))
     return lists.set(lists.list.len() == 0, None)

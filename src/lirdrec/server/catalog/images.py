@@ -32,7 +32,10 @@ _SKIPPED = {"a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to", 
 
 
 def placeholder(item: int | str, title: str | None = None) -> bytes:
-    """Draw an SVG of 320 × 400, always the same for an item and title, without scripts, fonts and styles."""
+    """Return a placeholder for the image of an item: an SVG of 320 × 400, without scripts and style sheets.
+
+    The same id and title always give the same SVG.
+    """
     digits = hashlib.blake2b(f"{type(item).__name__}:{item}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
     hue = _HUES[digits[0] % len(_HUES)]
     accent = _HUES[(digits[0] + 1 + digits[1] % (len(_HUES) - 1)) % len(_HUES)]
@@ -49,7 +52,7 @@ def placeholder(item: int | str, title: str | None = None) -> bytes:
 def initials(title: str) -> str:
     """Return one or two initials of a title; "·" if there is no letter or digit.
 
-    Words such as articles count only if there are no other words.
+    Articles, words such as "of" and words that start with a digit count only if there are no other words.
     """
     words = [word.strip("\"'([{.,:;!?-–…“”‘’") for word in title.split()]
     words = [word for word in words if word and word[0].isalnum()]
@@ -58,7 +61,7 @@ def initials(title: str) -> str:
 
 
 def _shapes(digits: bytes, hue: str, accent: str) -> str:
-    """Draw a sun behind two hills, with positions and slopes from the hash of the id."""
+    """Return SVG elements of a sun behind two hills, with positions and slopes from `digits`, the hash of the id."""
     x, y, radius = 60 + digits[2] % 200, 90 + digits[3] % 80, 42 + digits[4] % 38
     shapes = [f'<circle cx="{x}" cy="{y}" r="{radius}" fill="{_mixed(accent, 0.45)}"/>']
     for height, swing, phase, white in (
@@ -72,7 +75,7 @@ def _shapes(digits: bytes, hue: str, accent: str) -> str:
 
 
 def _mixed(color: str, white: float) -> str:
-    """Mix a color with a share of white."""
+    """Return a color, such as "#1f77b4", mixed with the share `white` (0 to 1) of white."""
     channels = (int(color[start : start + 2], 16) for start in (1, 3, 5))
     return "#" + "".join(f"{round(channel + (255 - channel) * white):02x}" for channel in channels)
 
@@ -100,7 +103,7 @@ class ItemImage:
 
 @dataclass(frozen=True, eq=False)
 class _ImageFiles:
-    """The image files of a run's items."""
+    """Where the image files of a run's trained items are; without `folder` there are none."""
 
     owner: object  # the users of the run: the same object in all snapshots of a run, so it identifies the run
     folder: Path | None = None
@@ -108,11 +111,11 @@ class _ImageFiles:
 
 
 class ItemImages:
-    """The images of the served items, from the store and a folder.
+    """The images of the served items: files of trained items in a folder, uploads of added items in the store.
 
     Args:
         live: the current snapshot and the store.
-        folder: folder of the images; None: the folder that the run's dataset recorded.
+        folder: folder of the image files; None: the folder that the manifest of the run's dataset names.
     """
 
     def __init__(self, live: LiveState, folder: str | Path | None = None):
@@ -122,7 +125,7 @@ class ItemImages:
         self._thumbnails: ByteCache[tuple[str, float, int], ItemImage] = ByteCache(CACHE_BYTES)
 
     def get(self, snapshot: Snapshot, row: int) -> ItemImage:
-        """Return the image of an item; a placeholder if it has none."""
+        """Return a small image of the item in this row; a placeholder if it has no image that can be shown."""
         item = snapshot.recommender.items.series[row]
         path = self.path(snapshot, row)
         image = None if path is None else self._from_file(path)
@@ -131,7 +134,10 @@ class ItemImages:
         return image or ItemImage(placeholder(item, snapshot.recommender.title(row)), "image/svg+xml")
 
     def path(self, snapshot: Snapshot, row: int) -> Path | None:
-        """Return the image file of a trained item, or None; a file outside of the folder is never returned."""
+        """Return the path of the image file of the item in this row; None if it has none, or was added later.
+
+        The path may not exist. A path outside of the image folder is never returned.
+        """
         with self._lock:
             if self._files.owner is not snapshot.recommender.users:
                 self._files = _find_files(snapshot.recommender, self.folder)
@@ -162,7 +168,10 @@ def _thumbnail(source: Path | bytes) -> ItemImage | None:
 
 
 def _find_files(recommender: Recommender, folder: str | Path | None) -> _ImageFiles:
-    """Find the image files of a run; if the folder is missing, log it once, and all items get placeholders."""
+    """Find the image files of a run's trained items; if that fails, log the reason, and return no files.
+
+    There are no files either if no image folder is given and the dataset names none.
+    """
     owner, features = recommender.users, recommender.features
     try:
         if folder is None and features is not None and features.folder is not None:
@@ -182,7 +191,7 @@ def _find_files(recommender: Recommender, folder: str | Path | None) -> _ImageFi
 
 
 def sanitized_image(content: bytes, max_pixels: int) -> bytes:
-    """Convert an uploaded image to a small JPEG without metadata (location, camera).
+    """Convert an uploaded image to a JPEG of at most 1024 pixels per side, without metadata (location, camera).
 
     Raises:
         DataError: the image is not a JPEG, PNG or WebP, is damaged, or has more than `max_pixels` pixels.

@@ -37,7 +37,11 @@ class Encoders:
 
     @classmethod
     def load(cls, recommender: Recommender, device: str = "cpu") -> Encoders:
-        """Load the encoders that the manifest of the run's dataset names, with their weights."""
+        """Load the encoders that the manifest of the run's dataset names, with their weights.
+
+        If an encoder cannot be loaded, or encodes audio or video, no error is raised: the reason is logged, and stored
+        in `reasons`.
+        """
         from lirdrec.data.storage import read_manifest
         from lirdrec.features.registry import load_encoder
 
@@ -49,17 +53,25 @@ class Encoders:
         for name in features.trained:
             try:
                 if features.folder is None:
-                    raise DataError("the run stores its features itself, without information on how they were made")
+                    raise DataError(
+                        "the run stores its features itself, without information on which encoder made them"
+                    )
                 info = read_manifest(features.folder)["info"].get("encoders", {}).get(name, {})
                 encoder = load_encoder(features.folder, name, device=device)
                 if encoder.kind in ("audio", "video"):
                     raise DataError(f"the server does not accept {encoder.kind} files of new items; send vectors")
                 _warm_up(encoder)
                 loaded[name] = _LoadedEncoder(encoder, info.get("source", {}))
-                log.info("features '%s' of new items are made by the server (%s)", name, encoder.kind)
+                log.info(
+                    "the server makes the features '%s' of new items itself, with an encoder (%s)", name, encoder.kind
+                )
             except LirdrecError as error:
                 reasons[name] = str(error)
-                log.warning("features '%s' of new items must be sent with them: %s", name, error)
+                log.warning(
+                    "the server cannot make the features '%s' of new items, so requests must have these vectors: %s",
+                    name,
+                    error,
+                )
         return cls(loaded, reasons)
 
     @property
@@ -68,11 +80,11 @@ class Encoders:
         return {name: loaded.encoder.kind for name, loaded in self._loaded.items()}
 
     def encode(self, name: str, items: Sequence[NewItem]) -> list[np.ndarray | None]:
-        """Encode the features `name` of items: a vector `(d,)` for each item, or None if it has no text or image.
+        """Return the features `name` of new items: a vector `(d,)` for each item; None if it has no text or image.
 
         Raises:
-            DataError: a text or image cannot be encoded.
-            ConfigError: the columns do not fit the template.
+            DataError: a text or image of an item cannot be encoded.
+            ConfigError: the columns of the items do not fit the template of the texts.
         """
         from lirdrec.features.encode import encode_shard
 
@@ -97,7 +109,7 @@ def _inputs(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
 
 
 def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
-    """Make the texts of new items with the template of the encoder."""
+    """Make the texts to encode from the columns of new items, with the template of the dataset."""
     from lirdrec.features.sources import text_item
     from lirdrec.features.template import recorded_template
 
@@ -106,7 +118,10 @@ def _texts(loaded: _LoadedEncoder, items: Sequence[NewItem]) -> list[Item]:
     try:
         frame = pl.DataFrame(rows, strict=False)
     except (TypeError, ValueError, pl.exceptions.PolarsError):
-        raise DataError("the columns of the new items have values that cannot be written as a text") from None
+        raise DataError(
+            "the columns of the new items have values that cannot be written as a text for the encoder; send texts, "
+            "numbers, true or false"
+        ) from None
     return [text_item(text) for text in parsed.render(frame)]
 
 
@@ -120,7 +135,7 @@ def _images(contents: Iterable[bytes | None]) -> list[Item]:
 
 
 def _warm_up(encoder: Encoder) -> None:
-    """Encode a small sample, so that the weights are loaded."""
+    """Encode a small sample, so that the weights are loaded now instead of for the first new item."""
     from PIL import Image
 
     from lirdrec.features.encode import encode_shard

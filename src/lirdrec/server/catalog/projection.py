@@ -22,7 +22,7 @@ _EDGE = 0.995  # share of the items within the unit square
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The points of the items. Items whose vectors have similar directions are near each other."""
+    """A point in two dimensions for each item. Items whose vectors have similar directions are near each other."""
 
     points: np.ndarray  # (I, 2) float32, about within -1 … 1; added items use the axes of the trained ones
     explained: tuple[float, float]  # share of the variance of the trained items' directions on each axis
@@ -50,7 +50,10 @@ class CatalogProjection:
         self._points = np.empty((0, 2), dtype=np.float32)
 
     def begin(self, snapshot: Snapshot) -> Future[_Axes]:
-        """Start to compute the axes in the background, unless this was done already for this run."""
+        """Return a future of the axes of this run's projection.
+
+        The first call for a run starts to compute them in the background.
+        """
         with self._lock:
             if self._axes is None or self._run is not snapshot.recommender.users:
                 self._run, self._points = snapshot.recommender.users, np.empty((0, 2), dtype=np.float32)
@@ -79,9 +82,10 @@ class CatalogProjection:
 
 @torch.no_grad()
 def principal_axes(vectors: Tensor) -> _Axes:
-    """Compute the center, the first two principal directions and the scale of the normalized vectors `(n, D)`.
+    """Compute the projection of vectors `(n, D)` to two dimensions, by a PCA of the vectors at length 1.
 
-    The sign of a direction is chosen so that its largest entry is positive; so the result is always the same.
+    The scale is such that 99.5 % of the points are within -1 to 1 on both axes. The sign of an axis is chosen so that
+    the entry of its direction with the largest absolute value is positive; so the result is always the same.
     """
     unit = _normalized(vectors)
     center = unit.mean(0)
@@ -106,12 +110,12 @@ def _compute(result: Future[_Axes], snapshot: Snapshot) -> None:
 
 
 def has_projection(snapshot: Snapshot) -> bool:
-    """Whether the model has item vectors, which a projection needs."""
+    """Return whether the model has item vectors, which a projection needs."""
     return isinstance(snapshot.recommender.scorer, VectorScorer)
 
 
 def _item_vectors(snapshot: Snapshot) -> Tensor:
-    """Return the vectors `(I, D)` float32 of all items by which similarity is computed."""
+    """Return the vectors `(I, D)` float32 of all items that similarities are computed from, or raise an error."""
     scorer = snapshot.recommender.scorer
     if not isinstance(scorer, VectorScorer):
         raise CapabilityError("this model has no item vectors, so there is no projection")

@@ -15,7 +15,7 @@ _ROW, _ID, _TEXT, _LIKES = "row", "id", "text", "likes"
 
 
 class Search:
-    """Search for items and users; caches a table of lower-case titles for each state of the catalog."""
+    """Search for items and users, ignoring case. A table of titles is cached for each state of the catalog."""
 
     def __init__(self) -> None:
         self._items: WeakKeyDictionary[Recommender, pl.DataFrame] = WeakKeyDictionary()
@@ -23,11 +23,12 @@ class Search:
     def items(self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20) -> tuple[int, list[int]]:
         """Find the items with all words of the query in their title or id; an empty query finds all items.
 
-        The order is: the item with this id, titles that start with the query, titles with a word that starts with it,
-        other matches. Among equal matches, items with more likes are first.
+        The order is: the item whose id is the query, titles that start with the query, titles in which a later word
+        starts with the query, other matches. Among equal matches, items with more likes are first. Removed items are
+        left out.
 
         Returns:
-            The number of all matches, and the rows of one page of them.
+            The number of all matches, and the item rows of one page: at most `limit` matches from the match `offset`.
         """
         table = self._table(snapshot.recommender)
         if bool(snapshot.removed.any()):
@@ -48,12 +49,12 @@ class Search:
     def users(
         self, snapshot: Snapshot, query: str, offset: int = 0, limit: int = 20
     ) -> tuple[int, list[tuple[Id, int]]]:
-        """Find the users with the query in their id.
+        """Find the users with the query in their id, also new users; an empty query finds all users.
 
-        The order is: the exact id, ids that start with the query, other ids.
+        The order is: the exact id, ids that start with the query, other ids; among these, short ids first.
 
         Returns:
-            The number of all matches, and the ids and numbers of likes of one page of them.
+            The number of all matches, and the id and the number of likes of each user of one page.
         """
         trained = snapshot.recommender.users.series.cast(pl.String)
         new = [str(user) for user in snapshot.user_states if user not in snapshot.user_rows]

@@ -1,4 +1,4 @@
-"""Search the best items of a large catalog approximately, by nearest neighbors among the item vectors, with faiss."""
+"""Find the best items of a large catalog approximately, by a search among the item vectors with the library faiss."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ MAX_FETCHED = 2048  # most items of one search; a query that leaves out many ite
 
 
 class ApproximateIndex:
-    """An index that finds the items with the largest inner products. Used by one thread.
+    """An index that finds the items whose vectors have the largest inner products with user vectors.
 
-    More than k items are fetched; then seen, removed and filtered items are dropped. A query with fewer than k items
-    left, and a query with `Limits`, is ranked exactly. The last column of the index has the offsets that are added to
-    the scores of items. New items are added to the index before the next search. A scorer without vectors is always
-    ranked exactly.
+    More than k items are fetched for a query; then seen, removed and filtered items are dropped. A query with fewer
+    than k items left is ranked exactly, by the scores of all items. So are queries with `Limits`, and all queries of a
+    scorer without vectors. The last column of the index has the offset of each item: a number that is added to its
+    score. New items are added to the index before the next search. One thread searches.
 
     Args:
-        kind: "hnsw", a graph: the fastest search, but slow to build; "ivf": cells around centroids.
+        kind: "hnsw", a graph: the fastest search, but slow to build; "ivf": groups ("cells") of similar vectors.
         cell_share: share of the cells of "ivf" that are searched.
 
     Raises:
@@ -67,10 +67,10 @@ class ApproximateIndex:
 
         Args:
             snapshot: state to rank from.
-            batch: the queries.
-            masks: the filters of some queries.
-            k: number of items.
-            exact: function that ranks queries by the scores of all items.
+            batch: the queries, b in number.
+            masks: for each query with a filter, its row in the batch and the items that the filter leaves out.
+            k: number of items for each query.
+            exact: function that ranks a batch with its masks by the scores of all items.
         """
         scorer, b = snapshot.recommender.scorer, len(batch.positions)
         if not isinstance(scorer, VectorScorer):
@@ -91,11 +91,11 @@ class ApproximateIndex:
         return values, items
 
     def prepare(self, scorer: VectorScorer) -> None:
-        """Build the index of the next run; another thread may search the current one meanwhile."""
+        """Build the index of the run that is served next; another thread may search the current index meanwhile."""
         self._next = scorer.user_vectors, self._build(_rows(scorer, 0))
 
     def update(self, scorer: VectorScorer) -> None:
-        """Use the index of this scorer: build it if `prepare` has not, and add the items that it lacks."""
+        """Search in the index of this scorer from now on: build it if `prepare` has not, and add the items it lacks."""
         if self._users is not scorer.user_vectors or self._index.ntotal > scorer.n_items:
             if self._next is None or self._next[0] is not scorer.user_vectors:
                 self.prepare(scorer)
@@ -123,7 +123,7 @@ class ApproximateIndex:
         return index
 
     def _needed(self, snapshot: Snapshot, batch: QueryBatch, masks: Sequence[Mask], k: int) -> Tensor:
-        """Return the number of items to fetch for each query so that `k` items are probably left."""
+        """Return how many items to fetch for each query `(b,)` so that probably `k` are left; or infinity."""
         n = len(snapshot.removed)
         seen = torch.bincount(batch.seen_rows, minlength=len(batch.positions))
         kept = torch.full((len(batch.positions),), 1 - len(snapshot.removed_rows) / max(1, n))
@@ -170,6 +170,6 @@ def _rows(scorer: VectorScorer, first: int) -> np.ndarray:
 
 
 def _of_rows(masks: Sequence[Mask], rows: Tensor) -> list[Mask]:
-    """Return the masks of the rows `rows` `(r,)` of a batch, with the row numbers of the smaller batch."""
+    """Return the masks of some rows `rows` `(r,)` of a batch, with their row numbers in a batch of these rows only."""
     new_rows = {row: new for new, row in enumerate(rows.tolist())}
     return [(new_rows[row], mask) for row, mask in masks if row in new_rows]

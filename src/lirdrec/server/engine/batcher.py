@@ -33,7 +33,7 @@ class MicroBatcher:
     While the store does not answer, requests are ranked from the last known state.
 
     Args:
-        live: the state to rank from, which is brought up to date before each batch.
+        live: the state to rank from; new changes in the store are applied to it before each batch.
         max_batch: largest number of requests in a batch.
         index: "exact", or the kind of an approximate index, "hnsw" or "ivf" (see `ann`).
         on_batch: called after each batch with its size and the seconds that it took.
@@ -61,11 +61,13 @@ class MicroBatcher:
         self._thread.start()
 
     async def recommend(self, query: Query) -> RankingResult:
-        """Return the best items of a query.
+        """Wait for the batch that ranks this query, and return the best items of the query.
 
         Raises:
-            UnknownIdError: the user or an item of the history is unknown.
-            ConfigError, CapabilityError: the run or its model does not support the query.
+            UnknownIdError: the user, an item of the history or a candidate is unknown.
+            ConfigError, CapabilityError: an id has the wrong type, the run or its model does not support the query, or
+                the server is shutting down.
+            DataError: the user vector is not finite.
         """
         answer: Future[RankingResult] = Future()
         with self._wake:
@@ -76,12 +78,12 @@ class MicroBatcher:
         return await asyncio.wrap_future(answer)
 
     def prepare(self, snapshot: Snapshot) -> None:
-        """Build the index of another run before its first request; any thread may call this."""
+        """Build the index (if it is approximate) of another run before its first request; any thread may call this."""
         if self._index is not None and isinstance(scorer := snapshot.recommender.scorer, VectorScorer):
             self._index.prepare(scorer)
 
     def rank(self, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
-        """Return the results in the order of the queries; for a query that fails, the error instead."""
+        """Rank queries together. Return the results in the order of the queries; the error for a query that fails."""
         started = time.perf_counter()
         answers = self._ranker.rank(self._up_to_date(), queries)
         self.on_batch(len(queries), time.perf_counter() - started)
@@ -111,7 +113,7 @@ class MicroBatcher:
                     future.set_result(answer)
 
     def _answers(self, queries: Sequence[Query]) -> Sequence[RankingResult | BaseException]:
-        """Rank queries as `rank` does, with an answer for every query even if ranking raises an error."""
+        """Rank queries as `rank` does; if this raises an error, rank each alone, and return its error if it fails."""
         try:
             return self.rank(queries)
         except Exception as error:

@@ -29,7 +29,7 @@ MAX_CANDIDATES = 1000  # candidates in total
 
 
 def n_candidates(k: int, diversity: float) -> int:
-    """Return the number of best items that are needed to choose `k` with this diversity."""
+    """Return how many of the best items are the candidates from which `k` are chosen with this diversity."""
     return k if diversity == 0 else max(k, min(k * CANDIDATES, MAX_CANDIDATES))
 
 
@@ -40,7 +40,7 @@ class Query:
     `request_models.RecommendRequest` describes the fields.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is out of range, a list is empty, or not exactly one of user and history is given.
     """
 
     user: Id | None = None
@@ -69,7 +69,8 @@ class Query:
         for name, factor in (self.branch_weights or {}).items():
             if not (math.isfinite(factor) and abs(factor) <= MAX_FACTOR):
                 raise ConfigError(
-                    f"the weight of '{name}' is {factor!r}; it must be between {-MAX_FACTOR:g} and {MAX_FACTOR:g}"
+                    f"the branch weight of '{name}' is {factor!r}; "
+                    f"it must be between {-MAX_FACTOR:g} and {MAX_FACTOR:g}"
                 )
 
 
@@ -86,7 +87,10 @@ class RankingResult:
 
 @dataclass(frozen=True)
 class Limits:
-    """Conditions of a query on candidates and on new items; a query with conditions is always ranked exactly."""
+    """What a query demands of the candidates and of new items (added after training).
+
+    A query with limits is always ranked exactly, not by an approximate index.
+    """
 
     width: int  # number of items to rank
     change: float = 0.0  # number that is added to the scores of new items
@@ -99,8 +103,9 @@ class Limits:
         """Return the limits of a query, or None if it has none.
 
         Raises:
-            UnknownIdError, ConfigError: a candidate is unknown.
-            CapabilityError, ConfigError: the run does not support the boost of new items.
+            UnknownIdError: a candidate is unknown or was removed.
+            ConfigError: the id of a candidate has the wrong type.
+            CapabilityError, ConfigError: the query has a boost for new items, which the model or run does not support.
         """
         recommender, policy = snapshot.recommender, query.new_items
         n_trained = recommender.n_trained_items
@@ -128,7 +133,7 @@ class QueryBatch:
     limits: Mapping[int, Limits] = field(default_factory=dict)  # row of `vectors` → limits of its query
 
     def only(self, rows: Tensor) -> QueryBatch:
-        """Return a batch of some rows `(r,)` only, which are ascending."""
+        """Return a batch of the rows `rows` `(r,)` only, which must be ascending; without `unknown_users`."""
         kept = torch.isin(self.seen_rows, rows)
         seen_rows = torch.searchsorted(rows, self.seen_rows[kept])
         positions = [self.positions[row] for row in rows.tolist()]
@@ -139,7 +144,10 @@ class QueryBatch:
 def build_query_batch(
     snapshot: Snapshot, queries: Sequence[Query], answers: list[RankingResult | LirdrecError | None]
 ) -> QueryBatch:
-    """Find the user vectors of the queries that have no answer yet; an error becomes the answer of its query."""
+    """Return a batch of the queries whose entry in `answers` is None, with a user vector for each.
+
+    If a query fails, its error is written into `answers`, and the query is left out.
+    """
     unknown_users: list[int] = []
     trained: dict[int, int] = {}  # position → user row
     folded: dict[int, UserState] = {}
@@ -193,7 +201,10 @@ def build_query_batch(
 
 
 def _without_overflow(batch: QueryBatch, answers: list[RankingResult | LirdrecError | None]) -> QueryBatch:
-    """Remove queries whose vectors are not finite, or so large that their scores would not be finite."""
+    """Return the batch without queries whose vectors or scores would not be finite.
+
+    Their entry in `answers` becomes an error.
+    """
     sound = sound_rows(batch.vectors, LARGEST_QUERY)
     if bool(sound.all()):
         return batch
@@ -214,7 +225,10 @@ def _seen(
     trained: Mapping[int, int],
     histories: Mapping[int, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Return rows of the batch, and for each the row of an item to leave out: two tensors `(n,)`."""
+    """Return which items to leave out for which users, as pairs: rows of the batch `(n,)`, and item rows `(n,)`.
+
+    Items that a user disliked since training are always left out, the others only if the query excludes seen items.
+    """
     separate: dict[int, Tensor] = {}  # row → item rows
     unchanged: list[int] = []  # rows of trained users without new likes
     for row, position in enumerate(positions):
@@ -241,7 +255,10 @@ def _seen(
 
 
 def _dislikes(snapshot: Snapshot, query: Query) -> Tensor:
-    """Return the item rows that the run leaves out for a user with new likes; none if the run has no dislikes."""
+    """Return the rows of the items that the query's user liked or disliked in training.
+
+    The result is empty if the run has no dislikes: then `UserState.history` has all that is needed.
+    """
     recommender = snapshot.recommender
     row = -1 if query.user is None else snapshot.user_rows.get(query.user, -1)
     if recommender.dislikes is None or not 0 <= row < recommender.n_users:
@@ -250,11 +267,13 @@ def _dislikes(snapshot: Snapshot, query: Query) -> Tensor:
 
 
 def _check(snapshot: Snapshot, query: Query) -> None:
-    """Raise an error for a query that would make its batch fail."""
+    """Raise a CapabilityError or ConfigError for a query that the run or its model does not support."""
     recommender = snapshot.recommender
     if query.history is not None:
         if not recommender.model("serve new users").capabilities.new_users:
-            raise CapabilityError("this model cannot serve users that it was not trained with")
+            raise CapabilityError(
+                "this model cannot serve users that it was not trained with: give a known user instead of a history"
+            )
     elif query.exclude_seen and recommender.is_slim:
         raise CapabilityError(
             "a slim run has only vectors and ids, so it cannot leave out what a user has seen; use the full run, or "
@@ -263,16 +282,19 @@ def _check(snapshot: Snapshot, query: Query) -> None:
     if query.branch_weights:
         scorer = recommender.scorer
         if not isinstance(scorer, VectorScorer):
-            raise CapabilityError("this model's score has no branches to weigh")
+            raise CapabilityError("this model's score has no branches (parts with weights): leave out branch_weights")
         if unknown := set(query.branch_weights) - set(scorer.branch_names):
-            raise ConfigError(f"no branch '{min(unknown)}'; the model has {', '.join(scorer.branch_names)}")
+            raise ConfigError(
+                f"branch_weights: no branch '{min(unknown)}'; the model has {', '.join(scorer.branch_names)}"
+            )
 
 
 def candidate_rows(snapshot: Snapshot, query: Query) -> Tensor | None:
     """Return the item rows `(c,)` int64 of the candidates of a query, ascending; None if it has no candidates.
 
     Raises:
-        UnknownIdError, ConfigError: an item cannot be recommended, or an id has the wrong type.
+        UnknownIdError: an item is unknown or was removed.
+        ConfigError: an id has the wrong type.
     """
     return None if query.candidates is None else torch.unique(_item_rows(snapshot, query.candidates, "candidates"))
 
@@ -286,7 +308,7 @@ def _history_rows(snapshot: Snapshot, history: Sequence[Id]) -> Tensor:
 
 
 def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str) -> Tensor:
-    """Return the item rows `(n,)` int64 of ids, in their order."""
+    """Return the item rows `(n,)` int64 of ids, in their order; raise the errors of `candidate_rows`."""
     rows = torch.tensor([snapshot.item_rows.get(item, -1) for item in items])
     available = (rows >= 0) & ~snapshot.removed[rows.clamp(min=0)]
     if not bool(available.all()):
@@ -300,7 +322,7 @@ def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str) -> Tensor:
 
 
 def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:
-    """Raise a ConfigError if the number 15 was sent but the text "15" is known, or the reverse."""
+    """Raise a ConfigError if, for example, the number 15 was sent but the run has the text "15", or the reverse."""
     twin = str(id) if isinstance(id, int) else int(id) if id.isascii() and id.isdigit() and len(id) < 20 else None
     if twin is not None and twin in known:
         kind = "integers" if isinstance(twin, int) else "texts"

@@ -37,7 +37,7 @@ ADDED = "added"  # name by which filters refer to whether or when an item was ad
 
 
 def top_k_blocked(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the same result as `top_k_dense`, bit for bit, several times as fast on a large catalog.
+    """Return the `k` largest scores of each row: the result of `top_k_dense`, bit for bit, but faster for many items.
 
     The k + 1 blocks with the largest maxima contain the k best scores. If the k-th score equals the smallest of these
     maxima, another block could contain an equal score; such rows are ranked completely.
@@ -87,10 +87,11 @@ def maximal_marginal_relevance(
         scores: `(c,)` scores of the candidates.
         k: number of items to choose.
         diversity: δ in [0, 1]; with 0 the order stays, and `quota` is not used.
-        quota: places of new items; other items may get the places for which there are no new items.
+        quota: the places for new items. Other items get these places if there are too few new items, but not the
+            reverse.
 
     Returns:
-        Indices `(min(k, c),)` int64 into `items`, in the order of choice; among equal values the better rank is first.
+        Indices `(n,)` int64 into `items`, n ≤ k, in the order of choice; among equal values the better rank is first.
     """
     k = min(k, len(items))
     if k == 0 or diversity == 0:
@@ -133,7 +134,7 @@ CACHE_BYTES = 32 * 2**20  # size of the cache for masks of filters
 
 @dataclass
 class _Prepared:
-    """Results that are used again while the catalog does not change."""
+    """Results of a `Ranker` that it uses again while the catalog does not change."""
 
     # key of a filter → (I,) bool, the items that it leaves out
     unwanted: ByteCache[bytes, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))
@@ -150,7 +151,7 @@ class Ranker:
 
     @torch.no_grad()
     def rank(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[RankingResult | LirdrecError]:
-        """Return the results in the order of the queries; for a query that fails, the error instead."""
+        """Rank queries together. Return the results in the order of the queries; the error for a query that fails."""
         answers: list[RankingResult | LirdrecError | None] = [None] * len(queries)
         unwanted: dict[int, Tensor] = {}  # index of the query → `(I,)` bool
         for position, query in enumerate(queries):
@@ -239,7 +240,10 @@ class Ranker:
 
 
 def _exact(snapshot: Snapshot, k: int, batch: QueryBatch, masks: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return scores and item rows `(b, k)` of the best items; equal scores are in the order of item rows."""
+    """Rank the queries of a batch by the scores of all items.
+
+    Return scores and item rows `(b, k)`, best first; equal scores are in the order of item rows.
+    """
     scores = snapshot.recommender.scorer.scores(batch.vectors)  # (b, I)
     if len(snapshot.removed_rows):
         scores.index_fill_(1, snapshot.removed_rows, -torch.inf)
@@ -295,10 +299,10 @@ def _positions(mask: Tensor) -> list[int]:
 def filter_mask(snapshot: Snapshot, where: Filter) -> Tensor:
     """Return whether each item satisfies a filter, `(I,)` bool.
 
-    Unless the item table has a column `added`, filters can use this name for new items. True and false are compared
-    with whether the item was added after training. Times (texts in ISO 8601, or Unix seconds) are compared with the
-    time when it was added. This time is not known for items that were added before the run was saved; conditions on
-    the time do not hold for them.
+    A filter can have a condition on `added`, unless the item table has a column of this name. If its values are true
+    or false, it is about whether the item was added after training. If they are times (texts in ISO 8601, or Unix
+    seconds), it is about the time at which the item was added. Two kinds of items have no such time, and never satisfy
+    a condition on it: items of the training, and items that were added before the run was saved.
 
     Raises:
         ConfigError: a column is unknown, or a value does not fit the column.
@@ -322,7 +326,7 @@ def filter_mask(snapshot: Snapshot, where: Filter) -> Tensor:
 
 
 def _seconds(value: Any) -> Any:
-    """Convert the times of a comparison to Unix seconds."""
+    """Convert the time (or list of times) in a condition on `added` to Unix seconds, or raise a ConfigError."""
     if isinstance(value, list):
         return [_seconds(one) for one in value]
     try:

@@ -24,8 +24,8 @@ FRAMING = 8  # allowed bytes of a request for each byte of content: chunks of on
 class Connections:
     """The open connections of one worker, as `LimitedProtocol` needs them.
 
-    A new connection above a limit replaces the oldest connection that waits for its client: the client has sent half a
-    request, or nothing since its last answer. If all connections are being answered, the new one is refused.
+    A new connection above a limit replaces the oldest connection whose client is to send something: the client has
+    sent a part of a request, or nothing since its last answer. If there is no such connection, the new one is refused.
 
     Attributes:
         head_seconds: time limit for the head of a request.
@@ -49,7 +49,7 @@ class Connections:
         return len(self._open)
 
     def admit(self, connection: LimitedProtocol) -> bool:
-        """Add a new connection, and return True; return False if a limit is reached."""
+        """Add a new connection, and return True; return False if a limit is reached and no other one can be closed."""
         network = connection.network
         is_full = self._of_network[network] >= self._each and not self._is_proxy(connection.address)
         if is_full and not self._make_room(network):
@@ -81,7 +81,14 @@ class Connections:
             self.check(loop.time())
 
     def refused(self, status: int, detail: str, address: str, default: list[tuple[bytes, bytes]]) -> bytes:
-        """Return the bytes of an error response with uvicorn's `default` headers; count and log the error."""
+        """Return the bytes of the error response to a client that is refused; count and log the response.
+
+        Args:
+            status: the HTTP status.
+            detail: a sentence about the error.
+            address: the client's address, for the log.
+            default: uvicorn's headers of each response.
+        """
         self.services.metrics.requests.labels("other", "other", str(status)).inc()
         if self.services.config.access_log:
             access.info("refused", extra={"fields": {"status": status, "client": address or None}})
@@ -98,7 +105,7 @@ class Connections:
         return b"\r\n".join([*lines, b"", body])
 
     def _make_room(self, network: str | None = None) -> bool:
-        """Close the oldest connection that waits for its client, in one network or in all; False if none waits."""
+        """Close the oldest connection (in `network`, if given) whose client is to send something; False if none is."""
         for connection in self._open:
             if network in (None, connection.network) and connection.is_waiting:
                 self.remove(connection)

@@ -41,7 +41,7 @@ class Problem(HTTPException):
 
     @classmethod
     def from_error(cls, error: LirdrecError) -> Problem:
-        """Return the error response for an error of the library."""
+        """Return the error response for an error of the library: its message without folders, and a fitting status."""
         if isinstance(error, UnknownIdError):
             return cls(404, str(error))  # not redacted: it quotes only ids, which may look like paths
         if isinstance(error, ConflictError):
@@ -53,7 +53,7 @@ class Problem(HTTPException):
 
     @classmethod
     def from_faults(cls, error: ValidationError | RequestValidationError) -> Problem:
-        """Return the error response for the faults that pydantic found in a request; values are not quoted."""
+        """Return the error response (422) for the faults that pydantic found in a request; values are not quoted."""
         if isinstance(error, ValidationError):
             if error.error_count() > MOST_FAULTS:  # describing them takes longer than finding them
                 return cls(422, f"the request is not valid in {error.error_count():,} places")
@@ -71,7 +71,7 @@ class Problem(HTTPException):
         return problem
 
     def value(self) -> dict[str, Any]:
-        """Return the content of the response."""
+        """Return the content of the response as a dictionary."""
         value: dict[str, Any] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status_code).phrase,
@@ -83,7 +83,7 @@ class Problem(HTTPException):
         return value
 
     def response(self) -> Response:
-        """Return the response; the middleware adds the id of the request as a header."""
+        """Return the HTTP response; the middleware adds the id of the request as a header."""
         return Response(orjson.dumps(self.value()), self.status_code, self.headers, MEDIA_TYPE)
 
 
@@ -91,7 +91,7 @@ KNOWN: tuple[type[Exception], ...] = (LirdrecError, ValidationError, RequestVali
 
 
 def to_response(error: Exception, method: str) -> Response:
-    """Return the response for one of the `KNOWN` errors."""
+    """Return the HTTP response for one of the `KNOWN` errors of a request; `method` is the method of the request."""
     if isinstance(error, LirdrecError):
         error = Problem.from_error(error)
     elif isinstance(error, (ValidationError, RequestValidationError)):
@@ -105,7 +105,10 @@ def to_response(error: Exception, method: str) -> Response:
 
 
 def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Make the application answer every error with a `Problem`; `routes` are the routes of the application."""
+    """Make the application answer the `KNOWN` errors with a `Problem`.
+
+    `routes` are the routes of the application; the answer 405 lists the methods that the address has.
+    """
 
     async def handle(request: Request, error: Exception) -> Response:
         response = to_response(error, request.method)
@@ -118,7 +121,7 @@ def register(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
-    """Return the HTTP methods of an address: of all routes that have the same path as the first route that matches."""
+    """Return the HTTP methods of a request's address: those of all routes with the path that matches first."""
     matching = [route for route in routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
     same_path = (route for route in matching if route.path == matching[0].path)
     return sorted({method for route in same_path for method in route.methods or ()})
@@ -132,7 +135,7 @@ def _one_line(text: str) -> str:
 
 
 def _location(error: Mapping[str, Any]) -> str:
-    """Return the location of a fault, without the name of a type that pydantic adds if several types are allowed."""
+    """Return where in the request a fault of pydantic is, such as "events.0.user", without the types that it adds."""
     parts = [str(part) for part in error["loc"] if part not in _FORMS]
     if len(parts) > 1 and error["type"] not in ("missing", "extra_forbidden") and _TYPE.fullmatch(parts[-1]):
         parts.pop()
@@ -147,7 +150,7 @@ def _plain(message: str) -> str:
 
 
 def _joined(messages: Sequence[str]) -> str:
-    """Join the messages about one location to one message, such as "must be an integer or a text"."""
+    """Join the messages about one place of a request to one message, such as "must be an integer or a text"."""
     first, *others = dict.fromkeys(messages)
     return " or ".join([first, *(message.removeprefix("must be ") for message in others)])
 
@@ -169,7 +172,7 @@ _WORDS = (
 
 
 def hide_paths(*paths: str | Path | None) -> None:
-    """Register paths that responses must not contain, and their folders, which must not appear either."""
+    """Register paths whose folders `redact` removes from messages, so that responses do not show them."""
     for path in paths:
         if path is None:
             continue
@@ -182,11 +185,14 @@ def hide_paths(*paths: str | Path | None) -> None:
 
 
 def redact(message: str) -> str:
-    """Return the message with only the last part of each path."""
+    """Return the message with only the last part of each path: of registered paths, and of what looks like a path.
+
+    If this changes the message, the full message is logged.
+    """
     result = message
     for path in sorted(_hidden, key=len, reverse=True):
         result = result.replace(path, _hidden[path])
     result = _PATH.sub(lambda match: match["name"] or "a folder", result)
     if result != message:
-        log.warning("answered without the path: %s", message)
+        log.warning("a response has this message without its paths: %s", message)
     return result

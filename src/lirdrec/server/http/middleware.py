@@ -33,7 +33,7 @@ REQUEST: ContextVar[str] = ContextVar("request", default="")  # id of the curren
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time, level, logger, message, the `fields` of `extra`, traceback."""
+    """Formats a log record as JSON: time, level, logger, message, request id, the `fields` of `extra`, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         value: dict[str, Any] = {
@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _is_new(record: logging.LogRecord) -> bool:
-    """Return False for uvicorn's traceback of a failed start, because the reason was logged before."""
+    """Return whether to log a record: not uvicorn's traceback of a failed start, whose reason was logged before."""
     return not (record.name == "uvicorn.error" and "lirdrec.errors.ConfigError" in record.getMessage())
 
 
@@ -95,7 +95,10 @@ _UI_POLICY = (
 
 
 class ObservabilityMiddleware:
-    """Gives each request an id, measures and logs it, and answers unexpected exceptions with a plain 500."""
+    """Gives each request an id, measures and logs it, and answers unexpected exceptions with a plain 500.
+
+    It adds the id and headers for security to each response.
+    """
 
     def __init__(self, app: ASGIApp, services: Services):
         self.app, self.services = app, services
@@ -158,7 +161,11 @@ class ObservabilityMiddleware:
 
 
 class AuthMiddleware:
-    """Authenticates requests, and enforces the limits on rate, body size and time."""
+    """Checks the API key of each request, and the limits on the rate of requests, on body size and on time.
+
+    Without keys, the Host and Origin of the request are checked instead. The addresses in `OPEN` and the files of the
+    UI need no key.
+    """
 
     def __init__(self, app: ASGIApp, services: Services):
         self.app, self.services = app, services
@@ -216,7 +223,10 @@ class AuthMiddleware:
             raise Problem(429, message, {"Retry-After": str(int(wait) + 1)})
 
     def _key_name(self, headers: dict[bytes, bytes], method: str, path: str) -> str:
-        """Return the name of the API key that a request sent; raise a Problem if it may not send this request."""
+        """Return the name in the entry of the API key that a request sent.
+
+        Raise a Problem if there is no key, the key is unknown, or it is read-only and the request changes something.
+        """
         assert self.services.keys is not None
         presented = headers.get(b"x-api-key")
         if presented is None:
@@ -230,12 +240,12 @@ class AuthMiddleware:
         if key is None:
             raise Problem(401, "this API key is unknown", {"WWW-Authenticate": f'{realm}, error="invalid_token"'})
         if key.role != "write" and not (method in ("GET", "HEAD", "OPTIONS") or path in READING):
-            raise Problem(403, "this API key is read-only")
+            raise Problem(403, "this API key is read-only; use a key with the role write")
         return key.name
 
 
 class BodyLimitMiddleware:
-    """A `receive` of ASGI that raises a Problem if the body is larger than a limit, also if its length is not known."""
+    """An ASGI function `receive` that raises a Problem (413) for a body of more than `limit` bytes, in chunks too."""
 
     def __init__(self, scope: Scope, receive: Receive, limit: int):
         self._receive, self._limit, self._read = receive, limit, 0
@@ -259,20 +269,22 @@ class BodyLimitMiddleware:
 
 
 def _check_origin(headers: dict[bytes, bytes], config: ServerConfig) -> None:
-    """Raise a Problem if a server without keys gets a request from another machine, or from a page of another origin.
+    """Check a request to a server without API keys; raise a Problem if a web page of another origin may have sent it.
 
-    Otherwise a web page whose host name points to 127.0.0.1 (DNS rebinding) could send requests as the local user.
+    If only this machine can reach the server, the header Host must be a name of this machine. Otherwise a web page
+    whose host name points to 127.0.0.1 (DNS rebinding) could send requests as the local user. The header Origin, if
+    there is one, must be the server's own or in `config.cors`.
     """
     host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
     name = _split(f"//{host}").hostname or ""
     if config.is_local and name not in ("localhost", config.host, *config.hosts) and not is_loopback(name):
         raise Problem(
             403,
-            "without API keys the server answers only requests whose Host is a name of this machine; add another name"
-            " with --allow-host, or use keys",
+            "without API keys the server answers only requests whose header Host is a name of this machine; add another"
+            " name of this machine with --allow-host, or use API keys (--keys)",
         )
     if origin and origin not in config.cors and _split(origin).netloc != host:
-        raise Problem(403, "the request comes from a page of another origin; allow it with --cors")
+        raise Problem(403, "the request comes from a web page of another origin; allow this origin with --cors")
 
 
 def _split(url: str) -> SplitResult:

@@ -20,7 +20,8 @@ BODIES = (RecommendRequest, BatchRequest, ItemsRequest, EventsRequest, SwapReque
 _MEANING = {
     400: "The request cannot be read.",
     401: "No API key, or an unknown one.",
-    403: "The key is read-only, or another machine sent a request to a server without keys.",
+    403: "The key is read-only. Or, without keys: the header Host is not a name of the server's machine, or a web page "
+    "of another origin sent the request.",
     404: "There is no such user, item or image.",
     408: "The request took too long to arrive.",
     409: "The request conflicts with the current state, or the model does not support it.",
@@ -35,7 +36,7 @@ _ALWAYS = (401, 403, 408, 422, 429, 503)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the argument `responses=` of a route: the errors that every route has, and those with `statuses`."""
+    """Return FastAPI's argument `responses=` for a route: the errors of every route, and those with `statuses`."""
     schema = {"$ref": REFERENCE.format(model=ProblemBody.__name__)}
     return {
         status: {"description": _MEANING[status], "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -44,9 +45,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def body(model: type[BaseModel], **others: dict[str, Any]) -> dict[str, Any]:
-    """Return the argument `openapi_extra=` of a route that parses its JSON body itself.
+    """Return FastAPI's argument `openapi_extra=` for a route that parses its JSON body itself: the schema of the body.
 
-    `others` are further media types of the body and their schemas.
+    `others`: further media type of the body → its schema.
     """
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     content = {"application/json": {"schema": schema}} | {name: {"schema": other} for name, other in others.items()}

@@ -28,7 +28,7 @@ TOO_LARGE_HEAD: Refusal = (431, f"the headers are larger than {MAX_HEAD:,} bytes
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with the limits of the `Connections` in the state of the lifespan."""
+    """uvicorn's HTTP/1.1 protocol for one connection, with the limits of the worker's `Connections`."""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None):
         super().__init__(config, server_state, app_state, _loop)
@@ -57,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received data, and stop requests that are too large."""
+        """Parse received data; refuse a head that is too large, and close the connection if a body is too large."""
         super().data_received(data)
         if self._in_message:
             self._received += len(data)
@@ -70,7 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # ------------------------------------------------------------ callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Start the time limit of a request."""
+        """Start the time limit of a request; refuse the request if too many before it wait for an answer."""
         if len(self.pipeline) >= MAX_PIPELINED:
             raise self._refused((400, "too many requests were sent without waiting for an answer"))
         self._in_message = self._in_head = True
@@ -79,43 +79,43 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Check the length of the URL."""
+        """Refuse the request if its URL is too long."""
         self._head += len(url)
         if self._head > MAX_HEAD:
             raise self._refused((414, f"the address is longer than {MAX_HEAD:,} bytes"))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Check the size of the fields of the head, or of the fields after the body."""
+        """Refuse the request if the header fields are too large in total; fields after the body count too."""
         self._head += len(name) + len(value) + FIELD
         if self._head > MAX_HEAD:
             raise self._refused(TOO_LARGE_HEAD)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """Note that the head is complete: now the limits for the body hold."""
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """Note that the request has arrived completely, and end its time limit."""
         self._in_message, self._since = False, None
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that could not be parsed or was refused."""
+        """Answer a request that was refused or could not be parsed, and close the connection."""
         self._refuse(self._refusal or (400, "this is not HTTP"))
 
     # ------------------------------------------------------------ limits
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the server waits for the client, which must send or read more."""
+        """Whether the server waits for the client to send something: a request, or the rest of one."""
         cycle = self.cycle
         return cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
 
     def check(self, now: float) -> None:
-        """Close the connection if its client is too slow."""
+        """Close the connection if its client is too slow at the time `now` of the event loop; a slow head gets 408."""
         if self.transport.is_closing():
             self._closing = self._closing or now
             if now - self._closing > GRACE:  # the client does not read the last answer
@@ -143,7 +143,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refused(self, refusal: Refusal) -> ValueError:
-        """Return an error that makes the parser stop; then the client gets `refusal` as the answer."""
+        """Return an error to raise, which makes the parser stop; then the client gets `refusal` as the answer."""
         self._refusal = refusal
         return ValueError(refusal[1])
 

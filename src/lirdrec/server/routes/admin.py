@@ -33,7 +33,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/health", **answers(Status))
 async def health(services: ServicesDep) -> Response:
-    """Tell whether the process is alive; 503 if the server could not start and should be restarted."""
+    """Tell whether the process is alive: 200; or 503 if the server could not start and should be restarted."""
     if services.failure is not None:
         raise services.unready()
     return json_response({"status": "ok"})
@@ -41,7 +41,7 @@ async def health(services: ServicesDep) -> Response:
 
 @router.get("/ready", **answers(Status))
 async def ready(_: CurrentSnapshot) -> Response:
-    """Tell whether the server can answer requests: the run is loaded, and all changes in the store are applied."""
+    """Tell whether the server can answer requests: 200 if the run and all changes in the store are loaded, else 503."""
     return json_response({"status": "ready"})
 
 
@@ -51,7 +51,7 @@ async def ready(_: CurrentSnapshot) -> Response:
     response_class=Response,
 )
 async def metrics(services: ServicesDep) -> Response:
-    """Prometheus metrics of all workers."""
+    """Return the Prometheus metrics of all workers."""
     live = services.live if services.is_open else None
     return Response(await services.read(lambda: services.metrics.text(live)), media_type=CONTENT_TYPE_LATEST)
 
@@ -69,7 +69,10 @@ async def swap(request: Request) -> Response:
     name = (await parse_body(request, SwapRequest)).run
     folder = services.config.runs
     if folder is None:
-        raise Problem(409, "this server does not change its run: start it with --runs-dir FOLDER to allow that")
+        raise Problem(
+            409,
+            "this server does not change its run: start it with --runs-dir FOLDER to allow POST /model",
+        )
     run = await services.read(lambda: allowed_run(name, folder))
     await services.swap(run)
     snapshot = await services.current()

@@ -40,15 +40,15 @@ _SEARCHED = 128 * 1024  # bytes searched at a time: other threads wait meanwhile
 
 
 class RawRoute(APIRoute):
-    """A route whose function takes the request and returns the response; FastAPI only documents it."""
+    """A route whose function takes the request and returns the response; FastAPI only documents this route."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """Return the endpoint function itself."""
+        """Return the function of the route itself, so that FastAPI does not parse the request for it."""
         return self.endpoint
 
 
 def answers(model: type[BaseModel], *statuses: int, success: int = 200) -> dict[str, Any]:
-    """Return arguments of a route whose JSON response FastAPI only documents: its model and the possible errors."""
+    """Return the arguments that document a route's JSON response in FastAPI: `model`, and errors with `statuses`."""
     return {"responses": {success: {"model": model}, **errors(*statuses)}, "response_model": None}
 
 
@@ -68,8 +68,8 @@ def post(
         path: address of the route.
         request: model of the request body.
         response: model of the response.
-        statuses: possible errors, in addition to the errors of all routes with a body.
-        success: status of the response.
+        statuses: status codes of possible errors, in addition to those of all routes with a body.
+        success: status code of the response.
         forms: further media types of the request → schema.
     """
 
@@ -89,7 +89,7 @@ def post(
 
 
 class FastPath:
-    """Middleware that calls the functions of raw routes without parameters directly, bypassing the routing."""
+    """Middleware that calls the functions of `RawRoute`s directly, without FastAPI's routing, because it is faster."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
         self.app = app
@@ -127,7 +127,10 @@ CurrentSnapshot = Annotated[Snapshot, Depends(_current_snapshot)]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return a JSON response. Durations become seconds; integers of more than 64 bits and other types become texts."""
+    """Return a JSON response.
+
+    Durations become seconds, and bytes become null. Integers of more than 64 bits and other types become texts.
+    """
     try:
         content = orjson.dumps(value, default=_plain)
     except TypeError:
@@ -142,8 +145,8 @@ async def parse_body(request: Request, model: type[M]) -> M:
     time, so that other requests are answered meanwhile; after each there is a pause as long as the parsing took.
 
     Raises:
-        Problem: the body is not declared as JSON or is compressed (415), is too large (413), or has too many values
-            (422); a small body has a key twice (422).
+        Problem: the body is not declared as JSON or is compressed (415), is too large (413), or has too many values or
+            keys or a too long number (422); a small body has a key twice (422).
         ValidationError: the body does not fit the model.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -182,7 +185,9 @@ _READER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 class BodyCounter(Generic[M]):
-    """Counts upper bounds for the contents of a JSON body before it is parsed, because parsing a large body is slow.
+    """Checks the size of the contents of a JSON body before the body is parsed, because parsing a large body is slow.
+
+    It counts commas, brackets and backslashes, which limit the numbers of values, of lists and objects, and of escapes.
 
     Args:
         model: model of the body, with its limits.
@@ -198,14 +203,14 @@ class BodyCounter(Generic[M]):
         self._counts = dict.fromkeys(self._limits, 0)
 
     def add(self, chunk: bytes) -> None:
-        """Count the contents of the next chunk; raise a Problem if there may be more than allowed."""
+        """Count the characters of the next chunk; raise a Problem if the body may have more contents than allowed."""
         for subject, (characters, limit) in self._limits.items():
             self._counts[subject] += sum(map(chunk.count, characters))
             if self._counts[subject] > limit:
                 raise Problem(422, f"the body has more than {limit:,} {subject}")
 
     def read(self, body: bytes) -> M:
-        """Return the complete body as a validated model; raise the same errors as `parse_body`."""
+        """Check keys and numbers of the body, and return it as a validated model; raise errors as `parse_body` does."""
         self.check_keys(body)
         self.check_numbers(body)
         return self._model.model_validate_json(body)
@@ -226,7 +231,7 @@ class BodyCounter(Generic[M]):
 
 
 def parse_id(text: str, ids: IdMap) -> Id:
-    """Return an id of a path or query as an integer or a text, like the ids of the run.
+    """Return the id in a path or query of a request: an integer if the ids of the run are integers, else a text.
 
     Raises:
         UnknownIdError: the ids of the run are integers, and `text` is not.
@@ -239,7 +244,7 @@ def parse_id(text: str, ids: IdMap) -> Id:
 
 
 def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
-    """Return the id of an item in a path, and its row.
+    """Return the id and the row of the item whose id is in the path of a request.
 
     Raises:
         UnknownIdError: there is no such item, or it was removed.
@@ -252,14 +257,14 @@ def find_item(snapshot: Snapshot, text: str) -> tuple[Id, int]:
 
 
 def list_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    """Return an item in the form of `response_models.ItemShort`."""
+    """Return id and title of the item in a row, in the form of `response_models.ItemShort`."""
     recommender = snapshot.recommender
     added = row >= recommender.n_trained_items
     return {"item": recommender.items.series[row], "title": recommender.title(row), "added": added}
 
 
 def describe_item(snapshot: Snapshot, row: int) -> dict[str, Any]:
-    """Return an item in the form of `response_models.ItemAnswer`."""
+    """Return the item in a row with its columns, in the form of `response_models.ItemAnswer`."""
     columns = snapshot.recommender.item_table.drop(ITEM).row(row, named=True)
     return list_item(snapshot, row) | {"columns": columns}
 

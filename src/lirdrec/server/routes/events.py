@@ -18,7 +18,11 @@ router = APIRouter(tags=["events"])
 
 @post(router, "/events", EventsRequest, Changed, 404, 409)
 async def add_events(request: Request) -> Response:
-    """Store new likes and dislikes. The vectors of users with new likes are computed again; the items are excluded."""
+    """Store new likes and dislikes of users; the next request uses them.
+
+    The vectors of users with new likes are computed again, if the model can do that. Disliked items are not recommended
+    to the user any more; liked items are not either, unless a request has `exclude_seen: false`.
+    """
     services = get_services(request)
     live = services.live
     parameters = await parse_body(request, EventsRequest)
@@ -50,7 +54,7 @@ def _event(snapshot: Snapshot, given: EventIn | Malformed) -> Event:
     """Check an event, and return the event to store.
 
     Raises:
-        DataError: an id has the wrong type, or the timestamp is not a time.
+        DataError: the event is not valid, the user's id has the wrong type, or the timestamp is not a time.
         UnknownIdError: there is no such item.
     """
     if isinstance(given, Malformed):

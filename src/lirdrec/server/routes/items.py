@@ -55,8 +55,8 @@ _FORM = {
 async def add_items(request: Request) -> Response:
     """Add items. When the response arrives they are stored durably; the next request can recommend them.
 
-    JSON adds several items with vectors. A form adds one item with columns, an image, or both. Vectors for which the
-    server has encoders can be left out.
+    JSON adds several items with columns and vectors. A form adds one item, which may have an image. Vectors that the
+    server can encode from the columns or the image can be left out.
     """
     services = get_services(request)
     live = services.live
@@ -104,7 +104,7 @@ async def one_item(snapshot: CurrentSnapshot, item: str) -> Response:
 
 
 async def _from_form(request: Request, services: Services) -> tuple[ItemIn, bytes | None]:
-    """Read the item of a form, and its image."""
+    """Return the item of a form, and the bytes of its image; None without an image."""
     async with request.form(max_files=1, max_fields=MAX_COLUMNS, max_part_size=services.config.max_body_bytes) as form:
         columns: dict[str, Any] = {}
         upload: bytes | None = None
@@ -133,7 +133,7 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
     try:
         vectors = orjson.loads(features)
     except orjson.JSONDecodeError:
-        raise Problem(422, "the form's field 'features' is not JSON") from None
+        raise Problem(422, "the form's field 'features' is not JSON; send an object: name → vector") from None
     schema = recommender.item_table.schema
     values = {
         name: _typed(text, schema.get(name), name)
@@ -143,7 +143,7 @@ async def _from_form(request: Request, services: Services) -> tuple[ItemIn, byte
 
 
 def _named_columns(columns: Mapping[str, Any], table: pl.DataFrame) -> dict[str, Any]:
-    """Return the columns of an item by their names in the item table: `title` may have another name there."""
+    """Return the columns of an item by their names in the item table, where `title` may have another name."""
     named: dict[str, Any] = {}
     for name, value in columns.items():
         column = column_named(name, table) or name
@@ -154,7 +154,10 @@ def _named_columns(columns: Mapping[str, Any], table: pl.DataFrame) -> dict[str,
 
 
 def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
-    """Convert a field of a form to a value of its column; numbers are parsed when the item is added."""
+    """Convert a field of a form to a value of its column; None if the field is empty.
+
+    A number is only checked: it stays a text until the item is added.
+    """
     if not text.strip():
         return None
     if kind == pl.Boolean:
@@ -172,19 +175,27 @@ def _typed(text: str, kind: pl.DataType | None, name: str) -> Any:
 
 
 def _vectors(item: ItemIn) -> dict[str, np.ndarray]:
-    """Return the vectors that were sent with an item."""
+    """Return the vectors that were sent with an item, as float32: name of features → vector `(d,)`."""
     if ITEM in item.columns:
-        raise DataError(f"the column '{ITEM}' is the id; give it as 'id' only")
+        raise DataError(f"the column '{ITEM}' has the ids of the items; send the id as 'id' only, not as a column")
     with np.errstate(over="ignore"):
         vectors = {name: np.asarray(row, dtype=np.float32) for name, row in item.features.items()}
     for name, row in vectors.items():
         if not np.isfinite(row).all():
-            raise DataError(f"item {item.id!r}: '{name}' has a value that is too large")
+            raise DataError(f"item {item.id!r}: the vector '{name}' has a number that is too large for 32 bits")
     return vectors
 
 
 def _with_encoded(services: Services, items: list[NewItem]) -> tuple[list[NewItem], list[str]]:
-    """Add the vectors that the server can encode; return the items and the names of the encoded features."""
+    """Add the missing vectors that the server can encode; none while the encoders are still being loaded.
+
+    Returns:
+        The items with their vectors, and the names of the features that were encoded.
+
+    Raises:
+        ConfigError: an item has no vector after that.
+        Problem: an item has no vector while the encoders are still being loaded (503).
+    """
     encoders = services.encoders
     if encoders is None:
         if all(item.features for item in items):

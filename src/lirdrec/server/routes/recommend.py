@@ -40,7 +40,7 @@ _QUERY_FIELDS = [field.name for field in fields(batcher.Query) if field.name not
 
 @post(router, "/recommend", RecommendRequest, Recommendations, 404, 409)
 async def recommend(request: Request) -> Response:
-    """Recommend the best items for a user, or for a history of items."""
+    """Recommend the best items for a known user, or for a history of liked items."""
     services = get_services(request)
     parameters = await parse_body(request, RecommendRequest)
     (where,) = await _filters(services, [parameters])
@@ -84,7 +84,10 @@ async def explain(
     item: str,
     n_liked: Annotated[int, Query(ge=0, le=100)] = 5,
 ) -> Response:
-    """Explain a recommendation: the parts of the score, and the liked items most similar to the item."""
+    """Explain a recommendation: the parts of the score, and liked items of the user.
+
+    These are the items most similar to the recommended item, or those with the largest effect on its score.
+    """
     _, row = find_item(snapshot, item)
     id = parse_id(user, snapshot.recommender.users)
     return json_response((await services.read(lambda: catalog.explain(snapshot, id, row, n_liked))).to_dict())
@@ -115,7 +118,7 @@ async def _recommend(
 
 
 async def _filters(services: Services, requests: Sequence[RecommendRequest]) -> list[Filter | LirdrecError | None]:
-    """Return the filters of requests; for an invalid filter, the error instead.
+    """Return the checked filter of each request: None if it has none, the error if the filter is not valid.
 
     If the filters have many values, they are checked in a thread, so that other requests are answered meanwhile.
     """
@@ -141,7 +144,7 @@ def _add_columns(services: Services, items: list[dict[str, Any]], columns: list[
     table = snapshot.recommender.item_table
     found = {name: column_named(name, table) for name in columns}
     if unknown := [name for name, column in found.items() if column is None]:
-        raise ConfigError(f"columns: there is no '{unknown[0]}'; the item table has {', '.join(table.columns)}")
+        raise ConfigError(f"columns: there is no column '{unknown[0]}'; the item table has {', '.join(table.columns)}")
     rows = [snapshot.item_row(item["item"]) for item in items]
     present = [row for row in rows if row >= 0]  # after a change of the run an item may be missing
     values = iter(table.select(pl.col(str(column)).alias(name) for name, column in found.items())[present].to_dicts())

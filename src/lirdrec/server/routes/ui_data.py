@@ -33,7 +33,7 @@ from lirdrec.server.snapshot import Snapshot
 
 
 class Caches:
-    """The objects that cache results between requests: search, projection and images."""
+    """The objects that keep results between requests: search, projection and images."""
 
     def __init__(self, services: Services):
         self.search = Search()
@@ -43,7 +43,7 @@ class Caches:
 
 
 async def _get_caches(request: Request) -> Caches:
-    """Return the caches, created at the first request; raise a Problem while the server is not ready yet."""
+    """Return the caches, created at the first request; raise a Problem (503) while the server is not ready yet."""
     state = request.app.state
     if not hasattr(state, "caches"):
         state.caches = Caches(get_services(request))
@@ -83,7 +83,7 @@ async def items(services: ServicesDep, snapshot: CurrentSnapshot, caches: Caches
 
 @router.get("/users", **answers(UserList))
 async def users(services: ServicesDep, snapshot: CurrentSnapshot, caches: CachesDep, page: PageDep) -> Response:
-    """Find users with the query in their id."""
+    """Find users with the query in their id; without a query all users."""
     total, found = await services.read(lambda: caches.search.users(snapshot, *page))
     return json_response({"total": total, "users": [{"user": user, "liked": n} for user, n in found]})
 
@@ -133,7 +133,7 @@ async def image(
 
 @router.get("/facets", **answers(ColumnsAnswer))
 async def facets(services: ServicesDep, snapshot: CurrentSnapshot) -> Response:
-    """Describe the columns of the item table for filters and colors, and tell whether there is a projection."""
+    """Describe the columns of the item table for filters and colors, and whether the model has a projection."""
     columns = await services.read(lambda: describe_columns(snapshot.recommender.item_table))
     return json_response({"columns": [column.model_dump() for column in columns], "map": has_projection(snapshot)})
 
@@ -145,7 +145,7 @@ async def projection(
     caches: CachesDep,
     column: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """Return the catalog in two dimensions: the first principal components of the item vectors."""
+    """Return the items as points in two dimensions: the first two principal components of the item vectors."""
     try:
         points = await services.read(lambda: caches.projection.get(snapshot))
     except TimeoutError:
@@ -157,7 +157,7 @@ async def projection(
 async def audience(
     services: ServicesDep, snapshot: CurrentSnapshot, item: str, k: Annotated[int, Query(ge=1, le=100)] = 12
 ) -> Response:
-    """Find the audience of an item: the users with the highest scores for it, and its rank in their lists."""
+    """Find the audience of an item: users who have not liked it yet, and to whom it would be recommended first."""
     _, row = find_item(snapshot, item)
     return json_response((await services.read(lambda: find_audience(snapshot, row, k))).model_dump())
 
