@@ -246,15 +246,6 @@ def test_time_gaps_are_read_where_they_are_asked_for(cycle):
         assert torch.allclose(*states, atol=1e-6) is not gaps
 
 
-def test_a_history_without_times_is_read_as_in_training(cycle):
-    """In training the gaps of a fifth of the sequences are of the class 0, unknown; a folded-in history has none."""
-    model = built("lirdrec_seq", cycle, time_gaps=True).eval()
-    torch.nn.init.normal_(model.network.gap, generator=torch.Generator().manual_seed(0))
-    rows = torch.tensor([1, 2, 3])
-    trained = model.states(model.item_table()[rows][None], torch.zeros(1, 3, dtype=torch.int64))[:, -1]
-    torch.testing.assert_close(model.fold_in(model.scorer(), [rows]), model.comparable(trained))
-
-
 def test_time_gaps_need_times_and_not_positions(cycle):
     positions = dataclasses.replace(cycle, info={**cycle.info, "timestamps": "positions"})
     config = make_config(config_type("lirdrec_seq"), {**TINY, "time_gaps": True})

@@ -117,6 +117,14 @@ def test_without_positions_the_order_of_earlier_items_has_no_effect():
         assert (difference < 1e-12) == same, positions
 
 
+def test_no_gaps_are_unknown_gaps():
+    made, x, last = network(gaps=True), noise(1, 2, LENGTH, WIDTH), torch.tensor([3, LENGTH - 1])
+    torch.nn.init.normal_(made.gap, generator=torch.Generator().manual_seed(0))
+    unknown = torch.zeros(2, LENGTH, dtype=torch.int64)
+    assert torch.equal(made(x), made(x, unknown)) and torch.equal(made.at(x, last), made.at(x, last, unknown))
+    assert not torch.equal(made(x), made(x, unknown + 1))
+
+
 def test_dropout_is_that_of_the_generator_and_only_in_training():
     made, x = network(dropout=0.4), noise(1, 3, LENGTH, WIDTH)
     plain = made(x)

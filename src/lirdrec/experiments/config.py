@@ -25,17 +25,19 @@ BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # furt
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """The settings of an experiment.
+    """The configuration of an experiment.
 
     Attributes:
         datasets: paths of datasets, as read by `lirdrec.data.readers.read_any`.
         output: the experiment's folder; an interrupted experiment resumes from it.
-        tuned: folder of a `compare` experiment, whose best trials give the options of each model; None: the experiment
-            tunes the models itself or, if it does no tuning, takes the published defaults.
+        tuned: folder of a `compare` experiment, whose best trials give the options of each model; None: the published
+            defaults. `compare` tunes the models itself and `launch` takes presets, so `tuned` has no effect there.
         models: names of models; empty: the experiment's defaults.
-        seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …
-        trials: maximum number of tuning trials per model; 0: no tuning, published defaults.
-        minutes: tuning time per model; None: `trials` alone is the budget.
+        seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …; most experiments train a
+            closed-form model only once, since a seed does not change it.
+        trials: maximum number of tuning trials for each dataset, model and feature set; 0: no tuning, published
+            defaults; None: `minutes` alone is the limit.
+        minutes: maximum tuning time for each dataset, model and feature set; None: `trials` alone is the limit.
         jobs: number of trials that run in parallel, each in its own process; None: one trial or, with `ray`, as many
             as the cluster has room for.
         losses: ranking losses to tune over, for models with a choice; empty: all.
@@ -51,20 +53,22 @@ class ExperimentConfig:
             choice that fits the dataset's split.
         test_target: the relevant test interactions, "all" or each user's "last"; None: the choice that fits the
             dataset's split.
-        mask_seen: leave the items of the history out of the ranking, in the final validation and in the test.
+        mask_seen: leave the items of the user's history out of the ranking, in the final validation and in the test;
+            False: they are ranked, too.
         prune: stop tuning trials early if they are below the median of earlier ones.
-        sampler: "tpe" (Optuna, seeded) or "grid".
+        sampler: how tuning chooses configurations: "tpe" (Optuna, seeded), or "grid", which draws them at random from
+            the values of the search space, none twice.
         device: "auto", "cpu", "cuda" …
         ray: address of a Ray cluster that computes the trials (`lirdrec.ray_cluster.RayCluster`); None: this machine.
         formats: file formats of figures, among "svg", "png", "pdf".
-        keep: keep the run folders of the final trainings.
+        keep: keep the run folders of the final trainings, in `compare`.
         cache: folder of neighbor graphs, passed to `fit`; None: the user's cache folder.
         quiet: show no progress.
         track: "mlflow" or "wandb": log every trial that ends to this tracker; None: log to none.
         command: command line, for the report.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is unknown or out of range, or contradicts another one.
     """
 
     datasets: tuple[str, ...]
@@ -115,7 +119,7 @@ class ExperimentConfig:
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"minutes is {self.minutes}; it must be more than 0")
         if self.trials is None and self.minutes is None:
-            raise ConfigError("tuning needs a budget: give a number of trials or of minutes")
+            raise ConfigError("trials and minutes are both None, so tuning has no budget; give at least one of them")
         self._check_evaluation()
         check_tracker(self.track)
         if self.sampler not in ("tpe", "grid"):
@@ -152,13 +156,13 @@ class ExperimentConfig:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """The options of the evaluation that differ from their defaults; {} if all are defaults."""
+        """Name → value of those fields in `EVALUATION` (metrics, cut-offs, history …) that are not at their default."""
         defaults = {entry.name: entry.default for entry in fields(self)}
         return {name: getattr(self, name) for name in EVALUATION if getattr(self, name) != defaults[name]}
 
     @property
     def sets(self) -> Mapping[str, tuple[str, ...] | None]:
-        """Label of a feature set → its modalities; without feature sets {"": None}, which means all features."""
+        """Label of a feature set → its feature matrices; without feature sets {"": None}, which means all matrices."""
         return self.feature_sets or {"": None}
 
     def seeds_of(self, model: str) -> range:
@@ -168,7 +172,7 @@ class ExperimentConfig:
         return range(1 if model_type(model).capabilities.training == "closed_form" else self.seeds)
 
     def setting(self, name: str, default: Any) -> Any:
-        """Return the value of one of the experiment's own settings; `default` if it is not set."""
+        """Return the value of an option in `settings`, which only this kind of experiment has; else `default`."""
         return self.settings.get(name, default)
 
     def options_of(self, model: str) -> dict[str, Any]:
@@ -178,19 +182,24 @@ class ExperimentConfig:
 
 
 def beyond_accuracy(dataset: Dataset) -> tuple[str, ...]:
-    """Return the metrics beyond accuracy of final trials; diversity only for a dataset with features."""
+    """Return the names of the metrics beyond accuracy that final trials compute on a dataset.
+
+    Diversity is among them only if the dataset has features.
+    """
     return tuple(name for name in BEYOND_ACCURACY if name != "diversity" or dataset.features)
 
 
 def option_names(model: str) -> set[str]:
-    """Return the names of the options of a model."""
+    """Return the names of the options in a model's config; training options are not among them."""
     from lirdrec.models.registry import config_type
 
     return {entry.name for entry in fields(config_type(model))}
 
 
 def resolve_options(trial: TrialSpec) -> tuple[Any, TrainConfig]:
-    """Return the model config (with the trial's `modalities`) and the `TrainConfig` (with its seed) of a trial.
+    """Return the complete model config and `TrainConfig` of a trial; options that it does not set have their defaults.
+
+    The trial's `modalities` are in the model config if the model has this option; its seed is in the `TrainConfig`.
 
     Raises:
         ConfigError: an option is unknown, or a value is out of range.
@@ -207,15 +216,16 @@ def resolve_options(trial: TrialSpec) -> tuple[Any, TrainConfig]:
 def sort_assignments(
     values: Mapping[str, Any], models: Sequence[str], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Sort `--set` assignments into model options, training options and settings of the experiment.
+    """Sort `--set` assignments; return model options, training options, and settings of the experiment.
 
     Args:
-        values: name → value.
+        values: name → value, as assigned.
         models: models whose options may be set; the values are checked for each model that has the option.
         settings: names of the experiment's own settings.
 
     Raises:
-        ConfigError: a name is unknown (the message suggests the most similar one), or a value is invalid.
+        ConfigError: a name is unknown (the message suggests the most similar one), or the value of a model or training
+            option is invalid. The values of settings are not checked.
     """
     from lirdrec.models.registry import config_type
 
@@ -228,7 +238,7 @@ def sort_assignments(
             hint = suggest_name(name, accepted, f"known keys: {', '.join(sorted(accepted))}")
             if name in ("seed", "metric"):
                 hint = f"use --{'seeds' if name == 'seed' else name}"
-            raise ConfigError(f"--set {name}: no model of this experiment has such an option; {hint}")
+            raise ConfigError(f"--set {name}: neither this experiment nor its models have such an option; {hint}")
         kind = 2 if name in settings else 1 if name in training else 0
         sorted_values[kind][name] = value
     make_config(TrainConfig, sorted_values[1], "--set")

@@ -1,8 +1,8 @@
-"""Control features: how good is a model that gets features of the same size without their content?
+"""Controls: compare a model with the same model on features that say nothing about the items.
 
-Two controls, shuffled features and noise, keep everything else that a model could use: the number of parameters, the
-number of columns, which items have the modality and, for noise, the singular values. A third control removes one
-modality after the training.
+Two controls train on shuffled features or on noise. Both keep everything else that a model could use: the number of
+parameters, the number of columns, which items have the modality and, for noise, the singular values. A third control
+trains with all features, and removes one modality after the training.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatr
 
     Args:
         matrix: `(I, d)` features of the items.
-        kind: "shuffled": the vectors of the items that have the modality, in another order; "noise": random vectors
-            whose matrix has the same singular values and mean.
+        kind: "shuffled": the vectors of the items that have the modality, in random order; "noise": random vectors
+            whose matrix has the same singular values and column means.
         seed: seed of the random numbers.
 
     Raises:
@@ -51,7 +51,10 @@ def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatr
 
 
 def _noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return random rows `(n, d)` float64 with the mean of `values` and, without the mean, their singular values."""
+    """Return random rows `(n, d)` float64 with the column means of `values` `(n, d)`.
+
+    After subtraction of the means, the rows have the same singular values as `values`. A single row is returned as is.
+    """
     if not len(values):
         return values
     mean = values.mean(0)
@@ -67,7 +70,10 @@ def _noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def with_control(dataset: Dataset, kind: str, seed: int) -> Dataset:
-    """Return the dataset with each feature matrix replaced by its control, made with other random numbers for each."""
+    """Return the dataset with every feature matrix replaced by its control, see `control_features`.
+
+    Each matrix gets other random numbers.
+    """
     features = {
         name: control_features(matrix, kind, seed * 1009 + number)
         for number, (name, matrix) in enumerate(sorted(dataset.features.items()))
@@ -83,12 +89,17 @@ def without_modality(dataset: Dataset, name: str) -> Dataset:
 
 
 def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recommender:
-    """Return the trained recommender as if no item had the modality: only what it computes from features changes.
+    """Return a copy of a trained recommender for the same items without one modality; nothing is trained again.
+
+    The learned parameters stay the same; what the model computes from features is computed again.
 
     Args:
-        recommender: trained on the dataset; its parameters are kept.
+        recommender: trained on the dataset.
         dataset: the training data.
         name: the modality.
+
+    Raises:
+        ConfigError: the recommender has no trained model.
     """
     from lirdrec.config import make_config
     from lirdrec.models.registry import config_type, model_type
@@ -98,7 +109,10 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
     info, poorer = recommender.info, without_modality(dataset, name)
     model_name, weights = str(info["model"]), recommender.state.weights
     if weights is None:
-        raise ConfigError(f"{model_name}: the run has no parameters, so no modality can be removed from it")
+        raise ConfigError(
+            f"{model_name}: the recommender has no trained model, so no modality can be removed from it; choose"
+            " another model, or omit the controls with --set controls=false"
+        )
     config: Any = make_config(config_type(model_name), info["model_config"], f"options of {model_name}")
     features = recommender.state.features
     projections = None if features is None else features.projections
@@ -109,7 +123,11 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Do the work of a control: train on features without content, or train as usual and then remove a modality."""
+    """Do the work of a control trial, whose `extra` names the control; score on validation and on the sealed test.
+
+    The model is trained on shuffled features or noise, or as usual, and then one modality is removed. Return why the
+    training ended.
+    """
     kind, name = job.cell.extra["control"], job.cell.extra.get("knocked_out")
     recommender = job.fit(with_control(job.dataset, kind, job.cell.seed) if kind in TRAINED else None)
     if kind == KNOCKED_OUT:

@@ -1,8 +1,8 @@
-"""Score recommendation lists of other systems on the sealed test, and count how many lists were scored.
+"""Score recommendation lists of other systems on the sealed test, and report which other lists were scored on it.
 
-`lirdrec evaluate --lists` scores one file; in `lirdrec experiment compare --lists NAME=FILE` a list is a row beside
-the models. The declaration of a list has the checksum of its file: once its test has been scored, its name cannot be
-used for another file.
+`lirdrec evaluate --lists` scores one file, which has a list for each user. In `lirdrec experiment compare --lists
+NAME=FILE` such a file is a row beside the models. The declaration of the lists has the checksum of the file: once they
+have been scored on the test, their name cannot be used for another file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.experiments.worker import Job
 
-WORK = "lirdrec.experiments.lists:score"  # `TrialSpec.work` of a list
+WORK = "lirdrec.experiments.lists:score"  # `TrialSpec.work` of recommendation lists
 FOLDER = Path("experiments") / "lists"  # default folder of the sealed tests of `evaluate --lists`
 
 
@@ -57,18 +57,23 @@ def score_lists(
     k: Sequence[int] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> ScoredLists:
-    """Score lists on the sealed test of a dataset; a repeated call returns the recorded metrics.
+    """Score recommendation lists on the sealed test of a dataset.
+
+    A repeated call with the same file, cut-offs and metrics returns the recorded metrics.
 
     Args:
         dataset: path of a dataset, as read by `read_any`.
         file: the lists, as read by `read_lists`.
         name: name of the lists; None: the name of the file without its ending.
-        folder: folder in which the declarations and scores of the test set are stored.
+        folder: folder in which the sealed test, its declarations and its scores are stored.
         k, metrics: as in `evaluate_external`.
 
     Raises:
-        ConfigError: other lists of this name have been scored, a metric is unknown, or a cut-off exceeds the lists.
+        ConfigError: the name is not allowed, or other lists of this name have been scored; a metric is unknown, or a
+            cut-off exceeds the lists.
         DataError: the dataset or the lists cannot be read.
+        FileNotFoundError: the file of the lists does not exist.
+        RunFolderError: a file in `folder` is damaged.
     """
     import polars as pl
 
@@ -113,7 +118,7 @@ def _digest(file: str | Path) -> str:
 
 
 def _check_same(preregistration: Preregistration, trial: TrialSpec) -> None:
-    """Raise if other lists with the same name have been scored on the test."""
+    """Raise a ConfigError if another file of lists with the same name has been scored on the test."""
     declared = preregistration.declared(trial)
     if declared is not None and declared["extra"] != dict(trial.extra) and preregistration.scored(trial):
         raise ConfigError(
@@ -133,13 +138,17 @@ def _scored_names(preregistration: Preregistration) -> Iterator[str]:
 def planned(
     datasets: Sequence[str], lists: Mapping[str, str], output: Path, evaluation: Mapping[str, Any] | None = None
 ) -> Iterator[TrialSpec]:
-    """Yield the trials of `compare --lists NAME=FILE`, and copy each file into the experiment's folder.
+    """Yield one trial for each file of `compare --lists NAME=FILE`, and copy the file into the experiment's folder.
 
-    `evaluation` has the options of the evaluation, which are the same as for the models.
+    Args:
+        datasets: the first one is the dataset of the lists.
+        lists: name → file.
+        output: the experiment's folder.
+        evaluation: `ExperimentConfig.evaluation`, the same as for the models.
 
     Raises:
-        ConfigError: a list has the name of a model.
-        DataError: a file does not exist.
+        ConfigError: lists have the name of a model, or a name that is not allowed.
+        FileNotFoundError: a file does not exist.
     """
     from lirdrec.models.registry import model_names
 
@@ -157,7 +166,7 @@ def planned(
 
 
 def score(job: Job) -> dict[str, Any]:
-    """Do the work of a list in an experiment: score it on validation and on the sealed test."""
+    """Do the work of a trial with recommendation lists: score them on validation, if there is any, and on the test."""
     from lirdrec.evaluation.external_lists import evaluate_external, fitting_cutoffs, read_lists
 
     file = job.folder / "lists" / os.path.basename(str(job.cell.extra["file"]))

@@ -1,4 +1,4 @@
-"""Progress display of an experiment: one line per finished trial and, on a terminal, a progress bar."""
+"""Progress display of an experiment: one line for each trial that ends and, on a terminal, a progress bar."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Progress:
             self.bar.start()
 
     def say(self, text: str) -> None:
-        """Print a line."""
+        """Print a line, unless `quiet`."""
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def show(self, done: Iterable[TrialResult], waiting: Iterable[TrialSpec], running: Iterable[TrialSpec]) -> None:
-        """Update the progress bar."""
+        """Update the progress bar: finished and estimated trials, remaining time, names of the running trials."""
         if self.bar is None:
             return
         done = list(done)
@@ -55,7 +55,10 @@ class Progress:
         self.bar.update(self.task, total=total, completed=len(done), left=left, now="  ".join(map(name_of, running)))
 
     def ended(self, result: TrialResult, done: Iterable[TrialResult], waiting: Iterable[TrialSpec]) -> None:
-        """Print the line of a finished trial."""
+        """Print the line of a trial that has succeeded or failed: its name, metric or error, time, and options.
+
+        `done` (all results so far) and `waiting` (trials without a result) are for the count and the remaining time.
+        """
         if self.quiet:
             return
         done = list(done)
@@ -75,7 +78,7 @@ class Progress:
         self.say("  ".join(filter(None, parts)))
 
     def estimate(self, done: list[TrialResult], waiting: list[TrialSpec]) -> tuple[int, str]:
-        """Return the estimated total number of trials, and a text for the remaining time.
+        """Return the estimated total number of trials, and a text for the remaining time ("" if not known).
 
         A trial is assumed to take the mean time of trials with its model and dataset or, without any, of all trials.
         """
@@ -108,6 +111,6 @@ def name_of(trial: TrialSpec) -> str:
 
 
 def metric_text(result: TrialResult, metric: str) -> str:
-    """Return a text for the metric of a result: the test value if there is one, else the validation value."""
+    """Return a text for a metric of a result: the test value, else the validation value, else "done"."""
     values = {stage: result.figure(metric, stage) for stage in ("test", "valid")}
     return next((f"{stage} {metric} {value:.4f}" for stage, value in values.items() if value is not None), "done")

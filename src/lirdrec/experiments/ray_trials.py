@@ -57,7 +57,7 @@ class RayTrials(contextlib.AbstractContextManager["RayTrials"]):
         self._stack.close()
 
     def start(self, job: Path, result: Path, log: Path) -> RayProcess:
-        """Start the worker process of a trial on one of the machines; see `start_worker`."""
+        """Start the worker process of a trial on one of the machines; the files are those of `start_worker`."""
         return RayProcess(self._ray, self._task, job, result, log, self.threads)
 
 
@@ -73,9 +73,10 @@ class RayProcess:
         self._reference = task.remote(*self._arguments)
 
     def poll(self) -> int | None:
-        """Return the exit code, after the result file was written; None while the process runs.
+        """Return None while the process runs; then write the result file, and return the exit code.
 
-        A task whose process or machine died is started again, up to `RETRIES` times.
+        A task whose process or machine died is started again, up to `RETRIES` times. If it dies once more, or runs out
+        of memory, the result file says so, and the exit code is 1.
 
         Raises:
             ConfigError: a machine cannot read the experiment's folder.

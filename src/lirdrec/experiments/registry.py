@@ -39,13 +39,16 @@ class Experiment:
     """An experiment: the functions and defaults of its module in `studies`.
 
     Attributes:
+        name: name of the experiment and of its module.
+        summary: the question that the experiment answers.
         plan: gives all trials that can be planned now, from the results (including failures) so far. It is called again
             after trials have ended, until there are no new ones. The order in which trials end must not change it.
         report: writes tables and figures into `config.output`; returns the path of the HTML page.
-        models: default models.
+        models: default models; empty: those that suit each dataset.
         settings: name → (default, help line) of the experiment's own settings.
-        evaluation: the options of the evaluation that have an effect; other options are refused.
-        expected: gives (dataset, model) → number of trials, to estimate the time; None: unknown.
+        evaluation: names of the options of the evaluation (as in `config.EVALUATION`) that have an effect; if another
+            one is set, the experiment is refused.
+        expected: gives (dataset, model) → number of trials, to estimate the remaining time; None: unknown.
     """
 
     name: str
@@ -59,7 +62,7 @@ class Experiment:
 
 
 def experiment_names() -> dict[str, str]:
-    """Return name → summary of all experiments, without importing their modules."""
+    """Return name → the question that the experiment answers, without importing the modules."""
     return dict(_EXPERIMENTS)
 
 

@@ -1,4 +1,4 @@
-"""Results of an experiment: lookup by trial, filters, and tidy frames."""
+"""Results of an experiment: lookup by trial, filters, and data frames."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ IDENTITY = ("experiment", "key", "work", "dataset", "model", "variant", "feature
 
 
 class Results:
-    """Results of trials, in the order of the plan.
+    """Results of trials.
 
     Args:
-        results: the results.
-        experiment: name of the experiment, for the frames.
-        folder: the experiment's folder, from which the values of users are read.
+        results: the results; they stay in this order.
+        experiment: name of the experiment, for the data frames.
+        folder: the experiment's folder, from which the metrics of each user are read.
     """
 
     def __init__(self, results: Iterable[TrialResult] = (), experiment: str = "", folder: str | Path | None = None):
@@ -32,7 +32,7 @@ class Results:
 
     @classmethod
     def load(cls, store: TrialStore) -> Results:
-        """Return all results in the folder of an experiment.
+        """Return all results in the folder of an experiment, ordered by key; the name of the experiment stays empty.
 
         Raises:
             RunFolderError: a file is damaged.
@@ -50,15 +50,15 @@ class Results:
         return self._by_cell.get(trial)
 
     def of(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
-        """Return the results of trials, including failures; trials without a result are skipped."""
+        """Return the results of the given trials, including failures; trials without a result are skipped."""
         return [result for result in map(self.get, cells) if result is not None]
 
     def done(self, cells: Iterable[TrialSpec]) -> list[TrialResult]:
-        """Return the results of those trials that succeeded."""
+        """Return the results of the given trials that succeeded."""
         return [result for result in self.of(cells) if result.done]
 
     def where(self, condition: Callable[[TrialResult], bool] | None = None, **values: Any) -> Results:
-        """Filter results by the values of fields: `where(model="mf", work="train")`.
+        """Return the results whose fields have these values: `where(model="mf", work="train")`.
 
         Args:
             condition: a further condition on the result.
@@ -76,7 +76,10 @@ class Results:
         return Results(filter(matches, self._results), self.experiment, self.folder)
 
     def frame(self) -> pl.DataFrame:
-        """Return one row per metric, with the columns of `IDENTITY`, then stage (valid, test), metric, value."""
+        """Return a frame of all metrics: one row per trial, stage and metric.
+
+        The columns are those of `IDENTITY`, which describe the trial, then stage (valid, test), metric, value.
+        """
         rows = [
             (*self._identity(result), stage, metric, value)
             for result in self._results
@@ -100,7 +103,7 @@ class Results:
         return _frame(rows, {**texts, **numbers, "epochs": int, "best_epoch": int, "options": str})
 
     def histories(self) -> pl.DataFrame:
-        """Return one row per epoch and metric, with the columns of `IDENTITY`, then epoch, seconds, metric, value.
+        """Return one row per trial, epoch and metric: the columns of `IDENTITY`, then epoch, seconds, metric, value.
 
         The loss is one of the metrics, "loss".
         """
@@ -114,11 +117,10 @@ class Results:
         return _frame(rows, {"epoch": int, "seconds": float, "metric": str, "value": float})
 
     def per_user(self) -> pl.DataFrame:
-        """Return the test values of each user, with the columns of `IDENTITY`, then user and the metrics.
+        """Return one row per trial and user: the columns of `IDENTITY`, then user and the user's test metrics.
 
-        Trials without values of users are left out.
-
-        `user` is cast to text, so that datasets with integer and text ids fit into one frame.
+        Trials without metrics of users are left out. `user` is cast to text, so that datasets with integer and text ids
+        fit into one frame.
         """
         import polars as pl
 
@@ -132,7 +134,13 @@ class Results:
         return pl.concat(parts, how="diagonal") if parts else _frame([], {"user": str})
 
     def mean_per_user(self, results: Sequence[TrialResult]) -> pl.DataFrame | None:
-        """Return the test values of each user as means over trials, sorted by user; None if a trial has no values."""
+        """Return the test metrics of each user as means over the given trials, sorted by user.
+
+        Return None without trials, or if a trial has no metrics of users.
+
+        Raises:
+            DataError: the trials were tested on different users.
+        """
         import polars as pl
 
         paths = [result.per_user for result in results]
@@ -141,7 +149,11 @@ class Results:
         return over_seeds([pl.read_parquet(self.folder / str(path), glob=False) for path in paths])
 
     def remarks(self) -> list[str]:
-        """Return sentences for readers of a report: how the tests were done, and how many trainings ended too early."""
+        """Return remarks for readers of a report; [] if there is nothing to say.
+
+        They describe tests with validation interactions as history or with seen items, and count trainings that
+        `--epochs` ended too early.
+        """
         trained = [result for result in self._results if result.done and result.epochs]
         capped = sum(result.was_still_improving for result in trained)
         if not capped:
@@ -153,7 +165,7 @@ class Results:
         ]
 
     def _protocols(self) -> list[str]:
-        """Return a text on tests that used validation interactions of users, or ranked seen items; [] without any."""
+        """Return one text on tests with validation interactions as history or with seen items; [] without them."""
         protocols: dict[str, Mapping[str, Any]] = {}
         for result in self._results:
             if isinstance(result.data, Mapping) and (protocol := result.data.get("protocol")):
@@ -172,7 +184,7 @@ class Results:
 
 
 def _value(result: TrialResult, name: str) -> Any:
-    """Return the value of a field of a result; `Results.where` lists the fields."""
+    """Return the value of a field of a result or of its trial; `Results.where` lists the fields."""
     if name == "dataset":
         return result.cell.dataset_name
     if name == "loss":
@@ -181,7 +193,7 @@ def _value(result: TrialResult, name: str) -> Any:
 
 
 def loss_of(result: TrialResult) -> str:
-    """Return the ranking loss of the training; "" for models with a fixed loss."""
+    """Return the ranking loss that a trial was trained with; "" for models without a choice of losses."""
     options = result.options.get("model", result.cell.model_options)
     return str(options.get("loss") or "")
 

@@ -40,28 +40,37 @@ def run(experiment: Experiment, config: ExperimentConfig) -> Path:
     Args:
         experiment: the experiment.
         config: its configuration. The folder `config.output` may have results of the same experiment, interrupted or
-            with other settings; results that match are used, and nothing is computed twice.
+            with other settings; results of equal trials are used, and only a failed trial is computed again, once.
 
     Raises:
         ConfigError, DataError: a dataset or model is unknown, or options differ from a declaration (the options of a
             final model) whose test has been scored.
+        RunFolderError: a file in `config.output` is damaged.
         KeyboardInterrupt: Ctrl-C was pressed; the same call resumes the experiment.
     """
     return _write_report(experiment, config, compute(experiment, config))
 
 
 def report(experiment: Experiment, config: ExperimentConfig) -> Path:
-    """Write the report of the results so far, without computing any trial."""
+    """Write the report of the results so far, without computing any trial; return the path of the HTML page.
+
+    Raises:
+        ConfigError: there are no results with this configuration, or it is wrong, as for `run`.
+        DataError, RunFolderError: as for `run`.
+    """
     _check(experiment, config)
     started = (config.output / "cells").is_dir()  # otherwise planning would write tuning proposals
     results = _Run(experiment, replace(config, quiet=True)).known() if started else Results()
     if not len(results):
-        raise ConfigError(f"{config.output}: there is no result of '{experiment.name}' with these settings yet")
+        raise ConfigError(
+            f"{config.output}: there is no result of '{experiment.name}' with these settings yet, so there is no"
+            " report; run the experiment first"
+        )
     return _write_report(experiment, config, results)
 
 
 def _write_report(experiment: Experiment, config: ExperimentConfig, results: Results) -> Path:
-    """Write the report, and data files with all trials and epochs."""
+    """Write the report, `runs.parquet` with a row per trial, and `histories.parquet` with the metrics of each epoch."""
     for name, frame in (("runs", results.runs()), ("histories", results.histories())):
         with atomic_write(config.output / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
@@ -69,7 +78,11 @@ def _write_report(experiment: Experiment, config: ExperimentConfig, results: Res
 
 
 def compute(experiment: Experiment, config: ExperimentConfig) -> Results:
-    """Compute all trials of an experiment; return their results in the order of the plan."""
+    """Compute all trials of an experiment, without a report; return their results in the order of the plan.
+
+    Raises:
+        ConfigError, DataError, RunFolderError, KeyboardInterrupt: as for `run`.
+    """
     _check(experiment, config)
     with ExitStack() as stack:
         cluster = None
@@ -88,7 +101,8 @@ def _write_settings(experiment: Experiment, config: ExperimentConfig) -> None:
 def _check(experiment: Experiment, config: ExperimentConfig) -> None:
     """Raise ConfigError or DataError if the experiment cannot run with this configuration.
 
-    The reasons: a folder of another experiment, options without effect, unknown datasets, features or models.
+    The reasons: the output folder belongs to another experiment; options of the evaluation have no effect; a dataset,
+    feature matrix, model or the folder `config.tuned` is unknown.
     """
     from lirdrec.experiments.tuning import feature_names
     from lirdrec.models.registry import model_type
@@ -109,15 +123,19 @@ def _check(experiment: Experiment, config: ExperimentConfig) -> None:
             for name in names:
                 if name not in available:
                     listed = ", ".join(available) or "none"
-                    raise ConfigError(f"feature set '{label}': '{name}' is not in the features of {dataset}: {listed}")
+                    raise ConfigError(
+                        f"feature set '{label}': '{name}' is not one of the features of {dataset}, which are: {listed}"
+                    )
     for model in config.models:
         model_type(model)
     if config.tuned is not None and not (config.tuned / "cells").is_dir():
-        raise ConfigError(f"{config.tuned}: no results of an experiment; give the folder of a 'compare' experiment")
+        raise ConfigError(
+            f"{config.tuned}: no results of an experiment; give the folder of a 'compare' experiment with --config-from"
+        )
 
 
 def _name_of(folder: Path) -> str | None:
-    """Return the name of the experiment that a folder belongs to; None for a new folder."""
+    """Return the name of the experiment whose results are in a folder; None for a new folder."""
     try:
         return str(json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["experiment"])
     except FileNotFoundError:
@@ -127,7 +145,7 @@ def _name_of(folder: Path) -> str | None:
 
 
 class _Files:
-    """The paths of a worker's files: job, result and log; and the folder of its run."""
+    """The paths of a worker's files (job, result and log) and of the folder for its checkpoints."""
 
     def __init__(self, folder: Path, key: str):
         jobs = folder / "jobs"
@@ -159,7 +177,7 @@ class _Run:
         self.progress = Progress(expected, self.jobs, config.metric, config.quiet)
 
     def until_done(self) -> Results:
-        """Compute all trials; return their results."""
+        """Plan and compute until no trial is left; return all results."""
         ended: set[str] | None = None
         announced = False
         try:
@@ -216,7 +234,7 @@ class _Run:
         return len(self.planned) > len(before)
 
     def _start(self, waiting: list[TrialSpec]) -> None:
-        """Start waiting trials up to the number of jobs, except those claimed by other processes."""
+        """Start waiting trials up to the number of jobs; skip those that another process has locked or computed."""
         for trial in waiting:
             if len(self.running) >= self.jobs:
                 return
@@ -285,7 +303,7 @@ class _Run:
             shutil.rmtree(files.runs, ignore_errors=True)
 
     def _tidy(self, done: dict[str, TrialResult]) -> None:
-        """Remove files of finished trials that remained after a kill."""
+        """Remove the files of finished trials that remained because the scheduler was killed."""
         for key, result in done.items():
             files = _Files(self.config.output, key)
             for file in (files.job, files.result, *([files.log] if result.done else [])):
@@ -312,7 +330,13 @@ class _Run:
 
 
 def log_trial(kind: str, experiment: str, result: TrialResult) -> None:
-    """Send a trial that ended to a tracker: its specification, one step per epoch, its metrics, time and memory."""
+    """Log a trial that ended to a tracker: its specification, one step per epoch, its metrics, time and memory.
+
+    Args:
+        kind: name of the tracker, "mlflow" or "wandb".
+        experiment: name of the experiment.
+        result: the trial's result.
+    """
     from lirdrec.experiments.progress import name_of
     from lirdrec.trackers import tracker
 

@@ -5,8 +5,8 @@
     data/NAME/          the development copy: a prepared dataset without test interactions, for training and tuning
     sealed/NAME/        test.npy, declarations.json, scores/
 
-A declaration (model, variant, feature set … → options) is written before its first test score and cannot be changed
-afterwards. Each (declaration, seed) is scored once; later calls return the recorded metrics.
+A declaration (model, variant, feature set … → options) is written before the first test score of these options and
+cannot be changed after this score. Each (declaration, seed) is scored once; later calls return the recorded metrics.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Sealed:
 
 
 def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | None = None) -> Sealed:
-    """Split a dataset into its development copy and the sealed test set, unless that was done before.
+    """Split a dataset into its development copy and the sealed test set, and return their folders.
+
+    If that was done before, nothing is written.
 
     Args:
         dataset: path of a dataset, as read by `read_any`.
@@ -71,7 +73,7 @@ def seal(dataset: str | Path, folder: str | Path, split: Mapping[str, Any] | Non
         split: another split of all interactions, as arguments of `Dataset.resplit`; None: the dataset's own.
 
     Raises:
-        DataError: the dataset does not exist, or does not allow the split.
+        DataError: the dataset does not exist or cannot be read, or does not allow the split.
         RunFolderError: the folder cannot be written.
     """
     name = f"{Path(os.path.abspath(dataset)).name}-{fingerprint(dataset)[:8]}"
@@ -98,7 +100,7 @@ def _seal(dataset: str | Path, split: Mapping[str, Any] | None, sealed: Sealed) 
 
 
 def write_test(data: Dataset, sealed_folder: Path) -> None:
-    """Write the test interactions of a dataset into a sealed folder."""
+    """Write the test interactions of a dataset and its numbers of users, items, interactions into a sealed folder."""
     test = sealed_folder / SEALED
     with write_errors(sealed_folder):
         sealed_folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ def write_test(data: Dataset, sealed_folder: Path) -> None:
 
 
 def without_test(dataset: Dataset) -> Dataset:
-    """Return the dataset with an empty test split, and without any reference to its source."""
+    """Return the dataset with an empty test split, and without its folder and other facts that name its source."""
     from lirdrec.data.dataset import Interactions
 
     empty = np.empty(0, dtype=np.int64)
@@ -126,25 +128,25 @@ def without_test(dataset: Dataset) -> Dataset:
 
 
 def declaration_name(trial: TrialSpec) -> str:
-    """Return the name of the declaration of a final trial; it is the same for all seeds."""
+    """Return the name of a final trial's declaration: model, variant, feature set and work; all seeds share it."""
     return " | ".join(str(getattr(trial, label)) for label in LABELS)
 
 
 def declared_options(trial: TrialSpec) -> dict[str, Any]:
-    """Return the options that the declaration of a final trial fixes."""
+    """Return what the declaration of a final trial fixes: its model and training options, `modalities` and `extra`."""
     values = trial.to_json()
     return {name: values[name] for name in OPTIONS}
 
 
 class Preregistration:
-    """The declarations of final models, stored in the sealed folder that `seal` made."""
+    """The declarations of final models (their options, fixed before the test), stored in the sealed folder."""
 
     def __init__(self, sealed_folder: str | Path):
         self.sealed_folder = Path(sealed_folder)
         self.path = self.sealed_folder / "declarations.json"
 
     def declarations(self) -> dict[str, dict[str, Any]]:
-        """Return name → options of all declarations.
+        """Return name → options of all declarations; {} if there is no file of declarations yet.
 
         Raises:
             RunFolderError: the file is damaged.
@@ -159,10 +161,11 @@ class Preregistration:
             ) from None
 
     def declare(self, trial: TrialSpec) -> None:
-        """Record the options of a final trial, for all its seeds; an equal declaration is kept.
+        """Record the options of a final trial, for all its seeds; they replace other options that were not scored yet.
 
         Raises:
             ConfigError: the trial is declared with other options, and its test has been scored already.
+            RunFolderError: the file of declarations is damaged.
         """
         name, options = declaration_name(trial), declared_options(trial)
         if self.declared(trial) == options:
@@ -178,17 +181,20 @@ class Preregistration:
             write_json(self.path, {**declarations, name: options})
 
     def declared(self, trial: TrialSpec) -> dict[str, Any] | None:
-        """Return the options that were declared for the trial, or None."""
+        """Return the options that were declared for the trial, or None if it is not declared."""
         return self.declarations().get(declaration_name(trial))
 
     def scored(self, trial: TrialSpec) -> list[int]:
-        """Return those seeds of the trial's declaration whose test has been scored."""
+        """Return the seeds with which the trial's declaration has been scored on the test, in ascending order."""
         paths = (self.sealed_folder / "scores").glob(f"{short_hash(declaration_name(trial))}-*.json")
         return sorted({int(path.stem.split("-")[1]) for path in paths})
 
 
 class SealedTestSet:
-    """Test interactions in the sealed folder that `seal` made; read only when a declared model is scored first."""
+    """Test interactions in the sealed folder that `seal` made.
+
+    They are read only when a declared model is scored for the first time with a seed.
+    """
 
     def __init__(self, sealed_folder: str | Path):
         self.sealed_folder = Path(sealed_folder)
@@ -208,21 +214,24 @@ class SealedTestSet:
         mask_seen: bool = True,
         per_user: Path | None = None,
     ) -> dict[str, float]:
-        """Return the test metrics of a declared model; the first call computes them, later calls read the record.
+        """Return the test metrics of a declared model.
+
+        The first call for a declaration, seed and `candidates` computes and records them. Later calls return the
+        recorded metrics, even if they ask for other metrics or cut-offs.
 
         Args:
             trial: the final trial; its options must be the declared ones.
             recommender: trained with these options and the trial's seed, on `development`.
             development: the dataset without test interactions.
-            candidates: "cold": rank only items without training interactions.
-            metrics: names of metrics, without cut-off.
+            candidates: "all": rank all items; "cold": rank only items without training interactions.
+            metrics: names of metrics, without cut-off; metrics beyond accuracy are added.
             cutoffs: the cut-offs of these metrics.
             test_history, test_target, mask_seen: as in `evaluate`.
             per_user: Parquet file to write with the values of each user; None: no file.
 
         Raises:
-            ConfigError: the trial is not declared, or its options or those of the recommender differ from the
-                declaration.
+            ConfigError: the trial is not declared; its options or those of the recommender differ from the
+                declaration; or `development` has test interactions.
             RunFolderError: the test interactions or the recorded scores are damaged.
         """
         from lirdrec.evaluation.evaluator import evaluate
@@ -252,7 +261,7 @@ class SealedTestSet:
     ) -> dict[str, float]:
         """Return the test metrics of declared recommendation lists that were made elsewhere.
 
-        The same lists may be scored again with other cut-offs.
+        The same lists may be scored again with other cut-offs or metrics; a repeated call returns the recorded metrics.
 
         Args:
             trial: the trial of the lists; its declaration has their checksum.
@@ -282,7 +291,10 @@ class SealedTestSet:
         suffix: str,
         per_user: Path | None,
     ) -> dict[str, float]:
-        """Return the recorded metrics of a trial; the first call computes them by `measure` on the complete dataset."""
+        """Return the recorded metrics of a trial; the first call computes them by `measure` and records them.
+
+        `measure` gets `development` with the test interactions.
+        """
         from lirdrec.data.dataset import Interactions
 
         name = declaration_name(trial)
@@ -305,7 +317,7 @@ class SealedTestSet:
         return dict(result.values)
 
     def _check_declared(self, trial: TrialSpec, development: Dataset) -> None:
-        """Raise unless the trial is declared with its options, and the dataset has no test interactions."""
+        """Raise a ConfigError unless the trial is declared with its options, and the dataset has no test."""
         name, options = declaration_name(trial), self.preregistration.declared(trial)
         if options is None:
             raise ConfigError(
@@ -315,14 +327,15 @@ class SealedTestSet:
         if options != declared_options(trial):
             different = _difference(options, declared_options(trial))
             raise ConfigError(
-                f"{name}: the trial was declared with other options ({different}), so its test cannot be scored"
+                f"{name}: the trial was declared with other options ({different}), so its test cannot be scored;"
+                " use the declared options"
             )
         if len(development.test):
             raise ConfigError(f"{name}: this dataset has test interactions; score with the development copy")
 
 
 def _recorded(path: Path) -> dict[str, float]:
-    """Read the metrics of an earlier test score."""
+    """Return the metrics in the file of an earlier test score; raise a RunFolderError if it is damaged."""
     try:
         return dict(read_checked(path)["figures"])
     except (ValueError, KeyError) as error:
@@ -332,7 +345,11 @@ def _recorded(path: Path) -> dict[str, float]:
 
 
 def _test_interactions(sealed_folder: Path) -> np.ndarray:
-    """Read user rows, item rows and, if known, timestamps of the T test interactions: `(2, T)` or `(3, T)` int64."""
+    """Read user rows, item rows and, if known, timestamps of the T test interactions: `(2, T)` or `(3, T)` int64.
+
+    Raises:
+        RunFolderError: the file is damaged, or does not have its recorded checksum.
+    """
     from lirdrec.data.features import open_array
 
     path = sealed_folder / SEALED
@@ -346,7 +363,7 @@ def _test_interactions(sealed_folder: Path) -> np.ndarray:
 
 
 def _check_trained(trial: TrialSpec, recommender: Recommender) -> None:
-    """Raise unless the recommender has the trial's model, model options, training options and seed."""
+    """Raise a ConfigError unless the recommender has the trial's model, model and training options, and seed."""
     from lirdrec.config import to_dict
     from lirdrec.experiments.config import resolve_options
 
@@ -359,12 +376,13 @@ def _check_trained(trial: TrialSpec, recommender: Recommender) -> None:
         actual |= {f"training.{key}": value for key, value in info["training"].items()}
     if actual != expected:
         raise ConfigError(
-            f"{declaration_name(trial)}: the recommender was trained with {_difference(actual, expected)}"
+            f"{declaration_name(trial)}: the recommender is not of this trial; it was trained with"
+            f" {_difference(actual, expected)}"
         )
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Describe the first option whose values in two mappings differ: `key = 3, not 4`."""
+    """Describe the first option whose values differ: `key = 3, not 4`, the value in `old` first."""
     for key in {**old, **new}:
         before, after = old.get(key), new.get(key)
         if before != after:

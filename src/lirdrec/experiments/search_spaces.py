@@ -62,13 +62,13 @@ Choice = dict[str, Any]  # option → value, of the model and of training
 
 @dataclass(frozen=True)
 class Space:
-    """Search space of a model.
+    """Search space of a model: the values that tuning may choose for each option.
 
     Attributes:
-        shared: option → values, for every loss.
+        shared: option → values, for every branch.
         branches: branch → option → values. A branch is a ranking loss or a similarity; models without a choice have a
             single branch "".
-        first: complete configurations to try first.
+        first: complete configurations to try first, one for each branch.
     """
 
     shared: Mapping[str, tuple[Any, ...]]
@@ -77,7 +77,7 @@ class Space:
 
     @property
     def size(self) -> int:
-        """Number of configurations."""
+        """Number of all configurations."""
         shared = math.prod(map(len, self.shared.values()))
         return sum(shared * math.prod(map(len, branch.values())) for branch in self.branches.values())
 
@@ -89,31 +89,35 @@ class Space:
                 yield with_loss(loss, dict(zip(options, values, strict=True)))
 
     def draw(self, generator: random.Random) -> Choice:
-        """Draw a configuration at random: first a branch, then a value of each option."""
+        """Return a configuration at random: first a branch is drawn, then a value of each option."""
         loss = generator.choice(list(self.branches))
         options = {**self.shared, **self.branches[loss]}
         return with_loss(loss, {name: generator.choice(values) for name, values in options.items()})
 
 
 def with_loss(branch: str, options: Choice) -> Choice:
-    """Return the options of a branch, with the option "loss" first if the branch is a ranking loss."""
+    """Return the options as a configuration of the branch: a ranking loss is added as the option "loss"."""
     return {"loss": branch, **options} if branch in LOSSES else options
 
 
 def branch_of(options: Mapping[str, Any]) -> str:
-    """Return the branch of a configuration, for a search space with several branches."""
+    """Return the branch of a configuration: its loss or, without one, its similarity.
+
+    Only for search spaces with several branches, since others may have neither option.
+    """
     branch: str = options["loss"] if "loss" in options else options["similarity"]
     return branch
 
 
 def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), modalities: Sequence[str] = ()) -> Space:
-    """Return the search space of a model.
+    """Return the search space of a model: the grid and defaults of its class, and training options of each branch.
 
     Args:
         model: name of the model.
-        fixed: options of the model or of training that are set, and are therefore not searched.
+        fixed: name → value of model and training options that are set, and are therefore not searched.
         losses: ranking losses to search; empty: all losses of the model.
-        modalities: names of the feature matrices; if there are exactly two, their weights are searched, too.
+        modalities: names of the feature matrices; if there are exactly two, the model's option `modality_weights` is
+            searched, too.
 
     Raises:
         ConfigError: the model's grid names an unknown option.
@@ -122,7 +126,9 @@ def space_of(model: str, fixed: Mapping[str, Any], losses: Sequence[str] = (), m
     defaults = {entry.name: None if entry.default is MISSING else entry.default for entry in fields(kind.Config)}
     for name in kind.grid:
         if name not in defaults:
-            raise ConfigError(f"{model}: its grid names '{name}', which is not an option of the model")
+            raise ConfigError(
+                f"{model}: its grid names '{name}', which is not an option of the model; correct `grid` of its class"
+            )
     shared = {name: _with(values, defaults[name]) for name, values in kind.grid.items() if name not in fixed}
     shared.pop("loss", None)
     if len(modalities) == 2 and "modality_weights" in defaults and "modality_weights" not in fixed:
@@ -168,14 +174,14 @@ def _branches(
 
 
 def parts(choice: Choice) -> tuple[Choice, Choice]:
-    """Split a configuration into options of the model and options of training."""
+    """Split a configuration; return the options of the model, and the options of training."""
     training = {entry.name for entry in fields(TrainConfig)}
     model_options = {name: value for name, value in choice.items() if name not in training}
     return model_options, {name: value for name, value in choice.items() if name in training}
 
 
 def _with(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
-    """Return the values, and the default if it is not among them; numbers are sorted."""
+    """Return the values, with the default added if it is not among them; numbers are sorted."""
     complete = [*values] if canonical(default) in map(canonical, values) else [*values, default]
     return tuple(sorted(complete) if all_numbers(complete) else complete)
 

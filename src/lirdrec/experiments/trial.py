@@ -31,8 +31,9 @@ class TrialSpec:
     All fields are JSON values; specifications with equal content are equal and share their result.
 
     Attributes:
-        work: "train", "trial" (a training that tuning may stop early), or "MODULE:FUNCTION" of a module in
-            `lirdrec.experiments.studies`; the function gets a `worker.Job` and returns the `data` of the result.
+        work: "train", "trial" (a training that tuning may stop early), or "MODULE:FUNCTION", where MODULE is the name
+            of a module in `lirdrec.experiments.studies` or a full name with dots; the function gets a `worker.Job` and
+            returns the `data` of the result.
         dataset: path of a dataset, as read by `lirdrec.data.readers.read_any`.
         model: name of a model; "" for work without a model.
         model_options: fields of the model's config that differ from the defaults.
@@ -41,8 +42,8 @@ class TrialSpec:
         modalities: names of the feature matrices to use; None: all.
         split: another split of all interactions, as arguments of `Dataset.resplit`; None: the dataset's own.
         extra: further arguments of the work. For "train": "final" (true: score the sealed test),
-            "candidates" ("cold": rank unseen items only), "keep" (true: save the run folder in runs/KEY/model),
-            "evaluation" (`ExperimentConfig.evaluation`).
+            "candidates" ("cold": rank only items without training interactions), "keep" (true: save the run folder in
+            runs/KEY/model), "evaluation" (`ExperimentConfig.evaluation`).
     """
 
     work: str
@@ -79,26 +80,26 @@ class TrialSpec:
 
     @property
     def dataset_name(self) -> str:
-        """The last part of the dataset's path."""
+        """The last part of the dataset's path, which is its name in reports."""
         return Path(os.path.abspath(self.dataset)).name
 
     @property
     def final(self) -> bool:
-        """Whether the trial scores the sealed test."""
+        """Whether the trial is final, that is, scores the sealed test (`extra["final"]`)."""
         return bool(self.extra.get("final"))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return name → value of all fields, as JSON values."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return values | {"modalities": None if self.modalities is None else list(self.modalities)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialSpec:
-        """Make a specification from the result of `to_json`."""
+        """Return the specification whose `to_json` gave these values."""
         return cls(**values)
 
     def with_(self, **changes: Any) -> TrialSpec:
-        """Return a copy with some fields replaced."""
+        """Return a copy of the specification with these fields replaced."""
         return replace(self, **changes)
 
 
@@ -108,18 +109,19 @@ class TrialResult:
 
     Attributes:
         cell: the trial's specification.
-        error: last line of the error, or None.
+        status: "done", "failed" or "out of memory".
+        error: one line about the failure, or None.
         figures: stage ("valid" or "test") → metric → value, for the stages that were scored.
-        seconds: wall-clock time, including earlier attempts that were interrupted and resumed.
+        seconds: wall-clock time of the worker process, and of the training before an interruption that it resumed.
         peak_memory, peak_gpu_memory: peak main and GPU memory in bytes; None without a GPU.
         epochs, best_epoch: number of epochs and best epoch of a gradient training, else 0.
         history: one entry per epoch: "epoch", "seconds" (since the start, without validation), "loss" and, after
             validation, its metrics by name.
-        per_user: path of a Parquet file with per-user test values (columns `user` and one per metric), relative to the
-            experiment's folder, or None.
+        per_user: path of a Parquet file with the test metrics of each user (columns `user` and one per metric),
+            relative to the experiment's folder, or None.
         data: further JSON results of the work.
         options: "model" and "training": all options, including defaults.
-        attempts: number of attempts until this result, without attempts that the user interrupted.
+        attempts: number of attempts until this result, without attempts that were interrupted.
     """
 
     cell: TrialSpec
@@ -139,12 +141,12 @@ class TrialResult:
 
     @property
     def done(self) -> bool:
-        """Whether the work succeeded."""
+        """Whether the trial succeeded."""
         return self.status == "done"
 
     @property
     def was_still_improving(self) -> bool:
-        """Whether training reached the maximum number of epochs while validation was still improving."""
+        """Whether training reached its maximum number of epochs, and the best epoch is in the last tenth of them."""
         data = self.data if isinstance(self.data, Mapping) else {}
         ended = data.get("stopped") == "epochs" and not data.get("stopped_early")
         return ended and still_improving(self.best_epoch, self.epochs)
@@ -154,18 +156,18 @@ class TrialResult:
         return self.figures.get(stage, {}).get(metric)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return name → value of all fields, as JSON values."""
         return {**vars(self), "cell": self.cell.to_json(), "history": list(self.history)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
-        """Make a result from the result of `to_json`."""
+        """Return the trial result whose `to_json` gave these values; missing fields get their defaults."""
         trial, history = TrialSpec.from_json(values["cell"]), tuple(values.get("history", ()))
         return cls(**{**values, "cell": trial, "history": history})
 
 
 class TrialStore:
-    """Trial results stored in an experiment's folder as `cells/KEY.json`, written atomically."""
+    """The results of trials, stored in an experiment's folder as `cells/KEY.json`."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -189,7 +191,7 @@ class TrialStore:
         return result
 
     def __iter__(self) -> Iterator[TrialResult]:
-        """Yield all results in the folder, ordered by key.
+        """Return an iterator over all results in the folder, ordered by key.
 
         Raises:
             RunFolderError: a file is damaged.
@@ -197,13 +199,13 @@ class TrialStore:
         return map(_read_result, sorted((self.folder / "cells").glob("*.json")))
 
     def record(self, result: TrialResult) -> None:
-        """Write the result of a trial, replacing an earlier one."""
+        """Write the result of a trial into the folder; it replaces an earlier result of the same trial."""
         path = self._path(result.cell)
         make_folder(path.parent)
         write_checked(path, result.to_json())
 
     def claim(self, trial: TrialSpec) -> AbstractContextManager[bool]:
-        """Lock the trial for this process inside a `with` block; gives False if another process has locked it."""
+        """Lock the trial for this process inside a `with` block, which gets False if another process has locked it."""
         return locked(self.folder / "locks" / trial.key, wait=False)
 
     def _path(self, trial: TrialSpec) -> Path:
@@ -221,7 +223,7 @@ def _read_result(path: Path) -> TrialResult:
 def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
     """Lock a file inside a `with` block; create it if missing.
 
-    Gives True; gives False, without the lock, if `wait` is False and another process has locked the file.
+    The block gets True. It gets False, and no lock, if `wait` is False and another process has locked the file.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -251,13 +253,15 @@ def short_hash(value: Any) -> str:
 
 
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object with its checksum, atomically."""
+    """Write a JSON object with its checksum into a file, atomically."""
     plain = json.loads(json.dumps(values))  # with lists and text keys, as they will be read from JSON
     write_json(path, plain | {CHECKSUM: short_hash(plain)})
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Read a file that `write_checked` wrote, and check its checksum; files of earlier versions have none.
+    """Return the JSON object in a file that `write_checked` wrote, after a check of its checksum.
+
+    A file of an earlier version, which has no checksum, is read without this check.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -276,6 +280,9 @@ def read_checked(path: Path) -> dict[str, Any]:
 
 def fingerprint(dataset: str | Path) -> str:
     """Return a hash of the contents of a dataset's folder, 16 hexadecimal digits; its path does not matter.
+
+    Hashed is the manifest of a prepared dataset, which has the checksums of all files. Of other datasets, the `.inter`
+    and `.npy` files are hashed, large ones by samples. The hash of a folder is computed once in a process.
 
     Raises:
         DataError: the folder does not exist.

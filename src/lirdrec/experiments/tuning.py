@@ -1,15 +1,16 @@
 """Hyper-parameter tuning on validation, with the same budget for every model.
 
-A search is a list of proposals in the file `tuning/NAME.json`; each proposal becomes a trial. `suggest` reads the
-results so far and returns the trials to compute next, so a search can be interrupted and resumed, and run by several
+A search is a list of proposals (configurations to try) in the file `tuning/NAME.json`; each proposal becomes a trial.
+`suggest` reads the results so far and adds proposals, so a search can be interrupted and resumed, and run by several
 processes. Proposals are made in pairs, from the results of all earlier pairs, so they do not depend on the order in
-which trials end.
+which trials end. With a time limit they are made one at a time, each from all earlier results.
 
 The first proposals are the published defaults with each loss; the next ones, up to `AT_RANDOM` in all, are random; then
-Optuna's TPE proposes, with a seed for each number of a proposal. Trials are pruned by the median rule: from epoch
-`WARM_UP` on, a trial stops if its best value so far is below the median of the earlier trials at that epoch. These
-thresholds are part of the proposal, so an interrupted trial stops at the same epoch. Only validation metrics are used;
-the test is locked (`sealed_test_set`).
+Optuna's TPE proposes, with a seed for each number of a proposal. With the sampler "grid" all later ones are random. No
+configuration is proposed twice. Trials are pruned (stopped early) by the median rule: from epoch `WARM_UP` on, a trial
+stops if its best value so far is below the median of the earlier trials at that epoch. These thresholds are part of the
+proposal, so an interrupted trial stops at the same epoch. Only validation metrics are used; the test is locked
+(`sealed_test_set`).
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ WARM_UP = 20  # first epochs, in which no trial is pruned
 
 @dataclass(frozen=True)
 class TuningState:
-    """State of a search.
+    """State of a search for the best configuration of a model.
 
     Attributes:
         cells: all trials proposed so far, computed or not.
         finished: whether the budget is spent and all trials have results.
-        chosen: the best trial; None if unfinished or without a successful trial. It never changes once chosen.
+        chosen: the best trial; None if unfinished or without a successful trial. It never changes once chosen with a
+            budget. Without tuning, it has the published defaults.
         trials: the results so far, in the order of the proposals.
         base: the trial that all proposals of the search are made from.
     """
@@ -56,13 +58,18 @@ class TuningState:
 
     @property
     def status(self) -> str:
-        """The search is "running", "done" or, if it ended without a chosen trial, "out of memory" or "failed"."""
+        """State as a text: "running", "done" or, if no trial could be chosen, "out of memory" or "failed"."""
         if self.chosen is not None or not self.finished:
             return "done" if self.finished else "running"
         return "out of memory" if any(trial.status == "out of memory" for trial in self.trials) else "failed"
 
     def final(self, seed: int, variant: str = "", **extra: Any) -> TrialSpec:
         """Return the final trial of the best configuration with this seed; it scores the sealed test.
+
+        Args:
+            seed: seed of the training.
+            variant: label of the trial in reports; "": the label of `base`.
+            extra: entries that are added to `TrialSpec.extra`.
 
         Raises:
             ConfigError: no trial has been chosen.
@@ -87,12 +94,14 @@ def base_cell(
     model_options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
-    """Return a "train" trial with the options of the configuration and of the experiment; others are made from it.
+    """Return a trial with the options that the configuration and the experiment fix.
+
+    Its work is "train", and its seed 0. The trials of tuning and the final trials are made from it.
 
     Args:
         config: gives the fixed model and training options, the metric, and the feature sets.
         dataset, model: fields of the trial.
-        feature_set: a label of `config.sets`; any other label means all features.
+        feature_set: a label of `config.sets`; any other label means all feature matrices.
         model_options, training: options of the experiment; they override those of the configuration.
     """
     return TrialSpec(
@@ -108,10 +117,13 @@ def base_cell(
 
 
 def suggest(config: ExperimentConfig, results: Results, base: TrialSpec) -> TuningState:
-    """Continue the search for the best configuration of `base.model`; called by every `plan`.
+    """Continue the search for the best configuration of `base.model`, and return its state.
+
+    New proposals are added to the search's file as soon as the results that they need are known, so the `plan` of an
+    experiment calls this function each time. If `config.trials` is 0, the state has the published defaults as chosen.
 
     Args:
-        config: gives the budget, losses, sampler and output folder.
+        config: gives the budget, losses, metric, sampler, pruning and output folder.
         results: the results so far.
         base: a "train" trial (see `base_cell`): its options are fixed, other options of the search space are tuned. Its
             seed is the seed of the trials and of the random proposals.
@@ -163,7 +175,7 @@ def _add_proposals(
     proposals: list[dict[str, Any]],
     limit: int,
 ) -> None:
-    """Append proposals up to the limit; stop before if a result that the next one needs is missing, or time is over."""
+    """Append proposals until there are `limit` of them, or the next one needs a missing result, or the time is over."""
     while len(proposals) < limit:
         n = len(proposals) if config.minutes is not None else len(proposals) // PAIR * PAIR
         past = results.of(_trials(base, proposals[:n]))
@@ -176,7 +188,7 @@ def _add_proposals(
 
 
 def n_trials(config: ExperimentConfig, base: TrialSpec) -> int:
-    """Return the maximum number of trials of the search, which is at most the size of the search space."""
+    """Return the maximum number of trials of the search: `config.trials`, but at most the size of the search space."""
     size = _space(config, base).size
     return size if config.trials is None else min(size, config.trials)
 
@@ -188,7 +200,7 @@ def _space(config: ExperimentConfig, base: TrialSpec) -> Space:
 
 @lru_cache
 def feature_names(dataset: str) -> tuple[str, ...]:
-    """Return the names of the feature matrices of a dataset, in the order that models use."""
+    """Return the names of the feature matrices of a dataset, in alphabetical order, which models use."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.storage import MANIFEST, read_manifest
 
@@ -199,7 +211,7 @@ def feature_names(dataset: str) -> tuple[str, ...]:
 
 @lru_cache
 def keeps_order(dataset: str) -> bool:
-    """Whether a dataset is split by time; models of ordered histories are made for such a split."""
+    """Whether a dataset is split by time, as models of ordered histories need it."""
     from lirdrec.data.readers import read_any
     from lirdrec.data.splits import is_split_by_time
     from lirdrec.data.storage import MANIFEST, read_manifest
@@ -209,19 +221,19 @@ def keeps_order(dataset: str) -> bool:
 
 
 def _chosen(choices: Sequence[Mapping[str, Any]], budget: list[Any]) -> int | None:
-    """Return the number of the trial that was chosen with this budget, or None."""
+    """Return the index of the trial that was chosen with this budget `[trials, minutes]`; None if there is none."""
     return next((choice["number"] for choice in choices if choice["budget"] == budget), None)
 
 
 def _best(results: Sequence[TrialResult], metric: str) -> int | None:
-    """Return the number of the best trial, the first one of equals; None if no trial has a value."""
+    """Return the index of the trial with the best validation metric, the first of equals; None if none has a value."""
     values = {n: result.figure(metric) for n, result in enumerate(results) if result.done}
     known = {n: value for n, value in values.items() if value is not None}
     return max(known, key=known.__getitem__, default=None)
 
 
 def _trials(base: TrialSpec, proposals: Sequence[Mapping[str, Any]]) -> list[TrialSpec]:
-    """Make the trials of proposals."""
+    """Return a trial for each proposal, with the options of `base` and of the proposal."""
     trials = []
     for number, proposal in enumerate(proposals, 1):
         model_options, training = parts(proposal["options"])
@@ -238,7 +250,7 @@ def _trials(base: TrialSpec, proposals: Sequence[Mapping[str, Any]]) -> list[Tri
 
 
 def _is_complete(config: ExperimentConfig, trials: Sequence[TrialSpec], results: Results, limit: int) -> bool:
-    """Whether all trials have results, and the budget is spent."""
+    """Whether there are trials, all of them have results, and the budget is spent."""
     past = results.of(trials)
     left = _left(config, past)
     spent = len(trials) >= limit or (left is not None and left <= 0)
@@ -246,7 +258,7 @@ def _is_complete(config: ExperimentConfig, trials: Sequence[TrialSpec], results:
 
 
 def _left(config: ExperimentConfig, past: Sequence[TrialResult]) -> float | None:
-    """Return the remaining seconds of tuning; None without a time budget."""
+    """Return `config.minutes` in seconds, less the time of all trials; None without a time limit."""
     if config.minutes is None:
         return None
     return round(config.minutes * 60 - sum(result.seconds for result in past), 1)
@@ -280,18 +292,21 @@ def _propose(
 def _by_tpe(
     space: Space, proposals: Sequence[Mapping[str, Any]], past: Sequence[TrialResult], metric: str, seed: int
 ) -> Choice:
-    """Return the next configuration by Optuna's TPE; dimensions are the branch and the index of each option's value."""
+    """Return the next configuration by Optuna's TPE.
+
+    Optuna gets the branch (a ranking loss or similarity) and, for each option, the index of its value.
+    """
     optuna = _optuna()
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=0, seed=seed))
     losses = list(space.branches)
 
     def dimensions(loss: str) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """Return name of a dimension → (option, its values)."""
+        """Return name of an Optuna parameter → (option, its values), for one branch."""
         shared = {name: (name, values) for name, values in space.shared.items()}
         return shared | {f"{loss}.{name}": (name, values) for name, values in space.branches[loss].items()}
 
     def distribution(values: Sequence[Any]) -> Any:
-        """Return an ordered distribution for numbers, else a categorical one."""
+        """Return a distribution over the indices of the values: ordered for numbers, else categorical."""
         if all_numbers(values):
             return optuna.distributions.IntDistribution(0, len(values) - 1)
         return optuna.distributions.CategoricalDistribution(list(range(len(values))))
@@ -341,6 +356,7 @@ def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
 
     The value is the median of the best values that earlier trials had reached by that epoch; of two middle values, the
     lower one. Trials that were pruned before that epoch do not count; a trial that ended unpruned counts with its best.
+    Return [] if fewer than two trials count.
     """
     curves = []
     for result in past:
@@ -364,7 +380,11 @@ def _threshold(past: Sequence[TrialResult], metric: str) -> list[list[float]]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read the proposals, and the trial chosen for each budget; both lists are empty without a file."""
+    """Return the proposals, and the index of the trial chosen for each budget; both lists are empty without a file.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return list(content["trials"]), list(content["chosen"])

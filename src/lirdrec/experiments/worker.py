@@ -90,15 +90,16 @@ class Job:
     Attributes:
         cell: the trial; its dataset is the development copy.
         folder: the experiment's folder.
-        runs: folder for the trial's checkpoints and other files; removed when the trial is done.
+        runs: folder for the trial's checkpoints and its saved model. The scheduler removes it when the trial is done,
+            unless `cell.extra["keep"]` is set.
         sealed_folder: folder of the sealed test; None unless the trial is final.
         device, cache: as in `lirdrec.fit`.
         figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
-        protocol: how the test was done; {} before `score_test`.
-        per_user: path of the file with the test values of each user, relative to `folder`.
+        protocol: how the test was done, as in `EvaluationProtocol.to_json`; {} before `score_test`.
+        per_user: path of the file with the test metrics of each user, relative to `folder`; None: not written.
         callback, best_epoch: the callback that recorded the last `fit`, and the best epoch of this training.
         checkpoint_seconds: time between checkpoints.
-        earlier: seconds of training before the worker was interrupted.
+        earlier: seconds of training in earlier workers of this trial, which were interrupted.
     """
 
     cell: TrialSpec
@@ -117,7 +118,9 @@ class Job:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The development copy, without test interactions.
+        """The development copy (the dataset without test interactions), with the feature matrices of the trial.
+
+        A model with the option `modalities` gets all matrices, and selects those of the trial itself.
 
         Raises:
             DataError: the trial names a feature matrix that the dataset does not have.
@@ -143,13 +146,18 @@ class Job:
         part: str = "",
         calibrate_new_items: bool = False,
     ) -> Recommender:
-        """Train the trial's model with its options, resuming from the checkpoint of a killed worker.
+        """Train the trial's model with its options, and return the recommender.
+
+        If an earlier worker of this trial was killed, the training resumes from its checkpoint.
 
         Args:
             dataset: training data; None: the trial's dataset.
             callbacks: further training callbacks.
             part: name of this training, for trials with several trainings; each has its own checkpoint.
             calibrate_new_items: as in `lirdrec.fit`.
+
+        Raises:
+            KeyboardInterrupt: the training was interrupted.
         """
         from lirdrec.recommender.fit import fit
 
@@ -175,7 +183,7 @@ class Job:
         return recommender
 
     def validation_truth(self) -> GroundTruth:
-        """Return the validation interactions of the trial's dataset; the users' training items are masked."""
+        """Return the validation interactions as ground truth; each user's training items are left out of rankings."""
         import numpy as np
         import torch
 
@@ -189,7 +197,11 @@ class Job:
         return GroundTruth.from_pairs(train, valid, data.n_users)
 
     def score_valid(self, recommender: Recommender) -> None:
-        """Compute the test's metrics and the training metric on validation, and store them as stage "valid"."""
+        """Evaluate a recommender on validation, and store the metrics in `figures["valid"]`.
+
+        They are the metrics that the test reports, except those beyond accuracy, and the metric of early stopping.
+        Without validation interactions nothing is stored.
+        """
         from lirdrec.evaluation.evaluator import evaluate
         from lirdrec.evaluation.metrics import split_name
 
@@ -206,14 +218,15 @@ class Job:
     def score_test(
         self, recommender: Recommender, *, candidates: Candidates | None = None, stage: str = "test"
     ) -> dict[str, float]:
-        """Score a declared trial on the test, and store the metrics as `stage`.
+        """Score the declared trial on the sealed test; return the metrics, and store them in `figures[stage]`.
 
-        For the stage "test" the values of each user are stored, too.
+        For the stage "test" the metrics of each user are written into a file, too.
 
         Args:
             recommender: the result of `fit`.
-            candidates: "all" or "cold"; None: as in the trial's `extra`, default "all".
-            stage: name under which the metrics are stored.
+            candidates: the items to rank, "all", or "cold", which are those without training interactions; None: as in
+                the trial's `extra`, default "all".
+            stage: key of the metrics in `figures`.
 
         Raises:
             ConfigError: the trial is not final, or differs from its declaration.
@@ -237,7 +250,7 @@ class Job:
         return metrics
 
     def _evaluation(self) -> dict[str, Any]:
-        """Return the options of the evaluation: those of the trial, and defaults for all others."""
+        """Return all options of the evaluation (`config.EVALUATION`): those of the trial, else defaults."""
         defaults: dict[str, Any] = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS}
         defaults |= {"test_history": None, "test_target": None, "mask_seen": True}
         return defaults | self.cell.extra.get("evaluation", {})
@@ -246,7 +259,7 @@ class Job:
         return cast(Candidates, self.cell.extra.get("candidates", "all"))
 
     def _cutoffs(self, candidates: Candidates, cutoffs: Sequence[int]) -> tuple[int, ...]:
-        """Return the cut-offs up to the number of candidate items; without any, this number."""
+        """Return the cut-offs that do not exceed the number of items to rank; if all exceed it, only this number."""
         import numpy as np
 
         data = self.dataset
@@ -255,7 +268,10 @@ class Job:
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Do the work "train" or "trial": train, score validation and, for a final trial, the sealed test."""
+    """Do the work "train" or "trial": train, score validation and, for a final trial, the sealed test.
+
+    With `extra["keep"]`, the run folder is saved. Return why the training ended, and whether tuning stopped it early.
+    """
     recommender = job.fit()
     job.score_valid(recommender)
     if job.cell.final:
@@ -267,7 +283,7 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def find_work(name: str) -> Any:
-    """Return the function that a trial's `work` names; a module without a dot is in `lirdrec.experiments.studies`.
+    """Return the function that a trial's `work` names, as in `TrialSpec.work`.
 
     Raises:
         ConfigError: the function does not exist.
@@ -279,11 +295,16 @@ def find_work(name: str) -> Any:
         path = module if "." in module else f"lirdrec.experiments.studies.{module}"
         return getattr(importlib.import_module(path), function)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the work '{name}' of a trial cannot be loaded: {error}") from None
+        raise ConfigError(
+            f"the work '{name}' of a trial cannot be loaded ({error}); give train, trial or MODULE:FUNCTION"
+        ) from None
 
 
 def compute(job: Job) -> dict[str, Any]:
-    """Compute the job's trial; return the fields of its `TrialResult` as JSON."""
+    """Compute the job's trial; return the fields of its `TrialResult` as JSON values.
+
+    An error of the trial is not raised: it becomes the status and the error of the result.
+    """
     from lirdrec.config import to_dict
 
     values: dict[str, Any] = {"status": "done", "error": None, "data": None}
@@ -340,7 +361,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def job_of(spec: Mapping[str, Any]) -> Job:
-    """Make a job from the content of its job file."""
+    """Return the job that the content of a job file describes."""
     sealed = None if spec.get("vault") is None else Path(spec["vault"])
     folder, runs = Path(spec["folder"]), Path(spec["runs"])
     return Job(TrialSpec.from_json(spec["cell"]), folder, runs, sealed, spec.get("device", "auto"), spec.get("cache"))
@@ -360,7 +381,13 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compute the trial of a job file and write its result file; return the exit code."""
+    """Compute the trial of a job file and write its result file; return the exit code, 130 if interrupted.
+
+    The exit code of a trial that fails is 0, too, since its result says so.
+
+    Args:
+        arguments: the paths of the job file and of the result file.
+    """
     job_file, result_file = map(Path, arguments)
     _end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

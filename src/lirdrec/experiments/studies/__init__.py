@@ -1,1 +1,1 @@
-"""The experiments: each a plan of cells and a report of their results, and what several of them share."""
+"""The experiments: each module plans the trials of one experiment and writes its report; some hold shared functions."""

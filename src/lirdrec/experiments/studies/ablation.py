@@ -60,12 +60,12 @@ TITLES = {
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield the trials of all variants with all seeds."""
+    """Yield the trials of all variants of the models, with all seeds."""
     yield from variant_study.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: a table, a figure, and the parts that matter."""
+    """Write the report: a table and a figure of the variants, and which ones are worse; return its path."""
     study = Study(_groups(config), results, config.metric)
     name = " and ".join(map(label, config.models or MODELS))
     notes = NOTES if set(config.models or MODELS) == set(MODELS) else SEQUENTIAL_NOTES
@@ -99,5 +99,7 @@ def _groups(config: ExperimentConfig) -> list[Group]:
     for model in config.models:
         if model not in VARIANTS_OF:
             known = " and ".join(VARIANTS_OF)
-            raise ConfigError(f"the ablation is defined for {known}, not for {model}; omit --models")
+            raise ConfigError(
+                f"the ablation is defined for {known}, not for {model}; choose among these with --models, or omit it"
+            )
     return variant_study.groups(config, config.models or MODELS, lambda model, modalities: VARIANTS_OF[model])

@@ -40,7 +40,10 @@ Runs = dict[tuple[str, str], list[TrialResult]]  # (model, mode) → finished re
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield the transductive trials, and inductive trials as soon as their number of epochs is known."""
+    """Yield the transductive trials, and each inductive trial as soon as its transductive one has a result.
+
+    For closed-form models, tuning trials come first.
+    """
     for dataset in config.datasets:
         for model in config.models or MODELS:
             for seed in range(config.seeds):
@@ -53,7 +56,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 def transductive(job: Job) -> dict[str, Any]:
     """Do the work "transductive": train with the features of unseen items; score validation, and the test twice.
 
-    The test is scored among unseen items only, and among all items.
+    The test is scored among unseen items only, and among all items. Return the numbers of unseen and of all items.
     """
     return _scored(job, job.fit())
 
@@ -83,7 +86,7 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: metrics of both modes and both lists of candidates, compared with random ranking."""
+    """Write the report: metrics of both modes and both lists of candidates, and of random ranking; return its path."""
     metric, metrics = sentences.metrics_of(results, "test", config.metric)
     shown = sentences.with_cutoff_of(metric, metrics)
     datasets: dict[str, Runs] = {}
@@ -103,9 +106,13 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def expected_recall(results: Sequence[TrialResult], metric: str) -> float | None:
-    """Return the expected recall of random ranking: each of C candidates is in the top k with probability k / C.
+    """Return the expected recall of a random ranking of the unseen items; None for other metrics, or without results.
 
-    Return None for other metrics than recall, and without results.
+    Each of C unseen items is in the top k with probability k / C.
+
+    Args:
+        results: results that give C; several draws of unseen items are averaged.
+        metric: "recall@k".
     """
     kind, _, k = metric.partition("@")
     sizes = [result.data["unseen"] for result in results if result.done and result.data]
@@ -201,7 +208,11 @@ def _answer(dataset: str, runs: Runs, metric: str) -> str:
 def _transductive(
     config: ExperimentConfig, results: Results, dataset: str, model: str, seed: int
 ) -> Iterator[TrialSpec]:
-    """Yield the transductive trial; closed-form models, which train fast, are first tuned on the same split."""
+    """Yield the transductive trial of one seed.
+
+    Closed-form models, which train fast, are tuned on the same split; before that is finished, only the tuning trials
+    are yielded.
+    """
     feature_set = next(iter(config.sets))
     base = settled(config, dataset, model, feature_set)
     cold: dict[str, Any] = {
@@ -219,7 +230,7 @@ def _transductive(
 
 
 def _inductive(trial: TrialSpec, result: TrialResult | None) -> Iterator[TrialSpec]:
-    """Yield the inductive trial after a transductive one has its result; nothing if the model cannot add items."""
+    """Yield the inductive trial if the transductive one has succeeded, and the model can add items."""
     capabilities = model_type(trial.model).capabilities
     if result is not None and result.done and capabilities.cold_items:
         epochs = {"epochs": max(1, result.best_epoch)} if capabilities.training == "gradient" else {}

@@ -38,7 +38,7 @@ HIDDEN = ("metric", "device")  # options that are not settings of the model
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield the trials of all tuning searches, and the final trainings of finished searches."""
+    """Yield the trials of all tuning searches, final trainings of finished searches, and lists made elsewhere."""
     extra: dict[str, Any] = {"keep": True} if config.keep else {}
     for base in searches(config):
         search = suggest(config, results, base)
@@ -50,7 +50,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
-    """Return (dataset, model) → number of trials."""
+    """Return (dataset, model) → greatest number of trials, in tuning and final; lists have the model ""."""
     numbers: Counter[tuple[str, str]] = Counter()
     for base in searches(config):
         numbers[base.dataset, base.model] += n_trials(config, base) + len(config.seeds_of(base.model))
@@ -60,7 +60,7 @@ def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:
 
 
 def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
-    """Yield the base trial of each search: one for each dataset, model and, for models with features, feature set."""
+    """Yield the base trial of each search: one for each dataset, model and, if it uses features, feature set."""
     for dataset in config.datasets:
         for model in config.models or default_models(dataset):
             for feature_set in config.sets if uses_features(model) else ("",):
@@ -74,7 +74,7 @@ def default_models(dataset: str) -> list[str]:
 
 
 def uses_features(model: str) -> bool:
-    """Whether the model uses features."""
+    """Whether the model can use features of items."""
     return model_type(model).capabilities.needs_features or "modalities" in option_names(model)
 
 
@@ -85,11 +85,11 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def make_report(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Report:
-    """Make the report of a comparison, finished or not.
+    """Return the report of a comparison, finished or not; it is not written.
 
     Args:
-        config: as for `plan`. Its setting "ours" names the model that all others are compared with; default: LIRDRec
-            or, if it is not among the models, the first model.
+        config: as for `plan`. Its setting "ours" names the model that all others are compared with (default: LIRDRec);
+            if it has no row, the first of `config.models` takes its place.
         results: results of the tuning trials and of the final trainings.
         searches: states of the tuning searches; they add rows for models without any result.
     """
@@ -119,7 +119,7 @@ def make_report(config: ExperimentConfig, results: Results, searches: Sequence[T
 
 
 def _differences(rows: Rows) -> list[Any]:
-    """Paired tests over users: a figure of the differences and a table of the p-values."""
+    """Return a figure of the differences from our model over users, and a table of their p-values; [] without tests."""
     main, ours = label(rows.main), label(rows.ours)
     tested = [(entry, entry.comparisons[rows.main]) for entry in rows.entries if rows.main in entry.comparisons]
     if not tested:
@@ -164,12 +164,12 @@ def _differences(rows: Rows) -> list[Any]:
 
 
 def _several(rows: Sequence[Sequence[Any]]) -> str | None:
-    """Return "panel", the name of the first column of the rows, if its values differ; else None."""
+    """Return "panel", the column to divide a figure by, if the first values of the rows differ; else None."""
     return "panel" if len({row[0] for row in rows}) > 1 else None
 
 
 def _cost(rows: Rows) -> list[Any]:
-    """Return two figures: the accuracy of the models, and their accuracy against training time."""
+    """Return two figures: the main metric of the models, and this metric against training time; [] for one model."""
     main, ours = rows.main, rows.ours
     scored = [entry for entry in rows.entries if entry.measure(main) and not entry.is_lists]
     if len(scored) < 2:
@@ -195,7 +195,7 @@ def _cost(rows: Rows) -> list[Any]:
 
 
 def _tuning(config: ExperimentConfig, rows: Rows) -> list[Any]:
-    """A table of the chosen settings, and a figure of the best validation metric after each trial."""
+    """Return a table of the chosen settings, and a figure of the best validation metric after each tuning trial."""
     columns = [
         Column("model", "Model", format="text"),
         Column("valid", f"Valid {label(config.metric)}"),
@@ -240,7 +240,7 @@ def _chosen_cells(config: ExperimentConfig, entry: Entry) -> dict[str, Value]:
 
 
 def _tuning_curves(config: ExperimentConfig, rows: Rows) -> list[Any]:
-    """A figure of the best validation metric after each trial; [] if no model has two trials."""
+    """Return a figure of the best validation metric after each tuning trial; [] if no model has two trials."""
     values: list[tuple[str, str, int, float]] = []
     for entry in rows.entries:
         best = -math.inf

@@ -1,8 +1,8 @@
 """Rows of a comparison: the results of each model, tests against our model, and the answer in sentences.
 
-Our model, `ours`, is LIRDRec or the model that the setting "ours" names. Every other model is compared with it on the
-same features by paired tests over users; Holm's correction is over all tests of the comparison. A model that ran out of
-memory or failed keeps its row, with its problem instead of metrics.
+Our model, `ours`, is LIRDRec or the model that the setting "ours" names. Every other model is compared with it by
+paired tests over users, on the same features if our model has results with them. Holm's correction is over all tests of
+the comparison. A model that ran out of memory or failed keeps its row, with its problem instead of metrics.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ class Entry:
     """A model on a dataset with a feature set: the row of a table.
 
     Attributes:
-        dataset, model, features: their names; `features` is the label of the feature set.
-        finals: final trainings that succeeded.
-        trials: tuning trials.
-        problem: text instead of metrics: "out of memory", "failed" or "not finished".
+        dataset, model: their names; for lists made elsewhere, `model` is the name of the lists.
+        features: label of the feature set; "": no label.
+        finals: results of the final trainings that succeeded.
+        trials: results of the tuning trials.
+        problem: text instead of metrics: "out of memory", "failed" or "not finished"; "": there are metrics.
         error: message of a failure.
         comparisons: metric → test of our model against this model.
         intervals: metric → 95 % bootstrap interval of the mean over users.
-        is_lists: whether the row is of lists that were made elsewhere.
+        is_lists: whether the row is of recommendation lists that were made elsewhere.
     """
 
     dataset: str
@@ -63,15 +64,15 @@ class Entry:
 
     @property
     def varies(self) -> bool:
-        """Whether another seed gives other metrics; closed-form models always give the same metrics."""
+        """Whether another seed may give other metrics: not for closed-form models; assumed for lists made elsewhere."""
         return self.is_lists or model_type(self.model).capabilities.training != "closed_form"
 
     def measure(self, metric: str, stage: str = "test") -> Measure | None:
-        """Return mean and sd of a metric over the seeds."""
+        """Return mean and sd of a metric over the seeds, at the stage "test" or "valid"; None without values."""
         return measured(self.finals, metric, stage)
 
     def means(self, metrics: Sequence[str]) -> dict[str, float]:
-        """Return metric → mean over the seeds; metrics that were not evaluated are left out."""
+        """Return metric → mean over the seeds in the test; metrics that were not evaluated are left out."""
         return {metric: measure.mean for metric in metrics if (measure := self.measure(metric)) is not None}
 
     @property
@@ -105,7 +106,7 @@ class Rows:
     def main(self) -> str:
         """The metric of figures and sentences: the tuning metric or, if it is not tested, recall at the greatest k.
 
-        It is "" if there are no test metrics.
+        Without recall it is the last test metric, and "" without test metrics.
         """
         if self.tuned in self.metrics:
             return self.tuned
@@ -117,24 +118,33 @@ class Rows:
         return [entry for entry in self.entries if entry.dataset == dataset]
 
     def unfinished(self, dataset: str) -> list[Entry]:
-        """Return a dataset's rows without test metrics so far; while there are any, no model is called the best."""
+        """Return a dataset's rows whose trainings are not finished; while there are any, no model is called the best.
+
+        Rows that failed or ran out of memory are not among them.
+        """
         return [entry for entry in self.on(dataset) if entry.problem == NOT_FINISHED]
 
     def rival(self, entry: Entry) -> Entry | None:
-        """Return the row of our model to compare a row with: on the same features, else the first with test metrics."""
+        """Return the row of our model to compare a row with: on the same features, else the first one with results.
+
+        Return None for a row of our model, or if our model has no results on the dataset.
+        """
         mine = [e for e in self.on(entry.dataset) if e.model == self.ours and e.finals]
         if entry.model == self.ours or not mine:
             return None
         return next((e for e in mine if e.features == entry.features), mine[0])
 
     def panels(self, entry: Entry) -> list[str]:
-        """Return the panels that show a row: the panel of its feature set or, without features, all of the dataset."""
+        """Return the headings of the panels (parts of a figure) that show a row.
+
+        Each feature set of a dataset has a panel. A row without a feature set is in all panels of its dataset.
+        """
         sets = dict.fromkeys(e.features for e in self.on(entry.dataset) if e.features)
         return [panel(entry.dataset, name) for name in ([entry.features] if entry.features else sets or [""])]
 
 
 def gather(config: ExperimentConfig, results: Results, searches: Sequence[TuningState] = ()) -> Rows:
-    """Collect the rows of a comparison, finished or not; the arguments are those of `compare.make_report`."""
+    """Return the rows of a comparison, finished or not, with their tests; arguments as for `compare.make_report`."""
     entries = _entries(results, searches)
     models = {entry.model for entry in entries}
     ours = str(config.setting("ours", OURS))
@@ -175,7 +185,7 @@ def panel(dataset: str, features: str) -> str:
 
 
 def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
-    """Make a row for each dataset, model and feature set."""
+    """Return a row for each dataset, model and feature set, and for each file of lists made elsewhere."""
     bases = [search.base for search in searches]
     entries: dict[tuple[str, str, str], Entry] = {}
     for trial in [*bases, *(result.cell for result in results if result.cell.work in ("train", "trial"))]:
@@ -201,7 +211,7 @@ def _entry_of_lists(result: TrialResult) -> Entry:
 
 
 def answer(rows: Rows) -> str:
-    """Write the answer: one or two sentences on the results of each dataset, and the models without metrics."""
+    """Return the answer of the report as a text: sentences on each dataset, and the models without metrics."""
     parts = [_answer(rows, dataset) for dataset in rows.datasets]
     problems = [f"{entry.title} on {label(entry.dataset)} ({entry.problem})" for entry in rows.entries if entry.problem]
     if problems:

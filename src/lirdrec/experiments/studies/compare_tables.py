@@ -58,7 +58,7 @@ def metric_tables(rows: Rows) -> list[Table]:
 
 
 def _table(rows: Rows, dataset: str) -> Table:
-    """Return the table of all models on one dataset."""
+    """Return the table of all models on one dataset; a last row has our gain over the best other model."""
     mine, metrics, ours = rows.on(dataset), rows.metrics, rows.ours
     gains = any(rows.rival(entry) for entry in mine)
     gpu = any(result.peak_gpu_memory for entry in mine for result in entry.finals)
@@ -130,7 +130,7 @@ def _overview(rows: Rows) -> Table:
 
 
 def interval_tables(rows: Rows) -> list[Table]:
-    """Return for each dataset a table of 95 % bootstrap intervals of the means; [] without values of users."""
+    """Return for each dataset a table of 95 % bootstrap intervals of the means; no table without metrics of users."""
     tables = []
     for dataset in rows.datasets:
         mine = [entry for entry in rows.on(dataset) if entry.intervals]
@@ -151,7 +151,10 @@ def interval_tables(rows: Rows) -> list[Table]:
 
 
 def beyond_accuracy_tables(rows: Rows) -> list[Table]:
-    """Return for each dataset a table of metrics beyond accuracy at the greatest k; old results have none of them."""
+    """Return for each dataset a table of metrics beyond accuracy at the greatest k.
+
+    A dataset gets no table if its results lack these metrics, as those of earlier versions do.
+    """
     last = rows.metrics[-1].partition("@")[2]
     names = [f"{name}@{last}" for name in BEYOND_ACCURACY]
     tables = []
@@ -175,7 +178,10 @@ def beyond_accuracy_tables(rows: Rows) -> list[Table]:
 
 
 def published_tables(rows: Rows, paths: Sequence[str]) -> list[Table]:
-    """Return a table for each dataset with published metrics, which has them beside the metrics of this comparison."""
+    """Return a table for each dataset that has published metrics: metrics of this comparison beside published ones.
+
+    `paths` are the paths of the datasets.
+    """
     tables = []
     for path in paths:
         name = Path(path).name
@@ -227,13 +233,16 @@ def _model_cells(model: str, features: str, entries: Sequence[Entry]) -> dict[st
 
 
 def _means(entry: Entry, metrics: Sequence[str]) -> dict[str, Value]:
-    """Return metric → mean; a metric without a mean gets the text of the row's problem."""
+    """Return metric → mean over the seeds for these metrics; one that was not evaluated gets the row's problem."""
     problem = "OOM" if entry.problem == "out of memory" else entry.problem
     return {metric: entry.means(metrics).get(metric, problem) for metric in metrics}
 
 
 def _gain(rows: Rows, entry: Entry) -> Value:
-    """Return the average gain of our model over a row; "" if there is nothing to compare."""
+    """Return the gain of our model over a row in percent, as mean over all test metrics.
+
+    Return "" if there is no row of our model to compare, and None if the rows have no common metric.
+    """
     rival = rows.rival(entry)
     return _finite(average_gain(rival.means(rows.metrics), entry.means(rows.metrics))) if rival else ""
 

@@ -25,15 +25,16 @@ def settled(
     loss: str | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> TrialSpec:
-    """Return the "train" trial of a model with all its settings.
+    """Return a trial with the work "train" and all settings of a model for a study.
 
     Options that `config` or the study sets have priority. The other options are those of the best trial in
-    `config.tuned` for this dataset, model and feature set (with these options and this loss). If there is no such
-    trial, they are the published defaults, which are also the first trials of tuning.
+    `config.tuned` for this dataset, model and feature set (with the set model options and this loss). If there is no
+    such trial, they are the published defaults, which are also the first trials of tuning.
 
     Args:
         config, dataset, model, feature_set, training: as in `tuning.base_cell`.
-        loss: ranking loss, for models with a choice; None: the loss in `config.losses` if it is the only one, else any.
+        loss: ranking loss, for models with a choice; None: the loss in `config.losses` if it is the only one, else the
+            loss of the best trial or, in the published defaults, BPR.
     """
     if loss is None and len(config.losses) == 1:
         loss = config.losses[0]
@@ -49,13 +50,20 @@ def settled(
 
 
 def losses_of(config: ExperimentConfig, model: str) -> tuple[str | None, ...]:
-    """Return the losses to repeat a study with: `config.losses` for models with a free choice, else (None,)."""
+    """Return the ranking losses to repeat a study with.
+
+    They are `config.losses`; (None,), which means one run without a choice, if they are empty, or if the loss of the
+    model is fixed by the model or by `config`.
+    """
     choice = "loss" in option_names(model) and "loss" not in config.model_options
     return config.losses if choice and config.losses else (None,)
 
 
 def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> TrialResult | None:
-    """Return the trial with the best validation metric of an earlier tuning of the same model on the same data."""
+    """Return the best trial in `config.tuned` for the model, data, set options and loss; None if there is none.
+
+    The best trial has the highest validation metric.
+    """
 
     def is_alike(trial: TrialSpec) -> bool:
         if any(getattr(trial, name) != getattr(base, name) for name in ("model", "feature_set", "split")):
@@ -76,5 +84,5 @@ def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> 
 
 @lru_cache(maxsize=8)
 def _trials(folder: Path) -> tuple[TrialResult, ...]:
-    """Return the tuning trials in a folder; they are read once, since they belong to a finished experiment."""
+    """Return the successful tuning trials in a folder; they are read once, since the experiment there is finished."""
     return tuple(Results.load(TrialStore(folder)).where(work="trial", status="done"))

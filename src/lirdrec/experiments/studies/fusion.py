@@ -1,8 +1,8 @@
 """Experiment "fusion": a weighted mix of models, with weights chosen on validation, against the best single model.
 
-Each model is trained with each seed and kept. A grid of mixes, whose weights sum to 1, is evaluated on validation, for
-normalized scores and for normalized ranks (`fusion_scorer`). The mix with the best mean over the seeds is declared, and
-then scored on the test once per seed. The single models are declared and scored, too.
+Each model is trained with each seed, and its run folder is kept. A grid of mixes, whose weights sum to 1, is evaluated
+on validation, for normalized scores and for normalized ranks (`fusion_scorer`). The mix with the best mean over the
+seeds is declared (its options are fixed), and then scored on the test once per seed. So are the single models.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ MIX = "mix"
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield the trials of the models; then, for each seed, the grid of mixes on validation; then the chosen mix."""
+    """Yield the trials of the single models; then trials that evaluate all mixes; then trials of the chosen mix.
+
+    Each of these steps waits for the results of the step before.
+    """
     for members, trials in _groups(config):
         singles = [trial for trials_of_model in members.values() for trial in trials_of_model]
         yield from singles
@@ -43,7 +46,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def try_mixes(job: Job) -> list[dict[str, Any]]:
-    """Do the work: compute the validation metrics of all mixes of the grid."""
+    """Do the work: return the validation metrics of all mixes of the grid, as in `fusion_scorer.try_mixes`."""
     from lirdrec.experiments.studies import fusion_scorer
 
     name, _, k = job.cell.training.get("metric", "recall@20").partition("@")
@@ -57,7 +60,7 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
 
 
 def score_mix(job: Job) -> dict[str, Any]:
-    """Do the work: compute the validation and test metrics of the declared mix."""
+    """Do the work: score the declared mix on validation and sealed test; return its weights and normalization."""
     from lirdrec.experiments.studies.fusion_scorer import FusedScorer
 
     members, extra = _members(job), job.cell.extra
@@ -70,7 +73,14 @@ def score_mix(job: Job) -> dict[str, Any]:
 
 
 def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any] | None:
-    """Return the mix with the best mean of `metric` over the seeds (the first of equals); None until all are done."""
+    """Return `weights`, `how` and `value` of the mix with the best mean of `metric` over the seeds.
+
+    Of equal mixes it is the first one. Return None until all results are there, and if one has failed.
+
+    Args:
+        results: for each seed the result of `try_mixes`.
+        metric: validation metric.
+    """
     done = [result for result in results if result is not None and result.done]
     if not done or len(done) < len(results):
         return None
@@ -81,7 +91,7 @@ def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any]
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: metrics of single models and of the mix, the best weights, and whether the mix is better."""
+    """Write the report: metrics of single models and mix, best weights, whether the mix is better; return its path."""
     stage = sentences.stage_of(results)
     metrics = sentences.metrics_of(results, stage, config.metric)[1]
     models = config.models or MODELS
@@ -179,7 +189,7 @@ def _answer(
 
 
 def _grid_rows(names: Sequence[str], results: Sequence[TrialResult], metric: str, block: str) -> list[Row]:
-    """Return rows of the five best mixes, by the mean over the seeds, and of the single models."""
+    """Return rows of the five best mixes by the mean over the seeds, and of the mixes that are a single model."""
     mixes = [
         (entry["weights"], entry["how"], Measure.of(result.data[n]["figures"][metric] for result in results))
         for n, entry in enumerate(results[0].data if results else ())
@@ -190,7 +200,7 @@ def _grid_rows(names: Sequence[str], results: Sequence[TrialResult], metric: str
 
 
 def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec]], list[TrialSpec]]]:
-    """Yield for each dataset (model → trials of the model, trials that evaluate mixes on validation)."""
+    """Yield for each dataset (model → its trials, one per seed; trials that evaluate all mixes, one per seed)."""
     models = config.models or MODELS
     if len(models) < 2:
         raise ConfigError(
@@ -198,7 +208,7 @@ def _groups(config: ExperimentConfig) -> Iterator[tuple[dict[str, list[TrialSpec
         )
     steps = config.setting("steps", SETTINGS["steps"][0])
     if not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"steps is {steps!r}; give an integer of 1 or more")
+        raise ConfigError(f"steps is {steps!r}; give an integer of 1 or more, for instance --set steps=10")
     for dataset in config.datasets:
         # the same seeds for all models, deterministic ones too: each mix has one member per model
         bases = {model: settled(config, dataset, model, next(iter(config.sets))) for model in models}
@@ -225,7 +235,7 @@ def _finals(trials: Sequence[TrialSpec], chosen: Mapping[str, Any]) -> list[Tria
 
 
 def _members(job: Job) -> list[Recommender]:
-    """Load the trained models with the job's seed from their run folders, which were kept."""
+    """Return the trained models of the mix with the job's seed, from their run folders."""
     from lirdrec.recommender.recommender import Recommender
 
     # the key of the member's trial with this seed, as in `TrialSpec.key`

@@ -48,14 +48,18 @@ class FusedScorer(Scorer):
         members: scorers over the same users and items.
         names: a different name for each member, which is also the name of its part.
         weights: a weight for each member.
-        how: normalization of the scores.
+        how: normalization of the scores, "z-score" or "rank".
+
+    Raises:
+        ConfigError: the normalization is unknown; the members differ in their users or items; or there is not one name
+            and one weight for each member.
     """
 
     kind = "fused"
 
     def __init__(self, members: Sequence[Scorer], names: Sequence[str], weights: Sequence[float], how: Normalization):
         if how not in NORMALIZATIONS:
-            raise ConfigError(f"normalization is {how!r}; choose one of {', '.join(NORMALIZATIONS)}")
+            raise ConfigError(f"how, the normalization, is {how!r}; choose one of {', '.join(NORMALIZATIONS)}")
         if len({(m.n_users, m.n_items) for m in members}) != 1 or not len(members) == len(names) == len(weights):
             raise ConfigError(
                 "a mix needs models with the same users and items, and a name and a weight for each model"
@@ -98,7 +102,7 @@ class FusedScorer(Scorer):
 
 
 def simplex(n: int, steps: int) -> list[tuple[float, ...]]:
-    """Return all weights of `n` members that are multiples of `1 / steps` and sum to 1."""
+    """Return all tuples of `n` weights that are multiples of `1 / steps` and sum to 1."""
     counts = itertools.product(range(steps + 1), repeat=n)
     return [tuple(c / steps for c in each) for each in counts if sum(each) == steps]
 
@@ -112,12 +116,14 @@ def grid_figures(
     cutoffs: Sequence[int] = (20,),
     memory_limit: int = MEMORY_LIMIT,
 ) -> list[dict[str, float]]:
-    """Return the metrics of every mix of a grid; each member scores each user once, for any number of mixes.
+    """Return the metrics of every mix of a grid, in the order of `weights`.
+
+    Each member scores each user once, for any number of mixes.
 
     Args:
         members, how: as in `FusedScorer`.
         truth: the held-out interactions.
-        weights: weights of each mix.
+        weights: for each mix, the weight of each member.
         names: metrics to compute, without cut-off.
         cutoffs: the cut-offs of these metrics.
         memory_limit: as in `ranking.top_k`.
@@ -152,9 +158,15 @@ def try_mixes(
     cutoffs: Sequence[int] = (20,),
     hows: Sequence[Normalization] = NORMALIZATIONS,
 ) -> list[dict[str, Any]]:
-    """Evaluate every mix with the weights of `simplex`, with each normalization; return them in a fixed order.
+    """Evaluate every mix with the weights of `simplex`, with each normalization; return one entry for each.
 
-    Each entry has the `weights` of the members, `how` their scores are normalized, and the metrics as `figures`.
+    An entry has the `weights` of the members, `how` their scores are normalized, and the metrics as `figures`. The
+    entries are in the order of `hows`, then of `simplex`.
+
+    Args:
+        members, truth, names, cutoffs: as in `grid_figures`.
+        steps: as in `simplex`.
+        hows: the normalizations.
     """
     grid = simplex(len(members), steps)
     return [

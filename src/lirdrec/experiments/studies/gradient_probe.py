@@ -7,7 +7,8 @@ modality m. The probe only reads gradients: the training is the same with and wi
     together      √(Σ_i ‖g(ID_i)‖²)    with    √(Σ_m ‖g(W_m)‖²)
 
 Here `g(x)` is the gradient of the minimized loss with respect to x, summed over the steps of an epoch; each step is
-weighted by its share of the interactions. The items that occur in training are `i`, and `I` is their number.
+weighted by its share of the interactions. In the sums, `i` are all items; in `1/I`, `I` is the number of items that
+occur in training.
 
 (The length of `Σ_i g(ID_i)` would measure nothing: with BPR and inner products, the gradients of the positive and the
 negative item of a triple have the sum 0.)
@@ -58,7 +59,7 @@ class Projection:
     terms: Terms
 
     def gradient(self, n_items: int) -> Tensor:
-        """Return the gradient of the loss with respect to each item's projected features, `(I, e)`."""
+        """Return the gradient of the loss with respect to the projected features of each of the I items, `(I, e)`."""
         gradient = self.output.grad
         assert gradient is not None
         by_item = gradient.new_zeros(n_items, gradient.shape[1])
@@ -68,7 +69,7 @@ class Projection:
 
 
 class Projections(TorchFunctionMode):
-    """Context manager that records each linear map of feature rows in a forward pass with gradients.
+    """Context manager that records each projection of feature rows (product with a parameter) that needs gradients.
 
     Rows of a feature matrix may be selected, and differences of selected rows taken, before they are projected.
     """
@@ -83,7 +84,7 @@ class Projections(TorchFunctionMode):
         self.rows: dict[int, tuple[Tensor, str, Terms]] = {}
 
     def pop(self) -> list[Projection]:
-        """Return the projections that were recorded since the last call."""
+        """Return the projections that were recorded since the last call, and forget them."""
         seen, self.seen, self.rows = self.seen, [], {}
         return seen
 
@@ -109,7 +110,7 @@ class Projections(TorchFunctionMode):
 
 
 class GradientProbe(Callback):
-    """Training callback that records, for each epoch in `lines`, norms of gradients, losses and recalls.
+    """Training callback that records norms of gradients, losses and recalls: one entry per epoch in `lines`.
 
     Args:
         model: the model that is trained.
@@ -119,7 +120,7 @@ class GradientProbe(Callback):
         cutoff: cut-off of recall.
 
     Raises:
-        CapabilityError: the model has no table of item IDs, or no projected features.
+        CapabilityError: the model has no table of item IDs or, as the first training step shows, projects no features.
     """
 
     def __init__(
@@ -177,9 +178,10 @@ class GradientProbe(Callback):
         self.sums = {}
 
     def _parts(self, scorer: VectorScorer) -> dict[str, VectorScorer]:
-        """Return the scorer ("total") and a scorer for each of its parts.
+        """Return name → scorer: the whole scorer as "total", and a scorer for each part of the score.
 
-        If it has a single part, the scorer "features" compares user vectors with projected features of the same size.
+        If the score has a single part, the scorer "features" multiplies user vectors with the mean of the projected
+        features, provided that they have the same size.
         """
         parts, names = {"total": scorer}, scorer.part_names
         if len(names) > 1:
@@ -193,15 +195,17 @@ class GradientProbe(Callback):
 
 
 def item_table(model: Model) -> nn.Parameter:
-    """Return the model's free vectors of items, `(I, e)`.
+    """Return the model's table of item vectors that are learned for item IDs, without features, `(I, e)`.
 
     Raises:
-        CapabilityError: the model has no such vectors.
+        CapabilityError: the model has no such table.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and len(parameter) == model.inputs.n_items and "user" not in name:
             return parameter
-    raise CapabilityError(f"{model.name} has no table of item IDs, so there is no gradient to compare with")
+    raise CapabilityError(
+        f"{model.name} has no table of item IDs, so there is no gradient to compare with; choose another model"
+    )
 
 
 def random_features(dataset: Dataset, seed: int) -> Dataset:
@@ -224,7 +228,9 @@ def watch(
     truth: GroundTruth | None,
     cutoff: int = 20,
 ) -> list[dict[str, float]]:
-    """Train a model for all of `training.epochs`, without early stopping; return one entry of values per epoch.
+    """Train a model with a `GradientProbe` for all of `training.epochs`; return the probe's entry for each epoch.
+
+    There is no early stopping.
 
     Args:
         kind, config, inputs: the model's class, config and inputs. The model must have a table of item IDs, project

@@ -56,7 +56,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def measure(job: Job) -> list[dict[str, float]]:
-    """Do the work: train with a gradient probe; return one entry per epoch."""
+    """Do the work: train with a gradient probe; return its norms, losses and recalls, one entry per epoch."""
     from lirdrec.data.storage import verify_features
     from lirdrec.devices import resolve_device
     from lirdrec.experiments.config import resolve_options
@@ -76,7 +76,10 @@ def measure(job: Job) -> list[dict[str, float]]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: each model's gradients, losses, random features, and epochs in which the inequality holds."""
+    """Write the report on each model: gradients, losses, recall with random features; return its path.
+
+    It says in which epochs the inequality of Theorem 1 holds.
+    """
     done = {key: results.done(trials) for key, trials in _trials(config).items()}
     k = config.metric.partition("@")[2]
     many = len({dataset for dataset, _, _ in done}) > 1
@@ -101,12 +104,12 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def holds(results: Sequence[TrialResult], small: str, large: str) -> list[bool]:
-    """Return for each epoch whether the mean of `small` over the seeds is not larger than the mean of `large`."""
+    """Return for each epoch whether the value `small` is at most the value `large`, in the means over the seeds."""
     return [a.mean <= b.mean for a, b in zip(means(results, small), means(results, large), strict=True)]
 
 
 def means(results: Sequence[TrialResult], key: str) -> list[Measure]:
-    """Return mean and sd of the value `key` over the seeds, for each epoch that has this value."""
+    """Return, for each epoch that has the value `key`, its mean and sd over the results (one per seed)."""
     epochs = zip(*(result.data for result in results), strict=True)
     measures = (Measure.of(line[key] for line in epoch if key in line) for epoch in epochs)
     return [measure for measure in measures if measure is not None]
@@ -146,7 +149,10 @@ def _figures(
 
 
 def _curves(curves: Iterable[tuple[str, str, str, Sequence[TrialResult]]]) -> pl.DataFrame:
-    """Return the rows of curves over the epochs; a curve is (panel, key in the results' data, series, results)."""
+    """Return curves over the epochs as rows (panel, epoch, series, value).
+
+    A curve is given as (panel, key of the value in the results' data, name of the series, results).
+    """
     import polars as pl
 
     rows = [
@@ -166,7 +172,7 @@ def _lines(frame: pl.DataFrame, name: str, y_label: str, caption: str, accent: s
 
 
 def _is_wide(frame: pl.DataFrame) -> bool:
-    """Whether the values of a panel need a logarithmic axis."""
+    """Whether the values of a panel differ so much that they need a logarithmic axis, or are not all positive."""
     panels = [panel["value"].to_list() for panel in frame.partition_by("panel")]
     return any(min(values) <= 0 or max(values) > 30 * min(values) for values in panels)
 

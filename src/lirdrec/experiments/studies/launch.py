@@ -3,16 +3,16 @@
 For each seed a tenth of the items is launched for validation and another tenth for the test; models are trained
 without them (`data.cold_start.draw_launch`). All parts are drawn from the development copy, so the sealed test
 interactions of the dataset are never used.
-A policy says how new items compete with known ones; an offset is added to the scores of new items. Each policy is
-measured in Recall@20 of known items, of new items alone, of new items among all items, and of known and new items
-together. The report also has the share of places in the lists, and of interactions, that new items have.
+A policy says how new items compete with known ones; an offset is a number that is added to the scores of new items.
+Each policy is measured in Recall@20 of known items, of new items alone, of new items among all items, and of known and
+new items together. The report also has the shares of new items in the places of the lists and in all interactions.
 
     content      new items have the vectors of `Model.add_items`, and no offset
-    none         these vectors are mixed with the nearest trained items; no offset
+    none         these vectors are mixed with those of the nearest trained items; no offset
     calibrated   as none, with the calibrated offset, the default of `Recommender.recommend`
     boost=x      as none, with the largest offset that costs at most the share x of the hits on known items, in
                  simulated launches
-    share=x      new items get the share x of the places
+    share=x      as calibrated, but new items get the share x of the places in each list
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ COLUMNS = {
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield one trial for each dataset, model and seed; with `retrain` one more for each number of likes."""
+    """Yield one trial for each dataset, model and seed.
+
+    With the setting `retrain`, models trained by gradients get one more for each number of likes.
+    """
     by, likes = config.setting("by", "random"), _likes(config)
     if by not in ("random", "time"):
-        raise ConfigError(f"by is {by!r}; choose random or time")
+        raise ConfigError(f"by is {by!r}; choose random or time, for instance --set by=time")
     for dataset in config.datasets:
         for model in config.models or MODELS:
             if not model_type(model).capabilities.cold_items:
@@ -76,7 +79,11 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def launched(job: Job) -> dict[str, Any]:
-    """Do the work: train without the launched items, add them, and measure every policy; measure again after likes."""
+    """Do the work: train without the launched items, add them, and measure every policy.
+
+    For models trained by gradients, the policy "calibrated" is also measured after updates by some likes of the new
+    items. Return the calibrated offset and the number of new items.
+    """
     launch = _draw(job)
     recommender = job.fit(launch.dataset, calibrate_new_items=True)
     encoder = recommender.new_item_encoder
@@ -95,7 +102,7 @@ def launched(job: Job) -> dict[str, Any]:
 
 
 def retrained(job: Job) -> dict[str, Any]:
-    """Do the work: train from scratch with some likes of the launched items, and measure on their other likes."""
+    """Do the work: train from scratch with some likes of the launched items; measure on their other interactions."""
     from lirdrec.data.cold_start import with_launched_items
 
     launch, number = _draw(job), job.cell.extra["likes"][0]
@@ -107,7 +114,7 @@ def retrained(job: Job) -> dict[str, Any]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report on items added after the training: their ranking by each policy, its cost, and after likes."""
+    """Write the report on new items: recall by policy, cost for known items, recall after likes; return its path."""
     done = list(results.where(status="done"))
     datasets = list(dict.fromkeys(result.cell.dataset_name for result in done))
     blocks: list[Any] = [*_frontier_figures(config, done), _policy_table(done, datasets)]
@@ -138,7 +145,7 @@ def _preset_trial(config: ExperimentConfig, dataset: str, model: str) -> TrialSp
 
 
 def _changed(config: Any) -> dict[str, Any]:
-    """Return the options of a config, except the seed, that differ from the defaults of its class."""
+    """Return name → value of the options of a config that differ from the defaults of its class, without the seed."""
     plain = type(config)()
     names = [field.name for field in fields(config) if getattr(config, field.name) != getattr(plain, field.name)]
     return {name: getattr(config, name) for name in names if name != "seed"}
@@ -167,7 +174,10 @@ def _measure(
     history: str | None,
     liked: LaunchedItems | None = None,
 ) -> LaunchMetrics:
-    """Add the items to a copy of the recommender, update it by the likes if there are any, and measure one policy."""
+    """Add the items to a copy of the recommender, update it by the likes if there are any, and measure policy `name`.
+
+    Recall is measured on the known items in the split `stage`, and on the interactions of `items`.
+    """
     from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemPolicy
 
     state = recommender.state
@@ -226,7 +236,10 @@ def _score(
 
 
 def _reveal(items: LaunchedItems, number: int, seed: int) -> tuple[LaunchedItems, LaunchedItems]:
-    """Split interactions into `number` random ones of each item, and the rest; items without a rest give none."""
+    """Split the interactions of new items: `number` random ones of each item (its likes), and the rest.
+
+    All interactions of an item that has `number` or fewer are in the rest.
+    """
     import numpy as np
 
     order = np.random.default_rng(seed).permutation(len(items.items))
@@ -293,7 +306,7 @@ def _likes_table(done: Sequence[TrialResult], datasets: Sequence[str], numbers: 
 
 
 def _frontier_figures(config: ExperimentConfig, done: Sequence[TrialResult]) -> list[Figure]:
-    """Draw what new items get, and what known items lose, for each offset; return [] without results."""
+    """Draw what new items get, and what known items lose, for each policy `boost=x`; return [] without results."""
     import polars as pl
 
     entries = []

@@ -25,7 +25,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: a figure of the metric over the number of layers, a table, and the best number."""
+    """Write the report: a figure of the metric by number of layers, a table, and the best number; return its path."""
     study = Study(_groups(config), results, config.metric)
     table = study.table("layers", "Layers", f"{study.models} by number of layers.")
     figures = draw(

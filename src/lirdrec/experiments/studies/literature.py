@@ -32,7 +32,7 @@ class LiteratureResult:
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset with published metrics: its name, its size, a note on its split, and the metrics."""
+    """A dataset with published metrics: its name, its size, a note on its split, and the metrics of each model."""
 
     name: str
     users: int
@@ -43,10 +43,10 @@ class Split:
 
 
 def published(name: str, size: tuple[int, int, int] | None = None) -> Split | None:
-    """Return the published metrics of a dataset, or None if there are none.
+    """Return the entry of a dataset in `literature.toml`, or None if it has none.
 
     Args:
-        name: name of the dataset's folder, or a name that contains it as a word ("amazon-baby").
+        name: name of the dataset's folder, such as "amazon-baby", in which a published name ("Baby") is a word.
         size: numbers of users, items and interactions, if known. A dataset of exactly the published size is found under
             any name; a dataset with the right name is another dataset if its size differs by more than 2 %.
     """

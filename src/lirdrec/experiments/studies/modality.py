@@ -1,7 +1,7 @@
-"""Experiment "modality" (Table IV of the paper): all modalities, each one removed, each one alone; and controls.
+"""Experiment "modality" (Table IV of the paper): train with all modalities, without each one, and with each one alone.
 
-The controls ask whether a model uses the content of its features, or only gains from having more parameters: features
-shuffled over the items, noise with the same singular values, and a modality knocked out after the training ("Are
+Controls ask whether a model uses the content of its features, or only gains from having more parameters: features
+shuffled over the items, noise with the same singular values, and a modality removed after the training ("Are
 Multimodal Embeddings Truly Beneficial for Recommendation?", ECIR 2026, arXiv 2508.07399, which uses constant and random
 features; see also arXiv 2508.05377). `--set controls=false` leaves them out.
 """
@@ -37,12 +37,12 @@ NOTES = (
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield the trials of all sets of modalities with all seeds."""
+    """Yield the trials of all sets of modalities, and of the controls, with all seeds."""
     yield from variant_study.planned(_groups(config))
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: a table, a figure, and the most important modality."""
+    """Write the report: a table, a figure, the most important modality, the use of content; return its path."""
     study = Study(_groups(config), results, config.metric)
     caption = f"{study.models} with subsets of the modalities."
     table = study.table("modality", "Modalities", caption, NOTES if config.setting("controls", True) else ())
@@ -57,7 +57,9 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def sets_of(modalities: Sequence[str]) -> list[Variant]:
-    """Return the variants: all modalities, all but one, and each one alone; of two, the last two are the same.
+    """Return the variants: all modalities, all but one, and each one alone.
+
+    With two modalities, "all but one" is left out, since it is the same as "each one alone".
 
     Raises:
         DataError: there are fewer than two modalities.
@@ -66,7 +68,8 @@ def sets_of(modalities: Sequence[str]) -> list[Variant]:
     if len(names) < 2:
         have = f"only {names[0]!r}" if names else "no features"
         raise DataError(
-            f"the experiment compares subsets of modalities and needs two or more; this dataset gives {have}"
+            f"the experiment compares subsets of modalities and needs two or more; this dataset, or"
+            f" the set of --features, has {have}"
         )
     subsets = [Variant(ALL)]
     if len(names) > 2:
@@ -89,7 +92,10 @@ def controls_of(modalities: Sequence[str]) -> list[Variant]:
 
 
 def _content(study: Study, group: Group) -> str:
-    """Write a sentence: whether the content of the features matters, or only the parameters that they add."""
+    """Return a sentence: does the content of the features matter, or only the parameters that they add?
+
+    Return "" without the results of both trained controls.
+    """
     base = study.measure(group, group.reference)
     measures = {name: study.measure(group, name) for name in (SHUFFLED, NOISE) if name in group.trials}
     found = {name: measure for name, measure in measures.items() if measure is not None}

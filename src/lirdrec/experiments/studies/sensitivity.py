@@ -1,4 +1,4 @@
-"""Experiment "sensitivity" (Fig. 5 of the paper: λ and the weight w of PWC): a grid of two settings.
+"""Experiment "sensitivity" (Fig. 5 of the paper: λ and the weight w of PWC): all pairs of values of two options.
 
 Validation only: the test must not be used to choose settings.
 """
@@ -41,7 +41,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: a heat map for each dataset and model, and the best and the worst settings."""
+    """Write the report: a heat map for each dataset and model, the best and the worst settings; return its path."""
     import polars as pl
 
     down, across = _names(config)
@@ -105,7 +105,7 @@ def _answer(config: ExperimentConfig, group: str, measures: Mapping[Point, Measu
 
 
 def _grid(config: ExperimentConfig) -> Iterator[tuple[str, Point, list[TrialSpec]]]:
-    """Yield for each point of the grid: name of its group, its values (down, across), its trials."""
+    """Yield for each point of the grid: name of its heat map, its values (down, across), its trials, one per seed."""
     names, models = _names(config), config.models or MODELS
     values = [_values(config, name) for name in ("down_values", "across_values")]
     training = {entry.name for entry in fields(TrainConfig)}
@@ -130,7 +130,7 @@ def _grid(config: ExperimentConfig) -> Iterator[tuple[str, Point, list[TrialSpec
 def _names(config: ExperimentConfig) -> tuple[str, str]:
     down, across = (str(config.setting(name, SETTINGS[name][0])) for name in ("down", "across"))
     if down == across:
-        raise ConfigError(f"down and across are both '{down}'; a grid needs two options")
+        raise ConfigError(f"down and across are both '{down}'; a grid needs two options: --set down=… across=…")
     return down, across
 
 

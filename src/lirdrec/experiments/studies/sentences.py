@@ -28,9 +28,14 @@ def write_report(
     sections: Sequence[Section],
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the report of a study, with its failed trials and settings; return the path of the page.
+    """Write the report of a study; return the path of the page. Failed trials and settings are added to it.
 
-    The settings are those of `config`, and `settings`.
+    Args:
+        config: the experiment's configuration, whose settings are listed.
+        results: results of all trials.
+        title, question, answer: texts at the top of the page.
+        sections: tables and figures.
+        settings: further settings to list.
     """
     return Report(
         title,
@@ -46,14 +51,21 @@ def write_report(
 def draw(
     chart: Callable[..., Figure], rows: Sequence[Sequence[Any]], columns: Sequence[str], name: str, /, **options: Any
 ) -> list[Figure]:
-    """Draw a chart from rows with these columns and return it in a list; [] without rows. `options` are the chart's."""
+    """Draw a figure from rows with these columns, and return it in a list; return [] without rows.
+
+    Args:
+        chart: function of `lirdrec.reporting` that draws, such as `bars`.
+        rows, columns: the data, and the names of their columns.
+        name: name of the figure's file.
+        options: further arguments of `chart`.
+    """
     import polars as pl
 
     return [chart(pl.DataFrame(rows, schema=list(columns), orient="row"), name, **options)] if rows else []
 
 
 def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
-    """Format mean ± sd: 0.0983 ± 0.0012, or 0.0983 for a single run."""
+    """Format mean ± sd: 0.0983 ± 0.0012, or 0.0983 for a single run, or "no result"."""
     if measure is None:
         return "no result"
     spread = f"{NARROW}±{NARROW}{measure.sd:.{digits}f}" if measure.sd is not None else ""
@@ -61,13 +73,13 @@ def format_mean_sd(measure: Measure | None, digits: int = 4) -> str:
 
 
 def format_gain(ours: float, theirs: float) -> str:
-    """Format the signed difference of `ours` from `theirs` in percent."""
+    """Format the signed difference of `ours` from `theirs` in percent of `theirs`; a dash if `theirs` is zero."""
     percent = gain(ours, theirs)
     return MISSING if percent != percent else f"{percent:+.1f}{NARROW}%".replace("-", "−")
 
 
 def listed(parts: Iterable[object]) -> str:
-    """Join texts: a, b and c."""
+    """Join texts: "a, b and c", or "nothing" without texts."""
     words = [str(part) for part in parts]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "nothing"
 
@@ -83,7 +95,7 @@ def over(seeds: int) -> str:
 
 
 def measured(results: Iterable[TrialResult], metric: str, stage: str) -> Measure | None:
-    """Return mean and sd of a metric over the finished results; results without this metric are skipped."""
+    """Return mean and sd of a metric over the successful results; None if none of them has this metric."""
     values = [result.figure(metric, stage) for result in results if result.done]
     return Measure.of(value for value in values if value is not None)
 
@@ -94,10 +106,11 @@ def stage_of(results: Results) -> str:
 
 
 def metrics_of(results: Results, stage: str, wanted: str) -> tuple[str, tuple[str, ...]]:
-    """Return the metric of the answer, which is `wanted` if the results have it; and all metrics of the tables.
+    """Return the metric that the answer of a report is about, and all metrics of its tables.
 
-    Metrics beyond accuracy, which every test has, are left out unless there are no others. Of the validation metrics,
-    which include further ones for tuning, only those in `SHOWN` are kept, if there are any.
+    The first is `wanted` if the results have it at this stage, else the first metric of the tables. Metrics beyond
+    accuracy, which every test has, are left out unless there are no others. Of the validation metrics, which include
+    further ones for tuning, only those in `SHOWN` are kept, if there are any.
     """
     found = dict.fromkeys(name for result in results for name in result.figures.get(stage, {}))
     names = [name for name in found if name.partition("@")[0] not in BEYOND_ACCURACY] or list(found)
@@ -107,7 +120,7 @@ def metrics_of(results: Results, stage: str, wanted: str) -> tuple[str, tuple[st
 
 
 def with_cutoff_of(metric: str, metrics: Sequence[str]) -> list[str]:
-    """Return a metric, and the other metrics with the same cut-off.
+    """Return a metric, and after it those of `metrics` with the same cut-off.
 
     >>> with_cutoff_of("ndcg@20", ["recall@10", "recall@20", "ndcg@20"])
     ['ndcg@20', 'recall@20']
@@ -117,7 +130,10 @@ def with_cutoff_of(metric: str, metrics: Sequence[str]) -> list[str]:
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the experiment's settings that differ from the defaults."""
+    """Return the settings that the report lists: datasets, metric, seeds, and others that are not defaults.
+
+    Those in `NOT_LISTED` are left out. "other settings" says where all other options of the models are from.
+    """
     defaults = asdict(ExperimentConfig(datasets=("-",), output=Path(".")))
     datasets = ", ".join(Path(dataset).name for dataset in config.datasets)
     settings: dict[str, Any] = {"datasets": datasets, "metric": config.metric, "seeds": config.seeds}

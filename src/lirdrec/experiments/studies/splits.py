@@ -1,8 +1,8 @@
 """Experiment "splits": the same models under several splits of the same interactions.
 
 `random` holds out random interactions of each user (the paper's protocol), `temporal` the latest interactions of each
-user, and `global_time` all interactions after one point in time. Only `global_time` keeps information from the future
-out of the training.
+user, and `global_time` all interactions after one point in time. Of these three, only `global_time` keeps information
+from the future out of the training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: metrics and ranks of the models by split, and how well the splits agree."""
+    """Write the report: metrics and ranks of the models by split, and how well the ranks agree; return its path."""
     metric, metrics = sentences.metrics_of(results, "test", config.metric)
     shown = sentences.with_cutoff_of(metric, metrics)
     methods = _methods(config)
@@ -98,7 +98,7 @@ def _figure(config: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
 def _table(
     name: str, columns: Sequence[Column], cells: Mapping[tuple[str, str], Mapping[str, Any]], caption: str
 ) -> Table:
-    """Make a table of some columns from the cells of each (dataset, model)."""
+    """Return a table with a row for each (dataset, model): the model, and those of its cells that `columns` name."""
     all_columns = [Column("model", "Model", format="text"), *columns]
     many = len({dataset for dataset, _ in cells}) > 1
     rows = []
@@ -109,7 +109,10 @@ def _table(
 
 
 def kendall(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-    """Return Kendall's τ-b of two rankings; None with fewer than two common models, or if one has only equal values."""
+    """Return Kendall's τ-b (1: the same order, -1: the opposite) of two rankings, each given as model → metric.
+
+    Return None with fewer than two common models, or if one ranking has only equal values.
+    """
     from scipy import stats
 
     names = [name for name in first if name in second]
@@ -120,7 +123,7 @@ def kendall(first: Mapping[str, float], second: Mapping[str, float]) -> float | 
 
 
 def _ranks(values: Mapping[str, float]) -> dict[str, int]:
-    """Return the rank of each model, 1 for the best; equal values share the better rank."""
+    """Return model → rank from model → metric; 1 is the best, and equal metrics share the better rank."""
     return {name: 1 + sum(other > value for other in values.values()) for name, value in values.items()}
 
 

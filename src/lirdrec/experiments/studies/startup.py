@@ -1,4 +1,4 @@
-"""Experiment "startup" (Fig. 3 of the paper): validation over the first epochs, and over seconds of training.
+"""Experiment "startup" (Fig. 3 of the paper): the validation metric over first epochs, and over seconds of training.
 
 There is no early stopping, and the test is not used. Seconds are the time of training without validation, as measured
 by the process of each trial; they mean little on a busy machine.
@@ -29,13 +29,16 @@ Runs = Mapping[tuple[str, str], Sequence[TrialResult]]  # (dataset's name, model
 
 
 def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
-    """Yield the trials of all models with all seeds, for all epochs."""
+    """Yield the trials of all models with all seeds; they train for all epochs, without early stopping."""
     for trials in _trials(config).values():
         yield from trials
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
-    """Write the report: curves over epochs and seconds, a table of selected epochs, and the leading models."""
+    """Write the report: curves over epochs and seconds, a table of selected epochs, the best model at each of them.
+
+    Return its path.
+    """
     done = {key: results.done(trials) for key, trials in _trials(config).items()}
     datasets: dict[str, dict[str, list[TrialResult]]] = {}
     for (dataset, model), some in done.items():
@@ -52,7 +55,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
 
 
 def _blocks(config: ExperimentConfig, results: Results, done: Runs) -> list[Any]:
-    """Return the curves and the table; [] without results."""
+    """Return the two figures of curves, and the table; [] without results."""
     import polars as pl
 
     frame = results.where(status="done").histories().filter(pl.col("metric") == config.metric)
@@ -85,7 +88,10 @@ def _blocks(config: ExperimentConfig, results: Results, done: Runs) -> list[Any]
 
 
 def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float, float]]:
-    """Return (epoch, seconds, metric) as means over the runs, for the epochs that all runs have."""
+    """Return (epoch, seconds, metric) for each epoch that all results have; the last two are means over the results.
+
+    Seconds are counted from the start of the training, without validation.
+    """
     histories = [{line["epoch"]: line for line in result.history if metric in line} for result in results]
     epochs = sorted(set.intersection(*map(set, histories))) if histories else []
     return [
@@ -95,7 +101,7 @@ def curve(results: Sequence[TrialResult], metric: str) -> list[tuple[int, float,
 
 
 def _table(config: ExperimentConfig, done: Runs) -> Table:
-    """Make the table of selected points of each curve."""
+    """Return the table of selected epochs of each curve."""
     metric, landmarks = config.metric, _landmarks(config)
     near, many = f"{SHARE:.0%} of its best after", len({dataset for dataset, _ in done}) > 1
     columns = [Column("model", "Model", format="text")]

@@ -35,10 +35,10 @@ class Variant:
 
     Attributes:
         label: label of the row.
-        options: changed fields of the model's config.
+        options: changed fields of the model's config → their values.
         modalities: feature matrices to use; None: those of the feature set.
         work: kind of work, see `TrialSpec.work`.
-        extra: further arguments of the work.
+        extra: further arguments of the work, see `TrialSpec.extra`.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Group:
     """Variants that are compared with each other.
 
     Attributes:
-        name: heading over the rows; "" if there is only one group.
+        name: heading over the rows, which says how the groups differ; "" if there is only one group.
         dataset, model: their names.
         trials: label of the variant → its trials, one per seed; the first variant is the reference.
     """
@@ -72,7 +72,7 @@ class Group:
 def groups(
     config: ExperimentConfig, models: Sequence[str], variants: Callable[[str, tuple[str, ...]], Sequence[Variant]]
 ) -> list[Group]:
-    """Make a group for each dataset, model, feature set and loss; `variants(model, modalities)` gives its variants."""
+    """Return a group for each dataset, model, feature set and loss, of the variants `variants(model, modalities)`."""
     names, unnamed = [], []
     for dataset, model, (feature_set, modalities) in product(config.datasets, models, config.sets.items()):
         for loss in losses_of(config, model):
@@ -119,7 +119,7 @@ class Study:
     Args:
         groups: the groups.
         results: results of their trials so far.
-        metric: the metric of the answer.
+        metric: the metric that the answer is about; another one if the results do not have it.
     """
 
     def __init__(self, groups: Sequence[Group], results: Results, metric: str):
@@ -144,21 +144,34 @@ class Study:
         )
 
     def measure(self, group: Group, variant: str, metric: str = "", stage: str = "") -> Measure | None:
-        """Return mean and sd of a metric over the seeds of a variant."""
+        """Return mean and sd of a metric over the seeds of a variant; None without results.
+
+        By default, metric and stage are those of the study (`self.metric`, `self.stage`).
+        """
         return sentences.measured(self.results.of(group.trials[variant]), metric or self.metric, stage or self.stage)
 
     def status(self, group: Group, variant: str) -> str:
-        """Return why a variant has no metric: the status of a failed trial, or "not computed"."""
+        """Return why a variant has no metric: the status of its first failed trial, or "not computed"."""
         results = self.results.of(group.trials[variant])
         return next((result.status for result in results if not result.done), "not computed")
 
     def differs(self, group: Group, variant: str, metric: str = "") -> int:
-        """Return 1 or -1 if the variant is shown to be better or worse than the reference, else 0."""
+        """Return 1 if the variant is significantly better than the reference, -1 if it is worse, else 0.
+
+        Also return 0 if there is no test. `metric` is by default the metric of the study.
+        """
         test = self.tests.get((group.name, variant), {}).get(metric or self.metric)
         return 0 if test is None else test.significant()
 
     def table(self, name: str, heading: str, caption: str, notes: Sequence[str] = ()) -> Table:
-        """Make a table with one row per variant: validation, test, and the change from the reference."""
+        """Return a table with one row per variant: validation, test, and the change from the reference in percent.
+
+        Args:
+            name: name of the table's file.
+            heading: heading of the column with the variants' labels.
+            caption: caption of the table.
+            notes: notes below it, after the general ones.
+        """
         columns = [Column("variant", heading, format="text")]
         if self.stage == "test":
             columns.append(Column("valid", label(self.metric), "Valid", "higher"))
@@ -208,7 +221,7 @@ class Study:
         return f"On {label(group.dataset)}" + (f" ({group.name})" if self.panel else "")
 
     def describe(self, group: Group, titles: Mapping[str, str] | None = None) -> str:
-        """Write sentences on a group: the metric of the reference, then of each variant, the largest loss first.
+        """Return sentences on a group: the metric of the reference, then of each variant, the lowest metric first.
 
         Args:
             group: the group.
@@ -245,6 +258,6 @@ class Study:
     def write_report(
         self, config: ExperimentConfig, title: str, question: str, answer: Callable[[Study, Group], str], main: Section
     ) -> Path:
-        """Write the report with one section and the answers of all groups; return the path of the HTML page."""
+        """Write the report with the section `main` and the answer of each group; return the path of the HTML page."""
         answers = " ".join(answer(self, group) for group in self.groups)
         return sentences.write_report(config, self.results, title, question, answers, [main])
