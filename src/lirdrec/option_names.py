@@ -20,6 +20,9 @@ FLAG_NAMES = {
     "ray": "--ray-address",
     "cutoffs": "-k",
     "mask_seen": "--no-mask-seen",
+    "tuned": "--config-from",
+    "keep": "--save-models",
+    "minutes": "--tuning-minutes",
 }
 SWITCHES = frozenset({"without_features", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"})
 
@@ -28,7 +31,7 @@ _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=Fals
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-    """Inside the block, messages use the option names of the command line."""
+    """Return a context manager. Inside its block, messages have the option names of the command line, not of Python."""
     token = _on_command_line.set(True)
     try:
         yield
@@ -37,14 +40,14 @@ def command_line() -> Iterator[None]:
 
 
 def flag(option: str) -> str:
-    """Return the name of an option on the command line, such as `--min-rating`."""
+    """Return the name that an option has on the command line, such as `--min-rating` for "min_rating"."""
     return FLAG_NAMES.get(option) or "--" + option.replace("_", "-")
 
 
 def option_text(option: str, value: Any) -> str:
-    """Return an option with its value for a message, as the user would write it.
+    """Return an option with its value for a message: `--min-rating 4` or, in Python, `min_rating=4`.
 
-    A value in capital letters is a placeholder.
+    An option of `SWITCHES` has no value on the command line. A value in capital letters is a placeholder.
     """
     if not _on_command_line.get():
         return f"{option}={value!r}"
@@ -59,10 +62,13 @@ def setting_text(key: str, value: Any) -> str:
 
 
 def option_name(option: str) -> str:
-    """Return the name of an option for the inside of a sentence."""
+    """Return the name of an option for a message: `--min-rating` or, in Python, `min_rating`."""
     return flag(option) if _on_command_line.get() else option
 
 
 def name_of(option: str, where: str) -> str:
-    """Return the name of an option as the prefix of a message; in Python, after the name of the function `where`."""
+    """Return the name of an option for the beginning of a message: `--min-rating` or, in Python, `fit: 'min_rating'`.
+
+    `where` is the name of the Python function.
+    """
     return flag(option) if _on_command_line.get() else f"{where}: '{option}'"

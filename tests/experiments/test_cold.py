@@ -17,7 +17,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.sealed_test_set import Preregistration
 from lirdrec.experiments.studies import cold, launch
 from lirdrec.experiments.studies.gradient_probe import random_features
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 
 from ..helpers import assert_error
 from .conftest import assert_facts, between, emphasized
@@ -168,6 +168,20 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
     text = page.with_suffix(".md").read_text()
     ceiling = next(r for r in results if r.cell.variant == "3 likes").figures["test retrained 3"]["alone"]
     assert f"{ceiling:.4f}" in text
+
+
+def test_a_launch_takes_the_best_trial_of_an_earlier_tuning(context, tmp_path):
+    settings = context(
+        tuned=tmp_path / "tuned", models=("lirdrec", "content_knn"), model_options={}, training={"epochs": 2}, seeds=1
+    )
+    store = TrialStore(tmp_path / "tuned")
+    for value, n_layers in ((0.3, 2), (0.2, 4)):
+        trial = TrialSpec("trial", settings.datasets[0], "lirdrec", {"n_layers": n_layers}, {"epochs": 9})
+        store.record(TrialResult(trial, figures={"valid": {settings.metric: value}}))
+    tuned, untuned = launch.plan(settings, Results())
+    assert tuned.model_options == {"n_layers": 2} and tuned.training["epochs"] == 2
+    (preset,) = launch.plan(dataclasses.replace(settings, tuned=None, models=("content_knn",)), Results())
+    assert untuned == preset
 
 
 def test_an_experiment_without_results_has_a_report(context):

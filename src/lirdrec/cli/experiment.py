@@ -38,13 +38,18 @@ class TuningOptions:
     trials: int | None = option(
         None, f"Configurations tried for each model (default: {TRIALS}); 0: published defaults."
     )
-    minutes: float | None = option(None, "Tuning time for each model, instead of --trials.", "--tuning-minutes")
+    minutes: float | None = option(
+        None, "compare, cold: tuning time for each model, instead of --trials.", "--tuning-minutes"
+    )
     metric: str = option("recall@20", "Validation metric to optimize.")
-    sampler: str = option("tpe", "How trials are proposed: tpe or grid.")
+    sampler: str = option("tpe", "How trials are proposed: tpe or random.")
     prune: bool = option(True, "Stop trials below the median of earlier trials.", "--prune/--no-prune")
     losses: str | None = option(None, "Ranking losses to tune over (bpr,softmax).", metavar="A,B")
     tuned: Path | None = option(
-        None, "Take the settings from the best trials in the folder of a compare.", "--config-from", metavar="DIR"
+        None,
+        "Take the settings of each model from the best trials of an earlier compare, in this folder (not for compare).",
+        "--config-from",
+        metavar="DIR",
     )
 
 
@@ -53,7 +58,7 @@ class TrainingOptions:
     """Models and training"""
 
     models: str | None = option(None, "Models (default: those of the experiment).", metavar="A,B")
-    seeds: int = option(3, "Final trainings of each best configuration.")
+    seeds: int = option(3, "Number of final trainings of each best configuration, each with another seed.")
     features: list[str] | None = option(
         None, "A set of feature matrices; may be repeated (default: all).", metavar="LABEL=A,B"
     )
@@ -65,7 +70,7 @@ class TrainingOptions:
     )
     device: DeviceOption = "auto"
     ray: RayOption = None
-    save_models: bool = option(False, "Keep the run folders of the final trainings.")
+    save_models: bool = option(False, "compare: keep the run folders of the final trainings.")
     track: TrackOption = None
 
 
@@ -74,13 +79,15 @@ class EvaluationOptions:
     """Evaluation"""
 
     metrics: str | None = option(None, "Reported metrics (default: recall,ndcg).", metavar="A,B")
-    k: list[int] | None = option(None, "Their cut-offs; may be repeated (10 and 20).", "--k", "-k", metavar="K")
+    k: list[int] | None = option(
+        None, "Length of the lists for these metrics; may be repeated (default: 10 and 20).", "--k", "-k", metavar="K"
+    )
     test_history: TestHistoryOption = None
     test_target: TestTargetOption = None
     mask_seen: MaskSeenOption = True
 
     def for_config(self) -> dict[str, Any]:
-        """Return the options as arguments of `ExperimentConfig`."""
+        """Return the options and their defaults as arguments of `ExperimentConfig`."""
         from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS
 
         return {
@@ -116,8 +123,8 @@ def experiment(
       lirdrec experiment compare mydata --ray-address auto --output /shared/study
 
     If interrupted or killed, the same command resumes. The same command in several terminals on one disk shares the
-    work. The test interactions are sealed before anything is trained: tuning never sees them, and after testing no
-    configuration can be chosen again.
+    work. The test interactions are stored apart (sealed) before anything is trained: tuning never reads them, and after
+    the test no configuration can be chosen again.
     """
     from lirdrec.experiments.registry import experiment_names
 
@@ -192,7 +199,7 @@ def _config(
 
 
 def _listed(text: str, flag: str) -> tuple[str, ...]:
-    """Return the names of a comma-separated list, each once."""
+    """Return the different names of a comma-separated list; raise a ConfigError if there is none."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise ConfigError(f"{flag} is empty; give at least one name; several are separated by commas")
@@ -200,7 +207,11 @@ def _listed(text: str, flag: str) -> tuple[str, ...]:
 
 
 def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
-    """Read the values NAME=FILE of --lists as name → file."""
+    """Return the values NAME=FILE of --lists as name → file.
+
+    Raises:
+        ConfigError: a value has another form, a name occurs twice, or the experiment is not compare.
+    """
     if entries and chosen.name != "compare":
         raise ConfigError(f"--lists: is an option of compare, not of {chosen.name}; leave it out")
     lists: dict[str, str] = {}
@@ -215,7 +226,11 @@ def _external_lists(chosen: Experiment, entries: list[str]) -> dict[str, str]:
 
 
 def _feature_sets(entries: list[str]) -> dict[str, tuple[str, ...]]:
-    """Read the values LABEL=A,B of --features as label → names of feature matrices."""
+    """Return the values LABEL=A,B of --features as label → names of feature matrices.
+
+    Raises:
+        ConfigError: a value has another form, or a label occurs twice.
+    """
     sets: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         label, equals, names = entry.partition("=")

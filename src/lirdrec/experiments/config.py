@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
+OPTIONS = ("keep", "losses", "minutes", "tuned")  # options that have an effect in some experiments only
 EVALUATION = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")  # options of the evaluation
 BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # further test metrics of reports
 
@@ -31,7 +32,7 @@ class ExperimentConfig:
         datasets: paths of datasets, as read by `lirdrec.data.readers.read_any`.
         output: the experiment's folder; an interrupted experiment resumes from it.
         tuned: folder of a `compare` experiment, whose best trials give the options of each model; None: the published
-            defaults. `compare` tunes the models itself and `launch` takes presets, so `tuned` has no effect there.
+            defaults (in `launch`, the fast presets). Not for `compare`, which tunes the models itself.
         models: names of models; empty: the experiment's defaults.
         seeds: number of final trainings of each chosen configuration, with seeds 0, 1, …; most experiments train a
             closed-form model only once, since a seed does not change it.
@@ -56,8 +57,8 @@ class ExperimentConfig:
         mask_seen: leave the items of the user's history out of the ranking, in the final validation and in the test;
             False: they are ranked, too.
         prune: stop tuning trials early if they are below the median of earlier ones.
-        sampler: how tuning chooses configurations: "tpe" (Optuna, seeded), or "grid", which draws them at random from
-            the values of the search space, none twice.
+        sampler: how tuning chooses configurations: "tpe" (Optuna, seeded), or "random", which draws them at random
+            from the values of the search space, none twice.
         device: "auto", "cpu", "cuda" …
         ray: address of a Ray cluster that computes the trials (`lirdrec.ray_cluster.RayCluster`); None: this machine.
         formats: file formats of figures, among "svg", "png", "pdf".
@@ -92,7 +93,7 @@ class ExperimentConfig:
     test_target: Literal["all", "last"] | None = None
     mask_seen: bool = True
     prune: bool = True
-    sampler: Literal["tpe", "grid"] = "tpe"
+    sampler: Literal["tpe", "random"] = "tpe"
     device: str = "auto"
     ray: str | None = None
     formats: tuple[str, ...] = ("svg", "png")
@@ -122,8 +123,8 @@ class ExperimentConfig:
             raise ConfigError("trials and minutes are both None, so tuning has no budget; give at least one of them")
         self._check_evaluation()
         check_tracker(self.track)
-        if self.sampler not in ("tpe", "grid"):
-            raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or grid")
+        if self.sampler not in ("tpe", "random"):
+            raise ConfigError(f"sampler is {self.sampler!r}; choose tpe or random")
         for loss in self.losses:
             if loss not in ("bpr", "softmax"):
                 raise ConfigError(f"losses: there is no loss {loss!r}; choose bpr, softmax or both")

@@ -1,7 +1,7 @@
 """Registry of experiments by name; each is a module of `studies`, imported on first use.
 
-Such a module has the functions `plan` and `report` and, optionally, `expected`, MODELS, SETTINGS and EVALUATION; these
-become the fields of `Experiment`.
+Such a module has the functions `plan` and `report` and, optionally, `expected`, MODELS, SETTINGS, EVALUATION and
+OPTIONS; these become the fields of `Experiment`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import EVALUATION, ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialSpec
+
+DEFAULT_OPTIONS = ("losses", "tuned")
 
 # name (of the module in `studies`) → question
 _EXPERIMENTS = {
@@ -48,6 +50,7 @@ class Experiment:
         settings: name → (default, help line) of the experiment's own settings.
         evaluation: names of the options of the evaluation (as in `config.EVALUATION`) that have an effect; if another
             one is set, the experiment is refused.
+        options: the same of other options (`config.OPTIONS`) that not all experiments have.
         expected: gives (dataset, model) → number of trials, to estimate the remaining time; None: unknown.
     """
 
@@ -58,6 +61,7 @@ class Experiment:
     models: tuple[str, ...] = ()
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     evaluation: tuple[str, ...] = EVALUATION
+    options: tuple[str, ...] = DEFAULT_OPTIONS
     expected: Callable[[ExperimentConfig], Mapping[tuple[str, str], int]] | None = None
 
 
@@ -84,5 +88,6 @@ def experiment(name: str) -> Experiment:
         tuple(getattr(module, "MODELS", ())),
         getattr(module, "SETTINGS", {}),
         getattr(module, "EVALUATION", EVALUATION),
+        getattr(module, "OPTIONS", DEFAULT_OPTIONS),
         getattr(module, "expected", None),
     )

@@ -6,7 +6,7 @@ processes. Proposals are made in pairs, from the results of all earlier pairs, s
 which trials end. With a time limit they are made one at a time, each from all earlier results.
 
 The first proposals are the published defaults with each loss; the next ones, up to `AT_RANDOM` in all, are random; then
-Optuna's TPE proposes, with a seed for each number of a proposal. With the sampler "grid" all later ones are random. No
+Optuna's TPE proposes, with a seed for each number of a proposal. With the sampler "random" all are random. No
 configuration is proposed twice. Trials are pruned (stopped early) by the median rule: from epoch `WARM_UP` on, a trial
 stops if its best value so far is below the median of the earlier trials at that epoch. These thresholds are part of the
 proposal, so an interrupted trial stops at the same epoch. Only validation metrics are used; the test is locked
@@ -345,7 +345,7 @@ def _optuna() -> Any:
     except ImportError:
         raise ConfigError(
             f"tuning with more than {AT_RANDOM} trials needs the package optuna: pip install 'lirdrec[experiments]', "
-            "or use --sampler grid"
+            "or use --sampler random"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -39,13 +39,25 @@ def settled(
     if loss is None and len(config.losses) == 1:
         loss = config.losses[0]
     base = base_cell(config, dataset, model, feature_set, training=training)
+    tuned = with_tuned_settings(config, base, loss)
+    if tuned is not None:
+        return tuned
+    fixed = {**base.model_options, **base.training}
+    names = base.modalities if base.modalities is not None else feature_names(dataset)
+    return _completed(base, *parts(space_of(model, fixed, (loss or "bpr",), names).first[0]))
+
+
+def with_tuned_settings(config: ExperimentConfig, base: TrialSpec, loss: str | None = None) -> TrialSpec | None:
+    """Return the trial with the other options of the best trial in `config.tuned`, as in `settled`.
+
+    Returns None if there is no tuning trial for the trial's model, data and set options, and this loss.
+    """
     best = _best_trial(config, base, loss)
-    if best is not None:
-        options, training = best.cell.model_options, best.cell.training
-    else:
-        fixed = {**base.model_options, **base.training}
-        names = base.modalities if base.modalities is not None else feature_names(dataset)
-        options, training = parts(space_of(model, fixed, (loss or "bpr",), names).first[0])
+    return None if best is None else _completed(base, best.cell.model_options, best.cell.training)
+
+
+def _completed(base: TrialSpec, options: Mapping[str, Any], training: Mapping[str, Any]) -> TrialSpec:
+    """Return the trial with these options of the model and of the training where it sets none."""
     return base.with_(model_options={**options, **base.model_options}, training={**training, **base.training})
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MODELS = ("vbpr", "freedom")
 EPOCHS = 30
+OPTIONS = ("tuned",)  # the loss is BPR
 EVALUATION = ()  # no option has an effect, since only validation is scored
 ONE_SEED = 0.05  # relative change that another seed may cause
 REAL, RANDOM = "features", "random features"

@@ -27,6 +27,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import sentences
+from lirdrec.experiments.studies.defaults import with_tuned_settings
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.experiments.tuning import base_cell
 from lirdrec.models.registry import model_type
@@ -44,6 +45,7 @@ SETTINGS = {
     "likes": ((1, 2, 5, 10), "numbers of likes of each new item; new items are measured again after each number"),
     "retrain": (False, "also train from scratch with these likes, to show what updates can reach at most"),
 }
+OPTIONS = ("tuned",)
 EVALUATION = ("test_history",)  # the metric is always Recall@20 without seen items
 COSTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1, 0.2)
 POLICIES = ("content", "none", "calibrated", "share=0.1")
@@ -70,7 +72,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
             if not model_type(model).capabilities.cold_items:
                 raise ConfigError(f"{model} cannot add items after the training; choose other models with --models")
             for seed in range(config.seeds):
-                trial = _preset_trial(config, dataset, model).with_(seed=seed, variant=by)
+                trial = _base_trial(config, dataset, model).with_(seed=seed, variant=by)
                 yield trial.with_(work="launch:launched", extra={**trial.extra, "by": by, "likes": likes})
                 if config.setting("retrain", False) and model_type(model).capabilities.training == "gradient":
                     for number in likes:
@@ -131,16 +133,20 @@ def report(config: ExperimentConfig, results: Results) -> Path:
     )
 
 
-def _preset_trial(config: ExperimentConfig, dataset: str, model: str) -> TrialSpec:
-    """Return the trial of a model with the options of its fast preset; options in `config` replace these."""
+def _base_trial(config: ExperimentConfig, dataset: str, model: str) -> TrialSpec:
+    """Return the trial of a model: tuned settings from `config.tuned`, else those of its fast preset.
+
+    Options in `config` have priority.
+    """
     from lirdrec.recommender.presets import preset
 
-    options, training = preset(model)
     base = base_cell(config, dataset, model, next(iter(config.sets)))
-    changed = _changed(options), _changed(training)
+    tuned = with_tuned_settings(config, base)
+    if tuned is not None:
+        return tuned
+    options, training = preset(model)
     return base.with_(
-        model_options={**changed[0], **base.model_options},
-        training={**changed[1], **base.training},
+        model_options={**_changed(options), **base.model_options}, training={**_changed(training), **base.training}
     )
 
 
