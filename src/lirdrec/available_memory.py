@@ -13,19 +13,19 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 def free_memory() -> int | None:
-    """Return the number of bytes that this process can still allocate.
+    """Return the number of bytes that this process can still allocate: the smallest of several limits.
 
-    The limits are those of the machine (with swap), of the container and of `ulimit -v`. Returns None if the number is
-    not known, as on all systems except Linux.
+    The limits are those of the machine (with swap), of the container and of `ulimit -v`. Returns None if no limit is
+    known, as on all systems except Linux.
     """
     limits = [limit for limit in (_machine(), _address_space(), *_control_groups()) if limit is not None]
     return max(0, min(limits)) if limits else None
 
 
 def reserved_memory_counts() -> bool:
-    """Return whether memory that is reserved but not used counts towards a limit.
+    """Return whether memory that this process reserves but does not use counts towards a limit.
 
-    It counts with `ulimit -v` or `-d`, and if Linux never overcommits. Returns True if this is not known.
+    It counts if `ulimit -v` or `ulimit -d` is set, and if Linux never overcommits. Returns True if this is not known.
     """
     try:
         import resource
@@ -38,16 +38,19 @@ def reserved_memory_counts() -> bool:
 
 
 def check_memory(need: int, what: str, error: type[LirdrecError] = ConfigError) -> None:
-    """Raise `error` if at least `need` bytes cannot fit into memory.
+    """Check that `need` bytes of memory are free, and raise an error if not. If no limit is known, nothing is raised.
 
     Args:
-        need: number of bytes.
+        need: number of bytes; a lower bound of the need.
         what: what needs the memory, such as "embedding_size 1000000000"; the message starts with it.
-        error: the type to raise.
+        error: the type of the error.
     """
     free = free_memory()
     if free is not None and need > free:
-        raise error(f"{what} needs at least {format_bytes(need)} of memory, but {format_bytes(free)} of RAM are free")
+        raise error(
+            f"{what} needs at least {format_bytes(need)} of memory, but only {format_bytes(free)} are free; reduce it,"
+            " or free memory"
+        )
 
 
 def format_bytes(size: int) -> str:

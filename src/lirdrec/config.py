@@ -23,7 +23,7 @@ MAX_SHOWN = 100  # characters of a wrong value that a message shows
 
 
 def field_docs(config_type: type) -> dict[str, str]:
-    """Return the one-line description of each field by its name, from the `doc` entry of the field's metadata."""
+    """Return the name of each field → its one-line description, the `doc` entry of the field's metadata, or ""."""
     return {f.name: f.metadata.get("doc", "") for f in dataclasses.fields(config_type)}
 
 
@@ -35,9 +35,10 @@ def option(default: Any, doc: str) -> Any:
 
 
 def option_named(name: str, *values: str) -> str:
-    """Return an option of preprocessing for a message, as the user would write it.
+    """Return an option of preprocessing for a message, as the user would write it (see `option_names`).
 
-    With `values`, the option is written with each of them: `--bad-rows error or --bad-rows skip`.
+    Without `values` this is the name alone, such as `--bad-rows`. With `values`, the option is written with each of
+    them: `--bad-rows error or --bad-rows skip`.
     """
     return " or ".join(option_text(name, value) for value in values) if values else option_name(name)
 
@@ -46,7 +47,7 @@ EARLIER_NAMES = {"n_neighbours": "n_neighbors"}  # earlier → present name of a
 
 
 def saved_config(config_type: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Build the configuration of a saved run, as `make_config` does.
+    """Build a configuration from the values that a run has saved, as `make_config` does.
 
     An option that was added to lirdrec after the run was saved gets its value from the class attribute `before`. With
     this value the model does what it did before the option existed.
@@ -64,9 +65,10 @@ def make_config(
 
     Args:
         config_type: a frozen dataclass.
-        values: name of a field → its value.
-        where: prefix of error messages.
-        label: function from the name of a field to the prefix of messages about this field.
+        values: name of a field → its value; fields that are not given get their defaults.
+        where: the beginning of error messages.
+        label: function from the name of a field to the beginning of messages about this field; None: `where` and the
+            name.
 
     Raises:
         ConfigError: a key is unknown (the nearest known key is suggested) or a value has the wrong type or range.
@@ -84,7 +86,7 @@ def make_config(
 
 
 def validated(config_type: type[C]) -> type[C]:
-    """Check and convert the types of all fields of a dataclass, as `make_config` does.
+    """Make a dataclass check and convert the types of its fields, as `make_config` does, whenever it is created.
 
     This is a class decorator, written on the line below `@dataclass`. The check runs before the class's own
     `__post_init__`. It raises a ConfigError that names the class and the field.
@@ -129,7 +131,7 @@ def check_share(config: Any, *names: str) -> None:
 
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the end of a message about an unknown name: "did you mean" a similar known name, or else `otherwise`."""
+    """Return the end of a message about an unknown name: "did you mean '…'?" with a similar name, else `otherwise`."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean '{matches[0]}'?" if matches else otherwise
 
@@ -144,11 +146,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """Parse assignments: `["n_layers=3", "init=xavier"]` becomes `{"n_layers": 3, "init": "xavier"}`.
 
-    Values are written in TOML; words without quotes are strings. "text,image" is such a string, too; `make_config`
-    splits it if the field is a list.
+    Values are written in TOML; words without quotes are strings, and "none" and "null" are None. "text,image" is a
+    string, too; `make_config` splits it if the field is a list.
 
     Raises:
-        ConfigError: an entry has no `=` or no key.
+        ConfigError: an entry has no `=` or no key, or its value is nested too deeply or has too many digits.
     """
     values: dict[str, Any] = {}
     for entry in assignments:
@@ -164,7 +166,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file as a mapping.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, or not TOML (the message names the line).
+        ConfigError: the file is missing or cannot be read, is not UTF-8, or not TOML (the message names the line).
     """
     if stat_path(path, ConfigError) is None:
         raise ConfigError(f"{path}: no such configuration file")
@@ -176,7 +178,7 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{where} is nested too deeply") from None
+        raise ConfigError(f"{where} is nested too deeply; use fewer levels of brackets") from None
     except ValueError as error:  # a TOMLDecodeError, or Python's error for a number or date that is not possible
         fault = "a number has too many digits" if "integer string" in str(error) else str(error)
         hint = '; write texts in quotes, also "none"' if "Invalid value" in fault else ""
@@ -225,7 +227,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         try:
             return value if type(value) is float else float(value)
         except OverflowError:
-            raise ConfigError(f"{where} is {_short_repr(value)}, which is too large") from None
+            raise ConfigError(f"{where} is {_short_repr(value)}, which is too large; give a smaller number") from None
     if origin is tuple and isinstance(value, str):
         words = [word.strip() for word in value.split(",")]
         if all(words):
@@ -238,7 +240,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _short_repr(value: Any) -> str:
-    """Return a wrong value as it is shown in a message, truncated if it is long."""
+    """Return the text of a wrong value for a message, truncated if it is long."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     try:

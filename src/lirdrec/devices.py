@@ -14,7 +14,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the torch device called `name`; "auto" is cuda if it is available, else cpu.
 
     Raises:
-        ConfigError: the device is not available.
+        ConfigError: there is no such device, or it is not available on this machine.
     """
     import torch
 

@@ -35,7 +35,7 @@ class DataError(LirdrecError, ValueError):
 
 
 class ConfigError(LirdrecError, ValueError):
-    """An option has an unknown name or a value out of range."""
+    """An option is wrong: an unknown name, a wrong value, or a contradiction to another option."""
 
 
 class UnknownIdError(LirdrecError, KeyError):
@@ -46,7 +46,7 @@ class UnknownIdError(LirdrecError, KeyError):
 
 
 class RunFolderError(LirdrecError, RuntimeError):
-    """A run folder or a prepared dataset is incomplete, damaged, in use, or from a newer version."""
+    """A run folder or a prepared dataset is missing, incomplete, damaged, in use, or from a newer version."""
 
 
 class CapabilityError(LirdrecError, RuntimeError):
@@ -60,7 +60,7 @@ class TrainingError(LirdrecError, RuntimeError):
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the first line of an exception's message; for an OSError the reason alone, without number and path."""
+    """Return the first line of an exception's message. For an OSError this is the reason, without number and path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).splitlines()
@@ -68,9 +68,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def describe_read_error(error: BaseException, remedy: str = "") -> str:
-    """Return the reason why a file cannot be read, for a message in which the text follows the path.
+    """Return the reason why a file cannot be read, as the part of a message that follows the file's path.
 
-    `remedy` is appended, except for an error of permissions, whose text has its own remedy.
+    `remedy`, which says what the user can do, is appended. It is left out if a permission is missing: that reason
+    already says what to do.
     """
     if isinstance(error, PermissionError):
         return WORDS[errno.EACCES]

@@ -11,10 +11,16 @@ _IN_LINE = re.compile(f"[{_UNSEEN}\t\n]")
 
 
 def escape_text(text: str, line: bool = True) -> str:
-    r"""Escape control characters and changes of direction as `\x1b` or `\u202e`; with `line` also tabs, line ends."""
+    r"""Escape control characters and changes of the writing direction, for instance as `\x1b` or `\u202e`.
+
+    With `line`, tabs and line ends are escaped, too.
+    """
     return (_IN_LINE if line else _IN_TEXT).sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def escape_json(text: str) -> str:
-    r"""Escape the same characters in a JSON document as `\u001b`; the meaning of the document does not change."""
+    r"""Escape in a JSON document what `escape_text` escapes, except tabs and line ends, for instance as `\u001b`.
+
+    The meaning of the document does not change.
+    """
     return _IN_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

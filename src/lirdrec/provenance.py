@@ -12,7 +12,10 @@ from typing import Any
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:
-    """Return versions, git revision, platform and time; they are recorded with every result to make it repeatable."""
+    """Return versions, git revision, platform, time and `seed`, which are recorded with a result to make it repeatable.
+
+    The seed is recorded as given; nothing is seeded.
+    """
     versions = {}
     for package in ("lirdrec", "torch", "numpy", "polars", "pyarrow", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -28,7 +31,10 @@ def environment(seed: int | None = None) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Return the git revision of lirdrec's checkout, with "+changes" if it was edited; None for an installed wheel."""
+    """Return the git revision of lirdrec's checkout, with "+changes" if it was edited.
+
+    Returns None for an installed wheel, or if git fails.
+    """
     here = Path(__file__).resolve()
     if not any((parent / ".git").exists() for parent in here.parents):
         return None

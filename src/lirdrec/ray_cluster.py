@@ -24,9 +24,9 @@ CONNECT_SECONDS = 5.0
 
 
 class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
-    """A Ray cluster, used as a context manager; `connect` starts it or connects to it.
+    """A Ray cluster, used as a context manager. Inside the block, `connect` starts the cluster or connects to it.
 
-    The end of the block disconnects, unless this process was connected before.
+    The end of the block disconnects, and ends a local Ray. If this process was connected before, it stays connected.
 
     Args:
         address: "local" starts Ray on this machine; "auto" is the cluster that runs on this machine already; others
@@ -52,14 +52,14 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
         return self._started and self.address == LOCAL
 
     def connect(self, threads: int, workers: int | None = None) -> Any:
-        """Connect to the cluster, and return the module `ray`.
+        """Connect to the cluster, unless this process is connected already, and return the module `ray`.
 
         Args:
             threads: number of threads of each process that a local Ray starts (`OMP_NUM_THREADS`).
             workers: number of processes for which a local Ray must have room; None: 2.
 
         Raises:
-            ConfigError: no cluster answers.
+            ConfigError: no cluster answers, or the cluster needs a token.
         """
         ray = import_ray()
         if ray.is_initialized():
@@ -93,12 +93,15 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
     def share(
         self, ray: Any, threads: int, workers: int | None, *, gpus: bool = True, option: str = "workers"
     ) -> Share:
-        """Return what each of `workers` processes gets: a GPU if the cluster has any, else `threads` processors.
+        """Divide the cluster among `workers` processes: each gets a GPU if there are any, else `threads` processors.
+
+        If the smallest machine has fewer processors than `threads`, each process gets as many as this machine has.
 
         Args:
-            ray: the connected module.
+            ray: the result of `connect`.
             threads: number of threads of each process.
-            workers: number of processes; None: as many as have room, or two if `connect` started Ray without a GPU.
+            workers: number of processes; None: as many as have room, or two if `connect` started Ray on this machine
+                and it has no GPU.
             gpus: whether to use the GPUs.
             option: name of the argument `workers` in messages.
 
@@ -129,7 +132,7 @@ def share_out(
     Args:
         machines: the numbers of processors ("CPU") and GPUs ("GPU") of each machine.
         workers: number of workers; None: as many as have room.
-        threads: processors of a worker.
+        threads: processors of a worker, or fewer: as many as the smallest machine has.
         option: name of the argument `workers` in messages.
 
     Raises:
@@ -155,7 +158,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ConfigError('a cluster needs Ray: pip install "lirdrec[ray]"') from None
+        raise ConfigError('Ray is not installed, which a Ray cluster needs: pip install "lirdrec[ray]"') from None
     return ray
 
 
@@ -173,11 +176,11 @@ class LostTaskError(Exception):
 
 
 def result_of(ray: Any, reference: Any) -> Any:
-    """Return the result of a Ray task that has ended.
+    """Return the result of a Ray task.
 
     Raises:
         LostTaskError: the process or the machine of the task died.
-        LirdrecError: the task raised it.
+        LirdrecError: the task raised it. Any other error of the task is raised as Ray's `RayTaskError`.
     """
     exceptions = ray.exceptions
     try:
@@ -194,7 +197,7 @@ def result_of(ray: Any, reference: Any) -> Any:
 def quiet_output() -> contextlib.AbstractContextManager[Any]:
     """Return a context manager that sends the standard output to the error stream.
 
-    Without it Ray would report dead workers on the standard output, where a program may expect our JSON.
+    Without this, Ray would report dead workers on the standard output, where a program may expect lirdrec's JSON.
     """
     return contextlib.redirect_stdout(sys.stderr)
 
@@ -219,7 +222,7 @@ def _wants_token(error: BaseException | None) -> bool:
 
 
 def _check_listens(address: str) -> None:
-    """Raise an OSError if no process listens at HOST:PORT; other kinds of addresses are not checked."""
+    """Raise an OSError if no process listens at HOST:PORT or ray://HOST:PORT; other addresses are not checked."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

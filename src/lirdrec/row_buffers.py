@@ -17,14 +17,17 @@ MIN_SPARE_ROWS = 64  # spare rows of a small table; a large one gets an eighth o
 
 
 class _Buffer:
-    """Memory with spare rows. Each row is written once, after the end of the last returned table."""
+    """Memory with spare rows at its end. Tables share its first rows; a row is written once and never changed."""
 
     def __init__(self, memory: Any, filled: int):
         self._memory, self._filled = memory, filled
         self._lock = threading.Lock()
 
     def appended(self, n: int, rows: Any) -> Any:
-        """Return the first `n` rows followed by `rows`; None if other rows follow already, or there is no space."""
+        """Write `rows` after the first `n` rows, and return all of these.
+
+        Returns None if other rows were written after the first `n` already, or if there is no space.
+        """
         end = n + len(rows)
         with self._lock:
             if n != self._filled or end > len(self._memory):
@@ -39,7 +42,7 @@ _buffers: dict[int, tuple[weakref.ref[Any], _Buffer]] = {}
 
 
 def append_rows(table: A, rows: A) -> A:
-    """Append rows `(m, …)` to a table `(n, …)` of the same type; returns a table `(n + m, …)`.
+    """Append rows `(m, …)` to a table `(n, …)` of the same type; return the longer table `(n + m, …)`.
 
     The average cost depends only on the number of new rows. `table` itself never changes. If rows were appended to the
     same `table` before, its rows are copied.
@@ -61,7 +64,7 @@ def append_rows(table: A, rows: A) -> A:
 
 
 def _drop_entry(key: int, reference: weakref.ref[Any]) -> None:
-    """Drop the entry of a deleted table, unless another table has got its id."""
+    """Remove the entry of a deleted table from `_buffers`, unless a new table has the same id."""
     entry = _buffers.get(key)
     if entry is not None and entry[0] is reference:
         del _buffers[key]

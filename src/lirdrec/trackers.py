@@ -1,4 +1,4 @@
-"""Log runs to MLflow or Weights & Biases: parameters, a metric per step, and final metrics.
+"""Log runs to MLflow or Weights & Biases: settings, the metrics of each step, and final metrics.
 
 Nothing leaves the machine unless the user's own settings of the tracker say so: MLflow writes into `mlflow.db` of the
 working folder, or to MLFLOW_TRACKING_URI; Weights & Biases is offline, or as WANDB_MODE says.
@@ -21,7 +21,7 @@ MAX_PARAM = 500  # characters of a parameter's value
 
 
 class Tracker(abc.ABC):
-    """One run of a tracker.
+    """Base class: one run that is logged to a tracker (MLflow or Weights & Biases).
 
     Args:
         name: name of the run.
@@ -37,7 +37,7 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
-        """Log the final metrics and end the run."""
+        """Log the final metrics and end the run; `failed` marks the run as failed."""
 
 
 class MLflowTracker(Tracker):
@@ -84,10 +84,10 @@ class WandbTracker(Tracker):
 
 
 def tracker(kind: str, name: str, params: Mapping[str, Any]) -> Tracker:
-    """Start a run of a tracker.
+    """Start a run that is logged to a tracker, and return it.
 
     Args:
-        kind: "mlflow" or "wandb".
+        kind: the tracker, "mlflow" or "wandb".
         name: name of the run.
         params: name → value of the run's settings.
 
@@ -99,7 +99,10 @@ def tracker(kind: str, name: str, params: Mapping[str, Any]) -> Tracker:
 
 
 def check_tracker(kind: str | None) -> None:
-    """Raise a ConfigError unless the tracker exists and its package is installed; None (no tracker) is accepted."""
+    """Check that there is a tracker `kind` and its package is installed, and raise a ConfigError if not.
+
+    None (no tracker) is accepted.
+    """
     from importlib.util import find_spec
 
     if kind is None:
@@ -111,7 +114,7 @@ def check_tracker(kind: str | None) -> None:
 
 
 def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings into one, with dots between the names; lists become JSON.
+    """Flatten nested mappings into one, with dots between the names; lists become JSON texts.
 
     >>> flat({"model": {"n_layers": 2}, "seed": 0})
     {'model.n_layers': 2, 'seed': 0}
@@ -126,5 +129,5 @@ def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _allowed(name: str) -> str:
-    """Replace the characters of a name that MLflow does not allow."""
+    """Replace the characters of a name that MLflow does not allow by `_`, and `@` by `_at_`."""
     return re.sub(r"[^\w.\-/ ]", "_", name.replace("@", "_at_"))

@@ -18,11 +18,13 @@ MAX_OBJECTS = 50  # candidates for JSON objects in an answer
 
 
 def read_answer(text: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the attributes in an answer, in the order of `names`, without missing ones and ones without information.
+    """Return name → value for the requested attributes in a model's answer, in the order of `names`.
 
-    Three formats are tried in this order: JSON objects anywhere in the answer; pairs `"name": "value"` of a truncated
-    object; lines such as `**Color:** red`. The format that gives the most attributes is used. Names are compared
-    without case and punctuation. Text before `</think>` (the reasoning of the model) is ignored.
+    Attributes that are missing, or whose value says nothing ("unknown", "n/a" …), are left out.
+
+    Three formats are read: each JSON object anywhere in the answer; the pairs `"name": "value"` of a truncated object;
+    lines such as `**Color:** red`. The result that has the most attributes is returned. Names are compared without case
+    and punctuation. Text before `</think>` (the reasoning of the model) is ignored.
 
     Args:
         text: the raw answer, possibly with Markdown fences and other text.
@@ -47,13 +49,19 @@ def caption_of(attributes: Mapping[str, str]) -> str:
 
 
 def clean(text: str, keep_lines: bool = False) -> str:
-    """Remove control characters and lone surrogates from a text, and replace several spaces by one."""
+    """Return a text on one line: each character that cannot be printed, and each run of spaces, becomes one space.
+
+    With `keep_lines`, the line breaks stay.
+    """
     lines = ("".join(c if c.isprintable() or c in JOINERS else " " for c in line) for line in text.splitlines())
     return ("\n" if keep_lines else " ").join(" ".join(line.split()) for line in lines).strip()
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the outermost JSON objects (or Python dicts, as some models write), and the objects directly in them."""
+    """Yield the outermost JSON objects in a text, and after each of them the objects that are its values.
+
+    Python dicts, which some models write, are read too.
+    """
     decoder, start = json.JSONDecoder(), text.find("{")
     for _ in range(MAX_OBJECTS):
         if start < 0:
@@ -90,7 +98,7 @@ def _lines(text: str, requested: Mapping[str, str]) -> dict[str, str]:
 
 
 def _words(value: Any, depth: int = 0) -> str:
-    """Write a JSON value in words; the parts of lists and objects are joined by commas."""
+    """Return a JSON value as text; the values of a list, or the names and values of an object, are joined by commas."""
     if depth > 3 or value is None:
         return ""
     if isinstance(value, Mapping):

@@ -33,12 +33,14 @@ class Answer:
 
     Attributes:
         text: the raw answer of the model; None if there is a problem.
-        problem: why there is no answer, as one sentence.
-        is_image_problem: whether the image file is the problem; then no model was called.
-        passing: whether the problem is one of the server, so that a later attempt may succeed.
+        problem: why there is no answer, as one sentence; None if there is an answer.
+        is_image_problem: whether the image file is the problem; then the model was not called.
+        passing: whether the server caused the problem, so that a later attempt may succeed.
         tokens_in: number of tokens of the prompt with the image; None if unknown.
         tokens_out: number of tokens of the answer; None if unknown.
-        seconds: computing time of this image (its share of a batch), without loading and waiting.
+        seconds: time for this image; None if there is a problem. For a model in this process, the image's share of the
+            computing time of its batch, without loading the model. For a server, the time until the answer arrived,
+            with waiting and failed attempts.
     """
 
     text: str | None
@@ -51,15 +53,15 @@ class Answer:
 
 
 class Captioner(ABC):
-    """Base class of captioners, which describe images with the help of one prompt.
+    """Base class of captioners, which ask a model to describe images; the prompt is the same for all images.
 
     A captioner loads its model at the first use, not when it is constructed.
 
     Attributes:
-        model: name to show; `identity` has the settings that determine the answers.
-        prompt: the text that is sent with every image.
-        concurrency: number of images processed at once.
-        remote: whether images leave this machine, and may cost money.
+        model: name of the model to show; `identity` has the settings that determine the answers.
+        prompt: the text that the model gets with every image.
+        concurrency: number of requests that are sent at once; 1 for a model in this process, which uses batches.
+        remote: whether the images are sent to a server, which may cost money.
     """
 
     model: str
@@ -84,17 +86,18 @@ class Captioner(ABC):
         An image that cannot be captioned raises no error: its answer has a `problem`.
 
         Raises:
-            LirdrecError: the model cannot be loaded, no server answers, or the key is wrong.
+            LirdrecError: no image can be captioned: the model cannot be loaded or does not fit into memory, no server
+                answers, or the key is wrong.
         """
 
     def caption(self, images: Sequence[Path]) -> list[Answer]:
-        """Return the answers in the order of the images."""
+        """Caption images, and return their answers in the order of the images; raises the errors of `answers`."""
         answers = dict(self.answers(images))
         return [answers[index] for index in range(len(images))]
 
 
 def open_scaled(path: Path, side: int) -> Image:
-    """Open an image, and scale it down if a side is longer than `side` pixels.
+    """Open an image, and scale it down so that its longer side has at most `side` pixels.
 
     Raises:
         DataError: the file is not a readable image.
@@ -113,7 +116,7 @@ INFO = "captions"  # key of the entry about captions in the manifest's `info`
 
 
 def read_columns(rows: ItemRows) -> pl.DataFrame:
-    """Read `item` and the four caption columns of all items; a column that the item table lacks is null."""
+    """Return a table of all items with `item` and the four caption columns; what the item table lacks is null."""
     existing = tuple(name for name in COLUMNS if name in rows.schema)
     missing = [pl.lit(None).alias(name) for name in COLUMNS if name not in existing]
     table = rows.read(0, len(rows), (ITEM, *existing)).with_columns(missing)
@@ -121,12 +124,15 @@ def read_columns(rows: ItemRows) -> pl.DataFrame:
 
 
 def edited(table: pl.DataFrame) -> pl.Series:
-    """Return `(I,)` bool: whether a person wrote, changed or emptied the item's caption."""
+    """Return `(I,)` bool: whether a person wrote, changed or emptied each item's caption.
+
+    `table` is a result of `read_columns`; the caption is compared with the generated one.
+    """
     return (table[CAPTION].fill_null("") != table[MACHINE].fill_null("")).alias("edited")
 
 
 def captioned(table: pl.DataFrame) -> pl.Series:
-    """Return `(I,)` bool: whether the item has a caption."""
+    """Return `(I,)` bool: whether each item has a caption that is not blank; `table` is a result of `read_columns`."""
     return (table[CAPTION].fill_null("").str.strip_chars() != "").alias("captioned")
 
 

@@ -20,13 +20,14 @@ from lirdrec.wording import pluralize
 
 
 def export_captions(folder: str | Path, path: str | Path) -> int:
-    """Write the captions of a dataset to a CSV file, and return the number of items.
+    """Write the captions of a dataset to a CSV file, one row for each item, and return the number of rows.
 
-    The columns are `item`, the title and the image path if the dataset has them, `caption` and `caption_machine`.
+    The columns are `item`, the title and the image path if the dataset has them, `caption` and `caption_machine` (the
+    generated caption). Items without a caption have empty cells.
 
     Raises:
         DataError: the dataset has no captions yet.
-        RunFolderError: the file cannot be written.
+        RunFolderError: the folder is not a prepared dataset, or the file cannot be written.
     """
     check_not_inside_folder(path)
     recover(folder)
@@ -50,6 +51,7 @@ def import_captions(folder: str | Path, path: str | Path) -> int:
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has an unknown or repeated item; then nothing changes.
+        RunFolderError: the folder is not a prepared dataset, or cannot be written.
     """
     recover(folder)
     rows = ItemRows(folder)
@@ -59,12 +61,13 @@ def import_captions(folder: str | Path, path: str | Path) -> int:
     ids = table.frame[ITEM].cast(old[ITEM].dtype, strict=False)
     if (bad := ids.is_null() | ~ids.is_in(old[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{path}, {table.first_bad_row(bad)}: no item of {folder} is called {table.frame[ITEM].filter(bad)[0]!r};"
-            " nothing was imported"
+            f"{path}, {table.first_bad_row(bad)}: no item of {folder} has the id {table.frame[ITEM].filter(bad)[0]!r};"
+            " nothing was imported; correct this id"
         )
     if (bad := ids.is_duplicated() & ~ids.is_first_distinct()).any():
         raise DataError(
-            f"{path}, {table.first_bad_row(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported"
+            f"{path}, {table.first_bad_row(bad)}: the item {ids.filter(bad)[0]} occurs twice; nothing was imported;"
+            " keep one of its rows"
         )
     captions = [clean(text or "", keep_lines=True) for text in table.frame[CAPTION].cast(pl.String)]
     new = pl.DataFrame({ITEM: ids, CAPTION: captions})

@@ -26,7 +26,10 @@ MAX_TITLE = 90  # characters of an item's text
 
 
 def write_case_study(folder: str | Path, path: str | Path, images: str | Path | None = None) -> Path:
-    """Write the case study as one self-contained HTML page.
+    """Write an HTML page about the captions of a dataset, and return its path.
+
+    The page shows random items with image and caption, statistics of the attributes, and the prompt. It is one file
+    that includes the images.
 
     Args:
         folder: a prepared dataset with captions.
@@ -34,8 +37,8 @@ def write_case_study(folder: str | Path, path: str | Path, images: str | Path | 
         images: the image folder; by default the folder recorded by `lirdrec prepare`.
 
     Raises:
-        DataError: there are no captions yet, or the image folder is missing.
-        RunFolderError: the page cannot be written.
+        DataError: there are no captions yet, or the image column or the image folder is missing.
+        RunFolderError: the folder is not a prepared dataset, or the page cannot be written.
     """
     source = ImageSource(folder, IMAGE, images)
     rows = source.rows
@@ -69,7 +72,7 @@ def write_case_study(folder: str | Path, path: str | Path, images: str | Path | 
 
 
 def _item_sections(table: pl.DataFrame, source: ImageSource) -> list[Section]:
-    """Choose random items with a caption: first items without a text, then some items with a text for comparison."""
+    """Return sections with random items that have a caption: items without a text, and items with one to compare."""
     table = table.filter("captioned")
     without_text, with_text = table.filter(pl.col("text").is_null()), table.filter(pl.col("text").is_not_null())
     sections = []
@@ -86,7 +89,10 @@ def _item_sections(table: pl.DataFrame, source: ImageSource) -> list[Section]:
 
 
 def _cards(table: pl.DataFrame, n: int, source: ImageSource) -> list[Card]:
-    """Return images and captions of up to `n` random items, one attribute per line; edited captions as they are."""
+    """Return cards (image and caption) of up to `n` random items of `table`.
+
+    A generated caption has one attribute per line; a caption that a person edited is shown unchanged.
+    """
     cards = []
     rows = random.Random(0).sample(range(table.height), min(n, table.height))
     for row in table[sorted(rows)].iter_rows(named=True):
@@ -119,7 +125,7 @@ def _parse(text: str | None) -> dict[str, str]:
 
 
 def _attributes(captions: Sequence[Mapping[str, str]], names: Sequence[str]) -> Table:
-    """Return a table with the number of captions, of distinct values, and the most common values of each attribute."""
+    """Return a table of the attributes: how many captions have each, how many values differ, the most common values."""
     rows = []
     for name in dict.fromkeys([*names, *(name for caption in captions for name in caption)]):
         values = Counter(caption[name].casefold() for caption in captions if name in caption)

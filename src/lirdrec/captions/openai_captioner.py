@@ -19,7 +19,7 @@ QUALITY = 90  # of the JPEG that is sent
 
 
 class OpenAICaptioner(Captioner):
-    """Sends each image as a JPEG to `/chat/completions` of a server.
+    """Captioner that sends each image as a JPEG to `/chat/completions` of a server.
 
     Args:
         endpoint: the client of the server.
@@ -79,12 +79,12 @@ def _read(answer: Any, started: float) -> Answer:
         content = choice["message"].get("content")
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise TransientError("the server's answer has no message") from None
+        raise TransientError("the server's answer does not contain a message of the model") from None
     if isinstance(content, list):  # parts, as some servers send them
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
     if refusal or (not content and choice.get("finish_reason") == "content_filter"):
         return Answer(None, f"the model refused: {' '.join(str(refusal or 'its content filter').split())[:200]}")
     if not isinstance(content, str) or not content.strip():
-        raise TransientError("the server's answer is empty")
+        raise TransientError("the model's message in the server's answer is empty")
     n_in, n_out = tokens_of(answer, "prompt_tokens"), tokens_of(answer, "completion_tokens")
     return Answer(content, tokens_in=n_in, tokens_out=n_out, seconds=time.monotonic() - started)

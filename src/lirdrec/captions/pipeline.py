@@ -51,11 +51,12 @@ class Outcome:
     """Counts of a captioning run.
 
     Attributes:
-        written: number of items that got a new caption.
+        written: number of items whose caption this run wrote.
         captions: number of items that have a caption now.
-        edited: number of items whose caption was edited by a person.
-        problems: number of items whose caption failed; `captions.problems.csv` gives the reasons.
-        waiting: number of images that have no answer yet.
+        edited: number of items whose caption differs from the generated one, because a person edited it.
+        problems: number of items that got no caption because the image or the answer is unusable;
+            `captions.problems.csv` gives the reasons.
+        waiting: number of images that the model was not asked about yet.
         tokens_in: number of input tokens of all answers, as far as the model reports them.
         tokens_out: number of output tokens of all answers, as far as the model reports them.
     """
@@ -80,7 +81,9 @@ def captioning(
     restart: bool = False,
     overwrite_edited: bool = False,
 ) -> Iterator[Captioning]:
-    """Context manager to start or resume captioning a dataset; inside the block no other process can caption it.
+    """Context manager that yields a `Captioning`, to start or resume captioning a dataset.
+
+    Inside the block, no other process can caption the dataset.
 
     Args:
         folder: a prepared dataset.
@@ -88,13 +91,13 @@ def captioning(
         attributes: the attributes that its prompt requests.
         column: column of the item table that has the path of each item's image.
         images: the folder that the paths start from; by default the folder recorded by `lirdrec prepare`.
-        restart: discard unfinished work, also the work of another captioner.
+        restart: discard unfinished work (answers that are not in the item table yet), also of another captioner.
         overwrite_edited: also replace captions that people wrote or changed.
 
     Raises:
         RunFolderError: the folder is not a prepared dataset, or another process is captioning it.
         ConfigError: there is unfinished work of another captioner, or the captioner cannot be used.
-        DataError: the images are missing.
+        DataError: the column of image paths or the image folder is missing.
     """
     folder = Path(folder)
     recover(folder)
@@ -112,10 +115,10 @@ def captioning(
 
 
 class Captioning:
-    """The captions of one dataset by one captioner; created by `captioning`.
+    """The work of captioning one dataset with one captioner; created by `captioning`.
 
     Attributes:
-        survey: the plan at the beginning: which images need a caption.
+        survey: the plan that was made at the start: which images need a caption.
         captioner: the model that describes the images.
     """
 
@@ -142,14 +145,19 @@ class Captioning:
         self._n_unusable = 0  # number of unusable answers in a row
 
     def waiting(self) -> list[str]:
-        """Return the keys of the images that have no answer yet."""
+        """Return the keys (see `caption_key`) of the images that the model was not asked about yet."""
         return [key for key in self.survey.wanted if key not in self._sealed and key not in self._failed]
 
     def work(self, limit: int | None = None, on_answer: Callable[[Answer], None] = lambda answer: None) -> None:
-        """Ask the model for the captions of at most `limit` images; each answer goes to `on_answer` and is saved.
+        """Ask the model for the captions of at most `limit` waiting images; by default of all.
+
+        `on_answer` is called with each answer, which is then saved. If the image file or the server is the problem, the
+        answer is not saved, so that the next run tries the image again.
 
         Raises:
-            TrainingError: the server cannot be reached, or too many answers in a row were unusable.
+            TrainingError: the server does not answer, one image does not fit into memory, or `TOO_MANY` answers in a
+                row were unusable.
+            ConfigError: the model cannot be loaded, or the server refuses all requests.
         """
         keys = self.waiting()[:limit]
         for index, answer in self.captioner.answers([self.survey.wanted[key].path for key in keys]):
@@ -157,7 +165,11 @@ class Captioning:
             self._keep(keys[index], answer)
 
     def finish(self) -> Outcome:
-        """Write the captions into the item table and remove the unfinished work."""
+        """Write the captions into the item table, remove the saved answers, and return the counts.
+
+        The model and its settings go into the manifest, items without a usable answer into `captions.problems.csv`.
+        Captions that a person changed in the meantime are kept.
+        """
         columns, problems, tokens_in, tokens_out = self._collect()
         with dataset_lock(self.folder):
             now = read_columns(ItemRows(self.folder))
@@ -176,12 +188,12 @@ class Captioning:
         return Outcome(columns.height, n_captions, n_edited, len(problems), waiting, tokens_in, tokens_out)
 
     def discard_if_empty(self) -> None:
-        """Remove the work folder if it contains no answer."""
+        """Remove the work folder if no answer was saved in it."""
         if not self._sealed:
             self._shards.discard()
 
     def _collect(self) -> tuple[pl.DataFrame, list[Problem], int, int]:
-        """Collect what the answers give.
+        """Turn the saved answers into captions.
 
         Returns:
             A table of `item` and the new caption columns, the problems in item order, and the numbers of input and
@@ -213,7 +225,10 @@ class Captioning:
         return columns, sorted(problems), tokens_in, tokens_out
 
     def _record(self, entry: Mapping[str, Any], problems: Sequence[Problem], ids: pl.Series) -> None:
-        """Write `entry` into the manifest's info, and the problems into a CSV file, unless both are unchanged."""
+        """Record `entry` in the manifest, and the problems in `captions.problems.csv`, if one of them has changed.
+
+        Without problems, this file is removed.
+        """
         manifest = read_manifest(self.folder)
         files: dict[str, Path] = {}
         path = self.folder / f".{PROBLEMS}"
@@ -247,6 +262,6 @@ class Captioning:
         if self._n_unusable >= TOO_MANY:
             last = answer.problem or f"{UNUSABLE}: {' '.join((text or '').split())[:120]!r}"
             raise TrainingError(
-                f"{self.captioner.model}: {TOO_MANY} images in a row got no caption (the last of them: {last});"
+                f"{self.captioner.model}: {TOO_MANY} images in a row got no usable answer (the last of them: {last});"
                 " finished captions are kept: fix the cause, then run the same command again to continue"
             )

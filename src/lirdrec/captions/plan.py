@@ -22,7 +22,7 @@ WORDS = 0.5  # share of the allowed words that answers use
 
 @dataclass
 class Wanted:
-    """An image that needs a caption, and the rows of the items that have it."""
+    """An image that needs a caption: the path of its file, and the rows of the items that have this image."""
 
     path: Path
     rows: list[int] = field(default_factory=list)
@@ -30,16 +30,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """The images to caption, and the numbers of the other items.
+    """The images that need a caption, and the numbers of the items that need none.
 
     Attributes:
         items: number of items of the dataset.
         missing: number of items without an image.
         edited: number of items whose caption is kept because a person wrote or changed it.
         unchanged: number of items that have a caption of their present image by this captioner.
-        unreadable: row, source and problem of each image that cannot be read.
+        unreadable: for each item whose image cannot be read: its row, the path in the item table, and the problem.
         reset: rows of the items whose edited caption is replaced by the caption that the model gave before.
-        wanted: key → image to caption, in item order; equal files count once.
+        wanted: `caption_key` → image to caption, in item order; files with equal content count once.
     """
 
     items: int
@@ -54,7 +54,14 @@ class CaptionPlan:
 def make_plan(
     source: ImageSource, table: pl.DataFrame, identity: Mapping[str, Any], overwrite_edited: bool
 ) -> CaptionPlan:
-    """Read all images once, and compare them with the existing captions in `table` (the result of `read_columns`)."""
+    """Return which images need a caption: those without one, and those whose image or captioner has changed.
+
+    Args:
+        source: the images of the dataset; all files are read once.
+        table: the existing captions, a result of `read_columns`.
+        identity: the identity of the captioner.
+        overwrite_edited: also replace captions that people wrote or changed.
+    """
     by_person = edited(table).to_list()
     machine, keys = (table[name].to_list() for name in (MACHINE, KEY))
     missing = unchanged = kept = 0
@@ -87,7 +94,15 @@ def estimate(
     price_out: float | None = None,
     requests_per_minute: float | None = None,
 ) -> Estimate:
-    """Estimate tokens, cost and time of `images` images from the answers of a probe, or without one by usual values."""
+    """Estimate the tokens, the cost and the time of captioning images.
+
+    Args:
+        captioner, attributes: the model, and the attributes that its prompt requests.
+        images: number of images to caption.
+        probe: the answers for a few of these images; without them, usual numbers of tokens are assumed.
+        price_in, price_out: price of a million tokens that the model reads and writes; None if unknown.
+        requests_per_minute: limit of the requests; None if there is no limit.
+    """
     n_in = mean_of_known(answer.tokens_in for answer in probe)
     n_out = mean_of_known(answer.tokens_out for answer in probe)
     measured = len(probe)

@@ -27,13 +27,14 @@ DEFAULT = {
 @dataclass(frozen=True)
 @validated
 class Attributes:
-    """The attributes that the model is asked for, and the other parts of the prompt.
+    """The attributes of an image that the model is asked for, and the other parts of the prompt.
 
     Attributes:
         attributes: name → description; the names become keys of the answer, in this order.
 
     Raises:
-        ConfigError: there is no attribute, a name is empty or repeated, or `max_words` is below 1.
+        ConfigError: there is no attribute, a name or a description is empty, a name is repeated, or `max_words` is
+            below 1.
     """
 
     intro: str = option(
@@ -47,23 +48,31 @@ class Attributes:
     def __post_init__(self) -> None:
         check_minimum(self, 1, "max_words")
         if not self.attributes:
-            raise ConfigError('the prompt needs at least one attribute: a line such as colour = "the main colours"')
+            raise ConfigError(
+                'the prompt needs at least one attribute; add a line such as colour = "the main colours"'
+                " to the table [attributes]"
+            )
         seen: dict[str, str] = {}
         for name, meaning in self.attributes.items():
             if not (plain := plain_name(name)) or not meaning.strip():
                 raise ConfigError(
-                    f"the attribute '{name}' needs a name of letters or digits, and a text that says what it is"
+                    f"the attribute '{name}' needs letters or digits in its name, and a description that is not empty"
                 )
             if plain in seen:
-                raise ConfigError(f"the attributes '{seen[plain]}' and '{name}' have the same name")
+                raise ConfigError(
+                    f"the attributes '{seen[plain]}' and '{name}' have the same name, apart from case and punctuation;"
+                    " rename one of them"
+                )
             seen[plain] = name
 
 
 def read_attributes(path: str | Path) -> Attributes:
-    """Read the keys `intro`, `language`, `max_words` and the table `[attributes]` of a TOML file; all are optional.
+    """Return the `Attributes` that a TOML file describes.
+
+    Its keys are `intro`, `language`, `max_words` and the table `[attributes]`; what the file lacks has its default.
 
     Raises:
-        ConfigError: the file is missing, not TOML, or has an unknown key or a value of the wrong type.
+        ConfigError: the file is missing, not TOML, or has an unknown key or an invalid value.
     """
     values = read_toml(path)
     try:
@@ -74,7 +83,7 @@ def read_attributes(path: str | Path) -> Attributes:
 
 
 def render(attributes: Attributes) -> str:
-    """Return the prompt that is sent with every image."""
+    """Return the prompt that asks a model for these attributes of an image."""
     listed = "\n".join(f'- "{name}": {meaning}' for name, meaning in attributes.attributes.items())
     words = "one word" if attributes.max_words == 1 else f"at most {attributes.max_words} words"
     return (

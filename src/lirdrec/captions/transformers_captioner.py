@@ -30,13 +30,13 @@ Precision = Literal["bfloat16", "float16", "float32"]
 @dataclass(eq=False)
 @validated
 class TransformersCaptioner(Captioner):
-    """A model of `AutoModelForImageTextToText` with its processor: Mllama, LLaVA, Qwen-VL, SmolVLM …
+    """Captioner that runs a model of `AutoModelForImageTextToText` in this process: Mllama, LLaVA, Qwen-VL, SmolVLM …
 
     Answers are decoded greedily. If memory runs out, the batch size is halved permanently.
 
     Args:
         prompt: the text that is given with every image.
-        model: name on the Hugging Face hub, or path of a folder; then the folder's name becomes the model's name.
+        model: name on the Hugging Face hub, or path of a folder; the attribute `model` is then the folder's name.
         revision: commit, tag or branch; default main.
         device: "auto", "cpu", "cuda", …; ignored if `device_map` is given.
         precision: of weights and activations.
@@ -46,7 +46,7 @@ class TransformersCaptioner(Captioner):
         side: maximum pixels of an image's longer side, before the model's own processor.
 
     Raises:
-        ConfigError: an unknown precision, or a number out of range.
+        ConfigError: an unknown precision, or a number out of range. At the first use: the model cannot be loaded.
     """
 
     prompt: str
@@ -87,7 +87,10 @@ class TransformersCaptioner(Captioner):
         yield from self._answer_batch(batch)
 
     def _answer_batch(self, images: list[tuple[int, Image]]) -> Iterator[tuple[int, Answer]]:
-        """Yield the index and the answer of each opened image; smaller batches are used if memory runs out."""
+        """Yield the index and the answer of each opened image; if memory runs out, the batch size is halved.
+
+        Raises a TrainingError if one image alone does not fit.
+        """
         while images:
             batch = images[: self.batch_size]
             try:
@@ -97,11 +100,15 @@ class TransformersCaptioner(Captioner):
                     raise
                 if len(batch) == 1:
                     raise TrainingError(
-                        "one image does not fit into memory: use a smaller model, --precision bfloat16,"
+                        "there is not enough memory for one image: use a smaller model, --precision bfloat16,"
                         " --device-map auto, or a server (--endpoint)"
                     ) from error
                 self.batch_size = len(batch) // 2
-                logger.warning("out of memory with %d images; continuing with %d", len(batch), self.batch_size)
+                logger.warning(
+                    "out of memory with a batch of %d images; continuing with batches of %d",
+                    len(batch),
+                    self.batch_size,
+                )
                 give_memory_back()
                 continue
             yield from zip((index for index, _ in batch), answers, strict=True)
@@ -109,7 +116,7 @@ class TransformersCaptioner(Captioner):
 
     @cached_property
     def _weights(self) -> dict[str, str]:
-        """The identity of the weights: a hash of their folder, or the name and the commit on the hub."""
+        """The part of `identity` about the weights: a hash of their folder, or the model's name and its commit."""
         folder = model_folder(self.source, self.revision)
         if folder is not None and folder == Path(self.source):
             return {"fingerprint": fingerprint(folder)}

@@ -1,1 +1,1 @@
-"""The `lirdrec` command: it parses options and prints tables; other folders do the work."""
+"""The `lirdrec` command. This folder parses options and prints results; the other folders compute these results."""

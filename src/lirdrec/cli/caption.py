@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Prompt"""
+    """Prompt, answers and image size"""
 
     attributes: Path | None = option(None, "TOML file of the attributes to ask for.", metavar="FILE")
     show_prompt: bool = option(False, "Print the prompt and stop.")
     show_attributes: bool = option(False, "Print the attributes as a TOML file to edit, and stop.")
-    max_tokens: int = option(400, "Maximum tokens of an answer.")
+    max_tokens: int = option(400, "Maximum number of tokens of an answer.")
     side: int = option(
         1024,
         "Maximum pixels of an image's longer side; larger ones are scaled down.",
@@ -55,7 +55,7 @@ class ServerOptions:
     """Captions by a server"""
 
     endpoint: str | None = option(None, "Use this OpenAI-compatible server.", metavar="URL")
-    concurrency: int = option(8, "Parallel requests.")
+    concurrency: int = option(8, "Number of parallel requests.")
     timeout: float = option(120.0, "Seconds to wait for a response.")
     requests_per_minute: PerMinuteOption = None
     price_input: PriceInputOption = None
@@ -68,26 +68,28 @@ class LocalOptions:
 
     revision: RevisionOption = None
     device: str = option("auto", "auto, cpu, cuda or mps.")
-    device_map: str | None = option(None, "Distribute the model over devices (auto).")
+    device_map: str | None = option(None, "How to distribute the model over devices: auto.")
     precision: str = option("bfloat16", "bfloat16, float16 or float32.")
-    batch_size: int = option(8, "Images of a batch.")
+    batch_size: int = option(8, "Number of images of a batch.")
 
 
 @dataclass(frozen=True)
 class WorkOptions:
-    """Which images"""
+    """Which images, and how to start"""
 
     images: ImagesOption = None
-    limit: int | None = option(None, "Maximum number of images of this call.", min=1)
+    limit: int | None = option(None, "Caption at most this number of images in this call.", min=1)
     restart: NoResumeOption = False
     overwrite_edited: bool = option(False, "Replace captions that people edited, too.")
     yes: YesOption = False
-    probe: bool = option(True, "Caption 3 images to measure time and tokens.", "--probe/--no-probe")
+    probe: bool = option(
+        True, "Before the question: caption 3 images to measure time and tokens.", "--probe/--no-probe"
+    )
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Files of captions (nothing is captioned)"""
+    """Files of captions (with these options nothing is captioned)"""
 
     export: Path | None = option(None, "Write the captions to a CSV file, for editing.", metavar="FILE")
     imported: Path | None = option(None, "Import the captions of an edited CSV file.", "--import", metavar="FILE")
@@ -118,8 +120,9 @@ def caption(
       lirdrec caption mydata --import captions.csv
       lirdrec caption mydata --report captions.html                 compare images and captions
 
-    If interrupted, the same command resumes. Only new and changed images are captioned again; captions that people
-    edited are kept. The server's key is read from LIRDREC_API_KEY or OPENAI_API_KEY.
+    If interrupted, the same command resumes. An image that this model has captioned with this prompt is captioned again
+    only if it has changed. Captions that people edited are kept. The server's key is read from LIRDREC_API_KEY or
+    OPENAI_API_KEY.
     """
     from lirdrec.captions.prompt import Attributes, read_attributes, render, to_toml
 
@@ -129,9 +132,13 @@ def caption(
     if dataset is None:
         raise ConfigError("no prepared dataset is given; give the path of its folder: lirdrec caption DATASET")
     if server.endpoint is None:
-        _refuse_unused(context, ServerOptions, "is for a server: give its address with --endpoint, or leave this out")
+        _refuse_unused(
+            context, ServerOptions, "is for a server: give its address with --endpoint, or leave this option out"
+        )
     else:
-        _refuse_unused(context, LocalOptions, "is for a local model, but --endpoint uses a server: leave it out")
+        _refuse_unused(
+            context, LocalOptions, "is for a local model, but --endpoint uses a server: leave this option out"
+        )
     if given(files):
         return _files(dataset, work.images, files)
     outcome = _caption_images(dataset, _captioner(model, attributes, prompt, server, local), attributes, server, work)
@@ -165,7 +172,11 @@ def _captioner(
 def _caption_images(
     dataset: Path, captioner: Captioner, attributes: Attributes, server: ServerOptions, options: WorkOptions
 ) -> Outcome | None:
-    """Show the plan, ask whether to start, and caption the images; return None if the user answers no."""
+    """Show the plan, ask whether to start, and caption the images; without images to caption, do not ask.
+
+    Returns:
+        The numbers of captions and problems; None if the user answers no.
+    """
     from lirdrec.captions.pipeline import captioning
 
     with captioning(
@@ -191,7 +202,7 @@ def _caption_images(
 
 
 def _refuse_unused(context: typer.Context, group: type, reason: str) -> None:
-    """Raise a ConfigError if an option of the group was given."""
+    """Raise a ConfigError if the user gave an option of `group`; its message is the option and then `reason`."""
     for field in dataclasses.fields(group):
         source = context.get_parameter_source(field.name)
         if source is not None and source.name == "COMMANDLINE":
@@ -201,10 +212,11 @@ def _refuse_unused(context: typer.Context, group: type, reason: str) -> None:
 def _confirm(
     job: Captioning, n: int, attributes: Attributes, server: ServerOptions, options: WorkOptions
 ) -> int | None:
-    """Show what `n` images will cost, and ask whether to start.
+    """Show what it will cost to caption `n` images, and ask whether to start.
 
     Returns:
-        The number of images that were captioned to measure the cost (the probe); None if the user answers no.
+        The number of images that were captioned already to measure the cost (0 without such a probe); None if the user
+        answers no.
     """
     from lirdrec.captions.plan import PROBE, estimate
 
@@ -250,7 +262,7 @@ def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
 
 
 def _show_work(job: Captioning, n: int) -> None:
-    """Caption `n` images, with a progress bar, or with lines of text if the output is not a terminal."""
+    """Caption the next `n` images, and show a progress bar, or lines of text if the error stream is no terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -290,7 +302,7 @@ def _show_work(job: Captioning, n: int) -> None:
 
 
 def _show_survey(job: Captioning) -> None:
-    """Print the plan: the number of images to caption, to skip and to keep."""
+    """Print how many items have an image to caption, and how many are left out, for each reason."""
     if settings.quiet:
         return
     survey = job.survey
@@ -308,7 +320,7 @@ def _show_survey(job: Captioning) -> None:
 
 
 def _show_outcome(dataset: Path, outcome: Outcome) -> None:
-    """Print the number of captions and problems, and the next command."""
+    """Print the numbers of new captions, of items without a caption because of a problem, and the next command."""
     from lirdrec.captions.pipeline import PROBLEMS
 
     edited = f", {outcome.edited:,} of them by people" if outcome.edited else ""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def add_items(
     run: RunArgument,
-    items: Path = option(..., "Table of the new items (CSV, Parquet, JSON …)."),
+    items: Path = option(..., "File with a table of the new items (CSV, Parquet, JSON …)."),
     features: FeatureFilesOption = None,
     item: str | None = option(None, "Column of the item ids (default: as in prepare, or item)."),
     separator: SeparatorOption = None,
@@ -46,11 +46,12 @@ def add_items(
       lirdrec add-items runs/demo --items new.csv
       lirdrec add-items runs/demo --items new.csv --features text=new_text.npy
 
-    The columns of ids and titles have the names that prepare was given (--item, --items-id, --title).
-    Features without --features are encoded from the columns of the table (title, description, image …), if the dataset
-    of the run records its encoders.
+    In the table, the columns of ids and titles have the same names as in the files that were given to prepare (--item,
+    --items-id, --title). Features that --features does not give are encoded from the columns of the table (title,
+    description, image …), if the dataset of the run records its encoders.
 
-    Options of lirdrec recommend: --new-items says how they compete with the others; --candidates ranks them alone.
+    Later, lirdrec recommend has two options for these items: --new-items says how they compete with other items, and
+    --candidates ranks only the items that it names.
     """
     from contextlib import nullcontext
 
@@ -73,7 +74,11 @@ def add_items(
 def _encoded(
     recommender: Recommender, frame: pl.DataFrame, given: dict[str, Any], images: Path, device: str
 ) -> dict[str, Any]:
-    """Encode the features of new items that were not given, if the run's dataset records encoders for them."""
+    """Encode the features of new items that are not in `given`, with the encoders that the run's dataset records.
+
+    Returns:
+        Name → features. Features that cannot be encoded are left out, and a message says why.
+    """
     from lirdrec.devices import resolve_device
     from lirdrec.features.new_items import encode_items
     from lirdrec.recommender.new_item_checks import new_table
@@ -104,7 +109,7 @@ def strip(run: RunArgument, output: FolderOption) -> None:
 
 
 def _named_columns(recommender: Recommender) -> dict[str, str]:
-    """Return the column names for "item" and "title" that `prepare` was given for the run's dataset, if known."""
+    """Return "item" or "title" → the name of this column in the files that `prepare` read; empty if not recorded."""
     from lirdrec.data.storage import read_manifest
 
     store = recommender.features
@@ -133,7 +138,8 @@ def _read_items(
         id_map: the item ids of the run.
         table: the item table of the run.
         layout: separator and encoding of the file; None: detected.
-        is_given: whether the user gave the name of the column of ids; otherwise it may also be `item`.
+        is_given: whether the user gave the name of the column of ids. If not, and the file has no column of the name in
+            `names`, the column `item` is read.
     """
     import polars as pl
 

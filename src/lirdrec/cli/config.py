@@ -1,4 +1,4 @@
-"""`lirdrec config`: list the options of a model. `configuration` reads them for `train` and other commands."""
+"""`lirdrec config`: list the options of a model. `configuration` makes the configurations for commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def config(
     preset: str | None = option(None, "Show the values of this preset."),
     json: JsonOption = False,
 ) -> None:
-    """List every key of `train --set` and of the TOML file, with its value and meaning.
+    """List every key that `train --set` and the TOML file of --config can have for a model, with value and meaning.
 
     \b
       lirdrec config --preset paper
@@ -49,10 +49,11 @@ def configuration(
     seed: int | None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Return the configurations of a model and of its training: preset, TOML `file`, --set (`assignments`), --seed.
+    """Return the configuration of a model and the configuration of its training (`TrainConfig`).
 
-    A later one of these replaces earlier values. `options` has the keys with an option of their own on the command
-    line, and their values; they count as --set.
+    The values are taken from the preset, the TOML `file`, --set (`assignments`) and --seed. If several have a value of
+    one key, the last one in this order counts. `options` is key → value for keys that have an option of their own, such
+    as --epochs; they count as --set. A wrong or unknown key or value raises a ConfigError.
     """
     from dataclasses import fields
 
@@ -107,7 +108,7 @@ def given_twice(key: str) -> ConfigError:
 
 
 def feature_size(given: list[str]) -> int | dict[str, int]:
-    """Read the values of --feature-size: one number for all modalities, or one for each modality (`image=256`).
+    """Convert the values of --feature-size: one number for all modalities, or modality → number (`image=256`).
 
     Raises:
         ConfigError: a value is not a number of 1 or more, a modality is given twice, or one number for all modalities
@@ -134,7 +135,7 @@ def feature_size(given: list[str]) -> int | dict[str, int]:
 
 
 def training_keys(model: str) -> list[str]:
-    """Return the keys of the training configuration that have an effect on a model."""
+    """Return the keys of the training configuration that have an effect on a model: few for a closed form, else all."""
     from lirdrec.config import field_docs
     from lirdrec.models.registry import model_type
     from lirdrec.training.config import TrainConfig
@@ -143,7 +144,10 @@ def training_keys(model: str) -> list[str]:
 
 
 def _refuse_steps(model: str, keys: Iterable[str], prefix: str) -> None:
-    """Raise a ConfigError if an option of training steps is given for a model that is computed without steps."""
+    """Raise a ConfigError if one of `keys` has no effect on the model, since it is computed without training steps.
+
+    The message begins with `prefix` and the key.
+    """
     allowed = training_keys(model)
     for key in keys:
         if key not in allowed:

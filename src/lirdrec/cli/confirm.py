@@ -25,21 +25,23 @@ def agreed(
     measure: Callable[[], P],
     yes: bool,
 ) -> tuple[bool, P | None]:
-    """Show the estimated cost, and ask the user whether to start a job.
+    """Show the estimated cost of a job, and ask the user whether to start it.
+
+    Without a terminal, a job on this machine starts without a question.
 
     Args:
         estimate: function from the measurement of a probe (None: no measurement) to the estimated cost.
         target: where the model runs, for messages.
         remote: whether inputs are sent to a server and may cost money.
-        question: the question whether to measure; None if there is nothing to measure.
+        question: asks the user whether to run the probe first; None: no probe.
         measure: function that runs the probe (a few inputs) and returns the measurement.
-        yes: start without asking.
+        yes: run the probe and start without asking.
 
     Returns:
-        Whether to start, and the measurement of the probe or None.
+        Whether to start, and the measurement of the probe (None without a probe).
 
     Raises:
-        ConfigError: inputs would be sent to a server, and there is no terminal to ask the user.
+        ConfigError: inputs would be sent to a server, there is no terminal to ask the user, and `yes` is False.
     """
     if not yes and not _is_terminal():
         if not remote:

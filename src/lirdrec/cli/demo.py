@@ -72,7 +72,7 @@ def demo(
 
 
 def _prepared(films: Dataset, complete: Dataset, folder: Path) -> Dataset:
-    """Save the films as a prepared folder that records the encoders, so that a server can encode new films."""
+    """Save the films as a prepared dataset that records its encoders (a server then encodes new films), and load it."""
     from lirdrec.data.dataset import Dataset
     from lirdrec.features.dataset_writer import copy_encoders
 
@@ -83,7 +83,7 @@ def _prepared(films: Dataset, complete: Dataset, folder: Path) -> Dataset:
 
 
 def _text_features(films: Dataset, described: pl.DataFrame) -> dict[str, Any]:
-    """Encode the title, genres and tags of the new film, if the encoder is installed; otherwise return no features."""
+    """Return the features of the new film's title, genres and tags, encoded now; {} if the encoder is not installed."""
     from lirdrec.features.new_items import encode_texts
 
     assert films.folder is not None
@@ -101,7 +101,7 @@ def _text_features(films: Dataset, described: pl.DataFrame) -> dict[str, Any]:
 
 
 def _train(films: Dataset, configs: tuple[Any, Any], run: Path, title: str) -> Recommender:
-    """Train on the films and evaluate on their test interactions."""
+    """Train on the films, print the metrics on their test interactions, and return the recommender."""
     from rich.markup import escape
 
     from lirdrec.recommender.fit import fit
@@ -135,7 +135,11 @@ def _show_files(run: Path, user: Any, film: Any) -> None:
 
 
 def _sample() -> Path:
-    """Find the folder `sample/movielens` of the MovieLens sample, in a clone of the repository or in this folder."""
+    """Return the folder `sample/movielens` with the films, in a clone of the repository or in the current folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     import lirdrec
 
     for root in (*Path(lirdrec.__file__).resolve().parents, Path.cwd()):
@@ -158,7 +162,10 @@ def _new_film(data: Dataset) -> Any:
 
 
 def _three_users(data: Dataset) -> list[Any]:
-    """Choose three users with few, some and many training films, among the users with test films; always the same."""
+    """Return the ids of at most three users with few, some and many training films, always the same users.
+
+    They have two or more test films and 12 or more training films, if there are such users.
+    """
     import numpy as np
 
     degrees = np.bincount(data.train.users, minlength=data.n_users)
@@ -214,7 +221,10 @@ def _show_new(recommender: Recommender, complete: Dataset, film: Any, title: str
 
 
 def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None:
-    """Print the place of the new film among all films: without an offset of its score, with it, and after likes."""
+    """Print how many lists of 20 films contain the new film, and its median rank for the users who liked it.
+
+    This is done without an offset (a number that is added to its scores), with the offset, and after a few likes.
+    """
     from lirdrec.recommender.recommender import Recommender
 
     fans = _fans(complete, film)
@@ -247,7 +257,7 @@ def _show_places(recommender: Recommender, complete: Dataset, film: Any) -> None
 
 
 def _ranks(recommender: Recommender, film: Any, policy: str = "calibrated") -> pl.DataFrame:
-    """Return the rank of the film among the unseen films of each user, best rank first."""
+    """Return a row for each user with the rank of the film among the films that the user has not seen, best first."""
     import polars as pl
 
     ranking = recommender.recommend(None, recommender.n_items, new_items=policy)
@@ -255,7 +265,7 @@ def _ranks(recommender: Recommender, film: Any, policy: str = "calibrated") -> p
 
 
 def _compare_with_random(ranks: pl.DataFrame, fans: set[Any], title: str) -> None:
-    """Print how many of the users with the best ranks liked the film, and how many random users would have liked it."""
+    """Print how many of the `FIRST` users with the best ranks liked the film, and how many of random users would."""
     first = ranks["user"].head(FIRST).to_list()
     hits, expected = sum(user in fans for user in first), len(first) * len(fans) / ranks.height
     print_line(
@@ -287,7 +297,7 @@ def _title(recommender: Recommender, item: Any) -> str:
 
 
 def _title_widths() -> tuple[int, int]:
-    """Return the widths of two columns: the film, and the most similar liked film (0: left out in a narrow window)."""
+    """Return two column widths in characters: film, and most similar liked film (0: left out in a narrow window)."""
     room = min(console().width, 130) - 48  # the numbers and the gaps between columns
     return (room, 0) if room < 50 else (room - room * 9 // 20, room * 9 // 20)
 

@@ -26,7 +26,7 @@ class ImageUrlOptions:
     image_urls: Path | None = option(None, "A table, or a prepared dataset, with addresses.", metavar="TABLE")
     column: str | None = option(None, "Column with the addresses.", show_default="image_url")
     item: str | None = option(None, "Column with the item ids.", show_default="item")
-    concurrency: int | None = option(None, "Images at once.", show_default="8")
+    concurrency: int | None = option(None, "Number of images downloaded at the same time.", show_default="8")
     max_mb: float | None = option(None, "Largest image, in MB.", show_default="32", min=0.001)
     private_addresses: bool = option(False, "Also open addresses of your own network.", "--allow-private-addresses")
 
@@ -48,8 +48,9 @@ def download(
       lirdrec download --image-urls catalog.csv --output posters
       lirdrec features mydata --images posters
 
-    If interrupted, the same command resumes. A dataset appears when all of it is complete and its digests are checked.
-    An image that cannot be downloaded is listed in problems.csv of the folder; the same command tries it again.
+    If interrupted, the same command resumes. The folder of a dataset appears only when all files are downloaded and
+    compared with their known digests. An image that cannot be downloaded is listed in problems.csv of the folder; the
+    same command tries it again.
     """
     if images.image_urls is not None:
         if name is not None or sha256:
@@ -58,7 +59,7 @@ def download(
             raise ConfigError("--image-urls: give the path of the folder for the images (--output FOLDER)")
         return _images(images, output, json)
     for other in given(images):
-        raise ConfigError(f"{flag(other)}: belongs to --image-urls TABLE; leave it out")
+        raise ConfigError(f"{flag(other)}: is an option of --image-urls TABLE only; leave it out")
     if name is None:
         if output is not None or sha256:
             raise ConfigError("no dataset is given; give a NAME (lirdrec download lists the names)")

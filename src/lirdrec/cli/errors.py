@@ -56,12 +56,15 @@ WRAPPERS = (
 def boundary(arguments: Sequence[str], debug: bool) -> Iterator[None]:
     """Context manager that prints an error as one sentence on the error stream and exits with a code.
 
+    Wrong options are raised again, since typer prints their errors.
+
     Args:
-        arguments: the arguments of `lirdrec`; shown if the message of the error names no file.
+        arguments: the arguments of `lirdrec`, which are shown if the message of the error names no file.
         debug: also print the full traceback.
 
     Raises:
-        typer.Exit: with 2 for errors that the user can fix, 1 for a bug of lirdrec, 130 for Ctrl-C.
+        typer.Exit: with 2 for most errors that the user can fix (some have another code), 1 for a bug of lirdrec, 130
+            for Ctrl-C, 0 if the program that reads the output has ended (`lirdrec … | head`).
     """
     try:
         yield
@@ -94,7 +97,7 @@ def escape_unencodable() -> None:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Check that all arguments are UTF-8, since file names are stored in manifests and tables.
+    """Check that all arguments of the command line are UTF-8, since names of files are stored as UTF-8.
 
     Raises:
         LirdrecError: an argument is not UTF-8.
@@ -107,7 +110,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """Return one sentence about an error, and the exit code."""
+    """Return one sentence about an error, and the exit code. Some sentences show the command with its `arguments`."""
     if isinstance(error, LirdrecError):
         return str(error), error.exit_code
     command = shlex.join(["lirdrec", *(shortened(word, 80) for word in arguments)])
@@ -122,14 +125,14 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
 
 
 def shortened(text: str, longest_word: int = LONGEST_WORD) -> str:
-    """Shorten a message: too long words, then a too long message, lose their middle; control characters are escaped."""
+    """Return a message with escaped control characters, and without the middle of long words and of a long message."""
     text = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     text = re.sub(rf"\S{{{longest_word + 1},}}", lambda word: _cut(word[0], longest_word // 2), text)
     return text if len(text) <= LONGEST_MESSAGE else _cut(text, LONGEST_MESSAGE // 2)
 
 
 def _cut(text: str, kept: int) -> str:
-    """Return the first and last `kept` characters of a text, with its length between them."""
+    """Return the first and the last `kept` characters of a text; between them is the number of all its characters."""
     return f"{text[:kept]}… ({len(text):,} characters) …{text[-kept:]}"
 
 
@@ -159,7 +162,10 @@ def _system_error(error: BaseException, command: str) -> str | None:
 
 
 def _is_unreadable(path: Any) -> bool:
-    """Whether the path exists and may not be read: the error itself does not say if reading or writing failed."""
+    """Return whether a path exists and this user may not read it.
+
+    The error of the system does not say whether reading or writing failed.
+    """
     try:
         os.stat(path)
     except PermissionError:
@@ -170,7 +176,7 @@ def _is_unreadable(path: Any) -> bool:
 
 
 def _limit_error(error: BaseException, command: str) -> str | None:
-    """Return the sentence for an input that is too large, nested too deeply, or not UTF-8; None for other errors."""
+    """Return the sentence for missing memory, a number too large, deep nesting or text that is not UTF-8, else None."""
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         free, sizes = free_memory(), []
@@ -192,7 +198,7 @@ def _limit_error(error: BaseException, command: str) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message without the period, or the type of the error."""
+    """Return the first line of an error's message without its period; without a message, the name of its type."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
@@ -205,6 +211,6 @@ def _print_error(text: str) -> None:
 
 
 def _forget_output() -> None:
-    """Discard the buffer of the output stream, so that Python exits without an error."""
+    """Discard what is not yet written to the closed output stream, so that Python exits without an error."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,7 @@
-"""`lirdrec evaluate`: show the metrics of a run, or of lists of another system, beside those of popularity."""
+"""`lirdrec evaluate`: show the metrics of a run, or of another system's lists, beside the metrics of popularity.
+
+Popularity is the model that recommends the items with the most training interactions to everyone.
+"""
 
 from __future__ import annotations
 
@@ -38,26 +41,30 @@ class MetricOptions:
     """What is measured"""
 
     split: str | None = option(None, "train, validation or test (default: test).")
-    k: list[int] | None = option(None, "List length; may be repeated (10 and 20).", "--k", "-k", metavar="K")
+    k: list[int] | None = option(
+        None, "Length of the lists; may be repeated (default: 10 and 20).", "--k", "-k", metavar="K"
+    )
     metric: list[str] | None = option(
         None,
         "recall, ndcg, precision, map, mrr, hit, coverage, popularity, gini, diversity, novelty, arp,"
         " aplt, calibration or auc; may be repeated (default: the first nine).",
         metavar="NAME",
     )
-    candidates: str | None = option(None, "all; or cold: only items without training interactions.")
+    candidates: str | None = option(
+        None, "Items that are ranked: all (default), or cold: only items without training interactions."
+    )
     test_history: TestHistoryOption = None
     test_target: TestTargetOption = None
     mask_seen: MaskSeenOption = True
     memory_limit: int | None = option(None, "Memory for scores, in MiB.", callback=integer(1))
 
     def for_evaluate(self) -> dict[str, Any]:
-        """Return the options as arguments of `evaluate`.
+        """Return the options that were given as arguments of `lirdrec.evaluation.evaluator.evaluate`.
 
-        The values are checked here, before a run is read, which may take long.
+        The values are checked here, before a run is read, since reading may take long.
 
         Raises:
-            ConfigError: a value is not possible for any run.
+            ConfigError: a value that is wrong for every run.
         """
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
         from lirdrec.evaluation.protocol import check_protocol
@@ -89,13 +96,15 @@ class MetricOptions:
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Lists made elsewhere, instead of a run"""
+    """Recommendation lists of another system, instead of a run"""
 
     lists: Path | None = option(
         None, "File with the columns user, item, and rank or score: lirdrec evaluate --lists FILE DATASET."
     )
     name: str | None = option(None, "Name of the lists (default: the name of the file).")
-    sealed: Path | None = option(None, "Folder that records what was scored on the test (default: experiments/lists).")
+    sealed: Path | None = option(
+        None, "Folder that records which files were scored on the test (default: experiments/lists)."
+    )
 
     def check(self, run: Path | None, dataset: Path | None, others: Mapping[str, object]) -> None:
         """Raise a ConfigError for arguments and options that do not go together."""
@@ -128,7 +137,7 @@ def evaluate(
     output: OutputOption = None,
     csv_safe: CsvSafeOption = False,
 ) -> None:
-    """Rank all items for every user of a split and show the metrics beside those of popularity.
+    """Rank all items for every user of a split, and show the metrics beside the metrics of popularity.
 
     \b
       lirdrec evaluate runs/demo
@@ -137,8 +146,9 @@ def evaluate(
       lirdrec evaluate runs/demo --cold-users
       lirdrec evaluate --lists recs.parquet mydata
 
-    --lists evaluates recommendations of any other system. On the test, each name stands for one file, and the command
-    says how many files have been scored; choose between lists on validation (--split validation).
+    --lists evaluates recommendations of any other system. Files that are scored on the test are recorded: a name can be
+    used for one file only, and the command says how many files have been scored. To choose between files, use
+    --split validation, which records nothing.
     """
     from lirdrec.data.readers import read_any
     from lirdrec.recommender.recommender import Recommender
@@ -168,7 +178,11 @@ def evaluate(
 def _evaluate_lists(
     external: ListOptions, dataset: Path, arguments: dict[str, Any]
 ) -> tuple[dict[str, dict[str, float]], Metrics]:
-    """Compute the metrics of lists and of popularity, on validation, or on the test with a record of each scoring."""
+    """Compute the metrics of another system's lists and of popularity; on the test, record the scored file.
+
+    Returns:
+        Name → metrics, and the complete result of the lists.
+    """
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import evaluate as measure
     from lirdrec.evaluation.external_lists import evaluate_external, read_lists
@@ -206,7 +220,13 @@ class _ShownMetrics:
     csv_safe: bool
 
     def show(self, results: dict[str, dict[str, float]], first: Metrics, title: str) -> None:
-        """Show the metrics of each recommender; `first` has the intervals and the values of users of the first one."""
+        """Show the metrics of each recommender, or write them to a file.
+
+        Args:
+            results: recommender → metric → value.
+            first: the complete result of the first recommender in `results`, with intervals and values of each user.
+            title: title of the table.
+        """
         import polars as pl
 
         name = next(iter(results))
@@ -242,12 +262,12 @@ def evaluate_with_baseline(
     Args:
         recommender: the recommender to evaluate.
         data: the dataset.
-        cold_users: also evaluate with every user treated as new.
+        cold_users: also evaluate with every user treated as new, known by items alone (an entry more).
         device: where popularity is computed.
         options: further arguments of `lirdrec.evaluation.evaluator.evaluate`.
 
     Returns:
-        Name → metrics, and the complete result of the recommender.
+        Name of the model → metrics, and the complete result of the recommender.
     """
     from lirdrec.evaluation.evaluator import evaluate as measure
     from lirdrec.evaluation.evaluator import unseen_part
@@ -280,7 +300,11 @@ def _popularity(data: Dataset, device: str) -> Recommender:
 
 
 def _trained_on(recommender: Recommender, run: Path) -> Path:
-    """Return the folder of the dataset of the training: the folder of its features, or the folder that RUN recorded."""
+    """Return the folder of the dataset that a run was trained on: the one of its features, or the one it recorded.
+
+    Raises:
+        RunFolderError: neither of the two is there, or the run records no folder.
+    """
     from lirdrec.data.storage import MANIFEST
 
     store = recommender.features
@@ -290,4 +314,6 @@ def _trained_on(recommender: Recommender, run: Path) -> Path:
         if (folder / MANIFEST).is_file():
             return folder
     fault = f"its dataset is no longer at {folders[0]}" if folders else "does not record the folder of its dataset"
-    raise RunFolderError(f"{run}: {fault}; give its path as the second argument: lirdrec evaluate {run} DATASET")
+    raise RunFolderError(
+        f"{run}: {fault}; give the path of the dataset as the second argument: lirdrec evaluate {run} DATASET"
+    )

@@ -23,7 +23,7 @@ def export(
       lirdrec export runs/demo --format qdrant vectors
       lirdrec export runs/demo --format onnx encoder
 
-    README.txt in the folder explains how to load and query it.
+    README.txt in the folder explains how to load and query the exported files.
     """
     from lirdrec.export.folder import check_kind
     from lirdrec.export.folder import export as write

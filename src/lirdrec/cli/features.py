@@ -1,4 +1,4 @@
-"""`lirdrec features`: encode the texts and images of a prepared dataset into feature matrices."""
+"""`lirdrec features`: encode the texts, images, sounds and videos of a prepared dataset into feature matrices."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ EXTRA = 'pip install "lirdrec[encoders]"'
 
 @dataclass(frozen=True)
 class Alternative:
-    """An encoder that is proposed to the user after the default encoder of its kind was used.
+    """An encoder that is proposed to the user after the default encoder of the same kind of input was used.
 
     Attributes:
         default: name of the default encoder.
-        fault: what the default encoder cannot do.
-        purpose: inputs for which that matters.
+        fault: what the default encoder cannot do, as a part of a sentence.
+        purpose: the inputs for which the proposed encoder is better.
         better: name of the proposed encoder.
         packages: modules that the proposed encoder imports.
     """
@@ -99,14 +99,14 @@ class InputOptions:
     video_files: Path | None = option(None, "Folder of the videos: ITEM.mp4, .webm … (default: the recorded one).")
 
     def wanted(self) -> list[tuple[What, str]]:
-        """Return what to encode: the kind of input and its encoder, for each matrix."""
+        """Return a pair for each matrix to make: the kind of input, and the option's value [NAME=]MODEL."""
         inputs: list[tuple[What, list[str] | None]]
         inputs = [("text", self.text), ("image", self.image), ("caption", self.caption)]
         inputs += [("audio", self.audio), ("video", self.video), ("joint", self.joint)]
         return [(name, model) for name, models in inputs for model in models or ()]
 
     def sources(self) -> dict[str, Any]:
-        """Return where the inputs are, as arguments of `parse_jobs`."""
+        """Return the template of texts and the folders of files, as arguments of `parse_jobs`."""
         folders = {"images": self.images, "audio_files": self.audio_files, "video_files": self.video_files}
         return {"template": self.text_template, **folders}
 
@@ -116,7 +116,9 @@ class EncoderOptions:
     """Encoders"""
 
     prompt: str | None = option(None, "Text put before every input; \\n is a line break.", "--prefix")
-    pooling: str | None = option(None, "mean, cls or last (default: as the model was trained).")
+    pooling: str | None = option(
+        None, "How a model makes one vector of a text: mean, cls or last (default: as it was trained)."
+    )
     max_length: int | None = option(None, "Maximum tokens of a text; longer texts are cut.")
     device: str | None = option(None, "auto, cpu, cuda or mps.")
     precision: str | None = option(None, "float32, bfloat16 or float16.")
@@ -129,7 +131,7 @@ class EncoderOptions:
 class ServerOptions:
     """Encoding by a server (endpoint:URL#MODEL)"""
 
-    concurrency: int | None = option(None, "Parallel requests.", show_default="8")
+    concurrency: int | None = option(None, "Number of parallel requests.", show_default="8")
     timeout: float | None = option(None, "Seconds to wait for a response.", show_default="120")
     requests_per_minute: PerMinuteOption = None
 
@@ -147,10 +149,13 @@ class CostOptions:
 class WorkOptions:
     """Computation"""
 
-    batch_size: int | None = option(None, "Inputs of a batch (halved automatically on out-of-memory).")
+    batch_size: int | None = option(None, "Number of inputs of a batch (halved automatically on out-of-memory).")
     ray: str | None = option(None, "Run on this Ray cluster (or: local).", "--ray-address", metavar="ADDRESS")
     reuse: Path | None = option(
-        None, "Encode as this dataset was encoded, and use its vectors.", "--reuse-from", metavar="DATASET"
+        None,
+        "Use the encoders of this dataset, and its vectors for the same inputs.",
+        "--reuse-from",
+        metavar="DATASET",
     )
     restart: NoResumeOption = False
     drop: DropOption = False
@@ -167,12 +172,12 @@ def features(
     track: TrackOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Encode texts and images. If interrupted, the same command resumes; only changed inputs are encoded again.
+    """Encode new and changed texts, images, sounds or videos of items. If interrupted, the same command resumes.
 
     MODEL is, for texts: hashed, minilm, endpoint:URL#MODEL, or a sentence-transformers or Hugging Face model by its
     name or folder. For images: descriptor, efficientnet-lite0, or a Hugging Face vision model. For sounds:
     spectrum, or an audio model. For videos: an encoder of images. For --joint: a model of texts and images. The
-    defaults, hashed and descriptor, need no download. NAME is that of the matrix: a dataset can have several.
+    defaults, hashed and descriptor, need no download. NAME is the name of the matrix: a dataset can have several.
 
     \b
       lirdrec features mydata                                        with the defaults
@@ -204,7 +209,7 @@ def features(
     if cost.price_input is not None and not any(isinstance(job.encoder, OpenAIEmbeddings) for job in jobs):
         raise ConfigError("--price-input: no encoder uses a server; leave it out")
     if server.requests_per_minute is not None and work.ray is not None:
-        raise ConfigError("--requests-per-minute: would limit each worker of --ray-address, not all; leave one out")
+        raise ConfigError("--requests-per-minute: limits each worker of --ray-address, not all; leave one of them out")
     _check_imports(dataset, files, [job.name for job in jobs], overwrite)
     check_tracker(track)
     results = _encode(dataset, jobs, work, cost, overwrite, progress=not settings.quiet and not json)
@@ -218,7 +223,7 @@ def features(
 
 
 def _jobs(dataset: Path, inputs: InputOptions, options: dict[str, Any], reuse: Path | None) -> list[FeatureJob]:
-    """Return the matrices to make: those of the options, else those of the dataset of `--reuse-from`, else defaults."""
+    """Return a job for each matrix: from the options, else as in the dataset of --reuse-from, else the defaults."""
     from lirdrec.features.registry import parse_jobs, recorded_jobs
 
     if reuse is not None and not inputs.wanted() and not options and inputs.text_template is None:
@@ -229,7 +234,11 @@ def _jobs(dataset: Path, inputs: InputOptions, options: dict[str, Any], reuse: P
 def _encode(
     dataset: Path, jobs: Sequence[FeatureJob], work: WorkOptions, cost: CostOptions, overwrite: bool, progress: bool
 ) -> list[FeatureRun]:
-    """Make the matrices; if the work is interrupted and a part of it is saved, print how to resume."""
+    """Make the matrices and return a result for each.
+
+    If the work is interrupted after a part of it was saved, print how to resume. If the user answers no, typer.Exit is
+    raised and nothing is made.
+    """
     from lirdrec.features.pipeline import WORK, local, make_features
 
     context: AbstractContextManager[Loop] = nullcontext(local)
@@ -258,7 +267,7 @@ def _encode(
 
 
 def _track(kind: str | None, dataset: Path, job: FeatureJob, result: FeatureRun) -> None:
-    """Log a finished matrix to a tracker."""
+    """Log the settings and counts of a finished matrix to a tracker ("mlflow" or "wandb"; None: log nothing)."""
     if kind is None:
         return
     from lirdrec.trackers import tracker
@@ -269,7 +278,7 @@ def _track(kind: str | None, dataset: Path, job: FeatureJob, result: FeatureRun)
 
 
 def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
-    """Show the estimated tokens, price and time of each server, and ask whether to start.
+    """Show the estimated tokens, price and time of each encoder that is a server, and ask whether to start.
 
     Raises:
         typer.Exit: the user answers no.
@@ -295,7 +304,11 @@ def _confirm(runners: Sequence[FeatureJobRunner], cost: CostOptions) -> None:
 
 
 def _check_imports(dataset: Path, files: Sequence[tuple[str, Path]], encoded: Sequence[str], overwrite: bool) -> None:
-    """Check the files of --import before the encoding, which may take hours."""
+    """Check the names and the files of --import before the encoding, which may take hours.
+
+    Raises:
+        ConfigError: two matrices would have the same name; for other errors see `import_vectors.check_file`.
+    """
     from lirdrec.features.import_vectors import check_file
 
     names = [*encoded, *(name for name, _ in files)]
@@ -326,7 +339,12 @@ def _show(
     template: str | None,
     reuse: Path | None,
 ) -> None:
-    """Print the matrices, their problems, and the next commands; with `reuse` other encoders are not proposed."""
+    """Print the matrices, their problems, and the next commands, and propose better encoders than the defaults.
+
+    Args:
+        template: template of the texts that the user gave, for the proposed commands.
+        reuse: the dataset of --reuse-from; then no encoders are proposed.
+    """
     from lirdrec.data.storage import read_manifest
 
     _show_matrices(dataset, jobs, results)
@@ -391,7 +409,7 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
 
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
-    """Return the command that replaces the matrix of a job by the matrix of another model."""
+    """Return the command that encodes the inputs of a job by another model, which replaces the job's matrix."""
     from lirdrec.features.registry import CAPTION
 
     source = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind

@@ -20,7 +20,7 @@ EndpointOption = Annotated[str | None, option(..., "Address of another hub (defa
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset or a run folder.")],
     repository: RepositoryArgument,
-    license_: str | None = option(None, "mit, cc-by-4.0, other …, if the data do not name one.", "--license"),
+    license_: str | None = option(None, "License, if the data do not name one: mit, cc-by-4.0, other …", "--license"),
     public: bool = option(False, "Make it visible to everyone (default: private)."),
     revision: str | None = option(None, "A branch (default: main)."),
     message: str | None = option(None, "Description of this version.", "--message", "-m"),
@@ -34,7 +34,8 @@ def push(
       lirdrec push runs/first me/films --license mit
       lirdrec push mydata me/films --public --license cc-by-4.0
 
-    The repository is private without --public. Checksums are compared first; paths of this machine are removed.
+    Without --public the repository is private. First the files of the folder are compared with their checksums. Paths
+    of this machine are removed from what is uploaded.
     Log in once with `hf auth login`, or set HF_TOKEN.
     """
     from lirdrec.hub import push as upload

@@ -16,7 +16,7 @@ COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # shares of the hits on known items t
 
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
-    """Print the summary of a dataset (`lirdrec.data.summary.summarize` and `lirdrec.data.images.described`)."""
+    """Print `summary`: the results of `lirdrec.data.summary.summarize` and `lirdrec.data.images.described`."""
     from lirdrec.data.preprocessing import removed_rows
 
     splits, memory = summary["splits"], _size(summary["memory_to_train"])
@@ -115,7 +115,7 @@ def _split_line(summary: Mapping[str, Any]) -> str:
 
 
 def show_differences(name: str, differences: Sequence[str]) -> None:
-    """Print how a dataset differs from the published one."""
+    """Print that a dataset has the counts of the published dataset `name`, or print the `differences`."""
     if not differences:
         return print_line(f"The counts are the same as in the published dataset {name}.", "green")
     for line in (f"NOT the published dataset {name}:", *(f"  {difference}" for difference in differences)):
@@ -123,7 +123,7 @@ def show_differences(name: str, differences: Sequence[str]) -> None:
 
 
 def show_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Print the summary of a run (`lirdrec.recommender.summary.summarize_run`)."""
+    """Print the summary of a run: `facts` is the result of `lirdrec.recommender.summary.summarize_run`."""
     out = console()
     numbers = [f"{facts[name]:,}" for name in ("users", "items", "pairs", "parameters")]
     columns = ["model", "dataset", "users", "items", "interactions", "parameters"]
@@ -165,7 +165,11 @@ def _show_step(step: Mapping[str, Any]) -> None:
 
 
 def _show_new_items(info: Any) -> None:
-    """Print how new items compete, and what each setting of `--new-items` costs known items and gives new items."""
+    """Print what each setting of `--new-items` costs known items and gives new items, as measured in the training.
+
+    It was measured in simulated launches, in which trained items are treated as new. Nothing is printed for a run that
+    does not record how new items compete.
+    """
     from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 
     encoder = NewItemEncoder.from_info(info)
@@ -232,7 +236,7 @@ def _histogram(title: str, degrees: Mapping[str, Any]) -> None:
 
 
 def _bar(share: float, ascii_only: bool) -> str:
-    """Return a bar with steps of an eighth of a character, so that small counts are visible; in ASCII, made of #."""
+    """Return a bar for a share from 0 to 1, in steps of an eighth of a character; in ASCII, it consists of #."""
     if ascii_only:
         return "#" * max(round(share * BAR), share > 0)
     eighths = max(round(share * BAR * 8), share > 0)

@@ -24,7 +24,9 @@ COMMA = re.compile(r"\s*([+-]?[0-9]*),([0-9]+)\s*")
 
 
 def option(default: Any, help: str, *flags: str, **settings: Any) -> Any:
-    """Define an option: the result is the default of a parameter, or of a field of an option group (see `grouped`).
+    """Define an option of a command: use the result as default of a parameter or of a field of an option group.
+
+    For option groups see `grouped`.
 
     Args:
         default: value of the option if it is not given; `...` if it is required, or in `Annotated`.
@@ -63,17 +65,21 @@ DeviceOption = Annotated[str, option(..., "auto, cpu, cuda or mps.")]
 RayOption = Annotated[
     str | None, option(..., "Run on this Ray cluster (or: auto, local).", "--ray-address", metavar="ADDRESS")
 ]
-SeparatorOption = Annotated[str | None, option(..., "Between values: ';', tab, '::' … (default: detected).")]
+SeparatorOption = Annotated[str | None, option(..., "Separator of the values: ';', tab, '::' … (default: detected).")]
 EncodingOption = Annotated[
     str | None, option(..., "Encoding of text files that are not UTF-8: cp1252, latin-1, gb18030 …")
 ]
 FeatureFilesOption = Annotated[
     list[str] | None,
-    option(..., ".npy, .npz, .safetensors, .parquet or .csv; may be repeated.", metavar="NAME=FILE"),
+    option(
+        ...,
+        "File of the feature matrix NAME: .npy, .npz, .safetensors, .parquet or .csv; may be repeated.",
+        metavar="NAME=FILE",
+    ),
 ]
 YesOption = Annotated[bool, option(..., "Start without asking.", "--yes", "-y")]
 PriceInputOption = Annotated[float | None, option(..., "Price per million input tokens.", metavar="PRICE", min=0)]
-PerMinuteOption = Annotated[float | None, option(..., "Maximum number of requests.")]
+PerMinuteOption = Annotated[float | None, option(..., "Maximum number of requests a minute.")]
 TrackOption = Annotated[
     str | None, option(..., "Log to a tracker: mlflow, or wandb (offline).", metavar="mlflow|wandb")
 ]
@@ -81,7 +87,8 @@ TestHistoryOption = Annotated[
     str | None,
     option(
         ...,
-        "Interactions by which users are known in the test (default: train+valid after a split by time, else train).",
+        "Interactions of a user that are used to recommend in the test (default: train+valid after a split by time,"
+        " else train).",
         metavar="train|train+valid",
     ),
 ]
@@ -94,13 +101,13 @@ TestTargetOption = Annotated[
     ),
 ]
 MaskSeenOption = Annotated[
-    bool, option(..., "Leave what the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
+    bool, option(..., "Leave items that the user has seen out of the ranking.", "--mask-seen/--no-mask-seen")
 ]
 RevisionOption = Annotated[str | None, option(..., "Commit, tag or branch of a model of the Hugging Face hub.")]
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose numbers are checked as they were typed; its help has a section for each group of options."""
+    """A typer command: it checks numbers as the user typed them, and its help has a section for each option group."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         check_numbers(self, args)
@@ -157,7 +164,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(name: str, annotation: Any, default: Any, title: str | None = None) -> inspect.Parameter:
-    """Return a parameter of a command; a switch gets one flag, and an integer is checked to fit into an int64."""
+    """Return a parameter of a command in typer's form.
+
+    A switch gets one flag (no second flag --no-…), and an integer must fit into an int64.
+    """
     if annotation is typer.Context:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
     if isinstance(default, ParameterInfo):
@@ -175,15 +185,18 @@ def _parameter(name: str, annotation: Any, default: Any, title: str | None = Non
 
 
 def given(*groups: Any) -> dict[str, Any]:
-    """Return the options of groups that have a value, by the names of their fields; a switch that is off has none."""
+    """Return name of the field → value for each option of the groups that has a value, given or by default.
+
+    Options that are None and switches that are off are left out.
+    """
     values = {field.name: getattr(group, field.name) for group in groups for field in fields(group)}
     return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def integer(least: int = -MAX_INT) -> Callable[[Any], Any]:
-    """Return a check for options with one or several integers, from `least` to the largest int64.
+    """Return a function that checks the value of an option: one or several integers from `least` to the largest int64.
 
-    The check raises typer.BadParameter, whose message names the option.
+    The function returns the value, or raises typer.BadParameter, whose message names the option.
     """
 
     def check(value: Any) -> Any:
@@ -231,7 +244,7 @@ def number_type(hint: Any) -> type | None:
 
 
 def _numbers(command: Any, arguments: Sequence[str]) -> Iterator[tuple[str, type, str]]:
-    """Yield the option, the type and the text of each number in the arguments."""
+    """Yield each numeric option in the arguments: its name as typed, its type and the text of its value."""
     hints = typing.get_type_hints(inspect.unwrap(command.callback))
     kinds = {
         option: kind

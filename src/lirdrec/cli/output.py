@@ -46,7 +46,7 @@ def console(errors: bool = False) -> Console:
 
 
 class _LogHandler(logging.Handler):
-    """Prints a log record as one line, above a progress bar."""
+    """Prints each log record as one line on the error stream; a progress bar stays below it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich.text import Text
@@ -57,7 +57,7 @@ class _LogHandler(logging.Handler):
 
 
 def show_log(level: int) -> None:
-    """Show the library's log records of `level` and above on the error stream."""
+    """Show the log records of the package lirdrec, of `level` and above, on the error stream."""
     logger = logging.getLogger("lirdrec")
     logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _LogHandler)]
     logger.addHandler(_LogHandler())
@@ -65,10 +65,11 @@ def show_log(level: int) -> None:
 
 
 def check_output(output: Path | None, csv_safe: bool = False) -> None:
-    """Check that a file can be written, before any work is done.
+    """Check the path of an output file before any work is done; without a path, check only `csv_safe`.
 
     Raises:
-        ConfigError: the ending is unknown, the folder is missing, or `csv_safe` is given with another format.
+        ConfigError: the ending is unknown, the path is a folder, its parent folder is missing, or `csv_safe` is given
+            without a .csv or .tsv file.
         RunFolderError: the file would be inside a prepared dataset, a run or an export.
     """
     if csv_safe and (output is None or output.suffix.lower() not in (".csv", ".tsv")):
@@ -81,11 +82,11 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
         raise ConfigError(f"--output {output} is a folder; give the path of a file")
     check_not_inside_folder(output, "--output ")
     if not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
+        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; create it first")
 
 
 def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> None:
-    """Write a table to a file atomically, in the format of the file's ending (`files.table_writer`)."""
+    """Write a table to a file atomically, in the format of the file's ending; then print the number of rows."""
     from lirdrec.files.atomic import atomic_write
     from lirdrec.files.table_writer import table_writer
 
@@ -106,13 +107,13 @@ def write_json(value: Any, output: Path) -> None:
 
 
 def print_line(text: str, style: str | None = None, errors: bool = False) -> None:
-    """Print a text as it is, without markup and added line breaks, on the output or error stream."""
+    """Print a text without interpreting markup and without adding line breaks, on the output or the error stream."""
     stream = console(errors=True) if errors else console()  # in this form each of them is cached once
     stream.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on the output stream; letters are escaped only if the encoding may lack them."""
+    """Print a value as JSON on the output stream; letters beyond ASCII are escaped unless its encoding is UTF."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     print(escape_json(json.dumps(value, ensure_ascii=not unicode, indent=2)))
 
@@ -172,7 +173,10 @@ def percent(share: float) -> str:
 
 
 def _widths(cells: Sequence[Sequence[Any]], n: int) -> tuple[list[int], bool]:
-    """Return the width of each column (of its longest number, or `MIN_WIDTH`), and whether all fit into the console."""
+    """Return the least width of each column, and whether all columns fit into the console with these widths.
+
+    It is the length of the column's longest number; `MIN_WIDTH` without numbers.
+    """
     widths = []
     for column in range(n):
         words = [word for row in cells for word in row[column].plain.split()]
@@ -196,7 +200,7 @@ def metrics_table(
         results: recommender → metric → value.
         title: title of the table.
         prefixes: only metrics with one of these prefixes are shown.
-        intervals: recommender → metric → interval; they are shown in a further row (or column) of the recommender.
+        intervals: recommender → metric → (low, high); they are shown in a row (or column) after the recommender.
     """
     metrics = dict.fromkeys(name for values in results.values() for name in values)
     names = [name for name in metrics if name.startswith(prefixes)]
@@ -213,7 +217,10 @@ def metrics_table(
 
 
 def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "item") -> pl.DataFrame:
-    """Add a column `title` to the frame, if the item table has titles."""
+    """Return the frame with a column `title` for the items in `column`.
+
+    The frame is returned unchanged if it has such a column already or the item table has no titles.
+    """
     import polars as pl
 
     from lirdrec.data.titles import titles
@@ -232,7 +239,7 @@ INTERRUPTED = 130  # exit code: stopped by Ctrl-C, as shells report it
 
 @dataclass
 class Settings:
-    """Options of `lirdrec` itself."""
+    """Options of the command `lirdrec` itself, which are valid for all its commands: --quiet."""
 
     quiet: bool = False
 

@@ -65,7 +65,11 @@ def plan(
 
 
 def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
-    """Return the sizes of the options; a size that is not given is taken from the dataset."""
+    """Return the sizes of the data from the options; a size that is not given is taken from the dataset.
+
+    Raises:
+        ConfigError: a size is neither given nor in a dataset, or is not possible.
+    """
     from lirdrec.data.readers import read_any
     from lirdrec.planning.workload import Sizes
 
@@ -81,7 +85,7 @@ def _sizes(dataset: Path | None, given: dict[str, float | None], features: str |
     if interactions > users * items:
         raise ConfigError(
             f"--interactions {interactions:g} is more than {pluralize(users, 'user')} ×"
-            f" {pluralize(items, 'item')}; a user and an item count once together"
+            f" {pluralize(items, 'item')}; each pair of a user and an item counts once"
         )
     return Sizes(users, items, interactions, columns if features is None else _columns(features))
 

@@ -59,12 +59,14 @@ class ColumnOptions:
         metavar="KIND=WEIGHT,…",
     )
     half_life: float | None = option(
-        None, "Days before the last interaction in which a weight halves; needs --timestamp.", metavar="DAYS"
+        None,
+        "Days in which a weight halves, counted back from the last interaction; needs --timestamp.",
+        metavar="DAYS",
     )
     only: list[str] | None = option(
         None, "Keep rows with one of these values: event=transaction; may be repeated.", metavar="COLUMN=VALUE[,VALUE]"
     )
-    string_ids: bool = option(False, "Keep ids as strings.")
+    string_ids: bool = option(False, "Keep ids as strings, also if all are integers.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class SplitOptions:
         None,
         "random, cold_items, temporal, global_time, global_time_last, leave_last_out, none, or a column of labels.",
     )
-    held_out: float | None = option(None, "Share of validation and test data together.")
+    held_out: float | None = option(None, "Share of the data that validation and test get together.")
     seed: int | None = option(None, "Seed of the split.")
     train: Path | None = option(None, "Instead of SOURCE: training data of a given split.", metavar="FILE")
     validation: Path | None = option(None, "Validation data, with --train.", metavar="FILE")
@@ -176,7 +178,7 @@ def prepare(
 
 
 def _reader_options(*groups: Any) -> dict[str, Any]:
-    """Return the options that were given, by their names in Python."""
+    """Return the options that were given as arguments of the readers in Python: name → value."""
     options = given(*groups)
     switches: dict[str, dict[str, Any]] = {
         "no_header": {"header": False},
@@ -202,13 +204,15 @@ def inspect(
         ..., metavar="DATASET|RUN", help="A prepared dataset, what prepare reads, or a run folder."
     ),
     verify: bool = option(False, "Compare the checksums of all files."),
-    modality: str | None = option(None, "Look at one feature matrix and its neighbors.", metavar="NAME"),
+    modality: str | None = option(
+        None, "Show only this feature matrix, and the nearest neighbors of some items.", metavar="NAME"
+    ),
     html: Path | None = option(None, "With --modality: write a page.", metavar="PAGE"),
     seed: int = option(0, "With --modality: seed for choosing items.", callback=integer(0)),
     device: str = option("cpu", "For a run: device to time a step on (cpu, cuda, mps)."),
     json: JsonOption = False,
 ) -> None:
-    """Show the contents of a dataset (counts, splits, modalities, degrees, memory to train) or a run (size, step cost).
+    """Show what a dataset has (counts, splits, feature matrices, memory to train) or a run (size, cost of a step).
 
     \b
       lirdrec inspect mydata
@@ -242,7 +246,10 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
 
 
 def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:
-    """Return the command that a user usually needs next for a prepared dataset; without `summary`, read the dataset."""
+    """Return the command that a user usually needs next for a prepared dataset: train or features.
+
+    Without its `summary`, the dataset is read.
+    """
     from lirdrec.data.dataset import Dataset
     from lirdrec.features.template import default_template
 
@@ -281,13 +288,13 @@ def train_command(folder: Path, info: Mapping[str, Any], *options: str) -> str:
 
 
 def _undescribed(summary: Mapping[str, Any]) -> int:
-    """Return the number of items without a row in the item table; 0 if there is a feature matrix."""
+    """Return the number of items without a row in the item table; 0 if the dataset has a feature matrix."""
     kept = summary["info"].get("preparation", {}).get("unknown_items_kept", 0)
     return 0 if summary["modalities"] else kept
 
 
 def _show_undescribed(summary: Mapping[str, Any]) -> None:
-    """Print how many items have neither a row in the item table nor features."""
+    """Print how many items have no row in the item table, if there are some and the dataset has no feature matrix."""
     if missing := _undescribed(summary):
         print_line(
             f"{pluralize(missing, 'item')} without a row in the item table, and so without a text. If they have no"
@@ -319,7 +326,11 @@ def _read(source: str | Path | list[Path] | None, options: dict[str, Any], publi
 
 
 def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, Any], published: str | None) -> Dataset:
-    """Read the dataset of the files --train, --validation and --test."""
+    """Read the dataset of the files --train, --validation and --test.
+
+    Raises:
+        ConfigError: --train or --test is missing, or an option is given that does not fit them.
+    """
     from lirdrec.data.readers import read_raw
 
     if "train" not in options:
@@ -332,12 +343,14 @@ def _read_split(source: str | Path | list[Path] | None, options: Mapping[str, An
         if name in options:
             raise ConfigError(f"{flag(name)}: has no effect on the files of a split (--train, --test); leave it out")
     if published is not None:
-        raise ConfigError("--benchmark: a published dataset has its own split; leave it out, or give no --train")
+        raise ConfigError(
+            "--benchmark: a published dataset has its own split; leave --benchmark out, or give no --train"
+        )
     return read_raw(**options)
 
 
 def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping[str, Any]) -> None:
-    """Raise a ConfigError for an option that the reader of this kind of source does not take."""
+    """Raise a ConfigError for the first option that the reader of this kind of source (a format of data) ignores."""
     from lirdrec.data.readers.detect import WORDS, options_of
 
     allowed = {*options_of(kind), "images", "image_column"}
@@ -359,11 +372,11 @@ def _check_options(source: str | Path | list[Path], kind: Kind, options: Mapping
                 f" to prepare it in another way, give its table: lirdrec prepare {inter} --user userID --item itemID …"
             )
         takes = ", ".join(sorted(map(flag, allowed.difference(PYTHON_ONLY))))
-        raise ConfigError(f"{flag(name)}: has no effect on {source} ({WORDS[kind]}), which has the options {takes}")
+        raise ConfigError(f"{flag(name)}: has no effect on {source} ({WORDS[kind]}), which takes the options {takes}")
 
 
 def _column_values(texts: list[str]) -> dict[str, list[str]]:
-    """Read the values COLUMN=VALUE,VALUE of --only as column → values; raise a ConfigError for another form."""
+    """Return the values COLUMN=VALUE,VALUE of --only as column → values; raise a ConfigError for another form."""
     columns: dict[str, list[str]] = {}
     for text in texts:
         column, equals, values = text.partition("=")
@@ -374,7 +387,7 @@ def _column_values(texts: list[str]) -> dict[str, list[str]]:
 
 
 def _event_weights(text: str) -> dict[str, float]:
-    """Read the value KIND=WEIGHT,… of --event-weights as kind → weight; raise a ConfigError for another form."""
+    """Return the value KIND=WEIGHT,… of --event-weights as kind → weight; raise a ConfigError for another form."""
     weights: dict[str, float] = {}
     for part in text.split(","):
         kind, equals, number = (word.strip() for word in part.rpartition("="))
@@ -391,7 +404,7 @@ def _event_weights(text: str) -> dict[str, float]:
 
 
 def named_file(text: str, option: str = "--features") -> tuple[str, Path]:
-    """Return the name and the file of NAME=FILE; raise a ConfigError for another form."""
+    """Return the name and the file of NAME=FILE, the value of `option`; raise a ConfigError for another form."""
     name, equals, file = text.partition("=")
     if not equals or not name or not file:
         raise ConfigError(f"{option} {text}: write it as NAME=FILE, for instance {option} image=image.npy")

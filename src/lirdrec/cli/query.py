@@ -1,4 +1,4 @@
-"""`lirdrec recommend | similar | explain`: use a run folder."""
+"""`lirdrec recommend | similar | explain`: lists of items, similar items and explanations by a trained run."""
 
 from __future__ import annotations
 
@@ -56,10 +56,12 @@ class ForOptions:
     history: list[str] | None = option(
         None, "Items of a new user, oldest first: ID,ID,… or @FILE; may be repeated.", metavar="IDS"
     )
-    unknown_users: str | None = option(None, "What unknown users get (default: error).", metavar="error|skip|popular")
+    unknown_users: str | None = option(
+        None, "What to do for users that the run does not know (default: error).", metavar="error|skip|popular"
+    )
 
     def check(self) -> None:
-        """Raise a ConfigError if the options do not name exactly one kind of users."""
+        """Raise a ConfigError if --unknown-users is wrong, or not one of --user, --all and --history is given."""
         if sum((bool(self.user), self.all_users, bool(self.history))) != 1:
             raise ConfigError("give exactly one of --user ID, --all and --history ITEM,ITEM,…")
         if self.unknown_users not in (None, *UNKNOWN_USERS):
@@ -95,7 +97,7 @@ def recommend(
     output: OutputOption = None,
     csv_safe: CsvSafeOption = False,
 ) -> None:
-    """Recommend items to known users, or to a new user by a history of items.
+    """Recommend items to users of the run, or to a new user who is described by a history of items.
 
     \b
       lirdrec recommend runs/demo --user 15 -k 5
@@ -105,7 +107,7 @@ def recommend(
       lirdrec recommend runs/demo --all -k 50 --output all.parquet --new-items share=0.1
       lirdrec recommend runs/demo --all -k 50 --output all.parquet --ray-address auto
 
-    An id with commas is read as one id if the run knows it; @FILE has one id per line.
+    An id with commas is read as one id if the run knows it. @FILE means the ids in a file, one per line.
     --all with --output writes the file in parts; if it is interrupted, the same command resumes.
     """
     from lirdrec.recommender.new_item_encoder import NewItemPolicy
@@ -190,14 +192,14 @@ def explain(
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Explain the score of an item for a user: its parts, and the most similar items of the user.
+    """Explain the score of an item for a user: the parts of the score, and similar items that the user liked.
 
     \b
       lirdrec explain runs/demo --user 15 --item 260
     """
     check_output(output)
     if output is not None and output.suffix.lower() != ".json":
-        raise ConfigError(f"--output {output}: an explanation is written as .json")
+        raise ConfigError(f"--output {output}: an explanation is written as JSON; choose a name that ends in .json")
     recommender = load_run(run, "cpu")
     user_id, item_id = ids([user], recommender.users)[0], ids([item], recommender.items)[0]
     reason = recommender.explain(user_id, item_id, **({} if history_size is None else {"n_liked": history_size}))
@@ -209,7 +211,11 @@ def explain(
 
 
 def _show_reason(reason: Explanation) -> None:
-    """Print the parts of a score: by branch, or by liked item if the score is a sum over liked items."""
+    """Print the parts of a score and the most similar liked items.
+
+    The parts belong to branches (parts of the vectors, one for each feature source), or to liked items if the score is
+    a sum over liked items.
+    """
     from lirdrec.recommender.explanation import OF_NEW_ITEMS
 
     title = f"{reason.title or 'Item ' + str(reason.item)} for user {reason.user}"
@@ -250,10 +256,10 @@ def _show_reason(reason: Explanation) -> None:
 
 
 def ids(texts: list[str], id_map: IdMap) -> list[Any]:
-    """Convert texts of the command line to ids of the run: integers if the run's ids are integers.
+    """Convert texts of the command line to the type of the run's ids: integers or strings; unknown ids are kept.
 
     Raises:
-        UnknownIdError: the run's ids are integers, and a text is not.
+        UnknownIdError: the run's ids are integers, and a text is not an integer.
     """
     if not id_map.is_integer:
         return list(texts)
@@ -275,7 +281,7 @@ def load_run(run: Path, device: str) -> Recommender:
 
 
 def _conditions(where: str) -> Filter:
-    """Read the filter that --filter describes in JSON."""
+    """Convert the JSON of --filter to a filter of items; raise a ConfigError for another form."""
     from lirdrec.ranking.filters import Filter
 
     try:
@@ -290,11 +296,11 @@ def _conditions(where: str) -> Filter:
 
 
 def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> dict[str, Any]:
-    """Return the keyword argument `new_items` of `recommend`; print a warning if no item was added after training.
+    """Return {"new_items": policy} for `recommend`; print a warning if no item was added to the run after training.
 
     Args:
         recommender: the run.
-        policy: the parsed value of --new-items.
+        policy: the parsed value of --new-items: how added items compete with the others.
         given: the same value as the user wrote it, for the warning.
     """
     if recommender.n_items == recommender.n_trained_items:
@@ -304,7 +310,11 @@ def _competing(recommender: Recommender, policy: NewItemPolicy, given: str) -> d
 
 
 def _candidates(recommender: Recommender, items: CandidateOptions, conditions: Filter | None) -> list[Any]:
-    """Return the ids of the items to rank: the items of --candidates, or all, that match --filter."""
+    """Return the ids of the items to rank: the items of --candidates, or all items, that match --filter.
+
+    Raises:
+        ConfigError: no item matches the filter.
+    """
     id_map = recommender.items
     candidates = ids(_named(items.candidates, id_map), id_map) if items.candidates else id_map.series.to_list()
     if conditions is None:
@@ -314,7 +324,7 @@ def _candidates(recommender: Recommender, items: CandidateOptions, conditions: F
     # keep unknown ids: the error of `recommend` names them
     matching = [item for item, row in zip(candidates, rows, strict=True) if row < 0 or matches[row]]
     if not matching:
-        raise ConfigError(f"--filter {items.where}: no item has such values")
+        raise ConfigError(f"--filter {items.where}: no item has such values; change the conditions")
     return matching
 
 
@@ -331,7 +341,10 @@ def _recommend_all(recommender: Recommender, output: Path, resume: bool, options
 
 
 def _show_share(recommender: Recommender, n_new: int, n_rows: int, errors: bool = True) -> None:
-    """Print the share of the places in lists that added items got, if the run has added items."""
+    """Print how many of the `n_rows` places in the lists were taken by items that were added after training.
+
+    Nothing is printed if the run has no added items.
+    """
     n_added = recommender.n_items - recommender.n_trained_items
     if n_added and n_rows:
         added = pluralize(n_added, "added item")
@@ -339,7 +352,7 @@ def _show_share(recommender: Recommender, n_new: int, n_rows: int, errors: bool 
 
 
 def _named(texts: list[str], id_map: IdMap) -> list[str]:
-    """Read the ids in the values of an option that may be repeated.
+    """Return the ids in the values of an option that may be repeated, as texts.
 
     A value is an id of the run, several ids separated by commas, or @FILE, a file with one id in each line.
 

@@ -25,7 +25,9 @@ class NetworkOptions:
 
     host: str = option("127.0.0.1", "Address to listen on.")
     port: int = option(8000, "Port to listen on.", "--port", "-p")
-    cors: list[str] | None = option(None, "Origin of a web page that may call; may be repeated.", metavar="ORIGIN")
+    cors: list[str] | None = option(
+        None, "Origin of web pages that may send requests; may be repeated.", metavar="ORIGIN"
+    )
     hosts: list[str] | None = option(
         None, "Another name of this machine, for servers without keys.", "--allow-host", metavar="HOST"
     )
@@ -44,7 +46,7 @@ class ModelOptions:
     """Run and items"""
 
     store: str | None = option(None, "Database of live changes (default: RUN.live.sqlite).", envvar="LIRDREC_STORE")
-    watch: bool = option(False, "Load the new run when RUN points to another one.")
+    watch: bool = option(False, "Load another run without a restart when the link or file RUN names another one.")
     runs: Path | None = option(None, "Folder of runs that POST /model may switch to.", "--runs-dir")
     index: str = option(
         "exact", "exact; or hnsw, ivf: approximate, faster from about 250,000 items (need lirdrec[ann]).", "--ann-index"
@@ -67,14 +69,14 @@ class LimitOptions:
 
     workers: int = option(1, "Worker processes.", "--workers", "-w")
     threads: int | None = option(None, "Threads of each worker (default: the cores, shared).")
-    rate_limit: float | None = option(None, "Requests per second and key; 0: no limit (default: 200).")
-    max_connections: int | None = option(None, "Connections of each worker (default: 1024).")
-    address_connections: int | None = option(None, "Connections from one address (default: 256).")
+    rate_limit: float | None = option(None, "Maximum requests per second for each key; 0: no limit (default: 200).")
+    max_connections: int | None = option(None, "Maximum number of connections of each worker (default: 1024).")
+    address_connections: int | None = option(None, "Maximum number of connections from one address (default: 256).")
     head_seconds: float | None = option(
         None, "Seconds to receive the headers of a request (default: 10).", "--head-timeout"
     )
     max_body: float | None = option(None, "Largest request body, in MB (default: 8).")
-    max_batch: int | None = option(None, "Recommendations in a batch request (default: 256).")
+    max_batch: int | None = option(None, "Maximum number of recommendations in a batch request (default: 256).")
     timeout_seconds: float | None = option(None, "Seconds to respond (default: 30).", "--timeout")
     no_access_log: bool = option(False, "Do not log each request.")
 
@@ -112,7 +114,7 @@ def serve(
     values = given(network, model, limits)
     if (megabytes := values.pop("max_body", None)) is not None:
         if not math.isfinite(megabytes):
-            raise ConfigError(f"--max-body is {megabytes}; it must be a number of MB")
+            raise ConfigError(f"--max-body is {megabytes}; it must be a finite number of MB")
         values["max_body_bytes"] = round(megabytes * 2**20)
     values["access_log"] = not values.pop("no_access_log", False) and not settings.quiet
     values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
@@ -125,7 +127,7 @@ def serve(
 
 @keys.callback()
 def keys_group() -> None:
-    """Manage the API keys of a server. A file has their hashes; the keys themselves are not stored.
+    """Manage the API keys of a server. The file contains hashes of the keys, not the keys themselves.
 
     \b
       lirdrec keys add keys.json --name shop --role write
@@ -140,7 +142,7 @@ def add(
     name: NameOption,
     role: str = option("read", "read; or write: may also change the model.", "--role", "-r"),
 ) -> None:
-    """Create a key and print it, once.
+    """Create an API key and print it. It cannot be shown again.
 
     \b
       lirdrec keys add keys.json --name shop --role write
@@ -155,7 +157,7 @@ def add(
 
 @keys.command("list")
 def list_keys(file: FileArgument, json: JsonOption = False) -> None:
-    """List the names and roles of the keys.
+    """List the names and roles of the API keys, and when they were created.
 
     \b
       lirdrec keys list keys.json
@@ -170,7 +172,7 @@ def list_keys(file: FileArgument, json: JsonOption = False) -> None:
 
 @keys.command("revoke")
 def revoke(file: FileArgument, name: NameOption) -> None:
-    """Revoke a key at once; servers need no restart.
+    """Make a key invalid at once; servers that use the file need no restart.
 
     \b
       lirdrec keys revoke keys.json --name shop

@@ -47,7 +47,7 @@ class ModelOptions:
     preset: str | None = option(None, "fast or paper (default: fast).")
     config: Path | None = option(None, "TOML file with the tables [model] and [training].")
     assignments: SetOption = None
-    epochs: int | None = option(None, "Maximum epochs.")
+    epochs: int | None = option(None, "Maximum number of epochs.")
     patience: int | None = option(None, "Validations without improvement before the training stops.")
     seed: SeedOption = None
     feature_size: list[str] | None = option(
@@ -63,9 +63,11 @@ class ModelOptions:
     no_new_item_calibration: bool = option(False, "Do not calibrate how items that are added later compete.")
 
     def for_fit(self) -> dict[str, Any]:
-        """Return the options as arguments of `fit`."""
+        """Return the options as arguments of `fit`; raise a ConfigError for options that do not go together."""
         if self.refit is not None and self.start is not None:
-            raise ConfigError("--from: --refit RUN starts from the same earlier run as RUN; leave --from out")
+            raise ConfigError(
+                "--from: --refit RUN starts as RUN started (from its earlier run, if it has one); leave --from out"
+            )
         if self.refit is not None:
             self._refuse("--refit", *SETTINGS)
             return {"refit": self.refit}
@@ -79,11 +81,11 @@ class ModelOptions:
 
     @property
     def kind(self) -> str:
-        """The end of the default name of the run folder."""
+        """The last part of the run folder's default name: "refit", "continued" or the name of the model."""
         return "refit" if self.refit is not None else "continued" if self.start is not None else self.model or "lirdrec"
 
     def _own_options(self) -> dict[str, Any]:
-        """Return the keys of the configurations that were given by an option of their own."""
+        """Return key → value for the keys that were given by an option of their own, such as --epochs."""
         sizes = {"feature_size": feature_size(self.feature_size)} if self.feature_size else {}
         return sizes | ({"whiten": True} if self.whiten else {}) | self._limits()
 
@@ -97,7 +99,10 @@ class ModelOptions:
                 raise ConfigError(f"{flag}: {with_option} uses the setting of the earlier run; leave this option out")
 
     def _continued(self) -> dict[str, Any]:
-        """Return the training configuration of the earlier run, changed by the options that were given."""
+        """Return the argument `training` of `fit` for --from, as a dict; empty if no option of training is given.
+
+        It is the training configuration of the earlier run, changed by the options that were given.
+        """
         limits = self._limits()
         if self.config is None and not self.assignments and not limits and self.seed is None:
             return {}
@@ -155,9 +160,9 @@ def train(
       lirdrec train mydata --feature-size image=256 --feature-size text=128
 
     --refit trains on all interactions, the newest included; such a run has no metrics, since no data is held out.
-    --from starts from the parameters of an earlier run and needs few epochs; of the options, --set, --config and --seed
-    may change those of training. --devices splits the rows of users and items (docs/distributed.md); with torchrun,
-    write --output in place of --run, which it takes for its own option.
+    --from starts from the parameters of an earlier run and needs few epochs; only options of training can be changed
+    (--epochs, --patience, --seed, --set, --config). --devices splits the rows of users and items between processes
+    (docs/distributed.md). With torchrun, write --output in place of --run, since torchrun has an option --run, too.
     """
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import unseen_part
@@ -192,7 +197,7 @@ def train(
 def _start_ranks(context: typer.Context, devices: int) -> bool:
     """Run this command in `devices` processes, wait for them, and return True.
 
-    In one of these processes, return False.
+    If this process is one of these processes, only return False.
 
     Raises:
         typer.Exit: the exit code of the training is not 0; it has the same code.
@@ -216,7 +221,7 @@ def _fit(
     """Train in this process alone, together with other processes, or on a Ray cluster.
 
     Returns:
-        The trained recommender; None if another process has it.
+        The trained recommender; None in all processes but the first (rank 0).
     """
     from lirdrec.parallel.join import is_rank, joined
     from lirdrec.recommender.distributed import fit_on_ranks
@@ -234,9 +239,10 @@ def _fit(
 
 @contextmanager
 def _ending_when_lost() -> Iterator[None]:
-    """Context manager that ends this process at once if another process of the training has ended.
+    """Context manager for one of several processes of a training, which ends if another one of them has ended.
 
-    The process that started both reports the error. A process that another launcher started raises the error itself.
+    If `lirdrec train --devices` started this process, it exits at once and prints nothing: the process that started all
+    of them reports the error. If another launcher such as torchrun started it, it raises the LostRankError.
     """
     from lirdrec.parallel.join import LostRankError, is_launched
 
@@ -294,7 +300,7 @@ def _show_batches(recommender: Recommender) -> None:
 
 
 def _show_features(recommender: Recommender) -> None:
-    """Print the features whose number of columns was reduced."""
+    """Print the feature matrices whose number of columns was reduced, with both numbers."""
     projections = {} if recommender.features is None else recommender.features.projections
     if projections:
         sizes = [f"{name} {len(one.offset):,} → {one.n_columns:,}" for name, one in projections.items()]
@@ -320,7 +326,7 @@ def _show_epochs(recommender: Recommender) -> None:
 
 
 def _show_start(recommender: Recommender) -> None:
-    """Print the run from which a training continued, and the number of epochs."""
+    """Print the earlier run from which the training started (--from), and the number of epochs."""
     start, n_epochs = recommender.info.get("warm_start"), recommender.info.get("metrics", {}).get("epochs")
     if start is not None and n_epochs is not None:
         run, full = start.get("run") or "an earlier run", recommender.info.get("full_epochs")
@@ -329,7 +335,10 @@ def _show_start(recommender: Recommender) -> None:
 
 
 def _show_new_items(recommender: Recommender) -> None:
-    """Print the calibrated offset of new items, and its effect in simulated launches."""
+    """Print the calibrated offset, which is added to the scores of new items, and its measured effect.
+
+    The effect was measured in simulated launches, in which trained items are treated as new.
+    """
     step = None if recommender.new_item_encoder is None else recommender.new_item_encoder.step()
     if step is not None:
         print_line(
@@ -359,7 +368,10 @@ def _show_run(
 
 
 def _default_run(name: str, model: str, resume: bool) -> Path:
-    """Return runs/NAME-MODEL, with a number if this folder exists; to resume, the last of these that exists."""
+    """Return runs/NAME-MODEL, or with a number the first such folder that does not exist.
+
+    To resume, return the last such folder that exists.
+    """
     first = last = folder = Path("runs") / f"{name}-{model}"
     number = 1
     while folder.exists():

@@ -38,7 +38,7 @@ class Aligned:
     present: np.ndarray
 
     def take(self, items: np.ndarray) -> FeatureMatrix:
-        """Return the features of the items in the mask `items` `(I,)` bool, one row per item.
+        """Return the features of the items in the mask `items` `(I,)` bool, one row per item; zeros if it has no row.
 
         If this is the whole matrix in the same order, `values` (possibly a memory map) is used without a copy.
         """
@@ -53,7 +53,15 @@ class Aligned:
 
 
 def as_feature_file(source: Any, where: str, item_column: str) -> FeatureFile:
-    """Convert features in any form that `from_frames` accepts to a matrix; raises a DataError for other forms."""
+    """Convert features in any form that `from_frames` accepts to a `FeatureFile`: a matrix, with ids or without.
+
+    Args:
+        source: a path, a pair `(ids, matrix)`, a frame with ids, a matrix without ids, or a `FeatureFile`.
+        where: prefix of messages.
+        item_column: name of the column of item ids in the interactions; in a file or frame, it is preferred as ids.
+
+    Raises a DataError if `source` has another form or is invalid.
+    """
     if isinstance(source, (str, Path)):
         return read_features(source, item_column=item_column)
     if isinstance(source, FeatureFile):
@@ -80,15 +88,16 @@ def align(
     order: str = "the item table",
     listed: int | None = None,
 ) -> Aligned:
-    """Find the feature row of each item; without ids, row i belongs to the item in row i.
+    """Find the feature row of each item. Features without ids must have the order of the items: row i is item i.
 
     Args:
         file: the features, with or without ids.
         items: all items in row order.
         where: prefix of messages.
         drop_unknown: drop rows with an unknown item id and log their number, instead of raising an error.
-        order: the name, for messages, of the table whose order the rows of features without ids have.
-        listed: the number of items in that table, which are the first of `items`; by default all items.
+        order: name of the item table in messages; it defines the order of features without ids.
+        listed: how many rows features without ids must have. They belong to the first `listed` items; later items have
+            no features. By default all items are listed.
 
     Raises:
         DataError: NaN or infinite values, repeated or unknown ids, or, without ids, a wrong number of rows.
@@ -115,27 +124,29 @@ def align(
 
 
 def _in_order(values: np.ndarray, nonzero: np.ndarray, items: IdMap, where: str, order: str, listed: int) -> Aligned:
-    """Align rows without ids: row i belongs to the i-th of the first `listed` items."""
+    """Align rows without ids: row i belongs to item i, and there must be `listed` rows; later items have no row."""
     if len(values) != listed:
         raise DataError(
             f"{where}: {pluralize(len(values), 'row')} for {pluralize(listed, 'item')} of {order};"
             " give one row per item in their order, or features with ids"
         )
     ends = f": the first is {items.series[0]}, the last is {items.series[listed - 1]}" if listed else ""
-    logger.warning("%s: there are no ids, so the rows are assumed to be in the order of %s%s", where, order, ends)
+    logger.warning(
+        "%s: the features have no ids, so their rows are assumed to be in the order of %s%s", where, order, ends
+    )
     rows = np.arange(listed)
     return _aligned(values, nonzero, rows, rows, len(items))
 
 
 def _aligned(values: np.ndarray, nonzero: np.ndarray, rows: np.ndarray, items: np.ndarray, n_items: int) -> Aligned:
-    """Assign the feature row `rows[k]` to the item row `items[k]`, for each k."""
+    """Make the `Aligned` in which the item `items[k]` has the feature row `rows[k]`; other items have no row."""
     sources, present = np.full(n_items, -1, dtype=np.int64), np.zeros(n_items, dtype=bool)
     sources[items], present[items] = rows, nonzero[rows]
     return Aligned(values, sources, present)
 
 
 def same_type(ids: pl.Series, dtype: pl.DataType, where: str = "") -> pl.Series:
-    """Convert ids to `dtype`: integers to strings, or strings to integers if all of them are integers.
+    """Convert ids to `dtype`: integers to strings, or strings to integers if all of them are; else return them as is.
 
     If `where` is given, a warning with this prefix says how many integers were written with a decimal point.
     """

@@ -82,14 +82,14 @@ def recipe(name: str) -> BenchmarkDataset:
 
 
 def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
-    """Compare the counts of a dataset with the published ones; log differences as a warning, or raise if `strict`.
+    """Compare the numbers of users, items and interactions of a dataset with those of the published dataset `name`.
 
-    Only counts are compared: datasets with equal counts may still differ in their pairs and in their split. Returns one
-    sentence per count that differs, then the likely reason; an empty list if all counts match.
+    Datasets with equal numbers may still differ in their pairs and in their split. Differences are logged as a warning.
+    Returns one text for each number that differs, then the likely reason; an empty list if all numbers are equal.
 
     Raises:
         ConfigError: there is no recipe with this name.
-        DataError: `strict` is true, and a count differs.
+        DataError: `strict` is true, and a number differs.
     """
     expected = recipe(name)
     counts = {
@@ -116,7 +116,7 @@ def check(dataset: Dataset, name: str, strict: bool = False) -> list[str]:
 
 
 def _likely_reason(dataset: Dataset, expected: BenchmarkDataset, counts: Mapping[str, int]) -> str:
-    """Return the likely reason why counts differ, from the preprocessing counts in `info` and the dataset's counts."""
+    """Return the likely reason why counts differ, by what `info` says about the preparation, and by the counts."""
     preparation, source = (dataset.info.get(key) or {} for key in ("preparation", "source"))
     if not isinstance(preparation, Mapping) or not isinstance(source, Mapping):
         preparation, source = {}, {}

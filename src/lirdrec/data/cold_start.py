@@ -1,4 +1,4 @@
-"""Change what a dataset holds out: new items, as if they were added later, and interactions of an earlier training."""
+"""Hold items out of a dataset, simulate a launch of new items, and move interactions that a run has seen to train."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
 
     Raises:
         UnknownIdError: an item is not in the dataset.
-        DataError: the remaining data are not a valid dataset (for instance, a user without a training pair).
+        DataError: the remaining data are not a valid dataset. For instance, a user has only validation and test pairs.
     """
     rows = known_rows(as_list(items), dataset.items)
     keep = np.ones(dataset.n_items, dtype=bool)
@@ -64,10 +64,10 @@ def hold_out_items(dataset: Dataset, items: Any) -> tuple[Dataset, pl.DataFrame,
 def move_to_train(
     dataset: Dataset, users: IdMap, items: IdMap, trained: Interactions
 ) -> tuple[Dataset, dict[str, int]]:
-    """Move held-out interactions to train if an earlier run was trained on them.
+    """Move interactions of valid and test to train if an earlier run was trained on them.
 
-    That run, and a training that starts from it, have seen these interactions. So metrics on them would not show how
-    well the run predicts interactions that it has not seen.
+    A training that starts from this run has seen these interactions. So metrics on them would not show how well it
+    predicts unseen interactions.
 
     Args:
         dataset: the dataset; it is not changed.
@@ -75,7 +75,8 @@ def move_to_train(
         trained: the run's training interactions, as rows.
 
     Returns:
-        The new dataset, and the number of interactions moved from "valid" and from "test".
+        The new dataset (`dataset` itself if nothing moves), and the numbers of moved interactions by split: "valid",
+        "test".
     """
     user_rows, item_rows = users.rows(dataset.users.series), items.rows(dataset.items.series)
     known = np.unique(trained.users * len(items) + trained.items)
@@ -137,19 +138,24 @@ def draw_launch(
     """Simulate a launch: remove two groups of items with their interactions, one for validation and one for the test.
 
     The interactions of the other items are split again: by the method of the dataset's own split if that is a split by
-    time, else per user 8:1:1, at random or, with `by="time"`, by time.
+    time, else per user 8:1:1, at random or, with `by="time"`, by time. Users who then have no training interaction are
+    left out, also with their interactions with the removed items.
 
     Args:
         dataset: the dataset; it is not changed.
         seed: seed of the random choice of items and of the random split.
         share: share of the items in each of the two groups.
-        by: "random": choose the items at random; "time": choose the items whose first interactions are the latest.
+        by: "random": choose the items at random; "time": choose the items whose first interactions are the latest, the
+            very latest for the test. Items without interactions count as the latest.
 
     Raises:
-        DataError: `by` is "time" and there are no times, or the share selects no items.
+        DataError: `by` is "time" and there are no times; the share is not between 0 and 0.5, or selects no items; or
+            too few interactions are left for the split.
     """
     if not 0 < share < 0.5 or round(share * dataset.n_items) < 1:
-        raise DataError(f"the share of launched items is {share}; it must be between 0 and 0.5, and select an item")
+        raise DataError(
+            f"the share of launched items is {share}; it must be between 0 and 0.5, and select at least one item"
+        )
     everything = Interactions.concatenate([dataset.split(name) for name in SPLITS if len(dataset.split(name))])
     users, items, times = everything.users, everything.items, everything.timestamps
     n = round(share * dataset.n_items)
@@ -181,7 +187,9 @@ def _split_method(dataset: Dataset, default: str) -> str:
 def _launch(
     dataset: Dataset, launched: np.ndarray, everything: Interactions, labels: np.ndarray, split: dict[str, Any]
 ) -> Launch:
-    """Make the launch of chosen items. Users without a training interaction are left out.
+    """Make the `Launch` from the group of each item and the new split of each interaction.
+
+    Users without a training interaction are left out.
 
     Args:
         dataset: the original dataset.

@@ -29,10 +29,11 @@ SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "desktop.ini", "Thumbs.db")  # added t
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, decompressed if necessary: gzip, bzip2, xz, zstd, lz4, or a zip archive of one file.
+    """Open a file for reading bytes in a `with` block: plain, gzip, bzip2, xz, zstd, lz4, or a zip archive of one file.
 
-    Read errors inside the block become a DataError, as do files that are missing, empty, a folder, cut short or
-    damaged, archives of several files or with a password, and 7z or RAR archives.
+    Compressed content is decompressed. Raises a DataError, also for read errors inside the block, if the file is
+    missing, empty, a folder, cut short or damaged, an archive of several files or with a password, or a 7z or RAR
+    archive.
     """
     exists(path)
     head = first_bytes(path)
@@ -94,7 +95,8 @@ def read_bytes(path: Path) -> bytes:
     """Read the complete content of a file that will be parsed as a table, decompressed if necessary.
 
     A compressed file can expand to a thousand times its size, so the free memory is checked during decompression.
-    Raises a DataError as `open_bytes` does, or if the content does not fit into memory.
+    Raises a DataError as `open_bytes` does, or if less memory is free than parsing needs: 3 times the size of the
+    content.
     """
     free = free_memory()
     limit = sys.maxsize if free is None else free // MEMORY_FACTOR
@@ -125,11 +127,11 @@ def exists(path: Path) -> None:
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first bytes of the file, not decompressed."""
+    """Return the first bytes of the file as stored, not decompressed: enough to detect its format."""
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the file is compressed, by its first bytes."""
+    """Return whether the file is compressed, by its first bytes."""
     return detect_compression(first_bytes(path)) is not None

@@ -42,7 +42,7 @@ class Dataset(DatasetParts):
 
     @property
     def cold_items(self) -> np.ndarray:
-        """`(I,)` bool: items with interactions in valid or test and none in train."""
+        """Mask `(I,)` bool of the items with interactions in valid or test and none in train."""
         cold = np.zeros(self.n_items, dtype=bool)
         cold[self.valid.items] = True
         cold[self.test.items] = True
@@ -52,7 +52,8 @@ class Dataset(DatasetParts):
     def frame(self, split: str = "train") -> Any:
         """Return the interactions of a split with external ids, as a frame of the kind `frame_kind`.
 
-        The columns are user, item and, if the dataset has them, timestamp and weight.
+        External ids are the ids of the source. The columns are user, item and, if the dataset has them, timestamp and
+        weight. Raises a DataError if `split` is not "train", "valid" or "test".
         """
         interactions = self.split(split)
         columns = {
@@ -104,9 +105,8 @@ class Dataset(DatasetParts):
         Args:
             interactions, items: frames with one row per interaction, and per item in the order to keep (or None).
             features: name → `(ids, matrix)`, a frame of ids and vectors, a file, or a matrix with the rows of `items`.
-            name, info: name of the dataset, and its metadata (source, license …).
+            name, info: name and metadata of the dataset. title: column of titles in `items`; default: by its name.
             user, item, items_id: columns of user ids, of item ids, and of item ids in `items` (default: `item`).
-            title: column of titles in `items`; by default detected by its name.
             rating, min_rating: column of ratings, and the smallest rating to keep.
             timestamp, time_format: column of times, and the strptime format of times that are texts.
             order: "file": there are no times, and each user's rows are in the order of time.
@@ -114,12 +114,13 @@ class Dataset(DatasetParts):
             event, event_weights: column of the kind of event, and kind → weight for all kinds: `{"view": 1, "buy": 5}`.
             half_life: number of days, back from the last interaction, in which a weight halves; at most 20 times.
             only: column → value or values: keep only rows that have one of them.
-            bad_rows, string_ids: "error" or "skip", for rows without an id, rating or time; make all ids strings.
+            bad_rows: "error", or "skip" to leave out rows without an id, rating or time. string_ids: make ids strings.
             unknown_items: interactions of items that `items` lacks: "error", "drop", or "keep" (with empty columns).
-            without_features, unknown_features: "raise" or "drop" items without features; feature rows of unknown ids.
-            k_core: remove users and items with fewer than k interactions until none is left; 0 or 1 keeps all.
-            keep_all_items: keep items without interactions; None: if `items` is given and there is no k-core.
-            split, held_out, seed: one of `splits.METHODS` or a column of labels; share held out, half valid; seed.
+            without_features: "raise" an error if an item has no features, or "drop" such items.
+            unknown_features: "error", or "drop" feature rows with an id that no item has.
+            k_core: remove users and items with fewer than k interactions until all have k; 0 or 1 keeps all.
+            keep_all_items: keep items without interactions; None: keep them if `items` is given and there is no k-core.
+            split, seed: one of `splits.METHODS` or a column of labels, and its seed. held_out: share of valid and test.
 
         >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
         2
@@ -149,14 +150,14 @@ class Dataset(DatasetParts):
         Args:
             matrix: `(U, I)`; entries are ratings or ones.
             user_ids, item_ids: ids of the rows and of the columns; None: the row and column numbers.
-            features: as in `from_frames`; a matrix without ids has a row per column of `matrix`.
+            features: as in `from_frames`; a matrix without ids has a row per column of `matrix`, or per row of `items`.
             items: item table with the column `item`; None: all columns of `matrix` are items, in their order.
-            min_rating: keep only entries that are at least this large.
-            options: other arguments of `from_frames`.
+            min_rating: keep only entries that are at least this large; None: all entries that are not 0 count the same.
+            options: other arguments of `from_frames`, except user, item, rating, timestamp and order.
 
         Raises:
-            DataError: `matrix` is not a matrix, or the number of ids does not match its shape.
-            ConfigError: an option is unknown, or of a wrong type or out of range.
+            DataError: `matrix` is not a matrix of finite numbers, or ids are repeated or do not match its shape.
+            ConfigError: an option is unknown, of a wrong type, out of range, or needs a column that a matrix lacks.
         """
         options |= {"features": features, "items": items, "min_rating": min_rating}
         return cls.from_parts(preprocessing.from_sparse(matrix, user_ids, item_ids, **options))
@@ -166,21 +167,23 @@ class Dataset(DatasetParts):
 
         Args:
             split: "random", "cold_items", "temporal", "global_time", "global_time_last", "leave_last_out" or "none".
-            seed: seed of the split.
-            held_out: share to hold out, half of it for validation.
+            seed: seed of "random" and "cold_items".
+            held_out: share to hold out, half of it for validation; "leave_last_out" and "none" ignore it.
 
         Raises:
-            DataError: the split is unknown, or it needs times that the dataset lacks.
+            DataError: the split is unknown, it needs times that the dataset lacks, or there are too few interactions.
             RunFolderError: a feature file of the folder that the dataset was loaded from is damaged.
         """
         verify_features(self)  # the new dataset has no folder, so its features cannot be verified later
         return Dataset.from_parts(preprocessing.resplit(self, split, seed, held_out))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write a prepared folder atomically; see `lirdrec.data.storage.write`.
+        """Write the dataset as a prepared folder, which appears when it is complete, and return the path of the folder.
+
+        `lirdrec.data.storage.write` describes the arguments.
 
         Raises:
-            RunFolderError: as for `write`, or a feature file of the folder that the dataset was loaded from is damaged.
+            DataError, RunFolderError: as for `write`; or a feature file that the dataset was loaded from is damaged.
 
         >>> dataset.save(folder / "dataset").name
         'dataset'
@@ -190,7 +193,7 @@ class Dataset(DatasetParts):
 
     @classmethod
     def load(cls, folder: str | Path, verify: bool = False) -> Dataset:
-        """Read a prepared folder; features are memory-mapped. See `lirdrec.data.storage.read`.
+        """Read the dataset of a prepared folder; features are memory-mapped. See `lirdrec.data.storage.read`.
 
         >>> Dataset.load(dataset.save(folder / "loaded")).n_items == dataset.n_items
         True

@@ -30,7 +30,8 @@ class Interactions:
 
     Attributes:
         users, items: `(E,)` int64 rows.
-        timestamps: `(E,)` int64 in the unit of the source (microseconds for dates), or None.
+        timestamps: `(E,)` int64 in the unit of the source (microseconds for dates), or None. If the source has only the
+            order of interactions, they are positions in the history of each user.
         weights: `(E,)` float32, how much each pair counts in training, or None: all count 1.
 
     Raises:
@@ -60,14 +61,14 @@ class Interactions:
         return len(self.users)
 
     def take(self, chosen: np.ndarray) -> Interactions:
-        """Select interactions by a mask or by positions."""
+        """Return the interactions selected by a mask or by positions."""
         times = None if self.timestamps is None else self.timestamps[chosen]
         weights = None if self.weights is None else self.weights[chosen]
         return Interactions(self.users[chosen], self.items[chosen], times, weights)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Interactions]) -> Interactions:
-        """Join the interactions of all parts, in order.
+        """Return the interactions of all parts, one part after the other.
 
         The result has timestamps if every part with interactions has timestamps. It has weights if at least one part
         has weights; in parts without weights each pair counts 1.
@@ -85,7 +86,7 @@ class Interactions:
         )
 
     def oldest_first(self) -> Interactions:
-        """Sort the pairs by time. Pairs with equal times keep their order, as do all pairs if there are no times.
+        """Return the pairs sorted by time. Pairs with equal times keep their order, as do all pairs without times.
 
         >>> pairs = Interactions(np.array([0, 0, 1]), np.array([7, 8, 9]), np.array([30, 10, 20]))
         >>> pairs.oldest_first().items.tolist()
@@ -94,26 +95,30 @@ class Interactions:
         return self if self.timestamps is None else self.take(np.argsort(self.timestamps, kind="stable"))
 
     def known_weights(self) -> np.ndarray:
-        """The weights `(E,)` float32; ones if there are no weights."""
+        """Return the weights `(E,)` float32; ones if there are no weights."""
         return np.ones(len(self), dtype=np.float32) if self.weights is None else self.weights
 
     def with_rows(self, users: np.ndarray, items: np.ndarray) -> Interactions:
-        """Return the same interactions with other user rows and item rows."""
+        """Return the interactions with other user rows and item rows, and the same timestamps and weights."""
         return Interactions(users, items, self.timestamps, self.weights)
 
     def by_label(self, labels: np.ndarray) -> tuple[Interactions, Interactions, Interactions]:
-        """Split the interactions by labels `(E,)`, integers: 0 (train), 1 (validation) and 2 (test)."""
+        """Return the train, validation and test interactions: those with label 0, 1 and 2 in `labels` `(E,)`."""
         return self.take(labels == 0), self.take(labels == 1), self.take(labels == 2)
 
 
 def _as_weights(values: Any, n_pairs: int) -> np.ndarray:
     array = np.asarray(values)
     if array.shape != (n_pairs,) or array.dtype.kind not in "iuf":
-        raise DataError(f"interactions: {n_pairs} users, but the weights are {array.dtype} {array.shape}")
+        raise DataError(
+            f"interactions: {n_pairs} users, but the weights are {array.dtype} {array.shape}; give one number per pair"
+        )
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise DataError("interactions: weights must be finite numbers of float32")
+        raise DataError(
+            "interactions: a weight is NaN, infinite or too large; weights must be finite numbers of float32"
+        )
     return array
 
 
@@ -127,7 +132,8 @@ class DatasetParts:
     Attributes:
         name: name of the dataset.
         users, items: maps between external ids and rows.
-        train, valid, test: the interactions, as rows. No pair occurs twice, within a split or across splits.
+        train, valid, test: the interactions, as rows. No pair occurs twice, within a split or across splits. Users of
+            valid and test have a training pair, unless the method of the split in `info` allows others.
         features: name → `FeatureMatrix` with one row per item. If there are features, every item
             has a vector in at least one matrix.
         item_table: one row per item in row order; the first column, `item`, is the id.
@@ -160,7 +166,7 @@ class DatasetParts:
         if self.item_table is NO_TABLE:
             object.__setattr__(self, "item_table", pl.DataFrame({ITEM: self.items.series}))
         if not len(self.train):
-            raise DataError(f"dataset '{self.name}': there is no training interaction")
+            raise DataError(f"dataset '{self.name}': there is no training interaction; put at least one into train")
         self._check_table()
         self._check_pairs()
         self._check_features()
@@ -177,13 +183,13 @@ class DatasetParts:
         return len(self.items)
 
     def split(self, name: str) -> Interactions:
-        """The interactions of "train", "valid" or "test"; raises a DataError for another name."""
+        """Return the interactions of "train", "valid" or "test"; raises a DataError for another name."""
         if name not in SPLITS:
             raise DataError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}")
         return getattr(self, name)
 
     def all_interactions(self) -> Interactions:
-        """The interactions of all splits, in the order of `SPLITS`; with timestamps if every split has them."""
+        """Return the interactions of train, valid and test, in this order, without dislikes; see `concatenate`."""
         return Interactions.concatenate([self.split(name) for name in SPLITS])
 
     def _check_table(self) -> None:
@@ -202,7 +208,7 @@ class DatasetParts:
                 position = int((split.weights <= 0).argmax())
                 raise DataError(
                     f"{name} pair {position} has the weight {split.weights[position]:g}; pairs with a weight of 0 or"
-                    " less are dislikes, which are in no split"
+                    " less are dislikes, which are in no split; give it in dislikes"
                 )
         if self.dislikes is not None:
             named[DISLIKE] = self.dislikes
@@ -255,7 +261,7 @@ class DatasetParts:
             listed = describe_ids(self.users.ids[untrained], 10)
             raise DataError(
                 f"no training item for {pluralize(len(untrained), 'user')} of valid or test: {listed};"
-                " move one of their items to train, leave them out, or set info['split']['method'] = 'label' if"
+                " move one of their items to train, leave these users out, or set info['split']['method'] = 'label' if"
                 " the split was given like this"
             )
         message = "%s: no training item for %s of valid or test; evaluation leaves out users without a history"

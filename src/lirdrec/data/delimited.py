@@ -54,14 +54,15 @@ class TextFormat:
     """The format options of a text file.
 
     Attributes:
-        separator: separator of the values; None: detected from the first lines.
+        separator: separator of the values, or its name such as "tab"; None: detected from the first lines.
         encoding: encoding of the text; None: UTF-8, or UTF-16 if the file begins with its byte order mark.
         header: whether the first line holds the names of the columns.
         columns: names of the columns of a file without a header.
         bad_rows: "error", or "skip": leave out lines with a wrong number of values.
 
     Raises:
-        ConfigError: an unknown encoding, an invalid separator, or column names for a file with a header.
+        ConfigError: an unknown encoding, an invalid separator, column names for a file with a header or none for a
+            file without, or two equal names.
     """
 
     separator: str | None = None
@@ -98,7 +99,7 @@ class TextFormat:
 
 
 def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str | None = None) -> Table:
-    """Read a text file of separated values, perhaps compressed.
+    """Read a text file of separated values, perhaps compressed, as a table without blank rows.
 
     Args:
         path, layout: the file and its format options.
@@ -107,8 +108,8 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
             that all of its values have. "": every column gets such a type; if no value has a leading zero, they are
             parsed at once, which takes little memory.
 
-    Raises a DataError if the file is empty or damaged, its bytes do not fit the encoding, or a line has too many or too
-    few values.
+    Raises a DataError if the file is empty or damaged, its bytes do not fit the encoding, names of columns are
+    repeated, or a line has too many or too few values and `layout` does not skip such lines.
     """
     content = to_utf8(path, read_bytes(path), layout.encoding).rstrip(b"\r\n")
     if not content.strip():
@@ -158,10 +159,10 @@ def read_delimited(path: Path, layout: TextFormat, default: str = ",", text: str
 
 
 def _read(body: _Body, bad_rows: BadRows, typed: bool) -> tuple[_Body, pl.DataFrame, int, np.ndarray | None]:
-    """Parse a body; returns the body that could be parsed, its frame, the number of skipped rows, and line numbers.
+    """Parse a body; return the body as parsed, its frame, the number of skipped rows, and the lines of other rows.
 
     A quote is a plain character if no value begins with a quote. If the rows cannot be parsed otherwise, a backslash
-    before a quote escapes it. The line numbers are None if no row was skipped.
+    before a quote escapes it. The lines are None if no row was skipped.
     """
     value_start = rb'"(?<=[\r\n%b]")' % re.escape(body.separator.encode())
     if body.quoted and not body.content.startswith(b'"') and not re.search(value_start, body.content):
@@ -230,7 +231,7 @@ def find_separator(beginning: bytes, default: str, header: bool = True) -> str:
 
 
 def has_leading_zeros(content: bytes) -> bool:
-    """Whether a value of a text may consist of digits with a leading zero, such as `007`."""
+    """Return whether a value of a text may consist of digits with a leading zero, such as `007`."""
     characters = np.frombuffer(content, dtype=np.uint8)
     if content[:1] == b"0" and content[1:2].isdigit():
         return True
@@ -245,7 +246,7 @@ def has_leading_zeros(content: bytes) -> bool:
 
 
 def typed(values: pl.Series, separator: str = ",") -> pl.Series:
-    """Convert a column of texts to numbers or booleans if every value is one; else return the texts.
+    """Convert a column of texts to integers, floats or booleans if every value is one; else return the texts.
 
     Codes that begin with 0 stay texts, as do integers beyond 64 bits. In files separated by semicolons numbers may
     have decimal commas.
@@ -270,7 +271,7 @@ def typed(values: pl.Series, separator: str = ",") -> pl.Series:
 
 
 def check_names(names: list[str], where: str, error: type[DataError] | type[ConfigError] = DataError) -> None:
-    """Raise an error if two columns have the same name."""
+    """Raise an exception of the class `error` if two columns have the same name."""
     for position, name in enumerate(names):
         if name and name in names[:position]:
             hint = "; give them different names"
@@ -328,11 +329,11 @@ class _Body:
     n_columns: int | None = None  # number of given column names
 
     def records(self) -> Iterator[_Record]:
-        """The rows, including the header."""
+        """Iterate over the rows, including the header."""
         return _records(self.content, self.quoted, self.n_lines_before + 1)
 
     def first_values(self) -> list[str]:
-        """The values of the first row."""
+        """Return the values of the first row."""
         row = next(self.records()).content.decode()
         if not self.quoted:
             return row.split(self.separator)
@@ -341,7 +342,8 @@ class _Body:
     def read(self, bad_rows: BadRows, typed: bool) -> tuple[pl.DataFrame, int, np.ndarray | None]:
         """Parse the content.
 
-        Returns the frame, the number of dropped bad rows, and, if there are any, the line numbers of the other rows.
+        Returns the frame, the number of dropped bad rows, and the line numbers of the other rows (None if no row was
+        dropped). Raises a DataError for bad rows unless `bad_rows` is "skip".
         """
         fault = None
         try:
@@ -435,7 +437,7 @@ class _Body:
         return good, bad
 
     def _n_expected(self) -> int:
-        """The expected number of values per row: the number of values in the header.
+        """Return the expected number of values per row: the number of values in the header.
 
         Without a header, it is the number of the given names. If no row has that many values, it is the number of
         values in the first row.
@@ -450,18 +452,21 @@ class _Body:
 
 
 def _names(body: _Body, layout: TextFormat, width: int) -> list[str]:
-    """Return the names of the columns without surrounding blanks; raises a DataError if a name is repeated."""
+    """Return the names of the columns without blanks around them; raises a DataError if one is repeated or missing."""
     if layout.columns is not None:
         if len(layout.columns) != width:
             raise DataError(
                 f"{body.path} has {pluralize(width, 'value')} in a line, but names are given for"
-                f" {pluralize(len(layout.columns), 'column')}"
+                f" {pluralize(len(layout.columns), 'column')}; name each column (--columns, in Python columns)"
             )
         return list(layout.columns)
     raw = body.first_values()
     names = [name.strip() for name in raw]
     if len(names) != width:
-        raise DataError(f"{body.path}: the header has {pluralize(len(names), 'name')} for {pluralize(width, 'column')}")
+        raise DataError(
+            f"{body.path}: the header has {pluralize(len(names), 'name')} for {pluralize(width, 'column')};"
+            " name each column"
+        )
     if names != raw:
         logger.warning("%s: blanks around names of columns are removed: %s", body.path, ", ".join(names))
     names = [name or f"column_{position}" for position, name in enumerate(names, 1)]

@@ -49,16 +49,17 @@ class FeatureFile:
 
 
 def read_features(path: str | Path, item_column: str | None = None) -> FeatureFile:
-    """Read a feature file.
+    """Read the feature matrix of a file, and the item id of each row if the file has ids.
 
     Args:
         path: .npy (rows in the order of the items; memory-mapped), .npz or .safetensors (one matrix, and one list of
             ids unless the rows are in the order of the items), .parquet, .csv or .tsv (a column of ids, and a column of
             vectors or one column for each number of the vectors).
-        item_column: name of the item id column in the other tables. If there is a column of this name, it is used.
+        item_column: name of the column of item ids in the interactions. If the feature file has a column or array of
+            this name, it is taken as the ids.
 
     Raises:
-        DataError: the file is missing, damaged, pickled, or does not contain one matrix.
+        DataError: the file is missing, damaged, pickled, or does not contain exactly one matrix.
     """
     path = Path(path)
     exists(path)
@@ -77,7 +78,7 @@ def read_features(path: str | Path, item_column: str | None = None) -> FeatureFi
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Open a .npy file memory-mapped; raises a DataError if it is damaged or holds Python objects."""
+    """Open the array of a .npy file memory-mapped; raises a DataError if it is damaged or holds Python objects."""
     try:
         return open_array(path)
     except UNREADABLE as error:
@@ -87,11 +88,11 @@ def read_npy(path: Path) -> np.ndarray:
 def vectors_of_frame(
     table: Table, id_column: str | None = None, vector_column: str | None = None, *, item_column: str | None = None
 ) -> FeatureFile:
-    """Read ids and vectors from a table with one column of vectors, or with one column per dimension.
+    """Read item ids and vectors from a table with a column of vectors, or with a column for each number of them.
 
     Rows without a vector are dropped. `id_column` and `vector_column` are detected by default; a column called
-    `item_column` (the item id column of the other tables) is preferred as column of ids. Raises a DataError if there
-    are no such columns, or for vectors of different lengths or with missing numbers.
+    `item_column` (the item id column of the other tables) is preferred as column of ids. Raises a DataError if it
+    is unclear which columns these are, or for vectors of different lengths or with missing numbers.
     """
     frame, where = table.frame, table.source
     vectors = [name for name, kind in frame.schema.items() if isinstance(kind, (pl.List, pl.Array))]
@@ -117,7 +118,7 @@ def vectors_of_frame(
         column = column.arr.to_list()
     lengths = column.list.len()
     if not len(lengths) or lengths[0] == 0:
-        raise DataError(f"{subject} has no numbers in its vectors")
+        raise DataError(f"{subject} has no numbers in its vectors: there is no vector, or the first one is empty")
     if (wrong := lengths != lengths[0]).any():
         row = wrong.arg_true()[0]
         raise DataError(
@@ -133,7 +134,7 @@ def vectors_of_frame(
 
 
 def _wide(table: Table, item_column: str | None) -> FeatureFile:
-    """Read ids and vectors of a table with an id column and one column per dimension."""
+    """Read ids and vectors of a table with an id column and one column for each number of the vectors."""
     frame, where = table.frame, table.source
     shown = ", ".join(frame.columns[:8]) + (f" and {frame.width - 8} more" if frame.width > 8 else "")
     named = [name for name in (item_column, *ID_NAMES) if name in frame.columns]

@@ -53,7 +53,8 @@ class FeatureMatrix:
             if (wrong := nonzero & ~present).any():
                 rows = describe_ids(np.flatnonzero(wrong))
                 raise DataError(
-                    f"the feature matrix has values in rows that its mask calls absent: {rows}; set them to 0"
+                    f"the feature matrix has values in rows that its mask calls absent: {rows}; set them to 0,"
+                    " or correct the mask"
                 )
             present = present & nonzero
         object.__setattr__(self, "values", values)
@@ -61,7 +62,7 @@ class FeatureMatrix:
 
     @classmethod
     def known_good(cls, values: np.ndarray, present: np.ndarray) -> FeatureMatrix:
-        """Create a matrix without reading its values, for files that were checked when they were written."""
+        """Create a matrix of values and mask that were checked before; here nothing is checked and no value is read."""
         matrix = object.__new__(cls)
         object.__setattr__(matrix, "values", values)
         object.__setattr__(matrix, "present", present)
@@ -69,7 +70,7 @@ class FeatureMatrix:
 
     @property
     def dims(self) -> int:
-        """Number of columns, d."""
+        """Number of columns, d: the length of each vector."""
         return self.values.shape[1]
 
     def __len__(self) -> int:
@@ -91,20 +92,20 @@ def open_array(path: str | Path, mapped: bool = True) -> np.ndarray:
         raise ValueError(f"its header is damaged ({type(error).__name__})") from None  # the header is parsed as Python
     if not isinstance(array, np.ndarray):
         array.close()
-        raise ValueError("an npz archive under the name of an npy file")
+        raise ValueError("an npz archive under the name of an npy file; rename it to .npz")
     return array
 
 
 def check_name(name: str, error: type[LirdrecError] = DataError) -> None:
-    """Raise `error` unless the name of a matrix is valid; it becomes a file name and must stay in the folder."""
+    """Raise an exception of the class `error` unless the name of a matrix is valid as the name of a file."""
     if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
         raise error(f"'{name}' cannot name a feature matrix: use letters, digits, _ and -")
 
 
 def as_floats(values: Any, where: str) -> np.ndarray:
-    """Convert to a matrix `(n, d)` of float32 or float16; copies only if the type changes.
+    """Convert rows of numbers to a matrix `(n, d)` of float32 or float16; copies only if the type changes.
 
-    Raises a DataError if it is not two-dimensional, has no columns, or does not hold numbers.
+    Raises a DataError if the values are not two-dimensional, have no columns, or are not numbers.
     """
     try:
         matrix = values if isinstance(values, np.ndarray) else np.asarray(values)

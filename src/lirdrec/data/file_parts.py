@@ -33,14 +33,15 @@ class Part:
 
 
 def table_suffix(path: Path) -> str:
-    """The suffix of a file name in lower case, ignoring a compression suffix."""
+    """Return the suffix of a file name in lower case, without a compression suffix: `.csv` for `A.CSV.gz`."""
     return Path(path.stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.name).suffix.lower()
 
 
 def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
     """Find the files of a table, in order: a file, a folder, a pattern with `*`, `?` or `[…]`, or several of these.
 
-    Raises a DataError if no file matches a pattern, or a folder contains no table or files of different formats.
+    Raises a DataError if no file matches a pattern, a folder contains no table or files of different formats, or a file
+    is given twice. A single path is not checked.
     """
     if not isinstance(source, (str, Path)):
         parts = [part for file in source for part in find_parts(file)]
@@ -70,15 +71,15 @@ def find_parts(source: str | Path | Sequence[str | Path]) -> list[Part]:
 
 
 def is_pattern(source: str | Path) -> bool:
-    """Whether a source is a file name pattern, and not the name of an existing file."""
+    """Return whether a source is a file name pattern, and not the name of an existing file."""
     return glob.has_magic(str(source)) and stat_path(source) is None
 
 
 def parts_of_folder(folder: Path, values: Mapping[str, str | None] | None = None) -> list[Part]:
-    """The table files in a folder and in its subfolders called `column=value`, sorted by name.
+    """Find the table files in a folder and in its subfolders called `column=value`, sorted by name.
 
-    Empty files are ignored, and names that begin with `_` or `.` (`_SUCCESS`, `.part-0.crc`). `values` are the columns
-    that the names of the parent folders define.
+    Empty files and files with other suffixes are ignored, and names that begin with `_` or `.` (`_SUCCESS`,
+    `.part-0.crc`). `values` are the columns that the names of the parent folders define.
     """
     parts = []
     for path in sorted(folder.iterdir()):
@@ -94,7 +95,7 @@ def parts_of_folder(folder: Path, values: Mapping[str, str | None] | None = None
 
 
 def is_parts_folder(folder: Path) -> bool:
-    """Whether a folder contains only parts of one table: files of one format, text files with the same first line."""
+    """Return whether a folder contains only parts of one table: one format, and in text files the same first line."""
     parts = parts_of_folder(folder)
     files = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(("_", "."))]
     suffixes = {table_suffix(part.path) for part in parts}

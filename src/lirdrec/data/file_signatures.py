@@ -41,24 +41,24 @@ HEAD_BYTES = max(map(len, (*COMPRESSIONS, *TABLES, *ARCHIVES, *NOT_TABLES)))
 
 
 def detect_compression(head: bytes) -> str | None:
-    """The compression of a file that begins with `head`; None if it is not compressed."""
+    """Return the compression of a file that begins with `head`; None if it is not compressed."""
     return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
 def detect_table_format(head: bytes) -> str | None:
-    """The binary table format of a file that begins with `head`; None: no such format, so the file may be text."""
+    """Return the binary table format of a file that begins with `head`; None: it has none, so it may be text."""
     return next((name for magic, name in TABLES.items() if head.startswith(magic)), None)
 
 
 def check_not_archive(path: Path, head: bytes) -> None:
-    """Raise a DataError if the file is an archive that another program must unpack."""
+    """Raise a DataError if the file that begins with `head` is a 7z or RAR archive, which lirdrec cannot unpack."""
     for magic, (name, command) in ARCHIVES.items():
         if head.startswith(magic):
             raise DataError(f"{path} is a {name} archive; unpack it ({command} {path.name}) and give the unpacked file")
 
 
 def check_maybe_table(path: Path, head: bytes) -> None:
-    """Raise a DataError if the file has a known type that is not a table."""
+    """Raise a DataError if `head`, the beginning of the file, shows a known type that is not a table."""
     for magic, sentence in NOT_TABLES.items():
         if head.startswith(magic):
             raise DataError(f"{path}: {sentence}")

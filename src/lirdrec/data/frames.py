@@ -67,7 +67,7 @@ def from_polars(frame: pl.DataFrame, kind: FrameKind) -> Any:
 
 
 def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Append rows to a frame; missing columns become null. The frame itself does not change.
+    """Return a frame with rows added at its end; missing columns become null. The given frame does not change.
 
     Small chunks at the end are merged into larger ones, so that thousands of single appends leave few chunks and copy
     each row only a few times.
@@ -83,11 +83,11 @@ def append_frame(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message without its period; the type of the error if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def describe_row(row: int) -> str:
-    """The position of a row, for messages."""
+    """Return the position of a row for messages about data in memory."""
     return f"row {row} (counted from 0)"

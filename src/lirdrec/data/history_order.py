@@ -11,7 +11,7 @@ POSITIONS = "positions"  # `DatasetParts.info["timestamps"]`, if the timestamps 
 
 
 def row_positions(users: np.ndarray) -> np.ndarray:
-    """For each row of a table, count the earlier rows of the same user, `(N,)` int64; `users` `(N,)` are its user rows.
+    """Count for each row of a table the earlier rows of the same user: `(N,)` int64 of the user rows `users` `(N,)`.
 
     >>> row_positions(np.array([4, 4, 1, 4])).tolist()
     [0, 1, 0, 2]
@@ -25,7 +25,7 @@ def row_positions(users: np.ndarray) -> np.ndarray:
 
 
 def last_places(keys: np.ndarray) -> np.ndarray:
-    """Of keys `(N,)`, return the position of the last occurrence of each distinct key, `(n,)` int64, ascending.
+    """Return the position of the last occurrence of each distinct key in `keys` `(N,)`: `(n,)` int64, ascending.
 
     >>> last_places(np.array([4, 2, 4])).tolist()
     [1, 2]
@@ -34,7 +34,7 @@ def last_places(keys: np.ndarray) -> np.ndarray:
 
 
 def are_positions(users: np.ndarray, timestamps: np.ndarray) -> bool:
-    """Whether the timestamps `(N,)` number the rows of every user, without a gap: 0, 1, 2 … or 1, 2, 3 …
+    """Return whether the timestamps `(N,)` number the rows of every user, without a gap: 0, 1, 2 … or 1, 2, 3 …
 
     Real times do not look like this: every user would have to start at the same moment, and to act at every time step.
     The result is also False if fewer than two users have two rows or more, which is too little to decide.
@@ -48,5 +48,8 @@ def are_positions(users: np.ndarray, timestamps: np.ndarray) -> bool:
 
 
 def has_clock(info: Mapping[str, Any]) -> bool:
-    """Whether the timestamps of a dataset with this `info` are times, and not positions in each user's history."""
+    """Return False if the timestamps of a dataset with this `info` are only positions in each user's history.
+
+    Else return True: the timestamps are times, or there are none.
+    """
     return info.get("timestamps") != POSITIONS

@@ -88,7 +88,7 @@ class IdMap:
     def extended(self, ids: Any) -> IdMap:
         """Return a map with more ids at the end; the cost depends on the number of new ids only.
 
-        Raises a DataError if a new ID map would, or if an id is of the other type or known already.
+        Raises a DataError for ids that `IdMap` refuses, ids of the other type, and ids that are in the map already.
         """
         more = IdMap(ids, self.entity)
         if more.is_integer is not self.is_integer:
@@ -145,7 +145,7 @@ class IdMap:
 def id_error(
     ids: pl.Series, bad: pl.Series, where: str, entity: str, row_location: Callable[[int], str], problem: str
 ) -> DataError:
-    """Make the error for the first id of a mask: "ratings.csv, column 'userId': user id -1 in line 7 is negative"."""
+    """Make the error about the first id in the mask `bad`: "ratings.csv, column 'userId': user id -1 in line 7 …"."""
     row = int(bad.arg_true()[0])
     value = ids[row]
     shown = repr(value) if isinstance(value, (str, bytes)) else value
@@ -199,7 +199,10 @@ def clean_ids(ids: Any, where: str, entity: str = "id", row_location: Callable[[
 
 
 def text_ids(texts: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
-    """Convert ids of a text file: to integers if all are written as such (no leading zeros), else by `clean_ids`."""
+    """Convert ids of a text file to integers if all are written as integers without leading zeros; else keep the texts.
+
+    Raises a DataError if an integer is negative or too large, or an id is missing or empty.
+    """
     if len(texts) == 0 or texts.null_count() or not texts.str.contains(INTEGER).all():
         return clean_ids(texts, where, entity, row_location)
     integers = texts.cast(pl.Int64, strict=False)
@@ -215,7 +218,7 @@ def text_ids(texts: pl.Series, where: str, entity: str, row_location: Callable[[
 
 
 def describe_ids(ids: Iterable[Any], limit: int = 5) -> str:
-    """List the first ids for a message, and the number of the rest."""
+    """Return the first ids for a message, and the number of the rest: "1, 2, 3, 4, 5 and 7 more"."""
     listed = [str(id) for id in ids]
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
@@ -246,7 +249,7 @@ def as_series(ids: Any, where: str = "the ids") -> pl.Series:
 
 
 def is_utf8(content: bytes) -> bool:
-    """Whether bytes are UTF-8 text."""
+    """Return whether bytes are UTF-8 text."""
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -267,7 +270,7 @@ def big_integers(series: pl.Series, where: str, entity: str, row_location: Calla
 
 
 def as_list(ids: Any) -> list[Any]:
-    """Convert one id or several to a list."""
+    """Convert one id or several to a list; raises an UnknownIdError for a frame, a matrix, or another object."""
     if isinstance(ids, (str, int, np.integer)):
         return [ids]
     for convert in ("to_list", "to_pylist"):  # polars and pandas series; Arrow arrays
@@ -296,7 +299,7 @@ def known_rows(ids: list[Any], known: IdMap) -> np.ndarray:
 
 
 def _unknown_ids_message(unknown: list[Any], known: IdMap) -> str:
-    """The error message for unknown ids, with similar known ids."""
+    """Return the error message for unknown ids, with similar known ids."""
     if len(unknown) > 1:
         problem = f"{len(unknown)} of the {known.entity} ids are unknown: {describe_ids(unknown)}"
         alike = [repr(id) for id in map(known.alike, unknown[:N_NAMED]) if id is not None]

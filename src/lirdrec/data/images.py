@@ -64,7 +64,7 @@ VIDEO_FILES = Media(
 
 
 def with_images(dataset: Dataset, folder: str | Path, column: str | None = None) -> Dataset:
-    """Return the dataset with the column `image` in its item table and the folder in `info["images"]`.
+    """Return the dataset with the paths of images in the column `image` and their folder in `info["images"]`.
 
     Args:
         dataset: any dataset; it is not changed.
@@ -72,7 +72,7 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
         column: column of the item table with a path or file name per item; by default `image` if it holds paths, else
             the images are found by item id.
 
-    Raises a DataError as `image_column` does, or if the item table has no such column.
+    Raises a DataError as `image_column` does, or if the item table has no column of the name `column`.
     """
     table = dataset.item_table
     if column is not None and column not in table.columns:
@@ -86,17 +86,21 @@ def with_images(dataset: Dataset, folder: str | Path, column: str | None = None)
 
 
 def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
-    """Add the images whose paths are in the column `image`, if they exist in `folder`, the folder of the data.
+    """Add the images whose paths are in the column `image`, if some of them exist in `folder`, the folder of the data.
 
-    Since the user did not ask for images, the column may have another meaning. So if there are no such images, it is
-    kept unchanged, with a warning.
+    Else the dataset is returned unchanged: the user did not ask for images, and the column may have another meaning. A
+    warning is logged if the column can contain paths.
     """
     if IMAGE not in dataset.item_table.columns or not has_paths(dataset.item_table[IMAGE]):
         return dataset
     try:
         return with_images(dataset, folder, IMAGE)
     except DataError as error:
-        logger.warning("the column '%s' is kept as it is; if it contains images, use --images: %s", IMAGE, error)
+        logger.warning(
+            "the column '%s' is kept as it is; if it contains images, use --images to give their folder: %s",
+            IMAGE,
+            error,
+        )
         return dataset
 
 
@@ -113,14 +117,15 @@ def image_column(
         column: `(I,)`: for each item a path below the folder, an absolute path into it, a file name, or null. A file
             name may lack its suffix, and the file may be in a direct subfolder. The path of a missing file is kept, so
             that opening it reports the problem. Without a column, files whose name is the item id and one of the
-            suffixes are searched in the folder and its direct subfolders; if there are several, the first is used.
+            suffixes are searched in the folder and its direct subfolders; if there are several, the first by name is
+            used.
         media: the kind of the files, which defines the suffixes.
 
     Returns:
         Series `image` (or `media.column`) `(I,)` of strings.
 
     Raises:
-        DataError: there is no such folder, a path leaves it, or no image is found.
+        DataError: there is no such folder, a path is a URL or leaves the folder, or none of the images exists.
     """
     ids = items.series if isinstance(items, IdMap) else IdMap(items, ITEM).series
     if not folder.is_dir():
@@ -152,7 +157,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
 
 
 def has_paths(column: pl.Series) -> bool:
-    """Whether a column can contain paths of images: it has a value, and no value is a URL."""
+    """Return whether a column can contain paths of images: texts or integers, not all empty, and no URL among them."""
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum) and not column.dtype.is_integer():
         return False
     texts = column.cast(pl.String).fill_null("")
@@ -228,7 +233,7 @@ def _inside(text: str, folder: Path, owner: str, noun: str) -> str:
 
 
 def _listing(folder: Path, below: str = ".", deep: bool = False) -> list[str]:
-    """List the relative paths of the files in the subfolder `below`; `deep` includes its direct subfolders."""
+    """List the paths of the files in the subfolder `below`, relative to `folder`; `deep`: also of its subfolders."""
     paths, n_unreadable = [], 0
     try:
         with os.scandir(folder / below) as entries:

@@ -16,7 +16,8 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
     """Keep the rows that have one of the given values in each of the columns (column → a value, or several).
 
     Values are compared as texts: `1` equals the number 1 in a Parquet file, `true` equals a boolean, and `007` is not
-    `7`. Raises a DataError if there is no such column, or if no row has one of the values, with the values that exist.
+    `7`. Raises a DataError if there is no such column, if no row has one of the values (the message lists the values
+    that exist), or if no row remains.
     """
     table.require_columns(list(only))
     keep = pl.repeat(True, table.frame.height, eager=True)
@@ -29,7 +30,7 @@ def keep_only(table: Table, only: Mapping[str, Any]) -> Table:
             raise DataError(f"{table.source}: no row has {absent!r} in column '{column}'; the column holds {listed}")
         keep &= existing.is_in(texts).fill_null(False)
     if not keep.any():
-        raise DataError(f"{table.source}: no row has {in_words(only)}")
+        raise DataError(f"{table.source}: no row has {in_words(only)} at once")
     return select_rows(table, keep)
 
 
@@ -40,7 +41,7 @@ def as_values(wanted: Any) -> list[Any]:
 
 
 def in_words(only: Mapping[str, Any]) -> str:
-    """Describe the filters in messages: `event=transaction, addtocart; country=de`."""
+    """Return the filters in words, for messages: `event=transaction, addtocart; country=de`."""
     return "; ".join(f"{column}={', '.join(map(_value_text, as_values(wanted)))}" for column, wanted in only.items())
 
 
@@ -51,7 +52,7 @@ def _value_text(value: Any) -> str:
 
 
 def column_texts(column: pl.Series) -> pl.Series:
-    """Convert the values of a column to texts; floats without a fraction lose `.0`."""
+    """Convert the values of a column to texts (`7.0` to "7"); raises a DataError for lists, records and bytes."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise DataError(f"column '{column.name}' holds {column.dtype}, whose values cannot be compared with texts")
     texts = column.cast(pl.String)

@@ -22,7 +22,7 @@ def distinct_pairs(
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """The k-core as a mask of pairs `(E,)` bool: users and items with fewer than `k` pairs are removed repeatedly.
+    """Return which pairs are in the k-core, `(E,)` bool: repeatedly remove users and items with fewer than `k` pairs.
 
     The pairs must be distinct. The result is the largest subset in which all users and items have at least `k` pairs;
     it may be empty.

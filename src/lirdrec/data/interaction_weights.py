@@ -24,14 +24,14 @@ LARGEST = 1e9  # largest weight; products and sums of such weights still fit int
 
 
 def has_weights(config: PreprocessingConfig) -> bool:
-    """Whether the options give weights to interactions."""
+    """Return whether the options give weights to interactions."""
     return config.weight is not None or config.event is not None or config.half_life is not None
 
 
 def row_weights(
     table: Table, config: PreprocessingConfig, times: np.ndarray | None, keep: np.ndarray, counts: dict[str, Any]
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Compute the weight of each row, `(N,)` float64 or None, and the rows of `keep` that count, `(N,)` bool.
+    """Compute the weight of each row, `(N,)` float64 or None, and which rows of `keep` count, `(N,)` bool.
 
     The weight is a product of three factors; a factor whose option is not given is 1:
 
@@ -91,7 +91,7 @@ def _column_weights(table: Table, column: str) -> np.ndarray:
 
 
 def _event_weights(table: Table, column: str, weights: Mapping[str, float], keep: np.ndarray) -> np.ndarray:
-    """Return the weight `(N,)` of each row's event; raises a DataError if an event of the rows in `keep` has none."""
+    """Return the weight `(N,)` of each row's event; raises a DataError if a row in `keep` has no event or no weight."""
     events = column_texts(table.frame[column])
     known = events.str.strip_chars().replace_strict(dict(weights), default=None, return_dtype=pl.Float64)
     unknown = known.is_null() & pl.Series(keep)
@@ -115,7 +115,8 @@ def _event_weights(table: Table, column: str, weights: Mapping[str, float], keep
 def _unit(table: Table, config: PreprocessingConfig, times: np.ndarray) -> int:
     """Return how many microseconds one unit of the parsed times is.
 
-    Dates are parsed to microseconds. The unit of integers is inferred from the largest of them.
+    Dates are parsed to microseconds. The unit of integers is inferred from the largest of them. Raises a DataError if
+    it is too small to be a time.
     """
     column = str(config.timestamp)
     values = table.frame[column]

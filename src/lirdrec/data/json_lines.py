@@ -34,7 +34,7 @@ class BadLines:
 
     Attributes:
         path: the file of the lines.
-        policy: "skip", or "raise" (also called "error"); other values raise a ConfigError.
+        policy: what to do with such a line: "skip", or "raise" (also called "error"); else a ConfigError is raised.
         option: the option that skips such lines, for messages.
         count, example: the number of lines skipped so far, and a message about the first.
     """
@@ -50,7 +50,7 @@ class BadLines:
             raise ConfigError(f"bad_lines is {self.policy!r}; choose one of 'raise', 'skip'")
 
     def add(self, line: int, reason: str) -> None:
-        """Report a bad line, counted from 1; raises a DataError unless the policy is "skip"."""
+        """Count the unusable line number `line` (from 1) if the policy is "skip"; else raise a DataError about it."""
         if self.policy != "skip":
             remedy = f"leave such lines out ({option_text(self.option, 'skip')})"
             raise DataError(f"{self.path}: line {line}: {reason}; correct the line, or {remedy}")
@@ -144,7 +144,7 @@ def decode_line(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte 0x{line[error.start]:02x} at {error.start + 1})") from None
+        raise ValueError(f"not UTF-8 text (byte 0x{line[error.start]:02x} at position {error.start + 1})") from None
 
 
 def _literal(text: str) -> Any:

@@ -1,7 +1,8 @@
 """Read tables from JSON: one record per line, or one list of records; keys of nested records are written `a.b`.
 
 A list in a record gives one row for each of its elements. For example, `{"user": 1, "events": [{"item": 7}, …]}` gives
-one row for each event, with the columns `user` and `events.item`. In item tables, lists of plain values stay lists.
+one row for each event, with the columns `user` and `events.item`. If all columns are read, as in item tables, lists of
+plain values stay lists, and lists of records are left out.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ def _head(path: Path, size: int) -> bytes:
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file is JSON: by its suffix (.json, .jsonl, .ndjson), or for other suffixes by its first record.
+    """Return whether a file is JSON: by its suffix (.json, .jsonl, .ndjson, .jl), or by its first bytes.
 
-    False for an unreadable file: reading it later reports the problem.
+    Suffixes of tables, such as .csv and .parquet, mean that it is not JSON. Returns False for an unreadable file:
+    reading it later reports the problem.
     """
     if JSON_NAME.search(path.name) or TABLE_NAME.search(path.name):
         return JSON_NAME.search(path.name) is not None
@@ -56,18 +58,19 @@ def is_json(path: Path) -> bool:
 
 
 def is_list(path: Path) -> bool:
-    """Whether a JSON file begins with `[`: one list of all records. Raises a DataError if it cannot be read."""
+    """Return whether a JSON file begins with `[`: one list of all records. Raises a DataError if it is unreadable."""
     return _head(path, 1 << 16)[:1] == b"["
 
 
 def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | None = None) -> Table:
-    """Read JSON lines (or lines of Python literals), or one list of records.
+    """Read JSON lines (or lines of Python literals), or one list of records, as a table.
 
     Args:
         path: the file, plain or compressed.
         columns: keys to read, `a.b` for a key of a nested record; None reads everything: nested records become columns
             `a.b`, lists of plain values stay lists, and lists of records are left out, which is logged.
-        bad: handles lines that are not records; by default the first such line raises an error.
+        bad: handles lines that are not records; by default the first such line raises an error. In one list of records
+            the first element that is not a record always raises an error.
 
     Raises a DataError if the file is missing, damaged or not JSON, or a column occurs in no record.
     """
@@ -88,7 +91,10 @@ def read_json(path: Path, columns: Sequence[str] | None = None, bad: BadLines | 
 
 
 def first_record(path: Path) -> dict[str, Any] | None:
-    """The first record of a file that is a JSON list or JSON lines; None if it is not readable."""
+    """Return the first record of a file of JSON lines or one JSON list; None if the file does not begin with a record.
+
+    Raises a DataError if the file cannot be read.
+    """
     head = _head(path, 1 << 20)
     try:
         if head[:1] != b"[":
@@ -108,7 +114,7 @@ def _read_lines(path: Path, bad: BadLines) -> Iterator[tuple[int, dict[str, Any]
 
 
 def _read_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Iterate over the records of one JSON list; only the text is kept in memory."""
+    """Iterate over the records of one JSON list, with their numbers; only the text is kept in memory."""
     content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
@@ -158,7 +164,7 @@ class _ColumnPlan:
         self._simple = not any("." in column for column in self.columns)
 
     def rows(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Extract the rows of a record; raises a ValueError if two columns are in different lists."""
+        """Return the rows of a record (column → value); raises a ValueError if two columns are in different lists."""
         if len(self._seen) < MAX_KEYS:
             self._seen.update(dict.fromkeys(_key_paths(record)))
         if self._simple:
@@ -170,7 +176,7 @@ class _ColumnPlan:
         return _rows(record, self._tree, "")
 
     def check(self, path: Path, frame: pl.DataFrame) -> None:
-        """Raise a DataError for a column that no record has; suggests a similar key."""
+        """Raise a DataError if there is no row, or for a column that no record has; suggests a similar key."""
         if frame.height == 0:
             raise DataError(
                 f"{path}: there is no record in it, or in every record the list that contains the columns is empty"
@@ -262,7 +268,7 @@ class _FlattenPlan:
                 row[name] = value
 
     def check(self, path: Path, frame: pl.DataFrame) -> None:
-        """Log the values that were left out."""
+        """Log the keys whose values were left out, since no column can hold them."""
         for name, why in self._left_out.items():
             logger.warning("%s: '%s' is left out: it holds %s, which no table column can hold", path, name, why)
 
@@ -285,7 +291,7 @@ class _Chunks:
             self._close()
 
     def frame(self, columns: Sequence[str] | None) -> tuple[pl.DataFrame, pl.Series]:
-        """Return all rows and their numbers. If no columns were requested, the columns are in order of occurrence."""
+        """Return all rows, and the number of the line or record of each row. Without `columns`: all, as they occur."""
         self._close()
         names = dict.fromkeys(columns or [name for chunk in self.frames for name in chunk.columns])
         joined = []

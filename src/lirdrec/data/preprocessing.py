@@ -98,7 +98,7 @@ def from_sparse(
     for option in (USER, ITEM, RATING, "timestamp", "order"):
         if option in options:
             lacks = "no order of interactions" if option == "order" else f"no column '{option}'"
-            raise ConfigError(f"from_sparse: a matrix has {lacks}; leave the option out")
+            raise ConfigError(f"from_sparse: a matrix has {lacks}; leave the option {option} out")
     if min_rating is not None:
         options |= {"rating": RATING, "min_rating": min_rating}
     pairs = {USER: ids[USER].gather(rows), ITEM: ids[ITEM].gather(columns), RATING: values}
@@ -169,7 +169,7 @@ def build(
 
 
 def _dislikes(pairs: Interactions, users: np.ndarray, items: np.ndarray, counts: dict[str, Any]) -> Interactions | None:
-    """Return the pairs with a weight of 0 or less whose user and item are kept, or None; also count them.
+    """Return the pairs with a weight of 0 or less whose user and item are kept, or None; add their number to `counts`.
 
     `users` `(U,)` and `items` `(I,)` bool say which users and items are kept.
     """
@@ -182,25 +182,25 @@ def _dislikes(pairs: Interactions, users: np.ndarray, items: np.ndarray, counts:
 
 
 def _label_column(config: PreprocessingConfig) -> str | None:
-    """The column of split labels, or None if the data are split by a method."""
+    """Return the column of split labels, or None if the data are split by a method."""
     return config.split if config.split not in METHODS else None
 
 
 def _named_columns(config: PreprocessingConfig) -> list[str]:
-    """The columns of the interactions that the configuration names."""
+    """Return the names of the columns of the interactions that preprocessing reads, except those of `only`."""
     named = (config.user, config.item, config.timestamp, config.rating, config.weight, config.event)
     return [column for column in (*named, _label_column(config)) if column is not None]
 
 
 def _unused_columns(table: Table, config: PreprocessingConfig) -> dict[str, list[str]]:
-    """Return the columns of the interactions that no option names, as the entry `unused_columns`."""
+    """Return `{"unused_columns": columns that no option names}`; empty if all columns of the interactions are used."""
     used = {*_named_columns(config), *(config.only or ())}
     unused = [column for column in table.frame.columns if column not in used]
     return {"unused_columns": unused} if unused else {}
 
 
 def _check_columns(table: Table, items: Table | None, config: PreprocessingConfig) -> None:
-    """Raise unless the table has rows and all columns that the configuration names."""
+    """Raise an error unless the table has rows and all columns that the configuration names."""
     label_column = _label_column(config)
     columns = table.frame.columns
     if label_column is not None and label_column not in columns:
@@ -220,7 +220,7 @@ def _check_columns(table: Table, items: Table | None, config: PreprocessingConfi
 
 
 def _good_rows(table: Table, config: PreprocessingConfig, counts: dict[str, Any]) -> Table:
-    """Filter the rows by values (`only`) and drop bad rows."""
+    """Return the table without rows that `only` excludes and without bad rows; add their numbers to `counts`."""
     if config.only:
         n_rows, table = table.frame.height, keep_only(table, config.only)
         kept = pluralize(table.frame.height, "row")
@@ -335,7 +335,7 @@ def _split_by_method(
     if method in ONE_CLOCK and not clock:
         raise DataError(
             f"split '{method}' compares the times of different users, but the interactions have only positions in each"
-            " user's history; take 'leave_last_out' or 'temporal', or give a column of times"
+            " user's history; use 'leave_last_out' or 'temporal', or give a column of times"
             f" ({option_text('timestamp', 'COLUMN')})"
         )
     splits = pairs.by_label(split_labels(method, pairs.users, pairs.items, pairs.timestamps, seed, held_out))
@@ -360,7 +360,11 @@ def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 
 def _catalog(
     table: Table, items: Table | None, item_ids: pl.Series, config: PreprocessingConfig
 ) -> tuple[IdMap, pl.DataFrame]:
-    """Return all items before any filter, and the item table with the column `item` first."""
+    """Return all items before any filter, and the item table with the column `item` first.
+
+    Raises a DataError if an id of the item table is repeated, or if the table lacks an item of the interactions and
+    `unknown_items` is "error".
+    """
     if items is None:
         ids = IdMap(item_ids.unique().sort(), ITEM)
         return ids, pl.DataFrame({ITEM: ids.series})
@@ -434,7 +438,7 @@ def _require_item_ids(items: Table, column: str, item_ids: pl.Series) -> None:
 def _aligned(
     features: Mapping[str, FeatureFile], catalog: IdMap, config: PreprocessingConfig, items: Table | None
 ) -> dict[str, Aligned]:
-    """Align the features with the catalog; features without ids need an item table, which defines their order."""
+    """Find the feature row of each item of the catalog; features without ids must have the order of the item table."""
     source, listed = ("", None) if items is None else (items.source, items.frame.height)
     aligned = {}
     for key, file in features.items():
@@ -454,7 +458,7 @@ def _aligned(
 
 
 def _check_labels(pairs: Interactions, labels: np.ndarray, users: IdMap, items: IdMap, where: str) -> None:
-    """Raise if a pair has two split labels, since that would leak test data into training."""
+    """Raise a DataError if a pair has two split labels, since that would leak test data into training."""
     order = np.lexsort((labels, pairs.items, pairs.users))
     u, i, split = pairs.users[order], pairs.items[order], labels[order]
     repeated = np.flatnonzero((u[1:] == u[:-1]) & (i[1:] == i[:-1]) & (split[1:] != split[:-1]))
@@ -467,7 +471,7 @@ def _check_labels(pairs: Interactions, labels: np.ndarray, users: IdMap, items: 
 
 
 def removed_rows(counts: Mapping[str, Any]) -> list[str]:
-    """Say in words how many rows each filter of a preparation has removed; filters that removed no row are left out.
+    """Return in words how many rows each filter of a preparation has removed; filters that removed no row are left out.
 
     >>> removed_rows({"rows": 9, "repeated_pairs": 2, "removed_by_k_core": 0})
     ['2 repeated']

@@ -16,10 +16,10 @@ from lirdrec.option_names import name_of, option_name, option_text
 @dataclass(frozen=True)
 @validated
 class PreprocessingConfig:
-    """Options of preprocessing, in the order in which they are applied.
+    """Options of preprocessing.
 
     Raises:
-        ConfigError: a value out of range, or a threshold without a rating column.
+        ConfigError: a value is out of range, or an option needs another one that is not given.
     """
 
     user: str = option(USER, "column of user ids")
@@ -74,7 +74,7 @@ class PreprocessingConfig:
 
     @property
     def items_column(self) -> str:
-        """Column of item ids in the item table."""
+        """Name of the column of item ids in the item table."""
         return self.item if self.items_id is None else self.items_id
 
     @property
@@ -114,7 +114,7 @@ class PreprocessingConfig:
 
 
 def make_preprocessing_config(options: Mapping[str, Any], where: str) -> PreprocessingConfig:
-    """Build the configuration; messages begin with the function `where`, or with the flag on the command line.
+    """Build the preprocessing options; messages begin with the function `where`, or with the command line's flag.
 
     Raises a ConfigError if an option is unknown, or its value is of a wrong type or out of range.
     """

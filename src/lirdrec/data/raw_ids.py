@@ -76,7 +76,7 @@ def has_control_characters(ids: pl.Series) -> pl.Series:
 
 
 def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
-    """Convert texts to Int64 if all are 64-bit integers, with or without ".0"; else return None.
+    """Convert texts to Int64 if all are 64-bit integers, with or without ".0"; else, or if one is null, return None.
 
     If `where` is given, a warning with this prefix says how many texts had a decimal point.
     """
@@ -95,7 +95,7 @@ def whole_texts(texts: pl.Series, where: str = "") -> pl.Series | None:
 
 
 def _integers_of_texts(texts: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
-    """Convert decimal numbers to integers; returns other texts unchanged, raises a DataError for fractions."""
+    """Convert texts of decimal numbers (`7.0`) to integers; return other texts. Raises a DataError for fractions."""
     if len(texts) == 0 or texts.null_count() or texts.str.contains(INTEGER).all():
         return texts
     gap = texts.is_in(MISSING_VALUES)
@@ -129,7 +129,7 @@ def _trimmed(series: pl.Series, where: str, entity: str, row_location: Callable[
 
 
 def _decoded(series: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
-    """Decode bytes as UTF-8."""
+    """Decode bytes as UTF-8; raises a DataError for other bytes."""
     bad = pl.Series([value is not None and not is_utf8(value) for value in series], dtype=pl.Boolean)
     if bad.any():
         problem = "is not UTF-8 text; write the ids as texts, for instance in hexadecimal"
@@ -138,7 +138,7 @@ def _decoded(series: pl.Series, where: str, entity: str, row_location: Callable[
 
 
 def _without_fraction(series: pl.Series, where: str, entity: str, row_location: Callable[[int], str]) -> pl.Series:
-    """Convert decimal numbers to integers; a warning counts them."""
+    """Convert numbers without a fraction to integers; a warning counts them. Raises a DataError for other numbers."""
     if series.dtype.is_float():
         series = series.fill_nan(None)  # missing values of pandas and NumPy
         bad = (series != series.floor()) | series.is_infinite() | (series.abs() >= 2.0**53)
@@ -160,7 +160,7 @@ def _warn_decimals(number: int, where: str, entity: str) -> None:
 def _from_objects(
     series: pl.Series, string_ids: bool, where: str, entity: str, row_location: Callable[[int], str]
 ) -> pl.Series:
-    """Convert Python objects to a column of one type."""
+    """Convert Python objects to a column of one type; raises a DataError for a mix of types."""
     values = [None if value is None or value != value else value for value in series]  # NaN is not equal to itself
     kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values if value is not None}
 

@@ -20,6 +20,6 @@ DISLIKE = "dislike"  # in the column of splits: a pair with a weight of 0 or les
 
 
 def unused_name(name: str, columns: Collection[str]) -> str:
-    """An unused column name derived from `name`: `item_`, `item_2`, …"""
+    """Return a name like `name` that is not among `columns`: `item_`, else `item_2`, `item_3`, …"""
     names = itertools.chain([f"{name}_"], (f"{name}_{number}" for number in itertools.count(2)))
     return next(one for one in names if one not in columns)

@@ -24,7 +24,7 @@ LABELS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2
 
 
 def is_split_by_time(info: Mapping[str, Any]) -> bool:
-    """Whether the split of a dataset with this `info` keeps the order of time.
+    """Return whether a dataset with this `info` was split by time, with the latest interactions in the test.
 
     >>> is_split_by_time({"split": {"method": "leave_last_out"}}), is_split_by_time({"split": {"method": "random"}})
     (True, False)
@@ -33,7 +33,7 @@ def is_split_by_time(info: Mapping[str, Any]) -> bool:
 
 
 def split_method(info: Mapping[str, Any]) -> str | None:
-    """The name of the method by which a dataset with this `info` was split; None if no split is recorded.
+    """Return the method by which a dataset with this `info` was split ("label": a given split); None if not recorded.
 
     >>> split_method({"split": {"method": "temporal", "seed": 0}})
     'temporal'
@@ -63,13 +63,14 @@ def split_labels(
             "cold_items": `held_out` of the items, half of them valid and half test; pairs follow their item;
             "none": everything is train.
         users, items: `(E,)` int64.
-        timestamps: `(E,)` int64. Pairs of a user with equal timestamps are in the order given, except in
-            "global_time" and at the cut of "global_time_last", where pairs with equal timestamps stay together.
+        timestamps: `(E,)` int64, or None if the method needs none. Pairs of a user with equal timestamps are in the
+            order given, except in "global_time" and at the cut of "global_time_last", where they stay together.
         seed: seed of "random" and "cold_items".
         held_out: the share to hold out, half of it valid.
 
     Raises:
-        DataError: the method is unknown, timestamps are missing, or there are too few data to split.
+        DataError: the method is unknown, `held_out` is not between 0 and 1, timestamps are missing, or there are too
+            few data to split.
     """
     if not 0 < held_out < 1:
         raise DataError(f"the share held out is {held_out}; it must be between 0 and 1")
@@ -97,9 +98,9 @@ def split_labels(
 def held_counts(n: np.ndarray, held_out: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Return how many pairs of users with `n` `(U,)` pairs become validation pairs, and how many test pairs.
 
-    Of users with three pairs or more, but never all pairs:
+    For users with three pairs or more:
 
-        held = max(2, ⌊held_out·n⌋)
+        held = min(n - 1, max(2, ⌊held_out·n⌋))
         valid = ⌊held/2⌋
         test = held - valid
 
@@ -162,7 +163,7 @@ def _cut(timestamps: np.ndarray, share: float) -> np.integer:
 
 
 def _nonempty(labels: np.ndarray, method: str) -> np.ndarray:
-    """Return the labels of a split by one cut in time; raises a DataError if train, valid or test has no pair."""
+    """Return `labels`; raise a DataError if a split by one cut in time leaves train, valid or test without a pair."""
     sizes = np.bincount(labels, minlength=3)
     if not sizes.all():
         raise DataError(
@@ -176,7 +177,10 @@ def _cold_items(items: np.ndarray, rng: np.random.Generator, held_out: float) ->
     distinct = np.unique(items)
     n_held = max(2, int(np.floor(held_out * len(distinct) + 1e-9)))
     if n_held >= len(distinct):
-        raise DataError(f"split 'cold_items' holds out {n_held} of {len(distinct)} items: none is left for training")
+        raise DataError(
+            f"split 'cold_items' holds out {n_held} of {len(distinct)} items: none is left for training;"
+            " use another split"
+        )
     labels = np.zeros(int(items.max()) + 1, dtype=np.int8)
     held = rng.permutation(distinct)[:n_held]
     labels[held[: n_held // 2]] = 1

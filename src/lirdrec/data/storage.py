@@ -41,15 +41,16 @@ ITEM_ROWS = 8192  # rows per row group of the item table; readers of a range loa
 
 
 def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write a prepared folder atomically; its parents are created.
+    """Write a dataset as a prepared folder, which appears when it is complete; return the path of the folder.
 
     Args:
         dataset: a `Dataset` or its parts.
-        folder: the folder to write.
+        folder: the folder to write; its parents are created.
         overwrite: replace an existing folder, but only if it contains a prepared dataset and nothing else.
 
     Raises:
-        RunFolderError: the folder exists already, or cannot be written (disk full, no permission).
+        RunFolderError: the folder is not empty and may not be replaced, or cannot be written (disk full, no
+            permission).
         DataError: `dataset.info` or the item table has a value that JSON or Parquet cannot represent.
     """
     with atomic_folder(folder, overwrite, (FORMAT,), EXTRA) as temporary:
@@ -58,7 +59,7 @@ def write(dataset: DatasetParts, folder: str | Path, overwrite: bool = False) ->
 
 
 def read(folder: str | Path, verify: bool = False) -> DatasetParts:
-    """Read a prepared folder; the features stay on disk, memory-mapped.
+    """Read the parts of a dataset from a prepared folder; the features stay on disk, memory-mapped.
 
     `verify` also checks the checksums of the feature matrices (reads all their bytes); the checksums of other files and
     all sizes are always checked. Raises a RunFolderError if a file is missing, damaged, or from a newer version.
@@ -108,10 +109,11 @@ def _read(folder: Path, verify: bool) -> DatasetParts:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Read the manifest of a prepared folder: `format_version`, `name`, `counts`, `features`, `info`, `files`.
+    """Read the manifest of a prepared dataset: `format_version`, `name`, `counts`, `features`, `info`, `files`.
 
-    `files` maps relative names to `{"bytes": …, "sha256": …}`. Raises a RunFolderError if there is no manifest, or if
-    it is damaged or from a newer version.
+    The manifest is a JSON file in the folder of the dataset. Its `files` maps relative names to
+    `{"bytes": …, "sha256": …}`. Raises a RunFolderError if there is no manifest, if it is damaged or from a newer
+    version, or if the folder holds something else than a dataset.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -132,7 +134,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
-    """Return the first entry of a dataset's manifest that is missing or of a wrong type, or None."""
+    """Return the key of the first entry of a dataset's manifest that is missing or of a wrong type, or None."""
     for key, kind in (("name", str), ("info", dict), ("features", dict), ("counts", dict)):
         if not isinstance(manifest.get(key), kind):
             return key
@@ -151,7 +153,7 @@ def _wrong_entry(manifest: Mapping[str, Any]) -> str | None:
 
 
 def check_files(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
-    """Compare a prepared dataset with its manifest; raise a RunFolderError if a file is missing or was changed.
+    """Compare the files of a prepared dataset with its manifest; raise a RunFolderError if one is missing or changed.
 
     Of feature matrices only the sizes are compared, unless `verify` is true.
     """
@@ -207,7 +209,7 @@ def _write(dataset: DatasetParts, folder: Path) -> None:
 
 
 def write_item_table(table: pl.DataFrame, path: Path) -> None:
-    """Write the item table in row groups that can be read separately; DataError for types that Parquet cannot hold."""
+    """Write the item table in row groups that can be read separately; raises a DataError for types not in Parquet."""
     try:
         table.write_parquet(path, row_group_size=ITEM_ROWS)
     except pl.exceptions.PolarsError as error:
@@ -217,7 +219,7 @@ def write_item_table(table: pl.DataFrame, path: Path) -> None:
 
 
 def interactions(dataset: DatasetParts) -> pl.DataFrame:
-    """The table of all pairs: user row, item row and split; the split of a dislike is "dislike".
+    """Return the table of all pairs: user row, item row and split; the split of a dislike is "dislike".
 
     The table has timestamps if every split with pairs has timestamps, and weights if at least one split has weights.
     """
@@ -238,7 +240,7 @@ def interactions(dataset: DatasetParts) -> pl.DataFrame:
 
 
 def matrix_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """The header of an npy file, for matrices written in blocks."""
+    """Return the header of an npy file, for a matrix that is then written in blocks."""
     header = io.BytesIO()
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, description)
@@ -246,7 +248,7 @@ def matrix_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def write_matrix(values: np.ndarray, path: Path, keep: np.ndarray | None = None) -> None:
-    """Write an npy file in blocks, so that a memory map is never loaded completely. `keep` `(I,)` bool selects rows."""
+    """Write a matrix (only the rows in the mask `keep` `(I,)`) as an npy file, in blocks, to need little memory."""
     n_rows = len(values) if keep is None else int(keep.sum())
     with path.open("wb") as file:
         file.write(matrix_header(values.dtype, (n_rows, *values.shape[1:])))
@@ -261,8 +263,9 @@ _verified: set[tuple[object, ...]] = set()  # states of the files that this proc
 def verify_features(dataset: DatasetParts, names: Collection[str] | None = None) -> None:
     """Compare the feature files of a dataset that was loaded from a prepared folder with their checksums.
 
-    Each file is read once in a process, unless it has changed since. Features in memory are not checked. `names` are
-    the names of the matrices to check; None: all. Raises a RunFolderError that names a missing or changed file.
+    Each file is read once in a process, unless it has changed since. Features in memory, and datasets without a folder,
+    are not checked. `names` are the names of the matrices to check; None: all. Raises a RunFolderError that names a
+    missing or changed file.
     """
     mapped = [name for name, matrix in dataset.features.items() if isinstance(matrix.values, np.memmap)]
     wanted = [name for name in mapped if names is None or name in names]

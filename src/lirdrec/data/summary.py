@@ -15,7 +15,7 @@ HIDDEN = 4 * EMBEDDING_SIZE
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
-    """Compute statistics of a dataset, JSON-able.
+    """Return statistics of a dataset, JSON-able.
 
     Keys:
         name, info: as of the dataset.
@@ -75,7 +75,7 @@ def _weights(weights: np.ndarray | None) -> dict[str, float] | None:
 
 
 def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
-    """Count how often each degree (number of pairs) occurs, in bins of doubling width: 0, 1, 2-3, 4-7, 8-15 …
+    """Count how many users (or items) have 0, 1, 2-3, 4-7, 8-15 … pairs; `degrees` is the number of pairs of each.
 
     Returns:
         `bins`: list of `{"from": a, "to": b, "count": n}` with both ends included, up to the largest degree;
@@ -101,7 +101,7 @@ def training_memory(n_users: int, n_items: int, n_pairs: int, dims: list[int]) -
     `K = M+1` branches of the model, vectors of `e = 64` numbers, hidden layers of `h = 4e`, `L = 3` layers and `k = 10`
     neighbors, the sum of
 
-    - features and their DCT: `2·I·D`
+    - features and their cosine transform (DCT): `2·I·D`
     - parameters with gradient and Adam's two moments: `4·(K·U·e + 2·D·h + K·h·e)`
     - hidden layers of the branches and their gradients: `2·K·I·h`
     - node states of each layer, the read-out, and the same for gradients: `2·(L+2)·N·K·e`

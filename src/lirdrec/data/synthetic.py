@@ -37,7 +37,7 @@ def make_synthetic_dataset(
     folder: str | Path | None = None,
     name: str = "planted",
 ) -> Dataset:
-    """Make a synthetic dataset whose features predict the interactions; raises a DataError for impossible sizes.
+    """Make a synthetic dataset whose features predict the interactions; raises a DataError for impossible numbers.
 
     An item's features in each modality are the center of its group (standard normal) plus `noise` times standard
     normal. A user likes up to three groups; an interaction is an item of one of them or, with probability `off_taste`,
@@ -55,7 +55,7 @@ def make_synthetic_dataset(
         off_taste: share of the draws that ignore the user's groups.
         split: "random", "cold_items" or "none"; with timestamps also by time.
         timestamps: whether the interactions have times, in random order.
-        folder, name: a folder for the matrices, which are then memory-mapped `NAME.npy`; the name of the dataset.
+        folder, name: the folder of the matrices, memory-mapped `MODALITY.npy` (None: in memory); name of the dataset.
     """
     _check_sizes(n_users, n_items, n_pairs, groups)
     # one random stream per purpose: features of a seed do not depend on the number of pairs
@@ -87,7 +87,7 @@ def _streams(seed: int, number: int) -> list[np.random.Generator]:
 
 
 def _timed(pairs: Interactions, seed: int) -> Interactions:
-    """Give the pairs times in random order; the random numbers are from a separate stream."""
+    """Return the pairs with times in random order; the random numbers are from a separate stream."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(99,)))
     return Interactions(pairs.users, pairs.items, rng.permutation(len(pairs)))
 
@@ -95,13 +95,14 @@ def _timed(pairs: Interactions, seed: int) -> Interactions:
 def _check_sizes(n_users: int, n_items: int, n_pairs: int, groups: int) -> None:
     if n_pairs > n_users * n_items // 2 or n_pairs < n_users or not 0 < groups <= n_items:
         raise DataError(
-            f"planted: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups are not possible;"
-            " there must be a pair per user, at most half of all possible pairs, and at most as many groups as items"
+            f"synthetic dataset: {n_pairs} pairs of {n_users} users and {n_items} items in {groups} groups are not"
+            " possible; there must be a pair per user, at most half of all possible pairs, and at most as many groups"
+            " as items"
         )
 
 
 def _new_matrix(shape: tuple[int, int], dtype: Any, path: Path | None) -> np.ndarray:
-    """A matrix in memory or, with a path, memory-mapped from a new file."""
+    """Make a matrix without values, in memory or, with a path, memory-mapped from a new file."""
     if path is None:
         return np.empty(shape, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,9 @@ def _presence(
 ) -> dict[str, np.ndarray]:
     for name, share in missing.items():
         if name not in dims or not 0 <= share < 1:
-            raise DataError(f"planted: missing {name!r} = {share}; give a modality and a share from 0 to below 1")
+            raise DataError(
+                f"synthetic dataset: missing {name!r} = {share}; give a modality and a share from 0 to below 1"
+            )
     present = {name: rng.random(n_items) >= missing.get(name, 0.0) for name in dims}
     if present:
         first = next(iter(present.values()))

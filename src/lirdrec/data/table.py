@@ -56,11 +56,11 @@ class Table:
     row_location: Callable[[int], str] = describe_row
 
     def first_bad_row(self, bad: pl.Series) -> str:
-        """The location of the first true row of a mask."""
+        """Return the location of the first row in the mask `bad`, such as "line 7"."""
         return self.row_location(int(bad.arg_true()[0]))
 
     def require_columns(self, columns: Sequence[str]) -> None:
-        """Raise a DataError if a column is missing; suggests a similar name."""
+        """Raise a DataError if a column is missing; the message suggests a similar name."""
         for column in columns:
             if column not in self.frame.columns:
                 similar = likely_column(column, self.frame.columns)
@@ -75,7 +75,7 @@ class Table:
 
 
 def select_rows(table: Table, keep: pl.Series, skipped: int = 0) -> Table:
-    """Select the rows of a table by a mask, and add `skipped` to its number of skipped rows."""
+    """Return the table with the rows in the mask `keep`, and with `skipped` added to its number of skipped rows."""
     if keep.all():
         return table
     rows = keep.arg_true()
@@ -88,9 +88,9 @@ def select_rows(table: Table, keep: pl.Series, skipped: int = 0) -> Table:
 
 
 def join_tables(parts: Sequence[Table], columns: Sequence[str], source: str) -> Table:
-    """Concatenate the `columns` of tables; the location of a row then includes the name of its file.
+    """Return one table with the `columns` and rows of all tables; locations of rows then include the name of the file.
 
-    Raises a DataError if a column is missing in one of them, or has another type than in the others.
+    Raises a DataError if a column is missing in one of them, or has different types that are not all numbers.
     """
     for part in parts:
         part.require_columns(columns)
@@ -119,7 +119,7 @@ def join_tables(parts: Sequence[Table], columns: Sequence[str], source: str) -> 
 
 
 def likely_column(requested: str, columns: Sequence[str]) -> str | None:
-    """The most likely column for `requested`: equal up to case and underscores, a common synonym, or a similar name."""
+    """Return the column most like `requested`: equal but for case, blanks and `_`, a synonym, or similar; or None."""
     plain = {column: _normalize(column) for column in columns}
     wanted = _normalize(requested)
     synonyms = next((names for text in OTHER_NAMES.values() if wanted in (names := text.split())), [])
@@ -132,7 +132,7 @@ def likely_column(requested: str, columns: Sequence[str]) -> str | None:
 
 
 def column_of_ids(frame: pl.DataFrame, ids: pl.Series) -> tuple[str, int] | None:
-    """The column that contains most of the distinct ids, and their number; None if no column contains half of them."""
+    """Return the column with the most of the distinct ids, and their number; None if no column has half of them."""
     wanted = ids.cast(pl.String).unique()
     counts = {
         column.name: int(wanted.is_in(column.cast(pl.String).unique().implode()).sum())

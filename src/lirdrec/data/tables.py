@@ -96,7 +96,7 @@ def read_table(
 
 
 def _read_parts(parts: Sequence[Part], layout: TextFormat, keys: Sequence[str] | None, where: str) -> Table:
-    """Read the files of one table; files without rows are ignored."""
+    """Read the files of one table as one; files without rows are ignored. Raises a DataError if the columns differ."""
     tables = [_with_folder_columns(_read_file(part.path, layout, None, keys), part, parts) for part in parts]
     tables = [table for table in tables if table.frame.height] or tables[:1]
     columns = tables[0].frame.columns
@@ -130,7 +130,7 @@ def _warn_text_columns(table: Table, id_column: str) -> None:
 
 
 def _mostly_numbers(values: pl.Series) -> bool:
-    """Whether nearly all values are numbers in some notation; codes with a leading 0 do not count."""
+    """Return whether nearly all values are numbers in some notation; False if one begins with a 0, as codes do."""
     known = values.drop_nulls()
     if not len(known) or known.str.contains(LEADING_ZERO).any():
         return False
@@ -156,7 +156,7 @@ def _read_file(path: Path, layout: TextFormat, text: str | None, keys: Sequence[
 
 
 def _with_folder_columns(table: Table, part: Part, parts: Sequence[Part]) -> Table:
-    """Add the columns that the folder names of a part define; integers become numbers unless the table is text."""
+    """Add the columns that the folder names of a part define; integers become numbers unless it is a text file."""
     frame = table.frame
     for name, value in part.values.items():
         every = pl.Series([other.values.get(name) for other in parts], dtype=pl.String)
@@ -184,7 +184,7 @@ def _is_spreadsheet(path: Path) -> bool:
 
 
 def read_columnar(path: Path, kind: str) -> pl.DataFrame:
-    """Read a file, possibly compressed, in a format of `detect_table_format`; raises a DataError if it is damaged.
+    """Read a file, possibly compressed, in the format `kind`, such as "Parquet"; raises a DataError if it is damaged.
 
     Uses pyarrow, since polars aborts the process on some damaged files.
     """

@@ -18,12 +18,12 @@ TITLES = (
 
 
 def title_column(table: pl.DataFrame) -> str | None:
-    """The name of the column of an item table that holds the titles, or None if there is none."""
+    """Return the name of the column of an item table that holds the titles, or None if there is none."""
     return named_title(table.columns)
 
 
 def named_title(columns: Iterable[str]) -> str | None:
-    """Detect the title column by its name; None if there is none.
+    """Return which of the columns holds titles, by its name (title, name, product_name …); None if none does.
 
     A nested key `product.name` counts as `product_name`. If no name matches, a nested key `….title` is used if there is
     only one.
@@ -37,7 +37,7 @@ def named_title(columns: Iterable[str]) -> str | None:
 
 
 def column_named(name: str, table: pl.DataFrame) -> str | None:
-    """Find a column by its name; for the name "title", also a title column with another name. None if there is none.
+    """Return the name of a column; for the name "title", also of a title column with another name. None: no such one.
 
     >>> column_named("title", pl.DataFrame({"product_name": ["cup"]}))
     'product_name'
@@ -48,7 +48,7 @@ def column_named(name: str, table: pl.DataFrame) -> str | None:
 
 
 def is_title(name: str) -> bool:
-    """Whether a column with this name can contain titles."""
+    """Return whether a column with this name can contain titles."""
     return named_title([name]) is not None
 
 
@@ -57,7 +57,7 @@ def _plain(name: str) -> str:
 
 
 def titles(table: pl.DataFrame) -> pl.Series | None:
-    """The titles `(I,)` as strings, null for items without a title; None if there is no title column."""
+    """Return the titles `(I,)` as strings, null for items without a title; None if there is no title column."""
     name = title_column(table)
     return None if name is None else as_title(table[name])
 

@@ -22,16 +22,16 @@ def commit(
     entries: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
     gone: Collection[str] = (),
 ) -> None:
-    """Replace files and the manifest of a prepared folder atomically.
+    """Add, replace and remove files of a prepared folder, and change its manifest: all of this or nothing.
 
     Args:
         folder: a prepared folder.
-        files: name in the manifest → the finished file, on the same disk; it is moved.
+        files: name in the manifest → the finished new file, on the same disk; it is moved into the folder.
         entries: function from the current manifest to the changed entries, for instance `features` and `info`.
         gone: names of the files to remove; unknown names are ignored.
 
     Raises:
-        RunFolderError: `folder` is not a prepared dataset, or it cannot be written.
+        RunFolderError: `folder` is not a prepared dataset, cannot be written, or is being changed by another process.
         DataError: `entries` returns a value that JSON cannot represent.
     """
     folder = Path(folder)
@@ -54,7 +54,7 @@ def commit(
 
 
 def recover(folder: str | Path) -> None:
-    """Complete an interrupted change of the folder, if any; raises a RunFolderError if the folder cannot be written."""
+    """Complete an interrupted change of a prepared folder, if any; raises a RunFolderError as `commit` does."""
     folder = Path(folder)
     read_manifest(folder)
     with dataset_lock(folder):
@@ -63,7 +63,7 @@ def recover(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def dataset_lock(folder: Path) -> Iterator[None]:
-    """Lock a prepared folder while it is changed; raises a RunFolderError if another process is changing it."""
+    """Lock a prepared folder during a `with` block; raises a RunFolderError if another process is changing it."""
     lock = folder_lock(
         folder / SWITCHING,
         lambda owner: f"{folder}: another process{owner} is changing this dataset at the moment; try again later",

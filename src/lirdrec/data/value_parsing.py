@@ -57,7 +57,7 @@ def parse_number_values(table: Table, column: str) -> pl.Series:
 
 
 def _candidate_formats(text: str) -> tuple[str, str]:
-    """The two possible formats, day first and month first, of a text such as `15.04.2024 16:32`."""
+    """Return the two possible formats, day first and month first, of a text such as `15.04.2024 16:32`."""
     match = re.match(r"([0-9]+[-/.][0-9]+[-/.][0-9]+)(.*)", text, re.DOTALL)
     assert match is not None  # the callers have found such a date
     date, clock = match.groups()
@@ -95,10 +95,11 @@ def parse_times(table: Table, column: str, time_format: str | None = None) -> np
 def parse_time_values(table: Table, column: str, time_format: str | None = None) -> pl.Series:
     """Parse a column of times to Int64; null where a value is missing or not a time.
 
-    Integers are kept. Numbers with fractions are seconds or, if they are large, milliseconds; they and dates become
-    microseconds since 1970 (UTC unless the text has a time zone). Texts are dates with the year first, optionally with
-    a time of day; dates with the day or the month first need a `time_format` of `datetime.strptime`, such as
-    "%d/%m/%Y %H:%M". Raises a DataError if the column does not contain times.
+    A `time_format` of `datetime.strptime`, such as "%d/%m/%Y %H:%M", reads texts and integers. Without it, integers are
+    kept, also if they are texts. Numbers with fractions are seconds or, if they are large, milliseconds. Other texts
+    must be dates with the year first, optionally with a time of day. Dates and numbers with fractions become
+    microseconds since 1970 (UTC unless the text has a time zone). Raises a DataError if the column does not contain
+    times.
     """
     series = table.frame[column]
     if time_format is not None and (series.dtype == pl.String or series.dtype.is_integer()):
@@ -117,9 +118,10 @@ def parse_time_values(table: Table, column: str, time_format: str | None = None)
 
 
 def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows without a usable user, item, or (if the config reads it) rating, time, weight or event; count them.
+    """Return the table without rows that lack a user, item or needed rating, time, weight or event; and their number.
 
-    Raises a DataError that names the row if no row is left, or if the config does not skip bad rows and an id is bad.
+    If the config does not skip bad rows, only the ids are checked, and a bad id raises a DataError that names its row.
+    Also raises a DataError if no row is left.
     """
     problems = _bad_ids(table, config.user, USER, config) | _bad_ids(table, config.item, ITEM, config)
     if config.bad_rows == "error":
@@ -136,12 +138,12 @@ def drop_bad_rows(table: Table, config: PreprocessingConfig) -> tuple[Table, int
 
 
 def drop_bad_items(items: Table, config: PreprocessingConfig) -> tuple[Table, int]:
-    """Drop rows of an item table without an id; also return their number. Raises as `drop_bad_rows` does."""
+    """Return the item table without rows that lack an id, and their number. Raises errors as `drop_bad_rows` does."""
     return _drop_bad_rows(items, _bad_ids(items, config.items_column, ITEM, config))
 
 
 def _bad_ids(table: Table, column: str, entity: str, config: PreprocessingConfig) -> dict[str, pl.Series]:
-    """Find problems in a column of ids: problem → mask of rows; raises a DataError unless the config skips bad rows."""
+    """Find bad ids of a column: problem → mask of rows. Raises a DataError for one unless they are to be skipped."""
     ids = table.frame[column]
     missing, control = is_missing_id(ids), has_control_characters(ids)
     problems = {f"no {entity} id": missing, f"a control character in the {entity} id": control}
@@ -178,7 +180,7 @@ def _drop_bad_rows(table: Table, problems: dict[str, pl.Series]) -> tuple[Table,
 
 
 def _value_error(table: Table, column: str, bad: pl.Series, expected: str) -> DataError:
-    """The error for the first bad value of a column."""
+    """Return the error for the first bad value of a column."""
     value = table.frame[column][int(bad.arg_true()[0])]
     is_empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
     location = table.first_bad_row(bad)

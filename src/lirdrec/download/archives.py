@@ -19,15 +19,16 @@ _ENCRYPTED = 0x1
 def unpack(archive: Path, folder: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> list[str]:
     """Unpack an archive into an empty folder.
 
-    If one folder of the archive contains all of its files, that folder is left out. All names are checked before
-    anything is written. The sizes that the archive states are not trusted: unpacking stops at `max_bytes`.
+    If one top folder of the archive contains all files, they are unpacked without it, directly into `folder`. All names
+    are checked before anything is written. The sizes that the archive states are not trusted: unpacking stops at
+    `max_bytes`.
 
     Returns:
-        The names of the files, with forward slashes.
+        The names of the unpacked files below `folder`, with forward slashes.
 
     Raises:
-        DownloadError: the file is not a zip archive, is damaged, encrypted or too large, or contains a link or a name
-            that leads out of the folder.
+        DownloadError: the file is not a zip archive, is damaged, encrypted or too large, has more than `max_files`
+            files, or contains a link, a name twice, or a name that leads out of the folder.
         RunFolderError: the folder cannot be written.
     """
     try:
@@ -78,6 +79,8 @@ def _extract(file: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, left: in
             while block := source.read(1 << 20):
                 n += len(block)
                 if n > left:
-                    raise DownloadError(f"{where}: the unpacked files are larger than the limit of bytes")
+                    raise DownloadError(
+                        f"{where}: the unpacked files are larger than the size limit; unpacking stopped"
+                    )
                 target.write(block)
     return n

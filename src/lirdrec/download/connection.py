@@ -37,7 +37,7 @@ class DownloadError(LirdrecError):
     Args:
         message: the reason.
         passing: whether another try may succeed.
-        wait: seconds to wait before it.
+        wait: seconds to wait before the next try, if the server says it.
     """
 
     def __init__(self, message: str, passing: bool = False, wait: float | None = None):
@@ -46,12 +46,14 @@ class DownloadError(LirdrecError):
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the IP addresses of a host."""
+    """Return the IP addresses of a host; raises an OSError if it is unknown."""
     return list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet; an IPv4 address inside an IPv6 address is checked, too.
+    """Return whether an IP address belongs to the public internet.
+
+    An IPv6 address that contains an IPv4 address is public if the IPv4 address is. Other texts are not public.
 
     >>> [is_public(address) for address in ("93.184.216.34", "10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254")]
     [True, False, False, False]
@@ -95,12 +97,12 @@ class Response:
 
     @property
     def n_bytes(self) -> int | None:
-        """Length of the content; None if the server does not send it."""
+        """Length of the content in bytes; None if the server does not send it."""
         text = self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() else None
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the content in blocks; raise a DownloadError if it ends too early."""
+        """Yield the content in blocks; raise a DownloadError if it ends too early or the connection breaks."""
         n = 0
         try:
             while block := self._raw.read1(BLOCK):
@@ -116,7 +118,7 @@ class Response:
 def get(
     url: str, headers: Mapping[str, str] | None = None, network: Network | None = None, seconds: float | None = None
 ) -> Iterator[Response]:
-    """Open an address with GET, and follow redirects; the response has the status 200, 206 or 416.
+    """Request a web address with GET for a `with` block, and follow redirects. The response has status 200, 206 or 416.
 
     Args:
         url: address with http or https.
@@ -125,8 +127,8 @@ def get(
         seconds: time limit for the request and the content together; None for no limit.
 
     Raises:
-        DownloadError: the address is not usable or is private, or the status is another one. It is `passing` for an
-            error of the network or the server.
+        DownloadError: the address is not usable or is private, the status is another one, or the time is over. The
+            error is `passing` (another try may succeed) if the network or the server caused it.
     """
     network = network or Network()
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -149,7 +151,7 @@ def get(
 
 @contextlib.contextmanager
 def _ended_at(deadline: float | None, connection: http.client.HTTPConnection, url: str) -> Iterator[None]:
-    """Context manager that breaks the connection at the deadline, even if the server still sends data slowly."""
+    """Break the connection at the deadline, even if the server still sends data slowly, and raise a DownloadError."""
     if deadline is None:
         yield
         return
@@ -217,7 +219,7 @@ def _connected(parts: SplitResult, network: Network, url: str) -> Iterator[http.
 def _wrapped(
     sock: socket.socket, parts: SplitResult, host: str, port: int, network: Network, url: str
 ) -> http.client.HTTPConnection:
-    """Return a connection on an open socket, encrypted for https."""
+    """Return an HTTP connection on an open socket, encrypted for https."""
     connection = http.client.HTTPConnection(host, port, timeout=network.timeout)
     if parts.scheme == "https":
         connection.default_port = _PORTS["https"]  # so that the header Host does not contain the port
@@ -266,7 +268,10 @@ def _wait(response: Response) -> float | None:
 
 
 def tries(n: int, network: Network, attempt: Callable[[], Any]) -> Any:
-    """Return the result of `attempt`; after a `passing` error call it again, `n` times at most, with growing pauses."""
+    """Call `attempt` until it succeeds, `n` times at most, with growing pauses; return its result.
+
+    The last DownloadError is raised, and each one that is not `passing`.
+    """
     for index in range(n):
         try:
             return attempt()

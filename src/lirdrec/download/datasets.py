@@ -37,7 +37,7 @@ class PublishedDataset:
         name: name for `lirdrec download`.
         title: short description.
         source: the page that describes the dataset.
-        digests: who recorded the digests.
+        digests: who recorded the digests (checksums of the files).
         next: command to use after the download; FOLDER stands for the folder.
         files: the files to download.
     """
@@ -57,7 +57,7 @@ class PublishedDataset:
 
     @property
     def checked(self) -> bool:
-        """Whether the digests of all files are known."""
+        """Whether the digests of all files are known, so that a download is checked."""
         return all(file.checked for file in self.files)
 
 
@@ -68,7 +68,7 @@ class Downloaded:
     Attributes:
         folder: the folder of the dataset.
         digests: name of a file → SHA-256.
-        unchecked: names of the files whose digest was not known before.
+        unchecked: names of the files that were not checked, because their digest was not known before.
         next: command to use now.
     """
 
@@ -80,7 +80,7 @@ class Downloaded:
 
 @cache
 def table() -> Mapping[str, PublishedDataset]:
-    """Return the published datasets by name."""
+    """Return the published datasets: name → dataset."""
     text = resources.files("lirdrec.download").joinpath("datasets.toml").read_text(encoding="utf-8")
     return {name: _dataset(name, entry) for name, entry in tomllib.loads(text).items()}
 
@@ -102,7 +102,7 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> PublishedDataset:
 
 
 def find(name: str) -> PublishedDataset:
-    """Return the published dataset of a name; raise a ConfigError if there is none."""
+    """Return the published dataset with a name; raise a ConfigError if there is none."""
     datasets = table()
     if name not in datasets:
         hint = suggest_name(name, datasets, f"choose one of {', '.join(datasets)}")
@@ -128,7 +128,7 @@ def download(
         folder: target folder; it must be empty or missing.
         digests: name of a file → the SHA-256 that it must have, instead of the recorded digest.
         network: how hosts are reached.
-        progress: show bars on the error stream.
+        progress: show progress bars on the error stream.
 
     Raises:
         ConfigError: there is no such dataset or file, or a digest is not a SHA-256.
@@ -180,13 +180,13 @@ def _with_digests(published: PublishedDataset, digests: Mapping[str, str]) -> li
 def _fetch(file: RemoteFile, work: Path, network: Network | None, progress: bool) -> Path:
     total = (file.bytes or 0) // 1000
     if not total:
-        log.info("%s: its size is not known", file.name)
+        log.info("%s: its size is not known, so there is no progress bar", file.name)
     with progress_bar(file.name, total, 0, progress and total > 0, unit="kB") as advance:
         return fetch(file, work, network, _in_kilobytes(advance))
 
 
 def _in_kilobytes(advance: Callable[[int], object]) -> Callable[[int], None]:
-    """Return a callback that takes numbers of bytes and passes complete kilobytes to `advance`."""
+    """Return a function that adds up numbers of bytes and calls `advance` with the numbers of new full kilobytes."""
     total = reported = 0
 
     def report(n: int) -> None:

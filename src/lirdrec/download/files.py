@@ -42,7 +42,7 @@ class RemoteFile:
 
     @property
     def checked(self) -> bool:
-        """Whether a digest is known."""
+        """Whether a digest is known, so that the download is checked."""
         return self.sha256 is not None or self.git_blob is not None
 
 
@@ -61,7 +61,8 @@ def fetch(
         file: the file to download.
         folder: the folder of unfinished work.
         network: how hosts are reached.
-        advance: called with the number of new bytes, or a negative number if the download starts again.
+        advance: called with the number of bytes that are there already and of new bytes; with a negative number if the
+            download starts again.
 
     Returns:
         The path of the complete file.
@@ -102,7 +103,7 @@ def fetch(
 
 
 def _fault(file: RemoteFile, path: Path) -> str | None:
-    """Return what is wrong with the content of a complete file; None if it is right."""
+    """Return what is wrong with the size or the digest of a complete file, in words; None if it is right."""
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:
         return f"has {size:,} bytes, not {file.bytes:,}"
@@ -152,7 +153,7 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
     def load(self) -> None:
-        """Download the rest of the file, or all of it, and append it to the content."""
+        """Download the rest of the file and append it to the content; or all, if the server cannot send the rest."""
         start = self.size
         if start and start == self.file.bytes:
             return
@@ -200,7 +201,7 @@ class _Part:
 
 
 def _continues(response: Response, start: int, size: int | None) -> bool:
-    """Whether a response is the rest of the file from byte `start`."""
+    """Return whether a response is the rest of the file from byte `start`."""
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", "").strip())
     if response.status != 206 or match is None or int(match[1]) != start:
         return False
@@ -208,7 +209,7 @@ def _continues(response: Response, start: int, size: int | None) -> bool:
 
 
 def _version(response: Response) -> str | None:
-    """Return a header that changes when the file changes: a strong ETag, else the date of its last change."""
+    """Return a header that changes when the file changes: a strong ETag, else the date of its last change, or None."""
     tag = response.headers.get("etag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("last-modified")
 

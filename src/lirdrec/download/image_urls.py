@@ -70,8 +70,9 @@ def download_images(
 ) -> ImagesResult:
     """Download one image for each item into the file `folder/ITEM.jpg` (or .png …, depending on the content).
 
-    Items that have an image in the folder are left out, so the same call resumes, and tries failed images again. A file
-    appears when it is complete. Only public addresses are opened (see `connection`).
+    Items that have an image in the folder are left out, so the same call resumes, and tries failed images again. An
+    image that cannot be downloaded raises no error: the result and `problems.csv` in the folder list it. A file appears
+    when it is complete. Only public addresses are opened (see `connection`).
 
     Args:
         source: a table (CSV, JSON, Parquet …) or a prepared dataset.
@@ -81,7 +82,7 @@ def download_images(
         concurrency: number of images that are downloaded at once.
         max_bytes: largest size of an image.
         network: how hosts are reached.
-        progress: show a bar on the error stream.
+        progress: show a progress bar on the error stream.
 
     Raises:
         ConfigError: a number is out of range.
@@ -91,7 +92,7 @@ def download_images(
     if not 1 <= concurrency <= 256:
         raise ConfigError(f"{option_name('concurrency')} is {concurrency}; it must be from 1 to 256")
     if max_bytes < 1:
-        raise ConfigError(f"the limit of an image is {max_bytes} bytes; it must be 1 or more")
+        raise ConfigError(f"the largest size of an image is {max_bytes} bytes; it must be 1 or more")
     table = _addresses(Path(source), item, column)
     folder, network = Path(folder), network or Network()
     with folder_lock(folder, lambda owner: f"{folder}: another process{owner} downloads to it; wait until it ends"):
@@ -113,7 +114,7 @@ def download_images(
 
 
 def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
-    """Read the id and the address of each item; the address is empty if there is none."""
+    """Read the id and the address of each item, once per item; the address is empty if there is none."""
     if source.is_dir() and (source / MANIFEST).is_file():
         rows = ItemRows(source)
         rows.need(column)
@@ -133,7 +134,12 @@ def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
     pairs = pairs.filter(pl.col("item").is_not_null()).with_columns(pl.col("url").fill_null(""))
     twice = pairs.filter(pl.col("item").is_duplicated())["item"].unique(maintain_order=True)
     if len(twice):
-        log.warning("%s: %s with several rows: %s; the first address is used", source, len(twice), describe_ids(twice))
+        log.warning(
+            "%s: %s items with several rows: %s; the first address of each is used",
+            source,
+            len(twice),
+            describe_ids(twice),
+        )
         pairs = pairs.sort(pl.col("url") == "", maintain_order=True).unique("item", keep="first", maintain_order=True)
     return list(pairs.iter_rows())
 
@@ -141,7 +147,7 @@ def _addresses(source: Path, item: str, column: str) -> list[tuple[str, str]]:
 def _in_threads(
     fetch: partial[str | None], wanted: list[tuple[str, str]], concurrency: int
 ) -> Iterator[tuple[str, str, str | None]]:
-    """Call `fetch(item, url)` in threads; when one ends, yield the item, the url, and the problem or None."""
+    """Call `fetch(item, url)` in threads; when a call ends, yield its item, its url, and the problem or None."""
     rest = iter(wanted)
     stop = threading.Event()
     with ThreadPoolExecutor(concurrency) as pool:
@@ -162,7 +168,7 @@ def _in_threads(
 
 
 def _fetch(name: str, url: str, folder: Path, max_bytes: int, network: Network, stop: threading.Event) -> str | None:
-    """Download one image; return the problem, or None if there is none."""
+    """Download one image into the folder; return the problem in words, or None if there is none."""
     if (fault := _bad_name(name)) is not None:
         return fault
     try:

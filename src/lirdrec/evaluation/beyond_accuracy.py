@@ -31,12 +31,13 @@ Vectors = Callable[[Tensor], tuple[Tensor, Tensor]]  # item rows (n,) → vector
 
 @dataclass(frozen=True)
 class Catalog:
-    """What the metrics beyond accuracy know about the items.
+    """Facts about the items that the metrics beyond accuracy need.
 
     Attributes:
         popularity: `(I,)` int64, number of training users of each item.
         n_users: number of users with a training interaction.
-        vectors: modality → function from item rows `(n,)` to vectors `(n, d)` and whether they exist; for diversity.
+        vectors: modality → function from item rows `(n,)` to features `(n, d)` and whether the items have them, `(n,)`
+            bool; for diversity.
     """
 
     popularity: Tensor
@@ -45,7 +46,7 @@ class Catalog:
 
     @classmethod
     def of(cls, seen: Histories, n_items: int, vectors: Mapping[str, Vectors] | None = None) -> Catalog:
-        """Make the catalog from training histories.
+        """Make the catalog from `seen`, the training items of each user.
 
         >>> histories = Histories(torch.tensor([0, 1, 1]), torch.tensor([2, 2, 0]), n_users=3)
         >>> catalog = Catalog.of(histories, n_items=4)
@@ -57,7 +58,10 @@ class Catalog:
 
     @cached_property
     def groups(self) -> Tensor:
-        """Group `(I,)` int64 of each item: 0 head, 1 middle, 2 tail; items of equal popularity in order of row."""
+        """The group `(I,)` int64 of each item: 0 head, 1 middle, 2 tail (see the top of the file).
+
+        Items of equal popularity are taken in the order of their rows, so they can be in different groups.
+        """
         order = self.popularity.argsort(descending=True, stable=True)
         ordered = self.popularity[order].double()
         before = (ordered.cumsum(0) - ordered) / ordered.sum().clamp(min=1)
@@ -67,7 +71,7 @@ class Catalog:
 
 
 def check_catalog(names: Sequence[str], catalog: Catalog | None) -> None:
-    """Raise a ConfigError for diversity without features."""
+    """Raise a ConfigError if the metric names contain "diversity" and the catalog has no features of items."""
     if "diversity" in names and (catalog is None or not catalog.vectors):
         raise ConfigError(
             "metric 'diversity' compares the features of items, but the dataset has no features; leave it out"
@@ -77,7 +81,9 @@ def check_catalog(names: Sequence[str], catalog: Catalog | None) -> None:
 def list_values(
     items: Tensor, users: Tensor, seen: Histories, catalog: Catalog, names: Sequence[str], cutoffs: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Return `name@k` → values `(B,)` float64, one for each user; NaN for users without a value.
+    """Compute metrics beyond accuracy of recommendation lists.
+
+    Returns `name@k` → values `(B,)` float64, one for each user; NaN for users without a value, such as an empty list.
 
     Args:
         items: `(B, K)` int64 recommended item rows, best first; -1 where a list is shorter. `K ≥ max(cutoffs)`.
@@ -124,7 +130,10 @@ def list_values(
 
 
 def _diversity(items: Tensor, filled: Tensor, catalog: Catalog) -> Tensor:
-    """Return the mean of 1 - cosine over all pairs of items that have the same modality, `(B,)`; NaN without a pair."""
+    """Return the mean `(B,)` of 1 - cosine over all pairs of a list's items and the modalities that both items have.
+
+    It is NaN for a list without such a pair.
+    """
     unique, position = items.unique(return_inverse=True)
     cosines = torch.zeros(len(items), dtype=torch.float64, device=items.device)
     n_pairs = torch.zeros_like(cosines)
@@ -143,7 +152,10 @@ def _diversity(items: Tensor, filled: Tensor, catalog: Catalog) -> Tensor:
 
 
 def _calibration(listed: Tensor, filled: Tensor, users: Tensor, seen: Histories, groups: Tensor) -> Tensor:
-    """Return the KL divergence `(B,)` float64 of the groups of a list `(B, k)` from those of the training items."""
+    """Return KL(p ‖ q) `(B,)` float64: p are the shares of the three groups among the user's training items.
+
+    q are their shares in the list, whose groups are `listed` `(B, k)`, mixed with 1 % of p.
+    """
     owner, items = seen.pairs(users)
     p = torch.zeros(len(users), 3, dtype=torch.float64, device=users.device)
     p.index_put_((owner, groups[items]), torch.ones(len(owner), dtype=p.dtype, device=p.device), accumulate=True)
@@ -165,8 +177,8 @@ def auc(
 ) -> Tensor:
     """Return the area under the ROC curve of each user, `(B,)` float64.
 
-    This is the share of pairs (relevant item, other item) that are in the right order. Equal scores count one half. It
-    is NaN if every ranked item is relevant.
+    This is the share of pairs (relevant item, other item) in which the relevant item has the higher score. Equal scores
+    count one half. It is NaN if all ranked items, or none, are relevant.
 
     Args:
         scorer: gives the scores.

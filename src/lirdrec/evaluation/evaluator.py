@@ -1,9 +1,9 @@
 """All-ranking evaluation: rank all items for every user with held-out items, and average the metrics over the users.
 
 The items of the user's history are left out of the ranking (masked), unless `mask_seen` is off. The history has the
-training items. Validation items are not in it, not even in the test (ALGORITHM: the protocol of the released code).
-After a split by time they are, because the test is later than the validation (`test_history`). Users without a history
-are left out.
+training items. If the dataset was split by time, the history of the test has the validation items, too, because they
+are earlier than the test (`test_history`). After other methods of splitting it has only the training items, even in
+the test (ALGORITHM: the protocol of the released code). Users without a history are left out.
 
 `evaluate` takes a recommender and a dataset; `scorer_evaluation.py` evaluates a scorer against a `GroundTruth`.
 """
@@ -59,7 +59,7 @@ DEFAULT_CUTOFFS = (10, 20)
 
 
 class HasScorer(Protocol):
-    """The part of a recommender that `evaluate` uses."""
+    """The attributes of a recommender that `evaluate` needs."""
 
     scorer: Scorer
     users: IdMap
@@ -72,12 +72,13 @@ class Metrics:
 
     Attributes:
         values: "recall@20" → mean over the users.
-        n_users: users that were ranked for.
-        per_user: a polars frame with a row per user (user, one column per metric), if requested.
-        intervals: "recall@20" → 95 % bootstrap interval of the mean over the users, if requested.
-        breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if requested. Items in five groups of
-            equal size by training users, and users in five groups by training items; the metrics of an item group count
-            only its own relevant items.
+        n_users: number of users that items were ranked for.
+        per_user: a polars frame with a row per user (user, one column per metric), if requested; else None.
+        intervals: "recall@20" → 95 % bootstrap interval of the mean over the users, if requested; else {}.
+        breakdown: "popularity" and "activity" → rows {"group", "n", metric …}, if requested; else {}. "popularity" has
+            five groups of items by their number of training users, "activity" five groups of users by their number of
+            training items. The groups have about equal sizes. The metrics of an item group count only its own items as
+            relevant.
         protocol: by which history users were known, and whether the items of the history were left out.
 
     >>> evaluate(recommender, dataset, k=5)["recall@5"] <= 1
@@ -116,7 +117,7 @@ def evaluate(
     intervals: bool = False,
     memory_limit: int | None = None,
 ) -> Metrics:
-    """Rank all items for every user of a split of the dataset, and average the metrics over the users.
+    """Rank all items for every user with a history and interactions in a split; return metrics, averaged over users.
 
     Args:
         recommender: its ids may be in another order than the dataset's; ids that it does not know are left out. Items
@@ -134,8 +135,8 @@ def evaluate(
         memory_limit: bytes for a block of scores; None: 64 MiB, on a GPU 1 GiB.
 
     Raises:
-        ConfigError: an unknown metric, a cut-off below 1 or beyond the candidates.
-        DataError: nothing is held out.
+        ConfigError: a bad option or metric, a cut-off below 1 or beyond the candidates, diversity without features.
+        DataError: nothing is held out, no item is cold, or test_target="last" without timestamps.
 
     >>> metrics = evaluate(recommender, dataset, "test", k=10)
     >>> 0 <= metrics["recall@10"] <= 1
@@ -177,12 +178,15 @@ def per_user_frame(ids: IdMap, users: Tensor, result: EvaluationResult) -> pl.Da
 
 
 def intervals_of(result: EvaluationResult) -> dict[str, tuple[float, float]]:
-    """Return the 95 % bootstrap interval of every mean over users."""
+    """Return metric → the 95 % bootstrap interval of its mean over the users, from the values of each user."""
     return bootstrap_intervals({name: values.cpu().numpy() for name, values in result.per_user.items()})
 
 
 def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
-    """Make the catalog of the items, by rows of `items`; an item that the dataset does not have has no features."""
+    """Make the catalog (popularity and features) of a recommender's items, in the order of their ids `items`.
+
+    `seen` has the training items of each user. An item that the dataset does not have has no features.
+    """
     rows, device = torch.from_numpy(dataset.items.rows(items.series)), seen.items.device
 
     def vectors_of(matrix: FeatureMatrix) -> Vectors:
@@ -198,7 +202,7 @@ def make_catalog(items: IdMap, dataset: Dataset, seen: Histories) -> Catalog:
 
 
 def _only_unseen(recommender: HasScorer, dataset: Dataset, split: str) -> Dataset:
-    """Return `unseen_part` of the dataset; warn if the run was trained on held-out interactions."""
+    """Return the dataset of `unseen_part`; warn if the run was trained on interactions that are held out in `split`."""
     if getattr(recommender, "info", {}).get("refit"):
         log.warning("the run was trained on all interactions, %s included, so these metrics are not valid", split)
     dataset, n_moved = unseen_part(recommender, dataset)
@@ -215,10 +219,10 @@ def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict
     """Move the held-out interactions that a continued run was trained on to the training interactions.
 
     A run that continued an earlier one (`fit(..., warm_start=...)`) may have been trained on interactions that are held
-    out now. For other runs the dataset is returned as it is.
+    out now. For other runs and for refits the dataset is returned as it is.
 
     Returns:
-        The dataset, and the number of interactions moved from "valid" and from "test".
+        The dataset, and the numbers of interactions that were moved from "valid" and from "test", or {}.
     """
     train, info = getattr(recommender, "train", None), getattr(recommender, "info", {})
     if train is None or not info.get("warm_start") or info.get("refit"):
@@ -229,7 +233,7 @@ def unseen_part(recommender: HasScorer, dataset: Dataset) -> tuple[Dataset, dict
 def _ground_truth(
     recommender: HasScorer, dataset: Dataset, split: str, candidates: str, protocol: EvaluationProtocol
 ) -> tuple[Scorer, GroundTruth]:
-    """Return the scorer, with the queries of the protocol, and the ground truth, as rows of the recommender."""
+    """Return the scorer that represents users as the protocol requires, and the ground truth in the scorer's rows."""
     scorer = recommender.scorer
     stored_on = next(iter(scorer.tensors().values())).device
     device = scorer.queries(torch.zeros(1, dtype=torch.int64, device=stored_on)).device
@@ -253,12 +257,14 @@ def _ground_truth(
         cold = item_rows[np.setdiff1d(np.arange(dataset.n_items), dataset.train.items)]
         ranked = torch.from_numpy(cold[cold >= 0])
         if not len(ranked):
-            raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair")
+            raise DataError(f"{dataset.name}: there are no cold items: every item has a training pair; rank all items")
     ranked = None if ranked is None else ranked.to(device)
     n_users = len(recommender.users)
     truth = GroundTruth.from_pairs(pairs(*protocol.splits), pairs(split), n_users, candidates=ranked)
     if not len(truth.users):
-        raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
+        raise DataError(
+            f"{dataset.name}: the {split} split has no user to rank for: no user has interactions in it and a history"
+        )
     # for split="train", training items are the relevant ones
     truth = replace(truth, masked=protocol.mask_seen and split != "train")
     if protocol.test_history == "train":
@@ -267,8 +273,8 @@ def _ground_truth(
     if protocol.queries == "trained":
         n_untrained = int((truth.training.counts()[truth.users] == 0).sum())
         log.warning(
-            "this model makes no queries from histories: in the test users are known by their training interactions"
-            " only%s",
+            "this model cannot use histories that are longer than in the training: in the test, users are known by"
+            " their training interactions only%s",
             f"; {n_untrained:,} users have none, so their vectors are not trained" if n_untrained else "",
         )
         return scorer, truth
@@ -277,7 +283,10 @@ def _ground_truth(
 
 
 def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarray) -> Tensor | None:
-    """Return the rows of all items except those that were added after training and are not in the dataset; or None."""
+    """Return the item rows to rank if some items were added after training and are not in the dataset: all others.
+
+    Logs a warning in this case. Returns None if there are no such items.
+    """
     n_items = len(recommender.items)
     n_trained = getattr(recommender, "n_trained_items", n_items)
     added = np.setdiff1d(np.arange(n_trained, n_items), item_rows)
@@ -292,9 +301,9 @@ def _without_added(recommender: HasScorer, dataset: Dataset, item_rows: np.ndarr
 
 
 def _fitting(cutoffs: tuple[int, ...], n_ranked: int) -> tuple[int, ...]:
-    """Return the cut-offs that are below the number of ranked items, or else half of this number.
+    """Return the default cut-offs that are below the number of ranked items; if there are none, half of this number.
 
-    A list of all items would always have all relevant items. The largest cut-off may equal the number, though.
+    A list of all ranked items would always have all relevant items. Only the largest cut-off may equal the number.
     """
     fitting = tuple(k for k in cutoffs if k < n_ranked or k == n_ranked == max(cutoffs))
     return fitting or (max(1, n_ranked // 2),)

@@ -39,10 +39,11 @@ RANK, SCORE = "rank", "score"
 
 @dataclass(frozen=True)
 class ExternalLists:
-    """Recommendation lists of users, as rows of a dataset.
+    """Recommendation lists of users, in the row numbers of a dataset.
 
     Attributes:
-        items: `(U, K)` int64 item rows, best first; -1: no item, or one that the dataset does not know.
+        items: `(U, K)` int64 item rows, best first, a list for each user of the dataset; -1: no item, or one that the
+            dataset does not know.
         source: where they were read, for messages.
     """
 
@@ -60,16 +61,16 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
     """Read lists from a table with the columns user, item, and rank (1 is best) or score (the highest is best).
 
     Users that the dataset does not know are left out; an item that it does not know keeps its place and counts as a
-    miss. Items that a user has in training are removed, as they are for every model. Warnings count all of these
-    rows.
+    miss. Items that a user has in training are removed, as they are for every model, and the items after them move up.
+    Warnings give the numbers of such rows.
 
     Args:
         path: CSV, TSV, Parquet or any other table that `lirdrec.data.tables.read_table` reads.
         dataset: gives the ids and the training interactions.
 
     Raises:
-        DataError: a column is missing; a rank or score is missing or no number; an item occurs twice in a list; no user
-            is known.
+        DataError: a column is missing; a rank or score is missing or is not a number; an item occurs twice in a list;
+            no user is known.
     """
     table = read_table(path)
     by = RANK if RANK in table.frame.columns or SCORE not in table.frame.columns else SCORE
@@ -113,19 +114,22 @@ def _warn_unknown(source: str, dataset: Dataset, users: np.ndarray, items: np.nd
             f"{source}: none of its users is in {dataset.name}; check that the ids are written in the same way"
         )
     if (lost := int((users < 0).sum())) > 0:
-        log.warning("%s: %s left out, of users that are not in %s", source, pluralize(lost, "row"), dataset.name)
+        log.warning("%s: %s left out, since the user is not in %s", source, pluralize(lost, "row"), dataset.name)
     if (missed := int(((users >= 0) & (items < 0)).sum())) > 0:
         rows = pluralize(missed, "row")
-        log.warning("%s: %s of items that are not in %s; they count as misses", source, rows, dataset.name)
+        log.warning("%s: %s with an item that is not in %s; they count as misses", source, rows, dataset.name)
 
 
 def _matrix(users: np.ndarray, items: np.ndarray, by: np.ndarray, dataset: Dataset, source: str) -> ExternalLists:
-    """Make lists of the rows, without the training items of each user."""
+    """Make the lists from rows of the table: user rows, item rows, and keys `by` in ascending order.
+
+    Training items of the user are removed, with a warning.
+    """
     train = dataset.train.users.astype(np.int64) * dataset.n_items + dataset.train.items
     seen = (items >= 0) & np.isin(users * dataset.n_items + items, train) & (users >= 0)
     if seen.any():
         count = pluralize(int(seen.sum()), "row")
-        log.warning("%s: %s with items that the user has in training removed, as for every model", source, count)
+        log.warning("%s: %s removed, since the user has the item in training; as for every model", source, count)
     keep = (users >= 0) & ~seen
     users, items, by = users[keep], items[keep], by[keep]
     order = np.lexsort((items, by, users))
@@ -148,7 +152,7 @@ def evaluate_external(
     per_user: bool = False,
     intervals: bool = False,
 ) -> Metrics:
-    """Compute the metrics of lists, as `evaluate` does for a model with these lists.
+    """Compute the metrics of recommendation lists, as `evaluate` does for a model that recommends these lists.
 
     For a user without a list, all relevant items count as misses. Items of the history by which the protocol knows a
     user are removed from the lists, as for every model.
@@ -162,7 +166,7 @@ def evaluate_external(
 
     Raises:
         ConfigError: auc, which needs the scores of all items; a cut-off beyond the longest list; another split.
-        DataError: nothing is held out.
+        DataError: nothing is held out, or test_target="last" without timestamps.
     """
     names = default_metrics(dataset) if metrics is None else metrics_of_lists(metrics)
     if split not in ("valid", "test"):
@@ -178,7 +182,9 @@ def evaluate_external(
     if protocol.test_history != "train":
         truth = replace(truth, trained=Histories(*train, dataset.n_users))
     if not len(truth.users):
-        raise DataError(f"{dataset.name}: the {split} split has no user to rank for")
+        raise DataError(
+            f"{dataset.name}: the {split} split has no user to rank for: no user has interactions in it and a history"
+        )
     _warn_missing(lists, truth, cutoffs)
     blocks = ((users, torch.from_numpy(lists.items[users.numpy()])) for users in truth.users.split(4096))
     catalog = make_catalog(dataset.items, dataset, truth.training) if set(names) & set(BEYOND) else None
@@ -193,20 +199,20 @@ def _pairs(part: Interactions) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _without_history(lists: ExternalLists, history: Interactions, n_items: int) -> ExternalLists:
-    """Remove the items of the history from the lists; the items after them move up."""
+    """Remove the items of each user's history from the lists, with a warning; the items after them move up."""
     rows = np.arange(len(lists.items))[:, None]
     keys = history.users.astype(np.int64) * n_items + history.items
     seen = (lists.items >= 0) & np.isin(rows * n_items + lists.items, keys)
     if not seen.any():
         return lists
     count = pluralize(int(seen.sum()), "row")
-    log.warning("%s: %s with items of the user's history removed, as for every model", lists.source, count)
+    log.warning("%s: %s removed, since the item is in the user's history; as for every model", lists.source, count)
     order = np.argsort(seen, axis=1, kind="stable")
     return ExternalLists(np.take_along_axis(np.where(seen, -1, lists.items), order, axis=1), lists.source)
 
 
 def metrics_of_lists(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of metrics of lists, each once.
+    """Check the names of metrics for lists, and return each once, by the name under which it is stored.
 
     Raises:
         ConfigError: an unknown metric; auc, which needs the scores of all items.
@@ -219,12 +225,12 @@ def metrics_of_lists(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def default_metrics(dataset: Dataset) -> tuple[str, ...]:
-    """Return all metrics of lists; diversity only if the dataset has features."""
+    """Return the names of all metrics that lists can have; diversity only if the dataset has features."""
     return DEFAULT_METRICS + tuple(name for name in BEYOND if name != "diversity" or dataset.features)
 
 
 def fitting_cutoffs(lists: ExternalLists, k: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the cut-offs `k`; None: 10 and 20, if the longest list has so many places, or else its length.
+    """Return the cut-offs `k`. For None these are 10 and 20, as far as the longest list reaches, or else its length.
 
     Raises:
         ConfigError: a cut-off below 1 or beyond the longest list.
@@ -242,9 +248,11 @@ def _warn_missing(lists: ExternalLists, truth: GroundTruth, cutoffs: Sequence[in
     lengths = lists.lengths[truth.users.numpy()]
     n, absent, short = len(lengths), int((lengths == 0).sum()), int(((lengths > 0) & (lengths < max(cutoffs))).sum())
     if absent:
-        log.warning("%s: %d of %d users have no list; all their items count as misses", lists.source, absent, n)
+        log.warning(
+            "%s: %d of %d users have no list; all their held-out items count as misses", lists.source, absent, n
+        )
     if short:
         log.warning(
-            "%s: %d of %d users have fewer than %d items; the missing ones count as misses",
+            "%s: %d of %d users have lists of fewer than %d items; the missing places count as misses",
             *(lists.source, short, n, max(cutoffs)),
         )

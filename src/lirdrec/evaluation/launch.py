@@ -16,13 +16,15 @@ from lirdrec.ranking.top_k import MEMORY_LIMIT, Quota, block_rows, ranked
 class LaunchMetrics:
     """Recall@k of known and of new items, as means over the users who have such items in the ground truth.
 
+    A mean without users is 0.
+
     Attributes:
         known: recall of known items, ranked among all items.
         alone: recall of new items, ranked among new items only.
         among: recall of new items, ranked among all items.
         together: recall of known and new items together, ranked among all items.
-        share: share of all list places that new items get.
-        demand: share of the ground truth that is on new items.
+        share: share of the places of all users' lists that new items get.
+        demand: share of the held-out interactions that are with new items.
     """
 
     known: float

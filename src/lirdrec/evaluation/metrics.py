@@ -1,4 +1,4 @@
-"""Ranking metrics computed from a hit matrix, on its device."""
+"""Ranking metrics, computed from a matrix that says which recommended items are relevant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIASES = {"hit_rate": "hit"}
 
 
 def canonical_metric(name: str) -> str:
-    """Return the name by which a metric is stored: `"hit_rate"` → `"hit"`, `"hit_rate@10"` → `"hit@10"`."""
+    """Return the name under which results have a metric: `"hit_rate"` → `"hit"`, `"hit_rate@10"` → `"hit@10"`."""
     base, separator, cutoff = name.partition("@")
     return ALIASES.get(base, base) + separator + cutoff
 
@@ -32,10 +32,10 @@ def check_metrics(names: Sequence[str], known: Sequence[str] = ALL_METRICS) -> N
 
 
 def split_name(metric: str) -> tuple[str, int]:
-    """Split a metric into its name and its cut-off: `"recall@20"` → `("recall", 20)`.
+    """Split the metric that chooses the best epoch into its name and its cut-off: `"recall@20"` → `("recall", 20)`.
 
     Raises:
-        ConfigError: the metric has another form, or cannot choose the best epoch.
+        ConfigError: the metric has another form, or is not one of `SELECTING`, which may choose the best epoch.
     """
     match = re.fullmatch(r"([a-z]+)@([1-9][0-9]{0,17})", metric)
     if match is None:
@@ -46,7 +46,7 @@ def split_name(metric: str) -> tuple[str, int]:
 
 
 def per_user_metrics(hits: Tensor, relevant: Tensor, names: Sequence[str], cutoffs: Sequence[int]) -> dict[str, Tensor]:
-    """Return `name@k` → values `(B,)` float64, one for each user.
+    """Compute accuracy metrics of recommendation lists: `name@k` → values `(B,)` float64, one for each user.
 
     Args:
         hits: `(B, K)` bool, whether the item at each rank is relevant; `K ≥ max(cutoffs)`.
@@ -89,7 +89,7 @@ def per_user_metrics(hits: Tensor, relevant: Tensor, names: Sequence[str], cutof
 
 
 def list_metrics(counts: Tensor, popularity: Tensor, name: str) -> float:
-    """Compute a metric of all recommended lists together.
+    """Compute one number that describes the recommended lists of all users together.
 
     Args:
         counts: `(c,)` int64, number of times each candidate item was recommended.

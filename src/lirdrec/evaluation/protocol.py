@@ -40,7 +40,8 @@ class EvaluationProtocol:
         test_target: the relevant interactions: "all" of the test, or each user's "last". The test interactions before
             the last one then count as validation interactions.
         mask_seen: whether the items of this history are left out of the ranking.
-        queries: "trained", the queries of the training, or "histories", queries from the longer history.
+        queries: what represents the users: "trained", as after the training, or "histories", computed from the longer
+            history.
     """
 
     test_history: TestHistory = "train"
@@ -50,7 +51,7 @@ class EvaluationProtocol:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that the history consists of."""
+        """The names of the splits whose interactions the history has, such as ("train", "valid")."""
         return tuple(self.test_history.split("+"))
 
     def to_json(self) -> dict[str, Any]:
@@ -104,7 +105,11 @@ def protocol_of(
 
 
 def check_protocol(test_history: str | None, test_target: str | None, split: str = "test") -> None:
-    """Raise a ConfigError for an unknown history or target, or one that only the test can have, for another split."""
+    """Check the options `test_history` and `test_target` of an evaluation on `split`; None is always accepted.
+
+    Raises:
+        ConfigError: a value is unknown, or it is only for the test and `split` is another one.
+    """
     for name, value, choices in (
         ("test_history", test_history, TEST_HISTORIES),
         ("test_target", test_target, TEST_TARGETS),
@@ -112,11 +117,11 @@ def check_protocol(test_history: str | None, test_target: str | None, split: str
         if value not in (None, *choices):
             raise ConfigError(f"{option_text(name, value)}: choose one of {', '.join(choices)}")
         if split != "test" and value not in (None, choices[0]):
-            raise ConfigError(f"{option_text(name, value)}: is for the test, not for the split '{split}'")
+            raise ConfigError(f"{option_text(name, value)}: this is for the test only, not for the split '{split}'")
 
 
 def with_last_target(dataset: Dataset) -> Dataset:
-    """Keep only each user's last test interaction in the test; earlier test interactions are moved to valid.
+    """Return the dataset with only each user's last test interaction in the test; earlier ones are moved to valid.
 
     Raises:
         DataError: the test interactions have no timestamps.
@@ -124,7 +129,8 @@ def with_last_target(dataset: Dataset) -> Dataset:
     test = dataset.test.oldest_first()
     if test.timestamps is None:
         raise DataError(
-            f"{dataset.name}: the last test interaction of a user is known only with timestamps, but there are none"
+            f"{dataset.name}: the last test interaction of a user is known only with timestamps, but there are none;"
+            " use all test interactions (test_target)"
         )
     last = last_places(test.users)
     valid = Interactions.concatenate([dataset.valid, test.take(np.delete(np.arange(len(test)), last))])
@@ -132,7 +138,10 @@ def with_last_target(dataset: Dataset) -> Dataset:
 
 
 def takes_histories(recommender: Any) -> bool:
-    """Return whether queries can be made from histories: the model serves new users, or its queries are histories."""
+    """Return whether a recommender can represent its users by other histories than in the training.
+
+    This is so if its model serves new users, or represents users by their histories anyway.
+    """
     if isinstance(recommender.scorer, ItemWeightScorer):
         return True
     if not isinstance(recommender.scorer, VectorScorer):  # a mix of several models
@@ -143,7 +152,7 @@ def takes_histories(recommender: Any) -> bool:
 
 
 class HistoryScorer(Scorer):
-    """A scorer for which `make` gives the queries of some users, from longer histories; all else is as in `scorer`.
+    """A scorer in which some users have longer histories, from which `make` gives their queries; else as `scorer`.
 
     Args:
         scorer: gives the scores, and the queries of the other users.

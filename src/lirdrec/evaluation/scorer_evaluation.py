@@ -36,8 +36,9 @@ class GroundTruth:
         relevant: the held-out items of all users.
         seen: the items of the history of all users.
         candidates: `(c,)` int64 items to rank, or None for all.
-        masked: whether what the user has seen is left out of the ranking.
-        trained: training items of all users, if `seen` has more items; they give the popularity of items.
+        masked: whether the user's `seen` items are left out of the ranking.
+        trained: the training items of all users if `seen` has more items than these, else None; for the popularity of
+            items.
     """
 
     users: Tensor
@@ -56,7 +57,10 @@ class GroundTruth:
     def from_pairs(
         cls, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], n_users: int, **rest: Tensor | None
     ) -> GroundTruth:
-        """Make the ground truth from `(users, items)` pairs; users without a training pair are left out."""
+        """Make the ground truth from `(users, items)` pairs of the histories (`train`) and of the held-out part.
+
+        Users without a pair in one of the two are left out. With `candidates`, so are held-out pairs of other items.
+        """
         seen, candidates = Histories(*train, n_users), rest.get("candidates")
         if candidates is not None:
             keep = torch.isin(held_out[1], candidates)
@@ -77,7 +81,7 @@ class EvaluationResult:
 
     Attributes:
         values: metric → mean over the users.
-        per_user: metric → `(n,)` float64, a value for each of `GroundTruth.users`; {} unless requested.
+        per_user: metric → `(n,)` float64, a value for each of `GroundTruth.users`; {} unless requested with `keep`.
     """
 
     values: dict[str, float]
@@ -94,7 +98,9 @@ def evaluate_scorer(
     memory_limit: int | None = None,
     catalog: Catalog | None = None,
 ) -> EvaluationResult:
-    """Compute metrics of a scorer, by rows instead of ids; for `evaluate`, and for the validation after each epoch.
+    """Rank items with a scorer and compute the metrics, by rows instead of ids.
+
+    `evaluate` calls this function, and so does the validation after each epoch.
 
     Args:
         scorer: ranks the users of `truth`.
@@ -136,7 +142,7 @@ def evaluate_lists(
     keep: bool = False,
     catalog: Catalog | None = None,
 ) -> EvaluationResult:
-    """Compute metrics of ranked lists of item rows; AUC, which needs the scores of all items, is left out.
+    """Compute metrics of ranked lists of item rows. The name "auc" is ignored, since AUC needs the scores of all items.
 
     Args:
         lists: blocks of users `(b,)` int64 and their items `(b, K)` int64, best first, -1 if a list is shorter; `K ≥
@@ -181,7 +187,7 @@ def evaluate_lists(
 
 
 def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
-    """Return an int64 key for each pair of a user and a relevant item, sorted."""
+    """Return the key user · `n_items` + item of each pair of a user and a relevant item, int64, sorted."""
     owner, items = relevant.pairs(users)
     return (users[owner] * n_items + items).sort().values
 
@@ -189,9 +195,9 @@ def _keys(relevant: Histories, users: Tensor, n_items: int) -> Tensor:
 def by_popularity(
     scorer: Scorer, truth: GroundTruth, names: Sequence[str], cutoffs: Sequence[int], memory_limit: int | None = None
 ) -> Rows:
-    """Compute the metrics of each fifth of the items, by their number of training users.
+    """Return a row of metrics for each fifth of the items, in the order of their number of training users.
 
-    All items are ranked, but only the items of the fifth are relevant.
+    All items are ranked, but only the items of the fifth are relevant. A fifth without relevant items has no row.
     """
     degree = torch.bincount(truth.training.items, minlength=scorer.n_items)
     group = _fifths(degree)
@@ -213,7 +219,10 @@ def by_popularity(
 
 
 def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
-    """Return the mean metrics of each fifth of the evaluated users, by their number of training items."""
+    """Return a row of mean metrics for each fifth of the evaluated users, in the order of their training items' number.
+
+    `per_user` has the metrics of each user (`EvaluationResult.per_user`).
+    """
     degree = truth.training.counts()[truth.users]
     group = _fifths(degree)
     rows: Rows = []
@@ -226,7 +235,7 @@ def by_activity(truth: GroundTruth, per_user: Mapping[str, Tensor]) -> Rows:
 
 
 def _fifths(degree: Tensor) -> Tensor:
-    """Return the group 0 … 4 of each entry, by its rank; entries of equal degree are in one group."""
+    """Return the group 0 … 4 of each entry, by the rank of its degree; entries of equal degree are in one group."""
     rank = torch.searchsorted(degree.sort().values, degree)  # entries strictly below
     return (rank * GROUPS // max(1, len(degree))).clamp(max=GROUPS - 1)
 

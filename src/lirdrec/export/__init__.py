@@ -1,1 +1,1 @@
-"""Export vectors to other search engines and the item encoder to other runtimes."""
+"""Export vectors for other search engines, and the item encoder for other runtimes (ONNX)."""

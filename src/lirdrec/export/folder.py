@@ -1,4 +1,4 @@
-"""Export a recommender to a folder for another search engine or runtime, in one atomic step."""
+"""Export a recommender to a folder, for another search engine or runtime: the folder appears only when complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ later. It is 1 for users, so that the inner product includes the offset.
 
 
 def check_kind(kind: str) -> None:
-    """Raise a ConfigError if there is no export of this kind."""
+    """Raise a ConfigError unless `kind` is one of `KINDS`."""
     if kind not in KINDS:
         raise ConfigError(f"no export to '{kind}'; {suggest_name(kind, KINDS, 'choose ' + ', '.join(KINDS))}")
 
@@ -58,11 +58,15 @@ def export(recommender: Recommender, kind: str, folder: str | Path, *, overwrite
         folder: the folder to create.
         overwrite: replace a folder, but only if it contains an export and nothing else.
 
+    Returns:
+        The folder.
+
     Raises:
         ConfigError: an unknown kind, or its library is not installed.
         CapabilityError: the model does not support this kind of export.
-        RunFolderError: the folder is not empty and `overwrite` is False, or it cannot be written. For "onnx": the
-            features that the run was trained with are missing.
+        RunFolderError: the folder is not empty and `overwrite` is False, contains other files, or cannot be written.
+            For "onnx": the features that the run was trained with are missing.
+        DataError: a vector has a number that is not finite.
     """
     check_kind(kind)
     folder = Path(folder)

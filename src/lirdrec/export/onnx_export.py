@@ -8,8 +8,9 @@ float32, with rows of zeros for items without them.
 - `item_vector.onnx` does the same as `Model.add_items` for items that are added one by one. It also contains the
   features and the smoothed vectors (`item_smoothed_l`) of the catalog at export time, finds the nearest items of each
   new item, and returns `vector` `(n, D)` and `branches`. Items of the same call are not neighbors of each other. If
-  the run's `NewItemEncoder` does so, the vector is mixed with the vectors of the nearest trained items. The columns of
-  content follow, as in the exported vectors. The offset of new items' scores is in the metadata.
+  the run's `NewItemEncoder` mixes the vectors of new items with the vectors of the nearest trained items, the graph
+  does this, too. If the model has content vectors (principal components of the features), they are the last columns of
+  `vector`. The metadata of the file contains the offset that is to be added to the scores of new items.
 
 A graph is built operator by operator; large tables are written block by block to a file beside it.
 """
@@ -60,14 +61,14 @@ class Graph:
         self._constants: list[Any] = []
 
     def add(self, operator: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any) -> Any:
-        """Add an operator; returns the name of its result, or several names."""
+        """Add an operator to the graph, and return the name of its result; with several `outputs`, a list of names."""
         name = name or f"{operator}_{len(self._nodes)}"
         names = [name] if outputs == 1 else [f"{name}_{number}" for number in range(outputs)]
         self._nodes.append(self._onnx.helper.make_node(operator, inputs, names, **attributes))
         return names[0] if outputs == 1 else names
 
     def constant(self, value: Any) -> str:
-        """Add an array to the .onnx file; floats become float32, integers int64."""
+        """Add an array to the .onnx file, and return its name; floats become float32, integers stay as they are."""
         array = np.array(value, order="C")
         if array.dtype.kind == "f":
             array = array.astype(np.float32)
@@ -76,7 +77,7 @@ class Graph:
         return name
 
     def table(self, shape: Sequence[int], blocks: Iterable[np.ndarray]) -> str:
-        """Add an array, given in blocks of rows, to the .bin file."""
+        """Add an array of this shape to the .bin file, and return its name; `blocks` are its rows, as float32."""
         name = f"constant_{len(self._constants)}"
         with self._tables.open("ab") as file:
             file.write(b"\0" * (-file.tell() % ALIGNED))
@@ -98,7 +99,7 @@ class Graph:
         doc: str,
         metadata: dict[str, str] | None = None,
     ) -> None:
-        """Write and check the file. Inputs and outputs are name → shape; a string in a shape is a variable length."""
+        """Write the .onnx file and check it. `inputs` and `outputs`: name → shape; a string is a variable length."""
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         ends = [[helper.make_tensor_value_info(n, kind, s) for n, s in side.items()] for side in (inputs, outputs)]
         graph = helper.make_graph(self._nodes, self._path.stem, *ends, self._constants, doc_string=doc)
@@ -144,10 +145,12 @@ users. So add it to the vectors of new items, too:
 
 
 def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write item_branches.onnx, item_vector.onnx and item_vector.bin; returns the text for README.txt.
+    """Write item_branches.onnx, item_vector.onnx and item_vector.bin; return the text for README.txt.
+
+    `vectors` only says whether the scores have offsets.
 
     Raises:
-        CapabilityError: the model is not LIRDRec, cannot add items, or the run is stripped.
+        CapabilityError: the model is not LIRDRec or cannot encode single items (dct="matrix"), or the run is stripped.
         ConfigError: onnx is not installed.
         RunFolderError: the features that the run was trained with are missing.
     """
@@ -185,7 +188,7 @@ def write_onnx(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
 class _Encoder:
     """Adds the computations of `LIRDRec.item_branches` and `LIRDRec.add_items` to a graph.
 
-    The methods return the names of the nodes that hold their results; the docstrings describe these results.
+    The docstrings describe the results that the graph computes; the methods return the names of these results.
     """
 
     def __init__(self, model: LIRDRec, graph: Graph):
@@ -218,7 +221,7 @@ class _Encoder:
         return side_by_side
 
     def _reduced(self, row: int, modality: str) -> str:
-        """The features of a modality, reduced to the columns that the branches read."""
+        """The features of a modality, reduced to the columns that the branches read (principal components)."""
         reduction = None if self.model.config.feature_columns is None else self.model.reductions[row]
         features = self.features[modality]
         if not isinstance(reduction, PCA):
@@ -238,8 +241,8 @@ class _Encoder:
     def vector(self, recommender: Recommender) -> None:
         """Add the item vector `(n, D)` to the graph.
 
-        It consists of the branches and the messages of the nearest items (Eq. 17), mixed with trained items, and the
-        content.
+        The branches and the messages of the nearest items (Eq. 17) are added, and the sum is mixed with the vectors of
+        trained items. The last columns are the content vectors (principal components of features), if there are any.
         """
         model, add = self.model, self.graph.add
         branches, first = self.branches(), model.layer_weights.numbers()[0]
@@ -312,7 +315,7 @@ class _Encoder:
         return str(add("Mul", direction, mix(self._along_columns("ReduceL2", content), length)))
 
     def _nearest_trained(self, modality: str, recommender: Recommender, k: int) -> tuple[str, str]:
-        """Rows `(n, k)` of the nearest trained items, and their weights `(n, k)`: the softmax of their cosines, or 0 if
+        """Row numbers `(n, k)` of the nearest trained items, and weights `(n, k)`: the softmax of the cosines, or 0 if
         the new item has no features of the modality."""
         graph, add = self.graph, self.graph.add
         n = recommender.n_trained_items
@@ -325,7 +328,7 @@ class _Encoder:
 
     def _neighbors(self, recommender: Recommender) -> list[tuple[str, str | None, str]]:
         """The new items' rows of the neighbor graph S. For each modality: the own weight of each item `(n, 1)`; the
-        rows of its neighbors `(n, k-1)`, or None without neighbors; and their weights `(n, k-1)`."""
+        row numbers of its neighbors `(n, k-1)`, or None without neighbors; and their weights `(n, k-1)`."""
         graph, add, weighing = self.graph, self.graph.add, self.model.weights
         n_near = min(self.model.config.n_neighbors - 1, recommender.n_items)
         counted = [m for m in self.model.modalities if weighing[m] > 0]  # the others have weight zero
@@ -379,7 +382,7 @@ class _Encoder:
         return str(self.graph.add("Div", x, norm))
 
     def _along_columns(self, operator: str, x: str) -> str:
-        """Apply an operator to axis 1; reductions keep the axis."""
+        """Apply an operator along axis 1; reductions keep this axis with length 1."""
         attributes: dict[str, Any] = {"keepdims": 1} if operator.startswith("Reduce") else {}
         return str(self.graph.add(operator, x, self.graph.constant([1]), **attributes))
 

@@ -74,7 +74,8 @@ NO_INDEX = "-- pgvector's indexes support at most {most:,} columns; these vector
 def write_pgvector(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
     """Write items.csv, users.csv, seen.csv (not for a stripped run), load.sql and index.sql.
 
-    Returns the text for README.txt.
+    Returns:
+        The text for README.txt.
     """
     items, users, train = item_columns(recommender), recommender.users.series.to_frame(USER), recommender.train
     embedding = EMBEDDING
@@ -123,7 +124,7 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _finite(value: Any) -> Any:
-    """Replace numbers that are not finite by None, since JSON cannot represent them."""
+    """Return a value of lists and dicts with None for each number that is not finite; JSON has no such numbers."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

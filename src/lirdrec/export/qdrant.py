@@ -75,7 +75,7 @@ client.close()
 
 
 def write_qdrant(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write items.jsonl, users.jsonl and load.py; returns the text for README.txt."""
+    """Write items.jsonl, users.jsonl and load.py, which loads them; return the text for README.txt."""
     users = recommender.users.series
     _write_points(folder / "items.jsonl", item_columns(recommender), recommender.items.series, vectors.items)
     _write_points(folder / "users.jsonl", users.to_frame(USER), users, vectors.users)

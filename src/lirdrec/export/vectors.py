@@ -71,7 +71,9 @@ class Vectors:
 
 
 def vectors_of(recommender: Recommender) -> Vectors:
-    """Return the vectors of a recommender; with a column of offsets if new items, added already or later, have offsets.
+    """Return the vectors of a recommender.
+
+    They have a column of offsets if added items have an offset, or would get one when they are added later.
 
     Raises:
         CapabilityError: the model scores without vectors.
@@ -99,10 +101,10 @@ def vectors_of(recommender: Recommender) -> Vectors:
 
 
 def item_columns(recommender: Recommender) -> pl.DataFrame:
-    """Convert the item table to types that other programs support.
+    """Return the item table with types that other programs support.
 
-    Categories, decimals, durations (ISO 8601) and integers beyond 64 bits become texts. Bytes, and lists and
-    structs of bytes, are dropped.
+    Categories, decimals, times of day, durations (ISO 8601) and integers beyond 64 bits become texts. Columns of bytes,
+    and of lists and structs with bytes, are left out.
     """
     table = recommender.item_table
     columns = []
@@ -124,21 +126,21 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def with_vectors(frame: pl.DataFrame, vectors: np.ndarray, name: str) -> Iterator[pl.DataFrame]:
-    """Yield the rows in blocks, with their vectors as the last column, a list of float32."""
+    """Yield blocks of the frame's rows with a last column `name`: the vector of each row, a list of float32."""
     for start in range(0, frame.height, BLOCK_ROWS):
         block = pl.Series(name, vectors[start : start + BLOCK_ROWS]).arr.to_list()
         yield frame[start : start + BLOCK_ROWS].with_columns(block.alias(name))
 
 
 def write_npy(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write users.npy, items.npy, users.parquet and items.parquet; returns the text for README.txt."""
+    """Write users.npy, items.npy, users.parquet and items.parquet; return the text for README.txt."""
     np.save(folder / "items.npy", vectors.items, allow_pickle=False)
     _write_users_and_tables(recommender, vectors, folder)
     return NPY_README
 
 
 def write_faiss(recommender: Recommender, vectors: Vectors, folder: Path) -> str:
-    """Write items.faiss, an exact index, and users.npy, users.parquet, items.parquet; returns the text for README.txt.
+    """Write items.faiss, an exact index, and users.npy, users.parquet, items.parquet; return the text for README.txt.
 
     Raises:
         ConfigError: faiss is not installed.

@@ -56,8 +56,9 @@ class Dropped:
         files: name in the manifest → the new file.
         counts: the new `counts` of the manifest.
         info: the new entries of the manifest's `info`.
-        removed: numbers of removed `items` and of their interactions (`pairs`); of `users` who now have no training
-            interaction; and of the validation and test interactions of these users (`held_out_pairs`).
+        removed: numbers of removed `items`, and of their interactions (`pairs`); number of `users` who lose their last
+            training interaction; and number of these users' validation and test interactions that are removed, too
+            (`held_out_pairs`; 0 if the split allows users without training interactions).
     """
 
     files: dict[str, Path]
@@ -74,9 +75,10 @@ def drop_items(
     to: Path,
     without: Collection[str] = (),
 ) -> Dropped:
-    """Write the files of a dataset without some of its items to another folder.
+    """Write the files of a dataset without some of its items to another folder; the dataset itself is not changed.
 
-    All users stay, even users without an interaction, so that user rows keep their meaning.
+    The files are the item table, the interactions and the matrices. All users stay, even users without an interaction,
+    so that the row numbers of users stay the same.
 
     Args:
         folder, manifest: the prepared dataset.
@@ -87,14 +89,17 @@ def drop_items(
 
     Raises:
         DataError: no training interaction would be left.
-        RunFolderError: a file cannot be written.
+        RunFolderError: a file of the dataset is damaged, or a file cannot be written.
     """
     pairs = read_frame(folder, manifest, INTERACTIONS)
     rows = np.where(keep, np.cumsum(keep) - 1, -1)
     left = pairs.with_columns(pl.Series(ITEM, rows[pairs[ITEM].to_numpy()])).filter(pl.col(ITEM) >= 0)
     trained = left.filter(pl.col(SPLIT) == "train")[USER].unique()
     if trained.is_empty():
-        raise DataError(f"{folder}: without the items that lack features, no training interaction would be left")
+        raise DataError(
+            f"{folder}: without the items that lack features, no training interaction would be left;"
+            " give these items features instead"
+        )
     trained_before = pairs.filter(pl.col(SPLIT) == "train")[USER].unique()
     lost = trained_before.filter(~trained_before.is_in(trained.implode()))
     removed = {"items": int((~keep).sum()), "pairs": pairs.height - left.height, "users": len(lost)}
@@ -126,17 +131,19 @@ def drop_items(
 class FeatureResult:
     """A finished feature matrix, and how it was made.
 
+    The results of `make_features` count all items, also those that are then removed from the dataset (see `dropped`).
+
     Attributes:
         files: file ending (`VALUES`, `MASK` and optional others) → file, on the disk of the prepared folder.
         dims, dtype: number of columns, and NumPy type of the values.
         mask: `(I,)` bool, the items with a vector.
-        missing: items without an input (listed in `features/NAME.missing.csv`).
-        cut: items whose input was longer than the encoder's limit.
-        n_problems: items whose input cannot be used.
+        missing: number of items without an input (listed in `features/NAME.missing.csv`).
+        cut: number of items whose input was longer than the encoder's limit.
+        n_problems: number of items whose input cannot be used.
         problems: the first ten of these items, as (item, source of the input, sentence that says what is wrong); all
             of them are in `features/NAME.problems.csv`.
         encoded: number of inputs that this call encoded; it took `seconds`.
-        copied: number of items whose vector was copied from an existing matrix.
+        copied: number of items whose vector was copied from an existing matrix, or from unfinished work.
         resumed: number of items that an earlier, interrupted call had finished.
         entry: the manifest entry `info["encoders"][NAME]`.
         dropped: `Dropped.removed` if items without features were removed from the dataset, else None.
@@ -165,7 +172,7 @@ class FeatureResult:
 
     @property
     def items(self) -> int:
-        """Number of items, which are the rows of the mask."""
+        """Number of items, with or without a vector: the length of `mask`."""
         return len(self.mask)
 
     @property
@@ -175,7 +182,7 @@ class FeatureResult:
 
 
 def file_name(matrix: str, ending: str) -> str:
-    """Return the name in the manifest of one file of a matrix, such as `features/text.mask.npy`."""
+    """Return the name that a file of a matrix has in the manifest, such as `features/text.mask.npy`."""
     return f"features/{matrix}{ending}"
 
 
@@ -202,7 +209,7 @@ def add_features(
     """Add matrices to a prepared folder, or replace those of the same name; a kill at any moment leaves it loadable.
 
     Args:
-        matrices: name → the finished files; they are moved.
+        matrices: name → the finished matrix; its files are moved into the folder.
         encoders: name → entry of `info["encoders"]`, how the matrix was made. A matrix without an entry here loses its
             old entry.
         info: other entries of the manifest's `info` that change.
@@ -229,7 +236,8 @@ def add_features(
 def copy_encoders(source: str | Path, folder: str | Path) -> None:
     """Copy the record of how matrices were made to a second prepared dataset with matrices of the same names.
 
-    The fitted states of the encoders are copied, too. Afterwards `load_encoder` finds the encoders in both folders.
+    The fitted states of the encoders are copied, too. Afterwards `load_encoder` finds the encoders in both folders. The
+    former record of the second dataset is lost.
 
     Args:
         source: the prepared dataset that has the record.
@@ -257,7 +265,7 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
     column that exists.
 
     Raises:
-        DataError: `frame` has an id that no item has, or has an id twice.
+        DataError: `frame` has no column `item`, has an id that no item has, or has an id twice.
         RunFolderError: `folder` is not a prepared dataset, or cannot be written.
     """
     folder = Path(folder)
@@ -281,11 +289,14 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
     ids = frame[ITEM].cast(table.schema[ITEM], strict=False)
     if (unknown := ~ids.is_in(table[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{folder}: the new columns have {pluralize(int(unknown.sum()), 'id')} not among the items:"
-            f" {describe_ids(frame[ITEM].filter(unknown))}"
+            f"{folder}: the table of new item columns has {pluralize(int(unknown.sum()), 'id')} that no item has:"
+            f" {describe_ids(frame[ITEM].filter(unknown))}; correct or remove them"
         )
     if (twice := ids.is_duplicated()).any():
-        raise DataError(f"{folder}: the item {ids.filter(twice)[0]} has more than one row among the new columns")
+        raise DataError(
+            f"{folder}: the item {ids.filter(twice)[0]} has more than one row in the table of new item columns;"
+            " keep one of them"
+        )
     new = frame.with_columns(ids.alias(ITEM))
     joined = table.select(ITEM).join(new, on=ITEM, how="left", maintain_order="left")
     given = table[ITEM].is_in(ids.implode())
@@ -300,10 +311,12 @@ def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.
 def join(
     shards: Shards, folder: Path, rows: ItemRows, state: Mapping[str, np.ndarray], keep: np.ndarray | None = None
 ) -> FeatureResult:
-    """Join finished shards to the files of a matrix.
+    """Join the vectors of finished shards to the files of one matrix, and return the matrix.
+
+    With `keep`, only the files lack the other items: `mask` and the counts of the result are those of all items.
 
     Args:
-        shards: all of them are finished.
+        shards: the shards of all items; all of them are finished.
         folder: the folder for the files.
         rows: the item table, for the ids of items with problems.
         state: the fitted state of the encoder; empty if it has none.
@@ -366,7 +379,7 @@ class _ProblemLists:
         self.first: list[tuple[str, str, str]] = []
 
     def add(self, rows: range, shard: Shard) -> None:
-        """Append the items of a shard to the lists; `rows` are the item rows of the shard."""
+        """Append a shard's items that have an unusable input or none; `rows` are the item rows of the shard."""
         problems = shard.facts["problems"]
         if not problems and not shard.facts["missing"]:
             return

@@ -1,4 +1,4 @@
-"""Encode one shard (a range of items), and define what a loop over the shards must do.
+"""Encode one shard (a range of items), and define what a loop over all shards of a matrix must do.
 
 `make_features(…, loop=…)` takes a callable that runs `encode_shard` for each shard: `local` does so in this process,
 another one may distribute the shards over machines. It is called once for each matrix:
@@ -10,6 +10,7 @@ another one may distribute the shards over machines. It is called once for each 
   the sources lazily, so take only as many tasks in advance as can be worked on. It is not thread-safe.
 - `advance(n)` reports progress: call it, from the thread that iterates, when `n` more items are finished; with
   `idle=True` for items that needed no encoding.
+- `batch_size` is the number of inputs that are encoded at once.
 - The loop yields `index` and the result of `encode_shard(encoder, items, …)` for each task, in any order.
 
 The shards are the same in every loop, so the vectors are the same.
@@ -40,10 +41,12 @@ def encode_shard(
     """Encode the items of a shard; equal inputs are encoded once.
 
     Returns:
-        Arrays of n rows: `vectors` (n, d) float32; `present` (n,) bool; `keys` (n, 16) uint8, the hash of each input,
-        zero without an input; `cut` (n,) bool, inputs that were truncated.
-        JSON-able facts: `problems`, a list of [index, source, sentence]; `missing`, number of items without an input;
-        `encoded`, number of inputs that were encoded; `batch_size`, the largest that fitted into memory.
+        Arrays with a row for each of the n items: `vectors` (n, d) float32, zero without a vector; `present` (n,) bool,
+        the items with a vector; `keys` (n, 16) uint8, the hash of each input, zero if it cannot be read; `cut` (n,)
+        bool, the items whose input was truncated.
+        JSON-able facts: `problems`, a list of [index, source, sentence] for items whose input cannot be used or gives
+        no valid vector; `missing`, number of items without an input; `encoded`, number of inputs that were encoded;
+        `batch_size`, the given one, halved each time memory ran out.
 
     Raises:
         TrainingError: not even one input fits into memory.

@@ -36,7 +36,7 @@ class Prepared:
 
     Attributes:
         value: the preprocessed input, such as the token ids of a text or the path of an image.
-        length: inputs of similar length share a batch.
+        length: its length, such as its number of tokens; inputs of similar length share a batch.
         cut: whether the input was truncated to the encoder's limit.
     """
 
@@ -64,7 +64,8 @@ class Encoder(ABC):
 
     Attributes:
         kind: what its inputs are: "text", "image", "audio", "video", or "joint" (a text and an image).
-        shard_rows: number of items in a shard, the unit of work that is stored at once; it takes some seconds.
+        shard_rows: number of items in a shard. The vectors of a shard are stored together as soon as they are made;
+            to encode a shard takes some seconds.
         batch_size: default number of inputs of a batch; halved when memory runs out.
         needs_fit: whether `fit` must be called first, with a sample of the inputs.
     """
@@ -95,10 +96,10 @@ class Encoder(ABC):
         return {}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore a state returned by `state`.
+        """Restore a fitted state that `state` returned.
 
         Raises:
-            DataError: `state` is not empty, but this encoder needs no fitting and has no state.
+            DataError: it is not a state of this encoder; for instance, this encoder needs no fitting and has no state.
         """
         if state:
             raise DataError(
@@ -107,7 +108,10 @@ class Encoder(ABC):
             )
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """Preprocess inputs for `encode`, in their order: texts are tokenized; images are opened later, by `encode`."""
+        """Preprocess inputs for `encode`, and return them in their order.
+
+        Texts are tokenized, for example; images, sounds and videos are only opened by `encode`.
+        """
         return [Prepared(value) for value in inputs]
 
     @abstractmethod
@@ -130,7 +134,7 @@ class Rows:
         vectors: `(n, d)` float32; the row of an input with a problem is zero.
         problems: index of an input → one sentence that says why it has no vector.
         cut: indices of the truncated inputs.
-        batch_size: the largest batch size that fitted into memory.
+        batch_size: the batch size at the end: the given one, halved each time memory ran out.
     """
 
     vectors: np.ndarray
@@ -142,8 +146,9 @@ class Rows:
 def encode_rows(
     encoder: Encoder, inputs: Sequence[Input], batch_size: int, advance: Callable[[int], None] = lambda n: None
 ) -> Rows:
-    """Encode inputs in batches, the longest inputs first, so that a batch that is too large for memory fails early.
+    """Encode inputs in batches, and return the vectors in the order of the inputs.
 
+    When memory runs out, the batch size is halved. The longest inputs are encoded first, so that this happens early.
     `advance` is called with the number of inputs of each finished batch. Raises a TrainingError if not even one input
     fits into memory.
     """
@@ -162,10 +167,12 @@ def encode_rows(
             if len(indices) == 1:
                 raise TrainingError(
                     f"one input of length {prepared[indices[0]].length} does not fit into memory;"
-                    " set a lower limit of tokens (--max-length), or use a smaller encoder"
+                    " for texts, set a lower limit of tokens (--max-length); or use a smaller encoder"
                 ) from error
             batch_size = max(1, len(indices) // 2)
-            logger.warning("out of memory with a batch of %d; continuing with %d", len(indices), batch_size)
+            logger.warning(
+                "out of memory with a batch of %d inputs; continuing with batches of %d", len(indices), batch_size
+            )
             give_memory_back()
             continue
         vectors[indices] = encoded.vectors
@@ -189,7 +196,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def give_memory_back() -> None:
-    """Free memory after a failed batch."""
+    """Free memory that nothing uses any more, on the GPU too; called after a batch failed or weights were freed."""
     import torch
 
     gc.collect()

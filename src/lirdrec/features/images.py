@@ -180,7 +180,7 @@ def open_file(path: Path, noun: str = "image", max_bytes: int = MAX_BYTES) -> io
 
 
 def check_bytes(size: int, noun: str = "image", max_bytes: int = MAX_BYTES) -> None:
-    """Raise an ImageError if a file of this size is empty or too large."""
+    """Raise an ImageError if a file of `size` bytes is empty or too large; `noun` says what it is, for the message."""
     if size == 0:
         raise ImageError("the file is empty")
     if size > max_bytes:
@@ -198,7 +198,10 @@ def _check_size(claimed: tuple[int, int], max_pixels: int, decoded: tuple[int, i
 
 @contextlib.contextmanager
 def _image_errors(problem: str) -> Iterator[None]:
-    """Convert exceptions to an `ImageError`. Pillow raises nearly any exception on damaged files."""
+    """Convert exceptions inside the block to an `ImageError`: Pillow raises nearly any exception on damaged files.
+
+    `problem` is the start of its message.
+    """
     from PIL.Image import DecompressionBombError
 
     try:
@@ -208,7 +211,7 @@ def _image_errors(problem: str) -> Iterator[None]:
     except MemoryError:
         raise ImageError("needs more memory than this machine has free") from None
     except DecompressionBombError:  # a part of the file is larger than the header says
-        raise ImageError("claims more pixels than any image has; it is damaged") from None
+        raise ImageError("claims a part with more pixels than any image has; it is damaged") from None
     except Exception as error:
         reason = describe_error(error).rstrip(".")
         if "truncated" in reason.lower():
@@ -218,7 +221,10 @@ def _image_errors(problem: str) -> Iterator[None]:
 
 
 def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
-    """Read the header with the Pillow plugin that fits the first bytes; nothing is decoded yet."""
+    """Return Pillow's image of a file, of which only the header is read; the type is detected from the first bytes.
+
+    Of an ICO file, this is the largest icon.
+    """
     name = _kind_of(file.read(HEAD_BYTES))
     from PIL import features
 
@@ -226,7 +232,7 @@ def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
     if name == "Ico" and (inside := _largest_icon(file, max_pixels)) is not None:
         return _read_header(io.BytesIO(inside), max_pixels)
     if name == "Avif" and not features.check("avif"):
-        raise ImageError("is an AVIF image, and this Pillow was built without AVIF; install Pillow's wheel")
+        raise ImageError("is an AVIF image, which this build of Pillow cannot read; install Pillow from PyPI")
     # Not Image.open: it has limits of its own, and refuses or warns before a JPEG can be asked for a smaller size.
     try:
         module = importlib.import_module("pillow_heif.as_plugin" if name == "Heif" else f"PIL.{name}ImagePlugin")
@@ -239,7 +245,7 @@ def _read_header(file: BinaryIO, max_pixels: int) -> ImageFile:
 
 
 def image_suffix(start: bytes) -> str:
-    """Return the suffix of an image, such as ".jpg", from its first `HEAD_BYTES` bytes.
+    """Return the suffix of an image file, such as ".jpg"; `start` has its first `HEAD_BYTES` bytes.
 
     Raises an ImageError if they do not belong to an image.
     """
@@ -247,7 +253,10 @@ def image_suffix(start: bytes) -> str:
 
 
 def _kind_of(start: bytes) -> str:
-    """Return the Pillow module that reads a file, from its first bytes; raises an ImageError if it is no image."""
+    """Return the name of the image type of a file, such as "Jpeg", from its first bytes.
+
+    Raises an ImageError if it is no image.
+    """
     name = next((name for name, signature in _SIGNATURES.items() if start.startswith(signature)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         name = "WebP"
@@ -263,7 +272,11 @@ def _kind_of(start: bytes) -> str:
 
 
 def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
-    """Return the largest icon of an ICO file if it is a PNG; if it is a bitmap, check its size and return None."""
+    """Return the content of an ICO file's largest icon if this icon is a PNG file; otherwise check its size.
+
+    In the second case, the icon is a bitmap, which Pillow reads from the ICO file, and None is returned. Raises an
+    ImageError if the file has no icon, or the bitmap is too large.
+    """
     content = file.read()
     file.seek(0)
     (n,) = struct.unpack_from("<H", content, 4)
@@ -280,7 +293,10 @@ def _largest_icon(file: BinaryIO, max_pixels: int) -> bytes | None:
 
 
 def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
-    """Return whether a JPEG is progressive: it is always decoded at full size, so a smaller size saves nothing."""
+    """Return whether a JPEG is progressive; such files are always decoded at full size.
+
+    Raises an ImageError if it has more than `_MAX_SCANS` scans.
+    """
     if not image.info.get("progressive"):
         return False
     position = file.tell()
@@ -295,7 +311,7 @@ def _has_many_passes(image: ImageFile, file: BinaryIO) -> bool:
 def _shrink(image: Image, factor: int) -> Image:
     """Convert an image to RGB and average each block of `factor` × `factor` pixels.
 
-    It is done strip by strip, so that memory never holds a second copy of a large image.
+    This is done strip by strip, so that memory never holds a second copy of a large image.
     """
     from PIL import Image as Images
 
@@ -355,7 +371,7 @@ def encode_images(
     dims: int,
     enough: int = ENOUGH,
 ) -> Encoded:
-    """Open, convert and encode images; an image that cannot be opened is listed in its `problems`.
+    """Open, convert and encode images; an image that cannot be opened is listed in `problems` of the result.
 
     Args:
         batch: paths or contents of image files.

@@ -22,7 +22,10 @@ BINARY = (".b", ".gz")  # suffixes of Amazon's binary format: records of an id a
 
 
 def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
-    """Check a file as `add_file` does, and raise the same errors, but change nothing."""
+    """Check whether `add_file` can read the vectors of a file, and raise the same errors, but change nothing.
+
+    Whether every item has features in some matrix is not checked here.
+    """
     _read(Dataset.load(folder), name, Path(path), replace)
 
 
@@ -30,12 +33,12 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     """Add the vectors of a file to a prepared dataset as the matrix `name`; rows whose id is no item are left out.
 
     The file is .npy (rows in the order of the dataset's item table), .npz, .safetensors, .parquet or .csv with ids, or
-    Amazon's binary file of image features, .b.
+    Amazon's binary file of image features, .b or .gz. Items that the file lacks get no vector in this matrix.
 
     Raises:
         ConfigError: the name is invalid, or there is a matrix of this name and `replace` is False.
         DataError: the file is damaged or has no vector of any item, or an item would have no features in any matrix.
-        RunFolderError: `folder` is not a prepared dataset, or cannot be written.
+        RunFolderError: `folder` is not a prepared dataset, cannot be written, or another process makes its features.
     """
     folder, path = Path(folder), Path(path)
     dataset = Dataset.load(folder)
@@ -62,7 +65,7 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
 
 
 def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:
-    """Read the vectors of the file and put them into the order of the dataset's items."""
+    """Return the vectors of a file as a matrix with a row for each item of the dataset, in the order of the items."""
     check_name(name, ConfigError)
     if name in dataset.features and not replace:
         raise ConfigError(
@@ -73,8 +76,9 @@ def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatr
     file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)
     if file.ids is None and dataset.item_table.width == 1 and dataset.items.series.is_sorted():
         raise DataError(
-            f"{path} has no ids, and the items of {dataset.folder} are sorted by their ids; save the"
-            " vectors with the item ids, for instance with numpy.savez(FILE, ids=ids, vectors=matrix)"
+            f"{path} has no ids, and the items of {dataset.folder} are sorted by their ids, perhaps not in the"
+            " order of the vectors; save the vectors with the item ids,"
+            " for instance with numpy.savez(FILE, ids=ids, vectors=matrix)"
         )
     order = f"the items of {dataset.folder}"
     aligned = align(file, dataset.items, str(path), drop_unknown=True, order=order)

@@ -1,4 +1,4 @@
-"""Build one feature matrix: fit the encoder if needed, encode or reuse shards, then concatenate them.
+"""Build one feature matrix: fit the encoder if needed, encode shards (ranges of items), then join them.
 
 An encoder is fitted once, to a sample of the inputs. Its fitted state is stored, so that a job that was interrupted and
 resumed gives the same bits as one that was not.
@@ -44,7 +44,10 @@ Merge = Callable[[Arrays, Facts], tuple[Arrays, Facts]]
 
 
 def sample(source: Source, step: int = 4096) -> list[Input]:
-    """Return the inputs of at most `SAMPLE` items, drawn with a fixed seed, in the order of the items."""
+    """Return the inputs of at most `SAMPLE` items, drawn with a fixed seed, in the order of the items.
+
+    Drawn items without a usable input are left out. `step` is the number of items that are read at once.
+    """
     n = len(source)
     chosen = np.full(n, n <= SAMPLE)
     if n > SAMPLE:
@@ -79,7 +82,7 @@ def bare(identity: Mapping[str, Any]) -> dict[str, Any]:
 class FeatureJob:
     """Specification of one feature matrix: its name, its encoder, and the source of its inputs.
 
-    `origin` is `EncoderSpec.origin`, stored in the dataset to rebuild the encoder for serving.
+    `origin` is `EncoderSpec.origin`; it is stored in the dataset, to construct the encoder again for new items.
 
     Raises:
         ConfigError: the name is invalid, or the encoder does not take inputs of the source's kind.
@@ -122,12 +125,14 @@ def _merge(cached: Cached, keys: np.ndarray, arrays: Arrays, facts: Facts) -> tu
 class FeatureJobRunner:
     """Makes one matrix of a prepared dataset, and resumes unfinished work.
 
+    The constructor fits the encoder if needed; `run` encodes, `join` returns the finished matrix.
+
     Args:
         folder: the prepared dataset.
         work_folder: unfinished work is in its subfolder with the name of the matrix.
         job: the matrix to make.
         restart: discard unfinished work instead of resuming it.
-        reuse: another prepared dataset whose vectors may be copied.
+        reuse: another prepared dataset whose vectors and fitted states may be copied.
 
     Attributes:
         encoded, copied, resumed, seconds: see `FeatureResult`.
@@ -159,7 +164,8 @@ class FeatureJobRunner:
     def _fit(self, plan: Mapping[str, Any]) -> None:
         """Load the fitted state of unfinished work, else that of an existing matrix, else fit the encoder to a sample.
 
-        The state is stored before anything is encoded with it, and read again, so that a resumed job has the same bits.
+        With `restart`, the encoder is always fitted. `plan` has all settings that determine the state. The state is
+        stored before anything is encoded with it, and read again, so that a resumed job has the same bits.
         """
         encoder, source = self.job.encoder, self.job.source
         shards = Shards(self.work_folder / "fit", plan, 1, 1, keep_existing=has_partial_work(self.work_folder))
@@ -168,15 +174,20 @@ class FeatureJobRunner:
             if state is None:
                 inputs = sample(source)
                 if not inputs:
-                    raise DataError(f"{self.work_folder}: no item has a {source.kind} to fit the encoder to")
+                    raise DataError(
+                        f"{self.work_folder}: no item has an input ({source.kind}), so the encoder cannot be fitted"
+                    )
                 encoder.fit(inputs)
                 state = encoder.state()
             shards.seal(0, state, {})
         encoder.load_state(shards.read(0).arrays)
 
     def _existing_state(self) -> dict[str, np.ndarray] | None:
-        """Return the fitted state of a matrix that this encoder made: in `reuse`, else the matrix of the same name and
-        source in this dataset; None if there is none."""
+        """Return the fitted state of an existing matrix that the same encoder made; None if there is none.
+
+        This is any such matrix of `reuse`, if possible of the same name; else that of the same name and source in this
+        dataset.
+        """
         wanted = json_like(self.job.encoder.identity)
         for folder in reversed(self.folders):  # `reuse` comes first: it was given so that its encoders are used
             entries = read_manifest(folder)["info"].get("encoders", {})
@@ -188,7 +199,13 @@ class FeatureJobRunner:
         return None
 
     def run(self, batch_size: int | None, progress: bool, loop: Loop) -> None:
-        """Encode all unfinished shards, and finished ones whose inputs have changed."""
+        """Encode all unfinished shards, and finished shards whose files have changed.
+
+        Args:
+            batch_size: number of inputs in a batch; None is the encoder's own.
+            progress: whether to show a progress bar.
+            loop: what runs the shards; see `encode.py`.
+        """
         started = time.perf_counter()
         self._requested = self.job.encoder.batch_size if batch_size is None else batch_size
         self.resumed = self.shards.n_rows - sum(len(self.shards.rows(index)) for index in self._pending)
@@ -205,7 +222,7 @@ class FeatureJobRunner:
         self.seconds = time.perf_counter() - started
 
     def join(self, keep: np.ndarray | None = None) -> FeatureResult:
-        """Join the finished shards to the matrix of the items in `keep` `(I,)` bool (by default of all items)."""
+        """Join the finished shards to a matrix of the items in `keep` `(I,)` bool, by default of all items."""
         job = self.job
         state = job.encoder.state() if job.encoder.needs_fit else {}
         result = join(self.shards, self.work_folder / "joined", job.source.rows, state, keep)
@@ -224,7 +241,7 @@ class FeatureJobRunner:
         return replace(result, name=job.name, entry=entry, **counts)
 
     def waiting(self) -> Iterator[list[Input]]:
-        """Yield the distinct inputs that `run` will encode, shard by shard; inputs with a cached vector are skipped."""
+        """Yield the different inputs of each shard that `run` will encode, without those that have a vector already."""
         for index in self._pending:
             items, _, cached = self._look_up(index)
             wanted = compress(items, ~cached.found)
@@ -235,7 +252,7 @@ class FeatureJobRunner:
         """Indices of finished shards with a file that has changed since, for instance an image that was missing.
 
         Values of the item table cannot have changed, since their hash is part of the plan of the shards. Files that
-        had no problem are checked only if their folder is another one now.
+        had a problem are always checked, others only if the folder of the files is another one now.
         """
         if self.job.source.location is None:
             return []
@@ -292,7 +309,10 @@ class FeatureJobRunner:
         self.copied += facts["copied"]
 
     def _resumed_batch_size(self) -> int:
-        """Return the batch size at the interruption, so that the batches equal those of an uninterrupted run."""
+        """Return the batch size at the interruption, so that the batches equal those of an uninterrupted run.
+
+        If another batch size is requested now, return this one.
+        """
         if self._pending[0] == 0:
             return self._requested
         facts = self.shards.facts(self._pending[0] - 1)
@@ -323,7 +343,7 @@ class Cached:
 
 
 class VectorCache:
-    """The existing vectors of an encoder in prepared datasets, which are found by the keys of their inputs.
+    """The existing vectors of an encoder in prepared datasets, which are found by the keys (hashes) of their inputs.
 
     Memory holds 16 bytes per vector; the vectors stay on disk. A matrix without keys, or with a damaged file, is
     skipped: its items are encoded again.
@@ -343,7 +363,7 @@ class VectorCache:
         ]
 
     def look_up(self, keys: np.ndarray) -> Cached:
-        """Look up inputs by their keys `(n, 16)` uint8; a key is all zero where there is no input."""
+        """Return the existing vectors of inputs with these keys `(n, 16)` uint8; a key is zero without an input."""
         found = np.zeros(len(keys), dtype=bool)
         cut = np.zeros(len(keys), dtype=bool)
         vectors: np.ndarray | None = None
@@ -374,7 +394,7 @@ class _Matrix:
         self._heads, self._rows = heads[order], rows[order]
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
-        """Return the row of each key, -1 for a key that is not in the matrix."""
+        """Return the row of each key, or -1 for a key that is zero or not in the matrix."""
         if not len(self._rows):
             return np.full(len(keys), -1)
         rows = self._rows[np.minimum(np.searchsorted(self._heads, _heads(keys)), len(self._rows) - 1)]
@@ -386,7 +406,7 @@ class _Matrix:
 
 
 def fitted_state(folder: Path, name: str) -> dict[str, np.ndarray] | None:
-    """Return the fitted state of a matrix's encoder; None if it was not stored, or is damaged."""
+    """Return the stored fitted state of the encoder that made a matrix; None if there is none, or it is damaged."""
     manifest = read_manifest(folder)
     if not _is_intact(folder, manifest, file_name(name, STATE)):
         return None

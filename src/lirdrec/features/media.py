@@ -67,22 +67,30 @@ def read_audio(source: Path | bytes, rate: int, seconds: float) -> tuple[np.ndar
         if n < SHORTEST * rate:
             raise MediaError(f"holds {n / rate:.2f} seconds of sound; {SHORTEST} are needed")
         if not np.isfinite(samples).all():
-            raise MediaError("holds samples that are not numbers; it is damaged")
+            raise MediaError("holds samples that are not finite numbers; it is damaged")
         return samples[:limit].clip(-1, 1), n > limit
 
 
 def audio_seconds(source: Path | bytes) -> float:
-    """Return the seconds of a sound by its header, 0 if the header has no length; raises the errors of `read_audio`."""
+    """Return the length of a sound in seconds by its header, 0 if the header has none.
+
+    Raises a MediaError if the file cannot be opened, and a ConfigError if PyAV is not installed.
+    """
     with _opened(source, "audio file") as container:
         return float((container.duration or 0) / 1_000_000)
 
 
 def read_frames(source: Path | bytes, n: int, enough: int = ENOUGH, max_pixels: int = MAX_PIXELS) -> list[Image]:
-    """Return `n` frames of a video as upright RGB images: the video is divided into `n` equal parts, and the frame in
-    the middle of each part is taken.
+    """Return `n` frames of a video as upright RGB images.
 
-    If the video has fewer frames, some are returned twice. Large frames are returned smaller, but both sides keep at
-    least `enough` pixels. Raises the errors of `read_audio`.
+    The video is divided into `n` equal parts, and the frame in the middle of each part is taken. If the video has fewer
+    frames, some are returned more than once. Large frames are returned smaller, but both sides keep at least `enough`
+    pixels.
+
+    Raises:
+        MediaError: the file is missing, without images, damaged, cut off, or has frames of more than `max_pixels`; one
+            sentence that names the file.
+        ConfigError: PyAV is not installed.
     """
     with _opened(source, "video") as container:
         if not container.streams.video:
@@ -99,7 +107,10 @@ def read_frames(source: Path | bytes, n: int, enough: int = ENOUGH, max_pixels: 
 
 
 def _at_times(container: Any, stream: Any, n: int, length: float) -> list[Any]:
-    """Return the first frame at or after each of `n` times; decoding starts at the key frame before the time."""
+    """Return the frames in the middle of `n` equal parts of a video of `length` seconds.
+
+    For each, decoding starts at the key frame before this time, and ends after at most `_SEEK_FRAMES` frames.
+    """
     start = (container.start_time or 0) / 1_000_000
     found = []
     for index in range(n):
@@ -117,7 +128,10 @@ def _at_times(container: Any, stream: Any, n: int, length: float) -> list[Any]:
 
 
 def _evenly(container: Any, stream: Any, n: int) -> list[Any]:
-    """Return `n` frames at equal distances of a video whose header has no length; few are in memory at once."""
+    """Return `n` frames at about equal distances of a video whose header has no length; empty if it has no frame.
+
+    The whole video is decoded, up to `_MAX_FRAMES` frames, but memory holds only a few of them.
+    """
     kept: list[Any] = []
     step = 1
     for index, frame in enumerate(container.decode(stream)):
@@ -155,7 +169,7 @@ def _check_length(container: Any, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _opened(source: Path | bytes, noun: str) -> Iterator[Any]:
-    """Open a media file and yield PyAV's container; all errors become a MediaError that names the file."""
+    """Open a media file, and yield PyAV's container of its streams; errors become a MediaError that names the file."""
     av = import_av()
     where = str(source) if isinstance(source, Path) else f"this {noun}"
     try:
@@ -199,7 +213,10 @@ def _check_riff(file: BinaryIO) -> None:
 
 
 def import_av() -> Any:
-    """Import PyAV and switch off its messages on the error stream; raises a ConfigError if it is not installed."""
+    """Import PyAV, switch off its messages on the error stream, and return it.
+
+    Raises a ConfigError if it is not installed.
+    """
     try:
         import av
     except ImportError:

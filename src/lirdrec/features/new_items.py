@@ -26,7 +26,7 @@ class EncodedItems:
 
     Attributes:
         features: name of a matrix → a vector `(d,)` float32 for each item, None for an item without a text or a file.
-        reasons: name of a matrix → why its features were not made, although the dataset records its encoder.
+        reasons: name of a matrix that is not in `features` → why not, although the dataset records its encoder.
     """
 
     features: dict[str, list[np.ndarray | None]]
@@ -36,17 +36,20 @@ class EncodedItems:
 def encode_items(
     folder: str | Path, names: Iterable[str], table: pl.DataFrame, images: str | Path = ".", device: str = "cpu"
 ) -> EncodedItems:
-    """Encode the texts and files of new items, for `Recommender.add_items`.
+    """Return the features of new items, made from their texts and files, for `Recommender.add_items`.
+
+    A matrix gets a reason instead of features if its encoder cannot be loaded or used, or if the new items have no
+    inputs for it.
 
     Args:
         folder: the prepared dataset, whose manifest records the encoders.
         names: names of the matrices; a matrix whose encoder is not recorded is left out.
         table: a row per new item, with columns of the dataset's item table.
-        images: folder of the paths in the columns of images, sounds and videos.
+        images: the folder that the paths of images, sounds and videos start from.
         device: where the encoders run.
 
     Raises:
-        DataError: a text or an image cannot be encoded.
+        DataError: the text or the file of an item cannot be encoded.
     """
     made: dict[str, list[np.ndarray | None]] = {}
     reasons: dict[str, str] = {}
@@ -87,7 +90,10 @@ def _check_problems(name: str, problems: list[Any], table: pl.DataFrame, kind: s
 
 
 def _inputs(entry: Mapping[str, Any], table: pl.DataFrame, images: Path) -> tuple[list[Item], list[str]]:
-    """Return the inputs of new items for a matrix, and the columns that these inputs are made of."""
+    """Return the inputs of new items for a matrix, and the names of the columns that have these inputs.
+
+    `entry` is the matrix's entry of `info["encoders"]`.
+    """
     kind, source = entry["origin"]["kind"], entry.get("source", {})
     if kind == "text":
         return _texts(source, table)
@@ -114,7 +120,7 @@ def _files(
 
 
 def encode_texts(folder: str | Path, table: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Encode the texts of new items, for `Recommender.add_items`.
+    """Return the features of new items that are made from their texts, for `Recommender.add_items`.
 
     Args:
         folder: the prepared dataset, whose manifest records the encoders.

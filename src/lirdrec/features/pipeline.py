@@ -1,6 +1,6 @@
 """Make feature matrices of a prepared dataset: encode shard by shard, check, then add the joined matrices.
 
-The contract of a `loop` that runs shards elsewhere than in this process is in `encode.py`.
+`encode.py` says what a `loop` must do that encodes the shards (ranges of items) elsewhere than in this process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ Joined = Mapping[str, FeatureResult]  # by the names of the matrices
 
 @contextmanager
 def features_lock(folder: str | Path) -> Iterator[Path]:
-    """Lock a prepared folder while features are made; yields the folder of unfinished work.
+    """Context manager: inside the block, no other process can make features of the dataset.
+
+    It yields the folder of unfinished work.
 
     Raises:
         RunFolderError: another process holds the lock, or the folder cannot be written.
@@ -80,7 +82,7 @@ def make_features(
     loop: Loop = local,
     before: Callable[[Sequence[FeatureJobRunner]], None] = lambda works: None,
 ) -> list[FeatureResult]:
-    """Make feature matrices of a prepared dataset and add them to it in one step.
+    """Make feature matrices of a prepared dataset, add them to it in one step, and return a result for each job.
 
     If interrupted, the same call resumes, with the same bytes as an uninterrupted one. Inputs that already have a
     vector of the same encoder, in the dataset or in `reuse`, are not encoded again.
@@ -90,14 +92,16 @@ def make_features(
         batch_size: number of inputs in a batch, by default the encoder's own; it may change when resuming.
         restart: discard unfinished work, and fit encoders again.
         reuse: another prepared folder whose vectors may be copied.
-        drop: remove items without features in any matrix from the dataset, with their interactions.
+        drop: remove items without features in any matrix from the dataset, with their interactions; else they are an
+            error.
         replace: replace a matrix of the same name even if it is from the source data or another encoder.
-        loop: what runs the shards; see `encode.py`.
-        before: called with the runners before anything is encoded; an exception it raises ends the call.
+        progress: whether to show progress bars.
+        loop: what encodes the shards; see `encode.py`.
+        before: called with the runners before anything is encoded; an exception that it raises ends the call.
 
     Raises:
         ConfigError: two jobs have the same name, a matrix may not be replaced, or unfinished work has other settings.
-        DataError: a matrix would be empty, or an item has no features in any matrix; finished work is kept.
+        DataError: a matrix would be empty; or an item has no features in any matrix, then finished work is kept.
         RunFolderError: the folder is not a prepared dataset, is locked by another process, or is not writable.
     """
     folder, reuse = Path(folder), None if reuse is None else Path(reuse)
@@ -106,7 +110,9 @@ def make_features(
             read_manifest(prepared)  # raises before anything is created in another kind of folder
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two of the matrices {', '.join(names)} have the same name; give each its own name")
+        raise ConfigError(
+            f"two of the matrices {', '.join(names)} have the same name; give each its own name (NAME=MODEL)"
+        )
     with features_lock(folder) as work_folder, _remove_empty_work(work_folder, names):
         recover(folder)
         if not replace:
@@ -176,10 +182,10 @@ def _remove_empty_work(work_folder: Path, names: Sequence[str]) -> Iterator[None
 
 @contextmanager
 def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
-    """Mark the work as finished while it is added to the dataset, which may have other items afterwards.
+    """Mark the work as finished inside the block, which adds it to the dataset; on an error, remove the marks.
 
-    Without the mark, if the process is killed at this moment, the next call would take the rest for unfinished work
-    with other settings and refuse it.
+    Afterwards the dataset may have other items. If the process is killed before the work is removed, the next call
+    would refuse it as unfinished work with other settings, if there were no mark.
     """
     marks = [work.work_folder / JOINING for work in works]
     for mark in marks:
@@ -193,7 +199,10 @@ def _joining(works: Sequence[FeatureJobRunner]) -> Iterator[None]:
 
 
 def _check_overwrite(folder: Path, job: FeatureJob) -> None:
-    """Raise a ConfigError if the job would replace a matrix that came with the data or is from another encoder."""
+    """Raise a ConfigError if the job would replace a matrix that came with the data, or that another encoder made.
+
+    The same encoder with other settings counts as another one.
+    """
     manifest = read_manifest(folder)
     entry = manifest["info"].get("encoders", {}).get(job.name)
     same = entry is not None and bare(entry["identity"]) == json_like(job.encoder.identity)
@@ -206,7 +215,7 @@ def _check_overwrite(folder: Path, job: FeatureJob) -> None:
 
 
 def _check_not_empty(works: Sequence[FeatureJobRunner], joined: Joined) -> None:
-    """Raise a DataError if a matrix has no vector at all, after removing its shards."""
+    """Raise a DataError if a matrix has no vector at all; its finished shards are removed first."""
     empty = [work for work in works if not joined[work.job.name].present]
     if not empty:
         return
@@ -228,7 +237,10 @@ def _searched(source: FileSource) -> str:
 
 
 def _covered(folder: Path, joined: Joined) -> np.ndarray:
-    """Return `(I,)` bool: whether each item will have features in at least one matrix."""
+    """Return `(I,)` bool: whether each item will have features in at least one matrix, new or existing.
+
+    Raises a RunFolderError if the file of an existing matrix is damaged.
+    """
     manifest = read_manifest(folder)
     masks = [result.mask for result in joined.values()]
     for name in set(manifest["features"]) - set(joined):
@@ -258,7 +270,10 @@ def _check_items_covered(folder: Path, keep: np.ndarray, works: Sequence[Feature
 
 
 def _second_matrix(rows: ItemRows, works: Sequence[FeatureJobRunner]) -> str | None:
-    """Return the option that encodes another kind of input, if the dataset has one, else None."""
+    """Return an option of `lirdrec features` that encodes texts or images which no job encodes yet.
+
+    The result is None if the dataset has no such texts or images.
+    """
     sources = [work.job.source for work in works]
     texts = default_texts(rows)
     if texts is not None and {"template": texts.text} not in [source.description for source in sources]:

@@ -44,8 +44,9 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
     Args:
         address: "local" starts Ray on this machine, "auto" is the cluster of this machine; or "HOST:PORT", or
             "ray://HOST:PORT".
-        workers: number of processes that encode. The default is one for each GPU of the cluster; without GPUs, one for
-            each `OMP_NUM_THREADS` processors (by default as many as this machine has); two with "local".
+        workers: number of processes that encode. By default one for each GPU of the cluster. Without GPUs: two with
+            "local", else as many as the cluster has processors for, if each gets as many as this process has threads
+            (`OMP_NUM_THREADS`; by default the number of processors of this machine).
 
     Raises:
         ConfigError: Ray is not installed, or `workers` is below 1. At the first use: no cluster answers, or the cluster
@@ -63,7 +64,7 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
     def __call__(
         self, encoder: Encoder, tasks: Iterable[Task], batch_size: int, advance: ProgressCallback = no_progress
     ) -> Iterator[Done]:
-        """Run the tasks; see `encode.py` for the contract of a loop.
+        """Encode the shards of `tasks` on the workers, and yield the results; see `encode.py` for the arguments.
 
         Raises:
             TrainingError: one input does not fit into a worker's memory, or workers die again and again.
@@ -85,14 +86,14 @@ class RayLoop(contextlib.AbstractContextManager["RayLoop"]):
 
 
 class _Worker:
-    """A Ray actor, which runs in its own process; its encoder stays loaded for all shards of a matrix."""
+    """Encodes shards as a Ray actor, in a process of its own; its encoder stays loaded for all shards of a matrix."""
 
     def __init__(self) -> None:
         self.encoder: Encoder | None = None
         self.index, self.done = -1, 0
 
     def encode(self, encoder: list[Any], index: int, items: list[Item], batch_size: int) -> tuple[Arrays, Facts]:
-        """Encode one shard."""
+        """Encode the items of one shard; `encoder` is a list with the Ray reference of the encoder."""
         self.index, self.done = index, 0
         _check_files(items)
         if self.encoder is None:
@@ -117,7 +118,10 @@ class _Shard:
     reported: int = 0
 
     def more(self, done: int) -> int:
-        """Return how many inputs to report now; no input is counted twice, even if the shard is repeated."""
+        """Return how many inputs to report now that `done` are finished.
+
+        No input is counted twice, even if the shard is repeated.
+        """
         new = max(0, min(done, self.n_items) - self.reported)
         self.reported += new
         return new
@@ -171,7 +175,7 @@ class Pool:
         return self.workers[busy.index(fewest)] if fewest < AHEAD else None
 
     def _report_progress(self, advance: ProgressCallback) -> None:
-        """Ask the workers for their progress; a worker that is starting or dead does not answer."""
+        """Ask the workers for their progress, and pass it to `advance`; a worker that is starting or dead has none."""
         asked = {worker.progress.options(concurrency_group="progress").remote(): worker for worker in self.workers}
         answered, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS)
         for reference in answered:
@@ -188,8 +192,8 @@ class Pool:
             arrays, facts = result_of(self._ray, reference)
         except LostTaskError as error:
             raise TrainingError(
-                f"the workers of the Ray cluster died {RETRIES + 1} times with one shard ({error}); they may have too"
-                " little memory: use fewer workers, or a smaller batch. Finished shards are kept"
+                f"the workers of the Ray cluster died {RETRIES + 1} times with the same items ({error}); they may have"
+                " too little memory: use fewer workers, or a smaller batch. Finished shards are kept"
             ) from error
         return arrays, facts
 

@@ -66,27 +66,32 @@ def parse_jobs(
     """Return the jobs for `make_features` that options ask for: one for each matrix.
 
     Args:
+        folder: the prepared dataset.
         wanted: pairs of what to encode, and "MODEL" or "NAME=MODEL"; the default NAME of a matrix is what it encodes.
             If empty: the texts and images of the dataset, with the encoders that need no download.
-        images: the image folder. If the item table has no column of paths, the images are files named after items; the
-            table gets that column together with the matrix.
-        audio_files, video_files: the same for sounds and videos.
+        template: text template, see `TextSource`.
+        images: the image folder. If the item table has no column of paths, the file names must be item ids; the table
+            gets the column together with the matrix.
+        audio_files, video_files: the folders of sounds and videos, in the same way.
         options: options of the encoders; each encoder gets the options that it takes. None is the default.
 
     Raises:
-        ConfigError: no requested encoder takes an option, or there is nothing to encode.
-        DataError: the dataset lacks the column, or the image folder is missing.
+        ConfigError: an option, the template or a folder has no effect, a model is invalid, or nothing is to encode.
+        DataError: the dataset lacks a column, or the folder of the files is missing.
     """
     wanted = list(wanted) or _defaults(folder, template, images)
     kinds = {what for what, _ in wanted}
     if template is not None and not kinds & _WITH_TEXT:
-        raise ConfigError("--text-template: no text is encoded with it; add --text MODEL, or leave the template out")
+        raise ConfigError(
+            "--text-template has no effect, since no texts are encoded; add --text MODEL, or leave the template out"
+        )
     folders = {"image": images, "audio": audio_files, "video": video_files}
     for kind_of_files, path in folders.items():
         if path is not None and not kinds & (_WITH_IMAGES if kind_of_files == "image" else {kind_of_files}):
             media = FILE_SOURCES[kind_of_files].media
             raise ConfigError(
-                f"{media.option} {path}: no {media.noun}s are encoded; add --{kind_of_files} MODEL, or leave it out"
+                f"{media.option} {path} has no effect, since no {media.noun}s are encoded; add --{kind_of_files} MODEL,"
+                " or leave it out"
             )
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, folders))
@@ -111,7 +116,7 @@ def parse_jobs(
 
 
 def named(text: str, what: str) -> tuple[str, str]:
-    """Split `NAME=MODEL` into the name and the model; the name is `what` if the text has none."""
+    """Split `NAME=MODEL` into the name and the model, and return both; without `NAME=`, the name is `what`."""
     match = re.fullmatch(r"([^=:/\\]*)=(.*)", text)  # an address or a path may have "=" further on
     return (match[1], match[2]) if match else (what, text)
 
@@ -140,7 +145,11 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
     has_paths = names_images(rows)
     has_images = images is not None or (has_paths and IMAGES in rows.manifest["info"])
     if has_paths and not has_images:
-        logger.warning("%s: the images of column '%s' are left out; give their folder with --images", folder, IMAGE)
+        logger.warning(
+            "%s: the images of column '%s' are not encoded, since their folder is unknown; give it with --images",
+            folder,
+            IMAGE,
+        )
     defaults: list[tuple[What, str]] = [("image", DEFAULTS["image"])] if has_images else []
     try:
         TextSource(folder, template)
@@ -149,7 +158,7 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
             raise
         if not has_images:
             raise ConfigError(
-                f"{folder}: there is nothing to encode: the item table has no column of images, and {error}"
+                f"{folder}: there is nothing to encode: there are no images with a known folder, and {error}"
             ) from None
         return defaults
     return [("text", DEFAULTS["text"]), *defaults]
@@ -223,7 +232,9 @@ class EncoderSpec:
         for name in given:
             if name not in self.takes:
                 can = f"it takes {', '.join(self.takes)}" if self.takes else "it takes no options"
-                raise ConfigError(f"the encoder '{self.model}' takes no {name.replace('_', ' ')}; {can}")
+                raise ConfigError(
+                    f"the encoder '{self.model}' does not take the option {name.replace('_', ' ')}; {can}"
+                )
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -241,7 +252,10 @@ class EncoderSpec:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What `info["encoders"]` records to make the encoder again, JSON-able; a model's folder has its full path."""
+        """What `info["encoders"]` records to construct the encoder again: kind, model and options, JSON-able.
+
+        A model's folder has its full path. Options that do not change the vectors, such as the device, are left out.
+        """
         folder = Path(self.model)
         options = {name: value for name, value in self.options.items() if name not in _OF_MACHINE}
         named = str(folder.absolute()) if self.model not in NAMES[self.kind] and folder.is_dir() else self.model
@@ -298,6 +312,8 @@ def image_encoder(name: str, **options: Any) -> Encoder:
 def recorded_jobs(folder: str | Path, earlier: str | Path, **folders: Any) -> list[FeatureJob]:
     """Return jobs that encode a dataset like an earlier one: with the same encoders, options and text templates.
 
+    Matrices of the earlier dataset whose encoder is not recorded get no job.
+
     Args:
         folder: the prepared dataset to encode.
         earlier: a prepared dataset whose manifest records its encoders.
@@ -325,10 +341,11 @@ def recorded_jobs(folder: str | Path, earlier: str | Path, **folders: Any) -> li
 def load_encoder(dataset_folder: str | Path, name: str, device: str | None = None) -> Encoder:
     """Return the encoder that made the matrix `name` of a prepared dataset, ready to encode new items.
 
-    `device` is the device it runs on; None is the encoder's default.
+    `device` is the device that the encoder runs on; None is the encoder's default.
 
     Raises:
-        DataError: the matrix was not made by `lirdrec features`, or the encoder's fitted state is missing.
+        DataError: there is no such matrix, it was not made by `lirdrec features`, or the encoder's fitted state is
+            missing or damaged.
         ConfigError: the model is not the one that made the matrix, or cannot be loaded.
     """
     folder = Path(dataset_folder)
@@ -347,12 +364,13 @@ def load_encoder(dataset_folder: str | Path, name: str, device: str | None = Non
     if encoder.needs_fit:
         if (state := fitted_state(folder, name)) is None:
             raise DataError(
-                f"{folder}: the fitted state of the encoder of '{name}' is missing; make it again: lirdrec features"
+                f"{folder}: the fitted state of the encoder of '{name}' is missing or damaged; make the"
+                " features again (lirdrec features)"
             )
         encoder.load_state(state)
     if identity(encoder) != entry["identity"]:
         raise ConfigError(
-            f"{folder}: the features '{name}' were made by another model than {spec.model} is now; restore the former"
-            " model at this path, or make the features again (lirdrec features)"
+            f"{folder}: the features '{name}' were made by another version of the model {spec.model} than there is now;"
+            " restore the former version, or make the features again (lirdrec features)"
         )
     return encoder

@@ -34,10 +34,10 @@ class Item:
     """The input of one item for an encoder: a value, or a problem if it cannot be used, or neither if it is missing.
 
     Attributes:
-        value: the text, or the path of the file.
-        key: 16 bytes, the hash of the text in UTF-8 or of the content of the file.
+        value: the text, the path of the file, or both (`TextAndImage`); None if there is a problem or no input.
+        key: 16 bytes, the hash of the text in UTF-8 or of the content of the file; None without a value.
         problem: one sentence that says why the input cannot be used.
-        source: the path as the item table has it.
+        source: the path as the item table has it; empty for a text.
     """
 
     value: Input | None = None
@@ -106,12 +106,12 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 def names_images(rows: ItemRows, column: str = IMAGE) -> bool:
-    """Return whether the item table has a column of image paths (not URLs)."""
+    """Return whether the item table has the column `column`, and it contains paths of files (not URLs)."""
     return column in rows.schema and has_paths(rows.read(0, len(rows), (column,))[column])
 
 
 def default_texts(rows: ItemRows) -> Template | None:
-    """Return the default text template of an item table; None if no column has the name of a text, such as title."""
+    """Return the default template for the text of an item; None if no column has the name of a text, such as title."""
     try:
         return default_template(rows.schema)
     except ConfigError:
@@ -236,8 +236,8 @@ class VideoSource(FileSource):
 class JointSource(Source):
     """Source of the text and the image of each item as one input.
 
-    The text or the image may be missing, but an image that cannot be read is a problem. The key of the input is the
-    hash of the text's key and the image's key; if one is missing, its key counts as zeros.
+    The text or the image may be missing, but an image that cannot be read makes the whole input unusable. The key of
+    the input is the hash of the text's key and the image's key; if one is missing, its key counts as zeros.
     """
 
     kind = "joint"
@@ -259,7 +259,7 @@ class JointSource(Source):
 
 
 def joint_item(text: Item, image: Item) -> Item:
-    """Combine a text and an image into one `Item`."""
+    """Combine a text and an image into one `Item`; if the image has a problem, this is the problem of the result."""
     if image.problem is not None or (text.value is None and image.value is None):
         return image
     nothing = bytes(KEY_BYTES)
@@ -280,7 +280,14 @@ def digest(frames: Iterable[pl.DataFrame]) -> str:
 
 
 def file_item(root: Path, name: str | None, media: Media, max_bytes: int) -> Item:
-    """Return the `Item` of a media file; `name` is its path below `root`, or None or blank if there is no file."""
+    """Return the `Item` of a media file; its `problem` says why the file cannot be read.
+
+    Args:
+        root: the folder that paths start from.
+        name: the path of the file below `root`; None or blank if the item has no file.
+        media: the kind of file, for messages.
+        max_bytes: a larger file is a problem.
+    """
     if name is None or not name.strip():
         return Item()
     if name.startswith(("http://", "https://")):

@@ -103,13 +103,20 @@ class Template:
 
 
 def recorded_template(source: Mapping[str, Any]) -> Template:
-    """Return the template that made the texts of a matrix; `source` is recorded in `info["encoders"][NAME]`."""
+    """Return the template that made the texts of a matrix NAME.
+
+    `source` is the description of the inputs in `info["encoders"][NAME]`. If it has a column instead of a template, the
+    template consists of this column.
+    """
     text = source.get("template") or "{" + str(source.get("column", "title")) + "}"
     return Template(text, bool(source.get("last_stop", True)))
 
 
 def default_template(columns: Iterable[str]) -> Template:
-    """Return a template of the columns named title, brand, category …; raises a ConfigError if there are none."""
+    """Return a template of those columns that are named title, brand, category …, joined by ". ".
+
+    Raises a ConfigError if there are none.
+    """
     by_name = {name.lower(): name for name in reversed(list(columns)) if not re.search("[{}]", name)}
     names = [named_title(by_name[name] for name in reversed(by_name))]
     names += [next((by_name[name] for name in group if name in by_name), None) for group in KNOWN]
@@ -124,7 +131,10 @@ def default_template(columns: Iterable[str]) -> Template:
 
 
 def _parse(text: str) -> tuple[list[str], list[str]]:
-    """Split a template into literal texts and column names, which alternate; there is one literal more than names."""
+    """Split a template into literal texts and column names, which alternate; there is one literal more than names.
+
+    Raises a ConfigError if the template is invalid.
+    """
 
     def wrong(index: int, problem: str) -> ConfigError:
         return ConfigError(f"template {text!r}, character {index + 1}: {problem}; write columns as {{name}}")
@@ -153,7 +163,7 @@ def _parse(text: str) -> tuple[list[str], list[str]]:
 
 
 def _as_text(values: pl.Series) -> pl.Series:
-    """Convert a column to strings; a missing value becomes null."""
+    """Convert a column to strings, where a missing value is null; raises a DataError if values cannot become texts."""
     dtype = values.dtype
     if dtype.is_nested() and not isinstance(dtype, pl.Struct):
         if isinstance(dtype, pl.Array):

@@ -39,6 +39,8 @@ _DAY = 86_400
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; if the block succeeds, its file replaces `path` and is flushed to the disk.
 
+    If the block raises an error, `path` stays unchanged.
+
     Raises:
         RunFolderError: the file cannot be written (a full disk included).
     """
@@ -59,7 +61,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Convert operating system errors about writing inside the block to a RunFolderError about `path`."""
+    """Convert some system errors inside the block to a RunFolderError about `path`: disk full, no right, name taken."""
     try:
         yield
     except LirdrecError:
@@ -92,7 +94,10 @@ def make_folder(path: str | Path) -> None:
 
 
 def share(path: str | Path) -> None:
-    """Set the default permissions of new files (by the umask); safetensors makes files readable by the owner only."""
+    """Give a file the permissions that new files usually get (by the umask).
+
+    safetensors makes files that only their owner may read.
+    """
     os.chmod(path, 0o666 & ~_UMASK)
 
 
@@ -109,12 +114,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any, indent: int = 1, default: Callable[[Any], Any] | None = None) -> None:
-    """Write a JSON document as UTF-8 with a newline at its end, atomically; for the arguments see `json.dumps`."""
+    """Write a value as JSON in UTF-8 with a newline at the end, atomically; `indent`, `default`: see `json.dumps`."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=default) + "\n")
 
 
 def flush(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync), so that a rename never shows a name without its content."""
+    """Flush a file or folder to the disk (fsync); otherwise a renamed file could be empty after a power failure."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
@@ -147,9 +152,9 @@ def temporary_name(target: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders that killed processes of this machine left in a folder.
+    """Remove temporary files and folders that ended processes of this machine left in a folder.
 
-    It is done once per process and folder. Replaced folders (`.old`) are kept: see `recover`.
+    In a process, only the first call for a folder does this. Old versions of folders (`.old`) stay: see `recover`.
     """
     key = os.getpid(), str(folder)
     if key in _tidied:
@@ -162,7 +167,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a path has a temporary name of lirdrec whose process has ended."""
+    """Return whether a path has a temporary name of lirdrec, made on this machine by a process that has ended."""
     match = _TEMPORARY.fullmatch(path.name)
     if match is None or path.name in _active or match["host"] not in (None, _host()):
         return False
@@ -183,9 +188,10 @@ def is_leftover(path: Path) -> bool:
 
 
 def recover(target: Path) -> bool:
-    """Restore a folder that a killed process had renamed to put a new one there; returns whether it was restored.
+    """Rename the old version of a missing folder back to `target`; return whether this was done.
 
-    Needed only where two folders cannot exchange their names in one step (`exchange_folders`).
+    It is missing if a process was killed while it replaced the folder in two steps: rename the old version, rename the
+    new one. This is needed only where two folders cannot exchange their names in one step (`exchange_folders`).
     """
     if target.exists():
         return False
@@ -197,7 +203,7 @@ def recover(target: Path) -> bool:
 
 
 def remove_moved_away(target: Path) -> None:
-    """Remove earlier versions of an existing folder that killed processes had renamed."""
+    """Remove the old versions (`.old`) of a folder that ended processes left beside it."""
     for path in _moved_away(target):
         remove(path)
 
@@ -232,7 +238,7 @@ def _host() -> str:
 
 
 def exchange_folders(first: Path, second: Path) -> bool:
-    """Exchange the names of two folders in one step; False if the operating system or file system cannot."""
+    """Exchange the names of two folders in one step; return False if the operating system or file system cannot."""
     if sys.platform not in ("linux", "darwin"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)

@@ -31,10 +31,10 @@ def check_file(path: str | Path, error: type[LirdrecError] = DataError) -> None:
 
 
 def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.stat_result | None:
-    """Return the `stat` of a path, following symbolic links; None if it does not exist.
+    """Return the result of `os.stat` for a path, following symbolic links; None if the path does not exist.
 
     Raises:
-        LirdrecError: of the type `error`, if the folder may not be read, or the name is too long or invalid.
+        LirdrecError: of the type `error`, if the parent folder may not be read, or the name is too long or invalid.
     """
     try:
         return os.stat(path)
@@ -43,7 +43,7 @@ def stat_path(path: str | Path, error: type[LirdrecError] = DataError) -> os.sta
     except OSError as os_error:
         raise error(f"{path}: {describe_read_error(os_error)}") from None
     except ValueError:
-        raise error(f"{path} has a character that is not allowed in paths") from None
+        raise error(f"{path} has a character that is not allowed in paths; give another path") from None
 
 
 def is_folder(path: str | Path, error: type[LirdrecError] = DataError) -> bool:

@@ -23,13 +23,13 @@ _held: dict[tuple[int, int, str], int] = {}  # (process, thread, folder) → how
 def folder_lock(
     folder: str | Path, taken: Callable[[str], str], tidy: bool = False, nested: bool = False
 ) -> Iterator[Path]:
-    """Lock a folder for this process and thread by its file `.lock`; a missing folder is created.
+    """Lock a folder for this process and thread by a file `.lock` in it, inside the block; a missing folder is created.
 
     Args:
         folder: the folder to lock; it is removed at the end if it was created here and is empty.
-        taken: function that returns the error message. Its argument is " (process 17)" if process 17 holds the lock, or
-            "" if the holder is unknown.
-        tidy: at the end also remove an empty folder that existed before.
+        taken: function that returns the error message for a lock that is not free. Its argument is " (process 17)" if
+            process 17 holds the lock, or "" if the process is unknown.
+        tidy: at the end also remove the folder if it is empty and existed before.
         nested: the thread that holds the lock may acquire it again (a reentrant lock).
 
     Raises:
@@ -64,7 +64,7 @@ def folder_lock(
 
 
 def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
-    """Open and lock the lock file of a folder; raises a RunFolderError if another process or thread holds it."""
+    """Open and lock the lock file of a folder; raise a RunFolderError if another process or thread holds the lock."""
     while True:
         handle = _open_lock(folder / LOCK)
         if not lock_file(handle):
@@ -83,10 +83,14 @@ def _acquire(folder: Path, taken: Callable[[str], str]) -> IO[bytes]:
 
 @contextlib.contextmanager
 def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
-    """Hold every lock in a folder and in up to two levels of folders below it, while the whole folder is replaced.
+    """Hold the locks in a folder and in two levels of folders below it inside the block, which replaces the folder.
+
+    Args:
+        folder: only lock files that exist are locked.
+        taken: function that returns the error message, as in `folder_lock`.
 
     Raises:
-        RunFolderError: another process holds one of them.
+        RunFolderError: another process holds one of the locks.
     """
     with contextlib.ExitStack() as stack:
         for path in sorted({*folder.glob(LOCK), *folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")}):
@@ -97,7 +101,7 @@ def no_locks_below(folder: Path, taken: Callable[[str], str]) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> IO[bytes]:
-    """Open or create a lock file. Links are never followed: their target would be overwritten."""
+    """Open or create a lock file; raise a RunFolderError for a link, whose target would be overwritten."""
     with write_errors(path.parent):
         try:
             number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -118,7 +122,7 @@ def _owner(handle: IO[bytes]) -> str:
 
 
 def lock_file(handle: IO[bytes], wait: bool = False) -> bool:
-    """Lock an open file for this process; False if another process holds it and `wait` is False."""
+    """Lock an open file for this process, and return True; without `wait`, return False if another process holds it."""
     if sys.platform == "win32":
         import msvcrt
 

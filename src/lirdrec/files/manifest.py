@@ -37,7 +37,7 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 
 def manifest_format(folder: str | Path) -> str | None:
-    """Return the format in the manifest of a folder, such as "lirdrec-run"; None if there is no readable manifest."""
+    """Return the format in a folder's manifest, such as "lirdrec-run" for a run; None without a readable manifest."""
     try:
         name = json.loads(_text(Path(folder) / MANIFEST))["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -46,9 +46,9 @@ def manifest_format(folder: str | Path) -> str | None:
 
 
 def check_not_inside_folder(path: str | Path, option: str = "") -> None:
-    """Raise a RunFolderError if a file would be written into a prepared dataset, a run or an export.
+    """Raise a RunFolderError if the path of a new file is inside a prepared dataset, a run or an export.
 
-    Its message begins with `option`, such as "--output ".
+    The message begins with `option`, such as "--output ".
     """
     for folder in list(Path(os.path.abspath(path)).parents)[:3]:  # features/added-0/text.npy
         if (manifest_format(folder) or "").startswith("lirdrec-"):
@@ -58,7 +58,9 @@ def check_not_inside_folder(path: str | Path, option: str = "") -> None:
 
 
 def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
-    """Read a manifest and check its `format` and `format_version`; for the rest see `check_manifest`.
+    """Read the manifest of a folder, and check that it has a `format` and a `format_version`, with any values.
+
+    `check_manifest` checks the other entries.
 
     Args:
         folder: its manifest must exist.
@@ -85,6 +87,12 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
 def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None:
     """Check the types of the entries that all manifests have, and that every file name stays inside the folder.
 
+    The files themselves are not read.
+
+    Args:
+        path: the path of the manifest, for the message.
+        remedy: end of the message, as in `read_manifest`.
+
     Raises:
         RunFolderError: an entry is wrong; the message names the first wrong entry.
     """
@@ -100,7 +108,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
             raise damaged(f"it lists {name[:80]!r}, which is outside of the folder")
         size = entry.get("bytes") if isinstance(entry, dict) else None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise damaged(f"the size of the file {name[:80]!r} is missing in it, or is not a number")
+            raise damaged(f"the size of the file {name[:80]!r} is missing, or is not a number")
         if not isinstance(entry.get("sha256"), str) or not SHA256.fullmatch(entry["sha256"]):
             raise damaged(f"it does not have the checksum of the file {name[:80]!r}")
     for key in ("moved", "removed"):
@@ -108,20 +116,24 @@ def check_manifest(manifest: Mapping[str, Any], path: Path, remedy: str) -> None
         if not isinstance(names, list) or not all(is_relative_name(name) and name != MANIFEST for name in names):
             raise damaged(f"its entry '{key}' is not a list of files inside the folder")
     if not set(manifest.get("moved", [])) <= set(files):
-        raise damaged("its entry 'moved' names files that it does not list")
+        raise damaged("its entry 'moved' names files that are not in its list of files")
     if (stage := manifest.get("stage")) is not None and not (isinstance(stage, str) and STAGE.fullmatch(stage)):
         raise damaged("its entry 'stage' is not a folder of new files")
 
 
 def resolve_path(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
-    """Return the path of a file of the manifest: under its name or, until a transaction is finished, in its stage."""
+    """Return the path of a file of the manifest.
+
+    This is its name in the folder or, until the change of the folder is finished, its path among the new files in the
+    hidden folder `manifest["stage"]` (see `transaction.py`).
+    """
     if name not in manifest.get("moved", ()):
         return folder / name
     return folder / manifest["stage"] / name if manifest.get("stage") else folder / (name + BESIDE)
 
 
 def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
-    """Return a value that changes whenever the manifest of a folder is written; None if there is no manifest."""
+    """Return a value that changes whenever the manifest of a folder is written; None if the manifest cannot be read."""
     path = Path(folder, MANIFEST)
     try:
         status = os.stat(path)
@@ -131,9 +143,10 @@ def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
 
 
 def manifest_checksum(folder: str | Path) -> str | None:
-    """Return a checksum of all files that the manifest of a folder lists; None if there is no readable manifest.
+    """Return one checksum of the list of files (with their checksums) in a folder's manifest; None if it is unreadable.
 
-    Unlike `manifest_stamp`, it does not change when the files get their final names.
+    The files themselves are not read. Unlike `manifest_stamp`, the checksum does not change when the files are moved
+    from the stage to their final names.
     """
     try:
         files = json.loads(_text(Path(folder) / MANIFEST))["files"]
@@ -146,5 +159,5 @@ def _text(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError("a manifest is never that large")
+        raise ValueError("the file is too large for a manifest")
     return content.decode("utf-8")

@@ -12,8 +12,8 @@ N_LINES = 10  # progress lines of a task
 
 
 class ProgressCallback(Protocol):
-    """Callback that gets the number of newly finished items; `idle` means that they took no time, so that they do not
-    count for the speed."""
+    """Callback that gets the number of newly finished items; `idle`: they were finished by an earlier call, so they do
+    not count for the speed."""
 
     def __call__(self, n: int, /, idle: bool = False) -> None: ...
 
@@ -24,7 +24,9 @@ def no_progress(n: int, /, idle: bool = False) -> None:
 
 @contextlib.contextmanager
 def progress_bar(name: str, total: int, done: int, show: bool, unit: str = "items") -> Iterator[ProgressCallback]:
-    """Show the progress of a task with items per second and time left; yields the callback that reports progress.
+    """Show the progress of a task, and yield the callback by which the block reports finished items.
+
+    A bar has the items per second and the time left; without a terminal, lines have the time left.
 
     Args:
         name: name of the matrix or file, which is shown.
@@ -89,11 +91,11 @@ class ProgressLines:
         self._before, self._started, self._idle = done, clock(), 0
 
     def advance(self, n: int, /, idle: bool = False, note: str = "") -> None:
-        """Count `n` more items as finished, and print a line now and then.
+        """Count `n` more items as finished, and print a line if a further tenth of the task is finished.
 
         Args:
             n: number of items.
-            idle: they were finished before this run and took no time, so the time left is not estimated from them.
+            idle: these items were finished by an earlier call and took no time, so they do not count for the time left.
             note: text at the end of the line.
         """
         before = self.done
@@ -117,7 +119,7 @@ def draws_bars() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text, such as `41 s`, `12 min`, `3 h 05 min` or `2 d 4 h`."""
+    """Return a time in seconds as text, such as `41 s`, `12 min`, `3 h 05 min` or `2 d 4 h`."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

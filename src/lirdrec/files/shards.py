@@ -37,12 +37,12 @@ class Shard:
 
 
 def has_partial_work(folder: Path) -> bool:
-    """Return whether a folder of shards contains finished shards that are not yet added to the dataset."""
+    """Return whether a folder of shards contains finished shards, and nothing of them is added to the dataset yet."""
     return any(folder.glob("[0-9]*.json")) and not (folder / JOINING).exists()
 
 
 def forget(folder: Path) -> None:
-    """Remove the shards of a folder and their plan; other files stay."""
+    """Delete the shards in a folder and the file of their plan; other files stay."""
     for path in (*folder.glob("[0-9]*"), folder / PLAN):
         path.unlink(missing_ok=True)
 
@@ -55,17 +55,17 @@ class Shards:
 
     Args:
         folder: created if it does not exist.
-        plan: everything that determines the content of the shards, JSON-serializable.
+        plan: all settings that determine the content of the shards, JSON-serializable; stored in the folder.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        keep_existing: what to do if the folder has another plan: True raises, False discards its shards, None raises if
-            any shard is finished.
+        keep_existing: what to do if the folder has another plan: True raises a ConfigError, False discards its shards,
+            None raises if any shard is finished and discards the plan otherwise.
 
     Attributes:
         sealed: the indices of the finished shards.
 
     Raises:
-        ConfigError: the folder contains shards of another plan.
+        ConfigError: the folder contains shards of another plan (see `keep_existing`).
         RunFolderError: the folder cannot be written.
     """
 
@@ -98,7 +98,7 @@ class Shards:
         return -(-self.n_rows // self.shard_rows)
 
     def rows(self, index: int) -> range:
-        """Return the rows of a shard."""
+        """Return the row numbers of a shard."""
         return range(index * self.shard_rows, min(self.n_rows, (index + 1) * self.shard_rows))
 
     def pending(self) -> list[int]:
@@ -106,7 +106,7 @@ class Shards:
         return [index for index in range(len(self)) if index not in self.sealed]
 
     def seal(self, index: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Write a shard: first its arrays, then its seal. Equal content gives equal bytes."""
+        """Write a shard: first its arrays, then its seal. With the seal it is finished. Equal content: equal bytes."""
         seal: dict[str, Any] = {"facts": dict(facts), "sha256": None}
         if arrays:
             content = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
@@ -117,7 +117,7 @@ class Shards:
         self.sealed.add(index)
 
     def read(self, index: int) -> Shard:
-        """Read a finished shard."""
+        """Read a finished shard; its checksum was compared when this object was made."""
         seal = self._read_seal(index)
         arrays = {} if seal["sha256"] is None else load(self._arrays(index).read_bytes())
         return Shard(arrays, seal["facts"])
@@ -127,7 +127,7 @@ class Shards:
         return self._read_seal(index)["facts"]
 
     def discard(self) -> None:
-        """Remove the folder; the plan goes last, so that an interrupted removal still leaves a folder of shards."""
+        """Delete the folder; the plan is deleted last, so that after an interruption it is still a folder of shards."""
         for path in sorted(self.folder.glob("*")):
             if path.name not in (PLAN, LOCK):
                 remove(path)

@@ -18,7 +18,7 @@ _FIRST = tuple("=+-@\t\r")
 
 
 def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the frame with an apostrophe before texts that begin with = + - @, a tab or a carriage return.
+    """Return the frame with an apostrophe before texts and column names that begin with = + - @, a tab or a return.
 
     Spreadsheet programs treat such texts as formulas, and titles of items are untrusted. Numbers stay numbers.
     """
@@ -33,7 +33,7 @@ def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
 
 @contextlib.contextmanager
 def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = False) -> Iterator[WriteFrame]:
-    """Open a table file; yields the function that appends a frame.
+    """Open a new table file, and yield the function that appends a frame to it.
 
     Args:
         path: the file to write.
@@ -42,7 +42,7 @@ def table_writer(path: Path, ending: str, empty: pl.DataFrame, csv_safe: bool = 
         csv_safe: make .csv and .tsv files `spreadsheet_safe`.
 
     Raises:
-        ConfigError: the suffix of an unknown format.
+        ConfigError: `ending` is not one of `ENDINGS`.
     """
     if ending == ".parquet":
         from pyarrow.parquet import ParquetWriter

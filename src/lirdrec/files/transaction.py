@@ -67,7 +67,7 @@ T = TypeVar("T")
 def atomic_folder(
     path: str | Path, overwrite: bool = False, formats: Collection[str] = (), extra: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; on success it becomes `path`, on any error it is removed.
+    """Yield an empty temporary folder beside `path`; if the block succeeds it becomes `path`, else it is removed.
 
     Args:
         path: the folder to create, with its parents.
@@ -101,7 +101,7 @@ def atomic_folder(
 
 
 def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], extra: Collection[str]) -> None:
-    """Raise a RunFolderError if `target` exists and may not be replaced; see `atomic_folder`."""
+    """Raise a RunFolderError if `target` exists and may not be replaced by a new folder (see `atomic_folder`)."""
     if not target.is_dir():
         if target.exists() or target.is_symlink():
             raise RunFolderError(f"{target}: a file with this name already exists; choose another name")
@@ -115,7 +115,7 @@ def check_replaceable(target: Path, overwrite: bool, formats: Collection[str], e
     if formats and (target / MANIFEST).exists() and manifest_format(target) not in formats:
         name = manifest_format(target)
         reason = f"of the format {name}" if name else f"whose {MANIFEST} was not written by lirdrec"
-        raise RunFolderError(f"{target} contains something else, {reason}; choose another name")
+        raise RunFolderError(f"{target} contains something else, {reason}, so it is not replaced; choose another name")
     if foreign := foreign_names(target, extra):
         raise RunFolderError(
             f"{target} contains '{foreign[0]}', which lirdrec did not write, so the folder is not replaced; choose"
@@ -182,9 +182,9 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def new_stage(folder: Path) -> Iterator[Path]:
-    """Yield an empty hidden folder for the files of the next version of `folder`, which the caller has locked.
+    """Yield an empty hidden folder (a stage) for the new files of the next version of `folder`.
 
-    At the end it is removed unless the manifest names it.
+    The caller has locked `folder`. At the end the stage is removed, unless the manifest of `folder` names it.
     """
     stage = folder / f".stage-{secrets.token_hex(4)}"
     with write_errors(folder):
@@ -201,7 +201,7 @@ def new_stage(folder: Path) -> Iterator[Path]:
 
 
 def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed: Collection[str] = ()) -> None:
-    """Publish the files in a stage as files of the folder; on return everything is flushed to the disk.
+    """Make the files in a stage files of the folder, by a new manifest; on return everything is flushed to the disk.
 
     Args:
         folder: the folder, which the caller has locked.
@@ -210,7 +210,7 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
         removed: names of files that the next version does not have.
 
     Raises:
-        RunFolderError: the folder cannot be written; it is then unchanged.
+        RunFolderError: the folder cannot be written, or a subfolder of a file is a link; the folder is then unchanged.
     """
     moved = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if not path.is_dir())
     for name in (*moved, *removed):
@@ -223,14 +223,18 @@ def commit_stage(folder: Path, stage: Path, manifest: Mapping[str, Any], removed
     try:
         recover_folder(folder)
     except OSError as error:  # the new version is published and is read from its stage
-        logger.info("%s: the files of its new version keep their temporary names for now (%s)", folder, error)
+        logger.info(
+            "%s: the files of its new version keep their temporary names until the next change (%s)", folder, error
+        )
 
 
 def recover_folder(folder: Path) -> None:
-    """Finish an interrupted change, and remove what killed processes left; the caller has locked the folder.
+    """Finish a change of the folder that `commit_stage` has published, and remove what killed processes left.
+
+    The caller has locked the folder.
 
     Raises:
-        RunFolderError: the manifest is damaged, or names files outside of the folder.
+        RunFolderError: the manifest is damaged, names files outside of the folder, or a subfolder of a file is a link.
     """
     manifest = _read(folder)
     if manifest:
@@ -258,7 +262,7 @@ def recover_folder(folder: Path) -> None:
 
 
 def _first_link(folder: Path, name: str) -> Path | None:
-    """Return the first parent of a file, inside `folder`, that is a link; None if there is none."""
+    """Return the first folder on the way from `folder` to a file in it that is a link; None if there is none."""
     parents = [folder / parent for parent in reversed(list(Path(name).parents)[:-1])]
     return next((parent for parent in parents if parent.is_symlink()), None)
 
@@ -292,7 +296,7 @@ def _link_as(path: Path, name: Path) -> None:
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """Return a manifest as JSON text; raises TypeError or ValueError if JSON cannot represent a value."""
+    """Return a manifest as JSON text; raise a TypeError or ValueError if JSON cannot represent a value."""
     return json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -300,8 +304,10 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def read_stable(folder: Path, read: Callable[[], T]) -> T:
-    """Return the result of `read()` on one version of a folder; if the manifest changes while `read` runs, it is called
-    again."""
+    """Return the result of `read()`, which reads one version of a folder.
+
+    `read` is called again if the manifest changed while it ran, also after an error; at most `MAX_READS` times.
+    """
     for _ in range(MAX_READS):
         if not folder.exists() and not recover(folder) and _is_being_replaced(folder):
             time.sleep(0.01)

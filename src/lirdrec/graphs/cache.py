@@ -1,4 +1,4 @@
-"""Disk cache of nearest-neighbor tables, keyed by a hash of the features and settings.
+"""Disk cache of nearest-neighbor tables. A file's name has a hash of the features and of the number of neighbors.
 
 A file is the table in NumPy's format, followed by the 32 bytes of its SHA-256.
 """
@@ -46,7 +46,10 @@ class NeighborSource:
         self._tables: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, name: str, k: int) -> Tensor:
-        """Return the table of the modality `name`: `(I, min(k, I))` int64, on the device of the features."""
+        """Return the table of the modality `name`, as `nearest_items` does: `(I, min(k, I))` int64.
+
+        It is on the device of the features.
+        """
         k = min(k, len(self._features[name][0]))
         if (name, k) not in self._tables:
             self._tables[name, k] = self._load_or_compute(name, k)
@@ -76,9 +79,9 @@ def _key(values: Tensor, present: Tensor, k: int) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the table in a file; None if there is no file, or no permission to read it.
+    """Return the table in a file. None if there is no file, or no permission to read it.
 
-    None, with a warning, if reading fails in another way or the file is damaged.
+    If reading fails in another way or the file is damaged, None is returned, too, with a warning.
     """
     try:
         content = memoryview(path.read_bytes())
@@ -111,4 +114,4 @@ def _write(path: Path, table: np.ndarray) -> None:
         finally:
             Path(temporary).unlink(missing_ok=True)
     except OSError as error:  # no fault: without a cache, the next run computes the tables again
-        log.warning("the neighbor cache cannot be written (%s); the graph is kept in memory only", error)
+        log.warning("the neighbor cache cannot be written (%s); the neighbors are kept in memory only", error)

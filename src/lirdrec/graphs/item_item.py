@@ -1,6 +1,7 @@
-"""The frozen item-item graph: exact nearest neighbors by cosine, and their weighted fusion over modalities.
+"""The item-item graph of features: exact nearest neighbors by cosine, and their weighted fusion over modalities.
 
-It is computed in blocks, and needs memory for the features and one block of similarities, never for an `I×I` matrix.
+It is not trained. It is computed in blocks, and needs memory for the features and one block of similarities, never for
+an `I×I` matrix.
 `transition_graph` makes another graph, of items that follow each other in histories.
 """
 
@@ -49,8 +50,8 @@ def nearest_among(
     """Find, for each query, the `k` nearest rows of a catalog that is given in blocks; see `nearest_items`.
 
     Args:
-        queries: `(n, d)` float; they are also the last `n` rows of the catalog.
-        queries_present: `(n,)` bool.
+        queries: `(n, d)` float; they are also the last `n` rows of the catalog, so each is its own nearest row.
+        queries_present: `(n,)` bool; an absent query has no neighbors.
         blocks: `(values, present)` pairs that together are the catalog, in row order.
 
     Returns:
@@ -96,9 +97,8 @@ def fuse(
 ) -> SparseMatrix:
     r"""Return the fused graph of all modalities, `S = Σ_m w_m S_m`, with `S_m = D^-½ K_m D^-½`.
 
-    `K_m` has ones at the neighbors of each item. All rows of `K_m` have the same number of ones, so `D^-½ K_m D^-½` is
-    `K_m` divided by that number. If an item lacks some modalities, its row is rescaled by the weights of the modalities
-    that it has.
+    `K_m` has ones at the neighbors of each item. All rows of `K_m` have the same number of ones, so each entry of `S_m`
+    is 1 divided by this number. If an item lacks some modalities, its row is scaled up to the sum of all weights.
 
     Args:
         neighbors: modality → `(n, k)` int64, rows among the `n_items` items; unused entries are -1.

@@ -44,7 +44,10 @@ class Links:
         return self.values.new_zeros(n).index_add(0, self.rows, self.values)
 
     def normalized(self, degrees: Tensor) -> Links:
-        """Return `D^-½ A D^-½`, with `degrees` `(n,)` as `D`; a degree that is not positive counts as infinite."""
+        """Return `D^-½ A D^-½` for this matrix `A`, with `degrees` `(n,)` as `D`.
+
+        A degree that is not positive counts as infinite: the entries of its row and column become 0.
+        """
         is_positive = degrees > 0
         # the inner where keeps the root and its gradient finite in entries that the outer where discards
         scale = torch.where(is_positive, torch.where(is_positive, degrees, 1.0).rsqrt(), 0.0)
@@ -52,7 +55,10 @@ class Links:
         return Links(self.rows, self.columns, self.values * both)
 
     def matrix(self, shape: tuple[int, int], first_row: int = 0) -> LinkMatrix:
-        """Return this matrix as a sparse matrix of `shape`, which starts at the row `first_row` of this one."""
+        """Return a sparse matrix of `shape`, in which row 0 is the row `first_row` of this matrix.
+
+        All entries must be in its rows; entries at the same position are added up.
+        """
         keys = (self.rows - first_row) * shape[1] + self.columns
         unique, inverse = torch.unique(keys, return_inverse=True)  # sorted, as `Edges` sorts
         summed = self.values.new_zeros(len(unique)).index_add(0, inverse, self.values)
@@ -82,9 +88,9 @@ def pairs(neighbors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def own_cosines(unit: Tensor, neighbors: Tensor) -> Links:
-    """Return the links of a neighbor table `(I, k)`; their values are cosines of the rows `unit` `(I, D)` of length 1.
+    """Return the links from each item to its neighbors in a table `(I, k)`, in which -1 is no entry.
 
-    The values are differentiable.
+    The values are the cosines of the items' vectors `unit` `(I, D)`, which have length 1; they are differentiable.
     """
     edges = Edges(*pairs(neighbors), (len(unit), len(unit)))
     return Links(edges.rows, edges.columns, edges.dots(unit, unit))
@@ -97,7 +103,7 @@ def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Te
     Args:
         queries: `(m, d)` float.
         blocks: `(_, d)` each, which together are one matrix. No rows need to be normalized, and no block is copied.
-        rows, columns: `(n,)` int64.
+        rows, columns: `(n,)` int64, the pairs of rows.
     """
     result, first = queries.new_zeros(len(rows)), 0
     step = max(1, BLOCK_BYTES // (queries.element_size() * max(1, queries.shape[1])))
@@ -113,9 +119,9 @@ def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Te
 
 @torch.no_grad()
 def nearest_links(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], k: int) -> Links:
-    """Return links from the last items of a catalog to the `k` nearest items of each; the values are cosines.
+    """Return links from each of the last items of a catalog to its `k` nearest items; the values are cosines.
 
-    See `nearest_among`.
+    See `nearest_among`. The rows and columns of the links are rows of the catalog.
 
     Args:
         queries: `(n, d)` float, the last `n` rows of the catalog.

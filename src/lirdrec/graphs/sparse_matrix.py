@@ -100,5 +100,5 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
 
 @lru_cache
 def _warn_of_fallback() -> None:
-    """Warn once in a process."""
+    """Log, once in a process, that sparse products run on the CPU."""
     log.warning("MPS has no sparse products: these run on the CPU, everything else runs on the device")

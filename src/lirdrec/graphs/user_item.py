@@ -208,10 +208,10 @@ def edge_values(users: Tensor, items: Tensor, n_users: int, n_items: int, weight
 def drop_edges(
     users: Tensor, items: Tensor, n_users: int, n_items: int, p: float, generator: torch.Generator
 ) -> Tensor:
-    """Sample the edges that an epoch keeps, and return their positions `(int(E·(1-p)),)`.
+    """Return the positions `(int(E·(1-p)),)`, in order, of a sample of edges: the edges that an epoch keeps.
 
-    The sample is without replacement, with probability ∝ `w = 1/√(d_u·d_i)`: it has the edges with the largest keys
-    `log w + g`, with g Gumbel noise.
+    The share `p` of the edges is dropped. The sample is without replacement, with probability ∝ `w = 1/√(d_u·d_i)`: it
+    has the edges with the largest keys `log w + g`, with g Gumbel noise.
     """
     weights = edge_values(users, items, n_users, n_items).cpu()
     uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64).clamp_(1e-300, 1 - 1e-16)

@@ -11,10 +11,10 @@ MEMORY_LIMIT = 128 * 2**20  # bytes of a block of counts
 
 
 def user_user_graph(history: Tensor, k: int, dtype: torch.dtype) -> SparseMatrix:
-    r"""Return the graph `T` `(U, U)`: row u has the softmax of the numbers of common items of u and its k neighbors.
+    r"""Return the graph `T` `(U, U)`: the entries of row u are at the k neighbors of user u.
 
-    The neighbors of u are the other users with the most items in common. Users without a common item are no neighbors,
-    so a row can have fewer than k entries, or none.
+    The neighbors of u are the other users with the most items in common. The entries are the softmax of these numbers
+    of common items. Users without a common item are no neighbors, so a row can have fewer than k entries, or none.
 
     Args:
         history: CSR `(U, I)` of ones at the training pairs.
@@ -53,7 +53,7 @@ def weighted_users(common: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, 
         dtype: dtype of the weights.
 
     Returns:
-        Query, user, `(n,)` int64 each, and weight `(n,)` of the entries.
+        The entries: their queries `(n,)` int64, users `(n,)` int64, and weights `(n,)`.
     """
     n_users = common.shape[1]
     # each further row gets a fraction less, so that equal numbers are ordered by row

@@ -23,12 +23,12 @@ SLIM_NOTE = "It is a stripped run: it can only recommend to known users and find
 
 
 def card(shared: Shared, repo: Repository, metrics: bool = True) -> str:
-    """Return the card as Markdown with a header in YAML.
+    """Return the card of a repository (its README.md) as Markdown with a header in YAML.
 
     Args:
-        shared: the files to send.
+        shared: the dataset or the run to upload.
         repo: the repository that the card is for.
-        metrics: include the metrics of a run.
+        metrics: include the recorded metrics, if it is a run.
     """
     if shared.type == "dataset":
         header, parts = _dataset_header(shared), _dataset_parts(shared)
@@ -155,7 +155,7 @@ def _metrics(shared: Shared) -> dict[str, dict[str, float]]:
 
 
 def _rows(shared: Shared, name: str) -> str | None:
-    """Return the number of rows of a table; None if the table is not shared."""
+    """Return the number of rows of the table `name`.parquet as text; None if it is not among the files to upload."""
     from pyarrow.parquet import read_metadata
 
     path = shared.contents.get(f"{name}.parquet")
@@ -172,7 +172,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _facts(facts: Mapping[str, Any], depth: int = 0) -> str:
-    """Return nested facts as a nested list in Markdown."""
+    """Return facts (name → value or further facts) as a nested list in Markdown, without empty values."""
     lines = []
     for key, value in facts.items():
         name = f"{'  ' * depth}- {_plain(key)}:"

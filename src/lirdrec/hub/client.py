@@ -53,7 +53,7 @@ class Repository:
         return f"{DATASETS if self.type == 'dataset' else ''}{self.name}"
 
     def api(self) -> Any:
-        """Return the hub's client for this repository; raises a ConfigError if it is not installed."""
+        """Return a client of this repository's hub, with its token; raise a ConfigError if none is installed."""
         try:
             from huggingface_hub import HfApi
         except ImportError:
@@ -62,7 +62,7 @@ class Repository:
 
 
 def repository(name: str, revision: str | None, endpoint: str | None, token: str | None) -> Repository:
-    """Parse a repository name: "OWNER/NAME", or "datasets/OWNER/NAME" for a dataset.
+    """Return the repository of a name: "OWNER/NAME", or "datasets/OWNER/NAME" for a dataset. Nothing is sent.
 
     Raises:
         ConfigError: the name, the revision, the address or the token is invalid; or the client is not installed.
@@ -85,7 +85,7 @@ def repository(name: str, revision: str | None, endpoint: str | None, token: str
 
 @contextlib.contextmanager
 def bars(shown: bool) -> Iterator[None]:
-    """Show or hide the client's progress bars on the error stream inside the block."""
+    """Hide the client's progress bars inside the block, unless `shown`; bars that the user has disabled stay hidden."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if shown or are_progress_bars_disabled():
@@ -100,7 +100,7 @@ def bars(shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hub_errors(repo: Repository) -> Iterator[None]:
-    """Convert the client's exceptions inside the block to a HubError of one sentence: why, and what to do."""
+    """Convert all exceptions inside the block, except lirdrec's own, to a HubError: why it failed, and what to do."""
     try:
         yield
     except LirdrecError:
@@ -111,7 +111,10 @@ def hub_errors(repo: Repository) -> Iterator[None]:
 
 
 def is_absent(error: BaseException) -> bool:
-    """Return whether an error of the client means that the repository is missing on the hub or in the cache."""
+    """Return whether an error of the client means that the hub or the cache has no such repository.
+
+    A private repository counts as missing if the request had no token; a missing revision does not count.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError | RevisionNotFoundError):
@@ -150,7 +153,7 @@ def _sentence(error: BaseException, repo: Repository) -> str:
 
 
 def _refusal(error: Any, repo: Repository, hub: str) -> str:
-    """Return the message for a response with a status of 400 or more."""
+    """Return the message for a response of the hub with an error status (400 or more)."""
     from huggingface_hub.errors import DisabledRepoError, EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
     status, headers = error.response.status_code, error.response.headers

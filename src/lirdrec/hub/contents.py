@@ -38,15 +38,15 @@ Content = Path | bytes
 
 
 def is_document(name: str) -> bool:
-    """Return whether a file is documentation, which a repository may hold beside the files of the manifest."""
+    """Return whether a file name is documentation, which a repository may hold in addition to the manifest's files."""
     return DOCUMENTS.fullmatch(name) is not None
 
 
 def check_name(name: object) -> str:
-    """Validate a file name of a manifest: inside its folder on every system, with a known suffix.
+    """Check a file name of a manifest, and return it: inside its folder on every system, with a known suffix.
 
     Raises:
-        RunFolderError: the name is not valid; the message can follow "FOLDER: ".
+        RunFolderError: the name is not valid; the message does not name the folder.
     """
     if not isinstance(name, str) or len(name) > 200:
         raise RunFolderError(
@@ -65,10 +65,10 @@ def check_name(name: object) -> str:
 
 
 def check_content(path: Path, name: str) -> None:
-    """Validate that the file at `path` has the format of the suffix of `name`; nothing is run or unpickled.
+    """Check that the file at `path` has the format of the suffix of `name`; nothing is run or unpickled.
 
     Raises:
-        RunFolderError: the file has another format; the message can follow "FOLDER: ".
+        RunFolderError: the file has another format; the message names the file by `name`, without its folder.
     """
     try:
         with path.open("rb") as file:
@@ -141,7 +141,7 @@ class Shared:
         return "dataset" if self.manifest["format"] == DATASET else "model"
 
     def json(self, name: str) -> Any:
-        """Return the content of a JSON file to upload, or None if there is no such file."""
+        """Return the parsed content of a JSON file to upload, or None if there is no such file."""
         content = self.contents.get(name)
         if content is None:
             return None
@@ -149,7 +149,7 @@ class Shared:
 
 
 def gather(folder: str | Path, license: str | None = None, features: bool = True) -> Shared:
-    """Read a folder, verify it, and remove what identifies the machine. Nothing is written.
+    """Verify a prepared dataset or a run, and return what to upload, without private metadata. Nothing is written.
 
     Args:
         folder: a prepared dataset or a finished run.
@@ -158,7 +158,7 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
 
     Raises:
         RunFolderError: the folder is no dataset or run, is damaged, or contains a file type that is never shared.
-        ConfigError: the license is invalid or missing.
+        ConfigError: there is no such folder, or the license is invalid or missing.
         DataError: the item table contains paths of this machine.
     """
     folder = Path(folder)
@@ -190,7 +190,10 @@ def gather(folder: str | Path, license: str | None = None, features: bool = True
 
 
 def _read_run(folder: Path, features: bool) -> Shared:
-    """Read a run; its reference to the features of a dataset is replaced by the features, or by the dataset's name."""
+    """Read a run to upload, whose features may be files of a dataset elsewhere on this machine.
+
+    With `features` these files are uploaded, too; otherwise the path of the dataset is replaced by its last part.
+    """
     manifest = open_run(folder, verify=True)
     contents = _paths(folder, manifest)
     if CONFIG not in contents:
@@ -220,7 +223,7 @@ def _paths(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
 
 
 def _clean(folder: Path, name: str, content: Content, folders: list[str]) -> Content:
-    """Check the name and the content of a file, and return what to upload, without private metadata."""
+    """Check a file's name and content, and return its path, or its bytes if private metadata had to be removed."""
     try:
         check_name(name)
         if isinstance(content, bytes):
@@ -230,7 +233,9 @@ def _clean(folder: Path, name: str, content: Content, folders: list[str]) -> Con
     except (RunFolderError, DataError) as error:
         raise RunFolderError(f"{folder}: {error}; it is not shared") from None
     except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{folder / name}: cannot be read ({type(error).__name__}); restore it") from None
+        raise RunFolderError(
+            f"{folder / name}: cannot be read ({type(error).__name__}); restore this file from a copy"
+        ) from None
     return content if scrubbed is None else scrubbed
 
 

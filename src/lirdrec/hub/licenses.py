@@ -38,7 +38,7 @@ class License:
     text: str
 
     def header(self) -> dict[str, str]:
-        """Return the entries for the header of a card."""
+        """Return the entries about the license for the YAML header of a card: name → value."""
         if self.identifier != OTHER or self.text == OTHER:
             return {"license": self.identifier}
         first = re.split(r"[,;:.]\s", self.text, maxsplit=1)[0]
@@ -52,7 +52,7 @@ UNKNOWN = License(OTHER, OTHER)
 
 
 def find_license(named: str | None, info: Mapping[str, Any], folder: str) -> License:
-    """Return the license of a shared folder.
+    """Return the license of a shared folder: the license of its data, or else the one that the user gave.
 
     Args:
         named: license given by the user: an identifier such as "mit", a sentence, or None.

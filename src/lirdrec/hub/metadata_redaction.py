@@ -54,7 +54,7 @@ def folders_in(value: Any) -> list[str]:
 
 
 def scrub_environment(facts: Any) -> dict[str, Any]:
-    """Return the facts needed to repeat a run (versions, revision, seed, time, system name), without the host name."""
+    """Return only the facts that are needed to repeat a run: versions, revision, seed, time, operating system."""
     kept = {key: facts[key] for key in ENVIRONMENT if key in facts} if isinstance(facts, dict) else {}
     if isinstance(kept.get("platform"), str):
         kept["platform"] = kept["platform"].split("-")[0]
@@ -62,7 +62,7 @@ def scrub_environment(facts: Any) -> dict[str, Any]:
 
 
 def scrub_file(path: Path, folders: Sequence[str]) -> bytes | None:
-    """Return the content of a text file (.json, .jsonl, .csv) after `scrub`, or None if that changes nothing.
+    """Return a text file (.json, .jsonl, .csv) as bytes after `scrub`, or None if that changes nothing.
 
     Raises:
         ValueError: its content does not match its suffix.
@@ -126,5 +126,5 @@ def _text(text: str, folders: Iterable[str]) -> str:
 
 
 def _last(path: str) -> str:
-    """Return the last part of a path of any system; Windows accepts both slashes."""
+    """Return the last part of a path of any system, with / or \\ between the parts."""
     return PureWindowsPath(path.rstrip("/\\")).name

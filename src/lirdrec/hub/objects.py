@@ -24,10 +24,10 @@ def push_to_hub(what: Recommender | Dataset | str | Path, repo: str, **options: 
     """Upload a recommender, a dataset, a run folder or a prepared dataset to the Hugging Face hub.
 
     Args:
-        what: an object, which is first written to a temporary folder; or a folder.
+        what: a recommender or a dataset, which is first written to a temporary folder; or the path of a folder.
         repo: "OWNER/NAME"; created if it does not exist.
-        **options: private, token, revision, message, license, metrics, features, endpoint, progress: see
-            `lirdrec.hub.push`, also for the errors raised.
+        **options: private, token, revision, message, license, metrics, features, endpoint, progress: as in
+            `lirdrec.hub.push`, which also describes the errors.
 
     Returns:
         The address of the repository.
@@ -93,6 +93,7 @@ def dataset_from_hub(repo: str, **options: Any) -> Dataset:
 
     Raises:
         HubError: the repository contains a run.
+        ConfigError: `device` is given.
     """
     if "device" in options:
         raise ConfigError("a dataset has no device: leave device out")

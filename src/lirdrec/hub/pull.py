@@ -39,12 +39,12 @@ def pull(
     """Download a prepared dataset or a run from the Hugging Face hub.
 
     The files are downloaded into the hub's cache, so an interrupted pull resumes, and a cached copy needs no
-    connection. They are verified against the manifest, copied beside `folder` and renamed. Files that the manifest
-    does not list are refused; nothing is unpickled or run.
+    connection. They are verified against the manifest, copied to a temporary folder and renamed to `folder`. If the
+    repository has files that the manifest does not list, it is refused. Nothing is unpickled or run.
 
     Args:
         repo: "OWNER/NAME"; if both a run and a dataset have this name, "datasets/OWNER/NAME" is the dataset.
-        folder: target folder.
+        folder: the folder to write.
         revision: branch, tag or commit; None for the main branch.
         token: token of the hub; None for the token of `hf auth login` or of the variable HF_TOKEN.
         endpoint: the address of another hub; None for the client's default (the variable HF_ENDPOINT).
@@ -70,7 +70,7 @@ def pull(
 
 
 def fetch(repo: Repository, progress: bool = False) -> tuple[Path, dict[str, Any]]:
-    """Download a repository into the hub's cache and verify it; returns the folder in the cache and its manifest.
+    """Download a repository into the hub's cache and verify it; return the folder in the cache and its manifest.
 
     The caller must not write to this folder.
 
@@ -95,7 +95,10 @@ def fetch(repo: Repository, progress: bool = False) -> tuple[Path, dict[str, Any
 
 
 def _fetch_manifest(repo: Repository) -> tuple[Repository, Path]:
-    """Download the manifest; returns the repository with its type, and the folder of the commit in the cache."""
+    """Download the manifest; return the repository with its type, and the folder of the commit in the cache.
+
+    Without a type, a run of this name is tried first, then a dataset.
+    """
     with hub_errors(repo):
         first = replace(repo, type=repo.type or "model")
         try:
@@ -119,7 +122,7 @@ def _download(repo: Repository, revision: str | None, names: Collection[str]) ->
 
 
 def _read_manifest(repo: Repository, folder: Path) -> dict[str, Any]:
-    """Read the manifest, and check its format, its version and all names.
+    """Read the downloaded manifest, and check its format, its format version and all file names.
 
     Raises:
         HubError: the manifest is not one of lirdrec, or has a newer format.
@@ -148,7 +151,10 @@ def _read_manifest(repo: Repository, folder: Path) -> dict[str, Any]:
 
 
 def _check_listing(repo: Repository, commit: str, names: Collection[str]) -> None:
-    """Raise a HubError if the repository has files that its manifest does not list; offline, nothing is checked."""
+    """Raise a HubError if the repository has files that its manifest does not list, except documents.
+
+    Nothing is checked if the client works offline or the hub cannot be reached.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -168,7 +174,13 @@ def _check_listing(repo: Repository, commit: str, names: Collection[str]) -> Non
 
 
 def _check_file(repo: Repository, folder: Path, name: str, entry: Mapping[str, Any]) -> None:
-    """Compare a file with the manifest; if it differs, download it again, since the cache may be damaged."""
+    """Compare a downloaded file with its entry in the manifest, and check its format.
+
+    If the file differs, it is downloaded again, since the cache may be damaged.
+
+    Raises:
+        RunFolderError: it differs again, or has another format.
+    """
     path = folder / name
     if not _is_intact(path, entry):
         with hub_errors(repo):
@@ -183,7 +195,7 @@ def _is_intact(path: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _features_inside(folder: Path, names: Collection[str]) -> bool:
-    """Return whether all features of a run are in its folder, or in a dataset whose files have valid names."""
+    """Return whether features.json of a run names only files of the run, or of a dataset by names without a path."""
     try:
         description = json.loads((folder / FEATURES).read_bytes())
         prefixes, reference = list(description["added_blocks"]), description.get("dataset")

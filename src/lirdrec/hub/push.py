@@ -36,18 +36,18 @@ def push(
 ) -> str:
     """Upload a prepared dataset or a finished run to the Hugging Face hub, with a card that describes it.
 
-    The files of the manifest and the card (README.md) are uploaded atomically, in one commit. Checkpoints, logs and
-    locks are not uploaded. Local paths, host name and keys are removed from texts, and the manifest is adapted to this.
-    The folder itself is not changed.
+    The files of the manifest and the card (README.md) are uploaded in one commit; files of an earlier push that are not
+    in this one are deleted. Checkpoints, logs and locks are not uploaded. Local paths, host name and keys are removed
+    from texts, and the uploaded manifest has the new checksums. The folder itself is not changed.
 
     Args:
         folder: the folder to upload; its checksums are verified first.
         repo: "OWNER/NAME"; created if it does not exist.
-        private: only the owner can see the repository. If it exists and is public, True is refused.
+        private: make the repository visible to its owner only. If it exists and is public, True raises a HubError.
         token: token of the hub; None for the token of `hf auth login` or of the variable HF_TOKEN.
         revision: the branch, created if it does not exist; None for the main branch.
         message: message of the commit.
-        license: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if the data have none.
+        license: an identifier of the hub ("mit", "cc-by-4.0", "other") or a sentence; needed if none is recorded.
         metrics: include the metrics of a run in its card.
         features: for a run, also upload the features of its dataset, which are needed to add items.
         endpoint: the address of another hub; None for the client's default (the variable HF_ENDPOINT).
@@ -57,10 +57,10 @@ def push(
         The address of the repository.
 
     Raises:
-        ConfigError: the name, the license or an option is invalid; or the hub's client is not installed.
+        ConfigError: the folder, the name, the license or an option is wrong; or the hub's client is not installed.
         RunFolderError: the folder is damaged, or contains a file type that is never shared.
         DataError: the item table contains paths of this machine.
-        HubError: the upload was refused or failed; nothing is then visible on the hub.
+        HubError: the upload was refused or failed; then no file of the repository has changed.
     """
     target = repository(repo, revision, endpoint, token)
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -73,7 +73,11 @@ def push(
 
 
 def _send(shared: Shared, repo: Repository, text: str, private: bool, message: str | None, progress: bool) -> str:
-    """Create the repository if missing, commit the files and the card, and return the address."""
+    """Create the repository if it is missing, upload the files and the card, and return the address.
+
+    Raises:
+        HubError: the repository is public although `private`, has other files, or the upload failed.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     size = sum(entry["bytes"] for entry in shared.manifest["files"].values())
@@ -106,10 +110,10 @@ def _send(shared: Shared, repo: Repository, text: str, private: bool, message: s
 
 
 def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[str]:
-    """Return the files of an earlier push that are not in this push.
+    """Return the files of an earlier push that are not in this push; they will be deleted.
 
     Raises:
-        HubError: the repository was not made by a push.
+        HubError: the repository has a file that is not from a push.
     """
     superseded = [name for name in existing if not is_document(name) and name not in shared.contents]
     for name in superseded:

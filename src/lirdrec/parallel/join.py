@@ -17,35 +17,35 @@ TIMEOUT = timedelta(hours=4)  # rank 0 may compute alone for long; a lost proces
 
 
 class LostRankError(TrainingError):
-    """Another process of the training has ended, so this one cannot continue."""
+    """Another process of the training has ended, so this process cannot continue."""
 
     exit_code = LOST
 
 
 def is_rank() -> bool:
-    """Whether this process was started as one of several (`RANK` and `WORLD_SIZE`, as torchrun sets them)."""
+    """Return whether this process is one of several of a training (`RANK` and `WORLD_SIZE`, as torchrun sets them)."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def is_first() -> bool:
-    """Whether this process is rank 0, or the only one."""
+    """Return whether this process is rank 0 (the first of several), or the only one."""
     return not is_rank() or os.environ["RANK"] == "0"
 
 
 def is_launched() -> bool:
-    """Whether `lirdrec train --devices` has started this process as a rank."""
+    """Return whether `lirdrec train --devices` has started this process as a rank (one of several processes)."""
     return RENDEZVOUS in os.environ
 
 
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
-    """Context manager that joins the other processes; yields the `Ranks` and the name of this process's device.
+    """Context manager that connects this process with the others; yields `Ranks` and this process's device name.
 
     Args:
         device: "auto" (cuda if this machine has a GPU for each of its processes, else cpu), "cpu" or "cuda".
 
     Raises:
-        ConfigError: the device is another one, or there are fewer GPUs than processes.
+        ConfigError: `device` is another word, or is "cuda" and this machine has fewer GPUs than its processes.
         LostRankError: another process ended while the block ran.
     """
     import torch
@@ -82,7 +82,7 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, str]]:
 
 @contextlib.contextmanager
 def in_group(on_gpu: bool) -> Iterator[tuple[Ranks, str]]:
-    """Like `joined`, for processes that the launcher (Ray Train) has joined already and has given their GPUs."""
+    """Context manager like `joined`, for processes that Ray Train has connected already; `on_gpu`: each has a GPU."""
     import torch
     import torch.distributed as dist
 
@@ -108,7 +108,7 @@ def _telling_lost() -> Iterator[None]:
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    """Whether an exchange failed because another process has ended: decided by the type or the text of the error."""
+    """Return whether another process has ended and so an exchange failed: by the type or the text of the error."""
     import torch.distributed as dist
 
     text = str(error)
@@ -116,7 +116,7 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def _end_with_launcher() -> None:
-    """End this process when the process that started it ends; the standard input is closed then."""
+    """Start a thread that ends this process when the process that started it ends and so closes its standard input."""
 
     def wait() -> None:
         with contextlib.suppress(OSError):

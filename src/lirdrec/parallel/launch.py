@@ -26,12 +26,13 @@ INTERVAL = 0.1
 
 
 def run_ranks(arguments: Sequence[str], size: int) -> int:
-    """Run `lirdrec` with these arguments in `size` processes, and return the exit code of the first (rank 0).
+    """Run `lirdrec` with these arguments in `size` processes, and return the exit code of the first one (rank 0).
 
-    Only rank 0 writes to the output and error streams. Ctrl-C goes to all processes.
+    Only rank 0 writes to the output and error streams. Ctrl-C is passed to all processes. If one fails, all others are
+    ended.
 
     Raises:
-        TrainingError: a process was killed, or a process other than rank 0 failed; all others are ended then.
+        TrainingError: a process was killed, a process other than rank 0 failed, or the connection was lost.
     """
     with tempfile.TemporaryDirectory(prefix="lirdrec-ranks-") as folder:
         processes = _start(arguments, size, Path(folder))
@@ -69,7 +70,7 @@ def _start(arguments: Sequence[str], size: int, folder: Path) -> list[subprocess
 
 @contextlib.contextmanager
 def _forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Context manager that passes SIGINT to the processes; on SIGTERM it ends them and this process."""
+    """Context manager that passes SIGINT (Ctrl-C) to the processes, and raises SystemExit on SIGTERM."""
 
     def forward(number: int, frame: Any) -> None:
         for process in processes:
@@ -88,7 +89,7 @@ def _forwarded(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _ended(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Wait a while after one process has failed; return the exit codes, None for a process that still runs."""
+    """Wait some seconds (`GRACE`) for the processes to end, and return their exit codes (None: it still runs)."""
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline and any(process.poll() is None for process in processes):
         time.sleep(INTERVAL)
@@ -111,7 +112,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _result(codes: Sequence[int | None], folder: Path) -> int:
-    remedy = "the others were stopped; to continue from the last checkpoint, run the same command with --resume"
+    remedy = "all processes were stopped; to continue from the last checkpoint, run the same command with --resume"
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
             name = signal.Signals(-code).name

@@ -49,14 +49,14 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, x: Tensor) -> Tensor:
-        """Return the sum of `x` over the ranks; every rank gets it. Differentiable."""
+        """Return the sum of the tensors `x` of all ranks, on every rank. Differentiable."""
         if self.size == 1:
             return x
         result: Tensor = _Sum.apply(x)
         return result
 
     def share(self, x: Tensor) -> Tensor:
-        """Return this rank's share, `x / size`, of a value that all ranks have computed with the same result."""
+        """Return `x / size` for an `x` that is equal on all ranks, so that the sum over the ranks is `x`."""
         return x if self.size == 1 else x / self.size
 
     def norm(self, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Ranks:
         return self.sum(own * x.norm()).norm()
 
     def log_sum_exp(self, x: Tensor) -> Tensor:
-        """Return `log Σ_r e^{x_r}` for each entry, where `x_r` is the tensor of rank r; without a gradient."""
+        """Return `log Σ_r e^{x_r}` for each entry, where `x_r` is the tensor `x` of rank r; without a gradient."""
         if self.size == 1:
             return x
         return torch.stack(self.gather(x)).logsumexp(0)
@@ -87,11 +87,11 @@ class Ranks:
         return x
 
     def any(self, value: bool) -> bool:
-        """Whether the value is true on any rank."""
+        """Return whether the value is true on any rank; every rank gets the same answer."""
         return value if self.size == 1 else bool(self.sum_(torch.tensor(int(value))))
 
     def from_first(self, value: Any) -> Any:
-        """Return the `value` of rank 0 on all ranks; it must be JSON-able."""
+        """Return the `value` of rank 0, on all ranks; it must be JSON-able."""
         if self.size == 1:
             return value
         box = [value]
@@ -99,7 +99,7 @@ class Ranks:
         return box[0]
 
     def values_of_all(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, such as numbers and texts, in the order of the ranks."""
+        """Return the list of the values of all ranks, such as numbers and texts, in the order of the ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -111,7 +111,7 @@ class Ranks:
         self.values_of_all(None)
 
     def tensor_from_first(self, x: Tensor | None) -> Tensor:
-        """Return the tensor of rank 0 on all ranks; the other ranks pass None."""
+        """Return the tensor `x` of rank 0, on all ranks; the other ranks call this with None."""
         if self.size == 1:
             assert x is not None
             return x
@@ -124,23 +124,23 @@ class Ranks:
         return x.to(device)
 
     def shard(self, total: int) -> Shard:
-        """Split a table of `total` rows into equal ranges of rows, one for each rank; the last may be shorter.
+        """Return this rank's shard: a table of `total` rows is split into a range for each rank; the last may be short.
 
         Raises:
             ConfigError: there are too few rows for every rank to get one.
         """
         length = -(-total // self.size)  # as torch.chunk and torch.distributed.tensor split
         if (self.size - 1) * length >= total and self.size > 1:
-            raise ConfigError(f"too few rows ({total}) for {self.size} devices; take fewer devices")
+            raise ConfigError(f"a table has too few rows ({total}) for {self.size} devices; take fewer devices")
         return Shard(self, tuple(min(rank * length, total) for rank in range(self.size + 1)))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of a table that this rank holds.
+    """The rows of a table that this rank holds, and the rows that the other ranks hold.
 
     Attributes:
-        ranks: the processes.
+        ranks: the processes, and which of them is this one.
         bounds: `(size + 1,)` first row of each rank, and at the end the number of rows of the table.
     """
 
@@ -157,7 +157,7 @@ class Shard:
 
     @property
     def rows(self) -> slice:
-        """This rank's rows as a slice of the table."""
+        """The row numbers of this rank, as a slice of the table."""
         return slice(self.start, self.stop)
 
     @property
@@ -166,7 +166,7 @@ class Shard:
 
     @property
     def longest(self) -> int:
-        """The number of rows of the rank that holds the most."""
+        """The number of rows of the rank that holds the most rows."""
         return max(stop - start for start, stop in pairwise(self.bounds))
 
     @property
@@ -174,10 +174,10 @@ class Shard:
         return self.bounds[-1]
 
     def among(self, rows: Tensor) -> Shard:
-        """Return the shard of a smaller table, which has only some rows of this table.
+        """Return the shard of a smaller table, which has only some rows of this table; each row stays on its rank.
 
         Args:
-            rows: `(n,)` int64 those rows of this table, ascending, the same on all ranks.
+            rows: `(n,)` int64 row numbers of the smaller table's rows in this table, ascending, equal on all ranks.
         """
         if self.ranks.size == 1:
             return Shard(self.ranks, (0, len(rows)))
@@ -201,11 +201,17 @@ class Shard:
         return picked * own.view(-1, *[1] * (x.dim() - 1))
 
     def gather(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Return the rows `rows` `(n,)` of the table, `(n, …)`; every rank gets all of them. Differentiable."""
+        """Return the rows with the numbers `rows` of the table, `(n, …)`, on every rank. Differentiable.
+
+        The arguments are those of `take`.
+        """
         return self.ranks.sum(self.take(x, rows))
 
     def whole(self, x: Tensor) -> Tensor | None:
-        """Return the complete table on rank 0, in CPU memory, and None on the other ranks; without a gradient."""
+        """Return the complete table on rank 0, in CPU memory, and None on the other ranks; without a gradient.
+
+        `x` has this rank's rows.
+        """
         x = x.detach().cpu().contiguous()
         if self.ranks.size == 1:
             return x
@@ -237,7 +243,7 @@ class Shards:
     def to_columns(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Exchange rows for columns: each rank gives its rows, and gets all rows of its part of the columns.
 
-        The tables `(length, D)` become `(total, D_r)`. Differentiable.
+        The tables `(length, D)` become `(total, D_r)`, where D_r is the number of columns of this rank. Differentiable.
 
         Raises:
             ConfigError: there are fewer columns than ranks.
@@ -266,7 +272,7 @@ WHOLE = Shards.of(ONE, 0, 0)  # for a training in one process, where `take` and 
 
 
 def _columns(n: int, size: int) -> list[slice]:
-    """Divide `n` columns among the ranks; the numbers of columns differ by one at most."""
+    """Return the range of columns of each of `size` ranks; the numbers of columns differ by one at most."""
     bounds = [0]
     for rank in range(size):
         bounds.append(bounds[-1] + n // size + (rank < n % size))
@@ -274,9 +280,9 @@ def _columns(n: int, size: int) -> list[slice]:
 
 
 def _exchanged(sent: Sequence[tuple[int, int, Tensor]], received: Sequence[tuple[int, int, Tensor]]) -> None:
-    """Send the tensors in `sent`, and fill the tensors in `received`.
+    """Send the tensors in `sent` to other ranks, and fill the tensors in `received` with what other ranks send.
 
-    Each entry has the other rank, the number of the table, and the tensor.
+    Each entry is the other rank, the number of the table (0: users, 1: items), and the tensor.
     """
     operations = [dist.P2POp(dist.isend, x, rank, tag=table) for rank, table, x in sent]
     operations += [dist.P2POp(dist.irecv, x, rank, tag=table) for rank, table, x in received]

@@ -1,1 +1,1 @@
-"""What a training will need before it is started: memory of each device, communication, time (docs/distributed.md)."""
+"""Compute what a training will need, before it is started: memory of each device, communication, time."""

@@ -48,19 +48,19 @@ class Device:
     source: str
 
     def rate(self, precision: str) -> float:
-        """Return the floating-point operations a second that matrix products reach in this precision."""
+        """Return the operations a second that matrix products reach in "float32", "tf32" or "bfloat16"."""
         return {"float32": self.float32, "tf32": self.tf32, "bfloat16": self.bfloat16}[precision] * self.efficiency
 
     @property
     def bytes_per_second(self) -> float:
-        """The bytes a second that programs read from and write to the memory."""
+        """The bytes a second that programs read from and write to the device's memory."""
         return self.bandwidth * self.efficiency
 
 
 def _gpu(
     name: str, memory: float, tera: tuple[float, float, float], bandwidth: float, link: float, source: str
 ) -> Device:
-    """Return a GPU.
+    """Return a GPU as a `Device`, with the same assumptions for all GPUs where the maker publishes no number.
 
     Args:
         name: as in `DEVICES`.
@@ -131,7 +131,7 @@ class Cluster:
 
     @classmethod
     def parse(cls, text: str, memory: float | None = None) -> Cluster:
-        """Read a cluster from a text such as `8xH100`, `H100` (one device) or `16xcpu-core`.
+        """Return the cluster that a text describes, such as `8xH100`, `H100` (one device) or `16xcpu-core`.
 
         Args:
             text: number and name of the devices.

@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def sent(self) -> float:
-        """Bytes that a rank sends in a step."""
+        """Bytes that a rank (the process of one device) sends in a step."""
         return sum(size for size, _ in self.work.sent.values())
 
     @property
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def epoch_seconds(self) -> float:
-        """Seconds of an epoch, with sampling and validation."""
+        """Seconds of an epoch, including sampling and one validation."""
         return self.work.n_steps * self.step_seconds + self.sampling_seconds + self.validation_seconds
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,8 +83,9 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
     """Compute the memory, communication and time that the training of a model needs on a cluster.
 
     A part of a step has three times: for its operations (by the rate of products), for its bytes (by the bandwidth of
-    the memory), and for starting its kernels. On a GPU they overlap, so the longest counts. On a CPU the longer one of
-    the first two counts, and the third is added. The time of the exchanges is added, too.
+    the memory), and for starting its kernels (operations on the device). On a GPU they overlap, so the longest time
+    counts. On a CPU the longer one of the first two counts, and the third is added. The times of all parts are added,
+    and the time of the exchanges between the devices.
 
     Args:
         config: configuration of the model, lirdrec or lightgcn.
@@ -93,8 +94,8 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
         cluster: the devices.
 
     Raises:
-        CapabilityError: the needs of this model are not known.
-        ConfigError: the data cannot be split over so many devices.
+        CapabilityError: the needs of this model are not known, or it is lirdrec and `sizes` has no features.
+        ConfigError: the data cannot be split over so many devices, or the configuration does not fit the features.
 
     >>> from lirdrec.models.lightgcn import LightGCNConfig
     >>> plan = make_plan(LightGCNConfig(), TrainConfig(), Sizes(1000, 500, 20_000), Cluster.parse("2xL4"))
@@ -133,11 +134,14 @@ def _communication(work: Workload, cluster: Cluster) -> float:
 
 
 def remedies(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster) -> list[dict[str, Any]]:
-    """Return changes each of which makes a training fit into memory; an empty list if it fits already.
+    """Return changes each of which alone makes a training fit into the devices' memory.
 
-    A change is a dict of "change", "value" and "bytes" (what a device needs then). The kinds of changes are
-    "feature_size" (at most so many columns in each feature matrix), "devices" (so many devices), "batch_size" and
-    "device" (as many devices of another kind).
+    The list is empty if the training fits already, or if no such change is found.
+
+    Returns:
+        For each change its kind ("change"), its "value", and the "bytes" that a device needs then. The kinds are
+        "feature_size" (largest number of columns in each feature matrix), "devices" (number of devices), "batch_size",
+        and "device" (the same number of another kind of device).
     """
     if make_plan(config, training, sizes, cluster).fits:
         return []
@@ -168,7 +172,7 @@ def remedies(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster)
 
 
 def _plan_or_none(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster) -> Plan | None:
-    """Return the plan; None if the data cannot be split over so many devices."""
+    """Return the result of `make_plan`; None if it raises a ConfigError (more devices than rows or columns)."""
     try:
         return make_plan(config, training, sizes, cluster)
     except ConfigError:

@@ -64,7 +64,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Work:
-    """What a part of a step costs: operations of dense products, bytes read and written, kernels started."""
+    """What a part of a step costs: arithmetic of dense products, bytes read and written, kernels started."""
 
     flop: float = 0.0
     bytes: float = 0.0
@@ -131,7 +131,7 @@ class _Shape:
 
     @property
     def blocks(self) -> float:
-        """Number of blocks in which the softmax is computed."""
+        """Number of blocks in which the softmax over all items is computed; 0 for another loss."""
         return max(1.0, self.queries * self.i * FLOAT / self.block_bytes) if self.softmax else 0.0
 
 
@@ -147,8 +147,8 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
 
     Raises:
         CapabilityError: the model is another one, or is LIRDRec without features.
-        ConfigError: there are more devices than columns of a vector, users or items; `feature_size` has a number for
-            each name; or the numbers of `modalities` and of feature matrices differ.
+        ConfigError: there are more devices than columns of a vector, users or items; `config.feature_size` has one
+            number for each name; or `config.modalities` has another length than `sizes.features`.
     """
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
@@ -169,7 +169,9 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     elif isinstance(config, LightGCNConfig):
         n_branches = 1
     else:
-        raise CapabilityError(f"the needs of {config.model} are not known; choose lirdrec or lightgcn")
+        raise CapabilityError(
+            f"the memory and time that {config.model} needs are not known; choose lirdrec or lightgcn"
+        )
     columns = n_branches * config.embedding_size
     _check_ranks(ranks, columns, sizes)
     training = training.resolved(sizes.interactions)
@@ -214,9 +216,10 @@ def _queries(sizes: Sizes, batch: int, n_steps: int, order: str) -> float:
 
 
 def _parameters(shape: _Shape, config: LIRDRecConfig | None) -> dict[str, int]:
-    """Count the parameters of this rank.
+    """Return the number of parameters on one rank.
 
-    "rows" are parameters of users or items, which are split over the ranks; all ranks have the parameters "common".
+    "rows" are parameters of users or items, which are split over the ranks. All ranks have the parameters "common".
+    "buffers" are numbers that are not trained, and "tensors" is the number of tensors.
     """
     if config is None:
         return {"rows": (shape.u + shape.i) * shape.columns, "common": 0, "buffers": 0, "tensors": 2}
@@ -259,9 +262,9 @@ def _memory(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, i
 
 
 def _content_bytes(config: LIRDRecConfig, widths: tuple[int, ...]) -> int:
-    """Return the bytes of the principal components of each feature matrix, which the scores of new items use.
+    """Return the total bytes of the principal components of all feature matrices, which the scores of new items use.
 
-    They are a mean, directions and a flag.
+    For each matrix they are a mean, directions and a flag. A model without them has 0 bytes.
     """
     if config.content_columns == 0 or config.dct == "matrix":
         return 0
@@ -278,7 +281,7 @@ def _item_entries(config: LIRDRecConfig, n_items: int, n_modalities: int) -> int
 
 
 def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) -> float:
-    """Count the numbers in memory at the peak of a step, besides parameters and gradients.
+    """Return how many numbers are in memory at the peak of a step, in addition to parameters and gradients.
 
     The gradients of a step exist until the next forward pass has ended. At the peak of the backward pass they are gone,
     so their memory is subtracted there. The factors say how many tables exist at once; tests/planning counts them.
@@ -304,7 +307,10 @@ def _activations(shape: _Shape, config: LIRDRecConfig | None, gradients: int) ->
 
 
 def _ranking(shape: _Shape, penalty: bool) -> tuple[float, float]:
-    """Count the numbers that the loss of a batch creates: its logits, and the vectors of its pairs and users."""
+    """Return how many numbers the loss of a batch creates: in its logits, and in the vectors of its pairs and users.
+
+    With `penalty`, the parameters of the batch are penalized, too.
+    """
     d = shape.columns
     tables = {"bpr": 4.0, "softmax": 4.2, "sampled": 6.1}[shape.loss] + (3 if penalty else 0)
     if shape.ranks > 1 and shape.loss != "softmax":
@@ -351,7 +357,7 @@ def _step(shape: _Shape, config: LIRDRecConfig | None, parameters: dict[str, int
 
 
 def _validation(shape: _Shape, step: dict[str, Work]) -> dict[str, Work]:
-    """Return the parts of a validation: a forward pass (about a third of a step), all scores, and the best items."""
+    """Return part of a validation → its work: a forward pass (a third of a step), all scores, and the best items."""
     scores = float(shape.sizes.users) * shape.i
     forward = [work for name, work in step.items() if name not in WITHOUT_FORWARD]
     blocks = scores * FLOAT / (64 * 2**20 if shape.block_bytes == BLOCK_BYTES else 2**30)
@@ -363,7 +369,7 @@ def _validation(shape: _Shape, step: dict[str, Work]) -> dict[str, Work]:
 
 
 def _sent(shape: _Shape, parameters: dict[str, int]) -> dict[str, tuple[float, float]]:
-    """Return what a rank sends in a step: name → bytes, and the number of exchanges."""
+    """Return what a rank sends in a step: name → (bytes, number of exchanges); empty with one rank."""
     ranks, d = shape.ranks, shape.columns
     if ranks == 1:
         return {}

@@ -54,7 +54,9 @@ _EXAMPLES = {
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions that must all hold; a missing value (null or NaN) never satisfies one.
+    """Conditions on columns of the item table; an item must satisfy all of them.
+
+    A missing value (null or NaN) satisfies no condition.
 
     `{"price": {"lt": 30}, "in_stock": true, "category": {"in": ["tents", "lamps"]}, "title": {"contains": "red"}}`.
     A bare value means `eq`. Comparisons: eq, ne, lt, le, gt, ge, in, contains; in a column of lists, `contains` looks
@@ -62,7 +64,7 @@ class Filter:
 
     Attributes:
         conditions: column → condition; must not be mutated.
-        key: a hash of the conditions, which may be large; the key of the mask in a cache.
+        key: a hash of the conditions, under which a cache can keep the mask.
     """
 
     conditions: Mapping[str, Any] = field(compare=False, repr=False)
@@ -73,7 +75,7 @@ class Filter:
         """Check conditions from JSON, and make a filter of them.
 
         Raises:
-            ConfigError: an unknown comparison, or a value that does not suit it.
+            ConfigError: an unknown comparison, a value that does not suit it, or a list that is too long.
         """
         for column, condition in conditions.items():
             for name, value in _comparisons(condition).items():
@@ -96,7 +98,7 @@ class Filter:
         """Return which rows of the item table satisfy the filter, `(I,)` bool.
 
         Raises:
-            ConfigError: a column is unknown, or its type does not support the comparison.
+            ConfigError: a column is unknown, or its type does not support the comparison or the value.
         """
         mask = torch.ones(items.height, dtype=torch.bool)
         for name, condition in self.conditions.items():
@@ -141,7 +143,10 @@ def _comparisons(condition: Any) -> Mapping[str, Any]:
 
 
 def _readable(column: pl.Series) -> tuple[pl.Series, str]:
-    """Return the column in a type to compare, with missing values as null, and its kind (`_COMPARISONS_OF_KIND`)."""
+    """Return a column in a type that can be compared, and its kind, a key of `_COMPARISONS_OF_KIND`, or "other".
+
+    Missing values become null.
+    """
     kind = column.dtype
     if kind.is_float():
         return column.cast(pl.Float64).fill_nan(None), "number"
@@ -168,7 +173,7 @@ def _readable(column: pl.Series) -> tuple[pl.Series, str]:
 
 
 def _value(given: Any, dtype: Any, kind: str, name: str) -> Any:
-    """Return a value of a condition in the column's type; raises a ConfigError if it does not fit the column."""
+    """Return a value of a condition in the column's type, or raise a ConfigError if it does not fit the column."""
     is_valid = {
         "number": isinstance(given, (int, float)) and not isinstance(given, bool),
         "truth": isinstance(given, bool),

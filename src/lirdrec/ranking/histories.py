@@ -45,7 +45,7 @@ class Histories:
         return self.items[int(self.start[user]) : int(self.start[user + 1])]
 
     def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all pairs of the users `(B,)`: position of the user in `users`, and item row, `(n,)` int64 each."""
+        """Return all pairs of the users `(B,)`: the user's position in `users`, and the item row, `(n,)` int64 each."""
         owner, entry = expand(self.start, users)
         return owner, self.items[entry]
 
@@ -57,7 +57,7 @@ class Histories:
 
 
 def _stable_order(keys: Tensor) -> Tensor:
-    """Return the positions `(n,)` that sort the keys, equal keys in order; keys in order need no sort."""
+    """Return the positions `(n,)` that sort the keys; equal keys stay in order. Sorted keys are not sorted again."""
     if bool((keys[1:] >= keys[:-1]).all()):
         return torch.arange(len(keys), device=keys.device)
     return torch.argsort(keys, stable=True)
@@ -83,7 +83,10 @@ class PairWeights:
 
 
 def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int, values: Tensor | None = None) -> Tensor:
-    """Return the pairs `(E,)` as a CSR matrix `(U, I)` with the float32 `values` `(E,)`; None: all values are 1."""
+    """Return the pairs of users and items `(E,)` as a CSR matrix `(U, I)` with float32 values.
+
+    `values` `(E,)` are the entries at the pairs; None: all are 1.
+    """
     entries = torch.ones(len(users), device=users.device) if values is None else values.float()
     if entries.is_cpu:  # without a sort of all pairs
         table = csr_matrix((entries.numpy(), (users.numpy(), items.numpy())), shape=(n_users, n_items))
@@ -95,7 +98,9 @@ def history_matrix(users: Tensor, items: Tensor, n_users: int, n_items: int, val
 
 
 def expand(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the entries of some rows of a CSR matrix: position in `rows` and position among all entries, `(n,)` each.
+    """Return the entries of some rows of a CSR matrix, as two positions `(n,)` of each entry.
+
+    These are the position of its row in `rows`, and its own position among all entries of the matrix.
 
     Args:
         start: `(m + 1,)`, where each row begins among the entries.

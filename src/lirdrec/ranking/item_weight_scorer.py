@@ -67,8 +67,9 @@ class ItemWeightScorer(Scorer):
         return cls(history, _transposed(by_scored_item))
 
     def with_items(self, neighbors: Tensor, similarity: Tensor) -> ItemWeightScorer:
-        """Return a scorer with `n` more items, whose columns are given as in `of_nearest`; needs sparse weights.
+        """Return a scorer with `n` more items; the weights of this one must be sparse.
 
+        `neighbors` and `similarity`, `(n, k)` each, say which liked items count for each new item, as in `of_nearest`.
         No history contains the new items, and existing scores do not change.
         """
         # rows of the transposed weights, with entries sorted by the liked item
@@ -105,14 +106,14 @@ class ItemWeightScorer(Scorer):
 
     @cached_property
     def masking_weights(self) -> Any:
-        """Sparse weights with a part below that masks seen items: scipy's CSR `(2I, I)` on the CPU; see `masking`."""
+        """The sparse weights, with a part below them that masks seen items (`masking`): scipy's CSR `(2I, I)`."""
         return masking(csr_of(self.weights))
 
     def queries(self, users: Tensor) -> Tensor:
         return _dense_rows(self.history, users)
 
     def queries_of(self, histories: Sequence[Tensor]) -> Tensor:
-        """Return rows `(B, I)` that represent users, given their lists of liked items."""
+        """Return queries `(B, I)` of users, given their lists of liked item rows: 1 at each liked item, else 0."""
         rows = self.history.values().new_zeros(len(histories), self.n_items)
         for row, liked in enumerate(histories):
             rows[row, liked] = 1
@@ -165,13 +166,19 @@ class ItemWeightScorer(Scorer):
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> ItemWeightScorer:
-        """Build the scorer from the results of `tensors()` and `settings()`; see `scorer_from_tensors`."""
+        """Build the scorer from the results of `tensors()` and `settings()`; see `scorer_from_tensors`.
+
+        Raises:
+            DataError: the tensors do not fit together.
+        """
         users, items = settings["n_users"], settings["n_items"]
         history, weights = _csr_whole("history", tensors, (users, items)), tensors.get("weights")
         if weights is None:
             weights = _csr_whole("weights", tensors, (items, items))
         elif weights.shape != (items, items):
-            raise DataError(f"'weights' has the shape {' × '.join(map(str, weights.shape))}, not {items} × {items}")
+            raise DataError(
+                f"its tensor 'weights' has the shape {' × '.join(map(str, weights.shape))}, not {items} × {items}"
+            )
         return cls(history, weights)
 
 
@@ -193,7 +200,10 @@ def _dense_rows(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def _nearest_entries(neighbors: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the entries of the tables of `of_nearest` without -1: end `(n,)` of each row, items, and their weights."""
+    """Return the entries of the tables of `of_nearest` that are not -1, row by row: their items and their weights.
+
+    The first result `(n,)` is where each row ends among these entries.
+    """
     if not neighbors.is_cpu:
         is_there = neighbors >= 0
         return is_there.sum(1).cumsum(0), neighbors[is_there], similarity[is_there]
@@ -221,5 +231,5 @@ def _csr_whole(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, int])
         return _csr(crow, col, value, shape)
     except RuntimeError as error:  # without this check, products of a damaged file could read beyond its memory
         raise DataError(
-            f"'{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"
+            f"its tensor '{name}' is not a sparse matrix of {shape[0]}×{shape[1]}: {str(error).splitlines()[0]}"
         ) from None

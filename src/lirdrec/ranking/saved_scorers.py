@@ -13,10 +13,10 @@ from lirdrec.ranking.scorers import Scorer, VectorScorer, all_finite
 
 
 def scorer_from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Scorer:
-    """Rebuild a scorer from `Scorer.tensors()` and `Scorer.settings()`.
+    """Rebuild a scorer from the results of `Scorer.tensors()` and `Scorer.settings()`.
 
     Raises:
-        DataError: the parts of a sparse matrix do not fit together, or a number is not finite.
+        DataError: tensors do not fit together, or a number is not finite.
 
     >>> import torch
     >>> scorer = VectorScorer(torch.ones(1, 2), torch.ones(3, 2))
@@ -25,7 +25,7 @@ def scorer_from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, An
     """
     for name, tensor in tensors.items():
         if not all_finite(tensor):
-            raise DataError(f"'{name}' has numbers that are not finite")
+            raise DataError(f"its tensor '{name}' has numbers that are not finite")
     kinds: dict[str, type[VectorScorer] | type[ItemWeightScorer]]
     kinds = {VectorScorer.kind: VectorScorer, ItemWeightScorer.kind: ItemWeightScorer}
     return kinds[settings["kind"]].rebuild(dict(tensors), settings)

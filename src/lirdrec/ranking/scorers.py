@@ -1,8 +1,8 @@
 """Scorers: the result of training, from which all items are scored for a block of queries.
 
 A *query* is one row of a dense tensor that represents a user: the user's vector (`VectorScorer`) or the user's
-history as a 0/1 row over items (`ItemWeightScorer`, ranking/item_weight_scorer.py). `scores(queries)` serves known
-users, new users and batch jobs.
+history as a row over items, 0 for items that are not in it (`ItemWeightScorer`, ranking/item_weight_scorer.py).
+`scores(queries)` serves known users, new users and batch jobs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def queries(self, users: Tensor) -> Tensor:
-        """Return rows `(B, D)` that represent the trained users `users` (`(B,)`, int64)."""
+        """Return the queries `(B, D)`, the rows that represent users, of the trained users in rows `users` `(B,)`."""
 
     @abc.abstractmethod
     def scores(self, queries: Tensor) -> Tensor:
@@ -41,10 +41,13 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
-        """Return terms `(B, n_parts)` whose row sums are the scores of the pairs `(queries[b], items[b])`."""
+        """Return the parts `(B, n_parts)` of the scores of the pairs `(queries[b], items[b])`; a score is their sum."""
 
     def contributions(self, queries: Tensor, items: Tensor) -> Tensor | None:
-        """Return what each item adds to the score of each pair, `(B, I)`; None if scores are no sums over a history."""
+        """Return how much each item of the user's history adds to the score of each pair `(queries[b], items[b])`.
+
+        The result is `(B, I)`, 0 for items outside of the history. It is None if scores are no sums over a history.
+        """
         return None
 
     @abc.abstractmethod
@@ -56,7 +59,10 @@ class Scorer(abc.ABC):
         """Return the similarity `(B, U)` of all users to the users `(B,)`."""
 
     def user_weights(self, users: Tensor) -> Tensor | None:
-        """Return weights `(B, n)` that users give to the first `n` branches; None if the model has no such weights."""
+        """Return weights `(B, n)` that users give to the first `n` branches (parts of the score, `branch_names`).
+
+        Returns None if the model has no such weights.
+        """
         return None
 
     @property
@@ -74,12 +80,12 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> Scorer:
-        """Return the same scorer with its tensors on `device`."""
+        """Return a scorer with the same tensors on `device`."""
 
     def sound_items(self, first: int) -> Tensor:
         """Return which of the items from row `first` on can be ranked, `(I - first,)` bool.
 
-        An item cannot be ranked if a row for its scores has a number that is not finite or is beyond `LARGEST`.
+        An item cannot be ranked if its vector, or its weights, have a number that is not finite or beyond `LARGEST`.
         """
         return torch.ones(self.n_items - first, dtype=torch.bool)
 
@@ -90,7 +96,7 @@ class VectorScorer(Scorer):
     Args:
         users: `(U, D)` float.
         items: `(I, D)` float.
-        branch_names: names of the branches, which are chunks of the `D` columns; each is a part of the score.
+        branch_names: names of the branches. A branch is a chunk of the `D` columns, and gives one part of the score.
         widths: number of columns of each chunk; None: equal chunks.
         n_similarity_parts: only this number of chunks, from the first on, counts for the similarity of items and of
             users; None: all. In the columns after them most items have zeros.
@@ -146,11 +152,11 @@ class VectorScorer(Scorer):
         return VectorScorer(**(arguments | changes))
 
     def with_items(self, vectors: Tensor, memory: Mapping[str, Tensor] | None = None) -> VectorScorer:
-        """Return a scorer with more items; existing rows are the same.
+        """Return a scorer with more items; the rows of the existing items are the same.
 
         Args:
             vectors: `(n, D)` vectors of the new items; their offset is 0.
-            memory: the model's tensors with rows for the new items; None: they do not change.
+            memory: the complete `memory`, with rows for the new items; None: it does not change.
         """
         offsets = None if self.offsets is None else append_rows(self.offsets, self.offsets.new_zeros(len(vectors)))
         items = append_rows(self.item_vectors, vectors)
@@ -169,7 +175,7 @@ class VectorScorer(Scorer):
 
     @cached_property
     def _other_items(self) -> Tensor:
-        """Rows `(m,)` of the items that have other numbers than 0 after the columns of the similarity."""
+        """Rows `(m,)` of the items with a number other than 0 in the columns that do not count for the similarity."""
         return self.item_vectors[:, self.n_similarity_columns :].any(1).nonzero().squeeze(1)
 
     def parts(self, queries: Tensor, items: Tensor) -> Tensor:
@@ -183,7 +189,7 @@ class VectorScorer(Scorer):
 
     @property
     def similarity_vectors(self) -> Tensor:
-        """The columns of the item vectors whose cosines are the similarity of items; a view."""
+        """The part of the item vectors `(I, d)` whose cosines are the similarity of items; a view, not a copy."""
         return self.item_vectors[:, : self.n_similarity_columns]
 
     @property
@@ -231,7 +237,7 @@ class VectorScorer(Scorer):
 
     @property
     def grown_users(self) -> Tensor:
-        """Rows `(m,)` int64, in order, of the users whose vectors `with_users` has replaced."""
+        """Rows `(m,)` int64, in order, of the users whose vectors `with_users` has replaced (their histories grew)."""
         return self.memory.get(self.GROWN[0], torch.empty(0, dtype=torch.int64, device=self.user_vectors.device))
 
     def trained_queries(self, users: Tensor) -> Tensor:
@@ -270,14 +276,18 @@ class VectorScorer(Scorer):
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> VectorScorer:
-        """Build the scorer from the results of `tensors()` and `settings()`; see `scorer_from_tensors`."""
+        """Build the scorer from the results of `tensors()` and `settings()`; see `scorer_from_tensors`.
+
+        Raises:
+            DataError: the tensors do not fit together.
+        """
         memory = {k.removeprefix("memory."): v for k, v in tensors.items() if k.startswith("memory.")}
         names = tuple(settings["part_names"])
         users, items, weights, offsets = (tensors.get(name) for name in ("users", "items", "weights", "offsets"))
         assert users is not None and items is not None
         widths = settings.get("widths")
         if widths is not None and (len(widths) != len(names) or sum(widths) != items.shape[1]):
-            raise DataError(f"the numbers of columns {widths} do not add up to the {items.shape[1]} columns of 'items'")
+            raise DataError(f"its numbers of columns {widths} do not add up to the {items.shape[1]} columns of 'items'")
         return cls(users, items, names, weights, memory, offsets, widths, settings.get("n_similarity_parts"))
 
 
@@ -289,7 +299,7 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def sound_rows(table: Tensor, largest: float) -> Tensor:
-    """Return which rows of a table `(n, …)` have no NaN and no number beyond `largest`, `(n,)` bool."""
+    """Return which rows of a table `(n, …)` have no NaN and no number beyond ±`largest`, `(n,)` bool."""
     return (table.reshape(len(table), -1).abs() <= largest).all(1)
 
 

@@ -26,7 +26,7 @@ class ShardedScorer:
         self.own = VectorScorer(users.detach()[:0], items.detach())
 
     def queries(self, users: Tensor) -> Tensor:
-        """Return rows `(B, D)` of the users `(B,)`, gathered from the ranks that have them."""
+        """Return the vectors `(B, D)` of the users `(B,)`, gathered from the ranks that have them."""
         return self.shards.users.gather(self._users, users)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -65,8 +65,8 @@ def largest_of_rows(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.nda
         k: 1 or more.
 
     Returns:
-        The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 if a row has fewer entries. The number of
-        entries found in each row, `(n,)` int64.
+        The values `(n, k)` float32 and the columns `(n, k)` int64; 0 and -1 where a row has fewer such entries. The
+        third result is the number of entries found in each row, `(n,)` int64.
 
     >>> values, columns, counts = largest_of_rows(scipy.sparse.csr_matrix(np.float32([[0, 3, 1, 5], [0, 0, 0, -1]])), 2)
     >>> columns.tolist(), counts.tolist()
@@ -129,7 +129,7 @@ def fill_with_zeros(matrix: Any, values: np.ndarray, columns: np.ndarray, counts
 
 
 def product_blocks(left: Any, right: Any, memory_limit: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of blocks of rows of `left`, whose products with `right` fit into `memory_limit` bytes.
+    """Cut the rows of `left` into blocks whose products with `right` fit into a memory limit; yield (start, stop).
 
     Args:
         left, right: scipy's CSR matrices `(n, m)` and `(m, p)`.

@@ -22,11 +22,11 @@ DEVICE_MEMORY_LIMIT = 2**30  # bytes on a GPU; with small blocks it would wait f
 
 @dataclass(frozen=True)
 class Quota:
-    """The exact number of places that new items get in each list.
+    """The number of places that new items get in each list: no more, and fewer only if too few new items remain.
 
     Attributes:
         first: row of the first new item; all later rows are new items.
-        places: number of places of new items. If fewer new items remain, known items take their places.
+        places: number of places of new items. Known items take the places that new items cannot fill.
     """
 
     first: int
@@ -55,7 +55,8 @@ def top_k(
         memory_limit: bytes for one block of scores.
 
     Returns:
-        Scores `(B, k)` and item rows `(B, k)` int64; `-inf` and -1 where fewer than `k` items remain.
+        Scores `(B, k)` and item rows `(B, k)` int64; `-inf` and -1 where fewer than `k` items remain. Items whose score
+        is not finite are left out.
     """
     if isinstance(scorer, ShardedScorer):
         return _merged_top_k(scorer, queries, k, seen, candidates, memory_limit)
@@ -82,7 +83,7 @@ def _merged_top_k(
     candidates: Tensor | None,
     memory_limit: int,
 ) -> tuple[Tensor, Tensor]:
-    """`top_k`, called by all ranks that share the items: each rank ranks its own items, then all lists are merged."""
+    """Compute `top_k` on all ranks that share the items: each ranks its own items, then all lists are merged."""
     shard = scorer.shards.items
     if seen is not None:
         own = (seen[1] >= shard.start) & (seen[1] < shard.stop)
@@ -106,9 +107,10 @@ def rank_users(
     quota: Quota | None = None,
     memory_limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rank items for known users; yields blocks `(users (b,), scores (b, k), items (b, k))`.
+    """Find the `k` best items of known users; yield blocks `(users (b,), scores (b, k), items (b, k))`.
 
-    Queries are made block by block. The default of the memory limit depends on the users' device (`default_limit`).
+    The results and the options are those of `top_k`, but `seen` has the items of each user to leave out. Queries are
+    made block by block. The default of the memory limit depends on the users' device (`default_limit`).
     """
     if memory_limit is None:
         memory_limit = default_limit(users.device)
@@ -132,7 +134,7 @@ def _rank_sparse(
     candidates: Tensor | None,
     memory_limit: int,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`rank_users` by products of sparse matrices; only few users need dense rows of scores."""
+    """Compute `rank_users` by products of sparse matrices; only few users need dense rows of scores."""
     if candidates is not None:
         candidates = candidates.sort().values
     history, weights = csr_rows(scorer.history, users), scorer.masking_weights
@@ -154,7 +156,7 @@ def _rank_sparse(
 
 
 def _best_of_sparse(block: Any, k: int, memory_limit: int) -> tuple[Tensor, Tensor]:
-    """`top_k_dense` for scipy's CSR matrix `(b, I)`, in which entries that are not stored are 0."""
+    """Compute `top_k_dense` for scipy's CSR matrix `(b, I)` of scores; entries that are not stored are 0."""
     lists = largest_of_rows(block, k)
     incomplete = torch.from_numpy(fill_with_zeros(block, *lists))
     scores, items = torch.from_numpy(lists[0]), torch.from_numpy(lists[1])
@@ -230,5 +232,5 @@ def default_limit(device: torch.device) -> int:
 
 
 def block_rows(n_items: int, element_size: int, memory_limit: int) -> int:
-    """Return the number of queries of a block whose scores need at most `memory_limit` bytes."""
+    """Return the number of queries, at least 1, in a block whose scores need at most `memory_limit` bytes."""
     return max(1, memory_limit // max(1, n_items * element_size))

@@ -43,7 +43,7 @@ class BatchResult:
         new_rows: number of rows of items that were added after the training.
         users: number of users ranked in this call.
         resumed: number of users that an earlier call had ranked already.
-        seconds: time that the ranking took in this call.
+        seconds: time in seconds that the ranking took in this call.
     """
 
     rows: int
@@ -85,7 +85,7 @@ def recommend_all(
             process writes the file, which is the same if the machines compute alike. None: this process ranks.
 
     Raises:
-        ConfigError: an unknown file ending, a bad k, unfinished work of other settings or of another run.
+        ConfigError: an unknown file ending, a bad k, `OUTPUT.parts` has unfinished work of another call or other files.
         UnknownIdError, CapabilityError: an unknown candidate; a slim run cannot leave out seen items.
         TrainingError: processes of the Ray cluster died again and again.
         RunFolderError: another process writes the file, or it would be in a run folder, or it cannot be written.
@@ -126,7 +126,7 @@ class _Request:
 
 
 def _plan(recommender: Recommender, request: _Request) -> dict[str, Any]:
-    """Return the settings of the ranking; finished shards are used again only if the settings are the same."""
+    """Return the settings of the ranking; shards that an earlier call finished are used if it had the same settings."""
     chosen = request.candidates
     return {
         "run": _identity(recommender, request.exclude_seen),
@@ -180,7 +180,7 @@ def _join(recommender: Recommender, shards: Shards, output: Path, csv_safe: bool
 
 
 def _identity(recommender: Recommender, exclude_seen: bool) -> str:
-    """Return a hash of everything in a run that determines its recommendations."""
+    """Return a hash of everything in a run that determines its recommendations: scores, ids, and items to leave out."""
     digest = hashlib.sha256()
     for name, tensor in sorted(recommender.scorer.tensors().items()):
         if not name.startswith("memory."):  # used only to add items and users
@@ -198,15 +198,22 @@ def _identity(recommender: Recommender, exclude_seen: bool) -> str:
 
 
 def _check_own_folder(parts: Path) -> None:
-    """Raise a ConfigError if the folder has files of something else, since its files are removed at the end."""
+    """Check that the folder `parts` has no files that `recommend_all` did not write, since all its files are removed.
+
+    Raises:
+        ConfigError: the folder has other files.
+    """
     if not (parts / PLAN).is_file() and any(path.name != LOCK and not is_leftover(path) for path in parts.iterdir()):
         raise ConfigError(
-            f"{parts} has files that are not unfinished work of this file; choose another name for the file"
+            f"{parts} has files that are not unfinished work on this output; choose another name for the output file"
         )
 
 
 def _discard(parts: Path) -> None:
-    """Remove unfinished work; the plan last, so that a kill leaves a folder that `_check_own_folder` accepts."""
+    """Remove the unfinished work in the folder `parts`.
+
+    The plan is removed last, so that a kill leaves a folder that `_check_own_folder` accepts.
+    """
     for path in sorted(parts.iterdir(), key=lambda path: path.name == PLAN):
         if path.name != LOCK:
             path.unlink()

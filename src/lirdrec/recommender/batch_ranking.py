@@ -72,7 +72,10 @@ class UserRanking:
             yield scores.cpu().numpy(), items.to(torch.int32).cpu().numpy()
 
     def shard(self, rows: range, advance: ProgressCallback = no_progress) -> dict[str, np.ndarray]:
-        """Rank the users in these rows; return "scores" and "items". `advance` gets the number of users in a block."""
+        """Rank the users in these rows; return "scores" and "items" (item rows), `(len(rows), k)` each.
+
+        `advance` is called after each block of users with the number of its users.
+        """
         scores, items = [], []
         for block_scores, block_items in self._blocks(rows):
             scores.append(block_scores)

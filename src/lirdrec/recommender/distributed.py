@@ -63,12 +63,14 @@ def fit_on_ranks(
             `fit`.
 
     Raises:
-        CapabilityError: the model, or one of its options, or `warm_start`, needs a single process.
-        ConfigError: there are fewer users, items or columns of a vector than ranks.
+        CapabilityError: the model or one of its options needs a single process, or `warm_start` is given.
+        ConfigError: there are more ranks than users, items, or columns of a vector.
         RunFolderError, TrainingError, DataError: see `fit`.
     """
     if warm_start is not None:
-        raise CapabilityError("a training that continues an earlier run is done on one device only; use one device")
+        raise CapabilityError(
+            "a training that continues an earlier run (warm_start) needs a single device; use one device"
+        )
     progress = progress and ranks.is_first
     if refit is None:
         resolved = resolve_configs(config, model, training, preset)
@@ -114,7 +116,11 @@ def _built(
     device: str,
     cache: str | Path | Literal[False] | None,
 ) -> Model:
-    """Build the model of this rank; with the ranks `ONE` (a single process) this is the complete model."""
+    """Build the model of this rank, with this rank's part of the rows; for `ONE` (a single process) all rows.
+
+    Raises:
+        CapabilityError: the model cannot be trained by several processes.
+    """
     model_type = model_for_config(job.config)
     if not model_type.capabilities.several_devices:
         others = [name for name in model_names() if registered(name).capabilities.several_devices]
@@ -130,7 +136,7 @@ def _built(
 
 
 def gathered(model: Model) -> dict[str, Tensor] | None:
-    """Return the complete parameters and buffers by name, on the CPU, on rank 0; None on the other ranks."""
+    """Return, on rank 0, the complete parameters and buffers of a model by name, on the CPU; None on other ranks."""
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         shard = model.shard_of(name)

@@ -102,7 +102,7 @@ class Explanation:
 
 
 def explain(state: RunState, user: Any, item: Any, n_liked: int = 5, model: Model | None = None) -> Explanation:
-    """Explain the score of a user and an item of the run; see `Recommender.explain`.
+    """Explain the score of an item for a user; for errors see `Recommender.explain`.
 
     Args:
         state: the run.
@@ -132,7 +132,7 @@ def explain_history(
 
     Args:
         model, scorer, history, item_row: as for `history_effects`.
-        n_liked: number of items that the caller shows; if it is 0, effects are not computed, and None is returned.
+        n_liked: number of items that the caller shows; if it is 0, the effects are not computed, and are None.
     """
     effects = history_effects(model, scorer, history, item_row) if n_liked else None
     return model.history_weights(scorer, history), effects
@@ -144,7 +144,7 @@ def history_effects(model: Model, scorer: Scorer, history: Tensor, item_row: int
 
     The difference is exact: the score of the complete history minus the score of the history without the item. The
     model computes the query of each of the two histories (`fold_in`). If a history is longer than the model reads
-    (`max_length`; else `LATEST`), only its latest items are used and are in the result.
+    (`max_length`; else `LATEST`), only its latest items are used and are in the result. It is {} for an empty history.
 
     Args:
         model: a model with `capabilities.ordered`.
@@ -172,7 +172,7 @@ def explained(
     n_liked: int,
     effects: Mapping[int, float] | None = None,
 ) -> Explanation:
-    """Explain the score of an item for any user vector.
+    """Explain the score of an item for any user vector, which need not be of a user of the run.
 
     Args:
         state: the run whose items are scored.

@@ -27,17 +27,18 @@ N_COMPARED = 1000  # rows whose length is compared before and after the reductio
 
 
 def check_variance(dataset: Dataset, config: Any) -> None:
-    """Warn of each modality whose features are missing or all the same, so that a model learns nothing from it.
+    """Check that the features of each modality differ between items; otherwise a model learns nothing from them.
 
-    Only the features of items of training are compared. Features that differ by no more than rounding in float32 count
-    as the same. With `whiten` there is no warning, because `fit_projections` raises an error for such a modality.
+    If they are missing or all the same, a warning is logged; if this is so for all modalities, an error is raised. Only
+    the features of items of training are compared. Features that differ by no more than rounding in float32 count as
+    the same. With `whiten` there is no warning, because `fit_projections` raises an error for such a modality.
 
     Args:
         dataset: the dataset with its features.
         config: the config of a model that needs features.
 
     Raises:
-        DataError: this is so for every modality that the model uses.
+        DataError: the features of every modality that the model uses are missing or all the same.
     """
     used, known = _used(dataset, config), _known(dataset)
     same = [name for name in used if not vary(*_tensors(dataset, name, known))]
@@ -55,12 +56,13 @@ def check_variance(dataset: Dataset, config: Any) -> None:
 
 
 def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[str, Projection]:
-    """Return a projection for each modality that the model config reduces or whitens, by the name of the modality.
+    """Return name of a modality → projection, for each modality that the model config reduces or whitens.
 
-    A modality without any variance is not reduced. With several ranks (processes), rank 0 computes all projections.
+    A modality whose features are all the same is not reduced. With several ranks (processes), rank 0 computes all
+    projections.
 
     Raises:
-        ConfigError: a size for a modality that the model does not use, or `whiten` with one without any variance.
+        ConfigError: a size for a modality that the model does not use, or `whiten` with features that are all the same.
     """
     sizes, whiten = column_counts(dataset, config), isinstance(config, FeatureSizeOptions) and config.whiten
     if not sizes or (not whiten and all(size >= dataset.features[name].dims for name, size in sizes.items())):
@@ -85,7 +87,8 @@ def fit_projections(dataset: Dataset, config: Any, ranks: Ranks = ONE) -> dict[s
 def column_counts(dataset: Dataset, config: Any) -> dict[str, int]:
     """Return modality → its number of columns, for the modalities that `feature_size` or `whiten` changes.
 
-    The number is an upper limit. Only a modality without any variance keeps all of its columns (`fit_projections`).
+    The number is an upper limit. Only a modality whose features are all the same keeps all of its columns
+    (`fit_projections`).
 
     Raises:
         ConfigError: a size for a modality that the dataset does not have or the model does not use.
@@ -119,13 +122,16 @@ def _known(dataset: Dataset) -> np.ndarray:
 
 
 def _tensors(dataset: Dataset, name: str, known: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the stored features `(I, d)`, and which rows have features and are of known items, `(I,)` bool."""
+    """Return the stored features `(I, d)` of a modality, and which items are `known` and have it, `(I,)` bool."""
     matrix = dataset.features[name]
     return stored_tensor(matrix.values), torch.from_numpy(known & matrix.present)
 
 
 def _check_outliers(dataset: Dataset, name: str, known: np.ndarray, found: Projection, size: int) -> None:
-    """Warn if a few very large rows leave fewer columns than `size`, and less than half of a typical row's length."""
+    """Warn if the projection `found` keeps fewer columns than `size`, and less than half of a typical row's length.
+
+    The cause is a few rows that are much larger than the others.
+    """
     matrix = dataset.features[name]
     if found.n_columns >= min(size, matrix.dims):
         return
@@ -135,8 +141,9 @@ def _check_outliers(dataset: Dataset, name: str, known: np.ndarray, found: Proje
     kept = float((found(values).double().norm(dim=1) / lengths).median())
     if kept < 0.5:
         log.warning(
-            "feature_size: a few rows of the features '%s' of %s are so much larger than the others that only %d of"
-            " %d columns and %.0f %% of the length of a typical row are left; correct them, or keep all columns (%s)",
+            "feature_size: a few rows of the features '%s' of %s are so much larger than the others that the reduction"
+            " keeps only %d of %d columns and %.0f %% of the length of a typical row; correct these rows, or keep all"
+            " columns (%s)",
             name,
             dataset.name,
             found.n_columns,

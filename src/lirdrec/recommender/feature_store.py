@@ -32,14 +32,14 @@ Blocks = list[dict[str, FeatureMatrix]]
 
 @dataclass
 class FeatureStore:
-    """Feature matrices in blocks of item rows, read from disk when they are first needed.
+    """The feature matrices of a run's items, in blocks of item rows; read from disk when they are first needed.
 
     Attributes:
         trained: name → matrix of the items known in training, or None until `blocks` reads it.
         added: blocks of the items that were added, in the order of their rows; must not be changed.
         folder: the prepared dataset that contains `trained`, if there is one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
-        missing: why `trained` cannot be read, or None; raised as an error only when `trained` is needed.
+        missing: the reason why `trained` cannot be read, or None; `blocks` raises it as an error.
         projections: name → projection that reduces a matrix before the model reads it (feature_projection.py).
     """
 
@@ -52,7 +52,7 @@ class FeatureStore:
 
     @classmethod
     def of(cls, dataset: Dataset, projections: Mapping[str, Projection] | None = None) -> FeatureStore:
-        """Return the features of a dataset, with a reference to its folder if it was loaded from a prepared folder."""
+        """Make the store of a dataset's features, with a reference to its folder if it was loaded from one."""
         projections = projections or {}
         if dataset.folder is None or not dataset.features:
             return cls(dict(dataset.features), projections=projections)
@@ -70,7 +70,7 @@ class FeatureStore:
         return [self.trained, *self.added]
 
     def with_added(self, new: Mapping[str, FeatureMatrix]) -> FeatureStore:
-        """Return a store with the features of more items; all added items become one block, which is faster to read."""
+        """Return a store with the features of more items. All added items become one block, which is faster to read."""
         merged = dict(new)
         for name, matrix in new.items():
             added = [block[name] for block in self.added]
@@ -79,11 +79,15 @@ class FeatureStore:
         return replace(self, added=[merged])
 
     def names(self) -> list[str]:
-        """Return the names of the modalities, in the order in which the model uses them."""
+        """Return the names of the modalities, in the order in which the model uses them.
+
+        Raises:
+            RunFolderError: see `blocks`.
+        """
         return list(self.blocks()[0])
 
     def known_names(self) -> list[str]:
-        """Return the names of the modalities, also if their files are missing."""
+        """Return the names of the modalities, without an error if their files are missing or damaged."""
         return list(self.trained) if self.trained is not None else sorted({k.rsplit(".", 1)[0] for k in self.files})
 
     def writers(self, run: Path) -> dict[str, Writer]:
@@ -115,7 +119,7 @@ class FeatureStore:
         verify: bool = False,
         manifest: Mapping[str, Any] | None = None,
     ) -> FeatureStore:
-        """Read the features that `writers` wrote; a missing dataset raises an error only when it is needed.
+        """Read the features that `writers` wrote. A missing or damaged dataset raises an error only in `blocks`.
 
         Args:
             run: the run folder.
@@ -233,7 +237,7 @@ def _check(description: Any, path: Path) -> None:
             isinstance(entry, dict) and is_relative_name(entry.get("file")) and isinstance(entry.get("sha256"), str)
         )
         if not is_valid or not isinstance(entry.get("bytes"), int):
-            raise damage(f"its entry of the file {name!r} is wrong")
+            raise damage(f"its entry for the file {name!r} is not of the right form")
 
 
 def _write_projections(path: Path, projections: Mapping[str, Projection]) -> None:
@@ -286,7 +290,7 @@ def _read_matrix(folder: Path, manifest: Mapping[str, Any], prefix: str, name: s
             raise RunFolderError(f"{path}: {describe_read_error(error, 'restore it')}") from None
     values, present = arrays
     if values.ndim != 2 or values.dtype.kind != "f" or present.dtype != np.bool_ or present.shape != values.shape[:1]:
-        raise RunFolderError(f"{folder}: the features '{name}' are not a matrix with its mask; restore them")
+        raise RunFolderError(f"{folder}: the features '{name}' are damaged: not a matrix and its mask; restore them")
     return FeatureMatrix.known_good(values, np.asarray(present))
 
 

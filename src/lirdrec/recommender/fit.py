@@ -84,7 +84,7 @@ def fit(
 
     Raises:
         ConfigError, CapabilityError: an unknown option or device; a model that needs features; `refit` with `config`.
-        DataError: `warm_start` had other features, or was trained on all validation interactions.
+        DataError: all features are the same; `warm_start` had other features, or had all validation interactions.
         RunFolderError, TrainingError: a run cannot be used, or a feature file has changed; the loss is not finite.
 
     >>> recommender = fit(dataset, "ease", progress=False)
@@ -116,7 +116,11 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
         verify_features(job.dataset, getattr(job.config, "modalities", None))
         check_variance(job.dataset, job.config)
     if job.dataset.train.weights is not None and not model.capabilities.weights:
-        log.warning("%s does not use weights: it learns from %s as if all weights were 1", model.name, job.dataset.name)
+        log.warning(
+            "%s does not use the weights of interactions: it learns from %s as if all weights were 1",
+            model.name,
+            job.dataset.name,
+        )
     if getattr(job.config, "time_gaps", False) and not has_clock(job.dataset.info):
         raise ConfigError(
             f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
@@ -131,7 +135,11 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
 
 
 def projections_of(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
-    """Return how features are reduced: as in the earlier run `job.start`, else fitted to the items of training."""
+    """Return modality → projection that reduces its features, or {}.
+
+    If the job continues an earlier run, these are the projections of that run; else they are fitted to the items of
+    training.
+    """
     if job.start is not None and job.start.features is not None:
         return job.start.features.projections
     return fit_projections(job.dataset, job.config, ranks)
@@ -148,10 +156,13 @@ def _train_in_folder(job: Job, model: Model, folder: Path, resume: bool, may_exi
 
 
 def prepare_folder(folder: Path, resume: bool, may_exist: bool) -> None:
-    """Remove what an earlier training left in a locked run folder; with `resume` its checkpoint stays.
+    """Prepare a locked run folder for a training.
+
+    The manifest no longer lists the files that the training will write to. The checkpoint of an earlier training is
+    removed, except with `resume`.
 
     Raises:
-        RunFolderError: there is a finished run, and `may_exist` is false.
+        RunFolderError: see `check_new`; `may_exist` is its `overwrite`.
     """
     check_new(folder, may_exist)
     leave_out(folder, WRITTEN_WHILE_TRAINING)
@@ -172,7 +183,7 @@ def _train(
 
 
 def _origin(job: Job) -> dict[str, Any]:
-    """Return what a run records about its start: the seed and, if there is one, the earlier run."""
+    """Return what a run records about its start: the seed and, if it has one, the earlier run and its epochs."""
     info: dict[str, Any] = {"seed": job.training.seed}
     if job.refit is not None:
         info["refit"] = job.refit
@@ -186,7 +197,11 @@ def _origin(job: Job) -> dict[str, Any]:
 def optimize(
     job: Job, model: Model, store: CheckpointStore | None, resume: bool, folder: Path | None = None
 ) -> TrainResult:
-    """Run the training loop; with several ranks, only rank 0 has a `folder` for the history and shows progress."""
+    """Run the training loop of a job, and return its result; warn if more epochs would improve it.
+
+    The history is written to `folder`; None: to no file. With several ranks (processes), only rank 0 has a folder and
+    shows progress.
+    """
     training, validate = job.training, job.validate
     callbacks: list[Callback] = list(job.callbacks)
     if folder is not None:
@@ -214,7 +229,10 @@ def optimize(
 
 
 def finish(job: Job, model: Model, result: TrainResult, info: dict[str, Any] | None = None) -> Recommender:
-    """Return the recommender of a trained model; `info` has further facts that the run keeps."""
+    """Make the recommender of a trained model; if the model takes new items, calibrate their encoder.
+
+    `info` has further facts that the run keeps.
+    """
     training, info, n_epochs = job.training, _origin(job) | (info or {}), len(result.history)
     scorer = model.scorer()
     encoder = _new_item_encoder(job, model, scorer)
@@ -232,7 +250,7 @@ def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder 
     """Return the encoder of items that are added later, or None if the model takes no new items.
 
     Simulated launches, in which trained items are treated as new, calibrate it. Without calibration or validation
-    interactions, as in a refit, it is the encoder of the earlier run.
+    interactions, as in a refit, it is the encoder of the earlier run, or None.
     """
     if not isinstance(scorer, VectorScorer) or not model.capabilities.cold_items:
         return None
@@ -258,6 +276,6 @@ def _new_item_encoder(job: Job, model: Model, scorer: Scorer) -> NewItemEncoder 
 
 
 def _started_from(state: RunState) -> dict[str, str | None]:
-    """Return what a run records about the earlier run that it continued."""
+    """Return what a run records about the earlier run that it continued: its folder and a hash of its parameters."""
     folder = None if state.folder is None else str(state.folder.resolve())
     return {"run": folder, "weights": weights_digest(state)}

@@ -15,13 +15,14 @@ from lirdrec.recommender.recommender import Recommender
 
 @torch.no_grad()
 def as_new_users(recommender: Recommender) -> Recommender:
-    """Return the recommender with user vectors that `Model.fold_in` computes from the users' training items.
+    """Return a copy of the recommender in which `Model.fold_in` has computed each user's vector from the history.
 
-    Users without training items keep their trained vector. A model without vectors is returned as it is: it represents
-    users by their histories anyway.
+    Users without a history keep their trained vector. If the model has no user vectors, the recommender is returned as
+    it is: it represents users by their histories anyway.
 
     Raises:
         CapabilityError: the model cannot serve new users, or it is a slim run.
+        DataError: a computed vector is not finite.
     """
     model = recommender.model("serve new users")
     if not model.capabilities.new_users:

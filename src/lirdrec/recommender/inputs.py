@@ -26,11 +26,12 @@ GRAPH_ENTRY = 8 + 2 * 8 + 4  # bytes of a neighbor, and of its entry in the grap
 
 
 def check_size(dataset: Dataset, config: Any, device: torch.device, columns: Mapping[str, int] | None = None) -> None:
-    """Check that the machine's memory is enough for the vectors and neighbors of a model, before they are allocated.
+    """Check that the memory is enough for a model's vectors and neighbors on the CPU, before they are allocated.
 
-    The need is a lower bound, in float32: user vectors with their gradient and Adam's two moments, and the vectors of
-    all users and items with their gradient; for LIRDRec also the weights of its hidden layers. Each item has
-    `n_neighbors` neighbors. `columns` gives the number of columns of each modality that is reduced.
+    For another device nothing is checked. The need is a lower bound, in float32: user vectors with their gradient and
+    Adam's two moments, and the vectors of all users and items with their gradient; for LIRDRec also the weights of its
+    hidden layers. Each item has `n_neighbors` neighbors. `columns` gives the number of columns of each modality that is
+    reduced.
 
     Raises:
         ConfigError: they need more memory than is free; the message names the option and both sizes.
@@ -74,7 +75,10 @@ def make_model_inputs(
     ranks: Ranks = ONE,
     projections: Mapping[str, Projection] | None = None,
 ) -> ModelInputs:
-    """Build the input tensors on `device`: training pairs with weights, features in float32, and cached neighbors.
+    """Build the inputs of a model on `device`: training pairs, features in float32, and a source of nearest neighbors.
+
+    The pairs have their weights and timestamps, if there are any. The neighbors are computed when they are first used,
+    and kept in the folder `cache` (as for `fit`).
 
     With several `ranks` (processes), only the features of this rank's items are read. A modality with a projection is
     reduced by it (`recommender/feature_projection.py`), also for the search for neighbors.
@@ -161,7 +165,7 @@ def _as_tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def stored_tensor(values: np.ndarray) -> torch.Tensor:
-    """Return features as a tensor, in the dtype that they are stored in; a memory map is not copied."""
+    """Return features as a tensor in the dtype that they are stored in; a memory map, if contiguous, is not copied."""
     if not values.flags.c_contiguous:
         values = np.array(values, order="C")
     with warnings.catch_warnings():
@@ -170,7 +174,7 @@ def stored_tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def _neighbor_progress(name: str) -> Callable[[int, int], None]:
-    """A progress bar for building a neighbor table, shown only if it takes more than two seconds."""
+    """Return a function that shows the progress of computing a neighbor table, if this takes more than two seconds."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""`Job`: the data and settings that one call of `fit` trains: from scratch, as a refit, or from an earlier run."""
+"""`Job`: the data and settings of one call of `fit`, which trains from scratch, refits or continues an earlier run."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Job:
         training: the training options, with the batch size as a number.
         automatic: whether batch size and learning rate were computed from the number of pairs.
         validate: function from a scorer to its validation metrics; None: no validation.
-        refit: the earlier run whose settings are used, or None.
+        refit: the name of the earlier run whose settings are used for a refit, or None.
         start: the earlier run whose parameters the training starts from, or None.
-        full_epochs: number of epochs of the training from scratch, if `refit` or `start` is given.
+        full_epochs: if `refit` or `start` is given, the number of epochs of the training from scratch of that run.
         progress: whether to show progress.
         callbacks: the callbacks that the caller gave.
         calibrate: whether simulated launches calibrate the encoder of new items.
@@ -84,7 +84,10 @@ def make_job(
     callbacks: tuple[Callback, ...],
     start: RunState | None = None,
 ) -> Job:
-    """Make the job of a training with these configs, from scratch or from the parameters of an earlier run `start`."""
+    """Make the job of a training with these configs, from scratch or from the parameters of an earlier run `start`.
+
+    If the dataset has few items, the metric that chooses the best epoch gets a smaller cut-off, with a warning.
+    """
     metric = fitting_metric(dataset, training.metric)
     if metric != training.metric:
         log.warning("%s has few items: %s chooses the best epoch instead of %s", dataset.name, metric, training.metric)
@@ -129,6 +132,8 @@ def refit_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbac
 def warm_job(dataset: Dataset, run: Any, training: Any, progress: bool, callbacks: tuple[Callback, ...]) -> Job:
     """Make the job of a training that continues an earlier run on newer data.
 
+    A model in closed form has no parameters to continue from: its job is a training from scratch.
+
     Raises:
         ConfigError: there are no validation interactions, and no `training` with a number of epochs.
         CapabilityError, DataError: see `check_parameters`, `check_features` and `without_trained`.
@@ -162,7 +167,9 @@ def _check_training(training: Any) -> None:
 
 
 def resolve_configs(config: Any, model: str | None, training: Any, preset: str) -> tuple[Any, TrainConfig]:
-    """Return the configs of model and training; a config that is not given comes from the preset.
+    """Return the configs of model and training that the arguments of `fit` give.
+
+    A config that is not given comes from the preset. Without a model, it is LIRDRec.
 
     Raises:
         ConfigError: the arguments contradict each other, or have a wrong type.
@@ -183,7 +190,9 @@ def resolve_configs(config: Any, model: str | None, training: Any, preset: str) 
 
 
 def fitting_metric(dataset: Dataset, metric: str) -> str:
-    """Return the metric; if fewer items are ranked than its cut-off, the same metric at half of their number.
+    """Return the metric that chooses the best epoch: `metric`, or with a smaller cut-off if too few items are ranked.
+
+    If fewer items are ranked than its cut-off, the cut-off is half of their number.
 
     Raises:
         ConfigError: it is not a metric with a cut-off, such as recall@20.
@@ -195,9 +204,9 @@ def fitting_metric(dataset: Dataset, metric: str) -> str:
 
 
 def _cold_candidates(dataset: Dataset) -> np.ndarray | None:
-    """Return the items to rank `(n,)`, if only items without training interactions are held out: all such items.
+    """Return the rows `(n,)` of the items without training interactions if the validation has only such items.
 
-    Else None: all items are ranked.
+    Else, or without validation interactions, return None: all items are ranked.
     """
     is_trained = np.zeros(dataset.n_items, bool)
     is_trained[dataset.train.items] = True
@@ -207,7 +216,10 @@ def _cold_candidates(dataset: Dataset) -> np.ndarray | None:
 
 
 def validation(dataset: Dataset, metric: str) -> Validate | None:
-    """Return a function from a scorer to its validation metrics; None, with a warning, if nothing is held out."""
+    """Return a function from a scorer to its validation metrics: `metric`, and recall and ndcg with the same cut-off.
+
+    Returns None, with a warning, if there are no validation interactions.
+    """
     name, k = split_name(metric)
     train_pairs, valid_pairs = (
         (torch.from_numpy(np.array(split.users)), torch.from_numpy(np.array(split.items)))
@@ -236,7 +248,7 @@ def validation(dataset: Dataset, metric: str) -> Validate | None:
 
 
 def fingerprint(job: Job) -> dict[str, Any]:
-    """Return the settings that must be the same to resume from a checkpoint.
+    """Return the settings that must be the same to resume from a checkpoint, and a hash of the data.
 
     Epochs (except with the schedule "cosine"), patience, checkpoint_every and tensorboard may change.
     """

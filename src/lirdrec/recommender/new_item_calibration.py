@@ -34,7 +34,7 @@ CONTENT, N_NEIGHBORS, SIMILARITY = 0.3, 100, 0.25
 
 @dataclass(frozen=True)
 class _Launch:
-    """One simulated launch: which trained items are treated as new, their vectors and neighbors."""
+    """One simulated launch: the trained items that are treated as new, with their vectors and nearest known items."""
 
     new: Tensor  # `(n,)` rows
     known: Tensor  # `(I - n,)` rows
@@ -43,7 +43,7 @@ class _Launch:
 
     @property
     def trained(self) -> Tensor:
-        """Vectors `(I - n, D)` of the known items."""
+        """The vectors `(I - n, D)` of the known items, which are not treated as new."""
         return self.scorer.item_vectors[: len(self.known)]
 
 
@@ -57,7 +57,9 @@ def fit_new_item_encoder(
     seed: int = 0,
     rounds: int = ROUNDS,
 ) -> NewItemEncoder:
-    """Calibrate the offset of the scores of new items by simulated launches; the model does not change.
+    """Make the encoder of new items of a model: calibrate the offset of their scores by simulated launches.
+
+    The model does not change.
 
     Args:
         model: the trained model, with `capabilities.cold_items`.
@@ -69,7 +71,7 @@ def fit_new_item_encoder(
         rounds: number of simulated launches, at most `ROUNDS`.
 
     Returns:
-        The encoder. If users or items are too few to validate, it has no offset and does not mix vectors.
+        The encoder. If there are too few users or items for launches, it has no offset and does not mix vectors.
     """
     generator = torch.Generator().manual_seed(seed)
     trained = torch.bincount(train.items, minlength=scorer.n_items) > 0
@@ -89,10 +91,10 @@ def fit_new_item_encoder(
 
 
 def calibrated_offset(frontier: Sequence[LaunchStep]) -> float:
-    """Return the largest offset whose cost is at most `MAX_COST`, with a margin for the error over the users.
+    """Return the largest measured offset whose cost plus a margin for its error over the users is at most `MAX_COST`.
 
-    The margin is at most half of `MAX_COST`, because with few users the error is larger than any useful cost. The
-    offset is 0 if no cost was measured.
+    The margin is at most half of `MAX_COST`, because with few users the error is larger than any useful cost. If no
+    offset is good enough, the smallest one is returned; without any measured offset, 0.
     """
     if not frontier:
         return 0.0
@@ -101,7 +103,7 @@ def calibrated_offset(frontier: Sequence[LaunchStep]) -> float:
 
 
 def _users_with_hits(validation: Histories, trained: Tensor) -> Tensor:
-    """Users `(n,)` with a validation item that has training interactions."""
+    """Return the rows `(n,)` of the users with a validation item that has training interactions."""
     users = torch.arange(len(validation.counts()), device=trained.device)
     owner, items = validation.pairs(users)
     return owner[trained[items]].unique()
@@ -148,12 +150,12 @@ class _Lists(NamedTuple):
 
     @classmethod
     def joined(cls, blocks: Sequence[tuple[Tensor, ...]]) -> _Lists:
-        """The lists of several blocks of users."""
+        """Join the lists of several blocks of users."""
         return cls(*(torch.cat(column) for column in zip(*blocks, strict=True)))
 
 
 class _Block(NamedTuple):
-    """Some items, scored for a block of users.
+    """The scores of n items for a block of b users.
 
     Attributes:
         scores: `(b, n)`.
@@ -171,7 +173,7 @@ class _Block(NamedTuple):
 def _scored_blocks(
     vectors: Tensor, rows: Tensor, scorer: VectorScorer, seen: Histories, truth: Histories, users: Tensor
 ) -> Iterator[_Block]:
-    """Score some items for blocks of users.
+    """Score some items for blocks of users; yield the blocks.
 
     Args:
         vectors: `(n, D)`, the vectors of these items.
@@ -235,10 +237,11 @@ def _new_lists(
 def _known_lists(
     launches: Sequence[Tensor], scorer: VectorScorer, seen: Histories, truth: Histories, users: Tensor
 ) -> list[_Lists]:
-    """For each launch, given as the rows `(n,)` of its new items, rank all other items without the user's `seen` ones.
+    """Rank the known items of each launch for each user, without the user's `seen` items; return a result per launch.
 
-    All items are ranked once, to 2 K places. For each launch its new items are left out of this list. More places are
-    ranked if fewer than K items remain.
+    A launch is given as the rows `(n,)` of its new items; all others are known. All items are ranked once, to 2 K
+    places. For each launch its new items are left out of this list. If then fewer than K items remain, more places are
+    ranked.
     """
     rows = torch.arange(scorer.n_items, device=users.device)
     n_launches = len(launches)
@@ -284,7 +287,9 @@ def _frontier(
     validation: Histories,
     users: Tensor,
 ) -> tuple[LaunchStep, ...]:
-    """Measure the effect of increasing offsets, as the mean over the launches.
+    """Measure the effects of increasing offsets, as means over the launches; return a step for each offset.
+
+    Returns () if there is no hit on known items that an offset could cost.
 
     In reality no user has seen a new item. So cost and share are measured on lists that keep the launched items which
     the user has in training. Without these items too few new items would compete, and the cost would be too low.
@@ -358,7 +363,7 @@ class _Merged(NamedTuple):
 
 
 def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Lists]) -> _Merged:
-    """Merge each user's lists of known and of new items, at each of the offsets (ascending).
+    """Merge each user's lists of known and of new items, at each of the offsets (ascending); return recall and shares.
 
     Both lists are in descending order of scores, and j counts from 0. So the j-th new item is among the K best if and
     only if its score plus the offset is higher than the score of the (K - 1 - j)-th known item. From a certain offset
@@ -391,7 +396,7 @@ def _merged(offsets: Sequence[float], known: Sequence[_Lists], new: Sequence[_Li
 
 
 def _on_host(lists: _Lists, k: int) -> tuple[Tensor, Tensor]:
-    """Return, on the CPU, the scores and what each place adds to a user's recall, `(U, k)` each.
+    """Return the scores of lists, and what the item at each place adds to the user's recall, `(U, k)` each, on the CPU.
 
     A place without an item has -inf and 0.
     """

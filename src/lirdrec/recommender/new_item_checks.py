@@ -28,7 +28,9 @@ CODE = r"^[+-]?0[0-9]"  # digits that begin with 0: an article number, a postal 
 
 
 def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of the item table for the new items, in the given order; missing columns are null.
+    """Check the ids of new items, and return their rows of the item table, in the given order.
+
+    Columns that are not given are null; columns that the item table does not have are kept.
 
     Args:
         items: one id, ids, or a frame with a column "item" and any columns of the item table; a column `title` also
@@ -37,7 +39,8 @@ def new_table(items: Any, catalog: IdMap, table: pl.DataFrame) -> pl.DataFrame:
         table: the item table of the existing items.
 
     Raises:
-        DataError: no ids, an id that is repeated or already in the run, a column of another type.
+        DataError: no ids, an id that is repeated or already in the run, ids of another type, a value that does not fit
+            the type of its column.
     """
     rows = _frame(items)
     if ITEM not in rows.columns:
@@ -87,7 +90,8 @@ def _warn_of_zeros(new: IdMap, catalog: IdMap) -> None:
         pairs = ", ".join(f"{new!r} and {old!r}" for new, _, old in twins.head(3).iter_rows())
         more = f" and {twins.height - 3} more" if twins.height > 3 else ""
         log.warning(
-            "ids of new items differ from ids of the catalog only by leading zeros: %s%s; each of these ids is an item",
+            "ids of new items differ from ids of the catalog only by leading zeros: %s%s; each of these ids is an item"
+            " of its own",
             *(pairs, more),
         )
 
@@ -115,7 +119,9 @@ def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
 def new_features(
     ids: IdMap, features: Mapping[str, Any] | None, trained: Mapping[str, FeatureMatrix]
 ) -> dict[str, FeatureMatrix]:
-    """Return a matrix for each modality of the model; missing rows are zero and marked in the mask.
+    """Check the features of new items, and return a matrix with a row per new item for each modality of the model.
+
+    A row of an item that lacks the modality is zero, and False in the matrix's mask `present`.
 
     Args:
         ids: the new items, in the order of the rows.
@@ -146,10 +152,10 @@ def new_features(
 
 
 def check_added_items(scorer: Scorer, first: int, ids: pl.Series) -> None:
-    """Check that the new items, in rows from `first` on, can be ranked.
+    """Check that the vectors of the new items `ids`, in rows from `first` on, are finite and not too large.
 
     Raises:
-        DataError: the features of an item give no finite vector.
+        DataError: the features of an item give a vector that is not finite, or too large.
     """
     is_finite = scorer.sound_items(first).cpu().numpy()
     if not is_finite.all():

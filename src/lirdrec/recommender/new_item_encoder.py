@@ -100,6 +100,8 @@ class NewItemEncoder:
     ) -> VectorScorer:
         """Return the scorer with the vectors and offsets of the new items, from row `first` on; other rows stay.
 
+        These rows of the given scorer may be changed in place.
+
         Args:
             scorer: result of `Model.add_items`, whose last rows are the content vectors of the new items.
             first: row of the first new item.
@@ -119,7 +121,9 @@ class NewItemEncoder:
         return scorer
 
     def new_vectors(self, scorer: VectorScorer, first: int, trained: Tensor, neighbors: Neighbors | None) -> Tensor:
-        """Return vectors `(n, D + C)` of the items from row `first` on: D learned columns and C columns of features.
+        """Return the vectors `(n, D + C)` of the new items, which are the items from row `first` on.
+
+        D columns are mixed from learned vectors; C columns compare the item's features with the user's history.
 
         Args:
             scorer: result of `Model.add_items`.
@@ -136,7 +140,10 @@ class NewItemEncoder:
         return torch.cat([learned, content.to(learned)], dim=1)
 
     def mix(self, content: Tensor, trained: Tensor, neighbors: Neighbors) -> Tensor:
-        """Mix the content vectors `(n, D)` of new items with vectors `(I, D)` of trained items; return `(n, D)`."""
+        """Mix the content vectors `(n, D)` of new items with the vectors `(I, D)` of their neighbors; return `(n, D)`.
+
+        If `content` is 1, the content vectors are returned as they are.
+        """
         if self.content == 1:
             return content
         mean, length = neighbors.mean(trained, self.n_neighbors)
@@ -147,11 +154,13 @@ class NewItemEncoder:
     def offset_for(self, cost: float) -> float:
         """Return the largest offset that costs at most this share of the hits on known items, in simulated launches.
 
+        If every simulated offset costs more, the smallest one is returned.
+
         Raises:
-            ConfigError: the run has no simulated launches, or the cost is not between 0 and 1.
+            ConfigError: the run has no simulated launches, or the cost is below 0, or 1 or more.
         """
         if not 0 <= cost < 1:
-            raise ConfigError(f"the cost of new items is {cost}; it must be at least 0 and less than 1")
+            raise ConfigError(f"the cost of new items is {cost}; this share must be at least 0 and less than 1")
         if not self.frontier:
             raise ConfigError(
                 "this run was trained without simulated launches, which measure what an offset of new items costs;"
@@ -161,7 +170,10 @@ class NewItemEncoder:
         return max(offsets, default=self.frontier[0].offset)
 
     def step(self, cost: float | None = None) -> LaunchStep | None:
-        """Return the effect of the calibrated offset, or of the offset for a cost; None without simulated launches."""
+        """Return the measured effect of the calibrated offset, or of `offset_for(cost)` if a cost is given.
+
+        Returns None without simulated launches.
+        """
         if not self.frontier:
             return None
         offset = self.offset if cost is None else self.offset_for(cost)
@@ -209,7 +221,7 @@ class Neighbors:
 
     @classmethod
     def find(cls, trained: Mapping[str, Features], new: Mapping[str, Features], k: int) -> Neighbors:
-        """Find the `k` nearest trained items by cosine, exactly, in blocks of new items."""
+        """Find the `k` nearest trained items of each new item in each modality by cosine, exactly."""
         rows, cosines = {}, {}
         for name, features in new.items():
             table = normalize(trained[name].values.float())
@@ -224,7 +236,11 @@ class Neighbors:
         return cls(rows, cosines)
 
     def mean(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return weighted means over `k` neighbors: `(n, D)` of their `vectors` `(I, D)`, and `(n,)` of the lengths."""
+        """Return, for each new item, the weighted means `(n, D)` of its neighbors' vectors and `(n,)` of their lengths.
+
+        The neighbors are the first `k` in each modality; `vectors` `(I, D)` are the vectors of all trained items. The
+        weights are a softmax of the cosines.
+        """
         norms = vectors.norm(dim=1)
         n = len(next(iter(self.rows.values())))
         total, length, count = vectors.new_zeros(n, vectors.shape[1]), norms.new_zeros(n), norms.new_zeros(n)
@@ -297,11 +313,13 @@ class NewItemPolicy:
         return cls(kind, number)
 
     def quota(self, k: int, n_trained: int) -> Quota | None:
-        """Return the places of new items (the rows from `n_trained` on) in a list of `k`, for "share" only."""
+        """Return the number of places of new items (rows from `n_trained` on) in a list of `k`; None if not "share"."""
         return Quota(n_trained, round(self.value * k)) if self.kind == "share" else None
 
     def offset_change(self, scorer: Scorer, encoder: NewItemEncoder | None, n_trained: int) -> float:
         """Return what this policy adds to the scores of new items; these scores have the calibrated offset already.
+
+        This is 0 for "calibrated" and "share".
 
         Raises:
             CapabilityError: the policy is a boost, and the model has no item vectors.
@@ -319,7 +337,7 @@ class NewItemPolicy:
         return (encoder.offset_for(self.value) if self.kind == "boost" else 0.0) - encoder.offset
 
     def scorer(self, scorer: Scorer, encoder: NewItemEncoder | None, n_trained: int) -> Scorer:
-        """Return the scorer with the offsets of this policy; the same object if they do not change.
+        """Return a copy of the scorer with the offsets of this policy; the same object if the offsets do not change.
 
         Raises:
             CapabilityError: the policy is a boost, and the model has no item vectors.

@@ -38,10 +38,10 @@ class _SimilarityScorer:
 def most_similar(
     similarity: Callable[[Tensor], Tensor], n: int, rows: Tensor, k: int, candidates: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return similarities and rows, `(B, k)` each, of the k rows most similar to each of `rows` `(B,)` but itself.
+    """Find the k rows most similar to each of `rows` `(B,)`, without itself; return similarities, rows `(B, k)`.
 
     Args:
-        similarity: from rows `(b,)` to similarities `(b, n)`, such as `Scorer.similar_items`.
+        similarity: function from rows `(b,)` to similarities `(b, n)`, such as `Scorer.similar_items`.
         n: number of all rows.
         candidates: `(c,)` rows to choose from, or None for all.
     """
@@ -59,9 +59,9 @@ def query_blocks(n: int, scorer: Scorer, device: torch.device) -> list[slice]:
 
 
 def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Compute the queries of histories; yields blocks: the slice of the histories, and their queries `(b, D)`.
+    """Compute the queries (vectors) of histories in blocks; yield the slice of a block, and its queries `(b, D)`.
 
-    A block has at most `QUERY_BYTES`.
+    The queries of a block have at most `QUERY_BYTES`.
 
     Args:
         model: computes the queries (`Model.fold_in`).
@@ -80,7 +80,10 @@ def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iter
 def popular(
     histories: Histories, n_items: int, k: int, candidates: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k items with the most training users: these numbers `(k,)` and rows `(k,)`; else -inf and -1."""
+    """Return the k items that occur in the most histories: these numbers `(k,)` and the item rows `(k,)`.
+
+    Where there are fewer candidates than k, these are -inf and -1.
+    """
     counts = torch.bincount(histories.items, minlength=n_items).double()
     scores, rows = top_k_dense(counts[None], k, candidates)
     return scores[0].cpu().numpy(), rows[0].cpu().numpy()
@@ -112,7 +115,7 @@ def long_frame(
 
 
 def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """Read pairs of ids, or a frame with columns user and item; return a frame of ids, user rows and item rows.
+    """Read pairs of ids, or a frame with columns user and item; return a frame of the ids, user rows and item rows.
 
     Raises:
         DataError: a column is missing, or an entry is not a pair.
@@ -139,7 +142,7 @@ def pair_rows(pairs: Any, users: IdMap, items: IdMap) -> tuple[pl.DataFrame, np.
 
 
 def pair_times(pairs: Any) -> np.ndarray | None:
-    """Return the column `timestamp` of a frame of pairs, `(n,)` int64; None without such a column.
+    """Return the column `timestamp` of a frame of pairs, `(n,)` int64; None without such a column or frame.
 
     Raises:
         DataError: the column has missing values, or values that are not whole numbers.
@@ -159,7 +162,9 @@ def pair_times(pairs: Any) -> np.ndarray | None:
 
 
 def user_rows(ids: list[Any], users: IdMap, unknown: str) -> tuple[list[Any], np.ndarray]:
-    """Return ids of users and their rows: `unknown="skip"` leaves unknown users out, "popular" gives them the row -1.
+    """Return the ids of users, and their rows. `unknown` says what to do with unknown users.
+
+    "skip" leaves them out, "popular" gives them the row -1, and "raise" raises an error.
 
     Raises:
         UnknownIdError: an unknown user with "raise"; an id of another type with "popular".
@@ -177,7 +182,7 @@ def user_rows(ids: list[Any], users: IdMap, unknown: str) -> tuple[list[Any], np
 
 
 def owned(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Join lists; return the number of the list of each entry, and the entries, `(n,)` int64 each."""
+    """Join lists of item rows; return, for each entry, the number of its list and the entry, `(n,)` int64 each."""
     lengths = torch.tensor(list(map(len, lists)), device=lists[0].device)
     return torch.repeat_interleave(lengths), torch.cat(list(lists))
 
@@ -194,7 +199,7 @@ def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
 
 
 def as_histories(items_or_lists: Any) -> list[list[Any]]:
-    """Return one list of liked items, or many lists, as a list of lists; an array has a list in each row.
+    """Return one list of liked items, or many lists, as a list of lists; a matrix has a list in each row.
 
     Raises:
         DataError: a list is empty, or an array has more than two dimensions.
@@ -205,7 +210,7 @@ def as_histories(items_or_lists: Any) -> list[list[Any]]:
         if items_or_lists.ndim > 2:
             raise DataError(
                 f"histories of shape {items_or_lists.shape}: give a list of liked items for each user, or an array"
-                " with a row for each"
+                " with a row for each user"
             )
         items_or_lists = items_or_lists.tolist()
     outer = as_list(items_or_lists)
@@ -219,13 +224,13 @@ def as_histories(items_or_lists: Any) -> list[list[Any]]:
 
 
 def check_unknown(unknown: str) -> None:
-    """Check the option `unknown`.
+    """Check the option `unknown` of `Recommender.recommend`, which says what to do with unknown users.
 
     Raises:
         ConfigError: it is not one of `MODES`.
     """
     if unknown not in MODES:
-        raise ConfigError(f"unknown is {unknown!r}; choose one of {', '.join(map(repr, MODES))}")
+        raise ConfigError(f"unknown={unknown!r}: choose one of {', '.join(map(repr, MODES))}")
 
 
 def check_k(k: int, n: int | None = None, entities: str = "items") -> None:
@@ -241,7 +246,9 @@ def check_k(k: int, n: int | None = None, entities: str = "items") -> None:
 
 
 def check_queries(queries: Tensor, first: int = 0) -> None:
-    """Check the vectors `(B, D)` of histories; `first` is the number of the first of these histories.
+    """Check that the vectors `(B, D)` computed from histories are finite.
+
+    `first` is the number of the first of these histories, for messages.
 
     Raises:
         DataError: a number is not finite, or so large that scores would not be finite.
@@ -249,4 +256,4 @@ def check_queries(queries: Tensor, first: int = 0) -> None:
     is_finite = sound_rows(queries, LARGEST_QUERY)
     if not bool(is_finite.all()):
         number = first + int((~is_finite).nonzero()[0])
-        raise DataError(f"history {number}: the liked items give no finite vector to rank by")
+        raise DataError(f"history {number}: the liked items give no finite vector to rank by; give other items")

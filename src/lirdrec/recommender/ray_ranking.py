@@ -19,7 +19,7 @@ _held: dict[str, UserRanking] = {}  # the ranking of the last task of this proce
 def rank_on_ray(
     address: str, ranking: UserRanking, shards: Iterable[range]
 ) -> Generator[tuple[range, dict[str, np.ndarray]], None, None]:
-    """Rank shards (ranges of users) on a Ray cluster; yields each shard with its arrays, as soon as it is ranked.
+    """Rank shards (ranges of users) on a Ray cluster; yield each shard with its arrays, as soon as it is ranked.
 
     The arrays have the same bytes as the result of `ranking.shard` in this process, if the machines compute alike; the
     number of threads is the same. A shard whose process or machine died is ranked again, up to `RETRIES` times.
@@ -51,8 +51,9 @@ def rank_on_ray(
                     deaths[rows.start] = deaths.get(rows.start, 0) + 1
                     if deaths[rows.start] > RETRIES:
                         raise TrainingError(
-                            f"the processes of the Ray cluster died {deaths[rows.start]} times with the users in rows"
-                            f" {rows.start} to {rows.stop - 1} ({error}); finished shards are kept"
+                            f"the processes of the Ray cluster died {deaths[rows.start]} times while they ranked the"
+                            f" users in rows {rows.start} to {rows.stop - 1} ({error}); finished shards are kept, so"
+                            " repeat the call to continue"
                         ) from error
                     running[task.remote(held, rows, threads)] = rows
                     continue

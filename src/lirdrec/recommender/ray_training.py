@@ -64,7 +64,7 @@ def fit_on_ray(
         resume, overwrite, options: as for `fit_on_ranks`.
 
     Raises:
-        ConfigError: no Ray, no cluster, no room for so many processes, or callbacks.
+        ConfigError: no Ray, no cluster, no room for so many processes, a wrong address or device, or callbacks.
         TrainingError: processes died again and again; the last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C before the first epoch or while a process died, or a second Ctrl-C.
         CapabilityError, RunFolderError, DataError: see `fit_on_ranks`.
@@ -100,7 +100,7 @@ def fit_on_ray(
 
 
 def _check_deaths(deaths: int, error: LostTaskError) -> None:
-    """Log that a process died, or raise a TrainingError if too many have died."""
+    """Log that a process died, or raise a TrainingError if it has happened more than `RETRIES` times."""
     if deaths > RETRIES:
         raise TrainingError(
             f"processes of the training on the Ray cluster died {deaths} times ({error}); repeat the command with"
@@ -165,7 +165,7 @@ def _fitted(trainer: Any, folder: Path) -> bool:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """Return the cause of an error of Ray Train: the error of a process, or a LostTaskError if one died."""
+    """Return the cause of an error of Ray Train: the error of a process, a LostTaskError if one died, or `error`."""
     failures = list(getattr(error, "worker_failures", {}).values())
     if not failures:
         return error
@@ -181,7 +181,7 @@ def _reason(error: BaseException) -> BaseException:
 
 
 class _StopFile(Callback):
-    """Stops the training after an epoch if the file `path` exists, which the process that started it writes."""
+    """Stops the training after an epoch if the file `path` exists; the process that started it writes it at Ctrl-C."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -114,7 +114,7 @@ class Recommender:
 
     @classmethod
     def from_state(cls, state: RunState) -> Recommender:
-        """Make a recommender from the state of a run."""
+        """Make a recommender from the state of a run (`state`)."""
         arguments = dict(vars(state))
         folder, saved = arguments.pop("folder"), arguments.pop("saved")
         recommender = cls(**arguments)
@@ -163,7 +163,7 @@ class Recommender:
 
     @property
     def n_users(self) -> int:
-        """Number of trained users."""
+        """Number of users, who are all from the training."""
         return len(self.users)
 
     @property
@@ -178,7 +178,7 @@ class Recommender:
 
     @property
     def has_model(self) -> bool:
-        """Whether the model is there, which is needed for new items and new users."""
+        """Whether the recommender has its model, which is needed for new items and new users."""
         return self._model is not None or self._weights is not None
 
     @property
@@ -219,7 +219,10 @@ class Recommender:
         return self._full_histories("tell what a user liked").of(user_row).cpu().numpy()
 
     def liked(self, user: Any) -> list[Any]:
-        """Return the ids of the items that the user liked, in the training and in `update`."""
+        """Return the ids of the items that the user liked, in the training and in `update`.
+
+        They are in order, oldest first, if there are timestamps.
+        """
         return self.items.series.gather(self.liked_rows(int(known_rows([user], self.users)[0]))).to_list()
 
     def title(self, item_row: int) -> str | None:
@@ -227,7 +230,7 @@ class Recommender:
         return item_title(self.item_table, item_row)
 
     def to(self, device: torch.device | str) -> Recommender:
-        """Move everything to `device` (in place) and return the recommender."""
+        """Move vectors and model of this recommender to `device` (in place), and return it."""
         self.scorer = self.scorer.to(device)
         self.device = torch.device(device)
         self._histories, self._exclusions = None if self._histories is None else self._histories.to(device), None
@@ -253,7 +256,7 @@ class Recommender:
         Args:
             users: one id, many ids, or None for all users.
             k: number of items per user; fewer if fewer candidates remain.
-            exclude_seen: leave out the user's training items and dislikes.
+            exclude_seen: leave out the user's training items, likes of `update` and dislikes.
             candidates: item ids to choose from; None for the complete catalog.
             unknown: what to do with unknown user ids: "raise", "skip", or "popular": recommend the items with the most
                 training users, with that number as the score.
@@ -264,7 +267,7 @@ class Recommender:
             A frame with the columns user, item, rank and score: users in the order given, best item first.
 
         Raises:
-            UnknownIdError, ConfigError: an unknown user or candidate; k is below 1 or larger than the catalog.
+            UnknownIdError, ConfigError: an unknown user or candidate; a wrong option, such as a k beyond the catalog.
             CapabilityError: a slim run cannot leave out seen items or tell what is popular.
 
         >>> recommender.recommend(user, k=3)["rank"].to_list()
@@ -360,6 +363,8 @@ class Recommender:
     def similar_items(self, items: Any, k: int = 10, *, candidates: Any = None) -> Any:
         """Return the k items most similar to each item, without itself: a frame of item, neighbor, rank, score.
 
+        `candidates` are the ids of items to choose from; None: all items.
+
         >>> recommender.similar_items(item, k=2)["rank"].to_list()
         [1, 2]
         """
@@ -379,7 +384,7 @@ class Recommender:
         These are the items most similar to the scored item. For other choices of some models see `Explanation.liked`.
 
         Raises:
-            UnknownIdError: the user or the item is unknown.
+            UnknownIdError, ConfigError: the user or the item is unknown; `n_liked` is below 0.
             CapabilityError: a slim run has no liked items.
 
         >>> explanation = recommender.explain(user, item)
@@ -392,11 +397,11 @@ class Recommender:
 
     @property
     def new_item_encoder(self) -> NewItemEncoder | None:
-        """How vectors and scores of added items are computed; None if the run has no simulated launches."""
+        """How the vectors and scores of added items are computed; None if the training has made no such encoder."""
         return NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
 
     def policy_scorer(self, policy: NewItemPolicy) -> Scorer:
-        """Return the scorer with the offsets of new items that a policy needs."""
+        """Return the scorer with the offsets of new items that a policy needs; for errors see its `scorer`."""
         return policy.scorer(self.scorer, self.new_item_encoder, self.n_trained_items)
 
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:
@@ -447,7 +452,7 @@ class Recommender:
 
         Raises:
             UnknownIdError: a user or an item is unknown.
-            DataError: a column is missing, or an entry is not a pair.
+            DataError: a column is missing, a timestamp is not a whole number, or an entry is not a pair.
             CapabilityError: the run is slim.
 
         >>> recommender.update([(user, item)])
@@ -463,11 +468,11 @@ class Recommender:
     # ------------------------------------------------------------ saving
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the run folder, completely or not at all.
+        """Write the run folder, completely or not at all, and return its path.
 
         Raises:
-            RunFolderError: the folder is not a run folder, or has a finished run while `overwrite` is false, or the
-                disk is full.
+            RunFolderError: the folder is not a run folder, has a run while `overwrite` is false, was changed by another
+                process since it was loaded, or cannot be written.
 
         >>> recommender.save(folder / "run").name
         'run'
@@ -477,18 +482,19 @@ class Recommender:
         return self.folder
 
     def slim(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write vectors and ids only: a small run that recommends to known users and finds similar items.
+        """Write a slim run: vectors and ids only, to recommend to known users and find similar items; return its path.
 
-        It cannot leave out seen items, add items, serve new users, explain, or tell what is popular.
+        A slim run cannot leave out seen items, add items, serve new users, explain, or tell what is popular. For errors
+        see `save`.
         """
         write_run(self.state, folder, slim=True, overwrite=overwrite)
         return Path(folder)
 
     def record_metrics(self, split: str, values: Mapping[str, float]) -> None:
-        """Keep the metrics of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
+        """Store the metrics of an evaluation in `info["metrics"][split]` and, if there is one, in the run folder.
 
         Raises:
-            RunFolderError: the run folder cannot be written.
+            RunFolderError: the run folder cannot be written, or another process has changed it.
         """
         self.info["metrics"] = {**self.info.get("metrics", {}), split: dict(values)}
         self.saved = write_metrics(self.state)
@@ -523,10 +529,10 @@ class Recommender:
     def model(self, purpose: str = "do this") -> Model:
         """Return the trained model, rebuilt from the saved weights when it is first needed.
 
-        `purpose` is what the model is needed for; it ends the error message "… cannot do this".
+        `purpose` is what the model is needed for; error messages say "… cannot" and then the purpose.
 
         Raises:
-            CapabilityError: a slim run has no model.
+            CapabilityError: the run is slim, or has no weights of a model.
         """
         check_full(self.train, purpose)
         if not self.has_model:
@@ -536,7 +542,7 @@ class Recommender:
         return self._model
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the parameters of the model, by name, on the CPU."""
+        """Return the parameters of the model, by name, on the CPU; {} if there is no model."""
         return {name: tensor.detach().cpu() for name, tensor in (self.state.weights or {}).items()}
 
     def __repr__(self) -> str:
@@ -547,7 +553,7 @@ class Recommender:
     # ------------------------------------------------------------ inside
 
     def _replace(self, state: RunState) -> None:
-        """Replace the state of this recommender by one to which items or likes were added."""
+        """Replace the state of this recommender by `state`, to which items or likes were added."""
         for name in PLAIN:
             setattr(self, name, getattr(state, name))
         self._histories, self._exclusions = state.histories, None

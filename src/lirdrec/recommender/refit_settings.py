@@ -40,14 +40,14 @@ class EarlierSettings:
 
 
 def settings_of(state: RunState) -> EarlierSettings:
-    """Return how a run was trained.
+    """Return the settings with which a run was trained.
 
     Raises:
         RunFolderError: the run does not record its model.
     """
     info, name = state.info, run_name(state)
     if info.get("model") is None:
-        raise RunFolderError(f"{name} does not say which model it is; train from scratch")
+        raise RunFolderError(f"{name} does not record which model it has; train from scratch")
     kind = config_type(str(info["model"]))
     config: Any = saved_config(kind, dict(info.get("model_config") or {}), name)
     if info.get("training") is None:  # a closed form has no epochs
@@ -71,16 +71,22 @@ def continued_training(state: RunState) -> TrainConfig:
 
 
 def full_epochs(state: RunState) -> int:
-    """Return the number of epochs of the training from scratch; refits and continued trainings keep this number."""
+    """Return the number of epochs of the training from scratch from which a run originates.
+
+    Refits and continued trainings record this number, not their own.
+    """
     info = state.info
     return int(info.get("full_epochs") or info.get("metrics", {}).get("epochs") or settings_of(state).training.epochs)
 
 
 def refit_settings(state: RunState) -> tuple[EarlierSettings, RunState | None]:
-    """Return the settings to refit a run with, and the run that it continued, if any: the refit starts from it too.
+    """Return the settings to refit a run with, and the state of the run that it continued, or None.
+
+    The refit starts from the parameters of that run, too.
 
     Raises:
         RunFolderError: the run was trained without validation, or the run that it continued is missing or has changed.
+        CapabilityError: the run that it continued is slim.
     """
     found, name = settings_of(state), run_name(state)
     if found.best_epoch is None and state.info.get("training") is not None:

@@ -43,7 +43,7 @@ Writer = Callable[[Path], None]
 
 @contextlib.contextmanager
 def run_lock(folder: str | Path) -> Iterator[Path]:
-    """Lock the run folder for this process; a missing folder is created.
+    """Return a context manager that locks the run folder for this process; a missing folder is created.
 
     To change a run, hold the lock from before the run is read until it is written, so that no change of another
     process is lost. The operating system releases the lock of a killed process.
@@ -68,7 +68,8 @@ def run_lock(folder: str | Path) -> Iterator[Path]:
 def write_files(folder: str | Path, writers: Mapping[str, Writer]) -> None:
     """Write all files and the manifest, or nothing. `writers`: name inside the folder → function that writes the file.
 
-    An existing run stays complete until the new run is on disk and replaces it in one step.
+    An existing run stays complete until the new run is on disk and replaces it in one step. Files of the existing run
+    that are not in `writers` are removed, except those of the training.
 
     Raises:
         RunFolderError: another process uses the folder, the disk is full, or the folder cannot be written.
@@ -102,7 +103,10 @@ def _write(folder: Path, writers: Mapping[str, Writer], keep: bool) -> None:
 
 
 def leave_out(folder: str | Path, names: tuple[str, ...]) -> None:
-    """Remove files from a run's manifest because a new training is about to write to them."""
+    """Remove the entries of files from a run's manifest, because a new training is about to write to these files.
+
+    The files themselves stay.
+    """
     folder = Path(folder)
     with run_lock(folder), write_errors(folder):
         recover_folder(folder)
@@ -121,10 +125,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_new(folder: str | Path, overwrite: bool = False) -> None:
-    """Check that a run may be written: to a new folder, or over a run if `overwrite`.
+    """Check that a run may be written to a folder: it is missing, empty, or has a run and `overwrite` is true.
 
     Raises:
-        RunFolderError: writing there would destroy other files, or a run without `overwrite`.
+        RunFolderError: the folder has other files, or a run, finished or stopped, while `overwrite` is false.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -136,7 +140,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
         raise RunFolderError(f"{folder} is a {NAMES.get(kind, kind)}, not a run; choose another folder")
     if not overwrite and (folder / MANIFEST).is_file():
         remedy = f"choose another folder or overwrite it ({option_text('overwrite', True)})"
-        raise RunFolderError(f"{folder}: already has a finished run; {remedy}")
+        raise RunFolderError(f"{folder} already has a finished run; {remedy}")
     extra = set(TRAINING_FILES) | (set(WRITTEN) if (folder / "checkpoint").is_dir() else set())
     if foreign := foreign_names(folder, extra):
         raise RunFolderError(f"{folder} is not a run folder (it has {foreign[0]}); choose another folder")
@@ -150,7 +154,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether `folder` is a run: finished, unfinished or damaged."""
+    """Return whether `folder` has a run, which may be finished, unfinished or damaged."""
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         return manifest_format(folder) == FORMAT
@@ -181,7 +185,7 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
 
 
 def check_vectors(folder: str | Path) -> None:
-    """Check that the vectors of a run can be opened; `open_run` checks their size only.
+    """Check that the file of a run's vectors can be opened; of a large file `open_run` checks only the size.
 
     Raises:
         RunFolderError: the file cannot be read or is not a safetensors file.
@@ -193,7 +197,7 @@ def check_vectors(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Context manager that turns errors of reading a tensor file into a RunFolderError with one sentence."""
+    """Return a context manager that turns errors of reading the tensor file `path` into a RunFolderError."""
     try:
         with path.open("rb"):  # safetensors reports a file without read permission as missing
             pass
@@ -203,10 +207,12 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path, entry: Mapping[str, Any], verify: bool = False, small: int = SMALL_FILE_BYTES) -> None:
-    """Compare a file with its recorded size and, where `verify` is set or it has at most `small` bytes, its checksum.
+    """Check that a file has the size and the checksum that its manifest entry records.
+
+    The checksum is compared only if `verify` is set or the file has at most `small` bytes.
 
     Raises:
-        RunFolderError: the file is missing or differs.
+        RunFolderError: the file is missing, differs, or cannot be read.
     """
     try:
         size = path.stat().st_size if path.is_file() else None
@@ -230,7 +236,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a run folder.
 
     Raises:
-        RunFolderError: the file is missing or not JSON.
+        RunFolderError: the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -239,7 +245,7 @@ def read_json(path: Path) -> Any:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a folder, and check it if the folder is a run."""
+    """Read the manifest of a folder, and check it if it is of a run; one of another kind is returned as it is."""
     manifest = read_manifest(folder, REMEDY)
     if manifest["format"] != FORMAT:
         return manifest

@@ -59,7 +59,7 @@ COMPANIONS = ("history.jsonl", "curves.png", METRICS, "environment.json")  # not
 
 
 def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwrite: bool = False) -> Stamp | None:
-    """Write a run folder, completely or not at all; return the stamp that identifies its manifest.
+    """Write a run folder, completely or not at all; return the stamp of its manifest, by which a change is noticed.
 
     Args:
         state: the run.
@@ -68,8 +68,8 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
         overwrite: replace a finished run.
 
     Raises:
-        RunFolderError: the folder is not a run folder, has a finished run while `overwrite` is false, was changed by
-            another process since `state` was loaded from it, or the disk is full.
+        RunFolderError: the folder is not a run folder, has a run while `overwrite` is false, was changed by another
+            process since `state` was loaded from it, or cannot be written.
     """
     folder = Path(folder)
     check_new(folder, overwrite)
@@ -82,7 +82,7 @@ def write_run(state: RunState, folder: str | Path, *, slim: bool = False, overwr
 
 
 def _check_unchanged(state: RunState, folder: Path) -> None:
-    """Raise an error if another process has changed the run since it was loaded."""
+    """Raise a RunFolderError if another process has changed the run in `folder` since it was loaded."""
     if state.saved is not None and manifest_stamp(folder) not in (state.saved, None):
         raise RunFolderError(
             f"{folder}: another process has changed this run since it was loaded; load it again and repeat the change,"
@@ -91,7 +91,10 @@ def _check_unchanged(state: RunState, folder: Path) -> None:
 
 
 def write_metrics(state: RunState) -> Stamp | None:
-    """Write `state.info`, in which "metrics" has changed, to the run folder; return the stamp of its manifest."""
+    """Write `state.info`, in which "metrics" has changed, to the run's folder; return the new stamp of its manifest.
+
+    Without a folder nothing is written. For errors see `Recommender.record_metrics`.
+    """
     folder = state.folder
     if folder is None:
         return state.saved
@@ -168,7 +171,11 @@ def _read(folder: Path, verify: bool, device: torch.device | str, features: str 
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Read the settings of a run, and check their types."""
+    """Read the settings of a run from `config.json`, and check the types of the most important ones.
+
+    Raises:
+        RunFolderError: the file cannot be read, or an entry is missing or of a wrong type.
+    """
     config = read_json(path)
     types = {"scorer": dict, "frames": str, "info": dict, "n_trained_items": int}
     for key, kind in types.items() if isinstance(config, dict) else (("settings", dict),):
@@ -210,7 +217,10 @@ def _writers(state: RunState, folder: Path, slim: bool) -> dict[str, Writer]:
 
 
 def _companions(state: RunState, folder: Path) -> dict[str, Writer]:
-    """Return the writers of files about the training: copies from the run's former folder, or made from its facts."""
+    """Return the writers of files about the training, which are not needed to load the run.
+
+    The files are copied from the folder that the run was loaded from, or made from the facts of `state`.
+    """
     files: dict[str, Writer] = {}
     source = state.folder
     for name in COMPANIONS:

@@ -82,9 +82,9 @@ def first_pairs(pairs: Interactions, n: int | None) -> Interactions:
 def with_pairs(
     pairs: Interactions, users: np.ndarray, items: np.ndarray, times: np.ndarray | None = None
 ) -> Interactions:
-    """Append pairs of `users` and `items` to `pairs`; if these have weights, the new pairs have the weight 1.
+    """Return `pairs` followed by new pairs of `users` and `items`, which have the weight 1 if `pairs` have weights.
 
-    If `pairs` have times, the new pairs have the times `times` `(n,)` int64, by default the latest known time.
+    If `pairs` have timestamps, those of the new pairs are `times` `(n,)` int64; None: all are the latest known one.
     """
     known = pairs.timestamps
     if known is None:
@@ -95,13 +95,15 @@ def with_pairs(
 
 
 def item_title(table: pl.DataFrame, row: int) -> str | None:
-    """Return the item's title, or None if the item table has no titles."""
+    """Return the title of the item in a row of the item table, or None if the table has no titles."""
     column = title_column(table)
     return None if column is None else as_title(table[column].slice(row, 1)).item()
 
 
 def check_full(train: Interactions | None, purpose: str) -> None:
-    """Check that a run has training interactions, which a slim run lacks; `purpose` is what they are needed for.
+    """Check that a run has its training interactions `train`, which a slim run lacks.
+
+    `purpose` is what they are needed for; it ends the message: "… so it cannot tell what is popular".
 
     Raises:
         CapabilityError: the run is slim.
@@ -113,9 +115,10 @@ def check_full(train: Interactions | None, purpose: str) -> None:
 def make_histories(
     train: Interactions, n_users: int, device: torch.device | str, n_trained: int | None = None
 ) -> Histories:
-    """Return the training items of each user on `device`, oldest first if there are timestamps.
+    """Return the items of each user on `device`, oldest first if there are timestamps.
 
-    Pairs after the first `n_trained` may repeat earlier pairs. With timestamps, such an item has its latest position.
+    The first `n_trained` pairs are of the training; later ones are likes that may repeat earlier pairs. With
+    timestamps, such an item has its latest position.
     """
     if n_trained is not None and n_trained < len(train) and train.timestamps is not None:
         train = train.oldest_first()

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def with_items(state: RunState, model: Model, items: Any, features: Mapping[str, Any] | None) -> RunState:
-    """Return the run with new items; for arguments and errors see `Recommender.add_items`.
+    """Return the run with new items added; for other arguments and errors see `Recommender.add_items`.
 
     Args:
         state: a full run; it is not changed.
@@ -67,7 +67,7 @@ def with_items(state: RunState, model: Model, items: Any, features: Mapping[str,
 def _as_read(
     block: Mapping[str, FeatureMatrix], projections: Mapping[str, Projection], device: torch.device
 ) -> dict[str, Features]:
-    """Return features as the model reads them: on the device, and reduced by the projections."""
+    """Return features as the model reads them: on the device, in float32, and reduced by the projections."""
     return {name: as_features(matrix, device, projections.get(name)) for name, matrix in block.items()}
 
 
@@ -132,7 +132,7 @@ def _with_moved_items(state: RunState, model: Callable[[], Model], train: Intera
 
 
 def _likers(state: RunState, train: Interactions, items: np.ndarray) -> list[Tensor]:
-    """Return for each item the trained queries of the users who like it, in the order of the users' rows."""
+    """Return, for each of `items`, the trained vectors of the users who like it, in the order of the users' rows."""
     scorer = state.scorer
     assert isinstance(scorer, VectorScorer)  # this is so for all models that can move items by likes
     likers = (np.unique(train.users[train.items == item]) for item in items)

@@ -38,22 +38,22 @@ def read_earlier(run: Any) -> RunState:
     """
     state = read_run(run) if isinstance(run, (str, Path)) else getattr(run, "state", None)
     if not isinstance(state, RunState):
-        raise ConfigError(f"an earlier run is a run folder or a Recommender, not of type {type(run).__name__}")
+        raise ConfigError(f"give an earlier run as a run folder or a Recommender, not as {type(run).__name__}")
     return state
 
 
 def check_parameters(state: RunState) -> None:
-    """Check that a run has parameters to start from.
+    """Check that a run has the parameters of its model, from which a training can start.
 
     Raises:
-        CapabilityError: the run is slim: it has vectors and ids only.
+        CapabilityError: the run has none, such as a slim run, which has vectors and ids only.
     """
     if state.train is None or state.weights is None:
         raise CapabilityError(f"{run_name(state)} is slim, without the parameters to start from; give the full run")
 
 
 def run_name(state: RunState) -> str:
-    """Return how messages name the run: by its folder, if it has one."""
+    """Return the name of the run for messages: its folder, or "the recommender" if it has none."""
     return "the recommender" if state.folder is None else str(state.folder)
 
 
@@ -67,7 +67,9 @@ def weights_digest(state: RunState) -> str:
 
 
 def without_trained(dataset: Dataset, state: RunState) -> Dataset:
-    """Move held-out interactions that the run was trained on to the training interactions, with a warning.
+    """Return the dataset with the held-out interactions that a run was trained on moved to the training interactions.
+
+    A warning gives the numbers of interactions that were moved.
 
     Raises:
         DataError: the run was trained on every validation interaction.
@@ -109,7 +111,7 @@ def check_features(dataset: Dataset, state: RunState, config: Any) -> None:
     where = f"{dataset.name} (to continue {run})"
     missing = [name for name in names if name not in dataset.features]
     if missing:
-        raise DataError(f"{where} has no features '{missing[0]}', which that run was trained with")
+        raise DataError(f"{where} has no features '{missing[0]}', which that run was trained with; add them")
     if used is None and (extra := [name for name in dataset.features if name not in names]):
         raise DataError(
             f"{where} has the features '{extra[0]}', which that run did not use; leave them out, or train from scratch"
@@ -118,7 +120,9 @@ def check_features(dataset: Dataset, state: RunState, config: Any) -> None:
         if name in names:
             _check_same(name, matrix, dataset.features[name], state, dataset, where)
     if state.features is not None and state.features.trained is None:
-        log.warning("the features are not compared with the features of %s, because these cannot be read any more", run)
+        log.warning(
+            "the features are not compared with those of %s: the features of that run cannot be read any more", run
+        )
 
 
 def _check_same(
@@ -179,7 +183,8 @@ def start_from(model: Model, dataset: Dataset, state: RunState) -> None:
             continue
         if name not in state.weights:
             raise ConfigError(
-                f"{run} has no parameter '{name}'; it was trained with other settings or by another version; use these"
+                f"{run} has no parameter '{name}'; it was trained with other settings or by another version of"
+                " lirdrec; use the same"
             )
         given = state.weights[name].to(own.device, own.dtype)
         if given.shape[int(kind is not None) :] != own.shape[int(kind is not None) :]:
@@ -227,9 +232,11 @@ class _Neighbors:
         return torch.where(is_known[:, None], flat, start).to(table.dtype).view_as(result)
 
     def _by_interactions(self, flat: Tensor, kind: str, is_known: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each user the mean over the user's items of the mean row of their known users, `(n, D)`.
+        """Return for each user a mean `(n, D)` of the rows of known users who took the same items.
 
-        The second result is the number of these items, `(n,)`. For `kind` "item", users and items are exchanged.
+        First each item gets the mean row of the known users who took it; then each user gets the mean of these over the
+        user's items. The second result is the number of such items of each user, `(n,)`. For `kind` "item", users and
+        items are exchanged.
         """
         own, other = (
             (self.inputs.users, self.inputs.items) if kind == "user" else (self.inputs.items, self.inputs.users)
@@ -239,7 +246,10 @@ class _Neighbors:
         return _mean(between[other], own, len(flat), count[other] > 0)
 
     def _by_features(self, flat: Tensor, is_known: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each item the mean row of its nearest known items in all modalities, and their number."""
+        """Return for each new item the mean row `(n, D)` of its nearest known items in all modalities.
+
+        The second result is the number of these items, `(n,)`; it is 0 for known items.
+        """
         total, count = torch.zeros_like(flat), flat.new_zeros(len(flat))
         for name in self.inputs.features:
             nearest = self.inputs.neighbors(name, min(2 * N_NEAREST, self.inputs.n_items))
@@ -254,7 +264,7 @@ class _Neighbors:
 
 
 def _mean(values: Tensor, owner: Tensor, n: int, usable: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean `(n, D)` of the usable rows of each owner, and the number of these rows `(n,)`."""
+    """Return the mean `(n, D)` of the usable rows of `values` with the same owner, and the number of these rows."""
     rows = usable.nonzero().squeeze(1)
     total = values.new_zeros(n, values.shape[1]).index_add_(0, owner[rows], values[rows])
     count = torch.bincount(owner[rows], minlength=n).to(values.dtype)

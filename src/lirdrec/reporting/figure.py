@@ -36,7 +36,7 @@ WIDTH = 7.2  # width of a figure in inches
 
 @dataclass(frozen=True)
 class Style:
-    """Color, dash and marker of a series."""
+    """Color, dash and marker of a series (a line, or the points or bars of one name)."""
 
     color: str
     dash: Any = "solid"
@@ -44,7 +44,7 @@ class Style:
 
 
 def styles(names: Sequence[Any], accent: Any = ACCENT) -> dict[Any, Style]:
-    """Choose a style for each name: red for `accent`, a fixed one for a known model, an unused one for other names."""
+    """Return a style for each name: red for `accent`, a fixed one for a known model, an unused one for other names."""
     palette = [Style(c, d, m) for d, m in zip(DASHES, MARKERS, strict=True) for c in COLORS]
     known = dict(zip(PLACES, palette, strict=False))
     chosen = {name: known[name] for name in names if name in known} | ({accent: Style(RED)} if accent in names else {})
@@ -106,7 +106,7 @@ def drawn(
     caption: str = "",
     alt: str = "",
 ) -> Figure:
-    """Make a custom figure in the style of all charts: `draw` is called with an empty matplotlib figure.
+    """Return a custom figure in the style of all charts: `draw` draws into the empty matplotlib figure that it gets.
 
     `size` is the width and height in inches; the other arguments are those of `Figure`. In `draw`, take colors from
     `styles`, `INK`, `GRAY` and `RULE`, and do not use pyplot.
@@ -118,7 +118,7 @@ def drawn(
 
 
 def empty(width: float, height: float) -> Drawing:
-    """Make an empty matplotlib figure; `width` and `height` are in inches."""
+    """Return an empty matplotlib figure; `width` and `height` are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -41,7 +41,7 @@ class Column:
 
 
 def printed(value: Value, column: Column) -> tuple[str, str, str]:
-    """Return the three texts of a cell: the value, its standard deviation and its marks ("" if it has none)."""
+    """Return three texts of a cell: the value, its standard deviation ("" without one) and its marks ("" without)."""
     if not isinstance(value, Measure):
         return (MISSING if value is None else text_of(value, column)), "", ""
     has_spread = value.sd is not None and column.format in ("number", "percent")
@@ -49,19 +49,22 @@ def printed(value: Value, column: Column) -> tuple[str, str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: 48 s, 3.2 min, 1.4 h."""
+    """Return seconds as text: 48 s, 3.2 min, 1.4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def memory(count: float) -> str:
-    """Format bytes: 310 MB, 1.5 GB (powers of 1000)."""
+    """Return a number of bytes as text: 310 MB, 1.5 GB (powers of 1000)."""
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def text_of(value: Measure | float | int | str, column: Column) -> str:
-    """Format a value as its column says, without standard deviation; escape terminal control characters in texts."""
+    """Return a value as text in the format of its column, without standard deviation; NaN is a dash.
+
+    Control characters of terminals are escaped.
+    """
     if isinstance(value, Measure):
         value = value.mean
     if isinstance(value, str):
@@ -100,6 +103,6 @@ def label(name: object) -> str:
 
 
 def model_order(model: str) -> tuple[int, str]:
-    """Return a key that sorts models in the order of `MODELS`; unknown models come before the last one, by name."""
+    """Return a sort key for the order of `MODELS`; unknown models come just before the last of `MODELS`, by name."""
     known = list(MODELS)
     return (2 * known.index(model) if model in known else 2 * len(known) - 3, model)

@@ -26,7 +26,7 @@ LONG = 160  # characters; if a text of a grid is longer, images are beside the t
 
 @dataclass(frozen=True)
 class Card:
-    """The card of one item: its name, a text, an image and facts.
+    """The card of one item on the page of a report: its name, a text, an image and facts.
 
     Attributes:
         title: name of the item.
@@ -72,16 +72,16 @@ class Cards:
     lead: Card | None = None
 
     def has_long_texts(self) -> bool:
-        """Whether any card has a text longer than `LONG`."""
+        """Return whether any card has a text of more than `LONG` characters."""
         return any(len(card.text) > LONG for card in (*self.cards, self.lead) if card)
 
     def has_images(self) -> bool:
-        """Whether any card has an image."""
+        """Return whether any card has an image."""
         return any(card.image is not None for card in (*self.cards, self.lead) if card)
 
 
 def _image_format(content: bytes) -> str:
-    """Return the format by the first bytes, "jpeg", "png" or "webp"; "" for other formats."""
+    """Return the format of an image by its first bytes: "jpeg", "png" or "webp"; "" for other formats."""
     starts = {"jpeg": rb"\xff\xd8\xff", "png": rb"\x89PNG\r\n\x1a\n", "webp": rb"RIFF....WEBP"}
     return next((kind for kind, start in starts.items() if re.match(start, content, re.DOTALL)), "")
 
@@ -106,7 +106,7 @@ def render(**variables: Any) -> str:
 
 @cache
 def template(name: str) -> Template:
-    """Load a template of this package, with the filters of this module."""
+    """Return a template (by its file name) of this package, with the filters of this module."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("lirdrec.reporting"), autoescape=True)
@@ -117,7 +117,10 @@ def template(name: str) -> Template:
 
 
 def drawing(figure: Figure) -> Markup:
-    """Return the SVG of a figure for the page: ids become unique, colors variables; no namespaces and metadata."""
+    """Return the SVG of a figure for the page of a report.
+
+    Its ids become unique on the page, its colors become CSS variables; namespaces and metadata are removed.
+    """
     from markupsafe import Markup, escape
 
     svg = figure.image("svg").decode()
@@ -174,7 +177,7 @@ def inline(text: str) -> Markup:
 
 
 def _plain(value: Any) -> str:
-    """Format the value of a setting as text."""
+    """Return the value of a setting as text; a value may be a dict or a list."""
     if isinstance(value, Mapping):
         if any(isinstance(inner, (list, tuple)) for inner in value.values()):
             return "; ".join(f"{key}: {_plain(inner)}" for key, inner in value.items())

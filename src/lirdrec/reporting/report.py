@@ -84,12 +84,12 @@ class Report:
             seen.add((type(block), block.name))
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the blocks of all sections in order."""
+        """Yield the blocks (texts, tables, figures, cards) of all sections in order."""
         for section in self.sections:
             yield from section.blocks
 
     def to_html(self, alone: bool = False) -> str:
-        """Return the page as one self-contained HTML text; `alone` omits the sentence about files beside the page."""
+        """Return the report as one self-contained HTML page; `alone` omits the sentence about files beside the page."""
         from lirdrec.provenance import environment
 
         values = self.environment
@@ -104,12 +104,15 @@ class Report:
         results: SupportsFrame | pl.DataFrame | None = None,
         formats: Sequence[str] = ("svg", "png"),
     ) -> Path:
-        """Write `report.html`, `report.md`, `figures/`, `tables/` and `results.parquet`; return the path of the page.
+        """Write `report.html`, `report.md`, `figures/`, `tables/`, and `results.parquet` if there are `results`.
 
         Args:
             folder: created if missing; files of the same names are replaced, others are kept.
             results: the values that the report shows; their remarks are added to the answer.
             formats: file formats of the figures, among "svg", "png", "pdf".
+
+        Returns:
+            The path of the page `report.html`.
         """
         folder = Path(folder)
         remarks = results.remarks() if results is not None and hasattr(results, "remarks") else []
@@ -137,7 +140,7 @@ class Report:
         """Write only the HTML page, to the file `path`; return this path.
 
         Raises:
-            RunFolderError: the page cannot be written, or `path` is inside a prepared dataset or a run.
+            RunFolderError: the page cannot be written, or `path` is inside a prepared dataset, a run or an export.
         """
         path = Path(path)
         check_not_inside_folder(path)
@@ -162,7 +165,7 @@ class Report:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_rich(self) -> RenderableType:
-        """Return title, answer and tables, to be printed in a terminal."""
+        """Return title, answer and tables as an object of rich, to be printed in a terminal."""
         from rich.console import Group
         from rich.text import Text
 

@@ -81,7 +81,11 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Test of our model against the model `theirs` on one metric; p-values are corrected over tests made together."""
+    """The test of our model against the model `theirs` on one metric.
+
+    Attributes:
+        t_p_holm, w_p_holm: the p-values of `test`, corrected over all tests that were made together.
+    """
 
     theirs: str
     metric: str
@@ -90,14 +94,20 @@ class Comparison:
     w_p_holm: float
 
     def significant(self) -> int:
-        """Return 1 if our model is better by both tests, -1 if the other one is, 0 without a significant difference."""
+        """Return 1 if our model has a higher mean, -1 if the other one has; 0 unless both corrected p-values are small.
+
+        Small is less than `ALPHA`.
+        """
         if self.t_p_holm < ALPHA and self.w_p_holm < ALPHA:
             return 1 if self.test.difference > 0 else -1
         return 0
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> PairedTest:
-    """Compare two `(n,)` arrays with one value per user by the paired t-test and Wilcoxon's signed-rank test.
+    """Return the paired t-test and Wilcoxon's signed-rank test of two models' values for the same users.
+
+    Args:
+        ours, theirs: `(n,)` one value for each user, in the same order of users.
 
     Raises:
         DataError: the lengths differ, or there are fewer than two users.
@@ -170,7 +180,7 @@ def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         frames: for each run a frame with the column `user` and one column per metric.
 
     Raises:
-        DataError: the runs were not evaluated on the same users.
+        DataError: the runs were evaluated on different users.
     """
     import polars as pl
 
@@ -183,7 +193,9 @@ def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def compare(
     ours: pl.DataFrame, others: Mapping[str, pl.DataFrame], metrics: Sequence[str] | None = None
 ) -> list[Comparison]:
-    """Test one model against each other model on each metric, with Holm's correction over all tests of the same kind.
+    """Test one model against each other model on each metric, and return the tests.
+
+    Holm's correction is over all t-tests, and over all Wilcoxon tests.
 
     Args:
         ours: frame with `user` and one column per metric, averaged over seeds (`over_seeds`).
@@ -207,7 +219,10 @@ def compare(
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Apply Holm's correction over all the given comparisons; for tests collected from several calls."""
+    """Return the comparisons with p-values that are corrected by Holm's method over all of them.
+
+    Use it for comparisons from several calls of `compare`.
+    """
     by_t = holm([comparison.test.t_p for comparison in comparisons])
     by_w = holm([comparison.test.w_p for comparison in comparisons])
     return [replace(c, t_p_holm=t, w_p_holm=w) for c, t, w in zip(comparisons, by_t, by_w, strict=True)]
@@ -247,7 +262,10 @@ def gain(ours: float, theirs: float) -> float:
 
 
 def average_gain(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """Return the mean gain in percent over the common metrics (the paper's average improvement); NaN without any."""
+    """Return the mean gain in percent over the metrics that both have (the paper's average improvement).
+
+    Metrics whose value in `theirs` is zero are left out; without any metric, the result is NaN.
+    """
     gains = [gain(ours[metric], theirs[metric]) for metric in ours if metric in theirs]
     gains = [value for value in gains if not math.isnan(value)]
     return float(np.mean(gains)) if gains else math.nan

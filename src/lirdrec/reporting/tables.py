@@ -127,7 +127,7 @@ class Table:
         return cls(name, table_columns, table_rows, caption, notes)
 
     def to_html(self) -> str:
-        """Return a `<table>` element; its style is in the report's page."""
+        """Return the table as an HTML `<table>` element; the page of a report has its style."""
 
         def cell(column: Column, width: int, row: Row, rank: Mapping[str, int]) -> dict[str, Any]:
             main, spread, marks = printed(row.cells.get(column.key), column)
@@ -144,7 +144,7 @@ class Table:
         return template("table.html.j2").render(table=self, groups=self._groups(), blocks=blocks)
 
     def to_latex(self) -> str:
-        r"""Return a LaTeX `table` with booktabs rules; the document needs `\usepackage{booktabs}`."""
+        r"""Return the table as a LaTeX `table` with booktabs rules; the document needs `\usepackage{booktabs}`."""
         text_specs = {True: r"p{0.3\linewidth}", False: "l"}
         spec = "".join(text_specs[self._is_long(column)] if column.format == "text" else "r" for column in self.columns)
         lines = [r"\begin{table}", r"\centering"]
@@ -174,7 +174,7 @@ class Table:
         return "\n".join([*lines, r"\end{table}", ""])
 
     def to_markdown(self) -> str:
-        """Return a Markdown table; the best value is bold, the second in italics (Markdown has no underline)."""
+        """Return the table as Markdown; the best value is bold, the second in italics (Markdown has no underline)."""
         heads = [f"{column.group} {column.title}".strip() for column in self.columns]
         lines = [f"**{_markdown(self.caption)}**", ""] if self.caption else []
         lines += [_pipes(heads), _pipes(["---" if c.format == "text" else "---:" for c in self.columns])]
@@ -192,7 +192,10 @@ class Table:
         return "\n".join([*lines, ""])
 
     def to_frame(self) -> pl.DataFrame:
-        """Return the values at full precision, in the table's columns and, if needed, columns `… sd` and `… note`."""
+        """Return the table as a frame with values at full precision.
+
+        If needed, a column has further columns `… sd` (standard deviation) and `… note` (marks, or a text as value).
+        """
         import polars as pl
 
         series: list[pl.Series] = []
@@ -224,7 +227,7 @@ class Table:
         return self.to_frame().write_csv()
 
     def to_rich(self) -> RichTable:
-        """Return the table, to be printed in a terminal."""
+        """Return the table as an object of rich, to be printed in a terminal."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -250,17 +253,17 @@ class Table:
         return table
 
     def _groups(self) -> list[tuple[str, int]]:
-        """Return the headings over columns, each with its number of columns."""
+        """Return the groups of adjacent columns: the heading ("" for none) and the number of columns."""
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, key=lambda c: c.group)]
 
     def _is_long(self, column: Column) -> bool:
-        """Whether the column has texts so long that they wrap."""
+        """Return whether a column has a text of more than `LONG` characters, so that its texts wrap."""
         return column.format == "text" and any(len(str(row.cells.get(column.key) or "")) > LONG for row in self.rows)
 
     def _blocks(self) -> Iterator[tuple[str, list[tuple[Row, dict[str, int]]]]]:
-        """Yield each block as (heading, rows).
+        """Yield each block as (heading, rows); each row is a pair of the row and its ranks.
 
-        Each row has a mapping: column key → 1 (best) or 2 (second best of the block), at the printed precision.
+        The ranks are column key → 1 (best) or 2 (second best of the block), at the printed precision.
         """
         for block, group in groupby(self.rows, key=lambda row: row.block):
             rows = [(row, dict[str, int]()) for row in group]
@@ -303,7 +306,7 @@ class Table:
 
 
 def latex_escape(text: str) -> str:
-    """Escape a text for LaTeX."""
+    """Return a text with LaTeX commands for the characters that LaTeX does not print as they are."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 

@@ -1,1 +1,1 @@
-"""Training: negative sampling, the loop, checkpoints, history."""
+"""Training by gradients: sampling of negatives, the training loop, checkpoints, history."""

@@ -2,7 +2,7 @@
 
 A step gathers rows of tables of some hundred megabytes in a random order (products with sparse matrices). With pages
 of 4 kB the processor looks up the address of nearly every row in memory; with pages of 2 MB its own buffer holds most
-addresses. docs/performance.md has what this gains at the shape of Electronics.
+addresses. docs/performance.md has the time that this saves for data of the size of Electronics.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MAX_KEPT_BLOCK = 1 << 30  # bytes; larger blocks are returned to the system
 def keep_freed_memory() -> bool:
     """Make glibc's allocator reuse large freed blocks instead of returning them to the system.
 
-    A training step frees and allocates the same few hundred megabytes repeatedly. From now on the complete process
-    keeps all memory that it has once used. Half of the free memory is reserved for it, unless reserved memory counts
-    as used (`reserved_memory_counts`).
+    A training step frees and allocates the same few hundred megabytes repeatedly. From now on the process keeps the
+    memory that it frees, except blocks of more than 1 GB. Half of the free memory is also reserved for its heap, in
+    large pages, unless reserved memory counts as used (`reserved_memory_counts`).
 
     Returns:
-        Whether this worked; False without glibc, or if glibc refuses the thresholds.
+        Whether freed memory is kept now; False without glibc, or if glibc refuses the thresholds.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -44,10 +44,10 @@ def keep_freed_memory() -> bool:
 
 
 def _use_large_pages(libc: Any, size: int) -> None:
-    """Extend the heap by about `size` bytes, for which the system is asked for large pages.
+    """Extend the heap of the process by at most `size` bytes, and ask the system for large pages there.
 
-    Nothing is written there, so no memory is used before an allocation needs it. The blocks are freed at once, and stay
-    in the heap, since it is never trimmed.
+    Nothing is written there, so no memory is used before an allocation needs it. The new blocks are freed at once. They
+    stay in the heap for later allocations, since the heap is never made smaller.
     """
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end training after the epoch."""
+    """A callback raises this exception to end the training: after the epoch, or before the first one."""
 
 
 class Callback:
@@ -29,21 +29,21 @@ class Callback:
     """
 
     def on_train_begin(self, history: list[dict[str, Any]], n_steps: int) -> None:
-        """Called when training begins, or resumes after `history`; an epoch has `n_steps` steps."""
+        """Called before the first epoch; `history` has the epochs before a resume; an epoch has `n_steps` steps."""
 
     def on_step_end(self, epoch: int, step: int) -> None:
-        """Called after step `step` (from 1) of an epoch."""
+        """Called after step `step` (from 1) of the epoch with the number `epoch`."""
 
     def on_epoch_end(self, line: dict[str, Any]) -> None:
-        """Called after an epoch; `line` is its entry in the history."""
+        """Called after an epoch; `line` is its entry in the history: number, loss, seconds, validation metrics …"""
 
 
 class HistoryFile:
-    """`history.jsonl`: one JSON object per epoch, appended as it ends.
+    """The file `history.jsonl`: one JSON object for each epoch, which is appended when the epoch ends.
 
     Args:
-        path: the file.
-        past: entries of earlier epochs, from the checkpoint; other content of an existing file is removed.
+        path: the file; an existing file is replaced.
+        past: entries of earlier epochs, from the checkpoint of a resumed training; they are written first.
     """
 
     def __init__(self, path: Path, past: Sequence[dict[str, Any]] = ()):
@@ -53,14 +53,14 @@ class HistoryFile:
             temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in past), encoding="utf-8")
 
     def append(self, epoch: dict[str, Any]) -> None:
-        """Append an epoch's line and flush it to disk."""
+        """Append the entry of an epoch, and flush the file to the disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(epoch) + "\n")
         flush(self.path)
 
 
 def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> None:
-    """Write a PNG of the loss and of the validation metric over the epochs."""
+    """Write a PNG file with two charts: the loss, and the validation metric `metric`, over the epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -92,7 +92,7 @@ def plot_curves(history: Sequence[dict[str, Any]], metric: str, path: Path) -> N
 
 
 def tensorboard_writer(folder: Path) -> Any:
-    """Make a TensorBoard writer for a folder.
+    """Return a TensorBoard writer for a folder.
 
     Raises:
         ConfigError: tensorboard is not installed.
@@ -111,12 +111,15 @@ NARROW = 100  # below this terminal width, the loss and the elapsed time are not
 
 
 def epoch_progress(metric: str, epochs: int) -> ProgressBar | EpochLines:
-    """Make a progress bar on a terminal or in a notebook, else a callback that prints a line per epoch."""
+    """Return the callback that shows progress: a bar on a terminal or in a notebook, else one line per epoch."""
     return ProgressBar(metric, epochs) if draws_bars() else EpochLines(metric, epochs)
 
 
 class EpochLines(Callback):
-    """Prints a line per epoch to stderr for logs: loss, validation metric, best value, upper bound of the time left."""
+    """Prints a line per epoch to stderr: loss, validation metric and its best value, and the longest time left.
+
+    The training may end earlier than this time (patience).
+    """
 
     def __init__(self, metric: str, epochs: int):
         self.metric, self.epochs = metric, epochs
@@ -152,7 +155,10 @@ class EpochLines(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar over all steps with loss, validation metric, best value so far and an upper bound of the time left."""
+    """A bar over all steps with loss, validation metric, best value so far, and the longest time left.
+
+    The training may end earlier than this time (patience).
+    """
 
     def __init__(self, metric: str, epochs: int):
         from rich.console import Console
@@ -234,7 +240,7 @@ class HistoryLogger(Callback):
             self.stop()
 
     def stop(self) -> None:
-        """Plot the curves and flush the TensorBoard events."""
+        """Write `curves.png` and flush the TensorBoard events; logging can continue after this."""
         if self.history:
             plot_curves(self.history, self.metric, self.folder / "curves.png")
         if self.events is not None:
@@ -245,8 +251,8 @@ class HistoryLogger(Callback):
 class TrackingCallback(Callback):
     """Logs the loss, the validation metrics and the seconds of each epoch; after a resume, the earlier epochs too.
 
-    The tracker's run starts when the training begins, so that a training with a wrong option leaves no run behind. A
-    model in closed form has no epochs; its run starts with `finish`.
+    The tracker's run starts when the training begins, so that a training with a wrong option makes no run there. A
+    model in closed form has no epochs; its run in the tracker starts with `finish`.
 
     Args:
         kind: "mlflow" or "wandb".
@@ -273,7 +279,10 @@ class TrackingCallback(Callback):
         self.tracker.log({"loss": line["loss"], "seconds": line["seconds"], **valid}, line["epoch"])
 
     def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
-        """Log the final metrics, such as the test metrics, and end the tracker's run; a failure starts no run."""
+        """Log the final metrics, such as the test metrics, and end the tracker's run, as failed if `failed`.
+
+        If the training failed before the tracker's run started, nothing is logged.
+        """
         if self.tracker is None:
             if failed:
                 return

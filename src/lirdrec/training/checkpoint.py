@@ -23,12 +23,12 @@ LAST = "last.safetensors"
 
 @dataclass
 class Checkpoint:
-    """The state after an epoch.
+    """The state of a training after an epoch.
 
     Attributes:
         tensors: named tensors of the model and the optimizer.
-        facts: JSON-able facts: best epoch, its metric, history …
-        best: the best parameters by name.
+        facts: JSON-able facts: best epoch, its metric, history.
+        best: the model's parameters after the best epoch, by name.
     """
 
     tensors: dict[str, Tensor]
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Two files in a folder: `last.safetensors`, and the best parameters in `best-EPOCH.safetensors`.
+    """A folder with the last checkpoint: `last.safetensors`, and the best parameters in `best-EPOCH.safetensors`.
 
     The best parameters are written only when they change. Files are written atomically. The earlier best file is
     removed only after `last`, which refers to the new best file, is written. So the two files match after a kill at any
@@ -55,7 +55,7 @@ class CheckpointStore:
         self._best: int | None = None  # epoch of the best file that this training wrote or read
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint.
+        """Write the checkpoint, in place of the earlier one; do nothing if the last save is less than `seconds` ago.
 
         Raises:
             RunFolderError: the disk is full or the folder cannot be written.
@@ -73,10 +73,10 @@ class CheckpointStore:
         self._best, self._saved = checkpoint.facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """Read the last checkpoint; None if there is none.
+        """Return the last checkpoint; None if there is none.
 
         Raises:
-            RunFolderError: it is damaged, or belongs to another training (the message names the first difference).
+            RunFolderError: the checkpoint is damaged, or is of another training (the message names one difference).
         """
         path = self.folder / LAST
         if not path.exists():
@@ -89,7 +89,7 @@ class CheckpointStore:
         return Checkpoint(tensors, facts, best)
 
     def check_fingerprint(self, stored: Mapping[str, Any]) -> None:
-        """Compare the settings of a stored checkpoint with the settings of this training.
+        """Compare the fingerprint (settings) of a stored checkpoint with the fingerprint of this training.
 
         Raises:
             RunFolderError: the settings differ; the message names the first difference.
@@ -102,7 +102,7 @@ class CheckpointStore:
                 )
 
     def _remove_all_but(self, best: Path) -> None:
-        """Remove the best parameters of other epochs; a kill may have left some."""
+        """Remove the files with best parameters, except `best`; an interrupted save may have left some."""
         for other in self.folder.glob("best-*.safetensors"):
             if other != best:
                 other.unlink()
@@ -122,9 +122,10 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) 
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
-    """Return the CRC-32 of the facts and of all tensors, on the CPU, with their names, types and shapes.
+    """Return the CRC-32 of the facts and of all tensors (on the CPU) with their names, types and shapes.
 
-    It detects damage, not a forged file. It is four times as fast as SHA-256; a checkpoint is written every epoch.
+    It detects damage, but not an intended change. It is four times as fast as SHA-256, which matters since a checkpoint
+    may be written after every epoch.
     """
     value = zlib.crc32(facts.encode())
     for name in sorted(tensors):
@@ -156,7 +157,7 @@ def _read(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], 
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """Return the optimizer's state as named tensors: `NAME.KEY` for each parameter."""
+    """Return the optimizer's state as tensors with the names `NAME.KEY`: name of a parameter, key of its state."""
     return {
         f"{names[parameter]}.{key}": torch.as_tensor(value)
         for parameter, state in optimizer.state.items()
@@ -167,7 +168,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Restore the optimizer's state from `optimizer_tensors`."""
+    """Set the optimizer's state to `tensors`, which `optimizer_tensors` returned; `names` are the parameters' names."""
     for parameter, name in names.items():
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -55,20 +55,20 @@ class TrainConfig:
             check_minimum(self, 1, "batch_size")
         check_minimum(self, 0, "patience", "warmup_epochs", "seed")
         if not 0 < self.learning_rate < float("inf"):
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0")
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be more than 0 and finite")
         if not 0 < self.decay <= 1:
             raise ConfigError(f"decay is {self.decay}; it must be more than 0 and at most 1")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be more than 0, or none")
 
     def pairs_per_step(self, n_pairs: int) -> int:
-        """Return the batch size as a number, for `n_pairs` training pairs."""
+        """Return the batch size as a number; with "auto" it depends on the number of training pairs `n_pairs`."""
         if self.batch_size == "auto":
             return max(AUTO_BATCH, math.ceil(n_pairs / AUTO_STEPS))
         return self.batch_size
 
     def resolved(self, n_pairs: int) -> TrainConfig:
-        """Return the same options with a number for `batch_size`, and the learning rate for it.
+        """Return the options with a number in place of batch_size="auto", and the learning rate for this batch size.
 
         With "auto" an epoch has at most ten steps, for any number of pairs. Each step computes the graph of all pairs.
         So the time of an epoch is proportional to the number of pairs; with a fixed batch size it would be proportional

@@ -31,7 +31,7 @@ Validate = Callable[[Rankable], dict[str, float]]
 
 @dataclass
 class TrainResult:
-    """The outcome of `train`; the model itself holds the best parameters."""
+    """The outcome of `train`: best epoch, its metric, history, reason of the end; the model has the parameters."""
 
     best_epoch: int
     best_value: float
@@ -48,20 +48,21 @@ def train(
     resume: bool = False,
     callbacks: tuple[Callback, ...] = (),
 ) -> TrainResult:
-    """Train `model` in place until the validation metric stops rising; then the model has its best parameters.
+    """Train `model` in place until the validation metric stops rising; then it has the parameters of its best epoch.
+
+    The training also ends after `config.epochs`, after Ctrl-C, or if a callback requests it.
 
     Args:
         model: built from its inputs; with several ranks (processes), all of them call `train`.
-        config: options.
-        validate: function from a scorer to its metrics, with `config.metric`; None: the last epoch is the best.
+        validate: function from a scorer to its metrics, `config.metric` included; None: the last epoch is the best.
         store: where checkpoints are written, or None.
-        resume: continue from the store's checkpoint, if any; bit-identical on the CPU with the same number of threads.
+        resume: continue from the store's checkpoint, if there is one; bit-identical on the CPU with equal threads.
         callbacks: called at the start, after every step and after every epoch.
 
     Raises:
         TrainingError: the loss is not finite (earlier checkpoints are kept), or there is nothing to train on.
-        ConfigError: `config.metric` is not among the metrics of `validate`.
-        RunFolderError: the checkpoint is damaged or of another training, or the disk is full.
+        ConfigError: `validate` does not return `config.metric`.
+        RunFolderError: the checkpoint is damaged or of another training, or cannot be written.
     """
     keep_freed_memory()
     sampler = make_sampler(model, config)
@@ -101,7 +102,7 @@ def train(
 
 
 def _stops(hook: Callable[..., None], *arguments: Any) -> bool:
-    """Call a callback's hook; return whether it requests a stop."""
+    """Call a hook (a method of a callback), and return whether it raised `StopTraining`."""
     try:
         hook(*arguments)
     except StopTraining:
@@ -110,7 +111,7 @@ def _stops(hook: Callable[..., None], *arguments: Any) -> bool:
 
 
 class _Training:
-    """Model, optimizer, result and best parameters of one training."""
+    """The state of one training: model, optimizer, result and best parameters."""
 
     def __init__(self, model: Model, config: TrainConfig):
         self.model, self.config = model, config
@@ -121,7 +122,7 @@ class _Training:
         self.best: dict[str, Tensor] = {}
 
     def restore(self, store: CheckpointStore) -> None:
-        """Continue from the store's checkpoint, if it has one."""
+        """Set model, optimizer, result and best parameters to the store's checkpoint; do nothing without one."""
         checkpoint = store.load()
         if checkpoint is None:
             return
@@ -184,7 +185,10 @@ class _Training:
         return {name: ranks.sum_(total).item() / len(sampler) for name, total in totals.items()}
 
     def validate(self, validate: Validate | None, line: dict[str, Any]) -> None:
-        """Add the validation metrics to the epoch's line, and keep the parameters if they are the best so far."""
+        """Add the validation metrics to the epoch's entry, and copy the parameters if they are the best so far.
+
+        Without a function `validate`, every epoch counts as the best so far.
+        """
         epoch, metric = line["epoch"], self.config.metric
         metrics = validate(self.model.validation_scorer()) if validate is not None else {}
         metrics = line["valid"] = self.model.inputs.ranks.from_first(metrics)
@@ -197,7 +201,7 @@ class _Training:
 
 
 def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Return the learning rate of an epoch: linear warm-up, then the schedule."""
+    """Return the learning rate of an epoch: a linear rise in the warm-up, then the schedule of `config`."""
     rate, warmup = config.learning_rate, config.warmup_epochs
     if epoch <= warmup:
         return rate * (epoch / (warmup + 1))
@@ -210,7 +214,7 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def _validations_without_gain(result: TrainResult) -> int:
-    """Return the number of validations in a row without a better metric."""
+    """Return the number of validations since the best epoch."""
     return sum("valid" in line and line["epoch"] > result.best_epoch for line in result.history)
 
 
@@ -220,9 +224,10 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Context manager that gives a function: whether Ctrl-C has been pressed. A second Ctrl-C interrupts as usual.
+    """Context manager in which the first Ctrl-C does not interrupt; a second Ctrl-C interrupts as usual.
 
-    Outside the main thread, Ctrl-C works as usual.
+    It yields a function that returns whether Ctrl-C was pressed. Outside the main thread nothing is changed, and the
+    function returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -244,7 +249,10 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def sum_gradients(model: Model) -> None:
-    """Sum the gradients of parameters that all ranks have, in one exchange; split tables have complete gradients."""
+    """Replace the gradients of parameters that all ranks (processes) have by their sum over the ranks.
+
+    The gradients of tables that are split over the ranks are complete already.
+    """
     ranks = model.inputs.ranks
     if ranks.size == 1:
         return
@@ -257,7 +265,7 @@ def sum_gradients(model: Model) -> None:
 
 
 def clip_gradient(model: Model, limit: float) -> None:
-    """Scale the gradient so that its norm over all parameters, on all ranks, is at most `limit`."""
+    """Scale the gradient in place so that its norm, over the parameters of all ranks, is at most `limit`."""
     ranks = model.inputs.ranks
     if ranks.size == 1:
         torch.nn.utils.clip_grad_norm_(model.parameters(), limit)

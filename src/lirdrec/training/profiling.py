@@ -53,8 +53,8 @@ class Complexity:
     """The cost of one training step of a model.
 
     Attributes:
-        batch_size: rows of the step.
-        products: shape → number of times in a step.
+        batch_size: training pairs of the step.
+        products: shape of a product → number of such products in a step.
         seconds: median time of a step, including the optimizer.
     """
 
@@ -71,7 +71,7 @@ class Complexity:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values; the most expensive product is first."""
+        """Return the cost as JSON-able values; among the products, the most expensive one is first."""
         products = sorted(self.products.items(), key=lambda item: -item[0].operations * item[1])
         return {
             "batch_size": self.batch_size,
@@ -94,7 +94,7 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
 
     Args:
         model: built from its inputs.
-        config: batch size, learning rate, seed and precision are used.
+        config: batch size, order, learning rate, gradient clip, seed and precision are used.
         repeats: number of timed steps, at least 1.
 
     Raises:
@@ -148,7 +148,7 @@ def measure_step(model: Model, config: TrainConfig, repeats: int = 5) -> Complex
 
 
 class ProductCounter(TorchDispatchMode):
-    """A context manager that counts the products that run inside; `products[shape]` is their number."""
+    """Context manager that counts the matrix products in its block; `products[shape]` is the number with a shape."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ SORTED_BATCHES = 32  # number of batches whose sequences are sorted by length to
 
 
 class Sampler(abc.ABC):
-    """The source of the batches of each epoch; `len` is the number of training pairs of an epoch."""
+    """Makes the batches of each epoch; `len` is the number of training pairs of an epoch."""
 
     seed: int  # seed of all epochs
 
@@ -28,19 +28,19 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Yield the batches of an epoch: the number of pairs, and the arguments of `Model.loss` on `device`."""
+        """Yield for each batch of an epoch its number of pairs, and the arguments of `Model.loss` on `device`."""
 
     def n_steps(self, size: int) -> int:
-        """Return the number of batches of an epoch with batches of `size` pairs."""
+        """Return the number of batches of an epoch if each batch has `size` pairs."""
         return math.ceil(len(self) / size)
 
     def generator(self, epoch: int) -> torch.Generator:
-        """Return the generator of all random numbers of an epoch; it does not depend on earlier epochs."""
+        """Return the random generator for an epoch, which depends only on the seed and the number of the epoch."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
 
 
 def make_sampler(model: Model, config: TrainConfig) -> Sampler:
-    """Return the sampler of the model: `SequenceSampler` for ordered models, else `TripleSampler`.
+    """Return the sampler for a model: `SequenceSampler` for models of ordered histories, else `TripleSampler`.
 
     Raises:
         TrainingError: there is nothing to train on.
@@ -53,19 +53,20 @@ def make_sampler(model: Model, config: TrainConfig) -> Sampler:
         return sequences
     triples = TripleSampler(inputs.users, inputs.items, inputs.n_items, config.seed, config.order)
     if len(triples) == 0:
-        raise TrainingError("there is nothing to train on: every user took every item, or there is no training pair")
+        raise TrainingError("there is nothing to train on: every user has all items, or there is no training pair")
     return triples
 
 
 class TripleSampler(Sampler):
-    """Samples shuffled pairs with one negative each, drawn uniformly from the items that occur in training.
+    """Samples triples: each training pair (user, positive item) with one negative item, in random order.
 
-    A negative is resampled while it is one of the user's training positives; users with all items are left out.
+    A negative is drawn uniformly from the items that occur in training, until it is no training item of the user. Users
+    with all these items are left out.
     Sampling runs on the CPU, so that all devices train on the same triples.
 
     Args:
         users, items: `(E,)` int64, the distinct training pairs.
-        n_items: number of item rows.
+        n_items: number of items.
         seed: seed of all epochs; an epoch does not depend on which epochs were sampled before it.
         order: "pairs": shuffle pairs; "users": shuffle users and keep each user's pairs together.
     """
@@ -90,7 +91,7 @@ class TripleSampler(Sampler):
             yield len(batch[0]), batch
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return users, positives and negatives of epoch `number`, `(E,)` int64 each, in random order."""
+        """Return users, positive and negative items of all triples of epoch `number`, `(len(self),)` int64 each."""
         generator = self.generator(number)
         order = torch.randperm(len(self), generator=generator)
         if self.order == "users":
@@ -100,7 +101,7 @@ class TripleSampler(Sampler):
         return users, positives, self.negatives(users, generator)
 
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """Sample an item for each of `users`, `(n,)` int64, that is not a training positive of that user."""
+        """Return a random item for each of `users`, `(n,)` int64, that is no training item of this user."""
         sampled = self._sample(len(users), generator)
         wrong = self._is_positive(users, sampled).nonzero().squeeze(1)
         while len(wrong):
@@ -119,9 +120,9 @@ class TripleSampler(Sampler):
 
 
 class SequenceSampler(Sampler):
-    """Samples the items of each user in order, in windows of at most `max_length` targets; a batch has similar lengths.
+    """Samples the items of each user in order, in windows of at most `max_length` targets (items to predict).
 
-    Every training item but a user's first is a target once an epoch. A history longer than `max_length + 1` becomes
+    Every training item except a user's first is a target once an epoch. A history longer than `max_length + 1` becomes
     several windows, from its end; the last item of a window is the first of the next one. Batches hold `size` targets
     or a few less, and sequences of nearly the same length, so that hardly any position is padding.
 
@@ -150,13 +151,19 @@ class SequenceSampler(Sampler):
         return int(self.targets.sum())
 
     def batches(self, epoch: int, size: int, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Yield number of targets and a batch: items, times (`(B, T+1)` int64 each, -1 at the end) and users `(B,)`."""
+        """Yield the number of targets, and the batch: items and times `(B, T+1)` and users `(B,)`, all int64.
+
+        A row of items and times is one window; shorter windows have -1 at the end.
+        """
         for windows in self._groups(epoch, size):
             batch = (*self.tables(windows), self.users[windows])
             yield int(self.targets[windows].sum()), tuple(table.to(device) for table in batch)
 
     def tables(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return items and times of windows `(B,)`: `(B, T+1)` int64 each, padded with -1 at the end."""
+        """Return items and times of the windows with the numbers `windows` `(B,)`: `(B, T+1)` int64 each.
+
+        T is the largest number of targets; shorter windows have -1 at the end.
+        """
         lengths = self.targets[windows] + 1
         first = self.last[windows] - self.targets[windows]
         column = torch.arange(int(lengths.max()))
@@ -165,7 +172,7 @@ class SequenceSampler(Sampler):
         return self.items[entry].masked_fill(padding, -1), self.times[entry].masked_fill(padding, -1)
 
     def _groups(self, epoch: int, size: int) -> Iterator[Tensor]:
-        """Yield the rows of the windows of each batch of an epoch."""
+        """Yield for each batch of an epoch the numbers of its windows."""
         generator = self.generator(epoch)
         order = torch.randperm(len(self.targets), generator=generator)
         # blocks of about 32 batches, equally large, each sorted by length

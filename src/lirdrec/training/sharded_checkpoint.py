@@ -1,10 +1,12 @@
-"""Checkpoints of a training on several devices: every rank writes its rows (`torch.distributed.checkpoint`).
+"""Checkpoints of a training on several devices: every rank (process of a device) writes its rows of the tables.
+
+`torch.distributed.checkpoint` writes and reads them.
 
     checkpoint/last-EPOCH/    model and optimizer, one safetensors file per rank (no pickle)
     checkpoint/best-EPOCH/    the best parameters
     checkpoint/sharded.json   names the two folders, with the facts and the checksums; written last, atomically
 
-A training can resume with another number of ranks (processes), also with one, and from one process with several.
+A training can resume with another number of ranks, also from several ranks to one and from one to several.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class ShardedCheckpointStore(CheckpointStore):
     Args:
         folder, fingerprint, seconds: as for `CheckpointStore`.
         ranks: the processes of the training.
-        shard_of: the rows of a parameter or buffer, by its name, that this rank holds (`Model.shard_of`).
+        shard_of: function from the name of a parameter or buffer to the rows of it that this rank holds, or None if
+            every rank holds all of it (`Model.shard_of`).
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class ShardedCheckpointStore(CheckpointStore):
         self.ranks, self._shard_of = ranks, shard_of
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint; the earlier one is removed when this one is complete.
+        """Write the checkpoint, and then remove the earlier one; do nothing if the last save is too recent.
 
         Raises:
             RunFolderError: the disk is full or the folder cannot be written.
@@ -86,10 +89,10 @@ class ShardedCheckpointStore(CheckpointStore):
         self._best, self._saved = facts["best_epoch"], time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """Read this rank's rows of the last checkpoint, also if a single process has written it; None without one.
+        """Return this rank's rows of the last checkpoint, also if a single process wrote it; None if there is none.
 
         Raises:
-            RunFolderError: it is damaged, or belongs to another training (the message names the first difference).
+            RunFolderError: the checkpoint is damaged, or is of another training (the message names one difference).
         """
         index, last = self.folder / INDEX, self.folder / LAST
         if not index.exists() or (last.exists() and last.stat().st_mtime > index.stat().st_mtime):
@@ -130,7 +133,9 @@ class ShardedCheckpointStore(CheckpointStore):
         import torch.distributed.checkpoint as dcp
 
         if not hasattr(dcp, "HuggingFaceStorageWriter"):
-            raise CapabilityError("training on several devices needs a newer PyTorch (2.9), for its checkpoints")
+            raise CapabilityError(
+                "training on several devices needs PyTorch 2.9 or newer, for its checkpoints; upgrade torch"
+            )
         if self.ranks.is_first:  # left by a killed training
             shutil.rmtree(folder, ignore_errors=True)
         self.ranks.wait_for_all()
@@ -142,7 +147,7 @@ class ShardedCheckpointStore(CheckpointStore):
         return {name: value for part in self.ranks.values_of_all(own) for name, value in part.items()}
 
     def _distributed(self, name: str, own: Tensor) -> Tensor:
-        """Return a tensor in the form of `torch.distributed.checkpoint`: this rank's rows of a table that is split."""
+        """Return this rank's rows of a split table as a distributed tensor; other tensors are returned unchanged."""
         shard = self._shard(name)
         if shard is None or own.dim() == 0 or self.ranks.size == 1:
             return own
@@ -164,7 +169,7 @@ class ShardedCheckpointStore(CheckpointStore):
             own: dict[str, Tensor] = {}
             for name, kind in described.items():
                 if not isinstance(kind, TensorStorageMetadata):
-                    raise ValueError(f"its entry '{name}' is not a tensor")
+                    raise ValueError(f"the entry '{name}' of the checkpoint is not a tensor")
                 shard = self._shard(name) if len(kind.size) else None
                 size = kind.size if shard is None else (shard.length, *kind.size[1:])
                 own[name] = torch.zeros(size, dtype=kind.properties.dtype)
@@ -177,7 +182,7 @@ class ShardedCheckpointStore(CheckpointStore):
         return own
 
     def _check_files(self, checksums: Mapping[str, int]) -> None:
-        """Compare the files with their checksums; each rank checks a part of the files."""
+        """Raise a RunFolderError if a file is missing or has another checksum; each rank checks a part of the files."""
         wrong = ""
         for name in sorted(checksums)[self.ranks.rank :: self.ranks.size]:
             path = self.folder / name
@@ -208,7 +213,7 @@ def _checksum(path: Path) -> int:
 
 
 class _quiet(warnings.catch_warnings):
-    """Hides the notes of `torch.distributed.checkpoint`."""
+    """Context manager that hides warnings, and log messages of `torch.distributed.checkpoint`."""
 
     def __enter__(self) -> None:
         super().__enter__()

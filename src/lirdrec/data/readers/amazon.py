@@ -59,10 +59,11 @@ def read_amazon(
             plain or gzipped; or a folder, in which `find_amazon` finds the files.
         metadata: the items as JSON lines, or as the Python literals of 2014, plain or gzipped; `read_metadata` says
             which columns they give. Only items left after filtering are read.
-        image_features: the published file of 4,096 numbers per item; becomes the modality "image".
+        image_features: the published file of 4,096 numbers per item; becomes the modality "image". Items that are not
+            in the file raise a DataError unless `without_features="drop"`.
         name, info: as for `read_interactions`; the default name is the category in the file's name.
         bad_lines: "raise" at a line that is not a record or lacks a value, or "skip" such lines (logged and counted).
-        options: fields of `PreprocessingConfig` except user, item and rating, which the format defines. Times are
+        options: fields of `PreprocessingConfig` except user, item, rating and only, which the format defines. Times are
             read unless `timestamp=None`, in the unit of the file (2014 and 2018 seconds, 2023 milliseconds). Items
             without a review left are dropped unless `keep_all_items=True`, which keeps all items in the reviews.
 
@@ -99,7 +100,7 @@ def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
         if option in options:
             raise ConfigError(f"Amazon reviews: the format defines '{option}'; leave the option out")
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
-        raise ConfigError("Amazon reviews: the format defines the time; leave the option 'timestamp' out")
+        raise ConfigError("Amazon reviews: the format defines the column of times; leave the option 'timestamp' out")
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
     config = make_preprocessing_config(options, "Amazon reviews")
     if config.split not in (None, *METHODS):
@@ -108,7 +109,7 @@ def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
 
 
 def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
-    """Find the files in a folder; returns the paths of the reviews, the metadata and the image features.
+    """Find the files of Amazon in a folder; returns the reviews, the metadata or None, and the image features or None.
 
     The reviews are a `.json` or `.jsonl` file or, if there is none, a `.csv` file that contains reviews (also with
     `.gz`). The metadata are `meta_*`, and the image features `image_features*.b`; if there are several, the file of the
@@ -135,14 +136,14 @@ def find_amazon(folder: str | Path) -> tuple[Path, Path | None, Path | None]:
 
 
 def check_gzip_files(folder: Path) -> None:
-    """Raise a DataError if a gzipped file with the name of a review file is cut short or damaged."""
+    """Raise a DataError if the beginning of a gzipped .json, .jsonl or .csv file in the folder cannot be read."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix == ".gz" and (JSON_NAME.search(path.name) or CSV_NAME.search(path.name)):
             first_lines(path)
 
 
 def is_amazon(path: str | Path) -> bool:
-    """Whether a file, or a file in a folder, contains Amazon reviews; reads a megabyte of a file at most."""
+    """Return whether a file, or a file in a folder, contains Amazon reviews; reads a megabyte of a file at most."""
     path = Path(path)
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith("meta")]
@@ -159,13 +160,13 @@ def _are_reviews(path: Path) -> bool:
 
 
 def _category(path: Path) -> str:
-    """The category in a file name: `reviews_Baby_5.json.gz`, `meta_Baby.json.gz`, `ratings_Baby.csv` → `Baby`."""
+    """Return the category in a file name: `Baby` for `reviews_Baby_5.json.gz`, `meta_Baby.json.gz` and the like."""
     stem = path.name.partition(".")[0]
     return re.sub(r"^(reviews|ratings|meta|image_features)_|_(5|10)$", "", stem) or stem
 
 
 def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
-    """Add the columns of the metadata to the item table."""
+    """Return the dataset with the columns of the metadata in the item table."""
     table = read_metadata(bad.path, dataset.items.series, bad)
     bad.report()
     has_metadata = table.select(pl.any_horizontal(pl.exclude(ITEM).is_not_null())).to_series()
@@ -177,7 +178,7 @@ def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
 
 
 def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConfig) -> Dataset:
-    """Add the modality "image"; items without it are dropped if the config says so.
+    """Return the dataset with the modality "image"; items without it are dropped if `without_features` is "drop".
 
     Items must be dropped before the k-core filter. So the dataset is built again from the interactions that are left.
     The result is exact, since the k-core of fewer interactions is a subset of the k-core of all interactions.
@@ -205,7 +206,7 @@ def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConf
 
 
 def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) -> FeatureFile:
-    """Read the features of some items; the file is read in blocks and never kept in memory.
+    """Read Amazon's image features of some items; the file is read in blocks and never kept in memory.
 
     If an ASIN is repeated, its first record is used; the number of repetitions is logged.
 

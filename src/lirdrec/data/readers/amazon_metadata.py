@@ -35,7 +35,7 @@ PRICE = re.compile(r"(?:from\s*)?\$?\s*([0-9][0-9,]{0,15}(?:\.[0-9]+)?)(?:\s*-\s
 
 
 def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
-    """Read the metadata of some items as an item table.
+    """Read Amazon's metadata of some items as an item table.
 
     Lines of other items are not parsed. HTML is removed from texts. If an item is repeated, its first line is used, and
     the number of repetitions is logged.
@@ -51,7 +51,8 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
         missing values.
 
     Raises:
-        DataError: the file is damaged, holds no metadata or none of the items, or `bad` refuses a line.
+        DataError: the file is damaged, holds no metadata or none of the items; or a line is unusable, and
+            `bad` does not skip it.
     """
     wanted = set(items.to_list())
     wanted_bytes = {item.encode() for item in wanted}
@@ -89,7 +90,7 @@ def read_metadata(path: Path, items: pl.Series, bad: BadLines) -> pl.DataFrame:
 
 
 def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Convert a record of any year to a row of `COLUMNS`; raises a ValueError if it has no ASIN or text."""
+    """Convert a record of any year to a row of `COLUMNS`; raises a ValueError without an ASIN or for a wrong type."""
     item = record.get("parent_asin") or record.get("asin")
     if not isinstance(item, str):
         raise ValueError("there is no asin" if item is None else f"asin is {item!r:.60}, not a text")
@@ -105,7 +106,7 @@ def metadata_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def strip_html(text: str) -> str:
-    """Remove HTML entities, tags and lone surrogates from a text, and collapse white space."""
+    """Replace HTML entities by their characters, remove tags and halves of characters, and collapse white space."""
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:
@@ -121,7 +122,7 @@ def _joined(record: Mapping[str, Any], separator: str, *keys: str) -> str | None
 
 
 def _texts(value: Any, key: str) -> list[str]:
-    """Convert a text, a number or a list of texts and numbers to a list of texts."""
+    """Convert a text, a number or a list of them to a list of texts; raises a ValueError for other values."""
     values = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
     if all(isinstance(element, (str, int, float)) for element in values):
         return [str(element) for element in values]
@@ -129,7 +130,10 @@ def _texts(value: Any, key: str) -> list[str]:
 
 
 def _category(record: Mapping[str, Any]) -> str | None:
-    """The category paths: several in `categories` in 2014, one in `category` in 2018, one in `categories` in 2023."""
+    """Return the category paths as one text: "Baby > Car Seats | Baby > Travel"; else the main category; or None.
+
+    There are several paths in `categories` in 2014, one in `category` in 2018, and one in `categories` in 2023.
+    """
     key = "categories" if record.get("categories") else "category"
     value = record.get(key)
     is_nested = isinstance(value, (list, tuple)) and all(isinstance(element, (list, tuple)) for element in value)
@@ -139,7 +143,7 @@ def _category(record: Mapping[str, Any]) -> str | None:
 
 
 def _price(value: Any) -> float | None:
-    """The price in dollars, the lower end of a range; None without a price (some values are fragments of web pages)."""
+    """Return the price in dollars (of a range the lower end); None without a price (some are parts of web pages)."""
     if isinstance(value, str):
         found = PRICE.fullmatch(value.strip())
         return None if found is None else float(found[1].replace(",", ""))
@@ -148,7 +152,7 @@ def _price(value: Any) -> float | None:
 
 
 def _image(record: Mapping[str, Any]) -> str | None:
-    """The URL of the main image in its largest size."""
+    """Return the URL of the main image in its largest size, or None."""
     for key in ("imUrl", "imageURLHighRes", "imageURL", "images"):
         value = record.get(key)
         images = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []

@@ -53,7 +53,7 @@ class ReviewFormat:
 
 
 def detect_review_format(path: Path) -> ReviewFormat:
-    """Detect the format from the first records; raises a DataError if it is unknown, or the file cannot be read."""
+    """Detect the format of Amazon's reviews by the first lines; raises a DataError if it is unknown or unreadable."""
     lines = first_lines(path)
     if not lines:
         raise DataError(f"{path}: there are no rows")
@@ -66,7 +66,7 @@ def detect_review_format(path: Path) -> ReviewFormat:
 
 
 def first_lines(path: Path) -> list[bytes]:
-    """The first lines of a file that may be gzipped, without blank ones; raises a DataError if it cannot be read."""
+    """Return the first lines of a file, perhaps gzipped, that are not blank; raises a DataError if it is unreadable."""
     with open_bytes(path) as file:
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
     return [line for line in head.splitlines()[:HEAD_LINES] if line.strip()]
@@ -86,7 +86,7 @@ def read_reviews(path: Path, form: ReviewFormat, columns: Sequence[str], bad: Ba
         2023 milliseconds).
 
     Raises:
-        DataError: the file is damaged or without a good line, or `bad` refuses a line.
+        DataError: the file is damaged or without a usable line; or a line is unusable, and `bad` does not skip it.
     """
     form = dataclasses.replace(form, names={column: form.names[column] for column in columns})
     read_block = _json_block if form.positions is None else _csv_block
@@ -169,7 +169,7 @@ def _csv_format(lines: list[bytes]) -> ReviewFormat | str:
 
 
 def _json_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame | None:
-    """Parse a block with Arrow; None if that is not possible.
+    """Parse a block of JSON lines at once with Arrow; None if that is not possible.
 
     Every line must begin with a brace: Arrow aborts the process on a line that is only `null`.
     """
@@ -191,7 +191,7 @@ def _json_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame 
 
 
 def _csv_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame | None:
-    """Parse a block with polars; None if that is not possible."""
+    """Parse a block of CSV lines at once with polars; None if that is not possible."""
     assert form.positions is not None
     if not block or b'"' in block:
         return None
@@ -205,7 +205,7 @@ def _csv_block(block: bytes, form: ReviewFormat, n_lines: int) -> pl.DataFrame |
 
 
 def _is_complete(frame: pl.DataFrame) -> bool:
-    """Whether no value is missing, no id is blank, and no rating is NaN or infinite."""
+    """Return whether no value is missing, no id is blank, and no rating is NaN or infinite."""
     if any(frame.null_count().row(0)) or any(frame[column].str.contains(BLANK).any() for column in (USER, ITEM)):
         return False
     return RATING not in frame.columns or bool(frame[RATING].is_finite().all())
@@ -226,7 +226,7 @@ def _fields(line: str, form: ReviewFormat) -> dict[str, Any]:
 
 
 def _review(record: dict[str, Any], form: ReviewFormat) -> tuple[Any, ...]:
-    """Extract the columns of a record; raises ValueError with the reason if a value is missing or has a wrong type."""
+    """Return the values of a record for the columns of `form`; raises a ValueError if one is missing or wrong."""
     if TIMESTAMP in form.names and form.day is not None and record.get(form.names[TIMESTAMP]) is None:
         record = {**record, form.names[TIMESTAMP]: _day(record.get(form.day))}
     converters = {USER: _id, ITEM: _id, RATING: _rating, TIMESTAMP: _time}
@@ -260,7 +260,7 @@ def _time(value: Any, name: str) -> int:
 
 
 def _day(text: Any) -> int | None:
-    """Seconds since 1970 of a date such as "09 3, 2013", or None."""
+    """Return the seconds since 1970 of a date such as "09 3, 2013"; None for another text."""
     try:
         moment = datetime.datetime.strptime(str(text), "%m %d, %Y")
     except ValueError:

@@ -56,11 +56,14 @@ WORDS: dict[Kind, str] = {kind: words for kind, (words, _, _) in FORMATS.items()
 
 
 def kind_of(path: str | Path | Sequence[str | Path], options: Collection[str] = ()) -> Kind:
-    """Detect the kind of data at a path. Other files count as tables; other JSON files need the options user and item.
+    """Detect the kind of data at a path, such as "prepared", "amazon" or "table".
+
+    Files of no other kind count as tables; other JSON files need the options user and item.
 
     Args:
         path: a file or a folder; several files or a pattern are parts of a table.
-        options: the names of the options that the user gives. A file whose columns they name is a table.
+        options: the names of the options that the user gives. With user, item, rating, items or only, a file counts as
+            a table.
 
     Raises:
         DataError: no such file, an unknown kind of folder, a pickle, or a .json file without recognizable keys.
@@ -114,7 +117,8 @@ def _parts_within(folder: Path) -> Path | None:
 def read_any(path: str | Path) -> Dataset:
     """Read the dataset at a path: prepared, or in one of the published formats that `kind_of` detects.
 
-    Raises a DataError for another format or invalid content, a RunFolderError for a damaged prepared dataset.
+    Raises a DataError for invalid content, and for tables, since they need options (see `read_raw`). Raises a
+    RunFolderError for a damaged prepared dataset.
     """
     if stat_path(path) is None:
         raise DataError(f"{path}: no such folder")
@@ -142,11 +146,13 @@ def read_raw(
         images: a folder of images, found by item id or by `image_column`; see `lirdrec.data.images.with_images`.
         image_column: column of the item table with paths or file names of images; by default `image`, if it contains
             paths. Without `images` the paths are relative to the folder of `items`, or of `path`.
-        options: options of the reader of this kind of source.
+        options: options of the reader of this kind of source; a prepared dataset has none.
 
     Raises:
         DataError: the files are invalid.
-        ConfigError: the reader does not support an option.
+        RunFolderError: a prepared dataset is damaged.
+        ConfigError: the reader does not support an option, or both `path` and `train` are given, or train or test is
+            missing.
     """
     if path is None or train is not None:
         dataset = _read_split(path, {"train": train, "validation": validation, "test": test}, options)
@@ -180,12 +186,12 @@ def _with_images(dataset: Dataset, source: Any, images: str | Path | None, image
 
 
 def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapping[str, Any]) -> Dataset:
-    """Read the dataset of the files of a split."""
+    """Read a dataset from the files of a split; raises a ConfigError if train or test is missing."""
     if path is not None:
         raise ConfigError(f"{path} is one source, and the files of a split are another; give only one of them")
     for name in ("train", "test"):
         if files[name] is None:
-            raise ConfigError(f"there is no file of {name}: a split needs train and test, and should have validation")
+            raise ConfigError(f"no file of {name} is given: a split needs train and test, and should have validation")
     given = {name: Path(file) for name, file in files.items() if file is not None}
     for file in given.values():
         check_file(file)
@@ -200,7 +206,7 @@ def _read_split(path: Any, files: Mapping[str, str | Path | None], options: Mapp
 
 
 def options_of(kind: Kind) -> list[str]:
-    """The option names of the reader of a kind of source; none for a prepared dataset."""
+    """Return the names of the options of the reader of a kind of source; none for a prepared dataset."""
     if kind == "prepared":
         return []
     parameters = inspect.signature(FORMATS[kind][1]).parameters.values()
@@ -223,7 +229,10 @@ def _kind_of_file(path: Path, options: Collection[str]) -> Kind:
 
 
 def _kind_of_json(path: Path, options: Collection[str]) -> Kind:
-    """The kind of a JSON file: "table" by its options or its keys user and item, else "amazon", or a DataError."""
+    """Return the kind of a JSON file: "table" by its options or its keys user and item, or "amazon".
+
+    Raises a DataError if the file is neither.
+    """
     if TABLE_OPTIONS.intersection(options):
         return "table"
     record = first_record(path)

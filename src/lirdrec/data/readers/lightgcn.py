@@ -29,7 +29,7 @@ FIXED_OPTIONS = ("user", "item", "rating", "min_rating", "timestamp", "only")
 
 
 def is_lightgcn(folder: str | Path) -> bool:
-    """Whether a folder contains train.txt, and optionally test.txt, with lines of numbers."""
+    """Return whether a folder contains train.txt, and optionally test.txt, whose first lines are numbers."""
     paths = [path for path in (Path(folder) / "train.txt", Path(folder) / "test.txt") if path.is_file()]
     for path in paths:
         with path.open("rb") as file:
@@ -58,7 +58,8 @@ def read_lightgcn(
 ) -> Dataset:
     """Read a folder in the format of LightGCN's public data (Gowalla, Yelp2018, Amazon-Book) and keep its split.
 
-    Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i.
+    Ids are the numbers in the files. The items are 0 to the largest id, so that row i of a feature matrix is item i;
+    only if the numbers are very large, the items are those in the files.
     The column `org_id` of an `item_list.txt` is added to the item table. Users without items are dropped.
 
     Args:
@@ -109,7 +110,7 @@ def _read_lines(path: Path, split: str, bad_rows: BadRows) -> Table:
 
 
 def _item_table(folder: Path, table: Table) -> Table:
-    """All items up to the largest id, in order, with their original ids if a file lists them."""
+    """Return all items up to the largest id, in order, with their original ids if `item_list.txt` lists them."""
     largest = table.frame[ITEM].max()
     assert isinstance(largest, int)
     if largest >= 10 * table.frame.height + 1_000_000:

@@ -42,7 +42,7 @@ LINE = re.compile(r"([0-9]+),(.*)")
 
 
 def is_microlens(folder: str | Path) -> bool:
-    """Whether a folder contains a file `…_pairs.csv`."""
+    """Return whether a folder contains a file `…_pairs.csv`."""
     return any(Path(folder).glob(PAIRS))
 
 
@@ -68,7 +68,7 @@ def read_microlens(
         images: the folder of covers, if it is elsewhere or there are several.
         titles: the file of titles, if it is elsewhere or there are several.
         features, name, info: as for `read_interactions`; the default name is the name of the pairs file.
-        options: fields of `PreprocessingConfig`.
+        options: fields of `PreprocessingConfig`; the columns of the pairs are detected by their names.
 
     Raises:
         DataError, ConfigError: as for `read_interactions`.
@@ -93,7 +93,7 @@ def read_microlens(
 
 
 def _items(pairs: Table, config: PreprocessingConfig, files: Mapping[str, Path]) -> Table:
-    """All videos of all files, sorted by id, with one column per file."""
+    """Return all videos of the pairs and the files, sorted by id, with one column per file (null: not in this file)."""
     bad = {column: BadLines(path, config.bad_rows, "bad_rows") for column, path in files.items()}
     frames = [_texts(path, column, bad[column]) for column, path in files.items()]
     for bad_lines in bad.values():
@@ -128,7 +128,7 @@ def _texts(path: Path, column: str, bad: BadLines) -> pl.DataFrame:
 
 
 def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """Find the file or folder that matches the first pattern that has a match; None if no pattern has a match."""
+    """Find the file or folder of the first pattern with a match, or None; raises a DataError for several matches."""
     for pattern in patterns:
         if path := first_or_none(folder, sorted(folder.glob(pattern)), f"matches of {pattern}", "keep one"):
             return path

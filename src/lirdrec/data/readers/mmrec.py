@@ -38,7 +38,7 @@ def read_mmrec(
     *,
     bad_rows: BadRows = "error",
 ) -> Dataset:
-    """Read an MMRec folder.
+    """Read an MMRec folder as a dataset with its published split.
 
     Ids are the integers as published. Row i of a feature matrix is item i, so with features there are as many items as
     rows; without features, the items are those with interactions. An `items.tsv` becomes the item table
@@ -92,7 +92,7 @@ def read_mmrec(
 
 
 def _read_interactions(path: Path, user: str, item: str, label: str, bad_rows: BadRows) -> tuple[Table, dict[str, int]]:
-    """The usable rows of the .inter file and, if some were dropped, counts for the dataset's info."""
+    """Return the usable rows of the .inter file and, if some were dropped, counts for the dataset's info."""
     config = make_preprocessing_config({"user": user, "item": item, "bad_rows": bad_rows}, "read_mmrec")
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     table.require_columns([user, item, label])

@@ -49,7 +49,7 @@ LICENSE = "MovieLens, GroupLens, University of Minnesota: research, not commerci
 
 
 def is_movielens(folder: str | Path) -> bool:
-    """Whether a folder contains `ratings` and `movies`, both .csv or both .dat, or ml-100k's `u.data` and `u.item`."""
+    """Return whether a folder has `ratings` and `movies`, as .csv or as .dat, or ml-100k's `u.data` and `u.item`."""
     if all((Path(folder) / name).is_file() for name in (DATA_100K, ITEMS_100K)):
         return True
     return any(all((Path(folder) / f"{name}{end}").is_file() for name in ("ratings", "movies")) for end in FILM_LINES)
@@ -103,7 +103,7 @@ def _find_files(folder: Path) -> list[Path]:
 
 
 def _item_table(files: list[Path], config: PreprocessingConfig) -> Table:
-    """Read the films, with tags if there is a tag file."""
+    """Read the item table: the films, with tags if there is a tag file."""
     bad = [BadLines(path, config.bad_rows, "bad_rows") for path in files]
     films = (_films_100k if files[0].name == ITEMS_100K else _films)(files[0], bad[0])
     if len(files) > 1:
@@ -175,7 +175,7 @@ def _tags(path: Path, bad: BadLines) -> pl.DataFrame:
 
 
 def _records(path: Path, pattern: str, bad: BadLines) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Iterate over line number and values of each line; CSV files have a header."""
+    """Iterate over the line number and the values of each line after the header; `bad` handles unusable lines."""
     line_of = re.compile(pattern)
     lines = enumerate(read_lines(path, DAT_ENCODINGS if path.suffix == ".dat" else ("utf-8-sig",)), 1)
     if path.suffix == ".csv":

@@ -103,13 +103,13 @@ def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
         tables.append(dataclasses.replace(table, frame=table.frame.with_columns(pl.lit(split).alias(LABEL))))
     columns = tables[0].frame.columns
     if any(table.frame.columns != columns for table in tables):
-        raise DataError(f"{folder}: the three .inter files have different columns")
+        raise DataError(f"{folder}: the three .inter files have different columns; give them the same")
     stem = parts["train"][0].name.removesuffix(".train.inter")
     return join_tables(tables, columns, f"{folder}/{stem}.*.inter"), stem, [path.name for (path,) in parts.values()]
 
 
 def _typed(path: Path, bad_rows: str) -> Table:
-    """Read an atomic file with the types of its header; `token` columns are strings."""
+    """Read an atomic file; convert its columns to the types in the header, and remove the types from their names."""
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     columns = []
     for header in table.frame.columns:
@@ -136,7 +136,7 @@ def _words(texts: pl.Series) -> pl.Series:
 
 
 def _float_lists(texts: pl.Series, column: str, table: Table) -> pl.Series:
-    """Parse numbers separated by blanks to lists; null for empty texts."""
+    """Parse texts of numbers separated by blanks to lists; null for empty texts. Raises a DataError for other texts."""
     words = _words(texts)
     numbers = words.list.eval(pl.element().cast(pl.Float32, strict=False))
     bad = numbers.list.eval(pl.element().is_null()).list.any().fill_null(False)

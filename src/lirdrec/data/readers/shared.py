@@ -36,7 +36,7 @@ def build_dataset(
     info: Mapping[str, Any] | None,
     features: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Make a dataset from tables that were read, and from features, which are files or data frames.
+    """Make a dataset from tables that were read, and from features: files, data frames or matrices.
 
     `source` says where the data come from; the dataset has it as `info["source"]`.
     """
@@ -45,7 +45,7 @@ def build_dataset(
 
 
 def reject_options(options: Collection[str], fixed: Iterable[str], reason: str) -> None:
-    """Raise a ConfigError if an option is given that the format defines."""
+    """Raise a ConfigError with the `reason` if one of the options `fixed`, which the format defines, is given."""
     for option in fixed:
         if option in options:
             raise ConfigError(f"{reason}; leave {option_name(option)} out")
@@ -74,9 +74,9 @@ def first_or_none(folder: Path, paths: Sequence[Path], role: str, remedy: str) -
 
 
 def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
-    """Read a table of numbers as numbers; as strings, tens of millions of rows would need too much memory.
+    """Read a table of numbers as numbers, which need less memory than strings.
 
-    If one of the columns `ids` has values other than 63-bit integers, all columns are read as strings. `layout` are
+    If one of the columns `ids` has values other than 64-bit integers, all columns are read as strings. `layout` are
     options of `read_table`.
     """
     table = read_table(path, text="", **layout)
@@ -86,10 +86,10 @@ def read_numbers(path: Path, ids: Sequence[str], **layout: Any) -> Table:
 
 
 def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, pattern: str = ID) -> Table:
-    """Validate the id columns of a table: in published datasets, ids are integers that match `pattern`.
+    """Check that the id columns hold integers that match `pattern`; return the table, if need be without bad rows.
 
-    Numbers with leading zeros, such as `007`, are not changed. Rows with other values are bad. If the config skips bad
-    rows, they are left out. Else, or if all rows are bad, raises a DataError that names the line.
+    Rows with other ids are bad. If the config skips bad rows, they are left out; else, or if all rows are bad, a
+    DataError that names the line is raised. Numbers with leading zeros, such as `007`, are not changed.
     """
     table.require_columns(columns)
     for column in columns:
@@ -117,10 +117,10 @@ def check_id_columns(table: Table, config: PreprocessingConfig, *columns: str, p
 
 
 def read_lines(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> list[str]:
-    """The lines of a text file, without line ends and without empty lines at the end.
+    """Return the lines of a text file, without line ends and without empty lines at the end.
 
     The first of the `encodings` that can decode all bytes is used. Raises a DataError if the file is missing or empty,
-    or no encoding can decode it; names the line.
+    or if no encoding can decode it (the message names the line).
     """
     content = read_bytes(path)
     for encoding in encodings:

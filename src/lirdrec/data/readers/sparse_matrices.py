@@ -46,7 +46,7 @@ def check_not_pickle(path: Path) -> None:
 
 
 def is_matrix(path: Path) -> bool:
-    """Whether a file is an npz archive with the arrays of a scipy matrix."""
+    """Return whether a file is an npz archive with the arrays of a scipy matrix."""
     try:
         if not zipfile.is_zipfile(path):
             return False
@@ -68,7 +68,7 @@ def read_matrices(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read a sparse matrix of users and items, or one for each split.
+    """Read a dataset from a sparse matrix of users and items, or from one for each split.
 
     Row and column numbers are the ids. Every column is an item, even without interactions, so that row i of a
     feature matrix is item i. Users without an item are dropped. Stored zeros do not count as interactions; values are
@@ -76,7 +76,7 @@ def read_matrices(
 
     Args:
         train, validation, test: each a file that `scipy.sparse.save_npz` wrote, or a scipy matrix in memory, all of the
-            same shape. `train` alone is split by the method `split`.
+            same shape. `train` alone is split by the method `split`; else the split of the matrices is kept.
         items: a table with a row per item, whose ids are column numbers.
         features, name, info: as for `read_interactions`; the default name is the name of the file, or of the folder if
             there are several.
@@ -115,7 +115,7 @@ def read_matrices(
 
 
 def _open(path: Path, where: str) -> Any:
-    """Load a file of `save_npz`; nothing is unpickled."""
+    """Load the matrix of a file of `save_npz`, with repeated entries summed; nothing is unpickled."""
     import scipy.sparse
 
     exists(path)

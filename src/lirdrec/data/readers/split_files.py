@@ -24,7 +24,7 @@ AMAZON_2023 = {USER: "user_id", ITEM: "parent_asin", "rating": "rating", "timest
 
 
 def find_split_files(folder: str | Path) -> dict[str, Path] | None:
-    """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv in a folder (or .tsv, .parquet, .jsonl): split → path.
+    """Find NAME.train.csv, NAME.valid.csv and NAME.test.csv (or .tsv, .parquet, .jsonl) in a folder: split → path.
 
     Returns None if one of the three is missing; raises a DataError if several files could be one of them.
     """
@@ -53,8 +53,9 @@ def read_split_folder(
     """Read a folder with NAME.train.csv, NAME.valid.csv and NAME.test.csv, such as the benchmark splits of Amazon 2023.
 
     Args:
-        folder: see `find_split_files`; `meta_NAME.jsonl.gz` in it becomes `metadata`.
-        metadata: Amazon's item metadata; only for files with the columns of Amazon 2023.
+        folder: see `find_split_files`.
+        metadata: Amazon's item metadata, which become the item table. By default a file `meta_*.jsonl.gz` in the
+            folder, if the files have the columns of Amazon 2023 and no `items` are given.
         items, features, name, info: as for `read_interactions`; the default name is NAME.
         options: fields of `PreprocessingConfig`. The columns of Amazon 2023 are detected.
 

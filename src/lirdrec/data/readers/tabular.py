@@ -34,7 +34,7 @@ def read_interactions(
     info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read a table of interactions and prepare it.
+    """Read a table of interactions, and make a dataset of it.
 
     Ids of text files are integers if all ids of the column are integers, else strings. In tab-separated files
     quotes have no meaning; in comma-separated files they enclose a value.
@@ -95,7 +95,7 @@ def _read_splits(files: Mapping[str, str | Path], config: PreprocessingConfig, l
 
 
 def needed_columns(config: PreprocessingConfig) -> list[str]:
-    """The names of the columns that preprocessing reads from a table of interactions."""
+    """Return the names of the columns that preprocessing reads from a table of interactions."""
     label = config.split if config.split not in METHODS else None
     columns = [config.user, config.item, config.rating, config.timestamp, config.weight, config.event, label]
     columns += config.only or {}
@@ -107,5 +107,5 @@ def _as_list(path: Paths) -> list[str | Path]:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its suffix and a compression suffix."""
+    """Return the name of a file without its suffix and a compression suffix."""
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED_SUFFIXES else path.stem

@@ -19,14 +19,14 @@ _SHORTEST_END = 1.0  # seconds: a shorter last window is left out
 
 
 class SoundEncoder(Encoder):
-    """Base class of sound encoders: a sound is mixed to one channel and cut into windows.
+    """Base class of sound encoders: a sound is mixed to one channel and cut into windows, parts of equal length.
 
-    Its vector is the mean of the vectors of its windows, weighted by their lengths.
+    The vector of a sound is the mean of the vectors of its windows, weighted by their lengths.
 
     Windows of the same length share a batch, so that nothing is padded and vectors do not depend on other sounds.
 
     Args:
-        max_seconds: seconds of each sound that are used; longer ones are cut, and counted.
+        max_seconds: seconds of each sound that are used; longer sounds are cut, and counted as truncated.
 
     Raises:
         ConfigError: `max_seconds` is not above zero, or PyAV is not installed.
@@ -38,30 +38,30 @@ class SoundEncoder(Encoder):
 
     def __init__(self, max_seconds: float = SECONDS):
         if not 0 < max_seconds < float("inf"):
-            raise ConfigError(f"--max-seconds is {max_seconds:g}; it must be above 0")
+            raise ConfigError(f"--max-seconds is {max_seconds:g}; it must be above 0 and not infinite")
         import_av()
         self.seconds = float(max_seconds)
 
     @property
     @abstractmethod
     def rate(self) -> int:
-        """Samples a second that the model takes."""
+        """Number of samples per second that the model takes."""
 
     @property
     def window(self) -> float:
-        """Seconds of a window."""
+        """Length of a window in seconds."""
         return WINDOW
 
     @abstractmethod
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the vectors `(n, d)` of windows `(samples,)` float32 of one length."""
+        """Return the vectors `(n, d)` of n windows: arrays `(samples,)` float32, all of the same length."""
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """Return the sounds unchanged (`encode` opens them), and whether their headers say that they will be cut."""
+        """Return the sounds unchanged (`encode` opens them); `cut` is set if the header says that one is too long."""
         return [Prepared(value, cut=self._is_longer(value)) for value in inputs]
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; a sound that cannot be opened is listed in its `problems`."""
+        """Return the vectors `(B, d)` of B sounds; a sound that cannot be opened is listed in `problems`."""
         windows: dict[int, list[tuple[int, np.ndarray]]] = {}
         problems: dict[int, str] = {}
         for index, prepared in enumerate(batch):
@@ -89,7 +89,7 @@ class SoundEncoder(Encoder):
 
 
 def split(samples: np.ndarray, rate: int, seconds: float) -> list[np.ndarray]:
-    """Cut a sound into windows of `seconds`; a last window of less than a second is left out unless it is alone."""
+    """Cut a sound into windows of `seconds`; a last window of less than a second is left out if there are others."""
     length = max(1, int(seconds * rate))
     windows = [samples[start : start + length] for start in range(0, len(samples), length)]
     return windows[:-1] if len(windows) > 1 and len(windows[-1]) < min(length, _SHORTEST_END * rate) else windows
@@ -98,11 +98,12 @@ def split(samples: np.ndarray, rate: int, seconds: float) -> list[np.ndarray]:
 class SpectrumEncoder(SoundEncoder):
     """Encoder of sounds by statistics of the loudness in 64 mel bands, 256 columns: no weights, no download.
 
-    The sound has 16 kHz and is cut into frames of 32 ms, one every 16 ms. The loudness of a band in a frame is the
-    logarithm of its energy, scaled to 1 for the loudest of the window and 0 for 60 dB below it. Each band gives four
-    columns: the mean and the standard deviation of its loudness over time, and the mean and the standard deviation of
-    its absolute change from frame to frame. The vector has length 1. It distinguishes high sounds from low ones and
-    steady sounds from changing ones, but not what is said.
+    The sound is resampled to 16 kHz. Each window is divided into frames of 32 ms, one every 16 ms. The loudness of a
+    band in a frame is the logarithm of its energy, scaled so that the highest of the window is 1, and 60 dB below it
+    is 0. Each band gives four columns: the mean and the standard deviation of its loudness over time, and the mean and
+    the standard deviation of its absolute change from frame to frame. The vector of a window has length 1; that of a
+    sound is their mean. Vectors distinguish high sounds from low ones and steady sounds from changing ones, but not
+    what is said.
     """
 
     @property
@@ -117,7 +118,7 @@ class SpectrumEncoder(SoundEncoder):
 
     @property
     def rate(self) -> int:
-        """Samples a second that the encoder takes: 16,000."""
+        """Number of samples per second that the encoder takes: 16,000."""
         return 16_000
 
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:

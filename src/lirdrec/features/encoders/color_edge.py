@@ -35,12 +35,12 @@ class ColorEdgeEncoder(Encoder):
     * **Color**, 4 × 4 cells of 13 columns: 8 hues, *gray* and 4 lightnesses; 208 columns. A pixel adds C / (C + 12) to
       the two nearest hues, 12 / (C + 12) to *gray*, and 1 to the two nearest lightnesses.
     * **Edges**, 6 × 6 cells of 8 columns, the directions; 288 columns. A pixel adds m to the two nearest directions.
-      Each cell is divided by the mean magnitude of its 3 × 3 neighboring cells plus 2, so that dim and bright edges
+      Each cell is divided by 2 plus the mean magnitude of the 3 × 3 cells around it, so that weak and strong edges
       count alike and noise does not count.
 
     What a pixel adds is divided between the two columns linearly, and between the nearest cells bilinearly, so that a
-    small shift of the image changes little. Of each of the two blocks the square root is taken, so that no large area
-    dominates, and the block is scaled to length 1: inner products are Hellinger affinities. Finally the vector is
+    small shift of the image changes little. The square root of both blocks (color and edges) is taken, so that no large
+    area dominates, and each block is scaled to length 1: inner products are Hellinger affinities. Finally the vector is
     scaled to length 1.
     """
 
@@ -57,7 +57,7 @@ class ColorEdgeEncoder(Encoder):
         return _COLOR_CELLS**2 * (_HUES + 1 + _LIGHTS) + _EDGE_CELLS**2 * _DIRECTIONS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, 496)` of length 1; an image that cannot be opened is listed in its `problems`."""
+        """Return the vectors `(B, 496)` of length 1; an image that cannot be opened is listed in `problems`."""
         return encode_images(batch, _describe, np.array, self.dims, enough=2 * _SIDE)
 
 
@@ -99,7 +99,7 @@ def _edges(lightness: np.ndarray) -> np.ndarray:
 
 
 def _votes(position: np.ndarray, n: int, circular: bool) -> np.ndarray:
-    """Return `(n, 96, 96)`: each pixel divides 1 between the two of n bins next to its position."""
+    """Return `(n, 96, 96)`, the weight of each pixel in n bins: the two bins next to its `position` share 1."""
     distance = np.abs(position[None] - np.arange(n, dtype=np.float32)[:, None, None])
     if circular:
         distance = np.abs((distance + n / 2) % n - n / 2)
@@ -107,7 +107,7 @@ def _votes(position: np.ndarray, n: int, circular: bool) -> np.ndarray:
 
 
 def _in_cells(maps: np.ndarray, n: int) -> np.ndarray:
-    """Return the means `(c, n, n)` of maps `(c, 96, 96)` over n × n cells with soft borders."""
+    """Return the means `(c, n, n)` of maps `(c, 96, 96)` over n × n cells; the nearest cells share each pixel."""
     center = (np.arange(_SIDE, dtype=np.float32) + 0.5) * n / _SIDE - 0.5
     share = np.maximum(0, 1 - np.abs(center.clip(0, n - 1)[None] - np.arange(n, dtype=np.float32)[:, None]))  # (n, 96)
     share /= share.sum(axis=1, keepdims=True)

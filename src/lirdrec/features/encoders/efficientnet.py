@@ -27,8 +27,8 @@ class EfficientNetLite0(Encoder):
     """Image encoder by EfficientNet-Lite0, trained on ImageNet.
 
     The vector of an image is the mean of the network's last 1,280 maps over their positions. The image is resized to
-    224 × 224 pixels (bicubic, nothing is cut off) and normalized by ImageNet's mean and deviation. Among the usual
-    methods, this one agrees best with published features of film posters that were made with these weights.
+    224 × 224 pixels (bicubic, nothing is cut off) and normalized by ImageNet's mean and deviation. Of the usual ways to
+    preprocess an image, this one agrees best with published features of film posters from the same weights.
 
     Raises:
         ConfigError: raised at the first use, if the weights are not installed or there is no such device.
@@ -42,7 +42,7 @@ class EfficientNetLite0(Encoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The hash of the weights, and the settings of the preprocessing."""
+        """The hash of the weights, and the settings: size, resizing, normalization, pooling and precision."""
         return {
             "encoder": "efficientnet-lite0",
             "weights": sha256(_weights()),
@@ -59,7 +59,7 @@ class EfficientNetLite0(Encoder):
         return _MAPS
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; an image that cannot be opened is listed in its `problems`."""
+        """Return the vectors `(B, d)` of B images; an image that cannot be opened is listed in `problems`."""
         return encode_images(batch, _pixels, self._vectors, self.dims, enough=2 * _SIZE)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
@@ -92,7 +92,7 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
     """Image encoder that reduces the vectors of `EfficientNetLite0` to their first principal components.
 
     Args:
-        components: number of columns of the vectors; fewer if the sample for fitting has fewer images.
+        components: number of columns of the vectors; fewer if the sample for fitting has fewer images; at most 1,280.
         device: where the network runs.
 
     Raises:
@@ -123,7 +123,10 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         encoded = encode_rows(EfficientNetLite0(self.device), inputs, self.batch_size)
         usable = np.delete(encoded.vectors, list(encoded.problems), axis=0)
         if not len(usable):
-            raise DataError("no image can be opened: there is nothing to fit the encoder to")
+            raise DataError(
+                "no image of the sample can be opened, so the encoder cannot be fitted; check the image folder"
+                " (--images)"
+            )
         self.fit_vectors(usable)
 
     def fit_vectors(self, vectors: np.ndarray) -> None:
@@ -151,7 +154,7 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         shapes = {name: array.shape for name, array in state.items()}
         d = shapes.get("components", (0,))[0]
         if d < 1 or shapes != {"mean": (_MAPS,), "components": (d, _MAPS)}:
-            raise DataError("the state of the image encoder is inconsistent; make the features again")
+            raise DataError("the stored state does not belong to this image encoder; make the features again")
         self._state = dict(state)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:

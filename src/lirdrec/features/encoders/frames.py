@@ -1,4 +1,4 @@
-"""Video encoder: frames are sampled, an image encoder turns each into a vector, and their mean is the video's."""
+"""Video encoder: an image encoder turns some frames into vectors, and their mean is the vector of the video."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FRAMES = 256
 
 
 def check_frames(frames: int) -> int:
-    """Return the number of frames; raises a ConfigError if it is out of range, or PyAV is not installed."""
+    """Return `frames` unchanged; raises a ConfigError if it is out of range, or PyAV is not installed."""
     if not 1 <= frames <= MAX_FRAMES:
         raise ConfigError(f"--frames is {frames}; it must be from 1 to {MAX_FRAMES}")
     import_av()
@@ -54,7 +54,7 @@ class FrameEncoder(Encoder):
         return self.image.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; a video that cannot be opened is listed in its `problems`."""
+        """Return the vectors `(B, d)` of B videos; a video is listed in `problems` if a frame cannot be used."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
         for index, prepared in enumerate(batch):  # one video after the other, since frames are large
             try:

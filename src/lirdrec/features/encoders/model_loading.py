@@ -46,9 +46,9 @@ def minilm_folder() -> Path:
 
 
 def load(model: str, revision: str | None, precision: str, device: str | None) -> SentenceTransformer:
-    """Load a sentence-transformers model, by its folder or by its name on the hub, ready to encode.
+    """Load a sentence-transformers model, by its folder or by its name on the hub.
 
-    `device` is a result of `choose_device`; None loads only the configuration and the tokenizer, no weights.
+    `device` is a result of `choose_device`; with None, only the configuration and the tokenizer are loaded, no weights.
 
     Raises:
         ConfigError: sentence-transformers is not installed, there is no such model or device, or the model cannot be
@@ -62,7 +62,10 @@ def load(model: str, revision: str | None, precision: str, device: str | None) -
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
-            raise ConfigError(f"{model}: this folder holds no model (neither modules.json nor config.json)")
+            raise ConfigError(
+                f"{model}: this folder holds no model (neither modules.json nor config.json);"
+                " give the folder of a model"
+            )
         model = str(folder)
     options: dict[str, Any] = {"dtype": getattr(torch, precision)}
     if device is None:
@@ -82,7 +85,7 @@ class SentenceModel:
     Args:
         model: a folder, or a name on the Hugging Face hub.
         device: "auto", "cpu", "cuda", "mps" or a device such as "cuda:1". With "auto", a model that does not fit into
-            one GPU is distributed over all of them.
+            one GPU is distributed over all of them; see `choose_device`.
         precision: of the weights: "float32", "bfloat16" or "float16"; vectors are always float32.
         revision: branch, tag or commit of a model on the hub.
     """
@@ -101,7 +104,7 @@ class SentenceModel:
 
     @property
     def dims(self) -> int:
-        """Number of columns of the vectors."""
+        """Number of columns of the vectors; raises a ConfigError if the model does not know it."""
         dims = self.outline.get_embedding_dimension()
         if dims is None:
             raise ConfigError(f"{self.model}: the number of columns of its vectors is unknown; choose another model")
@@ -125,12 +128,12 @@ class SentenceModel:
 
     @cached_property
     def outline(self) -> SentenceTransformer:
-        """The model without its weights, or with them if it cannot be loaded without."""
+        """The model without its weights, or with them if the library accelerate is missing."""
         return self._load(None, self.revision) if without_weights_possible() else self._model
 
     @cached_property
     def _commit(self) -> str | None:
-        """The commit of a model on the hub, None for a folder; it is read from the cache, which `outline` fills."""
+        """The commit of a model on the hub, read from the cache, which `outline` fills; None for a folder."""
         _ = self.outline
         return None if Path(self.model).expanduser().is_dir() else commit_of(self.model, self.revision)
 
@@ -147,7 +150,10 @@ class SentenceModel:
 
 
 def is_sentence_transformer(model: str, revision: str | None = None) -> bool:
-    """Return whether a model has the `modules.json` of sentence-transformers; this may send a request to the hub."""
+    """Return whether a model has the `modules.json` of sentence-transformers; this may send a request to the hub.
+
+    Without a connection, the result is False. Raises a ConfigError if the hub's client is not installed.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return (folder / "modules.json").is_file()
@@ -179,16 +185,16 @@ def commit_of(model: str, revision: str | None) -> str | None:
 
 
 def without_weights_possible() -> bool:
-    """Return whether `load` can omit the weights; transformers needs accelerate for it."""
+    """Return whether `load` can omit the weights: transformers needs the library accelerate for this."""
     return importlib.util.find_spec("accelerate") is not None
 
 
 def choose_device(name: str, weights: int) -> str:
     """Return the device for a model whose weights take `weights` bytes.
 
-    The name "auto" means CUDA if there is a GPU, else Apple's MPS, else the CPU. If the weights do not fit into one
-    GPU, "auto" is `SPLIT`: the library accelerate distributes them over all GPUs and the main memory. Raises a
-    ConfigError if the device is not available.
+    If `name` is "auto", the device is CUDA if there is a GPU, else Apple's MPS, else the CPU. If the weights do not fit
+    into one GPU and the library accelerate is installed, the result is `SPLIT`: accelerate distributes them over all
+    GPUs and the main memory. Raises a ConfigError if the device is not available.
     """
     import torch
 
@@ -202,7 +208,7 @@ def choose_device(name: str, weights: int) -> str:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hide the progress bars and the log records of loading, except errors and reports of missing weights."""
+    """Hide progress bars and log records while a model is loaded, except errors and reports of missing weights."""
     from transformers.utils import logging as library
 
     has_bars = library.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Encoders of sounds, videos, or texts with images, by sentence-transformers models that take them (version 6)."""
+"""Encoders of sounds, of videos, and of texts with images, by models of sentence-transformers (version 6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from lirdrec.features.media import MediaError, read_frames
 
 
 class MultimodalModel(SentenceModel):
-    """A sentence-transformers model for inputs other than texts; the vectors are those of `SentenceTransformer.encode`.
+    """A sentence-transformers model that also takes images, sounds or videos.
+
+    The vectors are those of `SentenceTransformer.encode`.
 
     Args:
         model, device, precision, revision: see `SentenceModel`.
@@ -45,9 +47,9 @@ class MultimodalModel(SentenceModel):
         return {"encoder": "sentence-transformers", **self.origin, **settings}
 
     def supports(self, *kinds: str) -> bool:
-        """Return whether the model takes inputs of a kind ("text", "image", "audio", "video").
+        """Return whether the model takes inputs of one kind: "text", "image", "audio" or "video".
 
-        With several kinds: whether it takes one input that consists of all of them.
+        With several kinds: whether the model takes one input that consists of all of them.
         """
         modality: Any = kinds[0] if len(kinds) == 1 else tuple(sorted(kinds))
         return bool(self.outline.supports(modality))
@@ -69,7 +71,7 @@ class JointEncoder(Encoder):
 
     A multimodal language model gets the text and the image as one input. A model with one part for texts and one for
     images (CLIP, SigLIP) gives two vectors; each is scaled to length 1, and their mean is taken. If an item has only a
-    text or only an image, this alone is encoded.
+    text or only an image, this alone is encoded, if the model can do so.
 
     Args:
         model, device, precision, revision, prompt: see `MultimodalModel`.
@@ -98,7 +100,10 @@ class JointEncoder(Encoder):
 
     @cached_property
     def joined(self) -> str:
-        """How text and image are joined: "model", as one input of the model, or "mean", the mean of two vectors."""
+        """How text and image are joined: "model", as one input of the model, or "mean", the mean of two vectors.
+
+        Raises a ConfigError if the model does not take texts and images.
+        """
         if self.model.supports("text", "image"):
             return "model"
         if self.model.supports("text") and self.model.supports("image"):
@@ -106,7 +111,11 @@ class JointEncoder(Encoder):
         raise ConfigError(f"'{self.model.model}' does not take texts and images; choose a multimodal model")
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; an image that cannot be opened is listed in its `problems`."""
+        """Return the vectors `(B, d)` of B items.
+
+        An item is listed in `problems` if its image cannot be opened, or if it has only a text or only an image, and
+        the model does not take this alone.
+        """
         texts: dict[int, str] = {}
         images: dict[int, Any] = {}
         problems: dict[int, str] = {}
@@ -160,9 +169,12 @@ class MultimodalAudio(SoundEncoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The model's identity, the seconds that are used and the length of a window."""
+        """The model's identity, the seconds that are used and the length of a window.
+
+        Raises a ConfigError if the model does not take sounds.
+        """
         if not self.model.supports("audio"):
-            raise ConfigError(f"'{self.model.model}' takes no sounds; choose an audio model")
+            raise ConfigError(f"'{self.model.model}' does not take sounds; choose an audio model")
         return {**self.model.identity, "inputs": "audio", "seconds": self.seconds, "window": self.window}
 
     @property
@@ -172,13 +184,13 @@ class MultimodalAudio(SoundEncoder):
 
     @cached_property
     def rate(self) -> int:
-        """Samples a second of the model's feature extractor."""
+        """Number of samples per second that the model takes, as its feature extractor says."""
         processor: Any = getattr(self.model.outline[0], "processor", None)
         extractor = getattr(processor, "feature_extractor", processor)
         return int(getattr(extractor, "sampling_rate", 16_000))
 
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the vectors `(n, d)` of windows of one length."""
+        """Return the vectors `(n, d)` of n windows of the same length."""
         return self.model.encode([{"array": window, "sampling_rate": self.rate} for window in windows])
 
     def release(self) -> None:
@@ -204,9 +216,12 @@ class MultimodalVideo(Encoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The model's identity, and the number of frames."""
+        """The model's identity, and the number of frames; raises a ConfigError if the model does not take videos."""
         if not self.model.supports("video"):
-            raise ConfigError(f"'{self.model.model}' takes no videos; choose another model, or an image model")
+            raise ConfigError(
+                f"'{self.model.model}' does not take videos; choose a model that does, or an image model,"
+                " which encodes single frames"
+            )
         return {**self.model.identity, "inputs": "video", "frames": self.frames}
 
     @property
@@ -215,7 +230,7 @@ class MultimodalVideo(Encoder):
         return self.model.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; a video that cannot be opened becomes a problem of the result."""
+        """Return the vectors `(B, d)` of B videos; a video that cannot be opened is listed in `problems`."""
         vectors, problems = np.zeros((len(batch), self.dims), dtype=np.float32), {}
         for index, prepared in enumerate(batch):  # one video after the other, since their sizes differ
             try:

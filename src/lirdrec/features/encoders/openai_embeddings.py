@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RequestTiming:
-    """The measurement of one request: letters sent, tokens that the server counted (or None), seconds it took."""
+    """What was measured of one request: the letters sent, the tokens that the server counted (or None), the seconds."""
 
     letters: int
     tokens: int | None
@@ -34,17 +34,18 @@ class RequestTiming:
 class OpenAIEmbeddings(Encoder):
     """Text encoder that sends texts to `/embeddings` of a server, several requests at once.
 
-    The server may truncate a long text, or reject it. A rejected text becomes a problem; the other texts of its request
-    are encoded.
+    The server may truncate a long text, or reject it. A rejected text is listed in the problems; the other texts of its
+    request are encoded.
 
     Args:
-        endpoint, model: the client of the server, and the name of the server's model.
+        endpoint, model: the client of the server, and the name that the server uses for its model.
         dims: number of columns to ask for, if the model can shorten its vectors; by default all.
-        prompt: text to put before each input.
+        prompt: text to put before each text.
         texts: number of texts in one request.
 
     Raises:
-        ConfigError: no model is named, or a number is out of range.
+        ConfigError: no model is named, or a number is out of range. While encoding: the server rejects all requests.
+        TrainingError: while encoding, the server does not answer or sends no valid vectors.
     """
 
     kind = "text"
@@ -53,7 +54,7 @@ class OpenAIEmbeddings(Encoder):
         self, endpoint: OpenAIClient, model: str, dims: int | None = None, prompt: str | None = None, texts: int = TEXTS
     ):
         if not model:
-            raise ConfigError("no model is named; give the name that the server uses for its model")
+            raise ConfigError("the name of the model is empty; give the name that the server uses for its model")
         self.endpoint, self.model, self.prompt, self.texts = endpoint, model, prompt or "", texts
         check_minimum(self, 1, "texts")
         if dims is not None and dims < 1:
@@ -95,7 +96,7 @@ class OpenAIEmbeddings(Encoder):
         self.endpoint.close()
 
     def measure(self, texts: Sequence[str]) -> RequestTiming | None:
-        """Send one request and return its timing; None if the server rejects it. The vectors are not kept."""
+        """Send one request with texts, and return its timing; None if the server rejects it. No vectors are kept."""
         texts = [self.prompt + text for text in texts]
         started = time.monotonic()
         try:
@@ -105,9 +106,10 @@ class OpenAIEmbeddings(Encoder):
         return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - started)
 
     def _encode_request(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """Return the vectors and the problems of one request.
+        """Return the vectors of the texts of one request, and index → problem for the texts that the server rejects.
 
-        If the request is rejected, each of its texts is sent alone, to find the texts that cause it.
+        If the request is rejected, each of its texts is sent alone, to find the texts that cause it. Raises a
+        ConfigError if the first `MAX_REJECTED` of them are all rejected, since then the texts are not the cause.
         """
         try:
             return self._request(texts), {}
@@ -150,7 +152,7 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
         rows = [entry["embedding"] for entry in sorted(answer["data"], key=lambda entry: entry["index"])]
         vectors = np.array(rows, dtype=np.float32)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise TransientError("the server's answer does not contain vectors of one length") from None
+        raise TransientError("the server's answer does not contain vectors that all have the same length") from None
     if len(rows) != n:
         raise TransientError(f"the server sent {len(rows)} vectors for {n} texts")
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
@@ -162,9 +164,13 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
 
 @dataclass
 class Waiting:
-    """The texts that wait to be sent: the numbers of `texts` and of `letters` (with prompts), and the `first` request.
+    """Counts of the texts that wait to be encoded, to estimate the cost.
 
-    `first` is the list of the texts in the first request.
+    Attributes:
+        encoder: the encoder that will send the texts.
+        texts: number of texts.
+        letters: number of letters of all texts, with prompts.
+        first: the texts of the first request.
     """
 
     encoder: OpenAIEmbeddings
@@ -173,7 +179,7 @@ class Waiting:
     first: list[str] = field(default_factory=list)
 
     def add(self, inputs: Iterable[Input]) -> None:
-        """Count more texts."""
+        """Count more texts, and keep those that belong to the first request."""
         for value in inputs:
             self.texts += 1
             self.letters += len(self.encoder.prompt) + len(str(value))
@@ -182,12 +188,13 @@ class Waiting:
 
 
 def estimate(waiting: Waiting, probe: RequestTiming | None = None, price: float | None = None) -> Estimate:
-    """Estimate the cost of the waiting texts.
+    """Estimate the tokens, the cost and the time of encoding the waiting texts.
 
     Args:
-        waiting: the texts.
-        probe: the timing of their first request; without it, the tokens are a rule of thumb.
-        price: price of a million tokens.
+        waiting: the counts of the texts.
+        probe: the measurement of their first request; without it, tokens are estimated from letters, and the time of a
+            request is unknown.
+        price: price of a million tokens; None if unknown.
     """
     letters = waiting.letters / max(1, waiting.texts)
     tokens, measured = letters / LETTERS, 0

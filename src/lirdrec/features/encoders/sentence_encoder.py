@@ -23,8 +23,10 @@ POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # 
 
 
 class SentenceEncoder(SentenceModel, Encoder):
-    """Text encoder by a language model. Its own configuration gives the pooling, prompt, length limit and normalization
-    that the arguments leave open.
+    """Text encoder by a language model.
+
+    The model's own configuration gives the pooling (how the vectors of tokens become one), the prompt, the length limit
+    and the normalization that the arguments leave open.
 
     The vectors are those of `SentenceTransformer.encode`, but a shard is tokenized once, batches are formed by the
     number of tokens, and truncated texts are counted. Padding is always put after the tokens, so that positions do not
@@ -39,10 +41,11 @@ class SentenceEncoder(SentenceModel, Encoder):
             is no prompt.
         max_length: maximum number of tokens of a text, prompt included; by default the model's own limit.
         device, precision, revision: see `SentenceModel`.
-        normalize: whether vectors get length 1.
+        normalize: whether vectors are scaled to length 1; by default as the model does.
 
     Raises:
-        ConfigError: an argument is out of range; at the first use: there is no such model.
+        ConfigError: an argument is out of range. At the first use: there is no such model, or it does not allow an
+            argument.
     """
 
     kind: ClassVar[Kind] = "text"
@@ -69,7 +72,7 @@ class SentenceEncoder(SentenceModel, Encoder):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The settings, read without loading the weights; the model has its name, or the hash of its folder."""
+        """The settings that determine the vectors, and the model's name and commit, or the hash of its folder."""
         return {
             "encoder": "sentence-transformers",
             **self.origin,
@@ -81,7 +84,10 @@ class SentenceEncoder(SentenceModel, Encoder):
         }
 
     def prepare(self, inputs: Sequence[Input]) -> list[Prepared]:
-        """Return the token ids of the texts; texts are first tokenized in full, to know which of them are truncated."""
+        """Return the token ids of the texts, prompt included; `cut` is set for texts that are truncated to the limit.
+
+        If the library tokenizes (see `_takes_tokens`), the texts are returned unchanged.
+        """
         texts = [str(value) for value in inputs]
         if not texts:
             return []
@@ -103,7 +109,7 @@ class SentenceEncoder(SentenceModel, Encoder):
         return prepared
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`. A text without any token, or whose vector is not finite, is a problem."""
+        """Return the vectors `(B, d)` of B texts; texts without a token or a finite vector are listed in `problems`."""
         import torch
 
         model, vectors = self._model, np.zeros((len(batch), self.dims), dtype=np.float32)
@@ -128,8 +134,8 @@ class SentenceEncoder(SentenceModel, Encoder):
     def _takes_tokens(self) -> bool:
         """Whether the model takes the plain output of a tokenizer, so that this class tokenizes and pads the texts.
 
-        Otherwise the library does it: for chat templates, processors of images and texts, and modules other than a
-        transformer.
+        Otherwise the library tokenizes and pads them: for chat templates, processors of images and texts, and modules
+        other than a transformer.
         """
         from sentence_transformers.sentence_transformer.modules import Transformer
         from transformers import PreTrainedTokenizerBase
@@ -145,7 +151,7 @@ class SentenceEncoder(SentenceModel, Encoder):
 
     @cached_property
     def _prompt(self) -> str:
-        """The text put before each input."""
+        """The text that is put before each text; raises a ConfigError if it looks like a name that the model lacks."""
         asked, prompts = self.prompt, self.outline.prompts
         named = {name: prompt for name, prompt in prompts.items() if prompt}
         if asked is None:
@@ -154,7 +160,9 @@ class SentenceEncoder(SentenceModel, Encoder):
             return prompts[asked] or ""
         if re.fullmatch(r"[\w-]+", asked):  # a single word, as names are
             has = f"it has {', '.join(repr(name) for name in named)}" if named else "it has none"
-            raise ConfigError(f"this model has no prompt named '{asked}' ({has}); write a prompt out, as 'query: '")
+            raise ConfigError(
+                f"this model has no prompt named '{asked}' ({has}); give the text of the prompt, such as 'query: '"
+            )
         return asked
 
     @cached_property
@@ -164,8 +172,8 @@ class SentenceEncoder(SentenceModel, Encoder):
             return limit
         if self._prompt and self._prompt_tokens + 1 >= limit:
             raise ConfigError(
-                f"the prompt takes {self._prompt_tokens} of the {limit} tokens that --max-length allows; shorten the"
-                " prompt, or allow more tokens"
+                f"the prompt takes {self._prompt_tokens} of the {limit} tokens that a text may have; shorten the"
+                " prompt (--prefix), or allow more tokens (--max-length)"
             )
         special = len(self._tokenize([""], None)["input_ids"][0])
         if special >= limit:
@@ -177,7 +185,7 @@ class SentenceEncoder(SentenceModel, Encoder):
 
     @cached_property
     def _prompt_tokens(self) -> int:
-        """Number of tokens of the prompt, with the special tokens before it but without the one after it."""
+        """Number of tokens of the prompt, with special tokens in front of it, without the special token at its end."""
         ids = self._tokenize([self._prompt], None)["input_ids"][0]
         return len(ids) - (len(ids) > 0 and ids[-1] in self.outline.tokenizer.all_special_ids)
 
@@ -221,7 +229,10 @@ class SentenceEncoder(SentenceModel, Encoder):
 
 
 def set_pooling(model: SentenceTransformer, pooling: str) -> None:
-    """Replace the model's pooling; raises a ConfigError if it does not pool tokens, or later layers need its own."""
+    """Replace the pooling of a model.
+
+    Raises a ConfigError if the model does not pool tokens, or its later layers need the model's own pooling.
+    """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     poolings = _poolings(model)
@@ -237,7 +248,7 @@ def set_pooling(model: SentenceTransformer, pooling: str) -> None:
 
 
 def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
-    """Add the layer that scales vectors to length 1, or remove it."""
+    """Make a model scale its vectors to length 1, or not: add the layer that does so, or remove it."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     if normalize and not normalizes(model):
@@ -250,7 +261,7 @@ def set_normalize(model: SentenceTransformer, normalize: bool) -> None:
 
 
 def normalizes(model: SentenceTransformer) -> bool:
-    """Return whether the vectors have length 1."""
+    """Return whether the last layer of a model scales its vectors to length 1."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     return isinstance(model[-1], Normalize)

@@ -40,7 +40,8 @@ class TfidfEncoder(Encoder):
     of a text depends neither on the number of threads nor on the batch.
 
     Args:
-        dims: number of columns of the vectors; fewer if the sample has fewer directions, which `fit` logs.
+        dims: number of columns of the vectors; fewer if the texts of the sample have fewer directions (then `fit` logs
+            a warning).
         n_features: number of columns that parts of words are hashed into, before the projection.
         characters: minimum and maximum length of the parts, which do not cross words.
         seed: seed of the sample and of the SVD's random start.
@@ -62,7 +63,8 @@ class TfidfEncoder(Encoder):
         check_minimum(self, 0, "seed")
         if not 1 <= self.characters[0] <= self.characters[-1]:
             raise ConfigError(
-                f"characters is {self.characters}; give the shortest and the longest n-gram, such as (2, 3)"
+                f"characters is {self.characters}; give the smallest and the largest length of parts of words,"
+                " such as (2, 3)"
             )
         self._state: dict[str, np.ndarray] = {}
 
@@ -125,15 +127,15 @@ class TfidfEncoder(Encoder):
         try:
             columns, idf, components = state["columns"], state["idf"], state["components"]
         except KeyError as error:
-            raise DataError(f"the state of the hashed text encoder lacks {error}; make the features again") from None
+            raise DataError(f"the stored state of the text encoder lacks {error}; make the features again") from None
         fits = components.ndim == 2 and components.shape[1] == len(columns) == len(idf) > 0
         if not fits or columns.min() < 0 or columns.max() >= self.n_features:
-            raise DataError("the state of the hashed text encoder is inconsistent; make the features again")
+            raise DataError("the stored state does not belong to this text encoder; make the features again")
         self._state = {"columns": columns, "idf": idf, "components": components}
         self.__dict__.pop("_projection", None)
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)` of length 1; a text that has no part of a word in the sample is a problem."""
+        """Return the vectors `(B, d)` of length 1; a text without any part of a word of the sample is a problem."""
         weights, components = self._projection
         counts = self._vectorizer.transform([prepared.value for prepared in batch])[:, self._state["columns"]]
         vectors = np.asarray(weights.transform(counts) @ components, dtype=np.float32)
@@ -158,7 +160,7 @@ class TfidfEncoder(Encoder):
 
     @cached_property
     def _projection(self) -> tuple[TfidfTransformer, np.ndarray]:
-        """scikit-learn's object that applies the TF-IDF weights, and the projection from C to d columns, `(C, d)`."""
+        """The TF-IDF weights, as scikit-learn's object that applies them, and the projection `(C, d)` to d columns."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
         if not self._state:
@@ -172,11 +174,15 @@ class TfidfEncoder(Encoder):
             yield self._vectorizer.transform(texts[start : start + BLOCK])
 
     def _frequent(self, texts: list[str]) -> np.ndarray:
-        """Return the columns that most texts have, in order; columns of a single text only if there are no others."""
+        """Return the numbers of the `COLUMNS` columns that are not zero in the most texts, in order.
+
+        Columns that only one text has are left out, unless there are no others. Raises a DataError if the texts are all
+        white space.
+        """
         counts = np.zeros(self.n_features, dtype=np.int64)
         for block in self._hashed(texts):
             counts += np.bincount(block.indices, minlength=self.n_features)
         if not counts.any():
-            raise DataError("the texts contain only white space: there is nothing to fit the encoder to")
+            raise DataError("the texts contain only white space, so the encoder cannot be fitted; encode other columns")
         order = np.argsort(-counts, kind="stable")[:COLUMNS]
         return np.sort(order[counts[order] >= min(2, counts.max())])

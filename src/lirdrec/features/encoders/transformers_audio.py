@@ -76,16 +76,16 @@ class TransformersAudio(SoundEncoder):
 
     @property
     def rate(self) -> int:
-        """Samples a second that the model was trained with."""
+        """Number of samples per second that the model takes."""
         return int(self._outline.extractor.sampling_rate)
 
     @property
     def window(self) -> float:
-        """Seconds of the model's input, or 30."""
+        """Length of a window in seconds: that of the model's input, or 30 if it has no fixed length."""
         return self._outline.window
 
     def vectors(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the vectors `(n, d)` of windows of one length."""
+        """Return the vectors `(n, d)` of n windows of the same length."""
         import torch
 
         network = self._network
@@ -134,7 +134,11 @@ class Outline:
 
 
 def outline(model: str, revision: str | None) -> Outline:
-    """Read the model's configuration, and try the model without its weights on half a second of silence."""
+    """Return what is known of a model without its weights: from its configuration, and from a try on silence.
+
+    A model on the hub is downloaded if it is not in the cache. Raises a ConfigError if it cannot be loaded or does not
+    take sounds.
+    """
     with explained(model, "audio model"):
         import torch
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
@@ -148,7 +152,7 @@ def outline(model: str, revision: str | None) -> Outline:
             )
         extractor = AutoFeatureExtractor.from_pretrained(folder)
         if not getattr(extractor, "sampling_rate", None):
-            raise ConfigError(f"'{model}' takes no sounds; choose an audio model")
+            raise ConfigError(f"'{model}' does not take sounds; choose an audio model")
         with torch.device("meta"):
             network = _encoder(AutoModel.from_config(AutoConfig.from_pretrained(folder)))
         window, padded = _window(extractor)
@@ -161,14 +165,14 @@ def outline(model: str, revision: str | None) -> Outline:
 
 
 def load(model: str, revision: str | None, precision: str) -> Module:
-    """Load the network on the CPU, without its decoder or text part; raises a ConfigError if weights are missing."""
+    """Load a model on the CPU, without its decoder or text part; raises a ConfigError if weights are missing."""
     with explained(model, "audio model"):
         network: Module = _encoder(load_network(model, revision, precision, "get_audio_features", _is_other_part))
         return network.eval()
 
 
 def inputs_of(extractor: Any, windows: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    """Return the model's inputs for windows of one length."""
+    """Return the model's inputs, by name, for windows of the same length."""
     import torch
 
     values = extractor(list(windows), sampling_rate=extractor.sampling_rate, return_tensors="pt")
@@ -179,7 +183,14 @@ def inputs_of(extractor: Any, windows: Sequence[np.ndarray]) -> dict[str, Tensor
 
 
 def pooled(network: Any, features: dict[str, Tensor], outline: Outline, share: float) -> Tensor:
-    """Return the vectors `(B, d)` of inputs; `share` is the part of the window that has sound, not padding."""
+    """Return the vectors `(B, d)` of B windows.
+
+    Args:
+        network: the model.
+        features: the model's inputs, a result of `inputs_of`.
+        outline: the outline of the model, which has the rule for pooling.
+        share: the part of each window, from 0 to 1, that is sound; the rest is padding.
+    """
     if outline.pooling == "audio_embeds":
         output = network.get_audio_features(**features)
         vectors: Tensor = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
@@ -203,7 +214,10 @@ def _pooling(network: Any, features: dict[str, Tensor]) -> str:
 
 
 def _window(extractor: Any) -> tuple[float, bool]:
-    """Return the seconds of the model's input, and whether shorter inputs are padded to this length."""
+    """Return the seconds of the model's input, and whether shorter inputs are padded to this length.
+
+    For a model without a fixed length, these are 30 and False.
+    """
     if (seconds := getattr(extractor, "chunk_length", None) or getattr(extractor, "max_length_s", None)) is not None:
         return float(seconds), True
     if isinstance(frames := getattr(extractor, "max_length", None), int):

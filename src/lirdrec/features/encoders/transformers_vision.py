@@ -52,7 +52,11 @@ class Outline:
 
 
 def outline(model: str, revision: str | None) -> Outline:
-    """Read the model's configuration, and try it on an empty image; the weights are downloaded if they are missing."""
+    """Return what is known of a model without its weights: from its configuration, and from a try on an empty image.
+
+    A model on the hub is downloaded, with its weights, if it is not in the cache. Raises a ConfigError if it cannot be
+    loaded or does not take images.
+    """
     with explained(model):
         import torch
         from PIL import Image as Images
@@ -76,9 +80,9 @@ def outline(model: str, revision: str | None) -> Outline:
 
 
 def load(model: str, revision: str | None, precision: str) -> Module:
-    """Load the network on the CPU, without its text part.
+    """Load a model on the CPU, without its text part.
 
-    Raises a ConfigError if the network or some of its weights are missing.
+    Raises a ConfigError if there is no such model, or some of its weights are missing.
     """
     with explained(model):
         result: Module = load_network(model, revision, precision, "get_image_features", _is_other_part).eval()
@@ -88,10 +92,15 @@ def load(model: str, revision: str | None, precision: str) -> Module:
 def load_network(
     model: str, revision: str | None, precision: str, method: str, is_other_part: Callable[[str], bool]
 ) -> Any:
-    """Load the network of `AutoModel` on the CPU, and remove its text part, if it has one.
+    """Load a model with `AutoModel` on the CPU, and remove its text part if it has the method `method`.
 
-    It is removed if the network has the method `method`, such as CLIP's `get_image_features`. Raises a ConfigError
-    if weights are missing, except weights that are not needed, for whose names `is_other_part` returns True.
+    Args:
+        model, revision, precision: see `VisionEncoder`.
+        method: name of the method that gives vectors without the text part, such as CLIP's `get_image_features`.
+        is_other_part: returns whether a weight, given by name, belongs to a part that is not needed.
+
+    Raises:
+        ConfigError: weights are missing that are needed.
     """
     import torch
     from transformers import AutoModel
@@ -101,7 +110,9 @@ def load_network(
     )
     missing = [name for name in sorted(loading_info["missing_keys"]) if not is_other_part(name)]
     if missing:
-        raise ConfigError(f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …")
+        raise ConfigError(
+            f"'{model}' lacks weights that its configuration asks for: {', '.join(missing[:3])} …; choose another model"
+        )
     for name in ("text_model", "text_projection"):
         if hasattr(network, method) and hasattr(network, name):
             delattr(network, name)
@@ -120,7 +131,10 @@ def _is_other_part(name: str) -> bool:
 
 
 def pixels_of(processor: Any, image: Image) -> np.ndarray:
-    """Return an image as `(3, h, w)` float32, preprocessed; a very long image is cut to its middle."""
+    """Return an image as `(3, h, w)` float32, preprocessed; of a very long image, only the middle is used.
+
+    Raises a ConfigError if the model cuts an image into several.
+    """
     width, height = image.size
     longest = _LONGEST * min(width, height)
     if max(width, height) > longest:
@@ -135,7 +149,13 @@ def pixels_of(processor: Any, image: Image) -> np.ndarray:
 
 
 def pooled(network: Any, pixels: Tensor, pooling: str) -> Tensor:
-    """Return the vectors `(B, d)` of pixels `(B, 3, h, w)` by a vision model of transformers."""
+    """Return the vectors `(B, d)` of B images by a vision model of transformers.
+
+    Args:
+        network: the model.
+        pixels: `(B, 3, h, w)`, the preprocessed images.
+        pooling: the name of the rule that gives the vector of an image, see `VisionEncoder`.
+    """
     if pooling == "image_embeds":
         output = network.get_image_features(pixel_values=pixels)
         output = getattr(output, "pooler_output", output)  # a tensor itself before transformers 5
@@ -150,7 +170,10 @@ def pooled(network: Any, pixels: Tensor, pooling: str) -> Tensor:
 
 @contextlib.contextmanager
 def explained(model: str, noun: str = "vision model") -> Iterator[None]:
-    """Hide progress bars and reports of loading inside the block; its errors become a ConfigError of one sentence."""
+    """Hide progress bars and reports of loading inside the block, and convert errors to a ConfigError of one sentence.
+
+    Raises a ConfigError if transformers is not installed.
+    """
     try:
         from transformers.utils import logging
     except ImportError:
@@ -164,7 +187,9 @@ def explained(model: str, noun: str = "vision model") -> Iterator[None]:
         raise
     except Exception as error:  # transformers, the hub's client and safetensors each have errors of their own
         location = "in this folder" if Path(model).is_dir() else "it is not a folder, and"
-        raise ConfigError(f"'{model}': {location} no {noun} can be loaded ({first_line(error)})") from error
+        raise ConfigError(
+            f"'{model}': {location} no {noun} can be loaded ({first_line(error)}); check the name or the folder"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -181,7 +206,7 @@ def _pooling(network: Module, pixels: Tensor, weights: set[str]) -> str:
 
 
 def _weight_names(folder: Path) -> set[str]:
-    """Return the names of the stored weights, read from the headers of the files."""
+    """Return the names of the weights in a model's folder, read from the headers of the files; empty if it has none."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -191,7 +216,9 @@ def _weight_names(folder: Path) -> set[str]:
             with safe_open(path, framework="numpy") as file:
                 names.update(file.keys())
         except (SafetensorError, OSError) as error:
-            raise ConfigError(f"{path}: these weights cannot be read ({first_line(error)})") from None
+            raise ConfigError(
+                f"{path}: these weights cannot be read ({first_line(error)}); download the model again"
+            ) from None
     for path in [] if names else folder.glob("pytorch_model*.bin"):
         names.update(torch.load(path, map_location="meta", mmap=True, weights_only=True))
     return names
@@ -245,7 +272,7 @@ class VisionEncoder(Encoder):
         return self._outline.dims
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
-        """Return the vectors `(B, d)`; an image that cannot be opened is listed in its `problems`."""
+        """Return the vectors `(B, d)` of B images; an image that cannot be opened is listed in `problems`."""
         return encode_images(batch, self._outline.pixels, self._vectors, self.dims)
 
     def _vectors(self, images: list[np.ndarray]) -> np.ndarray:

@@ -41,16 +41,16 @@ def inspect_matrix(
         n_items, n_neighbors: number of random items (by `seed`) to show, and number of neighbors of each.
 
     Returns:
-        JSON-able: `dataset`, `modality`, `dims`, `dtype`, `encoder` (its manifest entry, or None),
-        `coverage`, `norms`, `constant_columns`, `spread`, `duplicates`, `hubs`, `agreement` (see `statistics`; items
-        by id and title), `neighbors`, `remarks` (sentences on unusual findings) and `page`.
+        JSON-able: `dataset`, `modality`, `dims`, `dtype`, `encoder` (its manifest entry, or None), `coverage` (how many
+        items have a vector), `norms`, `constant_columns`, `spread`, `duplicates`, `hubs`, `agreement` (see
+        `statistics`), `neighbors` of the random items, `remarks` (sentences on unusual findings) and `page`.
 
     Raises:
         ConfigError: there is no such matrix, or a number is too small.
-        RunFolderError: not a prepared dataset, or the page cannot be written.
+        RunFolderError: not a prepared dataset, a file is damaged, or the page cannot be written.
     """
     if n_items < 0 or n_neighbors < 1:
-        raise ConfigError(f"n_items is {n_items} and n_neighbors {n_neighbors}; they must be at least 0 and 1")
+        raise ConfigError(f"n_items={n_items} must be 0 or more, and n_neighbors={n_neighbors} must be 1 or more")
     folder, data = Path(dataset_folder), Dataset.load(dataset_folder)
     if modality not in data.features:
         has = f"it has {', '.join(data.features)}" if data.features else "it has none; make one with lirdrec features"
@@ -88,7 +88,7 @@ def inspect_matrix(
 
 
 def _describe(ids: pl.Series, names: pl.Series | None, row: int) -> dict[str, Any]:
-    """Return the id (`item`) and the `title` of the item in a row; without a title, the title is the id."""
+    """Return `item` and `title` (the id and the title) of the item in a row; without a title, the id is used for it."""
     title = None if names is None else " ".join((names[row] or "").split())
     return {"item": ids[row], "title": title or str(ids[row])}
 
@@ -108,7 +108,7 @@ def _duplicates_and_hubs(
 def _sample_neighbors(
     matrix: FeatureMatrix, generator: np.random.Generator, n_items: int, n_neighbors: int
 ) -> list[tuple[int, list[tuple[int, float]]]]:
-    """Return the rows of random items, each with the (row, cosine) of its nearest neighbors."""
+    """Return the rows of random items with a vector, each with the (row, cosine) of its nearest neighbors."""
     present = np.flatnonzero(matrix.present)
     queries = generator.choice(present, min(n_items, len(present)), replace=False)
     rows, cosines = statistics.nearest_rows(matrix.values, matrix.present, queries, n_neighbors)
@@ -119,7 +119,7 @@ def _sample_neighbors(
 
 
 def show(console: Console, facts: Mapping[str, Any]) -> None:
-    """Print the result of `inspect_matrix`."""
+    """Print the result of `inspect_matrix` as tables and sentences in the terminal."""
     from rich.text import Text
 
     from lirdrec.features.inspection import report
@@ -137,7 +137,7 @@ def show(console: Console, facts: Mapping[str, Any]) -> None:
 
 
 def remarks(facts: Mapping[str, Any]) -> list[str]:
-    """Return sentences on unusual findings and their possible causes."""
+    """Return sentences on unusual findings in the result of `inspect_matrix`, and their possible causes."""
     sentences = []
     coverage, duplicates, hubs, spread = (facts[name] for name in ("coverage", "duplicates", "hubs", "spread"))
     n, near = coverage["present"], duplicates["near"]

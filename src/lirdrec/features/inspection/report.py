@@ -24,7 +24,7 @@ IMAGE_SIDE = 320  # pixels
 
 
 def quantities(facts: Facts) -> Table:
-    """Return the table of the single numbers that describe a matrix, one in each row."""
+    """Return the table of the main numbers about a matrix, such as the number of items with a vector, one per row."""
     coverage, norms, spread = facts["coverage"], facts["norms"], facts["spread"]
     duplicates, hubs, cosine = facts["duplicates"], facts["hubs"], spread["cosine"]
     present, items, near = coverage["present"], coverage["items"], duplicates["near"]
@@ -59,7 +59,7 @@ def quantities(facts: Facts) -> Table:
 
 
 def provenance(facts: Facts) -> Table | None:
-    """Return the table of the encoder's settings; None if the dataset does not record them."""
+    """Return the table of the settings of the encoder that made the matrix; None if they are not recorded."""
     entry = facts["encoder"]
     if not entry:
         return None
@@ -91,7 +91,7 @@ def problems(facts: Facts) -> Table | None:
 
 
 def agreement(facts: Facts) -> Table | None:
-    """Return the mean overlap of the neighbor lists of each pair of matrices; None if there is only one matrix."""
+    """Return the table of how much the neighbor lists of two matrices overlap, for each pair; None for one matrix."""
     if not facts["agreement"]:
         return None
     pairs = facts["agreement"]["pairs"]
@@ -112,7 +112,7 @@ def agreement(facts: Facts) -> Table | None:
 
 
 def neighbors(item: Facts) -> Table:
-    """Return the table of the nearest neighbors of an item."""
+    """Return the table of the nearest neighbors of an item, which is an entry of `facts["neighbors"]`."""
     columns = [Column("cosine", "cosine", digits=3), *_text_columns(item="item", title="title")]
     rows = [Row({**near, "item": str(near["item"])}) for near in item["neighbors"]]
     return Table("neighbors", columns, rows, f"Nearest to {item['title']}")
@@ -129,7 +129,10 @@ class ItemCards:
             self._images = None
 
     def card(self, row: int, title: str, note: str) -> Card:
-        """Return the card of an item; its text is shortened, and does not repeat the title at the start."""
+        """Return the card of the item in a row; its text is shortened, and does not repeat the title at the start.
+
+        `note` is a short text that the card shows, too.
+        """
         text, image = (
             None if source is None else source.read(row, row + 1)[0].value for source in (self._texts, self._images)
         )
@@ -293,7 +296,7 @@ def _format(value: Any) -> str:
 
 
 def _plain(sentence: str) -> str:
-    """Return the sentence with the Markdown characters of item titles replaced."""
+    """Replace Markdown characters in a sentence, since item titles in it may have some."""
     return sentence.replace("*", "\N{ASTERISK OPERATOR}").replace("`", "'").replace("](", "] (")
 
 

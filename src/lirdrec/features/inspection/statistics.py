@@ -74,7 +74,7 @@ def nearest_rows(values: np.ndarray, among: np.ndarray, queries: np.ndarray, k: 
 
 
 def norms(matrix: FeatureMatrix) -> dict[str, Any]:
-    """Return `min`, `median`, `mean`, `max` and a histogram `bins` of the lengths of the rows that are present."""
+    """Return `min`, `median`, `mean`, `max` and a histogram `bins` of the lengths of the vectors; 0 without vectors."""
     lengths = np.zeros(len(matrix))
     for start, block in matrix.blocks():
         lengths[start : start + len(block)] = np.linalg.norm(block.astype(np.float64), axis=1)
@@ -85,7 +85,11 @@ def norms(matrix: FeatureMatrix) -> dict[str, Any]:
 
 
 def histogram(values: np.ndarray, limits: tuple[float, float] | None = None) -> list[dict[str, float]]:
-    """Return a histogram of equal steps, each with `from`, `to` and `count`; empty if there are no values."""
+    """Return a histogram: steps of equal width, each with `from`, `to` and `count`.
+
+    Values that are nearly all equal give one step, no values give none. `limits` are the ends of the histogram; by
+    default the smallest and the largest value.
+    """
     if not len(values):
         return []
     low, high = limits or (float(values.min()), float(values.max()))
@@ -97,7 +101,7 @@ def histogram(values: np.ndarray, limits: tuple[float, float] | None = None) -> 
 
 
 def constant_columns(matrix: FeatureMatrix) -> np.ndarray:
-    """Return the columns that have the same value in all present rows; empty if fewer than two rows are present."""
+    """Return the numbers of the columns with the same value for all items; empty for fewer than two vectors."""
     if matrix.present.sum() < 2:
         return np.empty(0, dtype=np.int64)
     low = np.full(matrix.dims, np.inf, dtype=np.float32)
@@ -113,11 +117,12 @@ def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, A
     """Compute the effective number of dimensions, and the cosines, of a sample of vectors.
 
     Returns:
-        `sample`: the number of rows in the sample.
+        `sample`: the number of vectors in the sample.
         `effective_rank`: exp of the entropy of the shares that the principal components have of the variance (Roy and
         Vetterli 2007, who use singular values instead of variances).
         `shares`: the share of the variance in the first 1, 2, 4, … components.
-        `cosine`: of the cosines of random pairs, the `mean`, the 5 % and 95 % quantiles `low` and `high`, and `bins`.
+        `cosine`: of the cosines of random pairs, the `mean`, the 5 % and 95 % quantiles `low` and `high`, and the
+        histogram `bins`; None for fewer than two vectors.
     """
     rows = _sample(np.flatnonzero(matrix.present), SAMPLE, generator)
     values = np.asarray(matrix.values[rows], dtype=np.float64)
@@ -143,16 +148,17 @@ def spread(matrix: FeatureMatrix, generator: np.random.Generator) -> dict[str, A
 def duplicates_and_hubs(matrix: FeatureMatrix, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
     """Find exact duplicates, near-duplicates and hubs (items in many neighbor lists); items are given by row.
 
-    Exact copies are found by a hash of all rows. For the rest, one item of each group of copies is kept, and the `LIST`
-    nearest items of a sample of them are searched.
+    Exact duplicates are found by a hash of all rows. Then one item of each group of equal items is kept, and the `LIST`
+    nearest items of a sample of the kept items are searched.
 
     Returns:
-        Duplicates: `groups`, their number; `items`, in all groups; `examples`, lists of rows, the largest group first.
-        `near` has `asked`, the size of the sample; `items`, how many of them have a neighbor of cosine > `threshold`;
-        and `examples` (`rows`, `cosine`).
-        Hubs: `asked`, the number of lists; `k`, their length; `most`, how many of them the most frequent item is in;
-        `row`, this item; `by_chance`, how many lists an item is in on average; `never`, the share of items in no list
-        (None if only a sample has lists); `bins`, a histogram of the cosine of the nearest neighbor.
+        Duplicates: `groups`, the number of groups of equal items; `items`, the number of items in them; `examples`,
+        lists of rows, the largest group first. `near` has `asked`, the number of sampled items; `items`, how many of
+        them have a neighbor of cosine > `threshold`; `threshold`; and `examples` (`rows` of two items, `cosine`).
+        Hubs: `asked`, the number of lists, one for each sampled item; `k`, the length of a list; `row`, the item that
+        is in the most lists (None without lists); `most`, the number of these lists; `by_chance`, how many lists an
+        item is in on average; `never`, the share of items in no list (None if not every item was sampled); `bins`, a
+        histogram of the cosine of the nearest neighbor.
     """
     groups = copies(matrix)
     among = matrix.present.copy()
@@ -206,14 +212,14 @@ def copies(matrix: FeatureMatrix) -> list[np.ndarray]:
 
 
 def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Generator) -> dict[str, Any] | None:
-    """Compare each two matrices: how much the lists of the `LIST` nearest items of an item overlap, on average.
+    """Compare each pair of matrices: how much the lists of the `LIST` nearest items of an item overlap, on average.
 
-    Only items with a vector in both matrices are compared.
+    A sample of the items with a vector in both matrices is compared.
 
     Returns:
         None if there are fewer than two matrices, else `k`, the length of a list, and `pairs`. Each pair has the names
-        `a` and `b`; `asked`, the number of items; `overlap` from 0 to 1, None if they have fewer than two common items;
-        and `by_chance`, the overlap of random lists.
+        of its matrices `a` and `b`; `asked`, the number of sampled items; `overlap` from 0 to 1; and `by_chance`, the
+        overlap of random lists. The last two are None if fewer than two items have a vector in both matrices.
     """
     pairs = []
     for a, b in combinations(matrices, 2):
@@ -232,7 +238,10 @@ def agreement(matrices: Mapping[str, FeatureMatrix], generator: np.random.Genera
 
 
 def compared(n_items: int, dims: int) -> int:
-    """Return how many items are compared with all `n_items` items, so that it takes about `WORK` multiplications."""
+    """Return how many items to compare with all `n_items` items: at most so many as take `WORK` multiplications.
+
+    At least `LEAST` items are compared, if there are so many.
+    """
     return min(n_items, max(LEAST, int(WORK / (2 * max(1, n_items) * dims))))
 
 
@@ -247,5 +256,5 @@ def _random_pairs(values: np.ndarray, generator: np.random.Generator) -> dict[st
 
 
 def _sample(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw `n` of the rows, in order; all rows if there are not more."""
+    """Return `n` of the rows, drawn at random, in their order; all rows if there are not more."""
     return rows if len(rows) <= n else np.sort(generator.choice(rows, n, replace=False))

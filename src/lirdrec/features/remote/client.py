@@ -47,8 +47,8 @@ class TransientError(Exception):
 
     Args:
         message: why it failed.
-        wait: seconds that the server asked to wait, if it did.
-        gone: the server answered before, but nothing answers at its address any more.
+        wait: seconds that the server asked to wait; None if it did not ask.
+        gone: whether the server answered before, but nothing answers at its address any more.
     """
 
     def __init__(self, message: str, wait: float | None = None, gone: bool = False):
@@ -60,8 +60,8 @@ class TransientError(Exception):
 class OpenAIClient:
     """Client of a server that offers `/chat/completions` or `/embeddings`, such as vLLM, Ollama or a cloud service.
 
-    The key is read from the environment: from `LIRDREC_API_KEY`, else from `OPENAI_API_KEY`, which is sent only to
-    https addresses and to this machine. It appears in no message, log, file or pickle.
+    The API key is read from the environment variable `LIRDREC_API_KEY`, else from `OPENAI_API_KEY`. The second is sent
+    only to https addresses and to this machine. A key appears in no message, log, file or pickle.
 
     Args:
         url: address such as `http://localhost:8000`; `/v1` is added if it has no path.
@@ -73,7 +73,7 @@ class OpenAIClient:
         sleep, clock: replaced in tests.
 
     Raises:
-        ConfigError: the address is invalid, a number is out of range, or httpx is not installed.
+        ConfigError: the address is invalid, a number is out of range, or the package httpx is not installed.
     """
 
     url: str
@@ -109,15 +109,16 @@ class OpenAIClient:
         return partial(OpenAIClient, **{field.name: getattr(self, field.name) for field in fields(self)}), ()
 
     def ask(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Send one request to a route such as "/embeddings"; retry on a `TransientError`.
+        """Send one request to a route such as "/embeddings", and return the result; retry on a `TransientError`.
 
-        `read` converts the decoded answer; it raises a `TransientError` if the answer is incomplete.
+        `body` is the content of the request. `read` converts the decoded JSON answer to the result; it raises a
+        `TransientError` if the answer is incomplete.
 
         Raises:
             RequestRejected: the server rejects this request.
             RetriesExhausted: all attempts failed.
             ConfigError: no request can succeed, since the key, the model or the address is wrong.
-            TrainingError: no server answers, or it asks for a long wait.
+            TrainingError: no server answers, or it asks to wait longer than `LONGEST_WAIT`.
         """
         import tenacity
 
@@ -139,7 +140,7 @@ class OpenAIClient:
             raise RetriesExhausted(f"{error} ({pluralize(self.attempts, 'attempt')})") from None
 
     def each(self, inputs: Iterable[A], work: Callable[[A], T]) -> Iterator[tuple[int, T]]:
-        """Apply `work` to the inputs, `concurrency` at once; see `parallel_map`."""
+        """Apply `work` to the inputs, `concurrency` at once, and yield (index, result); see `parallel_map`."""
         return parallel_map(inputs, work, self.concurrency)
 
     def close(self) -> None:
@@ -149,7 +150,7 @@ class OpenAIClient:
             self._client = None
 
     def scrub(self, text: str) -> str:
-        """Return the text without the key, on one line, cut to a readable length."""
+        """Return the text on one line, with "[key]" in place of the key, cut to 300 characters."""
         if self._key:
             text = text.replace(self._key, "[key]")
         text = " ".join(text.split())
@@ -172,8 +173,11 @@ class OpenAIClient:
         return result
 
     def _post(self, url: httpx.URL, body: Mapping[str, Any]) -> httpx.Response:
-        """Return the complete response; it must arrive within `timeout` seconds (httpx restarts its timeout at each
-        byte, so the total is checked here)."""
+        """Send a request, and return the complete response, which must arrive within `timeout` seconds.
+
+        httpx restarts its timeout at each byte, so the total time is checked here. Raises a TrainingError if no server
+        answers at the address, and a `TransientError` if the next attempt may succeed.
+        """
         import httpx
 
         until = time.monotonic() + self.timeout
@@ -232,7 +236,7 @@ class OpenAIClient:
         if 300 <= status < 400:
             to = self.scrub(response.headers.get("location", "somewhere else"))
             raise ConfigError(f"{self.name}: the address has moved to {to}; give the new one")
-        raise RequestRejected(f"the server refuses this input ({about})")
+        raise RequestRejected(f"the server rejects this input ({about})")
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         import tenacity
@@ -262,7 +266,8 @@ def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> I
     """Apply `work` to the inputs in daemon threads; yields (index, result) as they are ready.
 
     At most `threads` inputs are in work, or finished but not yet taken by the caller. So the caller can store each
-    result before further inputs are read. After the first error of `work`, no further input is started.
+    result before further inputs are read. After the first error of `work`, no further input is started, and the error
+    is raised.
     """
     todo: Iterator[tuple[int, A]] = iter(enumerate(inputs))
     reading, ended, free = threading.Lock(), threading.Event(), threading.Semaphore(threads)
@@ -300,9 +305,9 @@ def parallel_map(inputs: Iterable[A], work: Callable[[A], T], threads: int) -> I
 
 
 class RateLimiter:
-    """Limits how many requests are sent: `per_minute` in a minute, and at once not more than in one second.
+    """Limits how many requests are sent: `per_minute` in a minute (None: no limit), evenly over the minute.
 
-    While the server asks to wait, no request is sent.
+    At most the requests of one second are sent at once. While the server asks to wait, no request is sent.
     """
 
     def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):
@@ -328,13 +333,16 @@ class RateLimiter:
             self._sleep(start - now)
 
     def hold(self, seconds: float) -> None:
-        """Send no request for `seconds`."""
+        """Let `wait` delay all requests by `seconds` from now, because the server asked for it."""
         with self._lock:
             self._held = max(self._held, self._clock() + seconds)
 
 
 def message_of(answer: Any) -> str | None:
-    """Return the message of an error response: {"error": {"message": …}}, or under "message" or "detail"."""
+    """Return the message in a server's decoded error response; None if there is none.
+
+    It is at {"error": {"message": …}}, or under "message" or "detail".
+    """
     if not isinstance(answer, Mapping):
         return None
     error = answer.get("error") or answer.get("message") or answer.get("detail")
@@ -344,7 +352,10 @@ def message_of(answer: Any) -> str | None:
 
 
 def tokens_of(answer: Any, name: str) -> int | None:
-    """Return a number of tokens from a response; `name` is its key, such as `prompt_tokens`. None if it is missing."""
+    """Return a number of tokens from a server's decoded answer; None if it is missing.
+
+    `name` is the key of this number, such as `prompt_tokens`.
+    """
     usage = answer.get("usage") if isinstance(answer, Mapping) else None
     count = usage.get(name) if isinstance(usage, Mapping) else None
     return count if isinstance(count, int) else None
@@ -361,7 +372,7 @@ def retry_after(text: str | None) -> float | None:
 
 
 def _error_text(response: httpx.Response) -> str:
-    """Return the error message of a response; empty if the response is a web page."""
+    """Return the error message of a response, or its text if it is not JSON; empty if it is a web page."""
     try:
         return message_of(response.json()) or ""
     except ValueError:

@@ -40,7 +40,7 @@ class Estimate:
 
     @property
     def time(self) -> float | None:
-        """Seconds that all requests take; None if nothing is known about it."""
+        """Seconds that all requests take, by the measured time or the rate limit; None if both are unknown."""
         requests = math.ceil(self.inputs / self.per_request)
         bounds = [] if self.requests_per_minute is None else [requests * 60 / self.requests_per_minute]
         if self.seconds is not None:
@@ -49,7 +49,10 @@ class Estimate:
 
     @property
     def cost(self) -> float | None:
-        """Money for all requests, in the currency of the prices; an unknown price counts as 0."""
+        """Money for all requests, in the currency of the prices; None if both prices are unknown.
+
+        If one price is unknown, it counts as 0.
+        """
         if self.price_in is None and self.price_out is None:
             return None
         return self.inputs * (self.tokens_in * (self.price_in or 0) + self.tokens_out * (self.price_out or 0)) / 1e6

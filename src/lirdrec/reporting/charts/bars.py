@@ -26,7 +26,9 @@ def bars(
     y_label: str | None = None,
     caption: str = "",
 ) -> Figure:
-    """Grouped bar chart with error bars of ± one sd; values are written above the bars where there is room.
+    """Return a grouped bar chart of means over the runs, with error bars of ± one standard deviation (sd).
+
+    The means are written above the bars where there is room.
 
     Args:
         frame, name, panel, accent, y_label, caption: as in `lines`.
@@ -68,7 +70,7 @@ def bars(
 
 
 def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, are_written: bool) -> None:
-    """Draw error bars of ± one sd, and write the means beyond them where there is room."""
+    """Draw error bars of ± one sd; if `are_written`, write the means beyond the ends of the error bars."""
     for position, mean, sd in zip(positions, rows[MEAN].to_list(), rows[SD].to_list(), strict=True):
         if sd:
             axes.plot([position] * 2, [mean - sd, mean + sd], color=INK, linewidth=1, zorder=5, solid_capstyle="butt")
@@ -86,7 +88,7 @@ def _draw_spread(axes: Axes, positions: Sequence[float], rows: pl.DataFrame, are
 
 
 def _name_groups(axes: Axes, texts: Sequence[str], room: float) -> None:
-    """Write the groups' names below the axis, rotated where they need more than `room` letters."""
+    """Write the groups' names below the axis; rotate all of them if they need more room than `room` letters."""
     axes.set_xticks(range(len(texts)), texts)
     axes.tick_params(axis="x", length=0, labelcolor=INK)
     if max(map(len, texts)) * len(texts) > room:

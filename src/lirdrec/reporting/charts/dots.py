@@ -35,7 +35,9 @@ def dots(
     x_label: str | None = None,
     caption: str = "",
 ) -> Figure:
-    """Dot plot: one row per name, a dot at the mean, an error bar of ± one sd, the value at the right.
+    """Return a dot plot: for each name a row with a dot at its mean, an error bar, and the mean as text at the right.
+
+    Means and error bars (± one standard deviation, sd) are over the runs.
 
     Args:
         frame: one or more rows for each dot, for instance one for each seed.
@@ -79,7 +81,7 @@ def _ordered_rows(data: pl.DataFrame, rows: str, row_order: Sequence[Any]) -> li
 
 
 def _name_rows(axes: Axes, names: Sequence[Any], is_left: bool, accent: Any, reference: float | None) -> None:
-    """Format the axes of a panel with a row for each name; only a panel at the left shows the names."""
+    """Format the axes of a panel with a row for each name, and draw the reference line; a left panel shows names."""
     if reference is not None:
         axes.axvline(reference, color=GRAY, linewidth=0.9, zorder=2)
     axes.set_ylim(len(names) - 0.4, -0.6)

@@ -26,7 +26,9 @@ def heatmap(
     y_label: str | None = None,
     caption: str = "",
 ) -> Figure:
-    """Heat map over a grid of two settings: each cell shows its mean; the highest of a panel is framed.
+    """Return a heat map over a grid of two settings: each cell shows the mean of its runs.
+
+    In each panel the cell with the highest mean has a frame.
 
     Args:
         frame, name, panel, x_label, y_label, caption: as in `lines`.
@@ -58,7 +60,7 @@ def heatmap(
 
 
 def _draw_cells(axes: Axes, cells: Mapping[tuple[int, int], float], shades: Callable[[float], Any]) -> None:
-    """Shade and label the cells of a panel, given as (row, column) → value; frame the cell with the highest value."""
+    """Draw the cells of a panel, given as (row, column) → value: color, text, and a frame for the highest value."""
     from matplotlib.patches import Rectangle
 
     least, most = min(cells.values()), max(cells.values())

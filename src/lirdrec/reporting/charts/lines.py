@@ -31,10 +31,10 @@ def lines(
     points: bool | None = None,
     caption: str = "",
 ) -> Figure:
-    """Line chart: each line has its name at its right end and a band of ± one sd over the runs.
+    """Return a line chart of means over the runs, with names at the right and bands of ± one standard deviation (sd).
 
     Args:
-        frame: data with one value per row; null and NaN values are skipped.
+        frame: one value per row; rows without a finite value are skipped. Runs have equal x, series and panel.
         name: name of the figure's files, without their ending.
         x, y: columns of the axes. A text column x is drawn as equal steps in order of appearance.
         series: column with a line for each value; None: one line.
@@ -107,7 +107,10 @@ def _end_labels(
     accent: Any,
     log: bool,
 ) -> None:
-    """Write each line's name at its right end; `ends` has (x, y, name). Names that would overlap are moved apart."""
+    """Write each line's name to the right of the axes, at the height of its end; overlapping names are moved apart.
+
+    `ends` has (x, y, name) for each line.
+    """
     from matplotlib.figure import Figure as Drawing
 
     low, high = map(math.log10, axes.get_ylim()) if log else axes.get_ylim()
@@ -126,7 +129,10 @@ def _end_labels(
 
 
 def spread_apart(wanted: Sequence[float], step: float) -> list[float]:
-    """Return ascending positions at least `step` apart, nearest to the ascending `wanted` (least squares)."""
+    """Return positions that are at least `step` apart and as near as possible to `wanted` (least squares).
+
+    `wanted` and the result are ascending.
+    """
     groups: list[tuple[float, int]] = []  # (center, members); the members are `step` apart around the center
     for position in wanted:
         center, members = position, 1

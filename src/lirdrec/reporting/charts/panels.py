@@ -22,12 +22,13 @@ MEAN, SD, RUNS = "mean", "sd", "runs"
 
 
 def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also: Sequence[str] = ()) -> pl.DataFrame:
-    """Return mean, sd and number of the runs for each combination of the keys, in order of appearance.
+    """Return a row for each combination of the keys, in order of appearance: mean, standard deviation, number of runs.
 
-    The columns in `also` are averaged over the runs, too.
+    Rows of the frame with the same keys are runs. Rows without a finite value are left out. The columns in `also` are
+    averaged over the runs, too.
 
     Raises:
-        ConfigError: the frame lacks a column, or has no values.
+        ConfigError: the frame lacks a column, or has no finite value.
     """
     import polars as pl
 
@@ -37,7 +38,7 @@ def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also:
             raise ConfigError(f"nothing to draw: the frame has no column '{name}'; it has {', '.join(frame.columns)}")
     kept = frame.filter(pl.col(value).is_not_null() & pl.col(value).cast(pl.Float64).is_finite())
     if not kept.height:
-        raise ConfigError(f"nothing to draw: the column '{value}' has no values")
+        raise ConfigError(f"nothing to draw: the column '{value}' has no finite values")
     number = pl.col(value).cast(pl.Float64)
     return kept.group_by(names, maintain_order=True).agg(
         number.mean().alias(MEAN), number.std().alias(SD), pl.len().alias(RUNS), *(pl.col(name).mean() for name in also)
@@ -45,12 +46,12 @@ def summarize(frame: pl.DataFrame, keys: Sequence[str | None], value: str, also:
 
 
 def names_of(data: pl.DataFrame, column: str | None) -> list[Any]:
-    """Return the different values of a column in order of appearance; [None] without a column."""
+    """Return the different values of a column in order of appearance; [None] if `column` is None."""
     return [None] if column is None else data[column].unique(maintain_order=True).to_list()
 
 
 def rank_in(name: Any, order: Sequence[Any]) -> int:
-    """Return the position of a name in `order`; `len(order)` if it is not there."""
+    """Return the position of a name in `order`; `len(order)` if it is not in `order`, so that it sorts last."""
     return list(order).index(name) if name in order else len(order)
 
 
@@ -67,7 +68,7 @@ class Panels:
     Args:
         data: the rows of all panels.
         panel: column with a panel for each value; None: one panel.
-        names_right: number of names written below each other at the right of a panel.
+        names_right: number of names that are written at the right of each panel, one below the other.
         row_height: height of a row of panels in inches.
         columns: maximum number of panels side by side.
         names_left: the y-axis shows names: draw no horizontal lines, and make a single panel narrower.
@@ -130,13 +131,13 @@ class Panels:
                 axes.yaxis.label.set(rotation=0, verticalalignment="center")
 
     def legend(self, names: int) -> None:
-        """Draw the legend above the panels; `names` is its number of names."""
+        """Draw the legend above the panels; it has `names` entries, taken from the first panel."""
         handles, texts = self.parts[0][0].get_legend_handles_labels()
         self.drawing.legend(handles, texts, loc="outside upper left", ncols=min(names, 6), frameon=False)
 
 
 def write_right(axes: Axes, height: float, text: str, gap: float, color: str, bold: bool) -> None:
-    """Write a text `gap` points to the right of the axes, at a height of the y-axis."""
+    """Write a text `gap` points to the right of the axes, at the value `height` of the y-axis."""
     axes.annotate(
         text,
         (1.0, height),

@@ -36,7 +36,9 @@ def points(
     log_x: bool = False,
     caption: str = "",
 ) -> Figure:
-    """Scatter plot of two values, such as accuracy and cost: one named point per series, at the means over the runs.
+    """Return a scatter plot of two values, such as accuracy and cost: a named point for each value of `series`.
+
+    A point is at the means over the runs.
 
     Args:
         frame, name, panel, accent, caption: as in `lines`.
@@ -85,7 +87,7 @@ def _name_points(
     point_styles: dict[Any, Style],
     accent: Any,
 ) -> None:
-    """Write a name beside each point, where it covers least of other names and points; start with the accent."""
+    """Write a name beside each point, on the side where it covers least of other names and points; accent first."""
     inch = axes.figure.dpi
     tall, wide, gap = 10 / 72 * inch, 5.2 / 72 * inch, 6 / 72 * inch
     records = sorted(part.iter_rows(named=True), key=lambda record: record[series] != accent)
