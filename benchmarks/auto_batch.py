@@ -23,8 +23,8 @@ import torch
 import lirdrec
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec
-from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.recommender.model_inputs import make_model_inputs
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -42,13 +42,13 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.readers import read_any
 from lirdrec.data.synthetic import make_synthetic_dataset
-from lirdrec.evaluation.launch import evaluate_launch
+from lirdrec.evaluation.new_item_metrics import evaluate_launch
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.histories import Histories
-from lirdrec.recommender.feature_projection import fit_projections
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.feature_pca import fit_projections
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import make_sampler
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.features.encoder import Encoded, Encoder, Prepared
-from lirdrec.features.job import FeatureJob
+from lirdrec.features.job_runner import FeatureJob
 from lirdrec.features.pipeline import make_features
 from lirdrec.features.sources import TextSource
 from lirdrec.files.atomic import atomic_write

@@ -42,11 +42,11 @@ from lirdrec.planning.workload import Sizes, workload
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.presets import preset
-from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import train
-from lirdrec.training.profiling import ProductCounter
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import make_sampler
+from lirdrec.training.step_cost import ProductCounter
 from shapes import DIMS, SHAPES
 
 # shape, what it is divided by with --small, share of the time

@@ -27,8 +27,8 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.models.registry import build, config_type, model_names
-from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.recommender.model_inputs import make_model_inputs
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from shapes import DIMS, SHAPES
 from speed import RESULTS, peak_gb

@@ -31,7 +31,7 @@ from lirdrec.planning.hardware import DEVICES, Cluster, Device
 from lirdrec.planning.plan import SAMPLING_SECONDS, make_plan, seconds
 from lirdrec.planning.workload import Sizes
 from lirdrec.recommender.presets import preset
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from shapes import DIMS, SHAPES
 

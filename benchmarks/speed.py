@@ -29,8 +29,8 @@ from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_among, nearest_items
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
-from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.recommender.model_inputs import make_model_inputs
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import TripleSampler
 from shapes import DIMS, SHAPES
 

@@ -32,9 +32,9 @@ import torch.distributed as dist
 from lirdrec.config import make_config
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.models.registry import config_type, model_type
-from lirdrec.parallel.ranks import Ranks
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.parallel.ranks_and_shards import Ranks
 from lirdrec.training.loop import sum_gradients
+from lirdrec.training.memory_allocator import keep_freed_memory
 
 CONFIGURATIONS = {"one process, half": (1, 0.5), "two processes": (2, 1.0), "one process, all": (1, 1.0)}
 

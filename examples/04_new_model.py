@@ -14,7 +14,7 @@ from lirdrec.models.base import Capabilities, Model
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample" / "movielens"
 

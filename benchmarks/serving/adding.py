@@ -22,7 +22,7 @@ from load import RESULTS
 from lirdrec.config import make_config
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import build, config_type, model_type
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import NewItem, Store

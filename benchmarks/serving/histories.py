@@ -26,7 +26,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap
 from lirdrec.models.lirdrec_seq import LIRDRecSeq, LIRDRecSeqConfig
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.batcher import MicroBatcher, Query
 from lirdrec.server.state import LiveState

@@ -18,7 +18,7 @@ from lirdrec.errors import LirdrecError
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics, evaluate
-    from lirdrec.hub.objects import from_hub, push_to_hub
+    from lirdrec.hub.push_and_load_objects import from_hub, push_to_hub
     from lirdrec.models.bm3 import BM3Config
     from lirdrec.models.bsarec import BSARecConfig
     from lirdrec.models.cohesion import COHESIONConfig
@@ -139,9 +139,9 @@ _LAZY_IMPORTS = {
     "WhitenRecPlusConfig": "lirdrec.models.whitenrec",
     "evaluate": "lirdrec.evaluation.evaluator",
     "fit": "lirdrec.recommender.fit",
-    "from_hub": "lirdrec.hub.objects",
+    "from_hub": "lirdrec.hub.push_and_load_objects",
     "preset": "lirdrec.recommender.presets",
-    "push_to_hub": "lirdrec.hub.objects",
+    "push_to_hub": "lirdrec.hub.push_and_load_objects",
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lirdrec.errors import ConfigError
-from lirdrec.files.checks import read_text, stat_path
+from lirdrec.files.input_file_checks import read_text, stat_path
 from lirdrec.option_names import option_name, option_text
 
 C = TypeVar("C")

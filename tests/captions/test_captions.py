@@ -23,7 +23,7 @@ from PIL import Image
 
 from lirdrec.captions import pipeline as run_module
 from lirdrec.captions.captioner import COLUMNS, Captioner
-from lirdrec.captions.csv_files import export_captions, import_captions
+from lirdrec.captions.export_import import export_captions, import_captions
 from lirdrec.captions.html_report import write_case_study
 from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.pipeline import captioning

@@ -25,7 +25,7 @@ from lirdrec.config import MAX_INT
 from lirdrec.data import compression
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.files import checks
+from lirdrec.files import input_file_checks
 
 from ..helpers import assert_error, assert_refused, needs_dev_full, needs_fifos
 
@@ -248,7 +248,7 @@ def test_a_file_that_may_not_be_read():
 def test_the_rights_are_looked_at_before_a_file_is_opened(tmp_path, monkeypatch):
     path = tmp_path / "x.csv"
     path.write_text(PAIRS)
-    monkeypatch.setattr(checks.os, "access", lambda *_: False)
+    monkeypatch.setattr(input_file_checks.os, "access", lambda *_: False)
     with assert_error(DataError, mentions=["x.csv"]):
         read_table(path)
 
@@ -282,8 +282,8 @@ def test_whole_numbers_in_options_are_in_range():
 
 
 def test_kinds_of_files_have_names(tmp_path):
-    assert stat.S_IFIFO in checks.KIND_NAMES
-    assert checks.is_folder(tmp_path)
-    assert not checks.is_folder(tmp_path / "none")
+    assert stat.S_IFIFO in input_file_checks.KIND_NAMES
+    assert input_file_checks.is_folder(tmp_path)
+    assert not input_file_checks.is_folder(tmp_path / "none")
     with assert_error(DataError):
-        checks.stat_path("a\0b")
+        input_file_checks.stat_path("a\0b")

@@ -127,7 +127,7 @@ def test_what_was_added_under_another_name_is_reported(run, caplog):
     assert caplog.text == ""
 
 
-READY = ("lirdrec.server.dependencies", "info")  # who logs that a worker answers, and how loud
+READY = ("lirdrec.server.services", "info")  # who logs that a worker answers, and how loud
 
 
 class Served:

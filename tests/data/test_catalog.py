@@ -14,8 +14,8 @@ import pytest
 import scipy.sparse
 
 from lirdrec.data import Dataset
-from lirdrec.data.benchmarks import PUBLISHED, BenchmarkDataset, check, recipe
 from lirdrec.data.preprocessing_config import PreprocessingConfig
+from lirdrec.data.published_datasets import PUBLISHED, BenchmarkDataset, check, recipe
 from lirdrec.data.readers import read_interactions, read_mmrec, read_raw
 from lirdrec.data.titles import title_column, titles
 from lirdrec.errors import ConfigError, DataError

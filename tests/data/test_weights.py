@@ -9,7 +9,7 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.data.cold_start import draw_launch, hold_out_items
-from lirdrec.data.dataset_parts import Interactions
+from lirdrec.data.dataset_base import Interactions
 from lirdrec.data.readers import read_raw
 from lirdrec.data.schema import SPLITS
 from lirdrec.data.summary import summarize

@@ -9,13 +9,13 @@ import torch
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
-from lirdrec.evaluation.protocol import HistoryScorer, default_test_history, default_test_target
+from lirdrec.evaluation.histories_and_targets import HistoryScorer, default_test_history, default_test_target
 from lirdrec.models.base import Capabilities, Model
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.ranking.scorers import VectorScorer
+from lirdrec.recommender.as_new_users import as_new_users
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.fold_in import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 
@@ -67,7 +67,7 @@ def in_file_order(table: dict[str, list[int]]) -> dict[str, list[int]]:
 
 
 def last_item(data: Dataset) -> Recommender:
-    from lirdrec.recommender.inputs import make_model_inputs
+    from lirdrec.recommender.model_inputs import make_model_inputs
 
     model = LastItem(make_model_inputs(data, cache=False), TrainConfig())
     return Recommender.from_training(model, data)

@@ -15,7 +15,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.sealed_test_set import Preregistration
-from lirdrec.experiments.studies import cold, launch
+from lirdrec.experiments.studies import cold, new_item_launch
 from lirdrec.experiments.studies.gradient_probe import random_features
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 
@@ -143,7 +143,7 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
         models=("content_knn", "lirdrec"),
         settings={"likes": (1, 3), "retrain": True},
     )
-    results = inline(launch.plan, settings)
+    results = inline(new_item_launch.plan, settings)
     assert all(result.done for result in results), [result.error for result in results]
     works = [(r.cell.model, r.cell.work) for r in results]
     assert works == [
@@ -153,7 +153,7 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
         ("lirdrec", "launch:retrained"),
     ]
     figures = next(r for r in results if works[1] == (r.cell.model, r.cell.work)).figures
-    boosts = [figures[f"test boost={cost:g}"]["share"] for cost in launch.COSTS]
+    boosts = [figures[f"test boost={cost:g}"]["share"] for cost in new_item_launch.COSTS]
     assert boosts == sorted(boosts) and boosts[-1] > boosts[0]
     assert figures["test share=0.1"]["share"] == pytest.approx(0.1)  # 2 of 20 places
     # chosen at 3 % with a margin of at most 1.5 %
@@ -163,7 +163,7 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
         assert 0 < figures["test calibrated"][name] <= 1
     # new items without likes are measured on all of their interactions
     assert figures["test after 0"] == figures["test calibrated"]
-    page = launch.report(settings, results)
+    page = new_item_launch.report(settings, results)
     assert_facts(answer(page), [f"{figures['test calibrated']['among']:.4f}"])
     text = page.with_suffix(".md").read_text()
     ceiling = next(r for r in results if r.cell.variant == "3 likes").figures["test retrained 3"]["alone"]
@@ -178,14 +178,14 @@ def test_a_launch_takes_the_best_trial_of_an_earlier_tuning(context, tmp_path):
     for value, n_layers in ((0.3, 2), (0.2, 4)):
         trial = TrialSpec("trial", settings.datasets[0], "lirdrec", {"n_layers": n_layers}, {"epochs": 9})
         store.record(TrialResult(trial, figures={"valid": {settings.metric: value}}))
-    tuned, untuned = launch.plan(settings, Results())
+    tuned, untuned = new_item_launch.plan(settings, Results())
     assert tuned.model_options == {"n_layers": 2} and tuned.training["epochs"] == 2
-    (preset,) = launch.plan(dataclasses.replace(settings, tuned=None, models=("content_knn",)), Results())
+    (preset,) = new_item_launch.plan(dataclasses.replace(settings, tuned=None, models=("content_knn",)), Results())
     assert untuned == preset
 
 
 def test_an_experiment_without_results_has_a_report(context):
-    page = launch.report(context(), Results())
+    page = new_item_launch.report(context(), Results())
     assert "no results" in page.read_text(encoding="utf-8")
 
 
@@ -195,12 +195,12 @@ def test_an_experiment_without_results_has_a_report(context):
 )
 def test_wrong_settings_are_refused(context, settings, mentions):
     with assert_error(ConfigError, mentions=mentions):
-        list(launch.plan(context(settings=settings), Results()))
+        list(new_item_launch.plan(context(settings=settings), Results()))
 
 
 def test_models_that_cannot_add_items_are_refused(context):
     with assert_error(ConfigError, mentions=["mf"]):
-        list(launch.plan(context(models=("mf",)), Results()))
+        list(new_item_launch.plan(context(models=("mf",)), Results()))
 
 
 def test_likes_are_revealed_once_and_the_others_stay_hidden():
@@ -208,7 +208,7 @@ def test_likes_are_revealed_once_and_the_others_stay_hidden():
     users, items = np.nonzero(rng.random((40, 6)) < 0.3)
     launched = LaunchedItems(table=pl.DataFrame({"item": range(6)}), features={}, users=users, items=items)
     for number in (0, 2, 12, 100):
-        liked, rest = launch._reveal(launched, number, seed=3)
+        liked, rest = new_item_launch._reveal(launched, number, seed=3)
         pairs = [set(zip(part.users.tolist(), part.items.tolist(), strict=True)) for part in (liked, rest)]
         assert not pairs[0] & pairs[1]
         assert pairs[0] | pairs[1] == set(zip(users.tolist(), items.tolist(), strict=True))
@@ -219,7 +219,7 @@ def test_likes_are_revealed_once_and_the_others_stay_hidden():
 
 def test_a_dataset_with_launched_items_has_them_in_its_last_rows(dataset):
     drawn = draw_launch(dataset, seed=1)
-    liked, _ = launch._reveal(drawn.test, 2, seed=0)
+    liked, _ = new_item_launch._reveal(drawn.test, 2, seed=0)
     together = with_launched_items(drawn.dataset, liked)
     n = drawn.dataset.n_items
     assert together.items.series.to_list()[n:] == drawn.test.table["item"].to_list()

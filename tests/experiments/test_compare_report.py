@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.lists import planned
+from lirdrec.experiments.external_list_scoring import planned
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies.compare import make_report
 from lirdrec.experiments.studies.literature import SOURCES, SPLITS, published

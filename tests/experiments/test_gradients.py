@@ -16,7 +16,7 @@ from lirdrec.experiments.studies import gradients
 from lirdrec.experiments.studies.gradient_probe import random_features, watch
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.models.registry import config_type, model_type
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import TripleSampler
 

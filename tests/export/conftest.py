@@ -14,8 +14,8 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, RANK, SCORE, USER
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
-from lirdrec.recommender.feature_projection import fit_projections
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.feature_pca import fit_projections
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lirdrec.errors import CapabilityError, ConfigError
-from lirdrec.export.folder import export
+from lirdrec.export.export import export
 from lirdrec.models.base import Features
 from lirdrec.models.vbpr import VBPR, VBPRConfig
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 

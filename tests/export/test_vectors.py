@@ -18,7 +18,7 @@ import torch
 
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
-from lirdrec.export.folder import KINDS, export
+from lirdrec.export.export import KINDS, export
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import VectorScorer

@@ -195,7 +195,7 @@ def caption(word: str) -> None:
 def edit_captions(to: str) -> None:
     import polars as pl
 
-    from lirdrec.captions.csv_files import export_captions
+    from lirdrec.captions.export_import import export_captions
 
     export_captions("ds", to)
     table = pl.read_csv(to)

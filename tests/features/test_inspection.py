@@ -23,7 +23,7 @@ from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.features.encoder import Encoded, Encoder
 from lirdrec.features.inspection import statistics
-from lirdrec.features.inspection.matrix import inspect_matrix, remarks, show
+from lirdrec.features.inspection.inspect_matrix import inspect_matrix, remarks, show
 from lirdrec.features.pipeline import FeatureJob, make_features
 from lirdrec.features.sources import TextSource
 

@@ -16,7 +16,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError, DataError, RunFolderError
-from lirdrec.features import job as making
+from lirdrec.features import job_runner
 from lirdrec.features.encode import encode_shard
 from lirdrec.features.encoder import Encoded, Encoder
 from lirdrec.features.pipeline import FeatureJob, make_features
@@ -161,7 +161,7 @@ def test_the_speed_is_that_of_encoding(tmp_path, monkeypatch):
     def advance(n: int, /, idle: bool = False) -> None:
         reported[idle] += n
 
-    monkeypatch.setattr(making, "progress_bar", lambda *arguments: contextlib.nullcontext(advance))
+    monkeypatch.setattr(job_runner, "progress_bar", lambda *arguments: contextlib.nullcontext(advance))
     titles = ["same", None] * 10 + [f"title {index}" for index in range(20)]
     folder = prepare(tmp_path / "data", title=titles, brand=["b"] * 40)
     make_features(folder, [job(folder, "brand", "brand")], progress=True)
@@ -332,7 +332,7 @@ def test_a_saved_copy_without_keys_is_encoded_again(tmp_path):
 
 
 def test_a_fitted_encoder_learns_from_a_sample_of_fixed_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr("lirdrec.features.job.SAMPLE", 20)
+    monkeypatch.setattr("lirdrec.features.job_runner.SAMPLE", 20)
     seen = []
     for name in ("one", "two"):
         folder = prepare(tmp_path / name, title=[f"title {index}" for index in range(100)])

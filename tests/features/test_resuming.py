@@ -21,7 +21,7 @@ from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
 from lirdrec.features.dataset_writer import set_item_columns
 from lirdrec.features.encoder import Encoded, Prepared
-from lirdrec.features.job import FeatureJobRunner
+from lirdrec.features.job_runner import FeatureJobRunner
 from lirdrec.features.pipeline import FeatureJob, features_lock, make_features
 from lirdrec.features.sources import ImageSource, TextSource
 

@@ -18,7 +18,7 @@ from lirdrec.data.storage import check_files
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.hub import push
 from lirdrec.hub.contents import check_name, gather
-from lirdrec.hub.licenses import KNOWN, License, find_license
+from lirdrec.hub.folder_license import KNOWN, License, find_license
 from lirdrec.hub.metadata_redaction import check_table, scrub, scrub_environment
 from lirdrec.recommender.recommender import Recommender
 

@@ -17,7 +17,7 @@ from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.base import Features, Model
 from lirdrec.models.registry import build, config_type, model_for_config, model_names, model_type
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import make_sampler

@@ -18,7 +18,7 @@ from lirdrec.models.registry import build, config_type
 from lirdrec.nn.transformer import gap_classes
 from lirdrec.ranking.histories import Histories
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sampling import make_sampler
 

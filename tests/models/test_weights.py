@@ -19,7 +19,7 @@ from lirdrec.models.registry import build, config_type, model_names, model_type
 from lirdrec.nn.losses import RankingLoss, RankingOptions, full_softmax, info_nce
 from lirdrec.ranking.histories import PairWeights
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

@@ -21,10 +21,10 @@ from lirdrec.config import make_config
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.registry import config_type, model_type
-from lirdrec.parallel.ranks import Ranks
-from lirdrec.recommender.feature_projection import fit_projections
-from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.recommender.job import validation
+from lirdrec.parallel.ranks_and_shards import Ranks
+from lirdrec.recommender.feature_pca import fit_projections
+from lirdrec.recommender.model_inputs import make_model_inputs
+from lirdrec.recommender.training_job import validation
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import sum_gradients, train
 from lirdrec.training.sampling import TripleSampler

@@ -21,9 +21,9 @@ from lirdrec.errors import CapabilityError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import config_type, model_names, model_type
-from lirdrec.parallel.ranks import Ranks
+from lirdrec.parallel.ranks_and_shards import Ranks
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.checkpoint import Checkpoint
 from lirdrec.training.config import TrainConfig

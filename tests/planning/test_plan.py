@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import lirdrec.parallel.ranks as ranks_module
+import lirdrec.parallel.ranks_and_shards as ranks_module
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model, ModelInputs
@@ -21,14 +21,14 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.registry import build
-from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.parallel.ranks_and_shards import ONE, Ranks
 from lirdrec.planning.hardware import DEVICES, Cluster
 from lirdrec.planning.plan import make_plan, remedies, seconds
 from lirdrec.planning.workload import Sizes, Work, workload
 from lirdrec.recommender.presets import preset
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.profiling import ProductCounter
 from lirdrec.training.sampling import TripleSampler
+from lirdrec.training.step_cost import ProductCounter
 
 from ..helpers import assert_error
 

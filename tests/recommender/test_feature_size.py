@@ -17,9 +17,9 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.models.content_knn import ContentKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, config_type, model_names, model_type
-from lirdrec.recommender.feature_projection import fit_projections
+from lirdrec.recommender.feature_pca import fit_projections
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.refit_settings import merge_splits
 from lirdrec.training.config import TrainConfig

@@ -19,7 +19,7 @@ from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
 from lirdrec.models.registry import config_type, model_names, model_type
 from lirdrec.planning.workload import Sizes, workload
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import check_size
+from lirdrec.recommender.model_inputs import check_size
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error

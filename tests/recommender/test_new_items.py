@@ -20,7 +20,7 @@ from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.models.popularity import PopularityConfig
-from lirdrec.recommender.fold_in import as_new_users
+from lirdrec.recommender.as_new_users import as_new_users
 from lirdrec.recommender.new_item_checks import new_table
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
@@ -38,7 +38,7 @@ def data() -> Dataset:
 
 def untrained(dataset: Dataset) -> Recommender:
     """LIRDRec with the weights that it starts with: enough for everything that follows from features."""
-    from lirdrec.recommender.inputs import make_model_inputs
+    from lirdrec.recommender.model_inputs import make_model_inputs
 
     torch.manual_seed(0)
     model = LIRDRec(
@@ -154,7 +154,7 @@ def test_all_or_nothing(recommender, ask, facts):
 
 
 def test_a_model_without_cold_items_says_so(data):
-    from lirdrec.recommender.inputs import make_model_inputs
+    from lirdrec.recommender.model_inputs import make_model_inputs
 
     model = ItemKNN(make_model_inputs(data, "cpu"), ItemKNNConfig())
     model.solve()

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from lirdrec.errors import CapabilityError, DataError
-from lirdrec.export.folder import export
+from lirdrec.export.export import export
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
+from lirdrec.recommender.as_new_users import as_new_users
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.explanation import history_effects
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.fold_in import as_new_users
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.ann import ApproximateIndex

@@ -15,7 +15,7 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, model_names, model_type
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

@@ -28,7 +28,7 @@ from lirdrec.features.pipeline import make_features
 from lirdrec.features.registry import parse_jobs
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.app import create_app
 from lirdrec.server.config import ServerConfig

@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from lirdrec import __version__
 from lirdrec.errors import ConfigError
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.dependencies import Services
 from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http import middleware
 from lirdrec.server.response_models import ModelAnswer
+from lirdrec.server.services import Services
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Store, StoreError
 
@@ -84,7 +84,7 @@ def test_the_model_is_built_ahead_only_where_its_features_are_small(start, monke
         await warm(self)
         warmed.set()
 
-    monkeypatch.setattr("lirdrec.server.dependencies.WARM_BYTES", limit)
+    monkeypatch.setattr("lirdrec.server.services.WARM_BYTES", limit)
     monkeypatch.setattr(Recommender, "model", lambda self, *purpose: (asked_for.append(1), model(self, *purpose))[1])
     monkeypatch.setattr(Services, "_warm", noted)
     start()
@@ -100,7 +100,7 @@ def test_a_server_that_cannot_start_says_why(start, tmp_path, caplog):
         answer = client.get(path)
         assert answer.status_code == 503 and "nothing" in answer.json()["detail"]
         assert "retry-after" not in answer.headers  # it does not help to wait
-    (said,) = [one for one in caplog.records if one.name == "lirdrec.server.dependencies"]
+    (said,) = [one for one in caplog.records if one.name == "lirdrec.server.services"]
     assert said.levelname == "ERROR" and str(tmp_path / "nothing") in said.getMessage()
 
 

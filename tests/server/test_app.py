@@ -13,9 +13,9 @@ import pytest
 
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.dependencies import SWITCH_SECONDS, Services
 from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.response_models import ProblemBody
+from lirdrec.server.services import SWITCH_SECONDS, Services
 
 from ..helpers import PATIENCE, assert_mentions
 from .runs import KINDS, N_USERS, Servers, asked

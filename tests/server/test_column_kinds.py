@@ -18,7 +18,7 @@ import lirdrec
 import lirdrec.server
 from lirdrec.data import Dataset
 from lirdrec.errors import ConfigError
-from lirdrec.export.folder import export
+from lirdrec.export.export import export
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.ranking.filters import Filter

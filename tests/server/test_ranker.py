@@ -16,11 +16,11 @@ from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import top_k_dense
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.cache import ENTRY_BYTES, ByteCache
 from lirdrec.server.engine.query import Query, RankingResult
 from lirdrec.server.engine.ranker import BLOCK, Ranker, maximal_marginal_relevance, n_candidates, top_k_blocked
+from lirdrec.server.lru_cache import ENTRY_BYTES, ByteCache
 from lirdrec.server.state import LiveState
 from lirdrec.server.store import Event, NewItem, Store
 

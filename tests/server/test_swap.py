@@ -150,7 +150,7 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(start, runs, recommender
 
     def kept() -> list[str]:
         """What was logged where the run stayed as it is."""
-        found = [one for one in caplog.records if one.name == "lirdrec.server.dependencies"]
+        found = [one for one in caplog.records if one.name == "lirdrec.server.services"]
         return [one.getMessage() for one in found if one.levelname == "ERROR"]
 
     before = len(kept())

@@ -20,7 +20,7 @@ from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.presets import preset
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig

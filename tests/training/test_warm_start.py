@@ -24,7 +24,7 @@ from lirdrec.models.lirdrec import PRIOR, SHORTENED, LIRDRec, LIRDRecConfig
 from lirdrec.models.registry import build, model_for_config, model_names, model_type
 from lirdrec.recommender import new_item_calibration
 from lirdrec.recommender.fit import fit
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.refit_settings import merge_splits
 from lirdrec.recommender.warm_start import start_from

@@ -249,7 +249,7 @@ def _confirm(
 
 
 def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
-    from lirdrec.captions.csv_files import export_captions, import_captions
+    from lirdrec.captions.export_import import export_captions, import_captions
 
     if files.imported is not None:
         print_line(f"{pluralize(import_captions(dataset, files.imported), 'caption')} changed.")

@@ -66,8 +66,8 @@ class MetricOptions:
         Raises:
             ConfigError: a value that is wrong for every run.
         """
+        from lirdrec.evaluation.histories_and_targets import check_protocol
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
-        from lirdrec.evaluation.protocol import check_protocol
         from lirdrec.recommender.query_arguments import check_k
 
         if self.split is not None and self.split not in SPLITS:
@@ -186,7 +186,7 @@ def _evaluate_lists(
     from lirdrec.data.readers import read_any
     from lirdrec.evaluation.evaluator import evaluate as measure
     from lirdrec.evaluation.external_lists import evaluate_external, read_lists
-    from lirdrec.experiments.lists import FOLDER, score_lists
+    from lirdrec.experiments.external_list_scoring import FOLDER, score_lists
 
     assert external.lists is not None
     options = {name: arguments[name] for name in ("k", "metrics") if name in arguments}
@@ -277,7 +277,7 @@ def evaluate_with_baseline(
     results = {name: dict(result.values)}
     options = {key: value for key, value in options.items() if key not in ("per_user", "intervals")}
     if cold_users:
-        from lirdrec.recommender.fold_in import as_new_users
+        from lirdrec.recommender.as_new_users import as_new_users
 
         results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
     if name != "popularity":
@@ -291,7 +291,7 @@ def _popularity(data: Dataset, device: str) -> Recommender:
 
     from lirdrec.models.popularity import PopularityConfig
     from lirdrec.recommender.fit import fit
-    from lirdrec.recommender.job import fitting_metric
+    from lirdrec.recommender.training_job import fitting_metric
     from lirdrec.training.config import TrainConfig
 
     plain = replace(data, features={}, folder=None)  # popularity needs no features, which may be large

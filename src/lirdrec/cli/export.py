@@ -25,8 +25,8 @@ def export(
 
     README.txt in the folder explains how to load and query the exported files.
     """
-    from lirdrec.export.folder import check_kind
-    from lirdrec.export.folder import export as write
+    from lirdrec.export.export import check_kind
+    from lirdrec.export.export import export as write
     from lirdrec.recommender.recommender import Recommender
 
     check_kind(kind)  # before the run is read, which may take long

@@ -36,7 +36,7 @@ from lirdrec.wording import pluralize, with_article
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
-    from lirdrec.features.job import FeatureJob, FeatureJobRunner
+    from lirdrec.features.job_runner import FeatureJob, FeatureJobRunner
     from lirdrec.features.pipeline import FeatureRun
     from lirdrec.features.registry import What
 

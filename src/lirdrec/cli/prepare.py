@@ -163,7 +163,7 @@ def prepare(
         dataset = replace(dataset, name=output.resolve().name or dataset.name)
     differences = None
     if benchmark is not None:
-        from lirdrec.data.benchmarks import check
+        from lirdrec.data.published_datasets import check
 
         differences = check(dataset, benchmark)
     dataset.save(output, overwrite=overwrite)
@@ -223,7 +223,7 @@ def inspect(
     from lirdrec.recommender.run_folder import is_run
 
     if modality is not None:
-        from lirdrec.features.inspection.matrix import inspect_matrix, show
+        from lirdrec.features.inspection.inspect_matrix import inspect_matrix, show
 
         report = inspect_matrix(dataset, modality, html, seed)
         return print_json(report) if json else show(console(), report)
@@ -310,7 +310,7 @@ def _read(source: str | Path | list[Path] | None, options: dict[str, Any], publi
         return _read_split(source, options, published)
     recommended: Mapping[str, Any] = {}
     if published is not None:
-        from lirdrec.data.benchmarks import recipe
+        from lirdrec.data.published_datasets import recipe
 
         recommended = recipe(published).options
     kind = kind_of(source, options)

@@ -31,7 +31,7 @@ from lirdrec.cli.output import (
     write_json,
 )
 from lirdrec.errors import ConfigError, UnknownIdError
-from lirdrec.files.checks import read_text
+from lirdrec.files.input_file_checks import read_text
 from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.frames import to_polars
 from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.raw_ids import read_ids, whole_texts
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 from lirdrec.wording import pluralize

@@ -10,7 +10,7 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.history_order import has_clock
+from lirdrec.data.history_positions import has_clock
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.data.splits import TIMED, split_labels, split_method

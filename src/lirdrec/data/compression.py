@@ -20,7 +20,7 @@ from lirdrec.available_memory import format_bytes, free_memory
 from lirdrec.data.file_signatures import BZIP2, GZIP, HEAD_BYTES, XZ, ZIP, check_not_archive, detect_compression
 from lirdrec.data.frames import first_line
 from lirdrec.errors import DataError, describe_read_error
-from lirdrec.files.checks import check_file
+from lirdrec.files.input_file_checks import check_file
 
 CHUNK_BYTES = 16 << 20
 MEMORY_FACTOR = 3  # memory needed to parse a text, in multiples of its size

@@ -20,7 +20,7 @@ import polars as pl
 from lirdrec.data.compression import read_bytes
 from lirdrec.data.frames import first_line
 from lirdrec.data.ids import INTEGER
-from lirdrec.data.table import NO_HEADER, NUMERIC, Table
+from lirdrec.data.table_with_source import NO_HEADER, NUMERIC, Table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.wording import pluralize
 

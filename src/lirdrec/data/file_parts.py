@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from lirdrec.data.compression import open_bytes
 from lirdrec.errors import DataError
-from lirdrec.files.checks import is_folder, stat_path
+from lirdrec.files.input_file_checks import is_folder, stat_path
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat")

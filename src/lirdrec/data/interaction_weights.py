@@ -11,7 +11,7 @@ import polars as pl
 from lirdrec.data.ids import describe_ids
 from lirdrec.data.interaction_filters import column_texts
 from lirdrec.data.preprocessing_config import PreprocessingConfig
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.data.value_parsing import MILLISECONDS, SECONDS, TIME_TEXT, parse_numbers
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_name, option_text

@@ -21,7 +21,7 @@ from lirdrec.config import suggest_name
 from lirdrec.data.compression import open_bytes, read_bytes
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines, parse_lines, parse_record, read_blocks
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.errors import DataError
 
 logger = logging.getLogger(__name__)

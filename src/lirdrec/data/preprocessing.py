@@ -13,19 +13,18 @@ import polars as pl
 
 from lirdrec.config import suggest_name
 from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
-from lirdrec.data.dataset_parts import DatasetParts, Interactions
+from lirdrec.data.dataset_base import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.history_order import POSITIONS, are_positions, has_clock, row_positions
+from lirdrec.data.history_positions import POSITIONS, are_positions, has_clock, row_positions
 from lirdrec.data.ids import IdMap, describe_ids
-from lirdrec.data.interaction_filters import in_words, keep_only
-from lirdrec.data.interaction_pairs import distinct_pairs, k_core
+from lirdrec.data.interaction_filters import distinct_pairs, in_words, k_core, keep_only
 from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED, given_labels, is_split_by_time, split_labels
-from lirdrec.data.table import Table, column_of_ids
+from lirdrec.data.table_with_source import Table, column_of_ids
 from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_ids, parse_numbers, parse_times
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_name, option_text

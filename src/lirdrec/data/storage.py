@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.dataset_parts import DatasetParts, Interactions
+from lirdrec.data.dataset_base import DatasetParts, Interactions
 from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
 from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import DISLIKE, ITEM, SPLIT, SPLITS, TIMESTAMP, USER, WEIGHT

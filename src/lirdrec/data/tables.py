@@ -33,7 +33,7 @@ from lirdrec.data.file_signatures import (
 from lirdrec.data.frames import first_line
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.json_tables import is_json, read_json
-from lirdrec.data.table import Table, join_tables
+from lirdrec.data.table_with_source import Table, join_tables
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize, with_article
 

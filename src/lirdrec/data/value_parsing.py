@@ -13,7 +13,7 @@ from lirdrec.data.delimited import COMMA_NUMBER, NUMBER
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.raw_ids import has_control_characters, read_ids
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.table import Table, select_rows
+from lirdrec.data.table_with_source import Table, select_rows
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize
 

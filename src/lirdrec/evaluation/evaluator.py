@@ -26,19 +26,19 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import BEYOND, Catalog, Vectors
-from lirdrec.evaluation.metrics import (
-    PER_LIST,
-    PER_USER,
-    canonical_metric,
-    check_metrics,
-)
-from lirdrec.evaluation.protocol import (
+from lirdrec.evaluation.histories_and_targets import (
     EvaluationProtocol,
     TestHistory,
     TestTarget,
     protocol_of,
     with_histories,
     with_last_target,
+)
+from lirdrec.evaluation.metrics import (
+    PER_LIST,
+    PER_USER,
+    canonical_metric,
+    check_metrics,
 )
 from lirdrec.evaluation.scorer_evaluation import (
     EvaluationResult,

@@ -12,10 +12,10 @@ import polars as pl
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.history_order import row_positions
+from lirdrec.data.history_positions import row_positions
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND
@@ -27,8 +27,8 @@ from lirdrec.evaluation.evaluator import (
     make_catalog,
     per_user_frame,
 )
+from lirdrec.evaluation.histories_and_targets import TestHistory, TestTarget, protocol_of, with_last_target
 from lirdrec.evaluation.metrics import canonical_metric, check_metrics
-from lirdrec.evaluation.protocol import TestHistory, TestTarget, protocol_of, with_last_target
 from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_lists
 from lirdrec.ranking.histories import Histories
 from lirdrec.wording import pluralize

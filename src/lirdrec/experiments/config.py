@@ -130,8 +130,8 @@ class ExperimentConfig:
                 raise ConfigError(f"losses: there is no loss {loss!r}; choose bpr, softmax or both")
 
     def _check_evaluation(self) -> None:
+        from lirdrec.evaluation.histories_and_targets import check_protocol
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics, split_name  # imports torch
-        from lirdrec.evaluation.protocol import check_protocol
 
         split_name(self.metric)
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(map(canonical_metric, self.metrics))))

@@ -103,7 +103,7 @@ def knocked_out(recommender: Recommender, dataset: Dataset, name: str) -> Recomm
     """
     from lirdrec.config import make_config
     from lirdrec.models.registry import config_type, model_type
-    from lirdrec.recommender.inputs import make_model_inputs
+    from lirdrec.recommender.model_inputs import make_model_inputs
     from lirdrec.recommender.recommender import Recommender
 
     info, poorer = recommender.info, without_modality(dataset, name)

@@ -19,8 +19,15 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialSpec
 
 DEFAULT_OPTIONS = ("losses", "tuned")
+_STUDIES = "lirdrec.experiments.studies"
+# names of modules that stored trials have (`TrialSpec.work`) → names today
+_MODULES = {
+    "launch": f"{_STUDIES}.new_item_launch",
+    "startup": f"{_STUDIES}.early_training",
+    "lirdrec.experiments.lists": "lirdrec.experiments.external_list_scoring",
+}
 
-# name (of the module in `studies`) → question
+# name → question; the module in `studies` has the same name, unless `_MODULES` has another one
 _EXPERIMENTS = {
     "compare": "Which model recommends best? All have the same tuning budget; the test is scored once.",
     "ablation": "What does each part of LIRDRec contribute? One part is changed at a time.",
@@ -65,6 +72,11 @@ class Experiment:
     expected: Callable[[ExperimentConfig], Mapping[tuple[str, str], int]] | None = None
 
 
+def module_path(name: str) -> str:
+    """Return the path of the module for an experiment's name, or for a module named in `TrialSpec.work`."""
+    return _MODULES.get(name) or (name if "." in name else f"{_STUDIES}.{name}")
+
+
 def experiment_names() -> dict[str, str]:
     """Return name → the question that the experiment answers, without importing the modules."""
     return dict(_EXPERIMENTS)
@@ -79,7 +91,7 @@ def experiment(name: str) -> Experiment:
     if name not in _EXPERIMENTS:
         hint = suggest_name(name, _EXPERIMENTS, f"known experiments: {', '.join(_EXPERIMENTS)}")
         raise ConfigError(f"unknown experiment '{name}'; {hint}")
-    module = importlib.import_module(f"lirdrec.experiments.studies.{name}")
+    module = importlib.import_module(module_path(name))
     return Experiment(
         name,
         _EXPERIMENTS[name],

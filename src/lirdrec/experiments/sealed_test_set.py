@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
     from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.evaluation.external_lists import ExternalLists
-    from lirdrec.evaluation.protocol import TestHistory, TestTarget
+    from lirdrec.evaluation.histories_and_targets import TestHistory, TestTarget
     from lirdrec.recommender.recommender import Recommender
 
 SEALED = "test.npy"

@@ -32,8 +32,8 @@ class TrialSpec:
 
     Attributes:
         work: "train", "trial" (a training that tuning may stop early), or "MODULE:FUNCTION", where MODULE is the name
-            of a module in `lirdrec.experiments.studies` or a full name with dots; the function gets a `worker.Job` and
-            returns the `data` of the result.
+            of an experiment (its module in `lirdrec.experiments.studies` is meant) or a full name with dots; the
+            function gets a `worker.Job` and returns the `data` of the result.
         dataset: path of a dataset, as read by `lirdrec.data.readers.read_any`.
         model: name of a model; "" for work without a model.
         model_options: fields of the model's config that differ from the defaults.

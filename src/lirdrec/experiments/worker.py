@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, option_names, resolve_options
+from lirdrec.experiments.registry import module_path
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.files.atomic import write_json
 from lirdrec.training.callbacks import Callback, StopTraining
@@ -231,7 +232,7 @@ class Job:
         Raises:
             ConfigError: the trial is not final, or differs from its declaration.
         """
-        from lirdrec.evaluation.protocol import protocol_of
+        from lirdrec.evaluation.histories_and_targets import protocol_of
         from lirdrec.experiments.sealed_test_set import SealedTestSet
 
         if self.sealed_folder is None:
@@ -292,8 +293,7 @@ def find_work(name: str) -> Any:
         return train
     module, _, function = name.partition(":")
     try:
-        path = module if "." in module else f"lirdrec.experiments.studies.{module}"
-        return getattr(importlib.import_module(path), function)
+        return getattr(importlib.import_module(module_path(module)), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"the work '{name}' of a trial cannot be loaded ({error}); give train, trial or MODULE:FUNCTION"

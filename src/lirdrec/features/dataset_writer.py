@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
-from lirdrec.data.dataset_parts import USERS_MAY_LACK_TRAINING
+from lirdrec.data.dataset_base import USERS_MAY_LACK_TRAINING
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import describe_ids
 from lirdrec.data.schema import ITEM, SPLIT, SPLITS, USER
@@ -37,7 +37,7 @@ from lirdrec.data.transaction import commit, dataset_lock, recover
 from lirdrec.errors import DataError, RunFolderError, describe_error
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 from lirdrec.files.atomic import share, write_errors
-from lirdrec.files.checks import check_file
+from lirdrec.files.input_file_checks import check_file
 from lirdrec.files.shards import Shard, Shards
 from lirdrec.wording import pluralize
 

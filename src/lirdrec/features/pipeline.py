@@ -30,7 +30,7 @@ from lirdrec.features.dataset_writer import (
     read_frame,
 )
 from lirdrec.features.encode import Loop, encode_shard, local
-from lirdrec.features.job import FeatureJob, FeatureJobRunner, bare, json_like
+from lirdrec.features.job_runner import FeatureJob, FeatureJobRunner, bare, json_like
 from lirdrec.features.sources import FileSource, ItemRows, default_texts, names_images
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock

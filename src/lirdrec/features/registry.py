@@ -30,7 +30,7 @@ from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
 from lirdrec.features.encoders.tfidf import TfidfEncoder
 from lirdrec.features.encoders.transformers_audio import TransformersAudio
 from lirdrec.features.encoders.transformers_vision import VisionEncoder
-from lirdrec.features.job import FeatureJob, fitted_state, identity
+from lirdrec.features.job_runner import FeatureJob, fitted_state, identity
 from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.features.sources import (
     AudioSource,

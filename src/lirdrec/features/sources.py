@@ -18,9 +18,9 @@ from lirdrec.data.images import AUDIO_FILES, IMAGE, IMAGE_FILES, VIDEO_FILES, Me
 from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.features.audio_video_decoding import MAX_MEDIA_BYTES
 from lirdrec.features.encoder import Input, Kind, TextAndImage
 from lirdrec.features.images import MAX_BYTES, ImageError, open_file
-from lirdrec.features.media import MAX_MEDIA_BYTES
 from lirdrec.features.template import Template, default_template
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lirdrec.hub.client import Repository
 from lirdrec.hub.contents import CONFIG, FEATURES, Shared
-from lirdrec.hub.licenses import OTHER
+from lirdrec.hub.folder_license import OTHER
 
 SPLITS = {"valid": "validation", "test": "test"}
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}

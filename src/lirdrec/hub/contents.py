@@ -18,7 +18,7 @@ from lirdrec.data.storage import FORMAT as DATASET
 from lirdrec.data.storage import check_files, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.files.manifest import MANIFEST, file_entry
-from lirdrec.hub.licenses import UNKNOWN, License, find_license
+from lirdrec.hub.folder_license import UNKNOWN, License, find_license
 from lirdrec.hub.metadata_redaction import as_bytes, check_table, folders_in, scrub, scrub_file
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.run_folder import is_run, open_run, read_json

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lirdrec.errors import CapabilityError
 from lirdrec.nn.principal_components import Projection
 from lirdrec.option_names import option_text
-from lirdrec.parallel.ranks import ONE, Ranks, Shard, Shards
+from lirdrec.parallel.ranks_and_shards import ONE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import Histories, PairWeights
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sharded_scorer import Rankable, ShardedScorer

@@ -51,12 +51,12 @@ from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.graphs.user_user import user_user_graph, weighted_users
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
-from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.nn.functional import normalize
+from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import linear_layers, xavier_normal_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, weighted_mean
+from lirdrec.nn.memory_saving_ops import normalize
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows

@@ -1,7 +1,7 @@
 r"""Content kNN: recommend items with features similar to those of the user's items, in closed form.
 
-`z_i` are the fused features of item `i` (`models/modalities.py`): the row of each modality is normalized to length 1
-and multiplied by `√w_m`; these rows are put side by side and normalized to length 1.
+`z_i` are the fused features of item `i` (`models/modality_options.py`): the row of each modality is normalized to
+length 1 and multiplied by `√w_m`; these rows are put side by side and normalized to length 1.
 
     sim(i, j) = ⟨z_i, z_j⟩ = Σ_m w_m cos(f_im, f_jm)       if both items have all modalities
     score(u, j) = Σ_{i ∈ H_u} W[i, j]
@@ -28,9 +28,9 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.interactions import weighted_history
-from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
+from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 

@@ -10,8 +10,8 @@ If the interactions have weights `w`, these are divided by their mean over the t
 regression and in the scores, so that `(XᵀX)_ij = Σ_u √(w_ui w_uj)`. An interaction then counts with its weight on the
 diagonal, and λ stays in counts of users. New users have weights of 1.
 
-`F̂` `(I, Σd)` holds fused features (`models/modalities.py`): the row of each modality is normalized to length 1 and
-multiplied by `√w_m`; these rows are put side by side and normalized to length 1. Two extensions of EASE use them
+`F̂` `(I, Σd)` holds fused features (`models/modality_options.py`): the row of each modality is normalized to length 1
+and multiplied by `√w_m`; these rows are put side by side and normalized to length 1. Two extensions of EASE use them
 (Jeunen, Van Balen, Goethals, RecSys 2020):
 
     cease       the regression of [X ; α F̂ᵀ], i.e. XᵀX + α² F̂F̂ᵀ in place of XᵀX
@@ -46,9 +46,9 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.interactions import weighted_history
-from lirdrec.models.modalities import check_modality_weights, chosen_modalities, fused_features, modality_weights
+from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sparse_rows import csr_of

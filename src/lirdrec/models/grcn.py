@@ -44,11 +44,11 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.graphs.graph_attention import Edges
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.modalities import chosen_modalities
-from lirdrec.nn.functional import normalize
+from lirdrec.models.feature_size_option import FeatureSizeOptions
+from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_normal_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
+from lirdrec.nn.memory_saving_ops import normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.sequential import SequentialModel, SequentialOptions
-from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
+from lirdrec.nn.memory_saving_ops import dropout
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 r"""L3AE: EASE that distills item-item weights of features from language models (Moon, Park, Lee, CIKM 2025).
 
 "LLM-Enhanced Linear Autoencoders for Recommendation", arXiv 2508.13500. `X` `(U, I)` holds the interactions, `F̂`
-`(I, Σd)` the fused features of `models/modalities.py`. There are two regressions, both in closed form:
+`(I, Σd)` the fused features of `models/modality_options.py`. There are two regressions, both in closed form:
 
     C = argmin ‖F̂ᵀ - F̂ᵀ C‖² + λ_F ‖C‖²,   diag(C) = 0                                   EASE on the features
     B = argmin ‖X - X B‖² + λ_X ‖B‖² + λ_E ‖B - C‖²,   diag(B) = 0

@@ -38,15 +38,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
+from lirdrec.graphs.differentiable_item_graph import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.item_item import nearest_items
-from lirdrec.graphs.knn_graph import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.modalities import chosen_modalities
-from lirdrec.nn.functional import normalize
+from lirdrec.models.feature_size_option import FeatureSizeOptions
+from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows
+from lirdrec.nn.memory_saving_ops import normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

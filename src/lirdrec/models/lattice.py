@@ -28,7 +28,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lirdrec.config import validated
-from lirdrec.graphs.knn_graph import Links
+from lirdrec.graphs.differentiable_item_graph import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.latent_graph_base import Degrees, LatentGraphModel, LatentGraphOptions
 

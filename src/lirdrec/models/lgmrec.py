@@ -42,12 +42,12 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.sparse_matrix import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
-from lirdrec.models.modalities import chosen_modalities, pairs_with
-from lirdrec.nn.functional import dropout, normalize
+from lirdrec.models.modality_options import chosen_modalities, pairs_with
 from lirdrec.nn.init import xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows, full_softmax
+from lirdrec.nn.memory_saving_ops import dropout, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

@@ -20,10 +20,10 @@ of eigenvalue x of Â by Σ a_l x^l. With equal weights and odd L, this factor i
 how users and items differ in the leading component, which contains popularity, and this harms cosines. Any weights with
 Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py explains why.
 
-Users have one more part, *content*, which only the scores of new items use (models/content_similarity.py). User vectors
-are `[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here `S` is a
-scale, see recommender/new_item_encoder.py). `q` and `f` come from features alone. The scores of trained items are
-⟨u, V⟩.
+Users have one more part, *content*, which only the scores of new items use (models/new_item_content_score.py). User
+vectors are `[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here
+`S` is a scale, see recommender/new_item_encoder.py). `q` and `f` come from features alone. The scores of trained items
+are ⟨u, V⟩.
 
 The DCT (discrete cosine transform) is linear and orthonormal, so `DCT(F) W_s = F IDCT(W_s)`. One product
 `F_m [W_m | IDCT(W_s,m)]` serves both branches, and no transformed copy of the features is kept.
@@ -46,23 +46,23 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.content_similarity import (
+from lirdrec.models.feature_size_option import FeatureSizeOptions
+from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
+from lirdrec.models.item_branches import branch_vectors
+from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
+from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
+from lirdrec.models.new_item_content_score import (
     CONTENT,
     ITEM_CONTENT,
     content_of_histories,
     content_of_users,
     content_vectors,
 )
-from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
-from lirdrec.models.item_branches import branch_vectors
-from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
-from lirdrec.models.modalities import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.nn.dct import dct
-from lirdrec.nn.functional import mean_square, normalize
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
+from lirdrec.nn.memory_saving_ops import mean_square, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.row_buffers import append_rows

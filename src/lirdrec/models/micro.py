@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.knn_graph import Links
+from lirdrec.graphs.differentiable_item_graph import Links
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.latent_graph_base import Degrees, LatentGraphModel, LatentGraphOptions
 from lirdrec.nn.init import torch_linear_

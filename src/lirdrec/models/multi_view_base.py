@@ -33,13 +33,13 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.knn_graph import Links, cosines, nearest_links, pairs
+from lirdrec.graphs.differentiable_item_graph import Links, cosines, nearest_links, pairs
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
-from lirdrec.models.modalities import chosen_modalities
+from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import linear_layers, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows, info_nce
 from lirdrec.ranking.scorers import Scorer, VectorScorer

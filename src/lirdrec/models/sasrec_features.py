@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.models.base import Capabilities, Features, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.modalities import chosen_modalities
+from lirdrec.models.feature_size_option import FeatureSizeOptions
+from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.models.sequential import TransformerModel, TransformerOptions
-from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import xavier_normal_
+from lirdrec.nn.memory_saving_ops import dropout
 from lirdrec.ranking.scorers import VectorScorer
 
 

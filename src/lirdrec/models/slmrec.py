@@ -53,12 +53,12 @@ from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.interactions import item_degrees, user_item_graph
-from lirdrec.models.modalities import chosen_modalities, pairs_with
-from lirdrec.nn.functional import EPSILON, dropout, normalize
+from lirdrec.models.modality_options import chosen_modalities, pairs_with
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import full_softmax, info_nce
+from lirdrec.nn.memory_saving_ops import EPSILON, dropout, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

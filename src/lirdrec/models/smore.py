@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_share, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.knn_graph import Links
+from lirdrec.graphs.differentiable_item_graph import Links
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.multi_view_base import ItemViewModel, ItemViewOptions, counts
-from lirdrec.nn.functional import dropout
 from lirdrec.nn.init import torch_linear_
+from lirdrec.nn.memory_saving_ops import dropout
 
 FUSION = "fusion"
 

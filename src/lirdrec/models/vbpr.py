@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
-from lirdrec.models.feature_size import FeatureSizeOptions
-from lirdrec.models.modalities import chosen_modalities
+from lirdrec.models.feature_size_option import FeatureSizeOptions
+from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
-from lirdrec.parallel.ranks import Shards
+from lirdrec.parallel.ranks_and_shards import Shards
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lirdrec.parallel.ranks import WHOLE, Shard
+from lirdrec.parallel.ranks_and_shards import WHOLE, Shard
 
 BLOCK_NUMBERS = 2**20  # random numbers drawn at once for a table of which this rank (process) holds a part
 

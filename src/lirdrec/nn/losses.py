@@ -18,8 +18,8 @@ from torch import Tensor
 from lirdrec.autograd_function import AutogradFunction
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.nn.functional import normalize
-from lirdrec.parallel.ranks import ONE, WHOLE, Ranks, Shard, Shards
+from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.parallel.ranks_and_shards import ONE, WHOLE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 
 BLOCK_BYTES = 8 * 2**20  # size of the logits of a block; blocks that fit the CPU cache are twice as fast as 64 MiB

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.parallel.launch import LOST, RENDEZVOUS
-from lirdrec.parallel.ranks import Ranks
+from lirdrec.parallel.ranks_and_shards import Ranks
 
 TIMEOUT = timedelta(hours=4)  # rank 0 may compute alone for long; a lost process is noticed at once
 

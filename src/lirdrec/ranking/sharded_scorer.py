@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lirdrec.parallel.ranks import Shards
+from lirdrec.parallel.ranks_and_shards import Shards
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lirdrec.data.dataset_parts import Interactions
+from lirdrec.data.dataset_base import Interactions
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.saved_scorers import scorer_from_tensors

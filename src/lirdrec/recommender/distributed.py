@@ -18,13 +18,13 @@ from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config, model_names
 from lirdrec.models.registry import model_type as registered
 from lirdrec.nn.principal_components import Projection
-from lirdrec.parallel.ranks import ONE, Ranks
-from lirdrec.recommender.feature_projection import check_variance
+from lirdrec.parallel.ranks_and_shards import ONE, Ranks
+from lirdrec.recommender.feature_pca import check_variance
 from lirdrec.recommender.fit import finish, optimize, prepare_folder, projections_of
-from lirdrec.recommender.inputs import make_model_inputs
-from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import run_lock
+from lirdrec.recommender.training_job import Job, fingerprint, make_job, refit_job, resolve_configs
 from lirdrec.training.callbacks import Callback
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.sharded_checkpoint import ShardedCheckpointStore

@@ -40,7 +40,7 @@ class FeatureStore:
         folder: the prepared dataset that contains `trained`, if there is one.
         files: "NAME.values" / "NAME.mask" → {"file", "bytes", "sha256"} inside `folder`.
         missing: the reason why `trained` cannot be read, or None; `blocks` raises it as an error.
-        projections: name → projection that reduces a matrix before the model reads it (feature_projection.py).
+        projections: name → projection that reduces a matrix before the model reads it (feature_pca.py).
     """
 
     trained: dict[str, FeatureMatrix] | None

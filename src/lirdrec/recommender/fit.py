@@ -14,7 +14,7 @@ import torch
 
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.history_order import has_clock
+from lirdrec.data.history_positions import has_clock
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError, ConfigError
@@ -22,17 +22,17 @@ from lirdrec.models.base import Model
 from lirdrec.models.registry import model_for_config
 from lirdrec.nn.principal_components import Projection
 from lirdrec.option_names import setting_text
-from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.parallel.ranks_and_shards import ONE, Ranks
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.recommender.feature_projection import check_variance, column_counts, fit_projections
-from lirdrec.recommender.inputs import check_size, make_model_inputs
-from lirdrec.recommender.job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
+from lirdrec.recommender.feature_pca import check_variance, column_counts, fit_projections
+from lirdrec.recommender.model_inputs import check_size, make_model_inputs
 from lirdrec.recommender.new_item_calibration import CONTINUED_ROUNDS, ROUNDS, fit_new_item_encoder
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, leave_out, run_lock
 from lirdrec.recommender.state import RunState
+from lirdrec.recommender.training_job import Job, fingerprint, make_job, refit_job, resolve_configs, warm_job
 from lirdrec.recommender.warm_start import (
     start_from,
     weights_digest,

@@ -11,9 +11,9 @@ therefore does three things, all after training and without changing anything el
 `f` are the features of an item, `v_j` the vector of a trained item, and `β` is `SHARPNESS`. `ĉ` and `m̂` have length 1;
 `length` is the same mean of the lengths of `c` and of the neighbors' vectors.
 
-The term with `w` is for models with content vectors (models/content_similarity.py). It says how similar the features
-of the item are to the features of the user's history (`q_u`); nothing in it is learned. `S` is the scale of scores:
-the median length of user vectors times the median length of item vectors.
+The term with `w` is for models with content vectors (models/new_item_content_score.py). It says how similar the
+features of the item are to the features of the user's history (`q_u`); nothing in it is learned. `S` is the scale of
+scores: the median length of user vectors times the median length of item vectors.
 
 `new_item_calibration` calibrates `b` on the validation interactions. In each of up to ten rounds it treats a tenth of
 the trained items as new. `b` is the largest offset that costs at most 3 % of the hits on known items, with a margin for
@@ -35,8 +35,8 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.models.base import Features
-from lirdrec.models.content_similarity import ITEM_CONTENT
-from lirdrec.nn.functional import normalize
+from lirdrec.models.new_item_content_score import ITEM_CONTENT
+from lirdrec.nn.memory_saving_ops import normalize
 from lirdrec.option_names import option_text
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.top_k import Quota

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.frames import to_polars
-from lirdrec.data.history_order import last_places
+from lirdrec.data.history_positions import last_places
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, RANK, SCORE, TIMESTAMP, USER
 from lirdrec.errors import ConfigError, DataError

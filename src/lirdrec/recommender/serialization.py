@@ -30,7 +30,7 @@ from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.provenance import environment
 from lirdrec.ranking.saved_scorers import scorer_from_tensors
 from lirdrec.recommender.feature_store import FeatureStore
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.run_folder import (
     REMEDY,
     VECTORS,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.frames import FrameKind
-from lirdrec.data.history_order import last_places
+from lirdrec.data.history_positions import last_places
 from lirdrec.data.ids import IdMap
 from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError

@@ -10,7 +10,7 @@ from lirdrec.devices import resolve_device
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
-from lirdrec.training.profiling import measure_step
+from lirdrec.training.step_cost import measure_step
 
 
 def summarize_run(folder: str | Path, device: str = "cpu", verify: bool = False, repeats: int = 5) -> dict[str, Any]:

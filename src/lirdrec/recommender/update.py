@@ -22,7 +22,7 @@ from lirdrec.models.base import Features, Model
 from lirdrec.nn.principal_components import Projection
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.recommender.inputs import as_features
+from lirdrec.recommender.model_inputs import as_features
 from lirdrec.recommender.new_item_checks import check_added_items, new_features, new_table
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.query_arguments import folded_in

@@ -16,14 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from lirdrec._version import __version__
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.dependencies import Services
 from lirdrec.server.http import errors
 from lirdrec.server.http.connections import Connections
 from lirdrec.server.http.middleware import AuthMiddleware, ObservabilityMiddleware
 from lirdrec.server.http.openapi import Application
 from lirdrec.server.http.protocol import STATE
-from lirdrec.server.routes import admin, events, items, recommend, ui_data
+from lirdrec.server.routes import events, items, operations, recommend, ui_data
 from lirdrec.server.routes.common import FastPath
+from lirdrec.server.services import Services
 
 UI_FOLDER = Path(__file__).parent / "ui"
 
@@ -60,7 +60,7 @@ def create_app(config: ServerConfig) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = services
-    modules = (recommend, ui_data, items, events, admin)  # ui first: /items/{item}/image before /items/{item}
+    modules = (recommend, ui_data, items, events, operations)  # ui first: /items/{item}/image before /items/{item}
     routes = [route for module in modules for route in module.router.routes]
     errors.register(app, routes)
     for module in modules:

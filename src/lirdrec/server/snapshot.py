@@ -15,7 +15,7 @@ from torch import Tensor
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.cache import ByteCache
+from lirdrec.server.lru_cache import ByteCache
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -18,10 +18,10 @@ from torch import Tensor
 from lirdrec.errors import ConfigError, RunFolderError, TrainingError
 from lirdrec.models.base import Model
 from lirdrec.ranking.sharded_scorer import Rankable
-from lirdrec.training.allocator import keep_freed_memory
 from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
+from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import Sampler, make_sampler
 
 log = logging.getLogger(__name__)

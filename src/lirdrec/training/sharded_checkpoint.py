@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, RunFolderError, describe_error
 from lirdrec.files.atomic import flush_tree, write_errors, write_json
-from lirdrec.parallel.ranks import Ranks, Shard
+from lirdrec.parallel.ranks_and_shards import Ranks, Shard
 from lirdrec.training.checkpoint import LAST, Checkpoint, CheckpointStore
 
 INDEX = "sharded.json"

@@ -23,7 +23,7 @@ from lirdrec.data.readers.amazon_reviews import detect_review_format, first_line
 from lirdrec.data.readers.shared import existing_folder, first_or_none
 from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
 from lirdrec.data.splits import METHODS
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.wording import pluralize
 

@@ -29,7 +29,7 @@ from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.storage import MANIFEST
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.files.checks import check_file, is_folder, stat_path
+from lirdrec.files.input_file_checks import check_file, is_folder, stat_path
 from lirdrec.option_names import option_text
 
 Kind = Literal[

@@ -17,7 +17,7 @@ from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset, read_lines, reject_options
 from lirdrec.data.schema import ITEM, USER
-from lirdrec.data.table import Table, join_tables
+from lirdrec.data.table_with_source import Table, join_tables
 from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 

@@ -25,7 +25,7 @@ from lirdrec.data.readers.shared import (
     strip_quotes,
 )
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.data.value_parsing import parse_ids
 from lirdrec.errors import DataError
 

@@ -14,12 +14,12 @@ from lirdrec.data.delimited import BadRows
 from lirdrec.data.feature_files import read_npy
 from lirdrec.data.features import FeatureMatrix, as_floats, check_rows
 from lirdrec.data.ids import IdMap, describe_ids
-from lirdrec.data.interaction_pairs import distinct_pairs
+from lirdrec.data.interaction_filters import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import check_id_columns, existing_folder, find_single_file
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
-from lirdrec.data.table import Table, select_rows
+from lirdrec.data.table_with_source import Table, select_rows
 from lirdrec.data.tables import read_table
 from lirdrec.data.value_parsing import drop_bad_rows, parse_ids, parse_times
 from lirdrec.errors import DataError

@@ -22,7 +22,7 @@ from lirdrec.data.readers.shared import (
     read_numbers,
     strip_quotes,
 )
-from lirdrec.data.table import Table
+from lirdrec.data.table_with_source import Table
 from lirdrec.errors import DataError
 
 USER, FILM, RATING, TIMESTAMP = "userId", "movieId", "rating", "timestamp"

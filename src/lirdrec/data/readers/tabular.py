@@ -14,7 +14,7 @@ from lirdrec.data.file_parts import COMPRESSED_SUFFIXES
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset
 from lirdrec.data.splits import METHODS
-from lirdrec.data.table import Table, join_tables
+from lirdrec.data.table_with_source import Table, join_tables
 from lirdrec.data.tables import read_table
 
 Paths = str | Path | Sequence[str | Path]

@@ -9,7 +9,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variant_study
-from lirdrec.experiments.studies.sentences import listed, over
+from lirdrec.experiments.studies.report_parts import listed, over
 from lirdrec.experiments.studies.variant_study import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section, label

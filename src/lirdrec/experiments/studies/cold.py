@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.studies.sentences import format_mean_sd, listed
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.report_parts import format_mean_sd, listed
+from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.experiments.tuning import base_cell, suggest
 from lirdrec.models.registry import model_type
@@ -88,15 +88,15 @@ def _scored(job: Job, recommender: Any) -> dict[str, Any]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Write the report: metrics of both modes and both lists of candidates, and of random ranking; return its path."""
-    metric, metrics = sentences.metrics_of(results, "test", config.metric)
-    shown = sentences.with_cutoff_of(metric, metrics)
+    metric, metrics = report_parts.metrics_of(results, "test", config.metric)
+    shown = report_parts.with_cutoff_of(metric, metrics)
     datasets: dict[str, Runs] = {}
     for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
         trial = result.cell
         runs = datasets.setdefault(trial.dataset_name, {})
         runs.setdefault((trial.model, trial.variant), []).append(result)
     answers = [_answer(dataset, runs, metric) for dataset, runs in datasets.items()]
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Recommending unseen items",
@@ -130,9 +130,11 @@ def _figure(config: ExperimentConfig, datasets: Mapping[str, Runs], metric: str)
         for result in some
         if (value := result.figure(metric, stage)) is not None
     ]
-    caption = f"Test {metric} for unseen items, {sentences.over(config.seeds)}."
+    caption = f"Test {metric} for unseen items, {report_parts.over(config.seeds)}."
     style = {"series": "mode", "panel": "panel", "accent": "inductive", "y_label": f"test {label(metric)}"}
-    return sentences.draw(bars, rows, ["panel", "model", "mode", "value"], "cold", x="model", caption=caption, **style)
+    return report_parts.draw(
+        bars, rows, ["panel", "model", "mode", "value"], "cold", x="model", caption=caption, **style
+    )
 
 
 def _table(datasets: Mapping[str, Runs], shown: Sequence[str]) -> Table:
@@ -146,7 +148,7 @@ def _table(datasets: Mapping[str, Runs], shown: Sequence[str]) -> Table:
             cells: dict[str, Any] = {"model": label(model), "mode": mode}
             if (model, mode) in runs:
                 for stage, name in product(STAGES, shown):
-                    cells[f"{stage} {name}"] = sentences.measured(runs[model, mode], name, stage)
+                    cells[f"{stage} {name}"] = report_parts.measured(runs[model, mode], name, stage)
                 rows.append(Row(cells, block, accent=model == "lirdrec"))
             elif mode == "inductive" and not model_type(model).capabilities.cold_items:
                 rows.append(Row({**cells, f"test {shown[0]}": CANNOT}, block))
@@ -164,7 +166,7 @@ def _answer(dataset: str, runs: Runs, metric: str) -> str:
         (stage, mode): {
             model: measure
             for (model, m), some in runs.items()
-            if m == mode and (measure := sentences.measured(some, metric, stage)) is not None
+            if m == mode and (measure := report_parts.measured(some, metric, stage)) is not None
         }
         for stage, mode in product(STAGES, MODES)
     }
@@ -189,7 +191,7 @@ def _answer(dataset: str, runs: Runs, metric: str) -> str:
         text += f" Random ranking would reach {floor:.4f}" + (f"; not better: {listed(lost)}." if lost else ".")
     with_items, added = test["transductive"], test["inductive"]
     changes = [
-        f"{label(model)} {sentences.format_gain(added[model].mean, with_items[model].mean)}"
+        f"{label(model)} {report_parts.format_gain(added[model].mean, with_items[model].mean)}"
         for model in added
         if model in with_items
     ]

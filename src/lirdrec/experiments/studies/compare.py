@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lirdrec.experiments import lists
+from lirdrec.experiments import external_list_scoring
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results, loss_of
 from lirdrec.experiments.studies.compare_rows import Entry, Rows, answer, gather, panel
@@ -24,7 +24,7 @@ from lirdrec.experiments.studies.compare_tables import (
     plain,
     published_tables,
 )
-from lirdrec.experiments.studies.sentences import count, draw, listed
+from lirdrec.experiments.studies.report_parts import count, draw, listed
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.experiments.tuning import TuningState, base_cell, keeps_order, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
@@ -47,7 +47,7 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
         if search.chosen is not None:
             for seed in config.seeds_of(base.model):
                 yield search.final(seed, **extra)
-    yield from lists.planned(config.datasets, config.lists, config.output, config.evaluation)
+    yield from external_list_scoring.planned(config.datasets, config.lists, config.output, config.evaluation)
 
 
 def expected(config: ExperimentConfig) -> Counter[tuple[str, str]]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
-from lirdrec.experiments.lists import WORK
+from lirdrec.experiments.external_list_scoring import WORK
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies.sentences import format_mean_sd, measured
+from lirdrec.experiments.studies.report_parts import format_mean_sd, measured
 from lirdrec.experiments.trial import TrialResult
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Measure, label

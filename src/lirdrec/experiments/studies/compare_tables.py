@@ -16,7 +16,7 @@ from lirdrec.errors import LirdrecError
 from lirdrec.experiments.config import BEYOND_ACCURACY
 from lirdrec.experiments.studies.compare_rows import NOT_FINISHED, Entry, Rows
 from lirdrec.experiments.studies.literature import SOURCES, Split, published
-from lirdrec.experiments.studies.sentences import format_gain
+from lirdrec.experiments.studies.report_parts import format_gain
 from lirdrec.reporting import Column, Measure, Row, Table, label
 from lirdrec.reporting.formatting import Better, Value, model_order
 from lirdrec.reporting.statistics import (

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
 from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, compare_pairs
@@ -92,8 +92,8 @@ def choose(results: Sequence[TrialResult | None], metric: str) -> dict[str, Any]
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Write the report: metrics of single models and mix, best weights, whether the mix is better; return its path."""
-    stage = sentences.stage_of(results)
-    metrics = sentences.metrics_of(results, stage, config.metric)[1]
+    stage = report_parts.stage_of(results)
+    metrics = report_parts.metrics_of(results, stage, config.metric)[1]
     models = config.models or MODELS
     rows, grid_rows, answers, values = [], [], [], []
     for members, trials in _groups(config):
@@ -109,8 +109,8 @@ def report(config: ExperimentConfig, results: Results) -> Path:
             if chosen is not None and name == MIX:
                 used = [f"{w:g} {label(n)}" for n, w in zip(members, chosen["weights"], strict=True) if w > 0]
                 title = "Mix: " + " + ".join(used)
-            cells: dict[str, Any] = {"model": title, "valid": sentences.measured(some, config.metric, "valid")}
-            cells |= {metric: sentences.measured(some, metric, stage) for metric in metrics}
+            cells: dict[str, Any] = {"model": title, "valid": report_parts.measured(some, config.metric, "valid")}
+            cells |= {metric: report_parts.measured(some, metric, stage) for metric in metrics}
             rows.append(Row(cells, block, accent=name == MIX))
             metric_values = [result.figure(config.metric, stage) for result in some]
             values += [(dataset, name, value) for value in metric_values if value is not None]
@@ -119,7 +119,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
     columns = [Column("model", "Model", format="text"), Column("valid", label(config.metric), "Valid", "higher")]
     columns += [Column(name, label(name), stage.capitalize(), "higher") for name in metrics]
     table = Table("fusion", columns, rows, "Single models, and the mix chosen on validation.")
-    figure = sentences.draw(
+    figure = report_parts.draw(
         dots,
         values,
         ["dataset", "model", "value"],
@@ -129,16 +129,16 @@ def report(config: ExperimentConfig, results: Results) -> Path:
         accent=MIX,
         x_label=f"{stage} {config.metric}",
         caption=f"{stage.capitalize()} {config.metric} of single models and of the mix, "
-        f"{sentences.over(config.seeds)}.",
+        f"{report_parts.over(config.seeds)}.",
     )
     sections = [Section("The mix", [*figure, table])]
     if grid_rows:
         sections.append(Section("Weights", [_grid_table(models, config.metric, grid_rows)]))
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Mix of models",
-        f"Is a mix of {sentences.listed(map(label, models))} better than the best single model?",
+        f"Is a mix of {report_parts.listed(map(label, models))} better than the best single model?",
         " ".join(answers),
         sections,
     )
@@ -165,18 +165,18 @@ def _answer(
     measures = {
         name: measure
         for name, some in by_model.items()
-        if (measure := sentences.measured(some, metric, stage)) is not None
+        if (measure := report_parts.measured(some, metric, stage)) is not None
     }
     mix = measures.pop(MIX, None)
     if mix is None or not measures:
         return f"{subject} there are no results."
     best = max(measures, key=lambda name: measures[name].mean)
     models = [name for name in by_model if name != MIX]
-    weights = sentences.listed(f"{label(n)} {w:g}" for n, w in zip(models, chosen["weights"], strict=True))
+    weights = report_parts.listed(f"{label(n)} {w:g}" for n, w in zip(models, chosen["weights"], strict=True))
     text = (
         f"{subject}, the weights chosen on validation are {weights}, over {chosen['how']}s. The mix has a {stage} "
-        f"{metric} of **{sentences.format_mean_sd(mix)}**, the best single model, {label(best)}, "
-        f"{sentences.format_mean_sd(measures[best])}: {sentences.format_gain(mix.mean, measures[best].mean)}."
+        f"{metric} of **{report_parts.format_mean_sd(mix)}**, the best single model, {label(best)}, "
+        f"{report_parts.format_mean_sd(measures[best])}: {report_parts.format_gain(mix.mean, measures[best].mean)}."
     )
     ours, theirs = (results.mean_per_user(by_model[name]) for name in (MIX, best))
     for comparison in compare_pairs([("", ours, theirs)], [metric]).get("", {}).values():

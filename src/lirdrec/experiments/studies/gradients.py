@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, label, lines
 
@@ -63,8 +63,8 @@ def measure(job: Job) -> list[dict[str, float]]:
     from lirdrec.experiments.config import resolve_options
     from lirdrec.experiments.studies.gradient_probe import random_features, watch
     from lirdrec.models.registry import model_type
-    from lirdrec.recommender.feature_projection import fit_projections
-    from lirdrec.recommender.inputs import make_model_inputs
+    from lirdrec.recommender.feature_pca import fit_projections
+    from lirdrec.recommender.model_inputs import make_model_inputs
 
     config, training = resolve_options(job.cell)
     data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
@@ -92,7 +92,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
             stem = f"{model}-{dataset}".lower() if many else model
             sections.append(Section(name, _figures(stem, model, real, random, k)))
         answers.append(_answer(name, model, real, random, k))
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Gradients of item IDs and of item features",
@@ -206,7 +206,7 @@ def _answer(name: str, model: str, real: Sequence[TrialResult], random: Sequence
     text = (
         f"**{name}**: in the first epoch the mean gradient of an item's ID is {first[0]:.2e} and that of its projected "
         f"features {first[1]:.2e}, so the inequality of Theorem 1 **{'holds' if per_item[0] else 'does not hold'}** "
-        f"there; it holds in {sum(per_item)} of {sentences.count(len(per_item), 'epoch')}"
+        f"there; it holds in {sum(per_item)} of {report_parts.count(len(per_item), 'epoch')}"
     )
     if 0 < sum(per_item) < len(per_item):
         text += f" ({'in' if per_item[0] else 'not in'} the first {per_item.index(not per_item[0])})"
@@ -234,7 +234,7 @@ def _lemma_2(real: Measure, random: Measure, k: str) -> str:
     """Write a sentence on the best recall with real and with random features."""
     text = (
         f" With random features the best validation recall@{k} is {random.mean:.4f} instead of {real.mean:.4f} "
-        f"({sentences.format_gain(random.mean, real.mean)})"
+        f"({report_parts.format_gain(random.mean, real.mean)})"
     )
     difference = abs(real.mean - random.mean)
     if real.sd is None and difference <= ONE_SEED * real.mean:

@@ -17,7 +17,7 @@ from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.compare import uses_features
-from lirdrec.experiments.studies.sentences import format_gain, format_mean_sd, listed, over
+from lirdrec.experiments.studies.report_parts import format_gain, format_mean_sd, listed, over
 from lirdrec.experiments.studies.variant_study import Group, Study, Variant
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Section

@@ -15,9 +15,9 @@ from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import all_numbers
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import settled
-from lirdrec.experiments.studies.sentences import format_mean_sd
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.report_parts import format_mean_sd
+from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.reporting import Measure, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
@@ -54,13 +54,13 @@ def report(config: ExperimentConfig, results: Results) -> Path:
         if measure is not None:
             measures.setdefault(group, {})[point] = measure
     columns, panel = ["group", down, across, "value"], "group" if len(measures) > 1 else None
-    caption = f"Validation {config.metric}, {sentences.over(config.seeds)}; the best is framed."
+    caption = f"Validation {config.metric}, {report_parts.over(config.seeds)}; the best is framed."
     axes = {"x": across, "y": down, "x_label": across, "y_label": down}
-    figure = sentences.draw(heatmap, rows, columns, "sensitivity", panel=panel, caption=caption, **axes)
+    figure = report_parts.draw(heatmap, rows, columns, "sensitivity", panel=panel, caption=caption, **axes)
     frame = pl.DataFrame(rows, schema=columns, orient="row")
     table = Table.pivot(frame, "sensitivity", [down], [across], block=panel, labels=_short)
     answers = [_answer(config, group, by_point) for group, by_point in measures.items()]
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Sensitivity to settings",

@@ -16,8 +16,8 @@ from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Figure, Row, Section, Table, bars, label
 
@@ -43,19 +43,19 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Write the report: metrics and ranks of the models by split, and how well the ranks agree; return its path."""
-    metric, metrics = sentences.metrics_of(results, "test", config.metric)
-    shown = sentences.with_cutoff_of(metric, metrics)
+    metric, metrics = report_parts.metrics_of(results, "test", config.metric)
+    shown = report_parts.with_cutoff_of(metric, metrics)
     methods = _methods(config)
     runs = {key: results.of(trials) for key, trials in _trials(config).items()}
     means: dict[str, dict[str, dict[str, float]]] = {}  # dataset → method → model → mean
     cells: dict[tuple[str, str], dict[str, Any]] = {}  # (dataset, model) → cells of both tables
     for (dataset, method, model), some in runs.items():
         by_model = means.setdefault(dataset, {}).setdefault(method, {})
-        if (measure := sentences.measured(some, metric, "test")) is not None:
+        if (measure := report_parts.measured(some, metric, "test")) is not None:
             by_model[model] = measure.mean
         failure = next((run.status for run in some if not run.done), None)
         row = cells.setdefault((dataset, model), {"model": label(model)})
-        row |= {f"{method} {name}": sentences.measured(some, name, "test") or failure for name in shown}
+        row |= {f"{method} {name}": report_parts.measured(some, name, "test") or failure for name in shown}
     for dataset, by_method in means.items():
         for method, by_model in by_method.items():
             for model, rank in _ranks(by_model).items():
@@ -67,7 +67,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
     ]
     by_rank = [Column(method, NAMES.get(method, method), "Rank", None, "count", 0) for method in methods]
     table = _table("splits", by_metric, cells, "Test metrics by split.")
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Does the split change which model is best?",
@@ -90,9 +90,9 @@ def _figure(config: ExperimentConfig, runs: Runs, metric: str) -> list[Figure]:
         if run.done and (value := run.figure(metric, "test")) is not None
     ]
     panel = "dataset" if len(config.datasets) > 1 else None
-    caption = f"Test {metric} of the models under each split, {sentences.over(config.seeds)}."
+    caption = f"Test {metric} of the models under each split, {report_parts.over(config.seeds)}."
     style = {"series": "model", "panel": panel, "y_label": f"test {label(metric)}", "caption": caption}
-    return sentences.draw(bars, rows, ["dataset", "split", "model", "value"], "splits", x="split", **style)
+    return report_parts.draw(bars, rows, ["dataset", "split", "model", "value"], "splits", x="split", **style)
 
 
 def _table(
@@ -137,7 +137,7 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
         values = by_method[method]
         best = max(values, key=values.__getitem__)
         leaders.append(f"**{label(best)}** ({names[method]}, {values[best]:.4f})")
-    text = f"On {label(dataset)}, the best model by test {metric} is {sentences.listed(leaders)}."
+    text = f"On {label(dataset)}, the best model by test {metric} is {report_parts.listed(leaders)}."
     first = methods[0]
     for method in methods[1:]:
         tau = kendall(by_method[first], by_method[method])
@@ -150,7 +150,7 @@ def _answer(dataset: str, by_method: Mapping[str, Mapping[str, float]], metric: 
             changes.append(f"{label(moved)} changes most, from rank {old[moved]} to {new[moved]}")
         elif moved is not None:
             changes.append("every model keeps its rank")
-        gain = sentences.format_gain(sum(after.values()), sum(before.values()))
+        gain = report_parts.format_gain(sum(after.values()), sum(before.values()))
         text += f" From {names[first]} to {names[method]}: {', '.join(changes)}; metrics change by {gain} on average."
     return text
 
@@ -204,7 +204,7 @@ def _has_times(dataset: str) -> bool:
 
 @lru_cache
 def _has_clock(dataset: str) -> bool:
-    from lirdrec.data.history_order import has_clock
+    from lirdrec.data.history_positions import has_clock
     from lirdrec.data.readers import read_any
 
     return has_clock(read_any(dataset).info)

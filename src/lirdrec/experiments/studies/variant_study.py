@@ -14,9 +14,9 @@ from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import losses_of, settled
-from lirdrec.experiments.studies.sentences import count, draw, format_gain, format_mean_sd
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.report_parts import count, draw, format_gain, format_mean_sd
+from lirdrec.experiments.studies.trial_settings import losses_of, settled
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.experiments.tuning import feature_names
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, dots, label
@@ -124,10 +124,10 @@ class Study:
 
     def __init__(self, groups: Sequence[Group], results: Results, metric: str):
         self.groups, self.results = groups, results
-        self.stage = sentences.stage_of(results)
-        self.metric, self.metrics = sentences.metrics_of(results, self.stage, metric)
+        self.stage = report_parts.stage_of(results)
+        self.metric, self.metrics = report_parts.metrics_of(results, self.stage, metric)
         self.panel = "group" if len(groups) > 1 else None
-        self.models = sentences.listed(dict.fromkeys(label(group.model) for group in groups))
+        self.models = report_parts.listed(dict.fromkeys(label(group.model) for group in groups))
         users = {
             (group.name, variant): results.mean_per_user(results.done(trials))
             for group in groups
@@ -148,7 +148,7 @@ class Study:
 
         By default, metric and stage are those of the study (`self.metric`, `self.stage`).
         """
-        return sentences.measured(self.results.of(group.trials[variant]), metric or self.metric, stage or self.stage)
+        return report_parts.measured(self.results.of(group.trials[variant]), metric or self.metric, stage or self.stage)
 
     def status(self, group: Group, variant: str) -> str:
         """Return why a variant has no metric: the status of its first failed trial, or "not computed"."""
@@ -260,4 +260,4 @@ class Study:
     ) -> Path:
         """Write the report with the section `main` and the answer of each group; return the path of the HTML page."""
         answers = " ".join(answer(self, group) for group in self.groups)
-        return sentences.write_report(config, self.results, title, question, answers, [main])
+        return report_parts.write_report(config, self.results, title, question, answers, [main])

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lirdrec.errors import ConfigError
+from lirdrec.features.audio_video_decoding import MediaError, audio_seconds, import_av, read_audio
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
-from lirdrec.features.media import MediaError, audio_seconds, import_av, read_audio
 
 SECONDS = 120.0  # seconds of a sound that are used by default
 WINDOW = 30.0  # seconds of a window if the model does not define its length

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lirdrec.errors import ConfigError
+from lirdrec.features.audio_video_decoding import MediaError, import_av, read_frames
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, encode_rows
-from lirdrec.features.media import MediaError, import_av, read_frames
 
 FRAMES = 8
 MAX_FRAMES = 256

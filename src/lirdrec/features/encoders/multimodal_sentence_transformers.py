@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lirdrec.errors import ConfigError
+from lirdrec.features.audio_video_decoding import MediaError, read_frames
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, TextAndImage
 from lirdrec.features.encoders.audio_encoder import SECONDS, SoundEncoder
 from lirdrec.features.encoders.frames import FRAMES, check_frames
 from lirdrec.features.encoders.model_loading import SentenceModel
 from lirdrec.features.encoders.sentence_encoder import normalizes
 from lirdrec.features.images import ImageError, open_image
-from lirdrec.features.media import MediaError, read_frames
 
 
 class MultimodalModel(SentenceModel):

@@ -22,7 +22,7 @@ from lirdrec.errors import DataError, LirdrecError
 from lirdrec.features.images import ImageError, open_image, thumbnail
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.reporting.figure import COLORS, RED
-from lirdrec.server.cache import ByteCache
+from lirdrec.server.lru_cache import ByteCache
 from lirdrec.server.snapshot import Snapshot
 from lirdrec.server.state import LiveState
 

@@ -18,7 +18,6 @@ from lirdrec.ranking.filters import Filter
 from lirdrec.ranking.scorers import NEW_ITEM, Scorer, VectorScorer, all_finite
 from lirdrec.ranking.top_k import Quota, cleaned, not_numbers, ranked, top_k_dense
 from lirdrec.recommender.recommender import Recommender
-from lirdrec.server.cache import ByteCache
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import (
     Limits,
@@ -29,6 +28,7 @@ from lirdrec.server.engine.query import (
     candidate_rows,
     n_candidates,
 )
+from lirdrec.server.lru_cache import ByteCache
 from lirdrec.server.request_models import unix_seconds
 from lirdrec.server.snapshot import Snapshot
 

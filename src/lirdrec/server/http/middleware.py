@@ -25,8 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lirdrec.escaping import escape_json
 from lirdrec.server.auth import network_of
 from lirdrec.server.config import ServerConfig, is_loopback
-from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
+from lirdrec.server.services import Services
 
 ACCESS = "lirdrec.server.access"
 REQUEST: ContextVar[str] = ContextVar("request", default="")  # id of the current request

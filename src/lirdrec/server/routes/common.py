@@ -20,10 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lirdrec.data.ids import LARGEST, IdMap
 from lirdrec.data.schema import ITEM
 from lirdrec.errors import UnknownIdError
-from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import KNOWN, Problem, to_response
 from lirdrec.server.http.openapi import body, errors
 from lirdrec.server.request_models import Body
+from lirdrec.server.services import Services
 from lirdrec.server.snapshot import Id, Snapshot
 
 M = TypeVar("M", bound=Body)

@@ -17,7 +17,6 @@ from lirdrec.data.titles import column_named
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.catalog.images import sanitized_image
 from lirdrec.server.catalog.item_encoding import Encoders
-from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.request_models import MAX_COLUMNS, ItemIn, ItemsRequest
 from lirdrec.server.response_models import Changed, ItemAnswer
@@ -34,6 +33,7 @@ from lirdrec.server.routes.common import (
     parse_id,
     post,
 )
+from lirdrec.server.services import Services
 from lirdrec.server.store import ConflictError, NewItem
 
 router = APIRouter(tags=["items"])

@@ -15,7 +15,6 @@ from lirdrec.errors import ConfigError, LirdrecError
 from lirdrec.ranking.filters import Filter
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.server.catalog import explain as catalog
-from lirdrec.server.dependencies import Services
 from lirdrec.server.engine import batcher
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.request_models import MAX_K, BatchRequest, RecommendRequest
@@ -31,6 +30,7 @@ from lirdrec.server.routes.common import (
     parse_id,
     post,
 )
+from lirdrec.server.services import Services
 
 router = APIRouter(tags=["recommend"])
 MAX_INLINE_VALUES = 200  # most values of filters that are checked on the event loop, without a thread

@@ -14,7 +14,6 @@ from lirdrec.server.catalog.facets import color_items, describe_columns
 from lirdrec.server.catalog.images import ItemImages
 from lirdrec.server.catalog.projection import CatalogProjection, Projection, has_projection
 from lirdrec.server.catalog.search import Search
-from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem
 from lirdrec.server.http.openapi import errors
 from lirdrec.server.response_models import AudienceAnswer, ColumnsAnswer, ItemList, MapAnswer, UserAnswer, UserList
@@ -29,6 +28,7 @@ from lirdrec.server.routes.common import (
     list_item,
     parse_id,
 )
+from lirdrec.server.services import Services
 from lirdrec.server.snapshot import Snapshot
 
 

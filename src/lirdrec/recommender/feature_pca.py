@@ -15,11 +15,11 @@ import torch
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.models.feature_size import FeatureSizeOptions, SizeOptions
+from lirdrec.models.feature_size_option import FeatureSizeOptions, SizeOptions
 from lirdrec.nn.principal_components import Projection, vary
 from lirdrec.option_names import setting_text
-from lirdrec.parallel.ranks import ONE, Ranks
-from lirdrec.recommender.inputs import stored_tensor
+from lirdrec.parallel.ranks_and_shards import ONE, Ranks
+from lirdrec.recommender.model_inputs import stored_tensor
 
 log = logging.getLogger(__name__)
 

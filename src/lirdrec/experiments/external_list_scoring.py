@@ -25,13 +25,13 @@ from lirdrec.experiments.sealed_test_set import (
 )
 from lirdrec.experiments.trial import TrialSpec, fingerprint, locked
 from lirdrec.files.atomic import atomic_write, sha256
-from lirdrec.files.checks import stat_path
+from lirdrec.files.input_file_checks import stat_path
 
 if TYPE_CHECKING:
     from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.experiments.worker import Job
 
-WORK = "lirdrec.experiments.lists:score"  # `TrialSpec.work` of recommendation lists
+WORK = "lirdrec.experiments.lists:score"  # `TrialSpec.work` of lists, with the module name of stored results
 FOLDER = Path("experiments") / "lists"  # default folder of the sealed tests of `evaluate --lists`
 
 

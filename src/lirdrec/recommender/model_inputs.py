@@ -18,7 +18,7 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.graphs.cache import NeighborSource
 from lirdrec.models.base import Features, ModelInputs
 from lirdrec.nn.principal_components import Projection
-from lirdrec.parallel.ranks import ONE, Ranks
+from lirdrec.parallel.ranks_and_shards import ONE, Ranks
 from lirdrec.wording import pluralize
 
 NEIGHBOR_ENTRY = 8 + 4  # bytes of a neighbor and its similarity
@@ -81,7 +81,7 @@ def make_model_inputs(
     and kept in the folder `cache` (as for `fit`).
 
     With several `ranks` (processes), only the features of this rank's items are read. A modality with a projection is
-    reduced by it (`recommender/feature_projection.py`), also for the search for neighbors.
+    reduced by it (`recommender/feature_pca.py`), also for the search for neighbors.
     """
     projections = projections or {}
     features, rows = {}, slice(None) if ranks.size == 1 else ranks.shard(dataset.n_items).rows

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lirdrec.errors import ConfigError
-from lirdrec.features import media
-from lirdrec.features.media import MediaError, audio_seconds, read_audio, read_frames
+from lirdrec.features import audio_video_decoding
+from lirdrec.features.audio_video_decoding import MediaError, audio_seconds, read_audio, read_frames
 
 from ..helpers import assert_error
 from .media_files import BLUE, GREEN, RED, broken, tone, video, wav
@@ -42,7 +42,9 @@ def test_frames_are_at_equal_distances(form, monkeypatch):
     content = video([RED, GREEN, BLUE], form="matroska" if "webm" in form else form)
     if "webm" in form:  # the path of videos that do not say their length
         monkeypatch.setattr(
-            media, "_at_times", lambda container, stream, n, length: media._evenly(container, stream, n)
+            audio_video_decoding,
+            "_at_times",
+            lambda container, stream, n, length: audio_video_decoding._evenly(container, stream, n),
         )
     frames = read_frames(content, 3)
     assert [frame.size for frame in frames] == [(96, 64)] * 3

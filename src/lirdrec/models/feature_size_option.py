@@ -1,6 +1,6 @@
 """Options of all models that read features: to how many columns features are reduced before a model sees them.
 
-The models do not reduce features themselves: `recommender/feature_projection.py` fits the reduction and applies it to
+The models do not reduce features themselves: `recommender/feature_pca.py` fits the reduction and applies it to
 the inputs of a model.
 """
 

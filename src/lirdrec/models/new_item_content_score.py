@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from lirdrec.graphs.sparse_matrix import product
 from lirdrec.graphs.user_item import EPSILON, UserItemGraph
 from lirdrec.models.base import Features
-from lirdrec.models.modalities import fused_features
+from lirdrec.models.modality_options import fused_features
 from lirdrec.models.reduction import reduced
-from lirdrec.nn.functional import normalize
+from lirdrec.nn.memory_saving_ops import normalize
 
 CONTENT = "content"  # name of the part of a score that is the similarity of features
 ITEM_CONTENT = "item_content"  # key of the content vectors of all items in the memory of a scorer

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lirdrec.graphs.differentiable_item_graph import Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.graph_attention import Edges
 from lirdrec.graphs.item_item import nearest_items
-from lirdrec.graphs.knn_graph import Links, cosines, nearest_links, own_cosines, pairs
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import RowGraph, UserItemGraph, drop_edges, edge_values, row_folded
 
@@ -18,7 +18,7 @@ def table(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_cosines_of_a_catalog_in_blocks(monkeypatch):
-    monkeypatch.setattr("lirdrec.graphs.knn_graph.BLOCK_BYTES", 3 * 5 * 8)  # three rows at once
+    monkeypatch.setattr("lirdrec.graphs.differentiable_item_graph.BLOCK_BYTES", 3 * 5 * 8)  # three rows at once
     x, queries = table(11, 5), table(4, 5, seed=1)
     x[2] = 0
     rows, columns = torch.tensor([0, 3, 1, 1, 2, 0, 3, 2]), torch.tensor([10, 0, 4, 2, 7, 3, 9, 6])

@@ -14,8 +14,8 @@ from typing import Any
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import settled
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Measure, Row, Section, Table, label, lines
@@ -43,7 +43,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
     datasets: dict[str, dict[str, list[TrialResult]]] = {}
     for (dataset, model), some in done.items():
         datasets.setdefault(dataset, {})[model] = some
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Speed of learning",
@@ -72,7 +72,7 @@ def _blocks(config: ExperimentConfig, results: Results, done: Runs) -> list[Any]
     }
     about = f"Validation {config.metric} over the"
     in_epochs = lines(
-        frame, "startup-epochs", x="epoch", caption=f"{about} epochs, {sentences.over(config.seeds)}.", **style
+        frame, "startup-epochs", x="epoch", caption=f"{about} epochs, {report_parts.over(config.seeds)}.", **style
     )
     in_seconds = lines(
         timed,
@@ -140,8 +140,10 @@ def _answer(config: ExperimentConfig, done: Mapping[str, Sequence[TrialResult]],
         values = {model: value for model, points in curves.items() for epoch, _, value in points if epoch == n}
         if values:
             leader = max(values, key=values.__getitem__)
-            leaders.append(f"**{label(leader)}** after {sentences.count(n, 'epoch')} ({values[leader]:.4f})")
-    text = f"On {label(dataset)}, the model with the highest validation {config.metric} is {sentences.listed(leaders)}."
+            leaders.append(f"**{label(leader)}** after {report_parts.count(n, 'epoch')} ({values[leader]:.4f})")
+    text = (
+        f"On {label(dataset)}, the model with the highest validation {config.metric} is {report_parts.listed(leaders)}."
+    )
     best = {model: max(value for _, _, value in points) for model, points in curves.items()}
     ours = "lirdrec" if "lirdrec" in curves else max(best, key=best.__getitem__)
     rival = max((model for model in best if model != ours), key=best.__getitem__, default=None)

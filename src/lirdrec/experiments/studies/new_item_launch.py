@@ -26,8 +26,8 @@ from lirdrec.data.schema import SPLITS
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sentences
-from lirdrec.experiments.studies.defaults import with_tuned_settings
+from lirdrec.experiments.studies import report_parts
+from lirdrec.experiments.studies.trial_settings import with_tuned_settings
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 from lirdrec.experiments.tuning import base_cell
 from lirdrec.models.registry import model_type
@@ -35,7 +35,7 @@ from lirdrec.reporting import Column, Figure, Row, Section, Table, label, lines
 
 if TYPE_CHECKING:
     from lirdrec.data.cold_start import Launch, LaunchedItems
-    from lirdrec.evaluation.launch import LaunchMetrics
+    from lirdrec.evaluation.new_item_metrics import LaunchMetrics
     from lirdrec.experiments.worker import Job
     from lirdrec.recommender.recommender import Recommender
 
@@ -123,7 +123,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
     after = _likes_table(done, datasets, [0, *_likes(config)])
     sections = [Section("Policies", blocks), *([Section("After likes", [after])] if after.rows else [])]
     answers = [_answer(dataset, [r for r in done if r.cell.dataset_name == dataset]) for dataset in datasets]
-    return sentences.write_report(
+    return report_parts.write_report(
         config,
         results,
         "Launches of new items",
@@ -213,8 +213,8 @@ def _score(
     import torch
 
     from lirdrec.data.dataset import Interactions
-    from lirdrec.evaluation.launch import evaluate_launch
-    from lirdrec.evaluation.protocol import protocol_of, with_histories
+    from lirdrec.evaluation.histories_and_targets import protocol_of, with_histories
+    from lirdrec.evaluation.new_item_metrics import evaluate_launch
     from lirdrec.ranking.histories import Histories
 
     def histories(*parts: Interactions) -> Histories:
@@ -276,7 +276,7 @@ def _policy_table(done: Sequence[TrialResult], datasets: Sequence[str]) -> Table
         for model, runs in _runs(done, dataset).items():
             for policy in POLICIES:
                 cells: dict[str, Any] = {"model": label(model), "policy": policy}
-                cells |= {name: sentences.measured(runs, name, f"test {policy}") for name in COLUMNS}
+                cells |= {name: report_parts.measured(runs, name, f"test {policy}") for name in COLUMNS}
                 rows.append(Row(cells, label(dataset) if len(datasets) > 1 else "", accent=policy == "calibrated"))
     notes = ["Each seed launches its own items; the sd is over draws and trainings together."]
     return Table("launch", columns, rows, "Known and new items in the test launch.", notes)
@@ -302,8 +302,10 @@ def _likes_table(done: Sequence[TrialResult], datasets: Sequence[str], numbers: 
             ]
             for number in numbers:
                 stage, ceiling = f"test after {number}", f"test retrained {number}"
-                measures = {name: sentences.measured(runs, name, stage) for name in ("alone", "among")}
-                measures |= {f"ceiling {name}": sentences.measured(again, name, ceiling) for name in ("alone", "among")}
+                measures = {name: report_parts.measured(runs, name, stage) for name in ("alone", "among")}
+                measures |= {
+                    f"ceiling {name}": report_parts.measured(again, name, ceiling) for name in ("alone", "among")
+                }
                 if measures["alone"] is not None:
                     cells: dict[str, Any] = {"model": label(model), "likes": str(number), **measures}
                     rows.append(Row(cells, label(dataset) if len(datasets) > 1 else ""))
@@ -343,7 +345,7 @@ def _frontier_figures(config: ExperimentConfig, done: Sequence[TrialResult]) -> 
         x_label="loss of recall on known items, %",
         y_label="test",
         points=True,
-        caption=f"New items along the offsets: Recall@20 and share of places, {sentences.over(config.seeds)}.",
+        caption=f"New items along the offsets: Recall@20 and share of places, {report_parts.over(config.seeds)}.",
     )
     return [figure]
 
@@ -351,17 +353,17 @@ def _frontier_figures(config: ExperimentConfig, done: Sequence[TrialResult]) -> 
 def _answer(dataset: str, done: Sequence[TrialResult]) -> str:
     runs = _runs(done, dataset).get("lirdrec") or next(iter(_runs(done, dataset).values()), [])
     values: Mapping[str, Any] = {
-        f"{name} {policy}": sentences.measured(runs, name, f"test {policy}")
+        f"{name} {policy}": report_parts.measured(runs, name, f"test {policy}")
         for name in COLUMNS
         for policy in ("content", "calibrated")
     }
     if any(value is None for value in values.values()):
         return f"On {label(dataset)} there are no results."
     known, among = (
-        sentences.format_gain(values[f"{name} calibrated"].mean, values[f"{name} content"].mean)
+        report_parts.format_gain(values[f"{name} calibrated"].mean, values[f"{name} content"].mean)
         for name in ("known", "among")
     )
-    reached, kept = (sentences.format_mean_sd(values[f"{name} calibrated"]) for name in ("among", "known"))
+    reached, kept = (report_parts.format_mean_sd(values[f"{name} calibrated"]) for name in ("among", "known"))
     return (
         f"On {label(dataset)} new items reach a test Recall@20 of {reached} among all items with the calibrated offset"
         f" ({among} of content vectors alone), and known items {kept} ({known}); new items get"

@@ -11,7 +11,7 @@ from lirdrec.available_memory import free_memory
 MODES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FILL = """
 import resource, sys
-from lirdrec.training.allocator import keep_freed_memory
+from lirdrec.training.memory_allocator import keep_freed_memory
 if len(sys.argv) > 1:
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), resource.RLIM_INFINITY))
 size = lambda name: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))

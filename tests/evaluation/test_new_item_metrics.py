@@ -12,7 +12,7 @@ import lirdrec
 from lirdrec.data.cold_start import draw_launch, with_launched_items
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
-from lirdrec.evaluation.launch import evaluate_launch
+from lirdrec.evaluation.new_item_metrics import evaluate_launch
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import Quota

@@ -15,7 +15,7 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.config import resolve_options
 from lirdrec.experiments.results import Results
-from lirdrec.experiments.studies import sensitivity, splits, startup
+from lirdrec.experiments.studies import early_training, sensitivity, splits
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 
 from ..helpers import assert_error
@@ -154,8 +154,8 @@ class TestStartup:
 
     def test_who_leads_when_and_when_the_best_is_passed(self, context, inline, answer):
         settings = context(models=("bm3", "lirdrec"), seeds=2, training={"epochs": 12})
-        results = inline(startup.plan, settings, self.learn)
-        page = startup.report(settings, results)
+        results = inline(early_training.plan, settings, self.learn)
+        page = early_training.report(settings, results)
         said = answer(page)
         # lines 0.2 + .01n and .04n cross at n = 6.7; LIRDRec passes 0.30 (reached in epoch 10) with .32 in epoch 8
         assert emphasized(page) == ["BM3", "BM3", "LIRDRec", "LIRDRec"]
@@ -169,14 +169,14 @@ class TestStartup:
 
     def test_every_epoch_is_trained_and_the_test_stays_sealed(self, context):
         for given, epochs in (({}, 60), ({"epochs": 9}, 9)):
-            cells = list(startup.plan(context(models=startup.MODELS, training=given), Results()))
+            cells = list(early_training.plan(context(models=early_training.MODELS, training=given), Results()))
             assert [cell.model for cell in cells] == ["lattice", "bm3", "freedom", "lirdrec"]
             assert all(cell.training["epochs"] == cell.training["patience"] == epochs for cell in cells)
             assert not any(cell.final for cell in cells)
 
     def test_a_closed_form_has_no_epochs(self, context):
         with assert_error(ConfigError, mentions=["item_knn"]):
-            list(startup.plan(context(models=("item_knn",)), Results()))
+            list(early_training.plan(context(models=("item_knn",)), Results()))
 
 
 class TestSensitivity:

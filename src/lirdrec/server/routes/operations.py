@@ -11,7 +11,6 @@ from lirdrec._version import __version__
 from lirdrec.data.schema import ITEM
 from lirdrec.models.registry import model_type
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.server.dependencies import Services
 from lirdrec.server.http.errors import Problem, redact
 from lirdrec.server.http.openapi import errors
 from lirdrec.server.request_models import SwapRequest
@@ -26,6 +25,7 @@ from lirdrec.server.routes.common import (
     post,
 )
 from lirdrec.server.run_pointer import allowed_run
+from lirdrec.server.services import Services
 from lirdrec.server.snapshot import Snapshot
 
 router = APIRouter(tags=["operations"])

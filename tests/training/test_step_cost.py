@@ -15,11 +15,11 @@ from lirdrec.models.base import Model
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.registry import build, config_type
-from lirdrec.recommender.inputs import make_model_inputs
+from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import train
-from lirdrec.training.profiling import ProductCounter, measure_step
 from lirdrec.training.sampling import TripleSampler
+from lirdrec.training.step_cost import ProductCounter, measure_step
 
 from ..helpers import assert_error
 
