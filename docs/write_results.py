@@ -104,10 +104,10 @@ def table(found: list[TrialResult]) -> str:
     """One row a model whose tuning has ended: chosen loss, validation, test, published, cost."""
     finals: dict[str, list[TrialResult]] = {}
     for one in found:
-        if one.cell.final and one.done and "test" in one.figures:
-            finals.setdefault(one.cell.model, []).append(one)
-    trials = [one for one in found if one.cell.work == "trial"]
-    dataset = next(iter(found)).cell.dataset_name
+        if one.trial.final and one.done and "test" in one.figures:
+            finals.setdefault(one.trial.model, []).append(one)
+    trials = [one for one in found if one.trial.work == "trial"]
+    dataset = next(iter(found)).trial.dataset_name
     split = published(dataset)
     others = {row.model: row.figures for row in reversed(split.rows if split is not None else ())}
     lines = [
@@ -117,7 +117,7 @@ def table(found: list[TrialResult]) -> str:
     for model, runs in sorted(
         finals.items(), key=lambda one: -statistics.mean(r.figures["test"]["recall@20"] for r in one[1])
     ):
-        own = [one for one in trials if one.cell.model == model]
+        own = [one for one in trials if one.trial.model == model]
         best = max((one.figures["valid"]["recall@20"] for one in own if one.done), default=float("nan"))
         loss = runs[0].options.get("model", {}).get("loss", "–") if runs[0].options else "–"
         figures = [spread([run.figures["test"][metric] for run in runs]) for metric in METRICS]

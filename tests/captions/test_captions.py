@@ -24,7 +24,7 @@ from PIL import Image
 from lirdrec.captions import pipeline as run_module
 from lirdrec.captions.captioner import COLUMNS, Captioner
 from lirdrec.captions.export_import import export_captions, import_captions
-from lirdrec.captions.html_report import write_case_study
+from lirdrec.captions.html_report import write_caption_report
 from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.pipeline import captioning
 from lirdrec.captions.prompt import Attributes, render
@@ -341,12 +341,12 @@ def test_imports_that_are_wrong_change_nothing(dataset, text, facts):
 class TestCaseStudy:
     def test_the_page_shows_what_it_claims(self, dataset):
         with assert_error(DataError, mentions=[dataset, "lirdrec caption"]):
-            write_case_study(dataset, dataset.parent / "page.html")
+            write_caption_report(dataset, dataset.parent / "page.html")
         with Server() as server:
             caption(dataset, captioner(server))
         (dataset.parent / "c.csv").write_text("item,caption\n4,edited <i>here</i>\n")
         import_captions(dataset, dataset.parent / "c.csv")
-        page = write_case_study(dataset, dataset.parent / "out" / "page.html").read_text(encoding="utf-8")
+        page = write_caption_report(dataset, dataset.parent / "out" / "page.html").read_text(encoding="utf-8")
         answer = re.search(r'<div class="answer">.*?<p>(.*?)</p>', page)[1]
         assert "<strong>m</strong>" in answer
         # 10 of 12 items have a caption, 11 have no text, of which 9 have one; 2.0 of 8 attributes; 1 edited, 1 problem
@@ -369,7 +369,7 @@ class TestCaseStudy:
         for year in (2025, 2031):
             later = types.SimpleNamespace(now=lambda zone, year=year: datetime(year, 1, 2, 3, 4, 5, tzinfo=zone))
             monkeypatch.setattr("lirdrec.provenance.datetime", later)
-            pages.append(write_case_study(dataset, dataset.parent / "a.html").read_bytes())
+            pages.append(write_caption_report(dataset, dataset.parent / "a.html").read_bytes())
         assert pages[0] == pages[1]
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from lirdrec.experiments import registry as experiments
 from lirdrec.experiments import scheduler
-from lirdrec.experiments.registry import experiment_names
+from lirdrec.experiments.registry import experiment_summaries
 
 from ..helpers import assert_refused
 
-NAMES = sorted(experiment_names())
+NAMES = sorted(experiment_summaries())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lirdrec.data.cold_start import hold_out_items, move_to_train
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.history_positions import are_positions, has_clock, row_positions
+from lirdrec.data.history_positions import are_positions, row_positions, timestamps_are_times
 from lirdrec.data.interaction_filters import distinct_pairs, k_core
 from lirdrec.data.readers import read_interactions, read_mmrec
 from lirdrec.data.splits import METHODS, held_counts, split_labels
@@ -183,11 +183,11 @@ def test_the_order_of_the_file_is_the_order_of_each_user(tmp_path):
     data = read_interactions(path, order="file", split="leave_last_out")
     assert (order_of(data, "a"), order_of(data, "b")) == (list("yxzw"), list("zwyx"))
     assert {data.items.ids[i] for i in data.test.items} == {"w", "x"}
-    assert not has_clock(data.info) and data.info["preparation"]["order"] == "file"
+    assert not timestamps_are_times(data.info) and data.info["preparation"]["order"] == "file"
     loaded = Dataset.load(data.save(tmp_path / "saved"))
     for name in ("train", "valid", "test"):
         np.testing.assert_array_equal(loaded.split(name).timestamps, data.split(name).timestamps)
-    assert not has_clock(loaded.info)
+    assert not timestamps_are_times(loaded.info)
 
 
 def test_a_repeated_pair_has_its_first_place_and_filters_keep_the_order():

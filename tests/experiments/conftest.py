@@ -55,24 +55,24 @@ def context(data, tmp_path) -> Callable[..., ExperimentConfig]:
     return make
 
 
-def job_for(cell: TrialSpec, context: ExperimentConfig) -> worker.Job:
-    """What a worker gets for a cell."""
-    sealed = seal(cell.dataset, context.output, cell.split)
+def job_for(trial: TrialSpec, context: ExperimentConfig) -> worker.Job:
+    """What a worker gets for a trial."""
+    sealed = seal(trial.dataset, context.output, trial.split)
     sealed_folder = None
-    if cell.final:
-        Preregistration(sealed.sealed_folder).declare(cell)
+    if trial.final:
+        Preregistration(sealed.sealed_folder).declare(trial)
         sealed_folder = sealed.sealed_folder
-    runs = context.output / "runs" / cell.key
+    runs = context.output / "runs" / trial.key
     return worker.Job(
-        cell.with_(dataset=str(sealed.development)), context.output, runs, sealed_folder, context.device, context.cache
+        trial.with_(dataset=str(sealed.development)), context.output, runs, sealed_folder, context.device, context.cache
     )
 
 
 @pytest.fixture
 def inline() -> Callable[..., Results]:
-    """`inline(plan, context)`: what `running.compute` does, one cell after the other in this process.
+    """`inline(plan, context)`: what `running.compute` does, one trial after the other in this process.
 
-    `compute(cell) -> Result` may stand in for the work, `pick(waiting) -> int` for the order.
+    `compute(trial) -> Result` may stand in for the work, `pick(waiting) -> int` for the order.
     """
 
     def run(plan, context, compute=None, pick=lambda waiting: 0) -> Results:
@@ -81,22 +81,22 @@ def inline() -> Callable[..., Results]:
         while True:
             done = [result for result in map(store.result, planned) if result is not None]
             before = len(planned)
-            for cell in plan(context, Results(done, "test", context.output)):
-                if cell not in planned:
-                    planned.append(cell)
+            for trial in plan(context, Results(done, "test", context.output)):
+                if trial not in planned:
+                    planned.append(trial)
             if len(planned) > before:
                 continue
-            if len(done) < sum(store.result(cell) is not None for cell in planned):
+            if len(done) < sum(store.result(trial) is not None for trial in planned):
                 continue  # results of an earlier run: the plan must see them
-            waiting = [cell for cell in planned if store.result(cell) is None]
+            waiting = [trial for trial in planned if store.result(trial) is None]
             if not waiting:
                 return Results([r for r in map(store.result, planned) if r is not None], "test", context.output)
-            cell = waiting[pick(waiting)]
+            trial = waiting[pick(waiting)]
             if compute is not None:
-                store.record(compute(cell))
+                store.record(compute(trial))
             else:
-                values = worker.compute(job_for(cell, context))
-                store.record(replace(TrialResult.from_json({"cell": cell.to_json(), **values}), cell=cell))
+                values = worker.compute(job_for(trial, context))
+                store.record(replace(TrialResult.from_json({"cell": trial.to_json(), **values}), trial=trial))
 
     return run
 
@@ -108,9 +108,9 @@ def job() -> Callable[[TrialSpec, ExperimentConfig], worker.Job]:
 
 @pytest.fixture
 def scored() -> Callable[..., Callable[[TrialSpec], TrialResult]]:
-    """`scored(value)`: a stand-in for the work; a cell's figure is `value(cell)`, on validation and test alike.
+    """`scored(value)`: a stand-in for the work; a cell's figure is `value(trial)`, on validation and test alike.
 
-    With `folder`, per-user values go there, with the figure for a mean: the same users are easy for every cell.
+    With `folder`, per-user values go there, with the figure for a mean: the same users are easy for every trial.
     """
 
     def make(
@@ -119,18 +119,18 @@ def scored() -> Callable[..., Callable[[TrialSpec], TrialResult]]:
         easy = np.random.default_rng(0).normal(0, 0.3, users)
         names = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
-        def compute(cell: TrialSpec) -> TrialResult:
-            figures, per_user = {"valid": dict.fromkeys(names, value(cell))}, None
-            if cell.final:
+        def compute(trial: TrialSpec) -> TrialResult:
+            figures, per_user = {"valid": dict.fromkeys(names, value(trial))}, None
+            if trial.final:
                 figures["test"] = figures["valid"]
-            if cell.final and folder is not None:
-                own = np.random.default_rng(int(cell.key[:8], 16)).normal(0, 0.05, users)
-                values = value(cell) + easy - easy.mean() + own - own.mean()
-                path = folder / "per_user" / f"{cell.key}.parquet"
+            if trial.final and folder is not None:
+                own = np.random.default_rng(int(trial.key[:8], 16)).normal(0, 0.05, users)
+                values = value(trial) + easy - easy.mean() + own - own.mean()
+                path = folder / "per_user" / f"{trial.key}.parquet"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pl.DataFrame({"user": np.arange(users), **dict.fromkeys(names, values)}).write_parquet(path)
                 per_user = path.relative_to(folder).as_posix()
-            return TrialResult(cell, figures=figures, per_user=per_user, best_epoch=3, epochs=5)
+            return TrialResult(trial, figures=figures, per_user=per_user, best_epoch=3, epochs=5)
 
         return compute
 

@@ -38,14 +38,14 @@ def test_both_ways_beat_chance_by_far_and_no_training_sees_too_much(
 
     def watched(self, dataset=None, **options):
         data = self.dataset if dataset is None else dataset
-        seen.append((self.cell.work, data.n_items, len(data.test)))
+        seen.append((self.trial.work, data.n_items, len(data.test)))
         return fit(self, dataset, **options)
 
     monkeypatch.setattr(worker.Job, "fit", watched)
     settings = context(datasets=(str(whole.save(tmp_path / "d")),), training=TRAINING, models=("vbpr", "lirdrec"))
     results = inline(cold.plan, settings)
     assert all(one.done for one in results), [one.error for one in results]
-    by = {(one.cell.model, one.cell.variant): one for one in results}
+    by = {(one.trial.model, one.trial.variant): one for one in results}
     assert set(by) == {(model, mode) for model in ("vbpr", "lirdrec") for mode in cold.MODES}
     # a fifth of 120 items is unseen: with the features in training, or added afterwards
     assert {(work, items) for work, items, _ in seen} == {("cold:transductive", 120), ("cold:inductive", 96)}
@@ -53,7 +53,7 @@ def test_both_ways_beat_chance_by_far_and_no_training_sees_too_much(
     chance = cold.expected_recall(list(results), "recall@10")
     assert chance == pytest.approx(10 / 24)
     for one in results:
-        assert one.figures["test"]["recall@10"] > chance + 0.15, one.cell.variant
+        assert one.figures["test"]["recall@10"] > chance + 0.15, one.trial.variant
         assert one.figures["test_all"]["recall@10"] <= one.figures["test"]["recall@10"]
     for model in ("vbpr", "lirdrec"):
         assert by[model, "inductive"].epochs == by[model, "transductive"].best_epoch
@@ -72,8 +72,10 @@ def test_random_features_are_no_better_than_chance(whole, context, inline, tmp_p
 def test_each_seed_draws_its_own_items_and_has_its_own_declarations(context):
     settings = context(models=("vbpr",), seeds=2)
     cells = list(cold.plan(settings, Results()))
-    assert [cell.split for cell in cells] == [{"split": "cold_items", "seed": seed} for seed in (0, 1)]
-    results = Results(TrialResult(cell, best_epoch=3 + cell.seed, data={"unseen": 16, "items": 80}) for cell in cells)
+    assert [trial.split for trial in cells] == [{"split": "cold_items", "seed": seed} for seed in (0, 1)]
+    results = Results(
+        TrialResult(trial, best_epoch=3 + trial.seed, data={"unseen": 16, "items": 80}) for trial in cells
+    )
     again = list(cold.plan(settings, results))
     assert [(c.variant, c.seed, c.training["epochs"]) for c in again] == [
         ("transductive", 0, 2),
@@ -88,7 +90,7 @@ def test_closed_forms_are_tuned_on_the_unseen_items_of_validation(whole, context
     settings = context(datasets=(str(whole.save(tmp_path / "d")),), **given)
     results = inline(cold.plan, settings)
     trials = results.where(work="trial")
-    assert len(trials) == 5 and all(one.cell.extra["candidates"] == "cold" for one in trials)
+    assert len(trials) == 5 and all(one.trial.extra["candidates"] == "cold" for one in trials)
     best = max(one.figure("recall@20") for one in trials)
     final = next(iter(results.where(work="cold:transductive")))
     assert final.figure("recall@20") == pytest.approx(best)
@@ -98,11 +100,11 @@ def test_closed_forms_are_tuned_on_the_unseen_items_of_validation(whole, context
 
 def test_a_model_that_cannot_take_new_items_says_so(context, inline, answer, words):
     settings = context(models=("bm3",))
-    compute = lambda cell: TrialResult(
-        cell, figures={"test": {"recall@20": 0.1}, "test_all": {"recall@20": 0.0}}, data={"unseen": 40, "items": 80}
+    compute = lambda trial: TrialResult(
+        trial, figures={"test": {"recall@20": 0.1}, "test_all": {"recall@20": 0.0}}, data={"unseen": 40, "items": 80}
     )
     results = inline(cold.plan, settings, compute)
-    assert [one.cell.variant for one in results] == ["transductive"]
+    assert [one.trial.variant for one in results] == ["transductive"]
     page = cold.report(settings, results)
     assert f"BM3 inductive {cold.CANNOT}" in words(page)
     # random ranking would find 20 of 40; BM3 is named beside it as no better, then as the best among all items
@@ -113,10 +115,10 @@ def test_the_answer_compares_the_two_ways(context, inline, answer):
     settings = context(models=("vbpr", "lirdrec"))
     value = {("vbpr", "transductive"): 0.2, ("vbpr", "inductive"): 0.1, ("lirdrec", "transductive"): 0.3}
 
-    def compute(cell: TrialSpec) -> TrialResult:
-        v = value.get((cell.model, cell.variant), 0.33)
+    def compute(trial: TrialSpec) -> TrialResult:
+        v = value.get((trial.model, trial.variant), 0.33)
         figures = {"valid": {"recall@20": v}, "test": {"recall@20": v}, "test_all": {"recall@20": v / 10}}
-        return TrialResult(cell, figures=figures, best_epoch=1, data={"unseen": 200, "items": 1000})
+        return TrialResult(trial, figures=figures, best_epoch=1, data={"unseen": 200, "items": 1000})
 
     page = cold.report(settings, inline(cold.plan, settings, compute))
     said = answer(page)
@@ -145,14 +147,14 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
     )
     results = inline(new_item_launch.plan, settings)
     assert all(result.done for result in results), [result.error for result in results]
-    works = [(r.cell.model, r.cell.work) for r in results]
+    works = [(r.trial.model, r.trial.work) for r in results]
     assert works == [
         ("content_knn", "launch:launched"),
         ("lirdrec", "launch:launched"),
         ("lirdrec", "launch:retrained"),
         ("lirdrec", "launch:retrained"),
     ]
-    figures = next(r for r in results if works[1] == (r.cell.model, r.cell.work)).figures
+    figures = next(r for r in results if works[1] == (r.trial.model, r.trial.work)).figures
     boosts = [figures[f"test boost={cost:g}"]["share"] for cost in new_item_launch.COSTS]
     assert boosts == sorted(boosts) and boosts[-1] > boosts[0]
     assert figures["test share=0.1"]["share"] == pytest.approx(0.1)  # 2 of 20 places
@@ -166,7 +168,7 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
     page = new_item_launch.report(settings, results)
     assert_facts(answer(page), [f"{figures['test calibrated']['among']:.4f}"])
     text = page.with_suffix(".md").read_text()
-    ceiling = next(r for r in results if r.cell.variant == "3 likes").figures["test retrained 3"]["alone"]
+    ceiling = next(r for r in results if r.trial.variant == "3 likes").figures["test retrained 3"]["alone"]
     assert f"{ceiling:.4f}" in text
 
 

@@ -46,20 +46,20 @@ def finals(
         path = f"{dataset}-{model}-{feature_set}-{seed}.parquet"
         users.write_parquet(folder / "out" / path)
         test = {"ndcg@20": float(value.mean()) / 2 + seed * 1e-4, "recall@20": float(value.mean()) + seed * 1e-3}
-        cell = TrialSpec(
+        trial = TrialSpec(
             *("train", str(folder / dataset), model, {"n_layers": 2, "loss": "bpr"}, {"learning_rate": 0.001}, seed),
             feature_set=feature_set,
             extra={"final": True},
         )
         valid = {"recall@20": 0.5}
         made.append(
-            TrialResult(cell, "done", None, {"valid": valid, "test": test}, 60.0 * (seed + 1), 10**9, per_user=path)
+            TrialResult(trial, "done", None, {"valid": valid, "test": test}, 60.0 * (seed + 1), 10**9, per_user=path)
         )
     return made
 
 
 def made(folder, results: list[TrialResult], **options) -> Report:
-    datasets = tuple(dict.fromkeys(result.cell.dataset for result in results))
+    datasets = tuple(dict.fromkeys(result.trial.dataset for result in results))
     context = ExperimentConfig(datasets, folder / "out", **options)
     return make_report(context, Results(results, "compare", folder / "out"))
 

@@ -32,9 +32,9 @@ def test_the_good_model_gets_the_weight(context, inline, answer, words):
     mixed = list(results.where(work="fusion:score_mix"))
     weights = dict(zip(("mf", "item_knn"), mixed[0].data["weights"], strict=True))
     assert weights["item_knn"] >= 0.75
-    alone = {one.cell.seed: one for one in results.where(model="item_knn", work="train")}
+    alone = {one.trial.seed: one for one in results.where(model="item_knn", work="train")}
     for one in mixed:
-        own = alone[one.cell.seed]
+        own = alone[one.trial.seed]
         # on validation the mix was chosen as the best; on the test it may fall a little behind
         assert one.figures["valid"]["recall@20"] >= own.figures["valid"]["recall@20"] - 1e-9
         assert one.figures["test"]["recall@20"] > own.figures["test"]["recall@20"] - 0.05
@@ -79,7 +79,7 @@ def test_the_mean_over_the_seeds_chooses():
 def test_nothing_is_mixed_before_all_models_are_there(context):
     settings = context(**SMALL)
     members = list(fusion.plan(settings, Results()))
-    assert [cell.model for cell in members] == ["mf", "item_knn"] and all(cell.extra["keep"] for cell in members)
+    assert [trial.model for trial in members] == ["mf", "item_knn"] and all(trial.extra["keep"] for trial in members)
     one_failed = Results([TrialResult(members[0]), TrialResult(members[1], "failed", "no")])
     assert list(fusion.plan(settings, one_failed)) == members
 

@@ -27,15 +27,15 @@ from .conftest import assert_facts
 def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, answer):
     settings = context(models=("vbpr",), seeds=2)
 
-    def compute(cell: TrialSpec) -> TrialResult:
+    def compute(trial: TrialSpec) -> TrialResult:
         lines = []
         for epoch in range(1, 6):
             small = {1: 0.9, 2: 0.95, 3: 1.2, 4: 1.3, 5: 1.4}[epoch]  # against 1: holds in the first two epochs
-            recall = (0.1 if cell.extra.get("random") else 0.4) + epoch / 100
+            recall = (0.1 if trial.extra.get("random") else 0.4) + epoch / 100
             parts = {"loss_total": 0.5, "loss_id": 0.6, "loss_features": 0.7 - epoch / 20, "recall_total": recall}
             sizes = {"id_per_item": small, "features_per_item": 1.0, "id_table": 1.0, "projection": 2.0}
             lines.append({"epoch": epoch, "loss": 1.0, **sizes, **parts})
-        return TrialResult(cell, data=lines)
+        return TrialResult(trial, data=lines)
 
     said = answer(gradients.report(settings, inline(gradients.plan, settings, compute)))
     inequality = ["9.00e-01", "1.00e+00", "2", "5", "2", "5", "5"]  # per item in the first 2 of 5; as a whole in all
@@ -48,10 +48,10 @@ def test_the_epochs_in_which_the_inequality_holds_are_counted(context, inline, a
 def test_no_claim_is_made_of_a_difference_within_the_seeds(context, inline, answer):
     settings = context(models=("vbpr",), seeds=2)
 
-    def compute(cell: TrialSpec) -> TrialResult:
-        recall = 0.3 + (0.02 if cell.seed else -0.02) - (0.001 if cell.extra.get("random") else 0.0)
+    def compute(trial: TrialSpec) -> TrialResult:
+        recall = 0.3 + (0.02 if trial.seed else -0.02) - (0.001 if trial.extra.get("random") else 0.0)
         sizes = {"id_per_item": 1.0, "features_per_item": 0.5, "id_table": 1.0, "projection": 0.5}
-        return TrialResult(cell, data=[{"epoch": 1, "loss": 1.0, **sizes, "loss_total": 0.5, "recall_total": recall}])
+        return TrialResult(trial, data=[{"epoch": 1, "loss": 1.0, **sizes, "loss_total": 0.5, "recall_total": recall}])
 
     said = answer(gradients.report(settings, inline(gradients.plan, settings, compute)))
     assert_facts(said, ["1.00e+00", "5.00e-01", "0", "1", "0", "1", "0.2990", "0.3000", "Lemma 2"])
@@ -64,14 +64,14 @@ def test_trained_for_real(context, inline, answer):
     settings = context(models=gradients.MODELS, model_options=options, training=training)
     results = inline(gradients.plan, settings)
     assert all(one.done for one in results), [one.error for one in results]
-    assert not any(one.cell.final for one in results)
-    last = {(one.cell.model, one.cell.variant): one.data[-1] for one in results}
+    assert not any(one.trial.final for one in results)
+    last = {(one.trial.model, one.trial.variant): one.data[-1] for one in results}
     for model in gradients.MODELS:
         real, random = last[model, "features"], last[model, "random features"]
         assert real["recall_total"] > random["recall_total"] + 0.02
         assert real["loss_features"] < random["loss_features"]
     # BPR pulls an item's two halves by the halves of the same users: the same order of magnitude
-    first = next(one.data[0] for one in results if one.cell.model == "vbpr")
+    first = next(one.data[0] for one in results if one.trial.model == "vbpr")
     assert 0.5 < first["id_per_item"] / first["features_per_item"] < 2
     said = answer(gradients.report(settings, results))
     assert_facts(said, ["regularization", "0.001"])

@@ -50,7 +50,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen | None = No
 
 
 def toy(data, works) -> Experiment:
-    """An experiment of one cell for each work."""
+    """An experiment of one trial for each work."""
     cells = [TrialSpec(f"planned.works:{name}", str(data), "", seed=n) for n, name in enumerate(works)]
     return Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output)
 
@@ -87,7 +87,7 @@ def test_failed_trials_become_rows_and_the_others_continue(data, context):
     assert [one.data for one in results.where(status="done")] == [{"square": n**2} for n in (0, 2, 5)]
     assert results.frame()["value"].to_list() == [0.0, 0.02, 0.05]
     assert all(one.peak_memory > 5 << 20 for one in results.where(status="done"))
-    log = settings.output / "jobs" / f"{next(iter(results.where(status='failed'))).cell.key}.log"
+    log = settings.output / "jobs" / f"{next(iter(results.where(status='failed'))).trial.key}.log"
     assert "Traceback" in log.read_text()
 
 
@@ -183,7 +183,7 @@ def finish(process: subprocess.Popen) -> str:
 def figures(output: Path) -> dict[str, object]:
     """What must be the same whatever happened on the way: all but times and memory."""
     return {
-        one.cell.key: [
+        one.trial.key: [
             one.status,
             one.figures,
             one.best_epoch,
@@ -202,7 +202,7 @@ def never_stopped(data, tmp_path_factory) -> Path:
     assert [re.match(r"\[(\d)/4\]", line)[1] for line in lines] == list("1234")
     assert_facts(lines[0], ["popularity", "trial 1", "valid", "recall@20"])
     assert_facts(lines[3], ["lirdrec", "0", "test", "recall@20"])
-    # how long the cell took, and how long all others will still take
+    # how long the trial took, and how long all others will still take
     assert [len(re.findall(r"\d\s(?:s|min|h)\b", lines[index])) for index in (0, 3)] == [2, 1]
     return output
 
@@ -223,7 +223,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
     def begin_and(number: int, cells: int) -> str:
         process = start(data, output, start_new_session=True)
 
-        # in the middle of a cell, or where we were too slow for that before the last one, which is held
+        # in the middle of a trial, or where we were too slow for that before the last one, which is held
         def midway() -> bool:
             done = len(stamps(output))
             return done == 3 or (done >= cells and any((output / "jobs").glob("*.log")))
@@ -237,7 +237,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
 
     store = TrialStore(output)
     (last,) = (
-        one.cell for one in Results.load(TrialStore(never_stopped)) if one.cell.final and one.cell.model == "lirdrec"
+        one.trial for one in Results.load(TrialStore(never_stopped)) if one.trial.final and one.trial.model == "lirdrec"
     )
     with store.claim(last) as mine:
         assert mine
@@ -262,7 +262,7 @@ def test_stopped_and_killed_and_gone_on_with_by_two_is_never_stopped(data, never
     assert not list((output / "runs").glob("*")) and not list((output / "jobs").glob("*"))
 
 
-# ------------------------------------------------------------ within a cell
+# ------------------------------------------------------------ within a trial
 
 
 class Killer(Callback):
@@ -278,15 +278,15 @@ class Killer(Callback):
 
 def test_a_killed_training_resumes_from_its_checkpoint(data, context, job):
     settings = context(training={"epochs": 6})
-    cell = TrialSpec(
+    trial = TrialSpec(
         "train", str(data), "lirdrec", settings.model_options, {"epochs": 6, "learning_rate": 1e-3}, seed=2
     )
-    whole = worker.compute(job(cell, context(training={"epochs": 6}, output=settings.output / "whole")))
-    given = job(cell, settings)
+    whole = worker.compute(job(trial, context(training={"epochs": 6}, output=settings.output / "whole")))
+    given = job(trial, settings)
     given.checkpoint_seconds = 0.0
     with pytest.raises(SystemExit):
         given.fit(callbacks=(Killer(4),))
-    given = job(cell, settings)
+    given = job(trial, settings)
     found = worker.compute(given)
     assert given.callback is not None and given.callback.earlier > 0
     for name in ("figures", "best_epoch", "epochs", "options"):
@@ -299,22 +299,22 @@ def test_a_trial_below_the_line_stops_there_also_after_a_kill(data, context, job
     """The line is out of reach from epoch 3 on: three epochs, whether it is killed after any of them or not."""
     settings = context()
     limits = {"stop_below": [[1, 0.0], [3, 2.0]]}
-    cell = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 9}, extra=limits)
-    whole = worker.compute(job(cell, context(output=settings.output / "whole")))
+    trial = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 9}, extra=limits)
+    whole = worker.compute(job(trial, context(output=settings.output / "whole")))
     assert whole["epochs"] == 3 and whole["data"] == {"stopped": "callback", "stopped_early": True}
     for epoch in (2, 3):
-        given = job(cell, context(output=settings.output / str(epoch)))
+        given = job(trial, context(output=settings.output / str(epoch)))
         given.checkpoint_seconds = 0.0
         with pytest.raises(SystemExit):
             given.fit(callbacks=(Killer(epoch),))
-        found = worker.compute(job(cell, context(output=settings.output / str(epoch))))
+        found = worker.compute(job(trial, context(output=settings.output / str(epoch))))
         assert (found["epochs"], found["figures"], found["data"]) == (3, whole["figures"], whole["data"])
 
 
 def test_a_trial_ends_when_its_time_is_up(data, context, job):
     settings = context()
-    cell = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 500}, extra={"seconds": 1e-6})
-    found = worker.compute(job(cell, settings))
+    trial = TrialSpec("trial", str(data), "lirdrec", settings.model_options, {"epochs": 500}, extra={"seconds": 1e-6})
+    found = worker.compute(job(trial, settings))
     assert found["epochs"] == 1 and found["data"] == {"stopped": "callback", "stopped_early": False}
 
 
@@ -338,11 +338,11 @@ def test_the_peak_memory_is_that_of_the_process(tmp_path):
 def test_a_model_that_needs_features_gets_those_of_the_cell(data, context, job):
     from lirdrec.experiments.config import resolve_options
 
-    cell = TrialSpec("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
-    given = job(cell, context())
-    assert resolve_options(given.cell)[0].modalities == ("text",)
+    trial = TrialSpec("train", str(data), "lirdrec", modalities=("text",), training={"epochs": 1})
+    given = job(trial, context())
+    assert resolve_options(given.trial)[0].modalities == ("text",)
     assert worker.compute(given)["options"]["model"]["modalities"] == ["text"]
-    wrong = worker.compute(job(cell.with_(modalities=("sound",)), context()))
+    wrong = worker.compute(job(trial.with_(modalities=("sound",)), context()))
     assert wrong["status"] == "failed"
     assert_mentions(wrong["error"], ["planted", "sound", "image", "text"])
 
@@ -392,7 +392,7 @@ def test_a_report_of_what_is_done_computes_nothing(data, context):
     (settings.output / "cells" / f"{TrialSpec('planned.works:fine', str(data), '', seed=9).key}.json").unlink()
     before = sorted((settings.output / "cells").iterdir())
     report(experiment, settings)
-    assert [(one.cell, one.status) for one in calls[0]] == [(cells[0], "done"), (cells[1], "failed")]
+    assert [(one.trial, one.status) for one in calls[0]] == [(cells[0], "done"), (cells[1], "failed")]
     assert sorted((settings.output / "cells").iterdir()) == before
 
 

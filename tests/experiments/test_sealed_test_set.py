@@ -24,7 +24,7 @@ from lirdrec.experiments import worker
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.sealed_test_set import SEALED, Preregistration, SealedTestSet, declaration_name, seal
 from lirdrec.experiments.trial import TrialStore
-from lirdrec.experiments.tuning import base_cell, suggest
+from lirdrec.experiments.tuning import base_trial, suggest
 
 from ..helpers import assert_error
 from .conftest import assert_facts
@@ -33,11 +33,11 @@ from .conftest import assert_facts
 def trials(context, results):
     """Tuning alone."""
     for model in context.models:
-        yield from suggest(context, results, base_cell(context, context.datasets[0], model)).cells
+        yield from suggest(context, results, base_trial(context, context.datasets[0], model)).cells
 
 
-def final_cell(context, **options):
-    base = base_cell(context, context.datasets[0], "lirdrec", model_options=options)
+def final_trial(context, **options):
+    base = base_trial(context, context.datasets[0], "lirdrec", model_options=options)
     return base.with_(extra={"final": True})
 
 
@@ -69,9 +69,9 @@ def test_garbage_for_test_pairs_changes_no_choice_and_no_validation_figure(data,
     for name, path in (("true", data), ("garbage", spoiled)):
         settings = context(datasets=(str(path),), output=tmp_path / name, trials=5)
         results = inline(trials, settings)
-        tuned = suggest(settings, results, base_cell(settings, str(path), "lirdrec"))
+        tuned = suggest(settings, results, base_trial(settings, str(path), "lirdrec"))
         untimed = [
-            [r.cell.to_json() | {"dataset": ""}, r.figures, r.best_epoch, r.options]
+            [r.trial.to_json() | {"dataset": ""}, r.figures, r.best_epoch, r.options]
             + [{k: v for k, v in line.items() if k != "seconds"} for line in r.history]
             for r in results
         ]
@@ -84,10 +84,10 @@ def test_tuning_needs_neither_the_sealed_test_nor_the_dataset_itself(data, conte
     """With both out of reach the trial gives the same figures."""
     copy = Path(shutil.copytree(data, tmp_path / "copy"))
     settings = context(datasets=(str(copy),))
-    cell = base_cell(settings, str(copy), "lirdrec").with_(work="trial")
-    before = worker.compute(job(cell, settings))
+    trial = base_trial(settings, str(copy), "lirdrec").with_(work="trial")
+    before = worker.compute(job(trial, settings))
     assert before["status"] == "done"
-    given = job(cell, settings)
+    given = job(trial, settings)
     shutil.rmtree(settings.output / "sealed")
     shutil.rmtree(copy)
     after = worker.compute(given)
@@ -147,24 +147,24 @@ def test_nothing_that_tuning_can_reach_holds_the_test_pairs(data, context, job):
     secret = whole.test
     assert len(secret) > 50
     settings = context()
-    given = job(base_cell(settings, str(data), "lirdrec").with_(work="trial"), settings)
+    given = job(base_trial(settings, str(data), "lirdrec").with_(work="trial"), settings)
     recommender = given.fit()
     given.score_valid(recommender)
     within = arrays_within(given, recommender)
     assert not any(holds(array, secret) for array in within)
-    assert not any(holds(array, secret) for array in numbers_below(Path(given.cell.dataset)))
+    assert not any(holds(array, secret) for array in numbers_below(Path(given.trial.dataset)))
     assert len(given.dataset.test) == 0
     # the detector sees what there is: training pairs here, test pairs in the whole dataset and in the sealed_folder
     assert any(holds(array, given.dataset.train) for array in within)
     assert any(holds(array, secret) for array in arrays_within([whole]))
     assert any(holds(array, secret) for array in numbers_below(settings.output / "sealed"))
-    assert any(holds(array, whole.valid) for array in numbers_below(Path(given.cell.dataset)))
+    assert any(holds(array, whole.valid) for array in numbers_below(Path(given.trial.dataset)))
 
 
 def test_what_a_worker_is_given_names_neither_the_dataset_nor_the_sealed_folder(data, context, job):
     settings = context()
-    given = job(base_cell(settings, str(data), "lirdrec").with_(work="trial"), settings)
-    reported = f"{given!r} {(Path(given.cell.dataset) / 'manifest.json').read_text()}"
+    given = job(base_trial(settings, str(data), "lirdrec").with_(work="trial"), settings)
+    reported = f"{given!r} {(Path(given.trial.dataset) / 'manifest.json').read_text()}"
     assert str(data) not in reported and str(settings.output / "sealed") not in reported
     assert given.sealed_folder is None
     recommender = given.fit()
@@ -190,8 +190,8 @@ def test_a_split_of_its_own_is_made_before_sealing(data, context):
 
 def test_the_test_figures_are_those_of_evaluate(data, context, job):
     settings = context()
-    cell = final_cell(settings)
-    given = job(cell, settings)
+    trial = final_trial(settings)
+    given = job(trial, settings)
     recommender = given.fit()
     found = given.score_test(recommender)
     metrics = ("recall", "ndcg", *BEYOND)
@@ -203,12 +203,12 @@ def test_the_test_figures_are_those_of_evaluate(data, context, job):
 
 def test_what_is_not_declared_is_not_scored(data, context, job):
     settings = context()
-    cell = final_cell(settings)
-    given = job(cell.with_(extra={}), settings)
+    trial = final_trial(settings)
+    given = job(trial.with_(extra={}), settings)
     sealed_folder = settings.output / "sealed" / given.dataset.folder.name
     recommender = given.fit()
-    with assert_error(ConfigError, mentions=[declaration_name(cell)]):
-        SealedTestSet(sealed_folder).score(cell, recommender, given.dataset)
+    with assert_error(ConfigError, mentions=[declaration_name(trial)]):
+        SealedTestSet(sealed_folder).score(trial, recommender, given.dataset)
     assert not (sealed_folder / "scores").exists()
 
 
@@ -225,22 +225,22 @@ def test_what_is_not_declared_is_not_scored(data, context, job):
 )
 def test_other_options_than_declared_are_refused(data, context, job, changes, facts):
     settings = context()
-    cell = final_cell(settings)
-    given = job(cell, settings)
+    trial = final_trial(settings)
+    given = job(trial, settings)
     recommender = given.fit()
     if "model_options" in changes:
-        changes = {"model_options": {**cell.model_options, **changes["model_options"]}}
-    other = given.cell.with_(**changes)
+        changes = {"model_options": {**trial.model_options, **changes["model_options"]}}
+    other = given.trial.with_(**changes)
     with assert_error(ConfigError, mentions=[declaration_name(other)]) as caught:
         SealedTestSet(given.sealed_folder).score(other, recommender, given.dataset)
-    assert_facts(str(caught.value).removeprefix(declaration_name(given.cell)), facts)
+    assert_facts(str(caught.value).removeprefix(declaration_name(given.trial)), facts)
 
 
 def test_a_recommender_trained_otherwise_than_declared_is_refused(data, context, job):
     settings = context()
-    given = job(final_cell(settings), settings)
+    given = job(final_trial(settings), settings)
     other = context(training={"epochs": 2, "learning_rate": 0.01})
-    foreign = job(final_cell(other).with_(extra={}), other).fit()
+    foreign = job(final_trial(other).with_(extra={}), other).fit()
     with assert_error(ConfigError) as caught:
         given.score_test(foreign)
     assert_facts(str(caught.value), ["learning_rate", "0.01", "0.0001"])
@@ -248,8 +248,8 @@ def test_a_recommender_trained_otherwise_than_declared_is_refused(data, context,
 
 def test_a_second_score_is_the_recorded_one_and_looks_at_nothing(data, context, job):
     settings = context()
-    cell = final_cell(settings)
-    given = job(cell, settings)
+    trial = final_trial(settings)
+    given = job(trial, settings)
     recommender = given.fit()
     first = given.score_test(recommender)
     (given.sealed_folder / SEALED).unlink()  # there is nothing left to look at
@@ -257,12 +257,12 @@ def test_a_second_score_is_the_recorded_one_and_looks_at_nothing(data, context, 
         tensor.zero_()
     assert given.score_test(recommender) == first
     with assert_error(RunFolderError, mentions=[SEALED]):
-        SealedTestSet(given.sealed_folder).score(given.cell, recommender, given.dataset, candidates="cold")
+        SealedTestSet(given.sealed_folder).score(given.trial, recommender, given.dataset, candidates="cold")
 
 
 def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, job):
     settings = context()
-    given = job(final_cell(settings), settings)
+    given = job(final_trial(settings), settings)
     recommender = given.fit()
     path = given.sealed_folder / SEALED
     whole = path.read_bytes()
@@ -282,21 +282,21 @@ def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, 
 
 def test_a_declaration_stands_once_it_has_been_scored(data, context, job):
     settings = context()
-    cell = final_cell(settings)
-    other = final_cell(settings, regularization=0.5)
-    given = job(cell, settings)
+    trial = final_trial(settings)
+    other = final_trial(settings, regularization=0.5)
+    given = job(trial, settings)
     ledger = Preregistration(given.sealed_folder)
     ledger.declare(other)  # nothing was scored: the last word counts
-    ledger.declare(cell)
+    ledger.declare(trial)
     given.score_test(given.fit())
-    ledger.declare(cell)
+    ledger.declare(trial)
     with assert_error(ConfigError, mentions=[declaration_name(other), "regularization", 0.5, "output"]):
         ledger.declare(other)
     with assert_error(ConfigError, mentions=[declaration_name(other), "regularization", 0.5]):
         job(other, settings)
     ledger.declare(other.with_(variant="strong"))
-    assert ledger.scored(cell) == [0] and ledger.scored(other.with_(variant="strong")) == []
-    assert ledger.declared(cell)["model_options"] == dict(cell.model_options)
+    assert ledger.scored(trial) == [0] and ledger.scored(other.with_(variant="strong")) == []
+    assert ledger.declared(trial)["model_options"] == dict(trial.model_options)
 
 
 # ------------------------------------------------------------ (d) no file is opened that should not be
@@ -315,9 +315,9 @@ print(json.dumps([result["status"], result["figures"], opened]))
 @pytest.mark.parametrize("final", [False, True])
 def test_the_process_that_tunes_opens_no_file_of_the_sealed_test(data, context, job, final):
     settings = context()
-    cell = final_cell(settings) if final else base_cell(settings, str(data), "lirdrec").with_(work="trial")
-    given = job(cell, settings)
-    spec = {"cell": given.cell.to_json(), "folder": str(given.folder), "runs": str(given.runs), "device": "cpu"}
+    trial = final_trial(settings) if final else base_trial(settings, str(data), "lirdrec").with_(work="trial")
+    given = job(trial, settings)
+    spec = {"cell": given.trial.to_json(), "folder": str(given.folder), "runs": str(given.runs), "device": "cpu"}
     spec |= {"vault": str(given.sealed_folder) if final else None, "cache": settings.cache}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -328,12 +328,12 @@ def test_the_process_that_tunes_opens_no_file_of_the_sealed_test(data, context, 
     assert status == "done" and ("test" in figures) is final
     secret = [one for one in opened if SEALED in one or "sealed" in one or one.startswith(str(data))]
     assert any(one.endswith(SEALED) for one in secret) if final else not secret
-    assert any(str(given.cell.dataset) in one for one in opened)  # the hook does see what is opened
+    assert any(str(given.trial.dataset) in one for one in opened)  # the hook does see what is opened
 
 
 def test_a_finished_experiment_holds_each_score_once(data, context, inline):
     def plan(settings, results):
-        tuned = suggest(settings, results, base_cell(settings, str(data), "lirdrec"))
+        tuned = suggest(settings, results, base_trial(settings, str(data), "lirdrec"))
         yield from tuned.cells
         if tuned.chosen is not None:
             yield from (tuned.final(seed) for seed in range(2))

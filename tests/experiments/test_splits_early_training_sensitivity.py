@@ -40,7 +40,7 @@ def test_orders_are_compared_and_the_one_that_moves_is_named(context, inline, sc
     settings = context(datasets=(timed,), models=models, settings={"methods": ["random", "global_time"]})
     random = dict(zip(models, (0.1, 0.2, 0.3, 0.4), strict=True))
     later = random | {"lirdrec": 0.05}
-    value = lambda cell: (random if cell.split["split"] == "random" else later)[cell.model]
+    value = lambda trial: (random if trial.split["split"] == "random" else later)[trial.model]
     results = inline(splits.plan, settings, scored(value))
     page = splits.report(settings, results)
     assert emphasized(page) == ["LIRDRec", "MF"]  # the best under each split
@@ -58,12 +58,12 @@ def test_the_same_settings_under_every_split(context, timed):
         for model, seeds in (("mf", (0, 1)), ("item_knn", (0,)))
         for seed in seeds
     ]
-    assert all(cell.final and cell.split["seed"] == 0 for cell in cells)
+    assert all(trial.final and trial.split["seed"] == 0 for trial in cells)
     assert len({(str(c.model_options), str(c.training)) for c in cells if c.model == "mf"}) == 1
 
 
 def test_trained_for_real_the_last_pairs_are_the_test(context, inline, timed):
-    """Each cell is trained on its own split: what is held out is later than what is trained on."""
+    """Each trial is trained on its own split: what is held out is later than what is trained on."""
     settings = context(datasets=(timed,), models=("item_knn",), settings={"methods": ["temporal", "global_time"]})
     results = inline(splits.plan, settings)
     assert all(one.done and one.figures["test"]["recall@20"] > 0 for one in results)
@@ -89,15 +89,15 @@ def test_the_protocol_of_an_experiment_is_that_of_evaluate(context, inline, time
         assert names < set(result.figures["test"]) and "recall@5" not in result.figures["test"]
         protocol = {"test_history": "train+valid", "test_target": "all", "mask_seen": False, "queries": "histories"}
         assert result.data["protocol"] == protocol
-        data = Dataset.load(timed).resplit(**result.cell.split)
-        recommender = lirdrec.fit(data, *resolve_options(result.cell), progress=False, cache=False)
+        data = Dataset.load(timed).resplit(**result.trial.split)
+        recommender = lirdrec.fit(data, *resolve_options(result.trial), progress=False, cache=False)
         options = {"test_history": "train+valid", "mask_seen": False, "metrics": ("hit", "ndcg"), "k": (5, 20)}
         test = {name: result.figures["test"][name] for name in names}
         assert test == pytest.approx(evaluate(recommender, data, **options).values)
     assert_facts(" ".join(results.remarks()), ["training", "validation", "seen"])
     assert_facts(splits.report(settings, results).read_text(encoding="utf-8"), ["Hit@20"])
     plain = list(splits.plan(context(datasets=(timed,), models=("item_knn",)), Results()))
-    assert all("evaluation" not in cell.extra for cell in plain)
+    assert all("evaluation" not in trial.extra for trial in plain)
 
 
 def test_positions_are_not_split_at_one_moment(context, timed, tmp_path):
@@ -141,16 +141,16 @@ GRID = {"down_values": [1e-1, 1e-3], "across_values": [0.7, 0.9, 0.99]}
 
 
 class TestStartup:
-    def learn(self, cell: TrialSpec) -> TrialResult:
+    def learn(self, trial: TrialSpec) -> TrialResult:
         """A line that rises to its best in ten epochs; BM3 begins higher, LIRDRec ends higher."""
-        best, seconds = SPEED[cell.model]
-        low = {"bm3": 0.2, "lirdrec": 0.0}[cell.model]
-        figure = lambda n: low + (best - low) * min(1.0, n / 10) + (0.001 if cell.seed else -0.001)
+        best, seconds = SPEED[trial.model]
+        low = {"bm3": 0.2, "lirdrec": 0.0}[trial.model]
+        figure = lambda n: low + (best - low) * min(1.0, n / 10) + (0.001 if trial.seed else -0.001)
         history = tuple(
             {"epoch": n, "seconds": n * seconds, "loss": 1.0, "recall@20": figure(n), "ndcg@20": 0.1}
-            for n in range(1, cell.training["epochs"] + 1)
+            for n in range(1, trial.training["epochs"] + 1)
         )
-        return TrialResult(cell, figures={"valid": {"recall@20": best}}, history=history, epochs=len(history))
+        return TrialResult(trial, figures={"valid": {"recall@20": best}}, history=history, epochs=len(history))
 
     def test_who_leads_when_and_when_the_best_is_passed(self, context, inline, answer):
         settings = context(models=("bm3", "lirdrec"), seeds=2, training={"epochs": 12})
@@ -170,9 +170,9 @@ class TestStartup:
     def test_every_epoch_is_trained_and_the_test_stays_sealed(self, context):
         for given, epochs in (({}, 60), ({"epochs": 9}, 9)):
             cells = list(early_training.plan(context(models=early_training.MODELS, training=given), Results()))
-            assert [cell.model for cell in cells] == ["lattice", "bm3", "freedom", "lirdrec"]
-            assert all(cell.training["epochs"] == cell.training["patience"] == epochs for cell in cells)
-            assert not any(cell.final for cell in cells)
+            assert [trial.model for trial in cells] == ["lattice", "bm3", "freedom", "lirdrec"]
+            assert all(trial.training["epochs"] == trial.training["patience"] == epochs for trial in cells)
+            assert not any(trial.final for trial in cells)
 
     def test_a_closed_form_has_no_epochs(self, context):
         with assert_error(ConfigError, mentions=["item_knn"]):
@@ -181,14 +181,14 @@ class TestStartup:
 
 class TestSensitivity:
     @staticmethod
-    def value(cell: TrialSpec) -> float:
-        a, b = cell.model_options["regularization"], cell.model_options["pwc_weight"]
-        return {1e-1: 0.2, 1e-3: 0.4}[a] + {0.7: 0.0, 0.9: 0.02, 0.99: 0.01}[b] + 0.001 * cell.seed
+    def value(trial: TrialSpec) -> float:
+        a, b = trial.model_options["regularization"], trial.model_options["pwc_weight"]
+        return {1e-1: 0.2, 1e-3: 0.4}[a] + {0.7: 0.0, 0.9: 0.02, 0.99: 0.01}[b] + 0.001 * trial.seed
 
     def test_best_worst_and_what_matters_more(self, context, inline, scored, answer):
         settings = context(settings=GRID, seeds=2)
         results = inline(sensitivity.plan, settings, scored(self.value))
-        assert len(results) == 12 and not any(one.cell.final for one in results)
+        assert len(results) == 12 and not any(one.trial.final for one in results)
         page = sensitivity.report(settings, results)
         assert emphasized(page) == ["0.4205 ± 0.0007"]
         best = [{"0.4205", "0.0007"}, "regularization", "0.001", "pwc_weight", "0.9"]
@@ -201,7 +201,7 @@ class TestSensitivity:
 
     def test_the_paper_s_grid_where_nothing_is_said(self, context):
         cells = list(sensitivity.plan(context(), Results()))
-        points = {(cell.model_options["regularization"], cell.model_options["pwc_weight"]) for cell in cells}
+        points = {(trial.model_options["regularization"], trial.model_options["pwc_weight"]) for trial in cells}
         assert len(points) == 25 and (1e-5, 0.99) in points
 
     def test_options_of_training_may_be_looked_at_too(self, context):

@@ -8,16 +8,16 @@ import polars as pl
 import pytest
 
 from lirdrec.errors import DataError, RunFolderError
-from lirdrec.experiments.registry import experiment, experiment_names
+from lirdrec.experiments.registry import experiment, experiment_summaries
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
 
 from ..helpers import assert_error
 
 
-def cell_of(data, **changes) -> TrialSpec:
-    cell = TrialSpec("train", str(data), "lirdrec", {"n_layers": 2, "loss": "bpr"}, {"epochs": 3}, seed=1)
-    return cell.with_(**changes)
+def trial_of(data, **changes) -> TrialSpec:
+    trial = TrialSpec("train", str(data), "lirdrec", {"n_layers": 2, "loss": "bpr"}, {"epochs": 3}, seed=1)
+    return trial.with_(**changes)
 
 
 CHANGES = {
@@ -35,10 +35,10 @@ CHANGES = {
 
 
 def test_every_part_of_a_cell_is_in_its_key(data):
-    cell = cell_of(data)
-    keys = {cell.key, *(cell.with_(**{name: value}).key for name, value in CHANGES.items())}
+    trial = trial_of(data)
+    keys = {trial.key, *(trial.with_(**{name: value}).key for name, value in CHANGES.items())}
     assert len(keys) == 1 + len(CHANGES)
-    assert set(CHANGES) | {"dataset"} == set(cell.to_json())
+    assert set(CHANGES) | {"dataset"} == set(trial.to_json())
 
 
 def test_the_key_knows_the_bytes_of_the_dataset_not_its_place(data, tmp_path):
@@ -46,24 +46,24 @@ def test_the_key_knows_the_bytes_of_the_dataset_not_its_place(data, tmp_path):
     for copy in (moved, changed):
         shutil.copytree(data, copy)
     (changed / "manifest.json").write_text((data / "manifest.json").read_text().replace("planted", "planter"))
-    assert cell_of(moved).key == cell_of(data).key != cell_of(changed).key
+    assert trial_of(moved).key == trial_of(data).key != trial_of(changed).key
     with assert_error(DataError, mentions=[tmp_path / "nowhere"]):
-        _ = cell_of(tmp_path / "nowhere").key
+        _ = trial_of(tmp_path / "nowhere").key
 
 
 def test_the_key_of_a_plain_folder_is_that_of_its_files(tmp_path):
     def folder(name, text) -> TrialSpec:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.inter").write_text(text)
-        return cell_of(tmp_path / name)
+        return trial_of(tmp_path / name)
 
     one, same, other = folder("one", "1 2"), folder("same", "1 2"), folder("other", "1 3")
     assert one.key == same.key != other.key
 
 
 def test_equal_content_is_equal_whatever_the_order_and_the_kind_of_list(data):
-    one = cell_of(data, modalities=["image"], extra={"sizes": (1, 2), "a": 1})
-    other = cell_of(
+    one = trial_of(data, modalities=["image"], extra={"sizes": (1, 2), "a": 1})
+    other = trial_of(
         data, modalities=("image",), extra={"a": 1, "sizes": [1, 2]}, model_options={"loss": "bpr", "n_layers": 2}
     )
     assert one == other and one.key == other.key and len({one, other}) == 1
@@ -71,9 +71,9 @@ def test_equal_content_is_equal_whatever_the_order_and_the_kind_of_list(data):
 
 
 def test_a_result_comes_back_from_its_file(data, tmp_path):
-    cell = cell_of(data)
+    trial = trial_of(data)
     result = TrialResult(
-        cell,
+        trial,
         figures={"valid": {"recall@20": 0.1234567890123456}},
         seconds=1.5,
         peak_memory=7,
@@ -82,40 +82,40 @@ def test_a_result_comes_back_from_its_file(data, tmp_path):
         data={"a": [1]},
     )
     store = TrialStore(tmp_path)
-    assert store.result(cell) is None
+    assert store.result(trial) is None
     store.record(result)
-    assert store.result(cell) == result == TrialStore(tmp_path).result(cell)
+    assert store.result(trial) == result == TrialStore(tmp_path).result(trial)
     assert list(Results.load(store)) == [result]
-    store.record(TrialResult(cell, "failed", "no", attempts=2))
-    assert store.result(cell).attempts == 2
-    (tmp_path / "cells" / f"{cell.key}.json").write_text("{")
-    with assert_error(RunFolderError, mentions=[f"{cell.key}.json"]):
-        store.result(cell)
+    store.record(TrialResult(trial, "failed", "no", attempts=2))
+    assert store.result(trial).attempts == 2
+    (tmp_path / "cells" / f"{trial.key}.json").write_text("{")
+    with assert_error(RunFolderError, mentions=[f"{trial.key}.json"]):
+        store.result(trial)
 
 
 def test_a_figure_that_was_changed_in_a_result_is_noticed(data, tmp_path):
-    cell = cell_of(data)
-    TrialStore(tmp_path).record(TrialResult(cell, figures={"valid": {"recall@20": 0.125}}, history=({"epoch": 1},)))
-    path = tmp_path / "cells" / f"{cell.key}.json"
+    trial = trial_of(data)
+    TrialStore(tmp_path).record(TrialResult(trial, figures={"valid": {"recall@20": 0.125}}, history=({"epoch": 1},)))
+    path = tmp_path / "cells" / f"{trial.key}.json"
     whole = path.read_text()
     path.write_text(whole.replace("0.125", "0.135"))
-    for read in (lambda store: store.result(cell), Results.load):
+    for read in (lambda store: store.result(trial), Results.load):
         with assert_error(RunFolderError, mentions=[path]):
             read(TrialStore(tmp_path))
     values = json.loads(whole)
     del values["checksum"]  # as earlier versions wrote it
     path.write_text(json.dumps(values))
-    assert TrialStore(tmp_path).result(cell).figures == {"valid": {"recall@20": 0.125}}
+    assert TrialStore(tmp_path).result(trial).figures == {"valid": {"recall@20": 0.125}}
 
 
 def test_a_claim_holds_until_it_ends_and_no_longer(data, tmp_path):
-    cell, other = cell_of(data), cell_of(data, seed=5)
+    trial, other = trial_of(data), trial_of(data, seed=5)
     store, rival = TrialStore(tmp_path), TrialStore(tmp_path)
-    with store.claim(cell) as mine:
+    with store.claim(trial) as mine:
         assert mine
-        with rival.claim(cell) as theirs, rival.claim(other) as free:
+        with rival.claim(trial) as theirs, rival.claim(other) as free:
             assert (theirs, free) == (False, True)
-    with rival.claim(cell) as theirs:
+    with rival.claim(trial) as theirs:
         assert theirs
 
 
@@ -128,7 +128,7 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
     (tmp_path / "per_user").mkdir()
     pl.DataFrame({"user": [4, 9], "recall@20": [0.0, 0.8]}).write_parquet(tmp_path / "per_user" / "a.parquet")
     good = TrialResult(
-        cell_of(data, extra={"final": True}, feature_set="mllm"),
+        trial_of(data, extra={"final": True}, feature_set="mllm"),
         figures=figures,
         seconds=9.0,
         peak_memory=3 << 20,
@@ -138,7 +138,7 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
         per_user="per_user/a.parquet",
         options={"model": {"loss": "softmax"}},
     )
-    bad = TrialResult(cell_of(data, model="mf", model_options={}), "out of memory")
+    bad = TrialResult(trial_of(data, model="mf", model_options={}), "out of memory")
     results = Results([good, bad], "compare", tmp_path)
     frame = results.frame()
     assert frame.select("stage", "metric", "value").rows() == [
@@ -168,7 +168,7 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
         ("lirdrec", "4", 0.0),
         ("lirdrec", "9", 0.8),
     ]
-    assert [r.cell.model for r in results.where(status="done", model=("lirdrec", "mf"))] == ["lirdrec"]
+    assert [r.trial.model for r in results.where(status="done", model=("lirdrec", "mf"))] == ["lirdrec"]
     assert len(results.where(dataset="data", final=False)) == 1
     empty = Results([], "compare")
     assert empty.frame().columns == frame.columns and empty.per_user().is_empty()
@@ -176,7 +176,7 @@ def test_frames_have_one_row_a_figure_a_cell_and_an_epoch(data, tmp_path):
 
 # reports at any time: without results, and with failures only
 
-STUDIES = [name for name in experiment_names() if name != "compare"]
+STUDIES = [name for name in experiment_summaries() if name != "compare"]
 SETTINGS = {"splits": {"methods": ["random", "cold_items"]}, "layers": {"layers": [1, 2]}}
 
 
@@ -196,7 +196,7 @@ def test_with_nothing_done(name, context, answer):
 def test_with_failures_only(name, context, words):
     chosen, settings = study(name, context)
     cells = list(chosen.plan(settings, Results()))
-    results = Results([TrialResult(cell, "failed", "the sky fell") for cell in cells], name, settings.output)
+    results = Results([TrialResult(trial, "failed", "the sky fell") for trial in cells], name, settings.output)
     assert "the sky fell" in words(chosen.report(settings, results))
     assert list(chosen.plan(settings, results)) == cells or name == "cold"  # whose searches continue with what is left
 
@@ -205,5 +205,5 @@ def test_with_failures_only(name, context, words):
 def test_the_plan_repeats_itself_and_every_model_is_there(name, context):
     chosen, settings = study(name, context)
     first, again = (list(chosen.plan(settings, Results())) for _ in range(2))
-    assert first == again and len({cell.key for cell in first}) == len(first)
-    assert {cell.model for cell in first} == set(settings.models)
+    assert first == again and len({trial.key for trial in first}) == len(first)
+    assert {trial.model for trial in first} == set(settings.models)

@@ -12,7 +12,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
 from lirdrec.experiments.studies.compare import default_models
 from lirdrec.experiments.trial import TrialResult, TrialStore, canonical
-from lirdrec.experiments.tuning import WARM_UP, base_cell, n_trials, suggest
+from lirdrec.experiments.tuning import WARM_UP, base_trial, n_trials, suggest
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.models.registry import config_type, model_names
 from lirdrec.training.config import TrainConfig
@@ -25,29 +25,29 @@ FREE = {"model_options": {}}
 
 def plan_of(model="lirdrec", data=None):
     def plan(context, results):
-        yield from suggest(context, results, base_cell(context, context.datasets[0], model)).cells
+        yield from suggest(context, results, base_trial(context, context.datasets[0], model)).cells
 
     return plan
 
 
 def found(context, results, model="lirdrec"):
-    return suggest(context, results, base_cell(context, context.datasets[0], model))
+    return suggest(context, results, base_trial(context, context.datasets[0], model))
 
 
-def worth(cell) -> float:
+def worth(trial) -> float:
     """A made-up truth: softmax is better, and so are a rate near 2e-3, few layers and strong regularisation."""
-    options = {**cell.model_options, **cell.training}
+    options = {**trial.model_options, **trial.training}
     rates = {1e-4: 0, 2e-4: 1, 5e-4: 2, 1e-3: 3, 2e-3: 4, 5e-3: 3}
     value = 0.02 * rates[options["learning_rate"]] + 0.1 * (options["loss"] == "softmax")
     return 0.1 + value + 0.05 * (options["n_layers"] == 2) + 0.02 * options["regularization"]
 
 
-def by_truth(cell) -> TrialResult:
-    return TrialResult(cell, figures={"valid": {METRIC: worth(cell)}}, seconds=10.0)
+def by_truth(trial) -> TrialResult:
+    return TrialResult(trial, figures={"valid": {METRIC: worth(trial)}}, seconds=10.0)
 
 
 def options_of(results) -> list[dict]:
-    return [{**one.cell.model_options, **one.cell.training} for one in results]
+    return [{**one.trial.model_options, **one.trial.training} for one in results]
 
 
 def test_the_search_begins_with_the_published_settings_and_never_repeats_itself(context, inline):
@@ -63,7 +63,7 @@ def test_the_search_begins_with_the_published_settings_and_never_repeats_itself(
         assert set(parts(one)[1]) == {"metric", "epochs", "learning_rate", "batch_size"}
         assert ("temperature" in one) is (one["loss"] == "softmax")
     best = found(settings, results).chosen
-    assert worth(best) == max(map(worth, (one.cell for one in results)))
+    assert worth(best) == max(map(worth, (one.trial for one in results)))
 
 
 def test_what_is_proposed_does_not_depend_on_the_order_in_which_cells_end(context, inline, tmp_path):
@@ -85,11 +85,11 @@ def test_stopped_anywhere_it_proposes_the_same(context, inline, tmp_path):
     def killed_after(n):
         left[0] = n
 
-        def compute(cell):
+        def compute(trial):
             if not left[0]:
                 raise Killed
             left[0] -= 1
-            return by_truth(cell)
+            return by_truth(trial)
 
         return compute
 
@@ -114,7 +114,7 @@ def test_tpe_finds_what_chance_seldom_does(context, inline, tmp_path):
     settings = context(trials=30, **FREE)
     results = inline(plan_of(), settings, by_truth)
     best = worth(found(settings, results).chosen)
-    base = base_cell(settings, settings.datasets[0], "lirdrec")
+    base = base_trial(settings, settings.datasets[0], "lirdrec")
 
     def value(choice) -> float:
         of_model, training = parts(choice)
@@ -166,9 +166,9 @@ def test_a_similarity_or_temperature_set_by_hand_is_not_searched():
 def test_a_search_over_both_similarities(context, inline):
     """TPE proposes from both branches and keeps their options apart; products win in this made-up truth."""
 
-    def truth(cell) -> TrialResult:
-        value = 0.1 + 0.5 * (cell.model_options["similarity"] == "product")
-        return TrialResult(cell, figures={"valid": {METRIC: value}}, seconds=1.0)
+    def truth(trial) -> TrialResult:
+        value = 0.1 + 0.5 * (trial.model_options["similarity"] == "product")
+        return TrialResult(trial, figures={"valid": {METRIC: value}}, seconds=1.0)
 
     settings = context(trials=16, models=("sasrec",), **FREE)
     results = inline(plan_of("sasrec"), settings, truth)
@@ -187,9 +187,11 @@ def test_options_set_by_hand_are_not_searched(context, inline):
 
 def test_a_model_has_no_more_trials_than_configurations(context, inline):
     settings = context(trials=5, models=("popularity",))
-    results = inline(plan_of("popularity"), settings, lambda cell: TrialResult(cell, figures={"valid": {METRIC: 0.1}}))
-    assert len(results) == 1 == n_trials(settings, base_cell(settings, settings.datasets[0], "popularity"))
-    assert found(settings, results, "popularity").chosen == next(iter(results)).cell
+    results = inline(
+        plan_of("popularity"), settings, lambda trial: TrialResult(trial, figures={"valid": {METRIC: 0.1}})
+    )
+    assert len(results) == 1 == n_trials(settings, base_trial(settings, settings.datasets[0], "popularity"))
+    assert found(settings, results, "popularity").chosen == next(iter(results)).trial
 
 
 def test_no_trials_means_the_published_defaults(context):
@@ -212,10 +214,10 @@ def test_the_final_cell_has_the_best_options(context, inline):
 
 
 def test_trials_that_fail_are_rows_and_the_rest_decides(context, inline):
-    def compute(cell) -> TrialResult:
-        if cell.model_options["loss"] == "softmax":
-            return TrialResult(cell, "out of memory")
-        return by_truth(cell)
+    def compute(trial) -> TrialResult:
+        if trial.model_options["loss"] == "softmax":
+            return TrialResult(trial, "out of memory")
+        return by_truth(trial)
 
     settings = context(trials=6, **FREE)
     results = inline(plan_of(), settings, compute)
@@ -231,11 +233,11 @@ def test_trials_that_fail_are_rows_and_the_rest_decides(context, inline):
 def test_what_is_chosen_stays_when_a_trial_that_failed_succeeds_later(context, inline):
     settings = context(trials=4, **FREE)
 
-    def compute(cell) -> TrialResult:
+    def compute(trial) -> TrialResult:
         return (
-            TrialResult(cell, "failed", "the disk was full")
-            if cell.model_options["loss"] == "softmax"
-            else by_truth(cell)
+            TrialResult(trial, "failed", "the disk was full")
+            if trial.model_options["loss"] == "softmax"
+            else by_truth(trial)
         )
 
     results = inline(plan_of(), settings, compute)
@@ -243,16 +245,16 @@ def test_what_is_chosen_stays_when_a_trial_that_failed_succeeds_later(context, i
     assert before is not None
     store = TrialStore(settings.output)
     for one in results:
-        store.record(TrialResult(one.cell, figures={"valid": {METRIC: 0.99}}, attempts=2))
+        store.record(TrialResult(one.trial, figures={"valid": {METRIC: 0.99}}, attempts=2))
     assert found(settings, Results.load(store)).chosen == before
 
 
 def test_a_budget_in_minutes_ends_the_search_and_limits_each_trial(context, inline):
     settings = context(trials=None, minutes=1.0, **FREE)
     results = inline(
-        plan_of(), settings, lambda cell: TrialResult(cell, figures={"valid": {METRIC: worth(cell)}}, seconds=25.0)
+        plan_of(), settings, lambda trial: TrialResult(trial, figures={"valid": {METRIC: worth(trial)}}, seconds=25.0)
     )
-    assert [one.cell.extra["seconds"] for one in results] == [60.0, 35.0, 10.0]
+    assert [one.trial.extra["seconds"] for one in results] == [60.0, 35.0, 10.0]
     assert found(settings, results).finished
 
 
@@ -265,16 +267,16 @@ def test_the_median_rule_by_hand(context, inline):
     flat, rising = [0.2] * (WARM_UP + 5), [0.0] * WARM_UP + [0.1, 0.3, 0.25, 0.4]
     histories = {"trial 1": curve(*flat), "trial 2": curve(*rising)}
 
-    def compute(cell) -> TrialResult:
-        history = histories.get(cell.variant, curve(0.1))
-        return TrialResult(cell, figures={"valid": {METRIC: 0.1}}, history=history)
+    def compute(trial) -> TrialResult:
+        history = histories.get(trial.variant, curve(0.1))
+        return TrialResult(trial, figures={"valid": {METRIC: 0.1}}, history=history)
 
     results = inline(plan_of(), context(trials=4, **FREE), compute)
-    limits = [one.cell.extra.get("stop_below") for one in results]
+    limits = [one.trial.extra.get("stop_below") for one in results]
     # best so far of trial 2: 0 in epoch 20, .1 in 21, .3 in 22 and 23, .4 from 24 on; trial 1 has .2 throughout
     assert limits == [None, None, *[[[WARM_UP, 0.0], [WARM_UP + 1, 0.1], [WARM_UP + 2, 0.2]]] * 2]
     again = inline(plan_of(), context(trials=4, prune=False, output=context().output / "off", **FREE), compute)
-    assert not any(one.cell.extra.get("stop_below") for one in again)
+    assert not any(one.trial.extra.get("stop_below") for one in again)
 
 
 def test_a_grid_with_an_unknown_option_is_refused(monkeypatch):

@@ -31,11 +31,11 @@ from .conftest import SMALL, after_numbers, assert_facts, emphasized
 class TestAblation:
     def test_each_variant_changes_one_option(self, context):
         cells = list(ablation.plan(context(seeds=2), Results()))
-        assert len(cells) == 12 and all(cell.final and cell.work == "train" for cell in cells)
+        assert len(cells) == 12 and all(trial.final and trial.work == "train" for trial in cells)
         full = cells[0]
         changed = {
-            cell.variant: {k: v for k, v in cell.model_options.items() if full.model_options.get(k, "") != v}
-            for cell in cells
+            trial.variant: {k: v for k, v in trial.model_options.items() if full.model_options.get(k, "") != v}
+            for trial in cells
         }
         assert changed == {
             "full": {},
@@ -45,7 +45,7 @@ class TestAblation:
             "w/o DCT": {"dct": None},
             "DCT over matrix": {"dct": "matrix"},
         }
-        assert {cell.seed for cell in cells} == {0, 1}
+        assert {trial.seed for trial in cells} == {0, 1}
 
     def test_the_full_model_learns_its_weights_whatever_tuning_chose(self, context):
         full = next(iter(ablation.plan(context(model_options={"pwc": "uniform", "dct": None}), Results())))
@@ -55,22 +55,22 @@ class TestAblation:
         cells = list(ablation.plan(context(models=("lirdrec_seq",), seeds=1), Results()))
         full = cells[0]
         changed = [
-            {k: v for k, v in cell.model_options.items() if full.model_options.get(k, "") != v} for cell in cells
+            {k: v for k, v in trial.model_options.items() if full.model_options.get(k, "") != v} for trial in cells
         ]
-        assert {cell.model for cell in cells} == {"lirdrec_seq"} and changed[0] == {}
+        assert {trial.model for trial in cells} == {"lirdrec_seq"} and changed[0] == {}
         assert [len(one) for one in changed[1:]] == [1] * 8
         assert {next(iter(one)) for one in changed[1:]} == {"pwc", "item_graph", "whiten", "encoder"}
 
     def test_with_both_losses_every_declaration_has_a_name_of_its_own(self, context):
         cells = list(ablation.plan(context(losses=("bpr", "softmax")), Results()))
         assert len(cells) == 12
-        assert len({declaration_name(cell) for cell in cells}) == 12
-        assert [cell.model_options["loss"] for cell in cells] == ["bpr"] * 6 + ["softmax"] * 6
+        assert len({declaration_name(trial) for trial in cells}) == 12
+        assert [trial.model_options["loss"] for trial in cells] == ["bpr"] * 6 + ["softmax"] * 6
 
     def test_only_what_is_worse_is_called_worse(self, context, inline, scored, answer):
         """All variants have the full model's users and figure but for noise; without PWC each user loses a tenth."""
         settings = context(seeds=2)
-        value = lambda cell: 0.5 + (-0.1 if cell.variant == "w/o PWC" else 0.0)
+        value = lambda trial: 0.5 + (-0.1 if trial.variant == "w/o PWC" else 0.0)
         results = inline(ablation.plan, settings, scored(value, settings.output))
         page = ablation.report(settings, results)
         said = answer(page)
@@ -85,8 +85,8 @@ class TestAblation:
 
     def test_a_variant_that_ran_out_of_memory_is_a_row(self, context, inline, scored, answer, words):
         settings = context()
-        fine = scored(lambda cell: 0.5)
-        broken = lambda cell: TrialResult(cell, "out of memory") if cell.variant == "w/o DCT" else fine(cell)
+        fine = scored(lambda trial: 0.5)
+        broken = lambda trial: TrialResult(trial, "out of memory") if trial.variant == "w/o DCT" else fine(trial)
         page = ablation.report(settings, inline(ablation.plan, settings, broken))
         assert_facts(answer(page), ["DCT", "out of memory"])
         assert_facts(words(page).rpartition("w/o DCT")[2], ["0", "out of memory"])  # the list of failures: which seed
@@ -118,24 +118,24 @@ class TestModality:
             settings={"controls": False},
         )
         results = inline(modality.plan, settings)
-        figures = {one.cell.variant: one.figures["test"]["recall@20"] for one in results}
+        figures = {one.trial.variant: one.figures["test"]["recall@20"] for one in results}
         assert figures["text only"] > figures["image only"] + 0.05
         assert figures["all modalities"] > figures["image only"] + 0.05
         page = modality.report(settings, results)
         assert "text" in emphasized(page) and "image" not in emphasized(page)  # the modality that is missed most
         remain = f"{figures['image only']:.4f}"
         assert_facts(answer(page), [remain, "text only", f"{figures['text only']:.4f}", "text", remain])
-        assert [one.cell.modalities for one in results] == [None, ("image",), ("text",)]
+        assert [one.trial.modalities for one in results] == [None, ("image",), ("text",)]
 
 
 class TestLayers:
     def test_the_best_number_and_the_choice_of_validation_are_reported(self, context, inline, answer):
         settings = context(settings={"layers": [1, 2, 4]}, seeds=2)
 
-        def compute(cell: TrialSpec) -> TrialResult:
-            n = cell.model_options["n_layers"]
+        def compute(trial: TrialSpec) -> TrialResult:
+            n = trial.model_options["n_layers"]
             figures = {"valid": {"recall@20": n / 10}, "test": {"recall@20": {1: 0.2, 2: 0.4, 4: 0.3}[n]}}
-            return TrialResult(cell, figures=figures)
+            return TrialResult(trial, figures=figures)
 
         results = inline(layers.plan, settings, compute)
         assert len(results) == 6
@@ -162,8 +162,8 @@ class TestBaseSettings:
     def trial(self, context, value: float, dataset: str | None = None, **options) -> TrialResult:
         of_model = {k: v for k, v in options.items() if k != "learning_rate"}
         training = {"metric": "recall@20", "learning_rate": options["learning_rate"]}
-        cell = TrialSpec("trial", dataset or context.datasets[0], "lirdrec", of_model, training)
-        return TrialResult(cell, figures={"valid": {"recall@20": value}})
+        trial = TrialSpec("trial", dataset or context.datasets[0], "lirdrec", of_model, training)
+        return TrialResult(trial, figures={"valid": {"recall@20": value}})
 
     def first(self, context) -> TrialSpec:
         return next(iter(ablation.plan(context, Results())))
@@ -197,7 +197,7 @@ def test_seeds_are_averaged_before_users_are_paired(context, inline, scored, ans
     """Two seeds that differ by a constant each, in opposite directions: users' means are the full model's."""
     settings = context(seeds=2)
     shift = {0: 0.1, 1: -0.1}
-    value = lambda cell: 0.5 + (shift[cell.seed] if cell.variant == "w/o PWC" else 0.0)
+    value = lambda trial: 0.5 + (shift[trial.seed] if trial.variant == "w/o PWC" else 0.0)
     results = inline(ablation.plan, settings, scored(value, settings.output))
     said = answer(ablation.report(settings, results))
     assert "PWC" not in after_numbers(said)  # the conclusion names no variant that is shown to be worse
@@ -284,7 +284,7 @@ def test_the_report_says_that_content_matters_where_it_does(mixed, context, inli
     )
     results = inline(modality.plan, settings)
     assert all(one.done for one in results), [one.error for one in results]
-    figures = {one.cell.variant: one.figures["test"]["recall@20"] for one in results}
+    figures = {one.trial.variant: one.figures["test"]["recall@20"] for one in results}
     controls = [modality.SHUFFLED, modality.NOISE]
     assert max(figures[name] for name in controls) < figures["all modalities"] - 0.03
     assert figures["text knocked out after training"] < figures["image knocked out after training"] - 0.05
@@ -298,8 +298,8 @@ def test_the_report_says_that_content_matters_where_it_does(mixed, context, inli
 def test_the_sentence_follows_the_figures(context, inline, scored, answer, loss, bold):
     settings = context(seeds=2)
 
-    def value(cell: TrialSpec) -> float:
-        return 0.5 - loss * (cell.variant in (modality.SHUFFLED, modality.NOISE))
+    def value(trial: TrialSpec) -> float:
+        return 0.5 - loss * (trial.variant in (modality.SHUFFLED, modality.NOISE))
 
     compute = scored(value, settings.output)
     results = inline(modality.plan, settings, compute)
@@ -312,5 +312,5 @@ def test_the_sentence_follows_the_figures(context, inline, scored, answer, loss,
 
 def test_controls_can_be_left_out(context):
     plain = list(modality.plan(context(settings={"controls": False}), Results()))
-    assert [cell.variant for cell in plain] == ["all modalities", "image only", "text only"]
-    assert all(cell.work == "train" for cell in plain)
+    assert [trial.variant for trial in plain] == ["all modalities", "image only", "text only"]
+    assert all(trial.work == "train" for trial in plain)

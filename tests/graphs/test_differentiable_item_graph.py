@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lirdrec.graphs.differentiable_item_graph import Links, cosines, nearest_links, own_cosines, pairs
+from lirdrec.graphs.differentiable_item_graph import WeightedEdges, cosines, nearest_edges, own_cosines, pairs
 from lirdrec.graphs.graph_attention import Edges
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
@@ -32,7 +32,7 @@ def test_links_of_the_last_items_are_rows_of_the_whole():
     x, present = table(9, 4), torch.ones(9, dtype=torch.bool)
     present[[2, 7]] = False
     blocks = [(x[:5], present[:5]), (x[5:], present[5:])]
-    found = nearest_links(x[5:], present[5:], blocks, 3).matrix((4, 9), first_row=5)
+    found = nearest_edges(x[5:], present[5:], blocks, 3).matrix((4, 9), first_row=5)
     rows, columns = pairs(nearest_items(x, present, 3))
     whole = torch.zeros(9, 9, dtype=torch.float64)
     whole[rows, columns] = torch.nn.functional.cosine_similarity(x[rows], x[columns], dim=1)
@@ -46,7 +46,7 @@ def test_joined_normalized_links_and_their_gradients_are_dense_ones():
     x = table(5, 3).requires_grad_()
 
     def ours(values, others, x):
-        both = Links.joined([Links(rows, columns, values).scaled(0.3), Links(*more, others)])
+        both = WeightedEdges.joined([WeightedEdges(rows, columns, values).scaled(0.3), WeightedEdges(*more, others)])
         return both.normalized(both.degrees(5)).matrix((5, 5)).matmul(x)
 
     def dense(values, others, x):

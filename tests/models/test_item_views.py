@@ -321,7 +321,7 @@ def test_a_large_batch_contrasts_a_sample_of_its_pairs(name):
 def test_smore_has_a_number_of_neighbors_for_each_modality():
     model = made("smore", modality_neighbors={"text": 2})
     table = {
-        m: torch.bincount(s.rows, minlength=N_OLD) for m, s in zip(model.modalities, model.cosine_links, strict=True)
+        m: torch.bincount(s.rows, minlength=N_OLD) for m, s in zip(model.modalities, model.cosine_edges, strict=True)
     }
     assert table["image"].tolist() == [3 * bool(x) for x in features(N_OLD)["image"].present]
     assert table["text"].tolist() == [2 * bool(x) for x in features(N_OLD)["text"].present]

@@ -268,7 +268,7 @@ def test_a_run_with_such_vectors_is_not_loaded(data, tmp_path, tensor, bad):
     tensors = load_file(run / VECTORS)
     tensors[tensor][2, 1] = bad
     scorer = VectorScorer(tensors["users"], tensors["items"], memory={"item_states": tensors["memory.item_states"]})
-    assert bool(scorer.sound_items(0).all()) is (tensor == "users")
+    assert bool(scorer.rankable_items(0).all()) is (tensor == "users")
     save_file(tensors, run / VECTORS)
     manifest = run / "manifest.json"
     listed = json.loads(manifest.read_text())
@@ -282,12 +282,12 @@ def test_item_weights_are_looked_at_too():
     history = torch.eye(4).to_sparse_csr()
     neighbors, similarity = torch.tensor([[1], [0], [3], [2]]), torch.tensor([[0.5], [0.5], [1e13], [torch.nan]])
     scorer = ItemWeightScorer.of_nearest(history, neighbors, similarity)
-    assert scorer.sound_items(0).tolist() == [True, True, False, False]
+    assert scorer.rankable_items(0).tolist() == [True, True, False, False]
     grown = scorer.with_items(torch.tensor([[0], [-1], [2]]), torch.tensor([[1.0], [0.0], [torch.inf]]))
-    assert grown.sound_items(4).tolist() == [True, True, False]
+    assert grown.rankable_items(4).tolist() == [True, True, False]
     dense = torch.eye(3)
     dense[0, 2] = torch.inf
-    assert ItemWeightScorer(torch.eye(3).to_sparse_csr(), dense).sound_items(1).tolist() == [True, False]
+    assert ItemWeightScorer(torch.eye(3).to_sparse_csr(), dense).rankable_items(1).tolist() == [True, False]
 
 
 def test_an_export_refuses_vectors_that_are_not_finite():

@@ -25,7 +25,7 @@ SIZE = 360  # pixels of an image's longer side
 MAX_TITLE = 90  # characters of an item's text
 
 
-def write_case_study(folder: str | Path, path: str | Path, images: str | Path | None = None) -> Path:
+def write_caption_report(folder: str | Path, path: str | Path, images: str | Path | None = None) -> Path:
     """Write an HTML page about the captions of a dataset, and return its path.
 
     The page shows random items with image and caption, statistics of the attributes, and the prompt. It is one file

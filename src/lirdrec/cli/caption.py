@@ -256,9 +256,9 @@ def _files(dataset: Path, images: Path | None, files: FileOptions) -> None:
     if files.export is not None:
         print_line(f"{pluralize(export_captions(dataset, files.export), 'item')} written to {files.export}.")
     if files.report is not None:
-        from lirdrec.captions.html_report import write_case_study
+        from lirdrec.captions.html_report import write_caption_report
 
-        print_line(f"Report: {write_case_study(dataset, files.report, images)}")
+        print_line(f"Report: {write_caption_report(dataset, files.report, images)}")
 
 
 def _show_work(job: Captioning, n: int) -> None:

@@ -126,10 +126,10 @@ def experiment(
     work. The test interactions are stored apart (sealed) before anything is trained: tuning never reads them, and after
     the test no configuration can be chosen again.
     """
-    from lirdrec.experiments.registry import experiment_names
+    from lirdrec.experiments.registry import experiment_summaries
 
     if name is None:
-        rows = [[key, summary] for key, summary in experiment_names().items()]
+        rows = [[key, summary] for key, summary in experiment_summaries().items()]
         return console().print(table(None, ["experiment", "answers"], rows))
     from lirdrec.experiments.registry import experiment as experiment_by_name
     from lirdrec.experiments.scheduler import report, run

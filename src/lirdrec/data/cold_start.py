@@ -10,7 +10,7 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.history_positions import has_clock
+from lirdrec.data.history_positions import timestamps_are_times
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.data.splits import TIMED, split_labels, split_method
@@ -160,7 +160,7 @@ def draw_launch(
     users, items, times = everything.users, everything.items, everything.timestamps
     n = round(share * dataset.n_items)
     if by == "time":
-        if times is None or not has_clock(dataset.info):
+        if times is None or not timestamps_are_times(dataset.info):
             lacking = "timestamps of" if times is None else "times, instead of positions in each user's history, of"
             raise DataError(f"{dataset.name}: a launch by time needs {lacking} the interactions; launch at random")
         first = np.full(dataset.n_items, np.iinfo(np.int64).max)

@@ -24,10 +24,10 @@ def row_positions(users: np.ndarray) -> np.ndarray:
     return positions
 
 
-def last_places(keys: np.ndarray) -> np.ndarray:
+def last_positions(keys: np.ndarray) -> np.ndarray:
     """Return the position of the last occurrence of each distinct key in `keys` `(N,)`: `(n,)` int64, ascending.
 
-    >>> last_places(np.array([4, 2, 4])).tolist()
+    >>> last_positions(np.array([4, 2, 4])).tolist()
     [1, 2]
     """
     return np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
@@ -47,7 +47,7 @@ def are_positions(users: np.ndarray, timestamps: np.ndarray) -> bool:
     return n_long >= 2 and bool((ranks == timestamps[order]).all())
 
 
-def has_clock(info: Mapping[str, Any]) -> bool:
+def timestamps_are_times(info: Mapping[str, Any]) -> bool:
     """Return False if the timestamps of a dataset with this `info` are only positions in each user's history.
 
     Else return True: the timestamps are times, or there are none.

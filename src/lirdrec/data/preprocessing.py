@@ -16,7 +16,7 @@ from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file,
 from lirdrec.data.dataset_base import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.history_positions import POSITIONS, are_positions, has_clock, row_positions
+from lirdrec.data.history_positions import POSITIONS, are_positions, row_positions, timestamps_are_times
 from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.interaction_filters import distinct_pairs, in_words, k_core, keep_only
 from lirdrec.data.interaction_weights import row_weights, summed_weights
@@ -152,7 +152,7 @@ def build(
         info = {**info, "timestamps": POSITIONS}
     if items is not None and (columns := config.named_columns):
         info = {**info, "columns": columns}
-    splits, split = _split(pairs, labels, config, has_clock(info))
+    splits, split = _split(pairs, labels, config, timestamps_are_times(info))
     logger.info("%s: %s", name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items()))
     return DatasetParts(
         name,
@@ -350,7 +350,7 @@ def resplit(dataset: DatasetParts, split: str, seed: int = 0, held_out: float = 
         pairs = pairs.take(distinct_pairs(pairs.users, pairs.items, pairs.timestamps)[3])
     if split in TIMED and pairs.timestamps is not None:
         pairs = pairs.take(np.lexsort((pairs.timestamps, pairs.users)))
-    (train, valid, test), record = _split_by_method(pairs, split, seed, held_out, has_clock(dataset.info))
+    (train, valid, test), record = _split_by_method(pairs, split, seed, held_out, timestamps_are_times(dataset.info))
     return dataclasses.replace(
         dataset, train=train, valid=valid, test=test, info={**dataset.info, "split": record}, folder=None
     )

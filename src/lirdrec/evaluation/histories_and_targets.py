@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.history_positions import last_places
+from lirdrec.data.history_positions import last_positions
 from lirdrec.data.splits import is_split_by_time, split_method
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_text
@@ -132,7 +132,7 @@ def with_last_target(dataset: Dataset) -> Dataset:
             f"{dataset.name}: the last test interaction of a user is known only with timestamps, but there are none;"
             " use all test interactions (test_target)"
         )
-    last = last_places(test.users)
+    last = last_positions(test.users)
     valid = Interactions.concatenate([dataset.valid, test.take(np.delete(np.arange(len(test)), last))])
     return replace(dataset, valid=valid, test=test.take(last), folder=None)
 

@@ -169,18 +169,18 @@ def score(job: Job) -> dict[str, Any]:
     """Do the work of a trial with recommendation lists: score them on validation, if there is any, and on the test."""
     from lirdrec.evaluation.external_lists import evaluate_external, fitting_cutoffs, read_lists
 
-    file = job.folder / "lists" / os.path.basename(str(job.cell.extra["file"]))
+    file = job.folder / "lists" / os.path.basename(str(job.trial.extra["file"]))
     lists = read_lists(file, job.dataset)
-    chosen = job.cell.extra.get("evaluation", {})
+    chosen = job.trial.extra.get("evaluation", {})
     names = tuple(dict.fromkeys((*chosen.get("metrics", FINAL_METRICS), *beyond_accuracy(job.dataset))))
     cutoffs = fitting_cutoffs(lists, [k for k in chosen.get("cutoffs", CUTOFFS) if k <= lists.items.shape[1]] or None)
     if len(job.dataset.valid):
         job.figures["valid"] = dict(evaluate_external(lists, job.dataset, "valid", k=cutoffs, metrics=names).values)
     if job.sealed_folder is None:
-        raise ConfigError(f"{job.cell.variant}: this trial is not final, and only a final trial may score the test")
+        raise ConfigError(f"{job.trial.variant}: this trial is not final, and only a final trial may score the test")
     per_user = job.folder / "per_user" / f"{job.runs.name}.parquet"
     options: dict[str, Any] = {"cutoffs": cutoffs, "metrics": names, "per_user": per_user}
     options |= {name: chosen.get(name) for name in ("test_history", "test_target")}
-    job.figures["test"] = SealedTestSet(job.sealed_folder).score_lists(job.cell, lists, job.dataset, **options)
+    job.figures["test"] = SealedTestSet(job.sealed_folder).score_lists(job.trial, lists, job.dataset, **options)
     job.per_user = per_user.relative_to(job.folder).as_posix()
     return {"places": int(lists.items.shape[1])}

@@ -128,8 +128,8 @@ def train(job: Job) -> dict[str, Any]:
     The model is trained on shuffled features or noise, or as usual, and then one modality is removed. Return why the
     training ended.
     """
-    kind, name = job.cell.extra["control"], job.cell.extra.get("knocked_out")
-    recommender = job.fit(with_control(job.dataset, kind, job.cell.seed) if kind in TRAINED else None)
+    kind, name = job.trial.extra["control"], job.trial.extra.get("knocked_out")
+    recommender = job.fit(with_control(job.dataset, kind, job.trial.seed) if kind in TRAINED else None)
     if kind == KNOCKED_OUT:
         recommender = knocked_out(recommender, job.dataset, str(name))
     job.score_valid(recommender)

@@ -64,7 +64,7 @@ class Progress:
         done = list(done)
         total, left = self.estimate(done, list(waiting))
         width = len(str(total))
-        trial = result.cell
+        trial = result.trial
         parts = [f"[{len(done):{width}}/{total}]", f"{name_of(trial):{NAME_WIDTH}}"]
         if result.done:
             parts += [metric_text(result, self.metric), f"{duration(result.seconds):>8}"]
@@ -84,7 +84,7 @@ class Progress:
         """
         seconds: dict[tuple[str, str], list[float]] = {}
         for result in done:
-            seconds.setdefault((result.cell.dataset, result.cell.model), []).append(result.seconds)
+            seconds.setdefault((result.trial.dataset, result.trial.model), []).append(result.seconds)
         remaining = Counter((trial.dataset, trial.model) for trial in waiting)
         for key, number in self.expected.items():
             remaining[key] = max(remaining[key], number - len(seconds.get(key, ())))

@@ -77,7 +77,7 @@ def module_path(name: str) -> str:
     return _MODULES.get(name) or (name if "." in name else f"{_STUDIES}.{name}")
 
 
-def experiment_names() -> dict[str, str]:
+def experiment_summaries() -> dict[str, str]:
     """Return name → the question that the experiment answers, without importing the modules."""
     return dict(_EXPERIMENTS)
 

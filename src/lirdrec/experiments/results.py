@@ -28,7 +28,7 @@ class Results:
     def __init__(self, results: Iterable[TrialResult] = (), experiment: str = "", folder: str | Path | None = None):
         self.experiment, self.folder = experiment, None if folder is None else Path(folder)
         self._results = list(results)
-        self._by_cell = {result.cell: result for result in self._results}
+        self._by_cell = {result.trial: result for result in self._results}
 
     @classmethod
     def load(cls, store: TrialStore) -> Results:
@@ -93,7 +93,7 @@ class Results:
         peak_gpu_memory_mb, epochs, best_epoch, options (JSON of the non-default options)."""
         rows = []
         for result in self._results:
-            trial, gpu = result.cell, result.peak_gpu_memory
+            trial, gpu = result.trial, result.peak_gpu_memory
             memory = (result.peak_memory / 2**20, None if gpu is None else gpu / 2**20)
             options = json.dumps({**trial.model_options, **trial.training}, sort_keys=True)
             outcome = (trial.final, result.status, result.error, result.seconds)
@@ -169,7 +169,7 @@ class Results:
         protocols: dict[str, Mapping[str, Any]] = {}
         for result in self._results:
             if isinstance(result.data, Mapping) and (protocol := result.data.get("protocol")):
-                protocols.setdefault(result.cell.model, protocol)
+                protocols.setdefault(result.trial.model, protocol)
         sentences = []
         if longer := {m: p for m, p in protocols.items() if p["test_history"] == "train+valid"}:
             sentences.append("In the test, users are known by their training and validation interactions.")
@@ -186,15 +186,15 @@ class Results:
 def _value(result: TrialResult, name: str) -> Any:
     """Return the value of a field of a result or of its trial; `Results.where` lists the fields."""
     if name == "dataset":
-        return result.cell.dataset_name
+        return result.trial.dataset_name
     if name == "loss":
         return loss_of(result)
-    return getattr(result if name == "status" else result.cell, name)
+    return getattr(result if name == "status" else result.trial, name)
 
 
 def loss_of(result: TrialResult) -> str:
     """Return the ranking loss that a trial was trained with; "" for models without a choice of losses."""
-    options = result.options.get("model", result.cell.model_options)
+    options = result.options.get("model", result.trial.model_options)
     return str(options.get("loss") or "")
 
 

@@ -159,7 +159,7 @@ class _Files:
 class _Worker:
     """A process that computes a trial, with its files and the lock on the trial."""
 
-    cell: TrialSpec
+    trial: TrialSpec
     process: subprocess.Popen[bytes] | RayProcess
     claim: ExitStack
     files: _Files
@@ -197,7 +197,7 @@ class _Run:
                     return self._results(done)
                 self._start(waiting)
                 waiting = [trial for trial in waiting if trial.key not in self.running]
-                self.progress.show(done.values(), waiting, [worker.cell for worker in self.running.values()])
+                self.progress.show(done.values(), waiting, [worker.trial for worker in self.running.values()])
                 time.sleep(POLL if self.running else POLL_OTHERS)
                 self._collect()
         finally:
@@ -217,7 +217,7 @@ class _Run:
 
     def _is_settled(self, result: TrialResult) -> bool:
         """Whether a result is kept: the trial has succeeded, or has failed and is not to be tried again."""
-        return result.done or result.attempts > self.again.get(result.cell.key, 0)
+        return result.done or result.attempts > self.again.get(result.trial.key, 0)
 
     def _results(self, done: dict[str, TrialResult]) -> Results:
         return Results(done.values(), self.experiment.name, self.config.output)
@@ -281,7 +281,7 @@ class _Run:
             if code is not None:
                 del self.running[key]
                 with worker.claim:
-                    self._record(worker.cell, worker.files, worker.attempt, code)
+                    self._record(worker.trial, worker.files, worker.attempt, code)
                 if worker.process.stdin is not None:
                     worker.process.stdin.close()
 
@@ -309,7 +309,7 @@ class _Run:
             files = _Files(self.config.output, key)
             for file in (files.job, files.result, *([files.log] if result.done else [])):
                 file.unlink(missing_ok=True)
-            if result.done and not result.cell.extra.get("keep"):
+            if result.done and not result.trial.extra.get("keep"):
                 shutil.rmtree(files.runs, ignore_errors=True)
 
     def _ended(self, result: TrialResult) -> None:
@@ -341,7 +341,7 @@ def log_trial(kind: str, experiment: str, result: TrialResult) -> None:
     from lirdrec.experiments.progress import name_of
     from lirdrec.trackers import tracker
 
-    trial = result.cell
+    trial = result.trial
     params = {**trial.to_json(), "dataset": trial.dataset_name, "experiment": experiment, "key": trial.key}
     run = tracker(kind, " ".join(name_of(trial).split()), params)
     for line in result.history:

@@ -108,7 +108,7 @@ class TrialResult:
     """Result of a trial: its status, metrics, time, memory and history.
 
     Attributes:
-        cell: the trial's specification.
+        trial: the trial's specification.
         status: "done", "failed" or "out of memory".
         error: one line about the failure, or None.
         figures: stage ("valid" or "test") → metric → value, for the stages that were scored.
@@ -124,7 +124,7 @@ class TrialResult:
         attempts: number of attempts until this result, without attempts that were interrupted.
     """
 
-    cell: TrialSpec
+    trial: TrialSpec
     status: Status = "done"
     error: str | None = None
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -157,13 +157,16 @@ class TrialResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return name → value of all fields, as JSON values."""
-        return {**vars(self), "cell": self.cell.to_json(), "history": list(self.history)}
+        values = {**vars(self), "cell": self.trial.to_json(), "history": list(self.history)}
+        del values["trial"]  # files have the key "cell"
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
         """Return the trial result whose `to_json` gave these values; missing fields get their defaults."""
         trial, history = TrialSpec.from_json(values["cell"]), tuple(values.get("history", ()))
-        return cls(**{**values, "cell": trial, "history": history})
+        fields = {name: value for name, value in values.items() if name != "cell"}
+        return cls(**{**fields, "trial": trial, "history": history})
 
 
 class TrialStore:
@@ -184,7 +187,7 @@ class TrialStore:
             stamp = path.stat().st_mtime_ns
             if self._cache.get(trial.key, (None,))[0] == stamp:
                 return self._cache[trial.key][1]
-            result = replace(_read_result(path), cell=trial)  # with the dataset's current path
+            result = replace(_read_result(path), trial=trial)  # with the dataset's current path
         except FileNotFoundError:
             return None
         self._cache[trial.key] = (stamp, result)
@@ -200,7 +203,7 @@ class TrialStore:
 
     def record(self, result: TrialResult) -> None:
         """Write the result of a trial into the folder; it replaces an earlier result of the same trial."""
-        path = self._path(result.cell)
+        path = self._path(result.trial)
         make_folder(path.parent)
         write_checked(path, result.to_json())
 

@@ -85,7 +85,7 @@ class TuningState:
         )
 
 
-def base_cell(
+def base_trial(
     config: ExperimentConfig,
     dataset: str,
     model: str,
@@ -125,8 +125,8 @@ def suggest(config: ExperimentConfig, results: Results, base: TrialSpec) -> Tuni
     Args:
         config: gives the budget, losses, metric, sampler, pruning and output folder.
         results: the results so far.
-        base: a "train" trial (see `base_cell`): its options are fixed, other options of the search space are tuned. Its
-            seed is the seed of the trials and of the random proposals.
+        base: a "train" trial (see `base_trial`): its options are fixed, other options of the search space are tuned.
+            Its seed is the seed of the trials and of the random proposals.
 
     Raises:
         ConfigError: Optuna is needed, but not installed.

@@ -89,10 +89,10 @@ class Job:
     """A trial to compute, with its folders and device: the argument of the functions that `TrialSpec.work` names.
 
     Attributes:
-        cell: the trial; its dataset is the development copy.
+        trial: the trial; its dataset is the development copy.
         folder: the experiment's folder.
         runs: folder for the trial's checkpoints and its saved model. The scheduler removes it when the trial is done,
-            unless `cell.extra["keep"]` is set.
+            unless `trial.extra["keep"]` is set.
         sealed_folder: folder of the sealed test; None unless the trial is final.
         device, cache: as in `lirdrec.fit`.
         figures: stage → metric → value; filled by `score_valid`, `score_test` and the function itself.
@@ -103,7 +103,7 @@ class Job:
         earlier: seconds of training in earlier workers of this trial, which were interrupted.
     """
 
-    cell: TrialSpec
+    trial: TrialSpec
     folder: Path
     runs: Path
     sealed_folder: Path | None = None
@@ -128,14 +128,14 @@ class Job:
         """
         from lirdrec.data.dataset import Dataset
 
-        data, modalities = Dataset.load(self.cell.dataset), self.cell.modalities
+        data, modalities = Dataset.load(self.trial.dataset), self.trial.modalities
         if modalities is None:
             return data
         for name in modalities:
             if name not in data.features:
                 listed = ", ".join(data.features) or "none"
                 raise DataError(f"{data.name}: the dataset has no features '{name}'; it has {listed}")
-        if "modalities" in option_names(self.cell.model):
+        if "modalities" in option_names(self.trial.model):
             return data  # the model selects modalities itself, and keeps items without them
         return replace(data, features={name: data.features[name] for name in modalities})
 
@@ -162,8 +162,8 @@ class Job:
         """
         from lirdrec.recommender.fit import fit
 
-        config, training = resolve_options(self.cell)
-        extra = self.cell.extra
+        config, training = resolve_options(self.trial)
+        extra = self.trial.extra
         self.callback = TrialCallback(training.metric, extra.get("stop_below", ()), extra.get("seconds"))
         recommender = fit(
             self.dataset if dataset is None else dataset,
@@ -209,7 +209,7 @@ class Job:
         if not len(self.dataset.valid):
             return
         candidates = self._candidates()
-        name, k = split_name(resolve_options(self.cell)[1].metric)
+        name, k = split_name(resolve_options(self.trial)[1].metric)
         chosen = self._evaluation()
         options: dict[str, Any] = {"metrics": tuple(dict.fromkeys((*chosen["metrics"], name)))}
         options |= {"k": self._cutoffs(candidates, (*chosen["cutoffs"], k)), "candidates": candidates}
@@ -236,7 +236,7 @@ class Job:
         from lirdrec.experiments.sealed_test_set import SealedTestSet
 
         if self.sealed_folder is None:
-            raise ConfigError(f"{self.cell.model}: this trial is not final, and only a final trial may score the test")
+            raise ConfigError(f"{self.trial.model}: this trial is not final, and only a final trial may score the test")
         chosen = self._candidates() if candidates is None else candidates
         file = self.folder / "per_user" / f"{self.runs.name}.parquet" if stage == "test" else None
         evaluation = self._evaluation()
@@ -244,7 +244,7 @@ class Job:
         self.protocol = protocol_of(recommender, self.dataset.info, "test", **history).to_json()
         options = {"candidates": chosen, "cutoffs": self._cutoffs(chosen, evaluation["cutoffs"]), **history}
         self.figures[stage] = metrics = SealedTestSet(self.sealed_folder).score(
-            self.cell, recommender, self.dataset, metrics=evaluation["metrics"], per_user=file, **options
+            self.trial, recommender, self.dataset, metrics=evaluation["metrics"], per_user=file, **options
         )
         if file is not None:
             self.per_user = file.relative_to(self.folder).as_posix()
@@ -254,10 +254,10 @@ class Job:
         """Return all options of the evaluation (`config.EVALUATION`): those of the trial, else defaults."""
         defaults: dict[str, Any] = {"metrics": FINAL_METRICS, "cutoffs": CUTOFFS}
         defaults |= {"test_history": None, "test_target": None, "mask_seen": True}
-        return defaults | self.cell.extra.get("evaluation", {})
+        return defaults | self.trial.extra.get("evaluation", {})
 
     def _candidates(self) -> Candidates:
-        return cast(Candidates, self.cell.extra.get("candidates", "all"))
+        return cast(Candidates, self.trial.extra.get("candidates", "all"))
 
     def _cutoffs(self, candidates: Candidates, cutoffs: Sequence[int]) -> tuple[int, ...]:
         """Return the cut-offs that do not exceed the number of items to rank; if all exceed it, only this number."""
@@ -275,9 +275,9 @@ def train(job: Job) -> dict[str, Any]:
     """
     recommender = job.fit()
     job.score_valid(recommender)
-    if job.cell.final:
+    if job.trial.final:
         job.score_test(recommender)
-    if job.cell.extra.get("keep"):
+    if job.trial.extra.get("keep"):
         recommender.save(job.runs / "model", overwrite=True)
     assert job.callback is not None
     return {"stopped": recommender.info.get("stopped"), "stopped_early": job.callback.stopped_early}
@@ -309,10 +309,10 @@ def compute(job: Job) -> dict[str, Any]:
 
     values: dict[str, Any] = {"status": "done", "error": None, "data": None}
     try:
-        if job.cell.model:
-            config, training = resolve_options(job.cell)
+        if job.trial.model:
+            config, training = resolve_options(job.trial)
             values["options"] = {"model": to_dict(config), "training": to_dict(training)}
-        values["data"] = find_work(job.cell.work)(job)
+        values["data"] = find_work(job.trial.work)(job)
         if job.protocol and isinstance(values["data"], dict):
             values["data"]["protocol"] = job.protocol
     except Exception as error:

@@ -142,7 +142,7 @@ def manifest_stamp(folder: str | Path) -> tuple[object, ...] | None:
         return None
 
 
-def manifest_checksum(folder: str | Path) -> str | None:
+def file_list_checksum(folder: str | Path) -> str | None:
     """Return one checksum of the list of files (with their checksums) in a folder's manifest; None if it is unreadable.
 
     The files themselves are not read. Unlike `manifest_stamp`, the checksum does not change when the files are moved

@@ -18,7 +18,7 @@ BLOCK_BYTES = 32 * 2**20  # size of the feature rows gathered at once for each o
 
 
 @dataclass(frozen=True)
-class Links:
+class WeightedEdges:
     """Entries of an item-item matrix: `values[n]` at `(rows[n], columns[n])`; entries at the same position add up.
 
     Attributes:
@@ -31,19 +31,19 @@ class Links:
     values: Tensor
 
     @classmethod
-    def joined(cls, matrices: Sequence[Links]) -> Links:
+    def joined(cls, matrices: Sequence[WeightedEdges]) -> WeightedEdges:
         """Return the sum of several matrices."""
         return cls(*(torch.cat([getattr(m, name) for m in matrices]) for name in ("rows", "columns", "values")))
 
-    def scaled(self, factor: float | Tensor) -> Links:
+    def scaled(self, factor: float | Tensor) -> WeightedEdges:
         """Return the matrix times a number."""
-        return Links(self.rows, self.columns, self.values * factor)
+        return WeightedEdges(self.rows, self.columns, self.values * factor)
 
     def degrees(self, n: int) -> Tensor:
         """Return the row sums `(n,)`."""
         return self.values.new_zeros(n).index_add(0, self.rows, self.values)
 
-    def normalized(self, degrees: Tensor) -> Links:
+    def normalized(self, degrees: Tensor) -> WeightedEdges:
         """Return `D^-½ A D^-½` for this matrix `A`, with `degrees` `(n,)` as `D`.
 
         A degree that is not positive counts as infinite: the entries of its row and column become 0.
@@ -52,9 +52,9 @@ class Links:
         # the inner where keeps the root and its gradient finite in entries that the outer where discards
         scale = torch.where(is_positive, torch.where(is_positive, degrees, 1.0).rsqrt(), 0.0)
         both = scale.index_select(0, self.rows) * scale.index_select(0, self.columns)
-        return Links(self.rows, self.columns, self.values * both)
+        return WeightedEdges(self.rows, self.columns, self.values * both)
 
-    def matrix(self, shape: tuple[int, int], first_row: int = 0) -> LinkMatrix:
+    def matrix(self, shape: tuple[int, int], first_row: int = 0) -> EdgeMatrix:
         """Return a sparse matrix of `shape`, in which row 0 is the row `first_row` of this matrix.
 
         All entries must be in its rows; entries at the same position are added up.
@@ -62,11 +62,11 @@ class Links:
         keys = (self.rows - first_row) * shape[1] + self.columns
         unique, inverse = torch.unique(keys, return_inverse=True)  # sorted, as `Edges` sorts
         summed = self.values.new_zeros(len(unique)).index_add(0, inverse, self.values)
-        return LinkMatrix(Edges(unique // shape[1], unique % shape[1], shape), summed)
+        return EdgeMatrix(Edges(unique // shape[1], unique % shape[1], shape), summed)
 
 
 @dataclass(frozen=True)
-class LinkMatrix:
+class EdgeMatrix:
     """A sparse matrix whose `values` `(E,)` at `edges` may carry a gradient."""
 
     edges: Edges
@@ -76,9 +76,9 @@ class LinkMatrix:
         """Return the matrix times dense `x` `(columns, D)`; differentiable in the values and in `x`."""
         return self.edges.matmul(self.values, x)
 
-    def detached(self) -> LinkMatrix:
+    def detached(self) -> EdgeMatrix:
         """Return the same matrix as a constant, without gradient."""
-        return LinkMatrix(self.edges, self.values.detach())
+        return EdgeMatrix(self.edges, self.values.detach())
 
 
 def pairs(neighbors: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,13 +87,13 @@ def pairs(neighbors: Tensor) -> tuple[Tensor, Tensor]:
     return rows, neighbors[rows, slots]
 
 
-def own_cosines(unit: Tensor, neighbors: Tensor) -> Links:
+def own_cosines(unit: Tensor, neighbors: Tensor) -> WeightedEdges:
     """Return the links from each item to its neighbors in a table `(I, k)`, in which -1 is no entry.
 
     The values are the cosines of the items' vectors `unit` `(I, D)`, which have length 1; they are differentiable.
     """
     edges = Edges(*pairs(neighbors), (len(unit), len(unit)))
-    return Links(edges.rows, edges.columns, edges.dots(unit, unit))
+    return WeightedEdges(edges.rows, edges.columns, edges.dots(unit, unit))
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def cosines(queries: Tensor, blocks: Sequence[Tensor], rows: Tensor, columns: Te
 
 
 @torch.no_grad()
-def nearest_links(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], k: int) -> Links:
+def nearest_edges(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tensor, Tensor]], k: int) -> WeightedEdges:
     """Return links from each of the last items of a catalog to its `k` nearest items; the values are cosines.
 
     See `nearest_among`. The rows and columns of the links are rows of the catalog.
@@ -131,4 +131,4 @@ def nearest_links(queries: Tensor, present: Tensor, blocks: Sequence[tuple[Tenso
     rows, columns = pairs(nearest_among(queries, present, blocks, k))
     values = [values for values, _ in blocks]
     first = sum(len(v) for v in values) - len(queries)
-    return Links(rows + first, columns, cosines(queries, values, rows, columns))
+    return WeightedEdges(rows + first, columns, cosines(queries, values, rows, columns))

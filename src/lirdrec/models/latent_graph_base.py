@@ -38,7 +38,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, check_share, option, validated
-from lirdrec.graphs.differentiable_item_graph import LinkMatrix, Links, cosines, nearest_links, own_cosines, pairs
+from lirdrec.graphs.differentiable_item_graph import (
+    EdgeMatrix,
+    WeightedEdges,
+    cosines,
+    nearest_edges,
+    own_cosines,
+    pairs,
+)
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.graphs.user_item import RowGraph, row_folded
 from lirdrec.models.base import Features, Model, ModelInputs
@@ -50,7 +57,7 @@ from lirdrec.nn.memory_saving_ops import normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 
-Degrees = Callable[[str, Links], Tensor]
+Degrees = Callable[[str, WeightedEdges], Tensor]
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,9 @@ class LatentGraphModel(Model):
     # What a model adds
 
     @abstractmethod
-    def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
+    def blended(
+        self, learned: Sequence[WeightedEdges], frozen: Sequence[WeightedEdges], degrees: Degrees
+    ) -> list[WeightedEdges]:
         """Return the model's graphs G.
 
         Args:
@@ -131,13 +140,13 @@ class LatentGraphModel(Model):
         return RowGraph(i.users, i.items, i.n_users, i.n_items, self.user_embedding.dtype, i.relative_weights)
 
     @cached_property
-    def frozen(self) -> list[Links]:
+    def frozen(self) -> list[WeightedEdges]:
         """The graph `K(F_m)` of each modality, not normalized: cosines of the raw features of neighbors."""
         graphs = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbors(name, self.config.n_neighbors))
             values = cosines(feature.values, [feature.values], rows, columns)
-            graphs.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
+            graphs.append(WeightedEdges(rows, columns, values.to(self.user_embedding.dtype)))
         return graphs
 
     def projected(self, row: int, values: Tensor) -> Tensor:
@@ -145,14 +154,14 @@ class LatentGraphModel(Model):
         z = F.linear(values, self.projection_weight[row], self.projection_bias[row])
         return normalize(z.to(self.user_embedding.dtype))
 
-    def item_graphs(self) -> tuple[list[LinkMatrix], dict[str, Tensor]]:
+    def item_graphs(self) -> tuple[list[EdgeMatrix], dict[str, Tensor]]:
         """Return the graphs G of the current parameters, and by name the row sums `(I,)` that normalize them."""
         n, degrees, learned = self.inputs.n_items, dict[str, Tensor](), []
         for row, feature in enumerate(self.features):
             z = self.projected(row, feature.values)
             learned.append(own_cosines(z, nearest_items(z.detach(), feature.present, self.config.n_neighbors)))
 
-        def sums(name: str, links: Links) -> Tensor:
+        def sums(name: str, links: WeightedEdges) -> Tensor:
             degrees[name] = links.degrees(n)
             return degrees[name]
 
@@ -160,7 +169,7 @@ class LatentGraphModel(Model):
 
     # Forward and training
 
-    def forward(self, graphs: Sequence[LinkMatrix]) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    def forward(self, graphs: Sequence[EdgeMatrix]) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
         """Return user vectors `(U, e)`, item vectors `(I, e)`, `G^Lm Q` `(I, e)` of each graph, and `h` `(I, e)`."""
         users, items = (
             torch.stack(layers).mean(0)
@@ -179,7 +188,7 @@ class LatentGraphModel(Model):
         super().start_epoch(epoch)
         self._epoch_graphs = None
 
-    _epoch_graphs: list[LinkMatrix] | None = None
+    _epoch_graphs: list[EdgeMatrix] | None = None
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Return the ranking loss, the penalty of the batch's vectors, and the model's further terms.
@@ -240,11 +249,11 @@ class LatentGraphModel(Model):
         for row, m in enumerate(self.modalities):
             blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
             projected = [(self.projected(row, values), present) for values, present in blocks]
-            learned.append(nearest_links(projected[-1][0], new_features[row].present, projected, k))
-            raw = nearest_links(new_features[row].values, new_features[row].present, blocks, k)
-            frozen.append(Links(raw.rows, raw.columns, raw.values.to(dtype)))
+            learned.append(nearest_edges(projected[-1][0], new_features[row].present, projected, k))
+            raw = nearest_edges(new_features[row].values, new_features[row].present, blocks, k)
+            frozen.append(WeightedEdges(raw.rows, raw.columns, raw.values.to(dtype)))
 
-        def sums(name: str, links: Links) -> Tensor:
+        def sums(name: str, links: WeightedEdges) -> Tensor:
             # the links start at new items only, so the sums of the old ones are still zero
             degrees = links.degrees(old + n)
             degrees[:old] = memory[f"item_degree_{name}"]

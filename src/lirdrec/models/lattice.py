@@ -28,7 +28,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lirdrec.config import validated
-from lirdrec.graphs.differentiable_item_graph import Links
+from lirdrec.graphs.differentiable_item_graph import WeightedEdges
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.latent_graph_base import Degrees, LatentGraphModel, LatentGraphOptions
 
@@ -72,15 +72,17 @@ class LATTICE(LatentGraphModel):
             self.modality_logits = self._table(len(self.modalities))
             nn.init.zeros_(self.modality_logits)
 
-    def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
+    def blended(
+        self, learned: Sequence[WeightedEdges], frozen: Sequence[WeightedEdges], degrees: Degrees
+    ) -> list[WeightedEdges]:
         """Return the one graph `G`, in a list."""
         single = len(learned) == 1
         w = (learned[0].values.new_ones(()),) if single else self.modality_logits.softmax(0).unbind()
-        mixed = Links.joined([links.scaled(share) for links, share in zip(learned, w, strict=True)])
+        mixed = WeightedEdges.joined([links.scaled(share) for links, share in zip(learned, w, strict=True)])
         parts = [mixed.normalized(degrees("learned", mixed)).scaled(1 - self.config.frozen_weight)]
         for name, links, share in zip(self.modalities, frozen, w, strict=True):
             parts.append(links.normalized(degrees(name, links)).scaled(self.config.frozen_weight * share))
-        return [Links.joined(parts)]
+        return [WeightedEdges.joined(parts)]
 
     def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:
         """Return `h`, which is `G^Lm Q` of the one graph."""

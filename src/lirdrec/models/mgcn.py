@@ -33,13 +33,13 @@ from torch import Tensor
 
 from lirdrec.config import validated
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.multi_view_base import ItemViewModel, ItemViewOptions, counts
+from lirdrec.models.multi_view_base import MultiViewModel, MultiViewOptions, counts
 from lirdrec.nn.init import torch_linear_
 
 
 @dataclass(frozen=True)
 @validated
-class MGCNConfig(ItemViewOptions):
+class MGCNConfig(MultiViewOptions):
     """Hyper-parameters of MGCN.
 
     >>> MGCNConfig(n_layers=1).n_layers
@@ -49,7 +49,7 @@ class MGCNConfig(ItemViewOptions):
     model: ClassVar[str] = "mgcn"
 
 
-class MGCN(ItemViewModel):
+class MGCN(MultiViewModel):
     """MGCN: features gated by ID vectors, fused by attention.
 
     The formulas are at the top of this file and of `multi_view_base.py`.

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.differentiable_item_graph import Links
+from lirdrec.graphs.differentiable_item_graph import WeightedEdges
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.latent_graph_base import Degrees, LatentGraphModel, LatentGraphOptions
 from lirdrec.nn.init import torch_linear_
@@ -97,7 +97,9 @@ class MICRO(LatentGraphModel):
         for parameter in (self.attention_weight, self.attention_bias, self.attention_vector):
             torch_linear_(parameter, self.initial, e)
 
-    def blended(self, learned: Sequence[Links], frozen: Sequence[Links], degrees: Degrees) -> list[Links]:
+    def blended(
+        self, learned: Sequence[WeightedEdges], frozen: Sequence[WeightedEdges], degrees: Degrees
+    ) -> list[WeightedEdges]:
         """Return one graph `G_m` for each modality."""
         share, graphs = self.config.frozen_weight, []
         for name, own, raw in zip(self.modalities, learned, frozen, strict=True):
@@ -105,7 +107,7 @@ class MICRO(LatentGraphModel):
                 own.normalized(degrees(f"learned_{name}", own)).scaled(1 - share),
                 raw.normalized(degrees(name, raw)).scaled(share),
             ]
-            graphs.append(Links.joined(parts))
+            graphs.append(WeightedEdges.joined(parts))
         return graphs
 
     def fused(self, smoothed: Sequence[Tensor], features: Sequence[Features]) -> Tensor:

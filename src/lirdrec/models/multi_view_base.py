@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.differentiable_item_graph import Links, cosines, nearest_links, pairs
+from lirdrec.graphs.differentiable_item_graph import WeightedEdges, cosines, nearest_edges, pairs
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs
@@ -48,7 +48,7 @@ from lirdrec.row_buffers import append_rows
 
 @dataclass(frozen=True)
 @validated
-class ItemViewOptions(FeatureSizeOptions, RankingOptions):
+class MultiViewOptions(FeatureSizeOptions, RankingOptions):
     """Hyper-parameters of both MGCN and SMORE."""
 
     embedding_size: int = option(64, "e, columns of user and item vectors and of projected features")
@@ -87,15 +87,15 @@ class Vectors:
         return self.content + self.side
 
 
-class ItemViewModel(Model):
+class MultiViewModel(Model):
     """Base class of MGCN and SMORE, which gate and smooth item vectors for each modality.
 
     The formulas are at the top of this file.
     """
 
-    config: ItemViewOptions
+    config: MultiViewOptions
 
-    def __init__(self, inputs: ModelInputs, config: ItemViewOptions, views: Sequence[str] = ()):
+    def __init__(self, inputs: ModelInputs, config: MultiViewOptions, views: Sequence[str] = ()):
         """Build the model, with one view for each modality and one for each name in `views`."""
         super().__init__(inputs, config)
         self.modalities = chosen_modalities(inputs, config.modalities, reserved=views)
@@ -137,7 +137,7 @@ class ItemViewModel(Model):
             p: the dropout of this model, in training; 0: none.
         """
 
-    def graphs_of(self, links: Sequence[Links], n_items: int) -> list[Links]:
+    def graphs_of(self, links: Sequence[WeightedEdges], n_items: int) -> list[WeightedEdges]:
         """Return the graph `S_c` of each view from `S_m` of each modality; the graphs have `n_items` columns."""
         return list(links)
 
@@ -152,20 +152,20 @@ class ItemViewModel(Model):
         return user_item_graph(self.inputs, self.user_embedding.dtype)
 
     @cached_property
-    def cosine_links(self) -> list[Links]:
+    def cosine_edges(self) -> list[WeightedEdges]:
         """The graph `K(F_m)` of each modality, not normalized: cosines of the features of neighbors."""
         links = []
         for name, feature in zip(self.modalities, self.features, strict=True):
             rows, columns = pairs(self.inputs.neighbors(name, self.neighbors_of(name)))
             values = cosines(feature.values, [feature.values], rows, columns)
-            links.append(Links(rows, columns, values.to(self.user_embedding.dtype)))
+            links.append(WeightedEdges(rows, columns, values.to(self.user_embedding.dtype)))
         return links
 
     @cached_property
     def item_item(self) -> list[SparseMatrix]:
         """The item graph `S_c` of each view."""
         n = self.inputs.n_items
-        normalized = [links.normalized(links.degrees(n)) for links in self.cosine_links]
+        normalized = [links.normalized(links.degrees(n)) for links in self.cosine_edges]
         return [SparseMatrix(s.rows, s.columns, s.values, (n, n)) for s in self.graphs_of(normalized, n)]
 
     @cached_property
@@ -242,7 +242,7 @@ class ItemViewModel(Model):
             "item_states": states.detach().clone(),
             "item_degrees": item_degrees(self.inputs, states.dtype),
         }
-        for name, links in zip(self.modalities, self.cosine_links, strict=True):
+        for name, links in zip(self.modalities, self.cosine_edges, strict=True):
             memory[f"item_degree_{name}"] = links.degrees(self.inputs.n_items)
         for name, graph, level in zip(self.views, self.item_item, self.gated(), strict=True):
             for layer in range(c.n_item_layers):
@@ -263,8 +263,8 @@ class ItemViewModel(Model):
         zeros = scorer.item_vectors.new_zeros(n, self.config.embedding_size)
         for m in self.modalities:
             blocks = [(block[m].values, block[m].present) for block in [*catalog, new]]
-            raw = nearest_links(new[m].values, new[m].present, blocks, self.neighbors_of(m))
-            own = Links(raw.rows, raw.columns, raw.values.to(zeros.dtype))
+            raw = nearest_edges(new[m].values, new[m].present, blocks, self.neighbors_of(m))
+            own = WeightedEdges(raw.rows, raw.columns, raw.values.to(zeros.dtype))
             # the links start at new items only, so the sums of the old ones are still zero
             degrees = own.degrees(old + n)
             degrees[:old] = memory[f"item_degree_{m}"]

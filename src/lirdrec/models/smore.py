@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from lirdrec.config import check_share, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.graphs.differentiable_item_graph import Links
+from lirdrec.graphs.differentiable_item_graph import WeightedEdges
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.multi_view_base import ItemViewModel, ItemViewOptions, counts
+from lirdrec.models.multi_view_base import MultiViewModel, MultiViewOptions, counts
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.memory_saving_ops import dropout
 
@@ -45,7 +45,7 @@ FUSION = "fusion"
 
 @dataclass(frozen=True)
 @validated
-class SMOREConfig(ItemViewOptions):
+class SMOREConfig(MultiViewOptions):
     """Hyper-parameters of SMORE.
 
     >>> SMOREConfig(n_layers=3).n_layers
@@ -65,7 +65,7 @@ class SMOREConfig(ItemViewOptions):
             raise ConfigError("modality_neighbors must be 1 or more")
 
 
-class SMORE(ItemViewModel):
+class SMORE(MultiViewModel):
     """SMORE: features filtered in the frequency domain.
 
     The formulas are at the top of this file and of `multi_view_base.py`.
@@ -119,12 +119,12 @@ class SMORE(ItemViewModel):
         """Return k of the graph of a modality: that in `modality_neighbors`, else `n_neighbors`."""
         return (self.config.modality_neighbors or {}).get(modality, self.config.n_neighbors)
 
-    def graphs_of(self, links: Sequence[Links], n_items: int) -> list[Links]:
+    def graphs_of(self, links: Sequence[WeightedEdges], n_items: int) -> list[WeightedEdges]:
         """Return the graphs of the modalities, and `S_f`, which has the largest of their entries at each position."""
-        joined = Links.joined(list(links))
+        joined = WeightedEdges.joined(list(links))
         keys, inverse = torch.unique(joined.rows * n_items + joined.columns, return_inverse=True)
         largest = joined.values.new_full((len(keys),), -torch.inf).scatter_reduce(0, inverse, joined.values, "amax")
-        return [*links, Links(keys // n_items, keys % n_items, largest)]
+        return [*links, WeightedEdges(keys // n_items, keys % n_items, largest)]
 
     def contents(self, projected: Sequence[Tensor]) -> list[Tensor]:
         """Return `y_c` of each modality and of their fusion."""

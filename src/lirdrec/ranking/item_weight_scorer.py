@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
-from lirdrec.ranking.scorers import LARGEST, Scorer, sound_rows
+from lirdrec.ranking.scorers import LARGEST, Scorer, finite_rows
 from lirdrec.ranking.sparse_rows import csr_of, csr_of_pairs, masking, transposed_csr
 from lirdrec.row_buffers import append_rows
 
@@ -146,12 +146,12 @@ class ItemWeightScorer(Scorer):
         sizes = torch.where(lengths > 0, lengths, 1).to(overlap.dtype).sqrt()
         return overlap / (sizes[users, None] * sizes)
 
-    def sound_items(self, first: int) -> Tensor:
+    def rankable_items(self, first: int) -> Tensor:
         rows = torch.arange(first, self.n_items, device=self._weights_t.device)
         if not self._sparse:
-            return sound_rows(self._weights_t[first:], LARGEST)
+            return finite_rows(self._weights_t[first:], LARGEST)
         owner, entry = expand(self._weights_t.crow_indices(), rows)
-        bad = ~sound_rows(self._weights_t.values()[entry], LARGEST)
+        bad = ~finite_rows(self._weights_t.values()[entry], LARGEST)
         return torch.bincount(owner[bad], minlength=len(rows)) == 0
 
     def tensors(self) -> dict[str, Tensor]:

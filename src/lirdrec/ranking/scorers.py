@@ -82,7 +82,7 @@ class Scorer(abc.ABC):
     def to(self, device: torch.device | str) -> Scorer:
         """Return a scorer with the same tensors on `device`."""
 
-    def sound_items(self, first: int) -> Tensor:
+    def rankable_items(self, first: int) -> Tensor:
         """Return which of the items from row `first` on can be ranked, `(I - first,)` bool.
 
         An item cannot be ranked if its vector, or its weights, have a number that is not finite or beyond `LARGEST`.
@@ -203,14 +203,14 @@ class VectorScorer(Scorer):
     def user_weights(self, users: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights[users]
 
-    def sound_items(self, first: int) -> Tensor:
+    def rankable_items(self, first: int) -> Tensor:
         memory = [
             table for name, table in self.memory.items() if name.startswith("item_") and table.is_floating_point()
         ]
         is_sound = torch.ones(self.n_items - first, dtype=torch.bool, device=self.item_vectors.device)
         for table in (self.item_vectors, *memory):
             if table.is_floating_point():
-                is_sound &= sound_rows(table[first:], LARGEST)
+                is_sound &= finite_rows(table[first:], LARGEST)
         return is_sound
 
     @property
@@ -298,7 +298,7 @@ def all_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))  # NaN if any number is NaN
 
 
-def sound_rows(table: Tensor, largest: float) -> Tensor:
+def finite_rows(table: Tensor, largest: float) -> Tensor:
     """Return which rows of a table `(n, …)` have no NaN and no number beyond ±`largest`, `(n,)` bool."""
     return (table.reshape(len(table), -1).abs() <= largest).all(1)
 

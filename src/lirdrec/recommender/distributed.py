@@ -20,7 +20,7 @@ from lirdrec.models.registry import model_type as registered
 from lirdrec.nn.principal_components import Projection
 from lirdrec.parallel.ranks_and_shards import ONE, Ranks
 from lirdrec.recommender.feature_pca import check_variance
-from lirdrec.recommender.fit import finish, optimize, prepare_folder, projections_of
+from lirdrec.recommender.fit import finish, make_projections, optimize, prepare_folder
 from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import run_lock
@@ -90,7 +90,7 @@ def _trained(
     cache: str | Path | Literal[False] | None,
 ) -> Recommender | None:
     """Train the job on all ranks; rank 0 writes the run folder and returns the recommender."""
-    projections = projections_of(job, ranks)
+    projections = make_projections(job, ranks)
     folder, built = Path(ranks.from_first(str(run))), _built(job, ranks, projections, device, cache)
     with run_lock(folder) if ranks.is_first else contextlib.nullcontext():
         if ranks.is_first:

@@ -14,7 +14,7 @@ import torch
 
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.history_positions import has_clock
+from lirdrec.data.history_positions import timestamps_are_times
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError, ConfigError
@@ -121,12 +121,12 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
             model.name,
             job.dataset.name,
         )
-    if getattr(job.config, "time_gaps", False) and not has_clock(job.dataset.info):
+    if getattr(job.config, "time_gaps", False) and not timestamps_are_times(job.dataset.info):
         raise ConfigError(
             f"time_gaps: the timestamps of {job.dataset.name} are positions in each user's history, so the time between"
             " items is unknown; leave time_gaps out, or prepare the dataset with a column of times"
         )
-    projections = projections_of(job)
+    projections = make_projections(job)
     inputs = make_model_inputs(job.dataset, device, cache, job.training.seed, job.progress, projections=projections)
     built = model(inputs, job.config)
     if job.start is not None:
@@ -134,7 +134,7 @@ def _build_model(job: Job, device: torch.device, cache: str | Path | Literal[Fal
     return built
 
 
-def projections_of(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
+def make_projections(job: Job, ranks: Ranks = ONE) -> Mapping[str, Projection]:
     """Return modality → projection that reduces its features, or {}.
 
     If the job continues an earlier run, these are the projections of that run; else they are fitted to the items of

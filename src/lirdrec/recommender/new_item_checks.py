@@ -157,7 +157,7 @@ def check_added_items(scorer: Scorer, first: int, ids: pl.Series) -> None:
     Raises:
         DataError: the features of an item give a vector that is not finite, or too large.
     """
-    is_finite = scorer.sound_items(first).cpu().numpy()
+    is_finite = scorer.rankable_items(first).cpu().numpy()
     if not is_finite.all():
         bad = ids.filter(pl.Series(~is_finite)).to_list()
         raise DataError(f"{_items(bad)}: the features give no finite item vector; look for values that are too large")

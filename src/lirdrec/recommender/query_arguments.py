@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.frames import to_polars
-from lirdrec.data.history_positions import last_places
+from lirdrec.data.history_positions import last_positions
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.schema import ITEM, RANK, SCORE, TIMESTAMP, USER
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.models.base import Model
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.scorers import LARGEST_QUERY, Scorer, sound_rows
+from lirdrec.ranking.scorers import LARGEST_QUERY, Scorer, finite_rows
 from lirdrec.ranking.top_k import top_k, top_k_dense
 
 QUERY_BYTES = 128 << 20  # largest size of the queries of one block; the ranker has its own limit for scores
@@ -195,7 +195,7 @@ def history_rows(rows: np.ndarray, ordered: bool) -> np.ndarray:
     """
     if not ordered:
         return np.unique(rows)
-    return rows[last_places(rows)]
+    return rows[last_positions(rows)]
 
 
 def as_histories(items_or_lists: Any) -> list[list[Any]]:
@@ -253,7 +253,7 @@ def check_queries(queries: Tensor, first: int = 0) -> None:
     Raises:
         DataError: a number is not finite, or so large that scores would not be finite.
     """
-    is_finite = sound_rows(queries, LARGEST_QUERY)
+    is_finite = finite_rows(queries, LARGEST_QUERY)
     if not bool(is_finite.all()):
         number = first + int((~is_finite).nonzero()[0])
         raise DataError(f"history {number}: the liked items give no finite vector to rank by; give other items")

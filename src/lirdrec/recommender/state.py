@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.frames import FrameKind
-from lirdrec.data.history_positions import last_places
+from lirdrec.data.history_positions import last_positions
 from lirdrec.data.ids import IdMap
 from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError
@@ -122,6 +122,6 @@ def make_histories(
     """
     if n_trained is not None and n_trained < len(train) and train.timestamps is not None:
         train = train.oldest_first()
-        train = train.take(last_places(train.users * (int(train.items.max()) + 1) + train.items))
+        train = train.take(last_positions(train.users * (int(train.items.max()) + 1) + train.items))
     times = None if train.timestamps is None else torch.tensor(train.timestamps)
     return Histories(torch.tensor(train.users), torch.tensor(train.items), n_users, times).to(device)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.files.atomic import atomic_write, flush, remove_leftovers, temporary_name, write_errors
-from lirdrec.files.manifest import manifest_checksum
+from lirdrec.files.manifest import file_list_checksum
 from lirdrec.recommender.run_folder import is_run, open_run
 from lirdrec.server.private_files import write_lock
 
@@ -45,7 +45,7 @@ class RunPointer:
     def stamp(self) -> Stamp:
         """Return the folder of the run to serve and the checksum of its manifest, to detect that the run changed."""
         target = self.target()
-        return target, manifest_checksum(target)
+        return target, file_list_checksum(target)
 
     def point(self, run: Path) -> None:
         """Make the link or the file name the run folder `run`, in one atomic step.

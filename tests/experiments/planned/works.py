@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def fine(job):
-    job.figures["valid"] = {"recall@20": job.cell.seed / 100}
-    return {"square": job.cell.seed**2}
+    job.figures["valid"] = {"recall@20": job.trial.seed / 100}
+    return {"square": job.trial.seed**2}
 
 
 def killed(job):
@@ -23,7 +23,7 @@ def too_big(job):
 
 
 def broken(job):
-    raise ValueError(f"the number {job.cell.seed} is unlucky\nand more that nobody reads")
+    raise ValueError(f"the number {job.trial.seed} is unlucky\nand more that nobody reads")
 
 
 def forever(job):
@@ -39,7 +39,7 @@ def seen(job):
     """
     mark = job.folder / "killed"
     times = mark.stat().st_size if mark.exists() else 0
-    if times < job.cell.extra["times"]:
+    if times < job.trial.extra["times"]:
         mark.write_text("x" * (times + 1))
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
@@ -49,10 +49,10 @@ def seen(job):
 
 def node_killed(job):
     """On the first node waits until another is dead; on another one kills it, "raylet" and the task."""
-    mark, node = Path(job.cell.extra["mark"]), os.getpid()
+    mark, node = Path(job.trial.extra["mark"]), os.getpid()
     while " (raylet) " not in (facts := Path(f"/proc/{node}/stat").read_text()):
         node = int(facts.rpartition(")")[2].split()[1])
-    if node != job.cell.extra["first"]:
+    if node != job.trial.extra["first"]:
         mark.touch()
         os.kill(node, signal.SIGKILL)
         os.kill(os.getppid(), signal.SIGKILL)

@@ -23,7 +23,7 @@ from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.report_parts import format_mean_sd, listed
 from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
-from lirdrec.experiments.tuning import base_cell, suggest
+from lirdrec.experiments.tuning import base_trial, suggest
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, bars, label
 
@@ -92,7 +92,7 @@ def report(config: ExperimentConfig, results: Results) -> Path:
     shown = report_parts.with_cutoff_of(metric, metrics)
     datasets: dict[str, Runs] = {}
     for result in results.where(work=("cold:transductive", "cold:inductive"), status="done"):
-        trial = result.cell
+        trial = result.trial
         runs = datasets.setdefault(trial.dataset_name, {})
         runs.setdefault((trial.model, trial.variant), []).append(result)
     answers = [_answer(dataset, runs, metric) for dataset, runs in datasets.items()]
@@ -224,7 +224,7 @@ def _transductive(
     }
     base = base.with_(**cold)
     if model_type(model).capabilities.training == "closed_form":
-        search = suggest(config, results, base_cell(config, dataset, model, feature_set).with_(**cold))
+        search = suggest(config, results, base_trial(config, dataset, model, feature_set).with_(**cold))
         yield from search.cells
         if search.chosen is None:
             return

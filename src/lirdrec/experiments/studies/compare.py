@@ -26,7 +26,7 @@ from lirdrec.experiments.studies.compare_tables import (
 )
 from lirdrec.experiments.studies.report_parts import count, draw, listed
 from lirdrec.experiments.trial import TrialSpec
-from lirdrec.experiments.tuning import TuningState, base_cell, keeps_order, n_trials, suggest
+from lirdrec.experiments.tuning import TuningState, base_trial, keeps_order, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, points
 from lirdrec.reporting import lines as line_chart
@@ -65,7 +65,7 @@ def searches(config: ExperimentConfig) -> Iterator[TrialSpec]:
     for dataset in config.datasets:
         for model in config.models or default_models(dataset):
             for feature_set in config.sets if uses_features(model) else ("",):
-                yield base_cell(config, dataset, model, feature_set)
+                yield base_trial(config, dataset, model, feature_set)
 
 
 def default_models(dataset: str) -> list[str]:
@@ -228,7 +228,7 @@ def _chosen_cells(config: ExperimentConfig, entry: Entry) -> dict[str, Value]:
         return cells | {"options": entry.problem}
     chosen = entry.finals[0]
     trained = model_type(entry.model).capabilities.training == "gradient"
-    options = {**chosen.cell.model_options, **(chosen.cell.training if trained else {})}
+    options = {**chosen.trial.model_options, **(chosen.trial.training if trained else {})}
     cells["loss"] = loss_of(chosen) or MISSING
     cells["rate"] = plain(options.pop("learning_rate", MISSING))
     cells["batch"] = plain(options.pop("batch_size", MISSING))

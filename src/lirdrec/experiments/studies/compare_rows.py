@@ -188,7 +188,7 @@ def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
     """Return a row for each dataset, model and feature set, and for each file of lists made elsewhere."""
     bases = [search.base for search in searches]
     entries: dict[tuple[str, str, str], Entry] = {}
-    for trial in [*bases, *(result.cell for result in results if result.cell.work in ("train", "trial"))]:
+    for trial in [*bases, *(result.trial for result in results if result.trial.work in ("train", "trial"))]:
         key = (trial.dataset_name, trial.model, trial.feature_set)
         entries.setdefault(key, Entry(*key))
     for (dataset, model, features), entry in entries.items():
@@ -207,7 +207,7 @@ def _entries(results: Results, searches: Sequence[TuningState]) -> list[Entry]:
 def _entry_of_lists(result: TrialResult) -> Entry:
     problem, error = ("", "") if result.done else (result.status, result.error or "")
     finals = [result] if result.done else []
-    return Entry(result.cell.dataset_name, result.cell.variant, "", finals, [], problem, error, is_lists=True)
+    return Entry(result.trial.dataset_name, result.trial.variant, "", finals, [], problem, error, is_lists=True)
 
 
 def answer(rows: Rows) -> str:

@@ -49,11 +49,11 @@ def try_mixes(job: Job) -> list[dict[str, Any]]:
     """Do the work: return the validation metrics of all mixes of the grid, as in `fusion_scorer.try_mixes`."""
     from lirdrec.experiments.studies import fusion_scorer
 
-    name, _, k = job.cell.training.get("metric", "recall@20").partition("@")
+    name, _, k = job.trial.training.get("metric", "recall@20").partition("@")
     return fusion_scorer.try_mixes(
         [member.scorer for member in _members(job)],
         job.validation_truth(),
-        steps=int(job.cell.extra["steps"]),
+        steps=int(job.trial.extra["steps"]),
         names=tuple(dict.fromkeys((name, "recall", "ndcg"))),
         cutoffs=(int(k),),
     )
@@ -63,7 +63,7 @@ def score_mix(job: Job) -> dict[str, Any]:
     """Do the work: score the declared mix on validation and sealed test; return its weights and normalization."""
     from lirdrec.experiments.studies.fusion_scorer import FusedScorer
 
-    members, extra = _members(job), job.cell.extra
+    members, extra = _members(job), job.trial.extra
     names = [member["name"] for member in extra["members"]]
     mixed = members[0]  # all members have the same users and items; only the scores differ
     mixed.scorer = FusedScorer([member.scorer for member in members], names, extra["weights"], extra["how"])
@@ -239,6 +239,6 @@ def _members(job: Job) -> list[Recommender]:
     from lirdrec.recommender.recommender import Recommender
 
     # the key of the member's trial with this seed, as in `TrialSpec.key`
-    same = {"seed": job.cell.seed, "version": RESULTS_VERSION}
-    keys = [short_hash({**member["cell"], **same}) for member in job.cell.extra["members"]]
+    same = {"seed": job.trial.seed, "version": RESULTS_VERSION}
+    keys = [short_hash({**member["cell"], **same}) for member in job.trial.extra["members"]]
     return [Recommender.load(job.folder / "runs" / key / "model") for key in keys]

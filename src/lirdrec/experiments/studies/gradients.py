@@ -66,14 +66,14 @@ def measure(job: Job) -> list[dict[str, float]]:
     from lirdrec.recommender.feature_pca import fit_projections
     from lirdrec.recommender.model_inputs import make_model_inputs
 
-    config, training = resolve_options(job.cell)
-    data = random_features(job.dataset, job.cell.seed) if job.cell.extra.get("random") else job.dataset
+    config, training = resolve_options(job.trial)
+    data = random_features(job.dataset, job.trial.seed) if job.trial.extra.get("random") else job.dataset
     device = resolve_device(job.device)
     verify_features(data)
     inputs = make_model_inputs(data, device, job.cache, training.seed, projections=fit_projections(data, config))
     truth = job.validation_truth().to(device)
     k = int(training.metric.partition("@")[2])
-    return watch(model_type(job.cell.model), config, inputs, training, truth if len(truth.users) else None, k)
+    return watch(model_type(job.trial.model), config, inputs, training, truth if len(truth.users) else None, k)
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:

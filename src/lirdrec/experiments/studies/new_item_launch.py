@@ -29,7 +29,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import with_tuned_settings
 from lirdrec.experiments.trial import TrialResult, TrialSpec
-from lirdrec.experiments.tuning import base_cell
+from lirdrec.experiments.tuning import base_trial
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Figure, Row, Section, Table, label, lines
 
@@ -95,9 +95,9 @@ def launched(job: Job) -> dict[str, Any]:
         items = getattr(launch, stage)
         for name in names:
             job.figures[f"{stage} {name}"] = asdict(_measure(recommender, launch, items, stage, name, history))
-    if job.cell.extra["likes"] and model_type(job.cell.model).capabilities.training == "gradient":
-        for number in (0, *job.cell.extra["likes"]):
-            liked, rest = _reveal(launch.test, number, job.cell.seed)
+    if job.trial.extra["likes"] and model_type(job.trial.model).capabilities.training == "gradient":
+        for number in (0, *job.trial.extra["likes"]):
+            liked, rest = _reveal(launch.test, number, job.trial.seed)
             metrics = _measure(recommender, launch, rest, "test", "calibrated", history, liked)
             job.figures[f"test after {number}"] = asdict(metrics)
     return {"offset": None if encoder is None else encoder.offset, "new": launch.test.table.height}
@@ -107,8 +107,8 @@ def retrained(job: Job) -> dict[str, Any]:
     """Do the work: train from scratch with some likes of the launched items; measure on their other interactions."""
     from lirdrec.data.cold_start import with_launched_items
 
-    launch, number = _draw(job), job.cell.extra["likes"][0]
-    liked, rest = _reveal(launch.test, number, job.cell.seed)
+    launch, number = _draw(job), job.trial.extra["likes"][0]
+    liked, rest = _reveal(launch.test, number, job.trial.seed)
     recommender = job.fit(with_launched_items(launch.dataset, liked))
     metrics = _score(recommender, launch, rest, "test", _test_history(job))
     job.figures[f"test retrained {number}"] = asdict(metrics)
@@ -118,11 +118,11 @@ def retrained(job: Job) -> dict[str, Any]:
 def report(config: ExperimentConfig, results: Results) -> Path:
     """Write the report on new items: recall by policy, cost for known items, recall after likes; return its path."""
     done = list(results.where(status="done"))
-    datasets = list(dict.fromkeys(result.cell.dataset_name for result in done))
+    datasets = list(dict.fromkeys(result.trial.dataset_name for result in done))
     blocks: list[Any] = [*_frontier_figures(config, done), _policy_table(done, datasets)]
     after = _likes_table(done, datasets, [0, *_likes(config)])
     sections = [Section("Policies", blocks), *([Section("After likes", [after])] if after.rows else [])]
-    answers = [_answer(dataset, [r for r in done if r.cell.dataset_name == dataset]) for dataset in datasets]
+    answers = [_answer(dataset, [r for r in done if r.trial.dataset_name == dataset]) for dataset in datasets]
     return report_parts.write_report(
         config,
         results,
@@ -140,7 +140,7 @@ def _base_trial(config: ExperimentConfig, dataset: str, model: str) -> TrialSpec
     """
     from lirdrec.recommender.presets import preset
 
-    base = base_cell(config, dataset, model, next(iter(config.sets)))
+    base = base_trial(config, dataset, model, next(iter(config.sets)))
     tuned = with_tuned_settings(config, base)
     if tuned is not None:
         return tuned
@@ -168,7 +168,7 @@ def _likes(config: ExperimentConfig) -> list[int]:
 def _draw(job: Job) -> Launch:
     from lirdrec.data.cold_start import draw_launch
 
-    return draw_launch(job.dataset, seed=job.cell.seed, by=job.cell.extra["by"])
+    return draw_launch(job.dataset, seed=job.trial.seed, by=job.trial.extra["by"])
 
 
 def _measure(
@@ -199,7 +199,7 @@ def _measure(
 
 
 def _test_history(job: Job) -> str | None:
-    return job.cell.extra.get("evaluation", {}).get("test_history")
+    return job.trial.extra.get("evaluation", {}).get("test_history")
 
 
 def _score(
@@ -261,8 +261,8 @@ def _runs(done: Sequence[TrialResult], dataset: str) -> dict[str, list[TrialResu
     """Return model → finished trials of the launch, for one dataset."""
     runs: dict[str, list[TrialResult]] = {}
     for result in done:
-        if result.cell.dataset_name == dataset and result.cell.work == "launch:launched":
-            runs.setdefault(result.cell.model, []).append(result)
+        if result.trial.dataset_name == dataset and result.trial.work == "launch:launched":
+            runs.setdefault(result.trial.model, []).append(result)
     return runs
 
 
@@ -298,7 +298,7 @@ def _likes_table(done: Sequence[TrialResult], datasets: Sequence[str], numbers: 
             again = [
                 r
                 for r in done
-                if r.cell.dataset_name == dataset and r.cell.work == "launch:retrained" and r.cell.model == model
+                if r.trial.dataset_name == dataset and r.trial.work == "launch:retrained" and r.trial.model == model
             ]
             for number in numbers:
                 stage, ceiling = f"test after {number}", f"test retrained {number}"
@@ -326,7 +326,7 @@ def _frontier_figures(config: ExperimentConfig, done: Sequence[TrialResult]) -> 
                 loss = 100 * (1 - metrics["known"] / base)
                 for name in ("among", "share"):
                     entries.append(
-                        (result.cell.dataset_name, result.cell.model, cost, loss, COLUMNS[name], metrics[name])
+                        (result.trial.dataset_name, result.trial.model, cost, loss, COLUMNS[name], metrics[name])
                     )
     if not entries:
         return []

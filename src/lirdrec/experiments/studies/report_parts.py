@@ -149,7 +149,7 @@ def _failures(results: Results) -> list[Section]:
     lines = []
     for result in results:
         if not result.done:
-            trial = result.cell
+            trial = result.trial
             title = ", ".join(filter(None, [trial.dataset_name, label(trial.model), trial.variant, trial.feature_set]))
             reason = f": {result.error}" if result.error else ""
             lines.append(f"- {title}, seed {trial.seed}: {result.status}{reason}")

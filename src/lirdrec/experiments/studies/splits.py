@@ -204,7 +204,7 @@ def _has_times(dataset: str) -> bool:
 
 @lru_cache
 def _has_clock(dataset: str) -> bool:
-    from lirdrec.data.history_positions import has_clock
+    from lirdrec.data.history_positions import timestamps_are_times
     from lirdrec.data.readers import read_any
 
-    return has_clock(read_any(dataset).info)
+    return timestamps_are_times(read_any(dataset).info)

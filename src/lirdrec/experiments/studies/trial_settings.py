@@ -13,7 +13,7 @@ from lirdrec.experiments.config import ExperimentConfig, option_names
 from lirdrec.experiments.results import Results
 from lirdrec.experiments.search_spaces import parts, space_of
 from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore, fingerprint
-from lirdrec.experiments.tuning import base_cell, feature_names
+from lirdrec.experiments.tuning import base_trial, feature_names
 
 
 def settled(
@@ -32,13 +32,13 @@ def settled(
     such trial, they are the published defaults, which are also the first trials of tuning.
 
     Args:
-        config, dataset, model, feature_set, training: as in `tuning.base_cell`.
+        config, dataset, model, feature_set, training: as in `tuning.base_trial`.
         loss: ranking loss, for models with a choice; None: the loss in `config.losses` if it is the only one, else the
             loss of the best trial or, in the published defaults, BPR.
     """
     if loss is None and len(config.losses) == 1:
         loss = config.losses[0]
-    base = base_cell(config, dataset, model, feature_set, training=training)
+    base = base_trial(config, dataset, model, feature_set, training=training)
     tuned = with_tuned_settings(config, base, loss)
     if tuned is not None:
         return tuned
@@ -53,7 +53,7 @@ def with_tuned_settings(config: ExperimentConfig, base: TrialSpec, loss: str | N
     Returns None if there is no tuning trial for the trial's model, data and set options, and this loss.
     """
     best = _best_trial(config, base, loss)
-    return None if best is None else _completed(base, best.cell.model_options, best.cell.training)
+    return None if best is None else _completed(base, best.trial.model_options, best.trial.training)
 
 
 def _completed(base: TrialSpec, options: Mapping[str, Any], training: Mapping[str, Any]) -> TrialSpec:
@@ -90,7 +90,7 @@ def _best_trial(config: ExperimentConfig, base: TrialSpec, loss: str | None) -> 
         return False
 
     tuned = _trials(config.tuned) if config.tuned is not None else ()
-    alike = [result for result in tuned if result.figure(config.metric) is not None and is_alike(result.cell)]
+    alike = [result for result in tuned if result.figure(config.metric) is not None and is_alike(result.trial)]
     return max(alike, key=lambda result: result.figure(config.metric) or 0.0, default=None)
 
 

@@ -16,7 +16,7 @@ FRAMES = 8
 MAX_FRAMES = 256
 
 
-def check_frames(frames: int) -> int:
+def checked_frames(frames: int) -> int:
     """Return `frames` unchanged; raises a ConfigError if it is out of range, or PyAV is not installed."""
     if not 1 <= frames <= MAX_FRAMES:
         raise ConfigError(f"--frames is {frames}; it must be from 1 to {MAX_FRAMES}")
@@ -41,7 +41,7 @@ class FrameEncoder(Encoder):
     batch_size = 4
 
     def __init__(self, image: Encoder, frames: int = FRAMES):
-        self.image, self.frames = image, check_frames(frames)
+        self.image, self.frames = image, checked_frames(frames)
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.features.audio_video_decoding import MediaError, read_frames
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, TextAndImage
 from lirdrec.features.encoders.audio_encoder import SECONDS, SoundEncoder
-from lirdrec.features.encoders.frames import FRAMES, check_frames
+from lirdrec.features.encoders.frames import FRAMES, checked_frames
 from lirdrec.features.encoders.model_loading import SentenceModel
 from lirdrec.features.encoders.sentence_encoder import normalizes
 from lirdrec.features.images import ImageError, open_image
@@ -211,7 +211,7 @@ class MultimodalVideo(Encoder):
     batch_size = 1
 
     def __init__(self, model: str | Path, frames: int = FRAMES, **options: Any):
-        self.frames = check_frames(frames)
+        self.frames = checked_frames(frames)
         self.model = MultimodalModel(model, **options)
 
     @cached_property

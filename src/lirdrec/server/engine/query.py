@@ -13,7 +13,7 @@ from torch import Tensor
 from lirdrec.data.ids import describe_ids
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
 from lirdrec.ranking.filters import Filter
-from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, sound_rows
+from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, finite_rows
 from lirdrec.ranking.top_k import Quota
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import history_rows
@@ -205,7 +205,7 @@ def _without_overflow(batch: QueryBatch, answers: list[RankingResult | LirdrecEr
 
     Their entry in `answers` becomes an error.
     """
-    sound = sound_rows(batch.vectors, LARGEST_QUERY)
+    sound = finite_rows(batch.vectors, LARGEST_QUERY)
     if bool(sound.all()):
         return batch
     for row in (~sound).nonzero().squeeze(1).tolist():

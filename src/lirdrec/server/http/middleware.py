@@ -184,7 +184,7 @@ class AuthMiddleware:
 
         try:
             self._authenticate(scope)
-            body = BodyLimitMiddleware(scope, receive, self._limit)
+            body = LimitedReceive(scope, receive, self._limit)
             async with asyncio.timeout(self._seconds) as clock:
                 await self.app(scope, body, sending)
         except Problem as problem:
@@ -244,7 +244,7 @@ class AuthMiddleware:
         return key.name
 
 
-class BodyLimitMiddleware:
+class LimitedReceive:
     """An ASGI function `receive` that raises a Problem (413) for a body of more than `limit` bytes, in chunks too."""
 
     def __init__(self, scope: Scope, receive: Receive, limit: int):
