@@ -112,7 +112,7 @@ def test_a_trial_is_given_what_it_gets_here_and_survives_the_death_of_its_task(n
     output = tmp_path / "out"
     (one,) = computed([TrialSpec("planned.works:seen", str(planted), "", extra={"times": 1})], output, nodes)
     assert (one.status, one.attempts, one.data["deaths"]) == ("done", 1, 1)
-    assert (one.data["vault"], one.data["test"]) == (False, 0)
+    assert (one.data["sealed_folder"], one.data["test"]) == (False, 0)
     here_given = str(planted), str(output / "sealed")
     assert not [text for text in one.data["given"] if any(path in text for path in here_given)]
     assert not ray.is_initialized()

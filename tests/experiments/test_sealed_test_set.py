@@ -318,7 +318,7 @@ def test_the_process_that_tunes_opens_no_file_of_the_sealed_test(data, context, 
     trial = final_trial(settings) if final else base_trial(settings, str(data), "lirdrec").with_(work="trial")
     given = job(trial, settings)
     spec = {"cell": given.trial.to_json(), "folder": str(given.folder), "runs": str(given.runs), "device": "cpu"}
-    spec |= {"vault": str(given.sealed_folder) if final else None, "cache": settings.cache}
+    spec |= {"sealed_folder": str(given.sealed_folder) if final else None, "cache": settings.cache}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, json.dumps(spec)], capture_output=True, text=True, env=environment

@@ -265,7 +265,7 @@ class _Run:
             "cell": trial.with_(dataset=os.path.abspath(sealed.development)).to_json(),
             "folder": os.path.abspath(self.config.output),
             "runs": os.path.abspath(files.runs),
-            "vault": os.path.abspath(sealed.sealed_folder) if trial.final else None,
+            "sealed_folder": os.path.abspath(sealed.sealed_folder) if trial.final else None,
             "device": self.config.device,
             "cache": self.config.cache,
         }

@@ -362,7 +362,7 @@ def _is_memory(error: BaseException) -> bool:
 
 def job_of(spec: Mapping[str, Any]) -> Job:
     """Return the job that the content of a job file describes."""
-    sealed = None if spec.get("vault") is None else Path(spec["vault"])
+    sealed = None if spec.get("sealed_folder") is None else Path(spec["sealed_folder"])
     folder, runs = Path(spec["folder"]), Path(spec["runs"])
     return Job(TrialSpec.from_json(spec["cell"]), folder, runs, sealed, spec.get("device", "auto"), spec.get("cache"))
 

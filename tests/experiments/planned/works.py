@@ -44,7 +44,8 @@ def seen(job):
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
     given = [*sys.argv[1:], *os.environ.values(), str(vars(job)), Path(sys.argv[1]).read_text()]
-    return {"deaths": times, "given": given, "vault": job.sealed_folder is not None, "test": len(job.dataset.test)}
+    is_sealed = job.sealed_folder is not None
+    return {"deaths": times, "given": given, "sealed_folder": is_sealed, "test": len(job.dataset.test)}
 
 
 def node_killed(job):
