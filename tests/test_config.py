@@ -73,6 +73,12 @@ def test_other_values_are_refused_in_plain_words(typed, facts):
         make_config(Options, parse_assignments([typed]))
 
 
+@pytest.mark.parametrize("value", [2**63, -(2**63)])
+def test_integers_beyond_64_bits_are_refused_with_the_limits(value):
+    with assert_error(ConfigError, mentions=["'counts'", value, -(2**63) + 1, 2**63 - 1]):
+        make_config(Options, {"counts": [value]})
+
+
 @pytest.mark.parametrize("name", [*model_names(), "training", "recipe"])
 def test_values_of_the_wrong_type_name_their_field(name):
     kind = {"training": TrainConfig, "recipe": PreprocessingConfig}.get(name) or config_type(name)

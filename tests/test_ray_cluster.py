@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from lirdrec.experiments.results import Results
 from lirdrec.experiments.scheduler import compute
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.models.lightgcn import LightGCNConfig
-from lirdrec.ray_cluster import LostTaskError
+from lirdrec.ray_cluster import LostTaskError, RayCluster
 from lirdrec.recommender import batch, ray_ranking, ray_training
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.fit import fit
@@ -68,6 +69,18 @@ def started() -> Iterator[Nodes]:
 def nodes(started) -> Nodes:
     started.complete()
     return started
+
+
+@pytest.mark.parametrize(("address", "is_local"), [("local", True), ("auto", False)])
+def test_a_ray_that_cannot_be_started_here_is_no_cluster_that_does_not_answer(monkeypatch, address, is_local):
+    def init(**options):
+        raise RuntimeError("no room left")
+
+    library = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setattr("lirdrec.ray_cluster.import_ray", lambda: library)
+    with assert_error(ConfigError, mentions=["no room left"]) as caught:
+        RayCluster(address).connect(1)
+    assert ("ray start --head" in str(caught.value)) != is_local
 
 
 # ------------------------------------------------------------ trials

@@ -221,7 +221,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = int(value)  # NumPy's integers too
         if abs(value) > MAX_INT:
-            raise ConfigError(f"{where} is {_short_repr(value)}; integers must be below 2^63 ({MAX_INT + 1})")
+            raise ConfigError(f"{where} is {_short_repr(value)}; integers must be from {-MAX_INT} to {MAX_INT}")
         return value
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:

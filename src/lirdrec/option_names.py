@@ -12,6 +12,8 @@ from typing import Any
 FLAG_NAMES = {
     "without_features": "--drop-featureless-items",
     "drop": "--drop-featureless-items",
+    "replace": "--overwrite",
+    "template": "--text-template",
     "bad_lines": "--skip-bad-lines",
     "header": "--no-header",
     "prompt": "--prefix",
@@ -24,7 +26,9 @@ FLAG_NAMES = {
     "keep": "--save-models",
     "minutes": "--tuning-minutes",
 }
-SWITCHES = frozenset({"without_features", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"})
+SWITCHES = frozenset(
+    {"without_features", "drop", "replace", "bad_lines", "header", "restart", "string_ids", "overwrite", "resume"}
+)
 
 _on_command_line: ContextVar[bool] = ContextVar("_on_command_line", default=False)
 

@@ -59,7 +59,7 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
             workers: number of processes for which a local Ray must have room; None: 2.
 
         Raises:
-            ConfigError: no cluster answers, or the cluster needs a token.
+            ConfigError: no cluster answers, the cluster needs a token, or Ray cannot be started on this machine.
         """
         ray = import_ray()
         if ray.is_initialized():
@@ -82,10 +82,14 @@ class RayCluster(contextlib.AbstractContextManager["RayCluster"]):
                     f"the Ray cluster at '{self.address}' asks for a token: set RAY_AUTH_MODE=token, and give the"
                     " cluster's token as Ray's documentation says"
                 ) from error
-            reason = str(error).strip() or type(error).__name__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if self.address == LOCAL:
+                raise ConfigError(
+                    f"Ray cannot be started on this machine ({reason}); correct this, or work without Ray"
+                ) from error
             raise ConfigError(
-                f"no Ray cluster answers at '{self.address}' ({reason.splitlines()[0]}); start one with"
-                " ray start --head, or use 'local'"
+                f"no Ray cluster answers at '{self.address}' ({reason}); start one with ray start --head, or use"
+                " 'local'"
             ) from error
         self._started = True
         return ray

@@ -102,6 +102,21 @@ class TestOverHTTP:
         assert (sent.format, sent.mode, sent.size) == ("JPEG", "RGB", (100, 20))
         assert (answer.tokens_in, answer.tokens_out) == (900, 40) and answer.seconds > 0
 
+    def test_the_seconds_of_an_answer_are_without_pauses_and_failed_attempts(self, dataset):
+        now = [0.0]
+
+        def wait(seconds):
+            now[0] += seconds
+
+        def sticky(body):
+            now[0] += 2
+            return None
+
+        with Server([500], sticky=sticky) as server:
+            client = OpenAIClient(server.url, requests_per_minute=1, sleep=wait, clock=lambda: now[0], concurrency=1)
+            answers = OpenAICaptioner(client, "m", PROMPT).caption([dataset.parent / "images" / "0.png"] * 2)
+        assert now[0] > 120 and [answer.seconds for answer in answers] == [2.0, 2.0]
+
     def test_answers_stand_in_the_order_of_the_images(self, dataset, monkeypatch):
         monkeypatch.chdir(dataset.parent)
         paths = [Path("images") / f"{n}.png" for n in (4, 5, 0, 7, 10, 1)]

@@ -344,7 +344,7 @@ def test_other_files_do_not_look_like_amazon(tmp_path, name, text):
     [
         ({"user": "x"}, ["'user'"]),
         ({"rating": "x"}, ["'rating'"]),
-        ({"timestamp": "x"}, ["'timestamp'"]),
+        ({"timestamp": "x"}, ["'timestamp'", "None"]),
         ({"split": "randm"}, ["split", "'randm'", "random, cold_items, temporal"]),
         ({"kcore": 5}, ["'kcore'", "'k_core'"]),
         ({"bad_lines": "ignore"}, ["bad_lines", "'ignore'", "'raise', 'skip'"]),

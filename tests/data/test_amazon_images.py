@@ -146,3 +146,42 @@ def test_items_that_the_first_core_leaves_out_have_no_features_read(shop, monkey
     )
     read_amazon(reviews, image_features=image, k_core=2, without_features="drop")
     assert asked == NAMES
+
+
+@pytest.mark.parametrize("split", ["random", "temporal"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"half_life": 20.0},
+        {"half_life": 20.0, "min_rating": 2.0},
+        {"weight": "rating", "min_rating": 1.0},
+        {"event": "rating", "event_weights": {"1": -3, "2": 0, "3": 1, "4": 2, "5": 3}, "min_rating": 1.0},
+        {"order": "file", "timestamp": None},
+    ],
+)
+def test_dropping_keeps_weights_and_positions(tmp_path, options, split):
+    rng = np.random.default_rng(4)
+    rows = [
+        (f"A{user}", NAMES[item], float(rating), 1_300_000_000 + 86_400 * day)
+        for user, item, rating, day in np.stack(
+            [rng.integers(9, size=120), rng.integers(12, size=120), rng.integers(1, 6, 120), rng.permutation(120)], 1
+        ).tolist()
+    ]
+    frame = pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row")
+    keys = ("reviewerID", "asin", "overall", "unixReviewTime")
+    (tmp_path / "reviews.json").write_text("\n".join(json.dumps(dict(zip(keys, row, strict=True))) for row in rows))
+    present = [n for n in range(12) if n not in (2, 7)]
+    (tmp_path / "image.b").write_bytes(records(present))
+    given = {"timestamp": "timestamp", **options, "without_features": "drop", "split": split, "keep_all_items": False}
+    features = {"image": ([NAMES[n] for n in present], VECTORS[present])}
+    same = Dataset.from_frames(
+        frame, features=features, **({"rating": "rating"} if "min_rating" in given else {}), **given
+    )
+    dataset = read_amazon(tmp_path / "reviews.json", image_features=tmp_path / "image.b", **given)
+    assert dataset.users == same.users and dataset.items == same.items
+    for part in ("train", "valid", "test", "dislikes"):
+        one, other = getattr(dataset, part), getattr(same, part)
+        assert (one is None) == (other is None)
+        for column in ("users", "items", "timestamps", "weights") if one is not None else ():
+            np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
+    assert dataset.info.get("timestamps") == same.info.get("timestamps")

@@ -67,6 +67,9 @@ def test_frames_make_the_round_trip(rows, kind):
 def test_what_is_not_a_frame():
     with assert_error(DataError, mentions=["list", "pandas", "polars", "Arrow"]):
         Dataset.from_frames([1, 2])
+    with assert_error(DataError, mentions=["mapping"]) as caught:
+        Dataset.from_frames({"user": [1, 2], "item": [7]})
+    assert "builtins" not in str(caught.value)
 
 
 def test_ratings_below_the_threshold_are_left_out(interactions):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sparse
 
-from lirdrec.data.readers import kind_of, read_lightgcn, read_matrices, read_raw
+from lirdrec.data.readers import kind_of, read_lightgcn, read_matrices, read_raw, read_split_folder
 from lirdrec.errors import ConfigError, DataError
 
 from ..helpers import assert_error
@@ -89,6 +89,9 @@ def test_amazon_2023_benchmark_splits(tmp_path, history):
     assert data.name == "Baby_Products"
     assert {split: data.frame(split).rows() for split in SPLITS} == rows
     assert data.item_table["title"].to_list() == ["Item 0764443682", "Item B0001", None]
+    items = write(tmp_path / "items.csv", "item\n0764443682\nB0001\nB0002\n")
+    with assert_error(ConfigError, mentions=[folder, "metadata", "items"]):
+        read_split_folder(folder, metadata=folder / "meta_Baby_Products.jsonl.gz", items=items)
 
 
 def test_lightgcn(tmp_path):
@@ -151,6 +154,10 @@ def test_faults_of_matrices(tmp_path):
     sparse.save_npz(test, matrix((0, 1), shape=(3, 5)))
     with assert_error(DataError, mentions=[f"(3, 4) in {train}", f"(3, 5) in {test}"]):
         read_raw(train=train, test=test)
+    with assert_error(DataError, mentions=["(3,)"]):
+        read_matrices(sparse.coo_array(np.ones(3)))
+    with assert_error(DataError, mentions=["complex128"]):
+        read_matrices(sparse.coo_array(np.ones((3, 4), dtype=complex)))
     np.savez(test, x=np.ones(3))
     with assert_error(DataError, mentions=[train, test]):
         read_raw(train=train, test=test)

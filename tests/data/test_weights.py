@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lirdrec.data import Dataset
-from lirdrec.data.cold_start import draw_launch, hold_out_items
+from lirdrec.data.cold_start import draw_launch, hold_out_items, with_launched_items
 from lirdrec.data.dataset_base import Interactions
 from lirdrec.data.readers import read_raw
 from lirdrec.data.schema import SPLITS
@@ -178,10 +178,16 @@ def test_every_split_keeps_the_weight_of_each_pair(tmp_path):
     assert set(weights_of(rest.dislikes, rest)) == {
         pair for pair in weights_of(dataset.dislikes, dataset) if pair[1] != 3
     }
-    launch = draw_launch(dataset, seed=1).dataset
-    assert all_weights(launch) == {
-        pair: weight for pair, weight in expected.items() if pair[1] in launch.items.series.to_list()
-    }
+    drawn = draw_launch(dataset, seed=1)
+
+    def of_items(data):
+        return {pair: weight for pair, weight in expected.items() if pair[1] in data.items.series.to_list()}
+
+    assert all_weights(drawn.dataset) == of_items(drawn.dataset)
+    launched = drawn.test.take(np.arange(len(drawn.test.users)))
+    assert all_weights(with_launched_items(drawn.dataset, launched)) == of_items(
+        with_launched_items(drawn.dataset, drawn.test)
+    )
 
 
 def test_a_dataset_refuses_pairs_of_weight_zero_and_disliked_positives():

@@ -319,3 +319,18 @@ def test_planned_lists_share_the_evaluation(tmp_path):
     assert trial.extra["evaluation"] == chosen
     (plain,) = planned(["data"], files, tmp_path)
     assert "evaluation" not in plain.extra
+
+
+def test_tests_of_other_datasets_are_not_taken_for_those_of_the_first():
+    plain = {"test_history": "train", "test_target": "all", "mask_seen": True, "queries": "trained"}
+    whole = {**plain, "test_history": "train+valid", "mask_seen": False}
+    tested = [("first", plain), ("second", whole), ("third", whole)]
+    results = [TrialResult(TrialSpec("train", name, "mf"), data={"protocol": one}) for name, one in tested]
+    (remark,) = Results(results).remarks()
+    assert_facts(remark, ["second, third", "mf", "second, third"])
+    assert "first" not in remark and "some" not in remark
+    (remark,) = Results([*results, TrialResult(TrialSpec("train", "third", "bm3"), data={"protocol": plain})]).remarks()
+    assert_facts(remark, ["some", "second, third"])
+    (remark,) = Results(results[1:]).remarks()
+    assert "second" not in remark and "third" not in remark
+    assert Results(results[:1]).remarks() == []

@@ -270,6 +270,13 @@ def test_damage_to_the_test_pairs_and_to_their_scores_is_noticed(data, context, 
     with assert_error(RunFolderError, mentions=[path]):
         given.score_test(recommender)
     path.write_bytes(whole)
+    counts = given.sealed_folder / "counts.json"
+    recorded = counts.read_bytes()
+    for damaged in (b"{", b"[]"):
+        counts.write_bytes(damaged)
+        with assert_error(RunFolderError, mentions=[counts]):
+            given.score_test(recommender)
+    counts.write_bytes(recorded)
     first = given.score_test(recommender)
     (score,) = (given.sealed_folder / "scores").glob("*.json")
     text = score.read_text()

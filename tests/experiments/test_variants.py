@@ -229,6 +229,13 @@ def test_noise_has_the_mean_and_the_singular_values_and_nothing_else(n, d):
     assert not np.array_equal(control_features(real, "noise", 6).values, noise.values)
 
 
+def test_noise_for_a_single_item_is_not_its_vector():
+    real = matrix(6, 8, missing=5)
+    noise = control_features(real, "noise", 5)
+    assert np.array_equal(noise.present, real.present) and not np.allclose(noise.values, real.values, atol=0.1)
+    assert np.linalg.norm(noise.values) == pytest.approx(np.linalg.norm(real.values))
+
+
 def test_noise_does_not_know_which_items_are_alike():
     real = matrix(200, 10)
     noise = control_features(real, "noise", 1)

@@ -82,7 +82,7 @@ def _refused() -> list[tuple[str | bytes, ...]]:
     whole = {kind: encoded(noise(), kind) for kind in ("PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO", "AVIF")}
     zeros = b"\0" * 4096
     cut, header, damaged = "the image is cut off", "its header cannot be read", "it cannot be decoded"
-    claims = "claims more pixels"
+    claims = "more pixels"
     large = "pixels are too many"
     limit, n_scans = "50,000,000", 2000 + progressive.count(b"\xff\xda") - 1
     icon = png(60_000, 60_000, zeros)

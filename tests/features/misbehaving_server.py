@@ -130,6 +130,8 @@ class Server:
             data[0]["embedding"] = [float("nan")] * 3
         if what == "ragged":
             data[0]["embedding"] = [1.0]
+        if what == "scalar":
+            data = [{**entry, "embedding": 1.0} for entry in data]
         usage = {"prompt_tokens": sum(map(len, texts)) * 2}  # two tokens a letter
         self._send(request, 200, {"object": "list", "data": data[::-1], "usage": usage})  # the order is in `index`
         with self.lock:
@@ -137,7 +139,7 @@ class Server:
 
     def _misbehave(self, request: Any, what: Any) -> bool:
         """A status, (status, headers), (status, body), or a word; False: answer as one should."""
-        if what in ("ok", "too few", "not finite", "ragged") or (isinstance(what, dict) and "say" in what):
+        if what in ("ok", "too few", "not finite", "ragged", "scalar") or (isinstance(what, dict) and "say" in what):
             return False
         if isinstance(what, int):
             self._send(request, what, {"error": {"message": f"status {what} as ordered"}})

@@ -323,6 +323,27 @@ class TestTexts:
         numbers = re.findall(r"\d+", str(error.value).replace(f"{server.url}/v1", ""))
         assert sorted(numbers) == ["2", "2", "3"]  # columns asked for, attempts, columns that came
 
+    @pytest.mark.parametrize(("fault", "is_finite"), [("not finite", False), ("scalar", True)])
+    def test_only_numbers_that_are_not_finite_are_called_so(self, endpoint, fault, is_finite):
+        with Server(sticky=lambda body: fault) as server, assert_error(TrainingError, mentions=[server.url]) as error:
+            encode_rows(OpenAIEmbeddings(endpoint(server, attempts=2), "m", dims=3), ["a"], 1)
+        assert ("finite" in str(error.value)) != is_finite
+
+    def test_the_time_of_a_request_is_without_pauses_and_failed_attempts(self, endpoint):
+        now = [0.0]
+
+        def wait(seconds):
+            now[0] += seconds
+
+        def sticky(body):
+            now[0] += 2
+            return None
+
+        with Server([500], sticky=sticky) as server:
+            client = endpoint(server, requests_per_minute=1, sleep=wait, clock=lambda: now[0])
+            timing = OpenAIEmbeddings(client, "m").measure(["abc"])
+        assert now[0] > 60 and (timing.letters, timing.tokens, timing.seconds) == (3, 6, 2.0)
+
     def test_its_identity_knows_what_decides_and_no_address(self, endpoint):
         one = OpenAIEmbeddings(endpoint("http://here:1"), "m", 8, "q")
         other = OpenAIEmbeddings(endpoint("http://there:2", concurrency=2), "m", 8, "q", texts=3)

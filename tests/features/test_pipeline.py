@@ -254,6 +254,7 @@ def test_items_without_features_can_be_left_out(tmp_path):
     folder = dataclasses.replace(given, info=info).save(tmp_path / "data")
     made = make_features(folder, [job(folder)], drop=True, progress=False)[0]
     assert made.dropped == {"items": 2, "pairs": 5, "users": 1, "held_out_pairs": 1}
+    assert made.mask.tolist() == [True] * 3 and (made.items, made.present, made.missing) == (3, 3, 2)
     loaded = Dataset.load(folder, verify=True)
     assert loaded.item_table.rows() == [("i0", "zero"), ("i2", "two"), ("i4", "four")]
     assert [loaded.frame(name).rows() for name in ("train", "valid", "test")] == [
@@ -374,12 +375,12 @@ def test_a_matrix_of_something_else_is_replaced_only_when_asked_to(tmp_path):
     given = Dataset.from_frames(pairs, items=table, features={"text": np.eye(2)}, split="none")
     folder = given.save(tmp_path / "data")
     encoder = Counting()
-    with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "replace=True"]):
         make_features(folder, [job(folder, encoder=encoder)], progress=False)
     assert not encoder.calls
     make_features(folder, [job(folder, name="mine")], progress=False)
     make_features(folder, [job(folder)], replace=True, progress=False)
-    with assert_error(ConfigError, mentions=[folder, "'text'", "--overwrite"]):
+    with assert_error(ConfigError, mentions=[folder, "'text'", "replace=True"]):
         make_features(folder, [job(folder, encoder=Counting(model="b"))], progress=False)
     make_features(folder, [FeatureJob("text", Counting(), TextSource(folder, "{item}: {title}"))], progress=False)
     assert Dataset.load(folder).info["encoders"]["text"]["source"] == {"template": "{item}: {title}"}

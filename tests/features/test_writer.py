@@ -16,12 +16,12 @@ from lirdrec.data.storage import read_manifest
 from lirdrec.data.transaction import recover
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.features.dataset_writer import KEYS, MASK, PROBLEMS, VALUES, FeatureResult, add_features, set_item_columns
-from lirdrec.features.import_vectors import add_file
+from lirdrec.features.import_vectors import add_file, check_file
 from lirdrec.features.pipeline import make_features
 from lirdrec.features.registry import load_encoder, parse_jobs
 from lirdrec.files.atomic import sha256
 
-from ..helpers import assert_error
+from ..helpers import assert_error, assert_mentions
 
 N = 8
 
@@ -219,7 +219,7 @@ def test_the_published_binary_joins_by_id_and_leaves_the_others_without(books, t
 
 def test_a_name_that_is_there_is_replaced_only_when_asked(books, tmp_path):
     np.savez(tmp_path / "text.npz", ids=np.array(IDS), x=np.full((3, 2), 7.0))
-    with assert_error(ConfigError, mentions=[books, "'text'", "--overwrite"]):
+    with assert_error(ConfigError, mentions=[books, "'text'", "replace=True"]):
         add_file(books, "text", tmp_path / "text.npz")
     add_file(books, "text", tmp_path / "text.npz", replace=True)
     assert Dataset.load(books, verify=True).features["text"].values.tolist() == [[7.0, 7.0]] * 3
@@ -246,13 +246,18 @@ def test_vectors_in_the_place_of_encoded_ones_are_not_said_to_be_encoded(tmp_pat
     with assert_error(DataError, mentions=[books, "'text'"]):
         load_encoder(books, "text")
     # so they are protected again: what a person gave is not overwritten by the encoder that stood there before
-    with assert_error(ConfigError, mentions=[books, "'text'", "--overwrite"]):
+    with assert_error(ConfigError, mentions=[books, "'text'", "replace=True"]):
         make_features(books, parse_jobs(books, [("text", "hashed")]), progress=False)
     assert Dataset.load(books, verify=True).features["text"].values.tolist() == mine.tolist()
 
 
-def test_no_item_is_left_without_any_features(books, tmp_path):
+def test_no_item_is_left_without_any_features(books, tmp_path, caplog):
     np.savez(tmp_path / "text.npz", ids=np.array(IDS[:2]), x=np.ones((2, 2)))
+    check_file(books, "more", tmp_path / "text.npz")
+    assert not caplog.messages
+    check_file(books, "text", tmp_path / "text.npz", replace=True)  # another new matrix may have features of the third
+    (said,) = caplog.messages
+    assert_mentions(said, [tmp_path / "text.npz", "1 of 3", "'text'"])
     with assert_error(DataError, mentions=[tmp_path / "text.npz", "1 of 3", books]):
         add_file(books, "text", tmp_path / "text.npz", replace=True)
     assert Dataset.load(books, verify=True).features["text"].dims == 3

@@ -10,10 +10,12 @@ import polars as pl
 import pytest
 import torch
 
+from lirdrec.config import make_config
 from lirdrec.errors import CapabilityError, DataError
 from lirdrec.export.export import export
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
+from lirdrec.models.registry import config_type
 from lirdrec.recommender.as_new_users import as_new_users
 from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.explanation import history_effects
@@ -89,6 +91,34 @@ def test_likes_are_appended_and_lists_follow(recommender, tmp_path):
     assert loaded.exclusions.of(3).tolist() == loaded.histories.of(3).tolist()
     again = Recommender.load(loaded.save(tmp_path / "again"))
     assert again.liked(3) == loaded.liked(3) and again.recommend(3, k=5).equals(loaded.recommend(3, k=5))
+
+
+def test_a_user_whose_vector_is_not_finite_is_named(seq, monkeypatch):
+    wrong, fold_in = torch.tensor(seq.liked(5)), type(seq.model()).fold_in
+
+    def broken(self, scorer, histories):
+        vectors = fold_in(self, scorer, histories)
+        vectors[[set(wrong.tolist()) <= set(history.tolist()) for history in histories]] = torch.nan
+        return vectors
+
+    monkeypatch.setattr(type(seq.model()), "fold_in", broken)
+    first = next(user for user in range(120) if set(seq.liked(5)) <= set(seq.liked(user)))
+    with assert_error(DataError, mentions=[f"user {first}"]):
+        as_new_users(seq)
+    with assert_error(DataError, mentions=["user 5"]):
+        seq.update([(5, after(seq.liked(5)[-1]))])
+
+
+def test_items_of_weight_zero_stay_in_the_histories():
+    config = make_config(config_type("last_content_knn"), {"n_neighbors": 5, "history_decay": 0.0})
+    trained = fit(cycle(), config, progress=False, cache=False)
+    plain, updated = (Recommender.from_state(trained.state) for _ in range(2))
+    updated.update([(user, 0) for user in range(120)])
+    for one in (plain, updated):
+        one.add_items([50], features(6.5))
+    weights = [one.scorer.weights.to_dense()[:, N_ITEMS] for one in (plain, updated)]
+    assert (weights[0] > 0).sum() == 5 and torch.equal(*weights)
+    assert updated.recommend(7, k=1).height == 1
 
 
 def test_what_is_the_latest_already_changes_nothing(seq):

@@ -17,6 +17,7 @@ import safetensors.torch
 from polars.testing import assert_frame_equal
 
 from lirdrec.errors import CapabilityError, RunFolderError
+from lirdrec.option_names import command_line
 from lirdrec.recommender import run_folder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.run_folder import check_new, open_run, run_lock, write_files
@@ -148,6 +149,8 @@ BAD = [  # what is done, and what the message says after the name of the folder;
     (lambda folder: edit_manifest(folder, format_version="x"), "manifest.json", ["format"]),
     (lambda folder: edit_manifest(folder, files={}), "manifest.json", ["config.json"]),
     (lambda folder: edit_manifest(folder, format="lirdrec-dataset"), "", ["dataset", "lirdrec train"]),
+    (lambda folder: edit_manifest(folder, format="lirdrec-export"), "", ["an export"]),
+    (lambda folder: edit_manifest(folder, format="other"), "", ["'other'"]),
     (lambda folder: (folder / "manifest.json").unlink(), "", ["manifest.json"]),
     (lambda folder: shutil.rmtree(folder), "", []),
 ]
@@ -312,6 +315,8 @@ def test_figures_are_kept_with_the_run(recommender, saved):
 def test_a_stopped_training_is_not_thrown_away_by_accident(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "5.safetensors").write_text("")
-    with assert_error(RunFolderError, mentions=[tmp_path, "--resume"]):
+    with assert_error(RunFolderError, mentions=[tmp_path, "resume=True", "overwrite=True"]):
+        check_new(tmp_path)
+    with command_line(), assert_error(RunFolderError, mentions=[tmp_path, "--resume", "--overwrite"]):
         check_new(tmp_path)
     check_new(tmp_path, overwrite=True)

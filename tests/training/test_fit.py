@@ -19,10 +19,12 @@ from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.popularity import PopularityConfig
 from lirdrec.models.registry import model_names, model_type
+from lirdrec.option_names import command_line
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.presets import preset
 from lirdrec.recommender.recommender import Recommender
+from lirdrec.recommender.training_job import make_job
 from lirdrec.training.config import TrainConfig
 
 from ..helpers import assert_error, assert_mentions
@@ -267,3 +269,13 @@ def test_a_model_is_chosen_by_its_name(dataset):
     for named in (fit(dataset, "ease", **QUIET), fit(dataset, model="ease", **QUIET)):
         assert named.info["model"] == "ease"
         assert all(torch.equal(tensor, by_config[name]) for name, tensor in named.scorer.tensors().items())
+
+
+def test_the_warning_without_validation_has_the_option_of_the_interface(dataset, caplog):
+    untested = replace(dataset, valid=dataset.valid.take([]))
+    make_job(untested, CONFIG, TRAINING, False, ())
+    with command_line():
+        make_job(untested, CONFIG, TRAINING, False, ())
+    in_python, in_shell = caplog.messages
+    assert_mentions(in_python, [dataset.name, "refit='RUN'"])
+    assert_mentions(in_shell, [dataset.name, "--refit RUN"])

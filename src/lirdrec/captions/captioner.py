@@ -39,8 +39,8 @@ class Answer:
         tokens_in: number of tokens of the prompt with the image; None if unknown.
         tokens_out: number of tokens of the answer; None if unknown.
         seconds: time for this image; None if there is a problem. For a model in this process, the image's share of the
-            computing time of its batch, without loading the model. For a server, the time until the answer arrived,
-            with waiting and failed attempts.
+            computing time of its batch, without loading the model. For a server, the time of the request that
+            succeeded, without pauses of the rate limit and failed attempts.
     """
 
     text: str | None

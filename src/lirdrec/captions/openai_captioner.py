@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lirdrec.captions.captioner import SIDE, Answer, Captioner, open_scaled
 from lirdrec.config import check_minimum
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.remote.client import OpenAIClient, RequestRejected, RetriesExhausted, TransientError, tokens_of
+from lirdrec.option_names import option_name, option_text
 
 QUALITY = 90  # of the JPEG that is sent
 
@@ -36,7 +36,8 @@ class OpenAICaptioner(Captioner):
 
     def __init__(self, endpoint: OpenAIClient, model: str, prompt: str, max_tokens: int = 400, side: int = SIDE):
         if not model:
-            raise ConfigError("--endpoint also needs the name of the model on the server: --model NAME")
+            name = option_text("model", "NAME")
+            raise ConfigError(f"{option_name('endpoint')} also needs the name of the model on the server: {name}")
         self.endpoint, self.model, self.prompt, self.max_tokens, self.side = endpoint, model, prompt, max_tokens, side
         check_minimum(self, 1, "max_tokens", "side")
         self.concurrency = endpoint.concurrency
@@ -68,12 +69,13 @@ class OpenAICaptioner(Captioner):
             "temperature": 0,
         }
         try:
-            return self.endpoint.ask("/chat/completions", body, partial(_read, started=time.monotonic()))
+            answer, seconds = self.endpoint.ask_timed("/chat/completions", body, _read)
         except (RequestRejected, RetriesExhausted) as error:
             return Answer(None, str(error), passing=isinstance(error, RetriesExhausted))
+        return answer if answer.problem is not None else replace(answer, seconds=seconds)
 
 
-def _read(answer: Any, started: float) -> Answer:
+def _read(answer: Any) -> Answer:
     try:
         choice = answer["choices"][0]
         content = choice["message"].get("content")
@@ -87,4 +89,4 @@ def _read(answer: Any, started: float) -> Answer:
     if not isinstance(content, str) or not content.strip():
         raise TransientError("the model's message in the server's answer is empty")
     n_in, n_out = tokens_of(answer, "prompt_tokens"), tokens_of(answer, "completion_tokens")
-    return Answer(content, tokens_in=n_in, tokens_out=n_out, seconds=time.monotonic() - started)
+    return Answer(content, tokens_in=n_in, tokens_out=n_out)

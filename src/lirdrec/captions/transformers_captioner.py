@@ -17,6 +17,7 @@ from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError, TrainingError
 from lirdrec.features.encoder import give_memory_back, out_of_memory
 from lirdrec.features.encoders.model_loading import fingerprint, model_folder
+from lirdrec.option_names import option_name, option_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,8 +101,9 @@ class TransformersCaptioner(Captioner):
                     raise
                 if len(batch) == 1:
                     raise TrainingError(
-                        "there is not enough memory for one image: use a smaller model, --precision bfloat16,"
-                        " --device-map auto, or a server (--endpoint)"
+                        "there is not enough memory for one image: use a smaller model,"
+                        f" {option_text('precision', 'bfloat16')}, {option_text('device_map', 'auto')}, or a server"
+                        f" ({option_name('endpoint')})"
                     ) from error
                 self.batch_size = len(batch) // 2
                 logger.warning(
@@ -157,8 +159,9 @@ class TransformersCaptioner(Captioner):
             return getattr(transformers, kind).from_pretrained(self.source, revision=self.revision, **options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ConfigError(
-                f"--model {self.source} cannot be loaded ({first_line(error)}); give a model that accepts images and"
-                " texts (run `hf auth login` first if its license must be accepted), or the path of its folder"
+                f"{option_text('model', self.source)} cannot be loaded ({first_line(error)}); give a model that accepts"
+                " images and texts (run `hf auth login` first if its license must be accepted), or the path of its"
+                " folder"
             ) from error
 
     @cached_property

@@ -102,7 +102,7 @@ class LaunchedItems:
         features: name → matrix, likewise.
         users: `(n,)` int64, the user row of each interaction, in `Launch.dataset`.
         items: `(n,)` int64, the item row of each interaction, in `table`.
-        timestamps: `(n,)` int64, or None, as in `Interactions`.
+        timestamps, weights: `(n,)` int64 and `(n,)` float32, or None, as in `Interactions`.
     """
 
     table: pl.DataFrame
@@ -110,11 +110,12 @@ class LaunchedItems:
     users: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def take(self, chosen: np.ndarray) -> LaunchedItems:
         """Return the same items with a part of the interactions, selected by a mask or by positions."""
-        times = None if self.timestamps is None else self.timestamps[chosen]
-        return replace(self, users=self.users[chosen], items=self.items[chosen], timestamps=times)
+        taken = Interactions(self.users, self.items, self.timestamps, self.weights).take(chosen)
+        return replace(self, users=taken.users, items=taken.items, timestamps=taken.timestamps, weights=taken.weights)
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _launch(
     def launched_items(number: int) -> LaunchedItems:
         taken = pairs(launched[everything.items] == number)
         table = dataset.item_table.filter(pl.Series(launched == number))
-        return LaunchedItems(table, features(number), taken.users, taken.items, taken.timestamps)
+        return LaunchedItems(table, features(number), taken.users, taken.items, taken.timestamps, taken.weights)
 
     disliked = dataset.dislikes
     rest = Dataset(
@@ -246,7 +247,7 @@ def with_launched_items(dataset: Dataset, items: LaunchedItems) -> Dataset:
         new = items.features[name]
         values = np.concatenate([np.asarray(matrix.values), new.values])
         features[name] = FeatureMatrix(values, np.concatenate([matrix.present, new.present]))
-    added = Interactions(items.users, items.items + n, items.timestamps)
+    added = Interactions(items.users, items.items + n, items.timestamps, items.weights)
     return replace(
         dataset,
         items=dataset.items.extended(items.table[ITEM]),

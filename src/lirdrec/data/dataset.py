@@ -105,7 +105,7 @@ class Dataset(DatasetParts):
         Args:
             interactions, items: frames with one row per interaction, and per item in the order to keep (or None).
             features: name → `(ids, matrix)`, a frame of ids and vectors, a file, or a matrix with the rows of `items`.
-            name, info: name and metadata of the dataset. title: column of titles in `items`; default: by its name.
+            name, info: name and metadata of the dataset; title: column of titles in `items`, by default one named so.
             user, item, items_id: columns of user ids, of item ids, and of item ids in `items` (default: `item`).
             rating, min_rating: column of ratings, and the smallest rating to keep.
             timestamp, time_format: column of times, and the strptime format of times that are texts.
@@ -114,13 +114,13 @@ class Dataset(DatasetParts):
             event, event_weights: column of the kind of event, and kind → weight for all kinds: `{"view": 1, "buy": 5}`.
             half_life: number of days, back from the last interaction, in which a weight halves; at most 20 times.
             only: column → value or values: keep only rows that have one of them.
-            bad_rows: "error", or "skip" to leave out rows without an id, rating or time. string_ids: make ids strings.
+            bad_rows: "error", or "skip" to leave out rows without an id, rating or time; string_ids: make ids strings.
             unknown_items: interactions of items that `items` lacks: "error", "drop", or "keep" (with empty columns).
             without_features: "raise" an error if an item has no features, or "drop" such items.
             unknown_features: "error", or "drop" feature rows with an id that no item has.
             k_core: remove users and items with fewer than k interactions until all have k; 0 or 1 keeps all.
             keep_all_items: keep items without interactions; None: keep them if `items` is given and there is no k-core.
-            split, seed: one of `splits.METHODS` or a column of labels, and its seed. held_out: share of valid and test.
+            split, seed: one of `splits.METHODS` or a column of labels, and its seed; held_out: share of valid and test.
 
         >>> Dataset.from_frames(polars.DataFrame({"user": ["ann", "bob"], "item": ["a", "b"]}), split="none").n_items
         2

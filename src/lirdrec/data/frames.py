@@ -23,6 +23,7 @@ def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
     if isinstance(frame, pl.LazyFrame):
         return frame.collect(), "polars"
     library, name = type(frame).__module__.partition(".")[0], type(frame).__name__
+    kind = "mapping" if isinstance(frame, Mapping) else f"{library} frame"
     try:
         if library == "pandas" and name == "DataFrame":
             return _from_pandas(frame), "pandas"
@@ -36,7 +37,7 @@ def to_polars(frame: Any) -> tuple[pl.DataFrame, FrameKind]:
         is_known = isinstance(error, (TypeError, ValueError, pl.exceptions.PolarsError))
         if not is_known and not type(error).__module__.startswith("pyarrow"):
             raise
-        raise DataError(f"the {library} frame cannot be read as a table: {first_line(error)}") from error
+        raise DataError(f"the {kind} cannot be read as a table: {first_line(error)}") from error
     raise DataError(f"a frame of type {type(frame).__name__} is not known: give a pandas, polars or Arrow frame")
 
 

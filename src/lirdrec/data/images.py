@@ -18,6 +18,7 @@ from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import DataError
+from lirdrec.option_names import option_name
 from lirdrec.wording import pluralize
 
 logger = logging.getLogger(__name__)
@@ -33,31 +34,32 @@ class Media:
 
     Attributes:
         column: the column of the item table with the paths below the folder.
-        folder: the entry of `info` with the absolute path of the folder.
-        option: the option of the command line that gives the folder.
+        folder: the entry of `info` with the absolute path of the folder; also the option that gives the folder.
         noun: the word for one such file in messages.
         suffixes: suffixes of the files that are found by item id.
     """
 
     column: str
     folder: str
-    option: str
     noun: str
     suffixes: tuple[str, ...]
 
+    @property
+    def option(self) -> str:
+        """The name of the option that gives the folder, for messages: `--images` or, in Python, `images`."""
+        return option_name(self.folder)
 
-IMAGE_FILES = Media(IMAGE, IMAGES, "--images", "image", SUFFIXES)
+
+IMAGE_FILES = Media(IMAGE, IMAGES, "image", SUFFIXES)
 AUDIO_FILES = Media(
     "audio",
     "audio_files",
-    "--audio-files",
     "audio file",
     (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".wma"),
 )
 VIDEO_FILES = Media(
     "video",
     "video_files",
-    "--video-files",
     "video",
     (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"),
 )
@@ -97,8 +99,9 @@ def with_images_beside(dataset: Dataset, folder: Path) -> Dataset:
         return with_images(dataset, folder, IMAGE)
     except DataError as error:
         logger.warning(
-            "the column '%s' is kept as it is; if it contains images, use --images to give their folder: %s",
+            "the column '%s' is kept as it is; if it contains images, give their folder (%s): %s",
             IMAGE,
+            IMAGE_FILES.option,
             error,
         )
         return dataset

@@ -31,7 +31,8 @@ def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatr
     Args:
         matrix: `(I, d)` features of the items.
         kind: "shuffled": the vectors of the items that have the modality, in random order; "noise": random vectors
-            whose matrix has the same singular values and column means.
+            whose matrix has the same singular values and column means. If only one item has the modality, its shuffled
+            vector is its own, and as noise it is a random vector of the same length.
         seed: seed of the random numbers.
 
     Raises:
@@ -53,16 +54,18 @@ def control_features(matrix: FeatureMatrix, kind: str, seed: int) -> FeatureMatr
 def _noise(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return random rows `(n, d)` float64 with the column means of `values` `(n, d)`.
 
-    After subtraction of the means, the rows have the same singular values as `values`. A single row is returned as is.
+    After subtraction of the means, the rows have the same singular values as `values`. A single row, which is its own
+    mean, gets a random direction instead, and keeps its length.
     """
     if not len(values):
         return values
+    if len(values) == 1:
+        random = rng.normal(size=values.shape)
+        return random * (np.linalg.norm(values) / np.linalg.norm(random))
     mean = values.mean(0)
     singular = np.linalg.svd(values - mean, compute_uv=False)
     n, d = values.shape
     rank = min(n - 1, d)  # centered rows have at most rank n - 1
-    if not rank:
-        return values
     left = rng.normal(size=(n, rank))
     left, _ = np.linalg.qr(left - left.mean(0))  # columns orthogonal to the ones, so that the mean stays
     right, _ = np.linalg.qr(rng.normal(size=(d, rank)))

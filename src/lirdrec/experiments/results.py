@@ -166,17 +166,19 @@ class Results:
 
     def _protocols(self) -> list[str]:
         """Return one text on tests with validation interactions as history or with seen items; [] without them."""
-        protocols: dict[str, Mapping[str, Any]] = {}
-        for result in self._results:
-            if isinstance(result.data, Mapping) and (protocol := result.data.get("protocol")):
-                protocols.setdefault(result.trial.model, protocol)
-        sentences = []
-        if longer := {m: p for m, p in protocols.items() if p["test_history"] == "train+valid"}:
-            sentences.append("In the test, users are known by their training and validation interactions.")
-            if kept := [model for model, protocol in longer.items() if protocol["queries"] == "trained"]:
+        tests = [
+            (result.trial, protocol)
+            for result in self._results
+            if isinstance(result.data, Mapping) and (protocol := result.data.get("protocol"))
+        ]
+        trials, sentences = [trial for trial, _ in tests], []
+        if longer := [(trial, protocol) for trial, protocol in tests if protocol["test_history"] == "train+valid"]:
+            where = _in_tests([trial for trial, _ in longer], trials)
+            sentences.append(f"{where}, users are known by their training and validation interactions.")
+            if kept := dict.fromkeys(trial.model for trial, protocol in longer if protocol["queries"] == "trained"):
                 sentences.append(f"These models cannot use the latter, and keep the users' vectors: {', '.join(kept)}.")
-        if any(not protocol["mask_seen"] for protocol in protocols.values()):
-            sentences.append("Items that a user has seen are ranked too.")
+        if seen := [trial for trial, protocol in tests if not protocol["mask_seen"]]:
+            sentences.append(f"{_in_tests(seen, trials)}, items that a user has seen are ranked too.")
         return [" ".join(sentences)] if sentences else []
 
     def _identity(self, result: TrialResult) -> list[Any]:
@@ -190,6 +192,18 @@ def _value(result: TrialResult, name: str) -> Any:
     if name == "loss":
         return loss_of(result)
     return getattr(result if name == "status" else result.trial, name)
+
+
+def _in_tests(chosen: Sequence[TrialSpec], tested: Sequence[TrialSpec]) -> str:
+    """Return the beginning of a sentence that is true for the tests of the `chosen` ones of the `tested` trials.
+
+    It names the datasets, unless all tests are chosen.
+    """
+    if len(chosen) == len(tested):
+        return "In the test"
+    names = dict.fromkeys(trial.dataset_name for trial in chosen)
+    is_all = sum(trial.dataset_name in names for trial in tested) == len(chosen)
+    return f"{'In the test' if is_all else 'In some of the tests'} on {', '.join(names)}"
 
 
 def loss_of(result: TrialResult) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lirdrec.evaluation.histories_and_targets import TestHistory, TestTarget
     from lirdrec.recommender.recommender import Recommender
 
-SEALED = "test.npy"
+SEALED, COUNTS = "test.npy", "counts.json"
 LABELS = ("model", "variant", "feature_set", "work")  # fields in the name of a declaration
 OPTIONS = ("model_options", "training", "modalities", "extra")  # fields that a declaration fixes
 
@@ -109,7 +109,7 @@ def write_test(data: Dataset, sealed_folder: Path) -> None:
         np.save(file, np.stack([column for column in columns if column is not None]))
     counts: dict[str, Any] = {"users": data.n_users, "items": data.n_items}
     counts["interactions"] = len(data.train) + len(data.valid) + len(data.test)
-    write_json(sealed_folder / "counts.json", counts | {"test_sha256": sha256(test)})
+    write_json(sealed_folder / COUNTS, counts | {"test_sha256": sha256(test)})
 
 
 def without_test(dataset: Dataset) -> Dataset:
@@ -348,14 +348,15 @@ def _test_interactions(sealed_folder: Path) -> np.ndarray:
     """Read user rows, item rows and, if known, timestamps of the T test interactions: `(2, T)` or `(3, T)` int64.
 
     Raises:
-        RunFolderError: the file is damaged, or does not have its recorded checksum.
+        RunFolderError: the file, or that of the counts, is damaged; or the file does not have its recorded checksum.
     """
     from lirdrec.data.features import open_array
 
-    path = sealed_folder / SEALED
+    path = sealed_folder / COUNTS
     try:
-        counts = json.loads((sealed_folder / "counts.json").read_text(encoding="utf-8"))
-        if counts.get("test_sha256") not in (None, sha256(path)):  # earlier versions recorded none
+        recorded = json.loads(path.read_text(encoding="utf-8")).get("test_sha256")
+        path = sealed_folder / SEALED
+        if recorded not in (None, sha256(path)):  # earlier versions recorded none
             raise ValueError("wrong checksum")
         return open_array(path, mapped=False)
     except (OSError, ValueError, AttributeError) as error:

@@ -131,7 +131,8 @@ def drop_items(
 class FeatureResult:
     """A finished feature matrix, and how it was made.
 
-    The results of `make_features` count all items, also those that are then removed from the dataset (see `dropped`).
+    The counts in the results of `make_features` are of all items, also of those that it then removes from the dataset
+    (see `dropped`). Their masks are of the items that remain.
 
     Attributes:
         files: file ending (`VALUES`, `MASK` and optional others) → file, on the disk of the prepared folder.
@@ -313,7 +314,7 @@ def join(
 ) -> FeatureResult:
     """Join the vectors of finished shards to the files of one matrix, and return the matrix.
 
-    With `keep`, only the files lack the other items: `mask` and the counts of the result are those of all items.
+    With `keep`, the files and the `mask` lack the other items; the counts of the result are those of all items.
 
     Args:
         shards: the shards of all items; all of them are finished.
@@ -359,7 +360,7 @@ def join(
         files={ending: path for ending, path in paths.items() if optional.get(ending, True)},
         dims=dims,
         dtype="float32",
-        mask=mask,
+        mask=mask[keep],
         missing=missing,
         cut=int(cut.sum()),
         n_problems=lists.n_problems,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from lirdrec.errors import DataError, TrainingError
+from lirdrec.option_names import option_name
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def encode_rows(
             if len(indices) == 1:
                 raise TrainingError(
                     f"one input of length {prepared[indices[0]].length} does not fit into memory;"
-                    " for texts, set a lower limit of tokens (--max-length); or use a smaller encoder"
+                    f" for texts, set a lower limit of tokens ({option_name('max_length')}); or use a smaller encoder"
                 ) from error
             batch_size = max(1, len(indices) // 2)
             logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from lirdrec.data.storage import write_matrix
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.dataset_writer import MASK, VALUES, FeatureResult, add_features
 from lirdrec.features.pipeline import features_lock
+from lirdrec.option_names import option_text
 from lirdrec.wording import pluralize
+
+logger = logging.getLogger(__name__)
 
 BINARY = (".b", ".gz")  # suffixes of Amazon's binary format: records of an id and its vector
 
@@ -24,9 +28,17 @@ BINARY = (".b", ".gz")  # suffixes of Amazon's binary format: records of an id a
 def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
     """Check whether `add_file` can read the vectors of a file, and raise the same errors, but change nothing.
 
-    Whether every item has features in some matrix is not checked here.
+    Items that would have no features any more are only a warning, since another matrix that is added before the file
+    may have them. A dataset without any features is not checked for such items.
     """
-    _read(Dataset.load(folder), name, Path(path), replace)
+    dataset = Dataset.load(folder)
+    without = _without_features(dataset, name, _read(dataset, name, Path(path), replace))
+    if without and dataset.features:
+        logger.warning(
+            "%s: %s of %s have features in '%s' only, and this file has none for them; unless another new matrix has"
+            " them, the file is refused in the end",
+            *(path, f"{without:,}", pluralize(dataset.n_items, "item"), name),
+        )
 
 
 def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> FeatureResult:
@@ -43,9 +55,7 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
     folder, path = Path(folder), Path(path)
     dataset = Dataset.load(folder)
     matrix = _read(dataset, name, path, replace)
-    others = [other.present for key, other in dataset.features.items() if key != name]
-    without = int((~np.any([matrix.present, *others], axis=0)).sum())
-    if without:
+    if without := _without_features(dataset, name, matrix):
         raise DataError(
             f"{path}: {without:,} of {pluralize(dataset.n_items, 'item')} of {folder} would have no features"
             " in any matrix, neither in this nor in another; first add a matrix that has them, for instance"
@@ -64,13 +74,19 @@ def add_file(folder: str | Path, name: str, path: str | Path, replace: bool = Fa
                 file.unlink(missing_ok=True)
 
 
+def _without_features(dataset: Dataset, name: str, matrix: FeatureMatrix) -> int:
+    """Return how many items have features neither in the new matrix `name` nor in another matrix of the dataset."""
+    others = [other.present for key, other in dataset.features.items() if key != name]
+    return int((~np.any([matrix.present, *others], axis=0)).sum())
+
+
 def _read(dataset: Dataset, name: str, path: Path, replace: bool) -> FeatureMatrix:
     """Return the vectors of a file as a matrix with a row for each item of the dataset, in the order of the items."""
     check_name(name, ConfigError)
     if name in dataset.features and not replace:
         raise ConfigError(
             f"{dataset.folder} has features '{name}' already; give the new ones another name, or replace the old ones"
-            " with --overwrite"
+            f" ({option_text('replace', True)})"
         )
     binary = path.suffix.lower() in BINARY and path.suffixes[-2:-1] not in ([".csv"], [".tsv"])
     file = read_image_features(path, dataset.items.series.cast(pl.String)) if binary else read_features(path)

@@ -35,6 +35,7 @@ from lirdrec.features.sources import FileSource, ItemRows, default_texts, names_
 from lirdrec.files.atomic import write_errors
 from lirdrec.files.locks import folder_lock
 from lirdrec.files.shards import JOINING, has_partial_work
+from lirdrec.option_names import option_text
 from lirdrec.wording import pluralize
 
 __all__ = ["FeatureJob", "FeatureResult", "FeatureRun", "encode_shard", "features_lock", "local", "make_features"]
@@ -157,7 +158,6 @@ def _add_to_dataset(
             files, counts, dropped = changed.files, changed.counts, changed.removed
             info = changed.info | info
             matrices = {work.job.name: work.join(keep) for work in works}
-            matrices = {name: with_values(result, mask=result.mask[keep]) for name, result in matrices.items()}
         elif columns:
             files = {ITEMS: changed_folder / ITEMS}
             with write_errors(changed_folder):
@@ -166,7 +166,7 @@ def _add_to_dataset(
         with _joining(works):
             entries = {name: result.entry for name, result in joined.items()}
             add_features(folder, matrices, entries, info, files, counts)
-    return [with_values(result, dropped=dropped) for result in joined.values()]
+    return [with_values(result, dropped=dropped) for result in matrices.values()]
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _check_overwrite(folder: Path, job: FeatureJob) -> None:
         origin = "of another encoder, or of the same with other settings" if entry else "that came with the data"
         raise ConfigError(
             f"{folder} already has features '{job.name}' {origin}; give the new ones another name (NAME=MODEL),"
-            " or replace the old ones (--overwrite)"
+            f" or replace the old ones ({option_text('replace', True)})"
         )
 
 
@@ -264,7 +264,7 @@ def _check_items_covered(folder: Path, keep: np.ndarray, works: Sequence[Feature
     second = f"give them some with a second matrix (for instance {option}), or " if option else ""
     raise DataError(
         f"{folder}: no features in any matrix for {len(without):,} of {pluralize(len(keep), 'item')}:"
-        f" {describe_ids(shown, SHOWN)}{more}; {second}leave these items out (--drop-featureless-items);"
+        f" {describe_ids(shown, SHOWN)}{more}; {second}leave these items out ({option_text('drop', True)});"
         f" what was encoded is kept{listed}"
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from lirdrec.features.sources import (
     VideoSource,
     names_images,
 )
-from lirdrec.option_names import flag
+from lirdrec.option_names import option_name, option_text
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +81,8 @@ def parse_jobs(
     """
     wanted = list(wanted) or _defaults(folder, template, images)
     kinds = {what for what, _ in wanted}
-    if template is not None and not kinds & _WITH_TEXT:
-        raise ConfigError(
-            "--text-template has no effect, since no texts are encoded; add --text MODEL, or leave the template out"
-        )
     folders = {"image": images, "audio": audio_files, "video": video_files}
-    for kind_of_files, path in folders.items():
-        if path is not None and not kinds & (_WITH_IMAGES if kind_of_files == "image" else {kind_of_files}):
-            media = FILE_SOURCES[kind_of_files].media
-            raise ConfigError(
-                f"{media.option} {path} has no effect, since no {media.noun}s are encoded; add --{kind_of_files} MODEL,"
-                " or leave it out"
-            )
+    _check_used(kinds, template, folders)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     sources = cache(partial(_source, folder, template, folders))
     encoders: list[tuple[EncoderSpec, Encoder]] = []  # equal encoders are shared: their weights are in memory once
@@ -111,8 +101,26 @@ def parse_jobs(
     for name in given:
         if not any(name in spec.options for spec, _ in encoders):
             models = ", ".join(named(text, what)[1] for what, text in wanted)
-            raise ConfigError(f"{flag(name)}: none of the chosen encoders ({models}) takes this option; leave it out")
+            raise ConfigError(
+                f"{option_name(name)}: none of the chosen encoders ({models}) takes this option; leave it out"
+            )
     return jobs
+
+
+def _check_used(kinds: Set[str], template: str | None, folders: Mapping[str, str | Path | None]) -> None:
+    """Raise a ConfigError if no encoder of these kinds uses the template, or a folder that is given."""
+    if template is not None and not kinds & _WITH_TEXT:
+        raise ConfigError(
+            f"{option_name('template')} has no effect, since no texts are encoded; add"
+            f" {option_text('text', 'MODEL')}, or leave the template out"
+        )
+    for kind, path in folders.items():
+        if path is not None and not kinds & (_WITH_IMAGES if kind == "image" else {kind}):
+            media = FILE_SOURCES[kind].media
+            raise ConfigError(
+                f"{option_text(media.folder, str(path))} has no effect, since no {media.noun}s are encoded; add"
+                f" {option_text(kind, 'MODEL')}, or leave it out"
+            )
 
 
 def named(text: str, what: str) -> tuple[str, str]:
@@ -146,9 +154,10 @@ def _defaults(folder: str | Path, template: str | None, images: str | Path | Non
     has_images = images is not None or (has_paths and IMAGES in rows.manifest["info"])
     if has_paths and not has_images:
         logger.warning(
-            "%s: the images of column '%s' are not encoded, since their folder is unknown; give it with --images",
+            "%s: the images of column '%s' are not encoded, since their folder is unknown; give it (%s)",
             folder,
             IMAGE,
+            option_name(IMAGES),
         )
     defaults: list[tuple[What, str]] = [("image", DEFAULTS["image"])] if has_images else []
     try:

@@ -86,12 +86,16 @@ class ItemWeightScorer(Scorer):
         grown.n_users, grown.n_items = self.n_users, total
         return grown
 
-    def with_users(self, users: Tensor, queries: Tensor) -> ItemWeightScorer:
-        """Return a scorer in which the users `(n,)` have other histories, given as queries `(n, I)`."""
+    def with_users(self, users: Tensor, queries: Tensor, histories: Sequence[Tensor]) -> ItemWeightScorer:
+        """Return a scorer in which the users `(n,)` have other histories: distinct item rows, one tensor for each user.
+
+        The weights of their items are in `queries` `(n, I)`. An item with a weight of 0 stays in the history.
+        """
         h = self.history
         owners = torch.repeat_interleave(h.crow_indices().diff())
         kept = ~torch.isin(owners, users)
-        new, items = queries.nonzero(as_tuple=True)
+        items = torch.cat(list(histories))
+        new = torch.repeat_interleave(torch.tensor([len(history) for history in histories], device=items.device))
         owners = torch.cat([owners[kept], users[new]])
         columns = torch.cat([h.col_indices()[kept], items])
         values = torch.cat([h.values()[kept], queries[new, items].to(h.values())])

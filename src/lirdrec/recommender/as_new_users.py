@@ -22,7 +22,7 @@ def as_new_users(recommender: Recommender) -> Recommender:
 
     Raises:
         CapabilityError: the model cannot serve new users, or it is a slim run.
-        DataError: a computed vector is not finite.
+        DataError: a computed vector is not finite; the message names the user.
     """
     model = recommender.model("serve new users")
     if not model.capabilities.new_users:
@@ -32,9 +32,14 @@ def as_new_users(recommender: Recommender) -> Recommender:
         return recommender
     vectors = scorer.user_vectors.clone()
     with_history = recommender.histories.counts().nonzero().squeeze(1)
-    for users in with_history.split(BATCH_USERS):
+
+    def name(position: int) -> str:
+        return f"user {recommender.users.ids[int(with_history[position])]}"
+
+    for start in range(0, len(with_history), BATCH_USERS):
+        users = with_history[start : start + BATCH_USERS]
         folded_in = model.fold_in(scorer, [recommender.histories.of(user) for user in users.tolist()])
-        check_queries(folded_in)
+        check_queries(folded_in, name, start)
         vectors[users] = folded_in
     folded = copy.copy(recommender)
     folded.scorer = scorer.replaced(users=vectors, weights=None)

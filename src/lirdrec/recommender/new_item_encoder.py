@@ -271,7 +271,7 @@ class NewItemPolicy:
         kind: "calibrated", with the offset that simulated launches chose; "none", without an offset; "boost", with the
             largest offset that costs at most the share `value` of the hits on known items, in simulated launches;
             "share", new items get exactly the share `value` of the places.
-        value: the share for "boost" and "share", from 0 to 1.
+        value: the share for "boost" and "share", from 0 to 1; for "boost" less than 1.
 
     >>> NewItemPolicy.parse("share=0.2")
     NewItemPolicy(kind='share', value=0.2)
@@ -287,7 +287,7 @@ class NewItemPolicy:
         """Read a policy: "calibrated", "none", "boost=0.05", "share=0.2", {"boost": 0.05} or {"share": 0.2}.
 
         Raises:
-            ConfigError: none of these, or a number that is not between 0 and 1.
+            ConfigError: none of these, a share that is not from 0 to 1, or a boost that is not at least 0 and below 1.
         """
         if isinstance(value, NewItemPolicy):
             return value
@@ -309,7 +309,8 @@ class NewItemPolicy:
         except (TypeError, ValueError):
             number = float("nan")
         if not 0 <= number <= 1 or (kind == "boost" and number == 1):
-            raise ConfigError(f"{option_text('new_items', value)}: the {kind} must be a number between 0 and 1")
+            bounds = "at least 0 and less than 1" if kind == "boost" else "from 0 to 1"
+            raise ConfigError(f"{option_text('new_items', value)}: the {kind} must be a number {bounds}")
         return cls(kind, number)
 
     def quota(self, k: int, n_trained: int) -> Quota | None:

@@ -58,7 +58,9 @@ def query_blocks(n: int, scorer: Scorer, device: torch.device) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+def folded_in(
+    model: Model, scorer: Scorer, histories: Sequence[Tensor], name: Callable[[int], str] = "history {}".format
+) -> Iterator[tuple[slice, Tensor]]:
     """Compute the queries (vectors) of histories in blocks; yield the slice of a block, and its queries `(b, D)`.
 
     The queries of a block have at most `QUERY_BYTES`.
@@ -67,13 +69,14 @@ def folded_in(model: Model, scorer: Scorer, histories: Sequence[Tensor]) -> Iter
         model: computes the queries (`Model.fold_in`).
         scorer: the scorer of this model.
         histories: one or more, item rows `(n,)` int64 each, on the scorer's device.
+        name: function from the position of a history to its name in messages.
 
     Raises:
         DataError: see `check_queries`.
     """
     for block in query_blocks(len(histories), scorer, histories[0].device):
         queries = model.fold_in(scorer, histories[block])
-        check_queries(queries, block.start)
+        check_queries(queries, name, block.start)
         yield block, queries
 
 
@@ -245,15 +248,16 @@ def check_k(k: int, n: int | None = None, entities: str = "items") -> None:
         raise ConfigError(f"k is {k:,}, but there are only {n:,} {entities}; choose a k of at most {n:,}")
 
 
-def check_queries(queries: Tensor, first: int = 0) -> None:
+def check_queries(queries: Tensor, name: Callable[[int], str], first: int = 0) -> None:
     """Check that the vectors `(B, D)` computed from histories are finite.
 
-    `first` is the number of the first of these histories, for messages.
+    `name` is a function from the position of a history to its name in messages, such as "history 3"; `first` is the
+    position of the first of these histories.
 
     Raises:
         DataError: a number is not finite, or so large that scores would not be finite.
     """
     is_finite = finite_rows(queries, LARGEST_QUERY)
     if not bool(is_finite.all()):
-        number = first + int((~is_finite).nonzero()[0])
-        raise DataError(f"history {number}: the liked items give no finite vector to rank by; give other items")
+        position = first + int((~is_finite).nonzero()[0])
+        raise DataError(f"{name(position)}: the liked items give no finite vector to rank by; give other items")

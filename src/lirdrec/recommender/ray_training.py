@@ -19,7 +19,7 @@ import torch
 
 from lirdrec.data.readers import read_any
 from lirdrec.errors import ConfigError, LirdrecError, TrainingError
-from lirdrec.option_names import option_name
+from lirdrec.option_names import option_name, option_text
 from lirdrec.parallel.join import TIMEOUT, LostRankError, in_group
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, Share, quiet_output
 from lirdrec.recommender.distributed import fit_on_ranks
@@ -103,8 +103,8 @@ def _check_deaths(deaths: int, error: LostTaskError) -> None:
     """Log that a process died, or raise a TrainingError if it has happened more than `RETRIES` times."""
     if deaths > RETRIES:
         raise TrainingError(
-            f"processes of the training on the Ray cluster died {deaths} times ({error}); repeat the command with"
-            " --resume to continue from the last checkpoint"
+            f"processes of the training on the Ray cluster died {deaths} times ({error}); repeat it with"
+            f" {option_text('resume', True)} to continue from the last checkpoint"
         ) from error
     log.warning("a process of the training died (%s); the training continues from the last checkpoint", error)
 

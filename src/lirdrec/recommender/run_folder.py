@@ -24,7 +24,8 @@ from lirdrec.option_names import option_text
 FORMAT = "lirdrec-run"
 FORMAT_VERSION = 1
 VECTORS = "vectors.safetensors"
-NAMES = {"lirdrec-dataset": "prepared dataset", "lirdrec-export": "export"}
+DATASET = "lirdrec-dataset"
+KINDS = {DATASET: "a prepared dataset", "lirdrec-export": "an export"}  # format of another kind of folder → its name
 # files of a run folder that may exist without an entry in its manifest
 TRAINING_FILES = ("checkpoint", "history.jsonl", "curves.png", "metrics.json", "environment.json", "tensorboard")
 # files that an earlier version of lirdrec, killed while it wrote the run, may have left beside the checkpoint
@@ -137,7 +138,7 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
         return
     kind = manifest_format(folder)
     if kind is not None and kind != FORMAT:
-        raise RunFolderError(f"{folder} is a {NAMES.get(kind, kind)}, not a run; choose another folder")
+        raise RunFolderError(f"{folder} is {_kind_name(kind)}, not a run; choose another folder")
     if not overwrite and (folder / MANIFEST).is_file():
         remedy = f"choose another folder or overwrite it ({option_text('overwrite', True)})"
         raise RunFolderError(f"{folder} already has a finished run; {remedy}")
@@ -146,7 +147,8 @@ def check_new(folder: str | Path, overwrite: bool = False) -> None:
         raise RunFolderError(f"{folder} is not a run folder (it has {foreign[0]}); choose another folder")
     if not overwrite and any((folder / "checkpoint").glob("*")):
         raise RunFolderError(
-            f"{folder} has a stopped training; resume it (--resume), choose another folder or overwrite it"
+            f"{folder} has a stopped training; resume it ({option_text('resume', True)}), choose another folder or"
+            f" overwrite it ({option_text('overwrite', True)})"
         )
 
 
@@ -177,8 +179,9 @@ def open_run(folder: str | Path, verify: bool = False) -> dict[str, Any]:
             raise RunFolderError(f"{folder}: its training has not ended; resume it: lirdrec train … --resume")
         raise RunFolderError(f"{folder} is not a run folder ({MANIFEST} is missing)")
     manifest = _manifest(folder)
-    if manifest.get("format") != FORMAT:
-        raise RunFolderError(f"{folder} is a prepared dataset, not a run; train on it first: lirdrec train {folder}")
+    if (kind := manifest["format"]) != FORMAT:
+        remedy = f"train on it first: lirdrec train {folder}" if kind == DATASET else "give the folder of a run"
+        raise RunFolderError(f"{folder} is {_kind_name(kind)}, not a run; {remedy}")
     for name, entry in manifest["files"].items():
         check_file(resolve_path(folder, manifest, name), entry, verify)
     return manifest
@@ -242,6 +245,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: {describe_read_error(error, REMEDY)}") from None
+
+
+def _kind_name(kind: str) -> str:
+    """Return the name of another kind of folder for a message, from the format in its manifest."""
+    return KINDS.get(kind) or f"a folder of the format '{kind[:80]}'"
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

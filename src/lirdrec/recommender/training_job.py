@@ -16,6 +16,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.evaluation.metrics import split_name
 from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.models.registry import model_for_config
+from lirdrec.option_names import option_text
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.recommender.new_item_encoder import NEW_ITEMS, NewItemEncoder
 from lirdrec.recommender.presets import preset as preset_of
@@ -231,8 +232,9 @@ def validation(dataset: Dataset, metric: str) -> Validate | None:
     if not len(truth.users):
         log.warning(
             "%s has no validation pairs: training cannot stop early, and the last epoch is saved; "
-            "to train on everything, refit a run that had validation (--refit RUN)",
+            "to train on everything, refit a run that had validation (%s)",
             dataset.name,
+            option_text("refit", "RUN"),
         )
         return None
     names = tuple(dict.fromkeys((name, "recall", "ndcg")))

@@ -116,10 +116,14 @@ def with_likes(
         return state
     scorer = _with_moved_items(state, model, train, items)
     if ordered:
-        assert isinstance(scorer, (VectorScorer, ItemWeightScorer))
-        longer = [histories.of(user) for user in changed]
-        queries = torch.cat([queries for _, queries in folded_in(model(), scorer, longer)])
-        scorer = scorer.with_users(torch.tensor(changed, device=state.device), queries)
+        longer, rows = [histories.of(user) for user in changed], torch.tensor(changed, device=state.device)
+        names = [f"user {state.users.ids[user]}" for user in changed]
+        queries = torch.cat([queries for _, queries in folded_in(model(), scorer, longer, names.__getitem__)])
+        if isinstance(scorer, ItemWeightScorer):
+            scorer = scorer.with_users(rows, queries, longer)
+        else:
+            assert isinstance(scorer, VectorScorer)
+            scorer = scorer.with_users(rows, queries)
     return replace(state, train=train, histories=histories, scorer=scorer, n_trained_pairs=n_trained)
 
 

@@ -14,14 +14,14 @@ import polars as pl
 
 from lirdrec.data.alignment import align
 from lirdrec.data.compression import exists, is_compressed, open_bytes
-from lirdrec.data.dataset import Dataset
+from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.feature_files import FeatureFile
 from lirdrec.data.json_lines import BadLines, Policy
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import detect_review_format, first_lines, read_reviews
 from lirdrec.data.readers.shared import existing_folder, first_or_none
-from lirdrec.data.schema import ITEM, RATING, SPLITS, TIMESTAMP, USER
+from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.splits import METHODS
 from lirdrec.data.table_with_source import Table
 from lirdrec.errors import ConfigError, DataError
@@ -100,7 +100,10 @@ def _make_config(options: Mapping[str, Any]) -> PreprocessingConfig:
         if option in options:
             raise ConfigError(f"Amazon reviews: the format defines '{option}'; leave the option out")
     if options.get(TIMESTAMP, TIMESTAMP) not in (TIMESTAMP, None):
-        raise ConfigError("Amazon reviews: the format defines the column of times; leave the option 'timestamp' out")
+        raise ConfigError(
+            "Amazon reviews: the format defines the column of times; leave the option 'timestamp' out, or"
+            " give None to read no times"
+        )
     options = {TIMESTAMP: TIMESTAMP, "keep_all_items": False, **options, RATING: RATING}
     config = make_preprocessing_config(options, "Amazon reviews")
     if config.split not in (None, *METHODS):
@@ -180,8 +183,9 @@ def _with_metadata(dataset: Dataset, bad: BadLines) -> Dataset:
 def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConfig) -> Dataset:
     """Return the dataset with the modality "image"; items without it are dropped if `without_features` is "drop".
 
-    Items must be dropped before the k-core filter. So the dataset is built again from the interactions that are left.
-    The result is exact, since the k-core of fewer interactions is a subset of the k-core of all interactions.
+    Items must be dropped before the k-core filter. So the dataset is built again from the interactions that are left,
+    with their times and weights. The result is exact, since the k-core of fewer interactions is a subset of the k-core
+    of all interactions.
     """
     file = read_image_features(path, dataset.items.series)
     aligned = align(file, dataset.items, f"features '{IMAGE}'")
@@ -189,20 +193,29 @@ def _with_image_features(dataset: Dataset, path: Path, config: PreprocessingConf
         all_items = np.ones(dataset.n_items, dtype=bool)
         return dataclasses.replace(dataset, features={IMAGE: aligned.take(all_items)})
     before = dict(dataset.info["preparation"])
-    interactions = pl.concat([dataset.frame(split) for split in SPLITS])
+    pairs = dataset.all_interactions()
+    if dataset.dislikes is not None:
+        pairs = Interactions.concatenate([pairs, dataset.dislikes])
+    ids = {USER: dataset.users.series.gather(pairs.users), ITEM: dataset.items.series.gather(pairs.items)}
+    known = {TIMESTAMP: pairs.timestamps, WEIGHT: pairs.weights}
+    known = {name: values for name, values in known.items() if values is not None}
+    # ratings, events, ages and the order of the file have become times and weights
+    used: dict[str, Any] = dict.fromkeys(("rating", "min_rating", "event", "event_weights", "half_life", "order"))
+    used |= {name: name if name in known else None for name in (TIMESTAMP, WEIGHT)}
     rebuilt = Dataset.from_tables(
-        Table(interactions, str(path)),
+        Table(pl.DataFrame(ids | known), str(path)),
         Table(dataset.item_table, str(path)),
         {IMAGE: file},
-        dataclasses.replace(config, rating=None, min_rating=None),
+        dataclasses.replace(config, **used),
         dataset.name,
-        {},
+        dataset.info,
     )
     after = rebuilt.info["preparation"]
-    if "removed_by_k_core" in before:
-        before["removed_by_k_core"] += after["removed_by_k_core"]
+    for count in ("removed_by_k_core", "users_removed_by_k_core"):
+        if count in before:
+            before[count] += after[count]
     counts = {**before, "items_without_features_dropped": after["items_without_features_dropped"]}
-    return dataclasses.replace(rebuilt, info={**dataset.info, **rebuilt.info, "preparation": counts})
+    return dataclasses.replace(rebuilt, info={**rebuilt.info, "preparation": counts})
 
 
 def read_image_features(path: str | Path, items: pl.Series, dims: int = DIMS) -> FeatureFile:

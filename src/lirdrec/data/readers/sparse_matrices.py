@@ -141,7 +141,9 @@ def _table(matrix: Any, where: str, split: str, config: PreprocessingConfig) -> 
         coo = matrix.tocoo()
     except AttributeError:
         raise DataError(f"{where}: a {type(matrix).__name__} is not a scipy matrix") from None
-    if coo.ndim != 2 or coo.data.dtype.kind not in "biuf":
+    if coo.ndim != 2:
+        raise DataError(f"{where} must be a matrix of users and items; its shape is {tuple(coo.shape)}")
+    if coo.data.dtype.kind not in "biuf":
         raise DataError(f"{where} must be a matrix of users and items that holds numbers, not {coo.data.dtype}")
     users, items = (np.asarray(indices, dtype=np.int64) for indices in (coo.row, coo.col))
     for axis, indices, size in (("row", users, coo.shape[0]), ("column", items, coo.shape[1])):

@@ -16,7 +16,7 @@ from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.shared import first_or_none
 from lirdrec.data.readers.tabular import read_interactions
 from lirdrec.data.schema import ITEM, SPLITS, USER
-from lirdrec.errors import DataError
+from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_name
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
@@ -54,14 +54,19 @@ def read_split_folder(
 
     Args:
         folder: see `find_split_files`.
-        metadata: Amazon's item metadata, which become the item table. By default a file `meta_*.jsonl.gz` in the
-            folder, if the files have the columns of Amazon 2023 and no `items` are given.
+        metadata: Amazon's item metadata, which become the item table; they are found by the item ids, whatever the
+            columns are called. By default a file `meta_*.jsonl.gz` in the folder, if the files have the columns of
+            Amazon 2023 and no `items` are given.
         items, features, name, info: as for `read_interactions`; the default name is NAME.
         options: fields of `PreprocessingConfig`. The columns of Amazon 2023 are detected.
 
     Raises:
-        DataError, ConfigError: as for `read_interactions`.
+        DataError: as for `read_interactions`; or the metadata have none of the items.
+        ConfigError: as for `read_interactions`; or both `metadata` and `items` are given.
     """
+    if metadata is not None and items is not None:
+        both = f"{option_name('metadata')} and {option_name('items')}"
+        raise ConfigError(f"{folder}: {both} both give the item table; leave one of them out")
     folder = Path(folder)
     files = find_split_files(folder)
     if files is None:

@@ -12,6 +12,7 @@ import numpy as np
 from lirdrec.errors import ConfigError
 from lirdrec.features.audio_video_decoding import MediaError, audio_seconds, import_av, read_audio
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
+from lirdrec.option_names import option_name
 
 SECONDS = 120.0  # seconds of a sound that are used by default
 WINDOW = 30.0  # seconds of a window if the model does not define its length
@@ -38,7 +39,8 @@ class SoundEncoder(Encoder):
 
     def __init__(self, max_seconds: float = SECONDS):
         if not 0 < max_seconds < float("inf"):
-            raise ConfigError(f"--max-seconds is {max_seconds:g}; it must be above 0 and not infinite")
+            name = option_name("max_seconds")
+            raise ConfigError(f"{name} is {max_seconds:g}; it must be above 0 and not infinite")
         import_av()
         self.seconds = float(max_seconds)
 

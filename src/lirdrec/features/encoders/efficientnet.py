@@ -14,6 +14,7 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared, encode_rows
 from lirdrec.features.images import encode_images
 from lirdrec.files.atomic import sha256
+from lirdrec.option_names import option_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,7 +126,7 @@ class ProjectedEfficientNetLite0(EfficientNetLite0):
         if not len(usable):
             raise DataError(
                 "no image of the sample can be opened, so the encoder cannot be fitted; check the image folder"
-                " (--images)"
+                f" ({option_name('images')})"
             )
         self.fit_vectors(usable)
 

@@ -11,6 +11,7 @@ import numpy as np
 from lirdrec.errors import ConfigError
 from lirdrec.features.audio_video_decoding import MediaError, import_av, read_frames
 from lirdrec.features.encoder import Encoded, Encoder, Kind, Prepared, encode_rows
+from lirdrec.option_names import option_name
 
 FRAMES = 8
 MAX_FRAMES = 256
@@ -19,7 +20,7 @@ MAX_FRAMES = 256
 def checked_frames(frames: int) -> int:
     """Return `frames` unchanged; raises a ConfigError if it is out of range, or PyAV is not installed."""
     if not 1 <= frames <= MAX_FRAMES:
-        raise ConfigError(f"--frames is {frames}; it must be from 1 to {MAX_FRAMES}")
+        raise ConfigError(f"{option_name('frames')} is {frames}; it must be from 1 to {MAX_FRAMES}")
     import_av()
     return frames
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,7 +23,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RequestTiming:
-    """What was measured of one request: the letters sent, the tokens that the server counted (or None), the seconds."""
+    """What was measured of one request: the letters sent, the tokens that the server counted (or None), the seconds.
+
+    The seconds are those of `OpenAIClient.ask_timed`: without pauses and failed attempts.
+    """
 
     letters: int
     tokens: int | None
@@ -98,12 +100,11 @@ class OpenAIEmbeddings(Encoder):
     def measure(self, texts: Sequence[str]) -> RequestTiming | None:
         """Send one request with texts, and return its timing; None if the server rejects it. No vectors are kept."""
         texts = [self.prompt + text for text in texts]
-        started = time.monotonic()
         try:
-            tokens = self._ask(texts, partial(tokens_of, name="prompt_tokens"))
+            tokens, seconds = self._ask(texts, partial(tokens_of, name="prompt_tokens"))
         except RequestRejected:
             return None
-        return RequestTiming(sum(map(len, texts)), tokens, time.monotonic() - started)
+        return RequestTiming(sum(map(len, texts)), tokens, seconds)
 
     def _encode_request(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Return the vectors of the texts of one request, and index → problem for the texts that the server rejects.
@@ -129,14 +130,14 @@ class OpenAIEmbeddings(Encoder):
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
         dims = self.__dict__.get("dims", self._asked_dims)  # not the property, which would send a request
-        return self._ask(texts, partial(_read, n=len(texts), dims=dims))
+        return self._ask(texts, partial(_read, n=len(texts), dims=dims))[0]
 
-    def _ask(self, texts: Sequence[str], read: Callable[[Any], T]) -> T:
+    def _ask(self, texts: Sequence[str], read: Callable[[Any], T]) -> tuple[T, float]:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
         if self._asked_dims is not None:
             body["dimensions"] = self._asked_dims
         try:
-            return self.endpoint.ask("/embeddings", body, read)
+            return self.endpoint.ask_timed("/embeddings", body, read)
         except RetriesExhausted as error:
             raise TrainingError(
                 f"{self._name}: {error}; finished work is kept: run the same command to resume"
@@ -155,7 +156,9 @@ def _read(answer: Any, n: int, dims: int | None) -> np.ndarray:
         raise TransientError("the server's answer does not contain vectors that all have the same length") from None
     if len(rows) != n:
         raise TransientError(f"the server sent {len(rows)} vectors for {n} texts")
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+    if vectors.ndim != 2:
+        raise TransientError("the server's answer has an embedding that is not a list of numbers")
+    if not np.isfinite(vectors).all():
         raise TransientError("the server's vectors contain values that are not finite numbers")
     if dims is not None and vectors.shape[1] != dims:
         raise TransientError(f"the server's vectors have {vectors.shape[1]} columns instead of {dims}")

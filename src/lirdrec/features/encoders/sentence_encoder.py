@@ -13,6 +13,7 @@ import numpy as np
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoded, Encoder, Input, Kind, Prepared
 from lirdrec.features.encoders.model_loading import SentenceModel, check_choice
+from lirdrec.option_names import option_name
 from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class SentenceEncoder(SentenceModel, Encoder):
             check_choice("pooling", pooling, POOLINGS)
         super().__init__(model, device, precision, revision)
         if max_length is not None and max_length < 1:
-            raise ConfigError(f"--max-length is {max_length}; it must be 1 or more")
+            raise ConfigError(f"{option_name('max_length')} is {max_length}; it must be 1 or more")
         self.pooling, self.prompt, self.max_length, self.normalize = pooling, prompt, max_length, normalize
 
     @cached_property
@@ -173,13 +174,13 @@ class SentenceEncoder(SentenceModel, Encoder):
         if self._prompt and self._prompt_tokens + 1 >= limit:
             raise ConfigError(
                 f"the prompt takes {self._prompt_tokens} of the {limit} tokens that a text may have; shorten the"
-                " prompt (--prefix), or allow more tokens (--max-length)"
+                f" prompt ({option_name('prompt')}), or allow more tokens ({option_name('max_length')})"
             )
         special = len(self._tokenize([""], None)["input_ids"][0])
         if special >= limit:
             raise ConfigError(
-                f"--max-length is {limit}, but this model adds {pluralize(special, 'token')} to each text;"
-                f" give {special + 1} or more"
+                f"{option_name('max_length')} is {limit}, but this model adds {pluralize(special, 'token')} to each"
+                f" text; give {special + 1} or more"
             )
         return limit
 
@@ -290,7 +291,9 @@ def limit_of(model: SentenceTransformer, asked: int | None) -> int | None:
     positions = _positions(model)
     if asked is not None:
         if positions is not None and asked > positions:
-            raise ConfigError(f"--max-length is {asked:,}, but this model has positions for only {positions:,} tokens")
+            raise ConfigError(
+                f"{option_name('max_length')} is {asked:,}, but this model has positions for only {positions:,} tokens"
+            )
         return asked
     limits = (model.max_seq_length, positions)
     # tokenizers without a limit have a very large one

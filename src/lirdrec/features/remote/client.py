@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lirdrec.config import check_minimum
 from lirdrec.errors import ConfigError, TrainingError
+from lirdrec.option_names import option_name
 from lirdrec.wording import pluralize
 
 if TYPE_CHECKING:
@@ -109,7 +110,14 @@ class OpenAIClient:
         return partial(OpenAIClient, **{field.name: getattr(self, field.name) for field in fields(self)}), ()
 
     def ask(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Send one request to a route such as "/embeddings", and return the result; retry on a `TransientError`.
+        """Send one request, and return its result alone; see `ask_timed`."""
+        return self.ask_timed(route, body, read)[0]
+
+    def ask_timed(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[T, float]:
+        """Send one request to a route such as "/embeddings"; return the result and the seconds until it arrived.
+
+        After a `TransientError` the request is tried again. The seconds are those of the last attempt, without the
+        pauses of the rate limit and without failed attempts.
 
         `body` is the content of the request. `read` converts the decoded JSON answer to the result; it raises a
         `TransientError` if the answer is incomplete.
@@ -156,8 +164,9 @@ class OpenAIClient:
         text = " ".join(text.split())
         return text if len(text) <= 300 else text[:299] + "…"
 
-    def _try(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+    def _try(self, route: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[T, float]:
         self.pace.wait()
+        started = self.clock()
         response = self._post(self.address.copy_with(path=self.address.path.rstrip("/") + route), body)
         self._answered = True
         self._check(response)
@@ -170,7 +179,7 @@ class OpenAIClient:
             raise TransientError(f"the server answers with an error (its log may say more): {reason}")
         result = read(answer)
         self._succeeded = True
-        return result
+        return result, self.clock() - started
 
     def _post(self, url: httpx.URL, body: Mapping[str, Any]) -> httpx.Response:
         """Send a request, and return the complete response, which must arrive within `timeout` seconds.
@@ -312,7 +321,7 @@ class RateLimiter:
 
     def __init__(self, per_minute: float | None, sleep: Callable[[float], None], clock: Callable[[], float]):
         if per_minute is not None and not per_minute > 0:
-            raise ConfigError(f"--requests-per-minute is {per_minute}; it must be more than 0")
+            raise ConfigError(f"{option_name('requests_per_minute')} is {per_minute}; it must be more than 0")
         self._rate = None if per_minute is None else per_minute / 60
         self._burst = 1.0 if self._rate is None else max(1.0, self._rate)
         self._sleep, self._clock = sleep, clock
