@@ -36,7 +36,7 @@ from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
 from lirdrec.graphs.item_item import nearest_items
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.lirdrec import LIRDRec
-from lirdrec.planning.hardware import DEVICES, Device
+from lirdrec.planning.device_speeds import DEVICES, Device
 from lirdrec.planning.plan import seconds as seconds_of_work
 from lirdrec.planning.workload import Sizes, workload
 from lirdrec.ranking.scorers import Scorer

@@ -27,7 +27,7 @@ import torch
 from device_data import planted, with_columns
 from lirdrec.evaluation.scorer_evaluation import evaluate_scorer
 from lirdrec.models.registry import build
-from lirdrec.planning.hardware import DEVICES, Cluster, Device
+from lirdrec.planning.device_speeds import DEVICES, Cluster, Device
 from lirdrec.planning.plan import SAMPLING_SECONDS, make_plan, seconds
 from lirdrec.planning.workload import Sizes
 from lirdrec.recommender.presets import preset

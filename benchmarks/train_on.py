@@ -54,7 +54,7 @@ def scientific() -> tuple[pl.DataFrame, pl.DataFrame, dict]:
     path = RUNS / "scientific-text.npy"
     if not path.exists():
         from lirdrec.features.encoder import encode_rows
-        from lirdrec.features.registry import text_encoder
+        from lirdrec.features.encoder_specs import text_encoder
 
         columns = [name for name in ("title", "brand", "categories") if name in items.columns]
         texts = [". ".join(row[name] or "" for name in columns) for row in items.iter_rows(named=True)]

@@ -23,7 +23,8 @@ from typing import Any
 import polars as pl
 
 from lirdrec.experiments.studies.literature import published
-from lirdrec.experiments.trial import CHECKSUM, TrialResult
+from lirdrec.experiments.trial import TrialResult
+from lirdrec.experiments.trial_store import CHECKSUM
 from lirdrec.reporting.formatting import label
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,15 +28,15 @@ from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import ray_trials
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.registry import Experiment
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.scheduler import compute
 from lirdrec.experiments.trial import TrialSpec
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.ray_cluster import LostTaskError, RayCluster
-from lirdrec.recommender import batch, ray_ranking, ray_training
-from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender import ray_ranking, ray_training
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.ray_training import fit_on_ray
+from lirdrec.recommender.recommend_all import recommend_all
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.config import TrainConfig
@@ -203,7 +203,7 @@ def test_the_command_ranks_all_users_on_the_cluster_that_it_names(made, tmp_path
         asked.append(address)
         yield from ((rows, ranking.shard(rows)) for rows in shards)
 
-    monkeypatch.setattr(batch, "rank_on_ray", ranked_here)
+    monkeypatch.setattr("lirdrec.recommender.recommend_all.rank_on_ray", ranked_here)
     made().save(tmp_path / "run")
     for name, options in (("there.csv", ["--ray-address", "head:6379"]), ("here.csv", [])):
         command = ["recommend", str(tmp_path / "run"), "--all", "-k", "3", "--output", str(tmp_path / name)]

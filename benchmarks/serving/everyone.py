@@ -21,7 +21,7 @@ import torch
 from shape import ELECTRONICS, write
 
 from lirdrec.ranking.top_k import MEMORY_LIMIT, block_rows
-from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender.recommend_all import recommend_all
 from lirdrec.recommender.recommender import Recommender
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "everyone.json"

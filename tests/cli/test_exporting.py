@@ -50,7 +50,7 @@ def unfinished(lirdrec, run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lirdrec.recommender.batch._join", stopped)
+        patch.setattr("lirdrec.recommender.recommend_all._join", stopped)
         result = lirdrec("recommend", run, "--all", "-k", 1, "-o", "all.csv")
     assert result.exit_code == 130 and "Traceback" not in result.stderr
     assert sorted(os.listdir(tmp_path)) == ["all.csv.parts", "run"]
@@ -60,7 +60,7 @@ def test_everyone_resumes_with_what_is_unfinished(lirdrec, run, tmp_path, unfini
     def ranked_again(*arguments):
         raise AssertionError("what was ranked is ranked again")
 
-    monkeypatch.setattr("lirdrec.recommender.batch_ranking.UserRanking.shard", ranked_again)
+    monkeypatch.setattr("lirdrec.recommender.ranking_for_workers.UserRanking.shard", ranked_again)
     assert lirdrec("recommend", run, "--all", "-k", 1, "-o", "all.csv").exit_code == 0
     assert pl.read_csv(tmp_path / "all.csv").rows() == [(1, 20, 1, 2.0), (2, 10, 1, 3.0)]
     assert sorted(os.listdir(tmp_path)) == ["all.csv", "run"]

@@ -12,8 +12,8 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.data.storage import read_manifest
 from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoder_specs import load_encoder
 from lirdrec.features.new_items import encode_items
-from lirdrec.features.registry import load_encoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.item_encoding import Encoders
 from lirdrec.server.store import NewItem

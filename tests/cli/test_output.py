@@ -240,6 +240,7 @@ def test_defaults_in_the_help_are_those_of_python(lirdrec):
         assert inspect.signature(method).parameters["k"].default == 10
     assert inspect.signature(Recommender.explain).parameters["n_liked"].default == 5
     assert "How many items (default: 10)" in lirdrec("recommend", "--help").stdout
+    assert "How many items or users (default: 10)" in lirdrec("similar", "--help").stdout
     assert "(default: 5)" in lirdrec("explain", "--help").stdout
 
 

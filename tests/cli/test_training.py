@@ -167,6 +167,10 @@ def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
     written = {(row["recommender"], row["metric"]): row["value"] for row in table.iter_rows(named=True)}
     assert written[("lirdrec", "recall@20")] == pytest.approx(shown["lirdrec"]["recall@20"])
     assert pl.read_parquet("users.parquet").height > 0
+    for name, more in (("users.txt", []), ("none/users.csv", []), (trained / "u.csv", []), ("u.json", ["--csv-safe"])):
+        result = lirdrec("evaluate", trained, "--output", "m.csv", "--per-user-output", name, *more)
+        assert_refused(result, ["--per-user-output", *more])
+        assert "--output" not in result.stderr.replace("--per-user-output", "")
 
 
 @pytest.mark.parametrize("model", ["popularity", "item_knn"])
@@ -496,11 +500,18 @@ def test_train_continues_from_an_earlier_run(lirdrec, trained, data):
         (["--whiten"], ["--whiten", "--from"]),
         (["--set", "n_layers=2"], ["n_layers"]),
         (["--config", "c.toml"], ["c.toml", "model"]),
+        (["--config", "key.toml"], ["key.toml", "n_layers"]),
+        (["--config", "value.toml"], ["value.toml", "epochs", "many"]),
+        (["--config", "number.toml"], ["number.toml", "training"]),
         (["--refit", "runs/one"], ["--refit", "--from"]),
     ],
 )
 def test_a_continued_training_keeps_the_model(lirdrec, trained, options, facts):
     Path("c.toml").write_text("[model]\nn_layers = 1\n")
+    Path("key.toml").write_text("[training]\nn_layers = 1\n")
+    Path("value.toml").write_text('[training]\nepochs = "many"\n')
+    Path("number.toml").write_text("training = 3\n")
     result = lirdrec("train", "data", "--from", trained, "--run", "r", *options)
     assert_refused(result, mentions=facts)
+    assert ("--set" in result.stderr) is ("--set" in options)
     assert not Path("r").exists()

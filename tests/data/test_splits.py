@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lirdrec.data.cold_start import hold_out_items, move_to_train
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.history_positions import are_positions, row_positions, timestamps_are_times
 from lirdrec.data.interaction_filters import distinct_pairs, k_core
+from lirdrec.data.positions_or_times import are_positions, row_positions, timestamps_are_times
 from lirdrec.data.readers import read_interactions, read_mmrec
 from lirdrec.data.splits import METHODS, held_counts, split_labels
 from lirdrec.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ import pytest
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.external_list_scoring import planned
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies.compare import make_report
 from lirdrec.experiments.studies.literature import SOURCES, SPLITS, published
 from lirdrec.experiments.trial import TrialResult, TrialSpec

@@ -11,7 +11,7 @@ import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import fusion
 from lirdrec.experiments.studies.fusion_scorer import FusedScorer, grid_figures, normalized, simplex, try_mixes
 from lirdrec.experiments.trial import TrialResult, TrialSpec

@@ -11,7 +11,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError
 from lirdrec.evaluation.scorer_evaluation import GroundTruth
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import gradients
 from lirdrec.experiments.studies.gradient_probe import random_features, watch
 from lirdrec.experiments.trial import TrialResult, TrialSpec

@@ -21,9 +21,10 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.registry import Experiment
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.scheduler import compute, report
-from lirdrec.experiments.trial import TrialSpec, TrialStore
+from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.training.callbacks import Callback
 
 from ..helpers import assert_error, assert_mentions, needs_sigkill

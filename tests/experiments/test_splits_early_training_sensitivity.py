@@ -14,7 +14,7 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.config import resolve_options
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import early_training, sensitivity, splits
 from lirdrec.experiments.trial import TrialResult, TrialSpec
 

@@ -9,8 +9,9 @@ import pytest
 
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.experiments.registry import experiment, experiment_summaries
-from lirdrec.experiments.results import Results
-from lirdrec.experiments.trial import TrialResult, TrialSpec, TrialStore
+from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_store import TrialStore
 
 from ..helpers import assert_error
 

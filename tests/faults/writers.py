@@ -205,7 +205,7 @@ def edit_captions(to: str) -> None:
 
 def everyone(run: str, to: str) -> None:
     """`recommend --all` with more than one shard."""
-    from lirdrec.recommender.batch import recommend_all
+    from lirdrec.recommender.recommend_all import recommend_all
 
     recommend_all(recommender(run), to, k=5, shard_users=10)
 

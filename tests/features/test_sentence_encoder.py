@@ -19,8 +19,8 @@ from lirdrec.features.encoder import Prepared, encode_rows
 from lirdrec.features.encoders import model_loading
 from lirdrec.features.encoders.model_loading import load
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.features.job_parsing import parse_jobs
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import parse_jobs
 
 from ..helpers import assert_error
 from .tiny_models import TEXTS, alone, bert, cosine, library, mistral, modules, word_tokenizer

@@ -16,9 +16,10 @@ from lirdrec.data.storage import read_manifest
 from lirdrec.data.transaction import recover
 from lirdrec.errors import ConfigError, DataError, RunFolderError
 from lirdrec.features.dataset_writer import KEYS, MASK, PROBLEMS, VALUES, FeatureResult, add_features, set_item_columns
+from lirdrec.features.encoder_specs import load_encoder
 from lirdrec.features.import_vectors import add_file, check_file
+from lirdrec.features.job_parsing import parse_jobs
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import load_encoder, parse_jobs
 from lirdrec.files.atomic import sha256
 
 from ..helpers import assert_error, assert_mentions

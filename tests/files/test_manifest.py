@@ -90,6 +90,13 @@ def test_no_reader_follows_a_name_out_of_the_folder(copies, name, key):
             read(folder)
 
 
+def test_a_manifest_that_is_too_large_is_refused_by_its_size(copies, monkeypatch):
+    monkeypatch.setattr("lirdrec.files.manifest.MAX_BYTES", 100)
+    with assert_error(RunFolderError, mentions=["manifest.json", "100 bytes"]) as caught:
+        read_manifest(copies / "data")
+    assert "JSON" not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["files", "removed", "moved"])
 def test_overwriting_a_run_removes_nothing_elsewhere(copies, key):
     (copies / "victim").write_text("precious")

@@ -84,9 +84,23 @@ def test_what_is_not_there(hub, login, shelf, tmp_path):
     ],
 )
 def test_refusals_while_pushing(hub, login, shelf, how, facts):
-    hub.fail("POST", "/commit/", times=9, **how)
-    says(lambda: push(shelf, "me/films"), *facts)
+    hub.fail("POST", "/commit/", times=99, **how)
+    says(lambda: push(shelf, "me/films"), *facts, "created", "repository datasets/me/films")
     assert list(hub.repos["datasets/me/films"].files()) == [".gitattributes"]
+    with assert_error(HubError) as caught:  # the repository is not of this push
+        push(shelf, "me/films")
+    assert "created" not in str(caught.value)
+
+
+def test_a_failed_push_names_the_branch_that_it_has_created(hub, login, shelf):
+    push(shelf, "me/films")
+    hub.fail("POST", "/commit/", status=503, times=99)
+    says(lambda: push(shelf, "me/films", revision="v2"), 503, "created", "branch 'v2' of datasets/me/films")
+    with assert_error(HubError, mentions=[503]) as caught:
+        push(shelf, "me/films", revision="v2")
+    assert "created" not in str(caught.value)
+    hub.faults.clear()
+    assert push(shelf, "me/films", revision="v2").endswith("/tree/v2")
 
 
 @pytest.mark.parametrize(

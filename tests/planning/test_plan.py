@@ -22,7 +22,7 @@ from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.models.lirdrec import LIRDRecConfig
 from lirdrec.models.registry import build
 from lirdrec.parallel.ranks_and_shards import ONE, Ranks
-from lirdrec.planning.hardware import DEVICES, Cluster
+from lirdrec.planning.device_speeds import DEVICES, Cluster
 from lirdrec.planning.plan import make_plan, remedies, seconds
 from lirdrec.planning.workload import Sizes, Work, workload
 from lirdrec.recommender.presets import preset

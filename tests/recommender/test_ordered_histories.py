@@ -17,10 +17,10 @@ from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
 from lirdrec.models.registry import config_type
 from lirdrec.recommender.as_new_users import as_new_users
-from lirdrec.recommender.batch import recommend_all
 from lirdrec.recommender.explanation import history_effects
 from lirdrec.recommender.fit import fit
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
+from lirdrec.recommender.recommend_all import recommend_all
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.ann import ApproximateIndex
 from lirdrec.server.engine.query import Query

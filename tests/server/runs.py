@@ -24,8 +24,8 @@ from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.data.images import with_images
 from lirdrec.data.synthetic import make_synthetic_dataset
+from lirdrec.features.job_parsing import parse_jobs
 from lirdrec.features.pipeline import make_features
-from lirdrec.features.registry import parse_jobs
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.model_inputs import make_model_inputs

@@ -13,6 +13,7 @@ import pytest
 
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.config import ServerConfig
+from lirdrec.server.engine.query import MAX_FACTOR
 from lirdrec.server.http.openapi import BODIES
 from lirdrec.server.response_models import ProblemBody
 from lirdrec.server.services import SWITCH_SECONDS, Services
@@ -165,6 +166,7 @@ WRONG = [
     ("/recommend", {"user": 1, "diversity": 2}, 422, ["diversity"]),
     ("/recommend", {"user": 1, "branch_weights": {"txt": 1}}, 422, ["txt"]),
     ("/recommend", {"user": 1, "branch_weights": {"text": 1e9}}, 422, ["branch_weights"]),
+    ("/recommend", {"user": 1, "branch_weights": {"text": MAX_FACTOR + 1}}, 422, ["branch_weights", MAX_FACTOR]),
     ("/recommend", {"user": 1, "filter": {"price": {"near": 3}}}, 422, ["price", "near"]),
     ("/recommend", {"user": 1, "filter": {"price": {"in": 3}}}, 422, ["'price'", "'in'"]),
     ("/recommend", {"user": 1, "filter": {"price": {"in": [1, "a"]}}}, 422, ["price", "'a'"]),

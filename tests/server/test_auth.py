@@ -114,7 +114,7 @@ def test_the_file_holds_no_key_and_belongs_to_its_owner(tmp_path):
         ("", ["lirdrec keys add"]),
         ("{}", ["lirdrec keys add"]),
         ('{"format": "lirdrec-keys", "keys": [{"name": "a"}]}', ["lirdrec keys add"]),
-        ('{"format": "lirdrec-keys", "keys": [{"name": "a", "role": "root", "sha256": "00", "created": ""}]}', [" 0"]),
+        ('{"format": "lirdrec-keys", "keys": [{"name": "a", "role": "root", "sha256": "00", "created": ""}]}', [" 1 "]),
     ],
 )
 def test_a_damaged_file_of_keys_stops_the_start(tmp_path, content, facts):

@@ -204,6 +204,7 @@ BAD = [
     (lambda: Query(1, diversity=1.5), ["diversity", 1.5]),
     (lambda: Query(1, diversity=float("nan")), ["diversity", "nan"]),
     (lambda: Query(1, branch_weights={"image": float("inf")}), ["'image'", "inf"]),
+    (lambda: Query(1, branch_weights={"image": -1000.5}), ["'image'", -1000.5, 1000]),
 ]
 
 

@@ -69,6 +69,46 @@ def test_the_last_event_of_a_user_and_an_item_counts(live, run):
     assert again.disliked.tolist() == snapshot.user_states[1].disliked.tolist() == sorted([first, second, third])
 
 
+LIKE, DISLIKE = None, "dislike"
+
+
+@pytest.mark.parametrize(
+    ("events", "is_liked"),
+    [
+        ([(LIKE, 200.0), (DISLIKE, 100.0)], True),  # the dislike was sent late
+        ([(DISLIKE, 200.0), (LIKE, 100.0)], False),
+        ([(LIKE, 100.0), (DISLIKE, 200.0), (LIKE, 150.0)], False),
+        ([(LIKE, 100.0), (DISLIKE, 100.0)], False),  # of the same time: the last
+        ([(LIKE, 100.0), (DISLIKE, None)], False),
+        ([(LIKE, 200.0), (DISLIKE, None), (LIKE, 100.0)], False),  # without a time, it is as new as the like before
+        ([(LIKE, 100.0), (DISLIKE, 50.0), (DISLIKE, 200.0)], False),
+        ([(DISLIKE, None), (LIKE, 100.0)], True),
+        ([(DISLIKE, None), (LIKE, None)], True),
+    ],
+)
+def test_the_newest_event_decides_however_late_the_others_arrive(live, run, tmp_path, events, is_liked):
+    item = next(row for row in range(50) if row not in live.snapshot.liked_rows(1).tolist())
+    sent = [Event(1, item, kind, time) for kind, time in events]
+    for event in sent:
+        live.add_events([event])
+    whole = LiveState(run, Store(f"sqlite:///{tmp_path / 'whole.sqlite'}"))
+    whole.add_events(sent)
+    for snapshot in (live.snapshot, whole.snapshot, LiveState(run, live.store).snapshot):
+        assert (item in snapshot.liked_rows(1).tolist()) is is_liked
+        assert snapshot.disliked_rows(1).tolist() == ([] if is_liked else [item])
+        assert snapshot.event_times.get(1) == whole.snapshot.event_times.get(1)
+
+
+def test_a_late_dislike_leaves_a_newer_like_of_an_item_of_the_training(live):
+    trained = live.snapshot.liked_rows(1).tolist()
+    snapshot = live.add_events([Event(1, trained[0], timestamp=200.0)])
+    assert 1 not in snapshot.user_states  # nothing has changed but the time of the like
+    snapshot = live.add_events([Event(1, trained[0], "dislike", timestamp=100.0)])
+    assert snapshot.liked_rows(1).tolist() == trained and snapshot.disliked_rows(1).tolist() == []
+    snapshot = live.add_events([Event(1, trained[0], "dislike", timestamp=300.0)])
+    assert snapshot.disliked_rows(1).tolist() == [trained[0]]
+
+
 def test_types_and_times_are_stored_and_types_are_chosen_by_the_server(start, recommender):
     client = start(dislikes=("skip", "dislike"))
     events = [

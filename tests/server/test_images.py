@@ -12,6 +12,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from lirdrec.errors import DataError
 from lirdrec.recommender.run_folder import rewrite, write_json
 from lirdrec.server.catalog.item_encoding import Encoders
 
@@ -83,14 +84,31 @@ def test_while_encoders_load_vectors_are_taken_and_titles_put_off(start, recomme
     loading.wait()
     assert client.get("/ready").status_code == 200 and client.get("/model").json()["loading"] is True
     title = {"items": [{"id": 900, "columns": {"title": "an old lamp"}}]}
-    early = client.post("/items", json=title)
-    assert early.status_code == 503 and early.headers["retry-after"] == "5" and "encoders" in early.json()["detail"]
+    image_only = {"image": vectors(recommender, 102)["image"]}
+    partial = {"items": [{"id": 902, "columns": {"title": "an old lamp"}, "features": image_only}]}
     given = {"items": [{"id": 901, "features": vectors(recommender, 101)}]}
-    assert client.post("/items", json=given).status_code == 201
-    proceed.set()
+    early = [client.post("/items", json=items) for items in (title, partial, given)]
+    proceed.set()  # before anything can fail, since the server waits for it at its end
+    for answer in early[:2]:
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+        assert_mentions(answer.json()["detail"], ["encoders", "'image'", "'text'"])
+    assert early[2].status_code == 201
     while (answer := client.post("/items", json=title)).status_code == 503:
         pass
     assert answer.status_code == 201 and client.get("/model").json()["loading"] is False
+    assert client.post("/items", json=partial).json()["encoded"] == ["text"]
+
+
+def test_after_an_error_of_the_encoders_vectors_are_taken(start, recommender, monkeypatch):
+    def broken(*_):
+        raise DataError("no encoders")
+
+    monkeypatch.setattr(Encoders, "load", broken)
+    client = start(encoders=True)
+    some = {"items": [{"id": 900, "features": {"text": vectors(recommender, 101)["text"]}}]}
+    while (answer := client.post("/items", json=some)).status_code == 503:
+        pass
+    assert answer.status_code == 201
 
 
 def test_encoders_that_cannot_be_loaded_are_reported(start, recommender, shop, tmp_path):

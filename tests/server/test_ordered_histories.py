@@ -38,7 +38,6 @@ def best(snapshot, user=None, history=None, **options) -> int:
 def same_state(one, other) -> bool:
     return one is not None and (
         torch.equal(one.history, other.history)
-        and one.times == other.times
         and one.is_folded == other.is_folded
         and torch.equal(one.disliked, other.disliked)
     )
@@ -91,17 +90,22 @@ def test_times_put_events_in_order_however_they_arrive(run, tmp_path):
         Event(3, new[2]),  # the latest
         Event(3, new[0], timestamp=50.0),  # sent late: it has been taken again since
         Event(3, new[3], timestamp=200.0),
-        Event(3, new[2], "dislike"),
-        Event(3, new[2], timestamp=250.0),
+        Event(3, new[2], "dislike", timestamp=400.0),
+        Event(3, new[2], timestamp=250.0),  # sent late: it has been disliked since
+        Event(3, new[3], "dislike", timestamp=150.0),  # sent late: it has been liked since
+        Event(3, new[0], "dislike", timestamp=500.0),
+        Event(3, new[0], timestamp=600.0),
     ]
     single = LiveState(run, Store(f"sqlite:///{tmp_path / 'single.sqlite'}"))
     for event in events:
         single.add_events([event])
     whole = LiveState(run, Store(f"sqlite:///{tmp_path / 'whole.sqlite'}"))
     whole.add_events(events)
-    history = [*start, new[1], new[3], new[2], new[0]]
-    for state in (single.snapshot.user_states[3], whole.snapshot.user_states[3]):
-        assert state.history.tolist() == history and state.times[-4:] == (100.0, 200.0, 250.0, 300.0)
+    times = {new[0]: 600.0, new[1]: 100.0, new[2]: 400.0, new[3]: 200.0}
+    for snapshot in (single.snapshot, whole.snapshot):
+        state = snapshot.user_states[3]
+        assert state.history.tolist() == [*start, new[1], new[3], new[0]] and state.disliked.tolist() == [new[2]]
+        assert snapshot.event_times[3] == times
     again = LiveState(run, Store(f"sqlite:///{tmp_path / 'single.sqlite'}")).snapshot
     assert same_state(again.user_states[3], single.snapshot.user_states[3])
 

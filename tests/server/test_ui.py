@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from lirdrec.data.dataset import Interactions
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.images import initials, placeholder
 
@@ -244,6 +245,25 @@ def test_the_audience_knows_new_likes_and_new_items(client, recommender):
     # the refreshed vector counts, as it does for /recommend
     mine = next((one for one in get(client, "/items/7000/audience", k=48)["members"] if one["user"] == first), None)
     assert mine is not None and asked(client, user=first, k=48).index(7000) + 1 == mine["rank"]
+
+
+def test_the_audience_knows_the_likes_and_dislikes_that_the_run_has(start, recommender, tmp_path):
+    fans, averse = [1, 5], 2
+    recommender.add_items([7000], {name: [row] for name, row in vectors(recommender, 203).items()})
+    recommender.update([(user, 7000) for user in fans])
+    row = int(recommender.items.rows([203])[0])
+    assert 203 not in recommender.liked(averse)
+    recommender.dislikes = Interactions(np.array([averse]), np.array([row]))
+    client = start(run=str(recommender.save(tmp_path / "grown")))
+    added = get(client, "/items/7000/audience", k=48)
+    assert added["liked"] == len(fans) and added["looked_at"] == N_USERS - len(fans)
+    assert {one["user"] for one in added["members"]} == set(range(N_USERS)) - set(fans)
+    n_liked = sum(203 in recommender.liked(user) for user in range(N_USERS))
+    trained = get(client, "/items/203/audience", k=48)
+    assert trained["liked"] == n_liked and trained["looked_at"] == N_USERS - n_liked - 1
+    assert averse not in {one["user"] for one in trained["members"]}
+    mine = next(one for one in added["members"] if one["user"] == averse)
+    assert asked(client, user=averse, k=49).index(7000) + 1 == mine["rank"]
 
 
 def test_before_the_run_is_loaded_all_of_it_says_so(start, tmp_path):

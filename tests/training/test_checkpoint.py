@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lirdrec.training import checkpoint as module
 from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_tensors, restore_optimizer
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.loop import train
+from lirdrec.training.sharded_checkpoint import _quiet
 
 from ..helpers import assert_error, assert_mentions
 
@@ -213,6 +215,15 @@ def test_adam_resumes_with_its_moments():
     step(whole, optimizer, 4)
     step(resumed, other, 4)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(resumed, whole, strict=True))
+
+
+def test_hidden_messages_of_checkpoints_are_shown_again_afterwards():
+    logger = logging.getLogger("torch.distributed.checkpoint")
+    before = logger.level
+    with pytest.raises(KeyError), _quiet():
+        assert not logger.isEnabledFor(logging.WARNING)
+        raise KeyError
+    assert logger.level == before
 
 
 def test_a_store_may_write_no_more_often_than_asked(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import signal
@@ -88,10 +89,12 @@ def test_validation_every_other_epoch_and_at_the_end(slope):
     assert (found.best_epoch, len(found.history)) == (4, 7)
 
 
-def test_without_validation_the_last_is_the_best(slope):
+def test_without_validation_the_last_is_the_best(slope, caplog):
     model = slope()
     seen = Seen(model)
-    found = train(model, replace(CONFIG, epochs=4, patience=0), None, callbacks=(seen,))
+    with caplog.at_level(logging.INFO, "lirdrec"):
+        found = train(model, replace(CONFIG, epochs=4, patience=0), None, callbacks=(seen,))
+    assert "4 epochs" in caplog.messages[-1] and CONFIG.metric not in caplog.text
     assert (found.best_epoch, found.stopped, len(found.history)) == (4, "epochs", 4)
     assert model.w.tolist() == seen.w[-1]
 

@@ -16,7 +16,7 @@ from lirdrec.data.ids import IdMap
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
-from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender.recommend_all import recommend_all
 from lirdrec.training.callbacks import Callback
 from peers.data import PARTS, Data
 from peers.runner import EpochLog, ListRunner, Settings

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from lirdrec.cli.confirm import agreed
-from lirdrec.cli.options import (
+from lirdrec.cli.option_groups import given, integer
+from lirdrec.cli.output import console, print_json, print_line, settings, table
+from lirdrec.cli.shared_options import (
     ImagesOption,
     JsonOption,
     NoResumeOption,
@@ -18,11 +20,8 @@ from lirdrec.cli.options import (
     PriceInputOption,
     RevisionOption,
     YesOption,
-    given,
-    integer,
     option,
 )
-from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.errors import ConfigError
 from lirdrec.files.progress_bars import ProgressLines, draws_bars
 from lirdrec.wording import pluralize

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.cli.options import (
+from lirdrec.cli.output import (
+    print_line,
+)
+from lirdrec.cli.prepare import named_file
+from lirdrec.cli.query import load_run
+from lirdrec.cli.shared_options import (
     DeviceOption,
     EncodingOption,
     FeatureFilesOption,
@@ -14,11 +19,6 @@ from lirdrec.cli.options import (
     SeparatorOption,
     option,
 )
-from lirdrec.cli.output import (
-    print_line,
-)
-from lirdrec.cli.prepare import named_file
-from lirdrec.cli.query import load_run
 from lirdrec.errors import LirdrecError
 from lirdrec.wording import pluralize
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lirdrec.cli.options import JsonOption, option
 from lirdrec.cli.output import console, print_json, table
+from lirdrec.cli.shared_options import JsonOption, option
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.cli.config import configuration
 from lirdrec.cli.evaluate import evaluate_with_baseline
-from lirdrec.cli.options import SeedOption, SetOption, option
 from lirdrec.cli.output import HEADLINE, console, metrics_table, print_line, settings, table
+from lirdrec.cli.shared_options import SeedOption, SetOption, option
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.wording import pluralize
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.options import JsonOption, given, option
+from lirdrec.cli.option_groups import given
 from lirdrec.cli.output import console, print_json, print_line, settings, table
+from lirdrec.cli.shared_options import JsonOption, option
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import flag
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lirdrec.available_memory import check_memory
-from lirdrec.cli.options import (
+from lirdrec.cli.option_groups import integer
+from lirdrec.cli.output import check_output, console, metrics_table, print_json, print_line, write_frame
+from lirdrec.cli.shared_options import (
     CsvSafeOption,
     DeviceOption,
     JsonOption,
@@ -21,10 +23,8 @@ from lirdrec.cli.options import (
     OutputOption,
     TestHistoryOption,
     TestTargetOption,
-    integer,
     option,
 )
-from lirdrec.cli.output import check_output, console, metrics_table, print_json, print_line, write_frame
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.wording import pluralize
 
@@ -154,7 +154,7 @@ def evaluate(
     from lirdrec.recommender.recommender import Recommender
 
     check_output(output, csv_safe and (output is not None or per_user is None))
-    check_output(per_user, csv_safe and per_user is not None)
+    check_output(per_user, csv_safe and per_user is not None, "--per-user-output")
     protocol = {
         "--test-history": options.test_history,
         "--test-target": options.test_target,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lirdrec.cli.options import (
+from lirdrec.cli.output import console, print_line, settings, table
+from lirdrec.cli.shared_options import (
     DeviceOption,
     MaskSeenOption,
     RayOption,
@@ -21,7 +22,6 @@ from lirdrec.cli.options import (
     TrackOption,
     option,
 )
-from lirdrec.cli.output import console, print_line, settings, table
 from lirdrec.errors import ConfigError
 
 if TYPE_CHECKING:

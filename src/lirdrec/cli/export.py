@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import OverwriteOption, RunArgument, option
 from lirdrec.cli.output import print_line
+from lirdrec.cli.shared_options import OverwriteOption, RunArgument, option
 
 
 def export(

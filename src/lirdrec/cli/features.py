@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lirdrec.cli.confirm import agreed
-from lirdrec.cli.options import (
+from lirdrec.cli.option_groups import given
+from lirdrec.cli.output import console, print_json, print_line, settings, table
+from lirdrec.cli.prepare import named_file, train_command
+from lirdrec.cli.shared_options import (
     DropOption,
     ImagesOption,
     JsonOption,
@@ -24,11 +27,8 @@ from lirdrec.cli.options import (
     RevisionOption,
     TrackOption,
     YesOption,
-    given,
     option,
 )
-from lirdrec.cli.output import console, print_json, print_line, settings, table
-from lirdrec.cli.prepare import named_file, train_command
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.option_names import flag
 from lirdrec.trackers import check_tracker
@@ -36,9 +36,9 @@ from lirdrec.wording import pluralize, with_article
 
 if TYPE_CHECKING:
     from lirdrec.features.encode import Loop
+    from lirdrec.features.job_parsing import What
     from lirdrec.features.job_runner import FeatureJob, FeatureJobRunner
     from lirdrec.features.pipeline import FeatureRun
-    from lirdrec.features.registry import What
 
 EXTRA = 'pip install "lirdrec[encoders]"'
 
@@ -224,7 +224,7 @@ def features(
 
 def _jobs(dataset: Path, inputs: InputOptions, options: dict[str, Any], reuse: Path | None) -> list[FeatureJob]:
     """Return a job for each matrix: from the options, else as in the dataset of --reuse-from, else the defaults."""
-    from lirdrec.features.registry import parse_jobs, recorded_jobs
+    from lirdrec.features.job_parsing import parse_jobs, recorded_jobs
 
     if reuse is not None and not inputs.wanted() and not options and inputs.text_template is None:
         return recorded_jobs(dataset, reuse, **{key: one for key, one in inputs.sources().items() if key != "template"})
@@ -410,7 +410,7 @@ def _show_problems(dataset: Path, jobs: Sequence[FeatureJob], results: Sequence[
 
 def _instead(dataset: Path, job: FeatureJob, model: str, template: str | None) -> str:
     """Return the command that encodes the inputs of a job by another model, which replaces the job's matrix."""
-    from lirdrec.features.registry import CAPTION
+    from lirdrec.features.job_parsing import CAPTION
 
     source = CAPTION if job.source.columns == (CAPTION,) else job.encoder.kind
     value = model if job.name == source else f"{job.name}={model}"

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import FolderOption, OverwriteOption, option
 from lirdrec.cli.output import print_line, settings
 from lirdrec.cli.prepare import next_command
+from lirdrec.cli.shared_options import FolderOption, OverwriteOption, option
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository.", show_default=False)]
 EndpointOption = Annotated[str | None, option(..., "Address of another hub (default: HF_ENDPOINT, or huggingface.co).")]

@@ -28,8 +28,9 @@ from lirdrec.cli import (
     train,
 )
 from lirdrec.cli.errors import boundary, check_arguments, escape_unencodable
-from lirdrec.cli.options import ARGUMENTS, GroupedCommand, grouped, option
+from lirdrec.cli.option_groups import ARGUMENTS, GroupedCommand, grouped
 from lirdrec.cli.output import settings, show_log
+from lirdrec.cli.shared_options import option
 from lirdrec.option_names import command_line
 
 

@@ -64,8 +64,10 @@ def show_log(level: int) -> None:
     logger.setLevel(level)
 
 
-def check_output(output: Path | None, csv_safe: bool = False) -> None:
+def check_output(output: Path | None, csv_safe: bool = False, flag: str = "--output") -> None:
     """Check the path of an output file before any work is done; without a path, check only `csv_safe`.
+
+    `flag` is the option that gave the path, for the messages.
 
     Raises:
         ConfigError: the ending is unknown, the path is a folder, its parent folder is missing, or `csv_safe` is given
@@ -73,16 +75,16 @@ def check_output(output: Path | None, csv_safe: bool = False) -> None:
         RunFolderError: the file would be inside a prepared dataset, a run or an export.
     """
     if csv_safe and (output is None or output.suffix.lower() not in (".csv", ".tsv")):
-        raise ConfigError("--csv-safe is only for an --output that ends in .csv or .tsv; leave it out")
+        raise ConfigError(f"--csv-safe: is only for a file that ends in .csv or .tsv ({flag}); leave it out")
     if output is None:
         return
     if output.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"--output {output}: choose a name that ends in {', '.join(ENDINGS)}")
+        raise ConfigError(f"{flag} {output}: choose a name that ends in {', '.join(ENDINGS)}")
     if output.is_dir():
-        raise ConfigError(f"--output {output} is a folder; give the path of a file")
-    check_not_inside_folder(output, "--output ")
+        raise ConfigError(f"{flag} {output} is a folder; give the path of a file")
+    check_not_inside_folder(output, f"{flag} ")
     if not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; create it first")
+        raise ConfigError(f"{flag} {output}: the folder {output.parent} does not exist; create it first")
 
 
 def write_frame(frame: pl.DataFrame, output: Path, csv_safe: bool = False) -> None:

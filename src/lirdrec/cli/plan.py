@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from lirdrec.cli.config import configuration
-from lirdrec.cli.options import JsonOption, SetOption, option
 from lirdrec.cli.output import console, print_json, print_line, table
+from lirdrec.cli.shared_options import JsonOption, SetOption, option
 from lirdrec.errors import ConfigError
 from lirdrec.wording import pluralize
 
@@ -44,7 +44,7 @@ def plan(
 
     The time is computed from operations, bytes and the speeds that the devices' makers publish (docs/distributed.md).
     """
-    from lirdrec.planning.hardware import Cluster
+    from lirdrec.planning.device_speeds import Cluster
     from lirdrec.planning.plan import make_plan, remedies
 
     config, training = configuration(model, preset, None, assignments or [], None)

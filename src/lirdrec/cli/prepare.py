@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lirdrec.cli.inspect_output import show_dataset, show_differences, show_run
-from lirdrec.cli.options import (
+from lirdrec.cli.option_groups import given, integer
+from lirdrec.cli.output import console, print_json, print_line
+from lirdrec.cli.shared_options import (
     DropOption,
     EncodingOption,
     FeatureFilesOption,
@@ -19,11 +21,8 @@ from lirdrec.cli.options import (
     JsonOption,
     OverwriteOption,
     SeparatorOption,
-    given,
-    integer,
     option,
 )
-from lirdrec.cli.output import console, print_json, print_line
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import flag
 from lirdrec.wording import pluralize

@@ -8,17 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.cli.options import (
-    CsvSafeOption,
-    DeviceOption,
-    JsonOption,
-    KOption,
-    OutputOption,
-    RayOption,
-    RunArgument,
-    UsersOption,
-    option,
-)
 from lirdrec.cli.output import (
     add_titles,
     check_output,
@@ -29,6 +18,17 @@ from lirdrec.cli.output import (
     table,
     write_frame,
     write_json,
+)
+from lirdrec.cli.shared_options import (
+    CsvSafeOption,
+    DeviceOption,
+    JsonOption,
+    KOption,
+    OutputOption,
+    RayOption,
+    RunArgument,
+    UsersOption,
+    option,
 )
 from lirdrec.errors import ConfigError, UnknownIdError
 from lirdrec.files.input_file_checks import read_text
@@ -152,7 +152,7 @@ def similar(
     run: RunArgument,
     item: list[str] | None = option(None, "Item id; may be repeated.", "--item", "-i", metavar="ITEM"),
     user: UsersOption = None,
-    k: KOption = None,
+    k: int | None = option(None, "How many items or users (default: 10).", "-k", "--k"),
     device: DeviceOption = "cpu",
     json: JsonOption = False,
     output: OutputOption = None,
@@ -329,7 +329,7 @@ def _candidates(recommender: Recommender, items: CandidateOptions, conditions: F
 
 
 def _recommend_all(recommender: Recommender, output: Path, resume: bool, options: dict[str, Any]) -> None:
-    from lirdrec.recommender.batch import recommend_all
+    from lirdrec.recommender.recommend_all import recommend_all
 
     try:
         done = recommend_all(recommender, output, restart=not resume, progress=not settings.quiet, **options)

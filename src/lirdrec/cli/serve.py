@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lirdrec.cli.options import ImagesOption, JsonOption, given, option
+from lirdrec.cli.option_groups import given
 from lirdrec.cli.output import console, print_json, print_line, settings, table
+from lirdrec.cli.shared_options import ImagesOption, JsonOption, option
 from lirdrec.errors import ConfigError
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys.", show_default=False)]

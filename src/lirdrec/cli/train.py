@@ -13,18 +13,17 @@ import typer
 
 from lirdrec.cli.config import configuration, feature_size, given_twice, training_keys
 from lirdrec.cli.evaluate import SPLITS, evaluate_with_baseline
-from lirdrec.cli.options import (
-    ARGUMENTS,
+from lirdrec.cli.option_groups import ARGUMENTS, integer
+from lirdrec.cli.output import HEADLINE, INTERRUPTED, console, metrics_table, percent, print_json, print_line, settings
+from lirdrec.cli.shared_options import (
     DatasetArgument,
     JsonOption,
     RayOption,
     SeedOption,
     SetOption,
     TrackOption,
-    integer,
     option,
 )
-from lirdrec.cli.output import HEADLINE, INTERRUPTED, console, metrics_table, percent, print_json, print_line, settings
 from lirdrec.errors import ConfigError
 from lirdrec.trackers import check_tracker
 from lirdrec.wording import pluralize
@@ -114,21 +113,23 @@ class ModelOptions:
         state = read_earlier(self.start)
         known = training_keys(str(state.info.get("model")))
         from_file = {} if self.config is None else read_toml(self.config)
-        for heading in from_file:
-            if heading != "training":
+        for heading, values in from_file.items():
+            if heading != "training" or not isinstance(values, dict):
                 raise ConfigError(
                     f"{self.config}: with --from the file may have only the table [training]; leave out {heading}"
                 )
-        given = dict(from_file.get("training", {})) | (own := parse_assignments(self.assignments or []))
+        in_file, own = from_file.get("training", {}), parse_assignments(self.assignments or [])
         for key in limits.keys() & own.keys():
             raise given_twice(key)
-        for key in given:
-            if key not in known:
-                raise ConfigError(
-                    f"--set {key}: with --from only options of training can change ({', '.join(known)}); the options"
-                    " of the model are those of the earlier run"
-                )
-        given |= limits | ({} if self.seed is None else {"seed": self.seed})
+        for keys, prefix in ((in_file, f"{self.config}, [training]: "), (own, "--set ")):
+            for key in keys:
+                if key not in known:
+                    raise ConfigError(
+                        f"{prefix}{key}: with --from only options of training can change ({', '.join(known)}); the"
+                        " options of the model are those of the earlier run"
+                    )
+        make_config(TrainConfig, in_file, f"{self.config}, [training]")  # raises for a wrong value
+        given = in_file | own | limits | ({} if self.seed is None else {"seed": self.seed})
         return {"training": make_config(TrainConfig, to_dict(continued_training(state)) | given, "[training]")}
 
 
@@ -223,8 +224,8 @@ def _fit(
     Returns:
         The trained recommender; None in all processes but the first (rank 0).
     """
-    from lirdrec.parallel.join import is_rank, joined
-    from lirdrec.recommender.distributed import fit_on_ranks
+    from lirdrec.parallel.join_training import is_rank, joined
+    from lirdrec.recommender.distributed_fit import fit_on_ranks
     from lirdrec.recommender.fit import fit
 
     if cluster is not None:
@@ -244,7 +245,7 @@ def _ending_when_lost() -> Iterator[None]:
     If `lirdrec train --devices` started this process, it exits at once and prints nothing: the process that started all
     of them reports the error. If another launcher such as torchrun started it, it raises the LostRankError.
     """
-    from lirdrec.parallel.join import LostRankError, is_launched
+    from lirdrec.parallel.join_training import LostRankError, is_launched
 
     try:
         yield
@@ -269,7 +270,7 @@ def tracked(
         dataset: name of the dataset.
         arguments: the arguments of `fit`, which are changed.
     """
-    from lirdrec.parallel.join import is_first
+    from lirdrec.parallel.join_training import is_first
 
     if kind is None or not is_first():
         yield lambda metrics: None

@@ -1,4 +1,4 @@
-"""Hold items out of a dataset, simulate a launch of new items, and move interactions that a run has seen to train."""
+"""Hold items out of a dataset, simulate a launch of new items, and move pairs that a run was trained on to train."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import polars as pl
 
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.history_positions import timestamps_are_times
 from lirdrec.data.ids import IdMap, as_list, known_rows
+from lirdrec.data.positions_or_times import timestamps_are_times
 from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.data.splits import TIMED, split_labels, split_method
 from lirdrec.errors import DataError

@@ -197,7 +197,9 @@ class DatasetParts:
         object.__setattr__(self, "item_table", table)
         if table.height != self.n_items:
             rows = pluralize(table.height, "row")
-            raise DataError(f"the item table has {rows} for {pluralize(self.n_items, 'item')}")
+            raise DataError(
+                f"the item table has {rows} for {pluralize(self.n_items, 'item')}; there must be one row for each item"
+            )
         if table.columns[:1] != [ITEM] or not table[ITEM].equals(self.items.series, check_dtypes=True):
             raise DataError("the first column of the item table must be 'item': the ids of `items`, in the same order")
 
@@ -216,7 +218,8 @@ class DatasetParts:
             for entity, rows, size in (("user", split.users, self.n_users), ("item", split.items, self.n_items)):
                 for position in np.flatnonzero((rows < 0) | (rows >= size))[:1]:
                     raise DataError(
-                        f"{name} pair {position} has {entity} row {rows[position]}; there are {size} {entity}s"
+                        f"{name} pair {position} has the {entity} row {rows[position]}, but there are only"
+                        f" {pluralize(size, entity)} (rows from 0)"
                     )
         keys = np.concatenate([split.users * self.n_items + split.items for split in named.values()])
         in_order = np.sort(keys)  # much faster than `argsort`

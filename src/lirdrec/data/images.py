@@ -128,7 +128,7 @@ def image_column(
         Series `image` (or `media.column`) `(I,)` of strings.
 
     Raises:
-        DataError: there is no such folder, a path is a URL or leaves the folder, or none of the images exists.
+        DataError: there is no such folder, a path is a URL or contains `..`, or none of the images exists.
     """
     ids = items.series if isinstance(items, IdMap) else IdMap(items, ITEM).series
     if not folder.is_dir():
@@ -231,7 +231,9 @@ def _inside(text: str, folder: Path, owner: str, noun: str) -> str:
             raise DataError(f"the {noun} of {owner}, {text}, is outside of {folder}; give a folder that contains all")
         path = path.relative_to(root)
     if ".." in path.parts:
-        raise DataError(f"the {noun} of {owner}, {text}, leaves the folder {folder}; paths must not contain '..'")
+        raise DataError(
+            f"the path of the {noun} of {owner} contains '..': {text}; give a path below {folder} without it"
+        )
     return str(path)
 
 

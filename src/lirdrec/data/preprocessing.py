@@ -16,10 +16,10 @@ from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file,
 from lirdrec.data.dataset_base import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
-from lirdrec.data.history_positions import POSITIONS, are_positions, row_positions, timestamps_are_times
 from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.interaction_filters import distinct_pairs, in_words, k_core, keep_only
 from lirdrec.data.interaction_weights import row_weights, summed_weights
+from lirdrec.data.positions_or_times import POSITIONS, are_positions, row_positions, timestamps_are_times
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
@@ -334,8 +334,8 @@ def _split_by_method(
     if method in ONE_CLOCK and not clock:
         raise DataError(
             f"split '{method}' compares the times of different users, but the interactions have only positions in each"
-            " user's history; use 'leave_last_out' or 'temporal', or give a column of times"
-            f" ({option_text('timestamp', 'COLUMN')})"
+            " user's history; use 'leave_last_out' or 'temporal', which split each history alone, or give a column of"
+            f" times ({option_text('timestamp', 'COLUMN')})"
         )
     splits = pairs.by_label(split_labels(method, pairs.users, pairs.items, pairs.timestamps, seed, held_out))
     n_untrained = len(np.setdiff1d(pairs.users, splits[0].users))
@@ -400,7 +400,7 @@ def _catalog(
         if config.unknown_items == "drop":
             logger.warning("%s; %s left out", problem, pluralize(int(unknown.sum()), "interaction"))
         else:
-            logger.warning("%s; they are kept with empty columns", problem)
+            logger.warning("%s; these items are kept with empty columns", problem)
             ids = ids.extended(missing)
             described = pl.concat([described, pl.DataFrame({ITEM: missing})], how="diagonal")
     return ids, described

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.history_positions import row_positions
+from lirdrec.data.positions_or_times import row_positions
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.table_with_source import Table
@@ -206,7 +206,11 @@ def _without_history(lists: ExternalLists, history: Interactions, n_items: int) 
     if not seen.any():
         return lists
     count = pluralize(int(seen.sum()), "row")
-    log.warning("%s: %s removed, since the item is in the user's history; as for every model", lists.source, count)
+    log.warning(
+        "%s: %s removed, since the item is in the user's history; lists of models have no such items either",
+        lists.source,
+        count,
+    )
     order = np.argsort(seen, axis=1, kind="stable")
     return ExternalLists(np.take_along_axis(np.where(seen, -1, lists.items), order, axis=1), lists.source)
 
@@ -230,7 +234,7 @@ def default_metrics(dataset: Dataset) -> tuple[str, ...]:
 
 
 def fitting_cutoffs(lists: ExternalLists, k: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the cut-offs `k`. For None these are 10 and 20, as far as the longest list reaches, or else its length.
+    """Return the cut-offs `k`; by default 10 and 20, without those beyond the longest list, or the length of this list.
 
     Raises:
         ConfigError: a cut-off below 1 or beyond the longest list.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.history_positions import last_positions
+from lirdrec.data.positions_or_times import last_positions
 from lirdrec.data.splits import is_split_by_time, split_method
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_text

@@ -15,7 +15,7 @@ from typing import Any
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import EVALUATION, ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.trial import TrialSpec
 
 DEFAULT_OPTIONS = ("losses", "tuned")

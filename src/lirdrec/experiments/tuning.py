@@ -27,9 +27,10 @@ from typing import Any
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.search_spaces import Choice, Space, all_numbers, branch_of, parts, space_of, with_loss
-from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, locked, short_hash
+from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, short_hash
+from lirdrec.experiments.trial_store import locked
 from lirdrec.files.atomic import write_json
 
 PAIR = 2  # proposals made from the same results

@@ -286,16 +286,18 @@ def set_item_columns(folder: str | Path, frame: pl.DataFrame) -> None:
 
 def _with_columns(table: pl.DataFrame, frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
     if ITEM not in frame.columns:
-        raise DataError(f"{folder}: the table of new item columns has no column '{ITEM}'; add it with the item ids")
+        raise DataError(
+            f"{folder}: the table with new columns for items has no column '{ITEM}'; add it with the item ids"
+        )
     ids = frame[ITEM].cast(table.schema[ITEM], strict=False)
     if (unknown := ~ids.is_in(table[ITEM].implode()).fill_null(False)).any():
         raise DataError(
-            f"{folder}: the table of new item columns has {pluralize(int(unknown.sum()), 'id')} that no item has:"
-            f" {describe_ids(frame[ITEM].filter(unknown))}; correct or remove them"
+            f"{folder}: the table with new columns for items has {pluralize(int(unknown.sum()), 'id')} that no item"
+            f" has: {describe_ids(frame[ITEM].filter(unknown))}; correct or remove them"
         )
     if (twice := ids.is_duplicated()).any():
         raise DataError(
-            f"{folder}: the item {ids.filter(twice)[0]} has more than one row in the table of new item columns;"
+            f"{folder}: the item {ids.filter(twice)[0]} has more than one row in the table with new columns for items;"
             " keep one of them"
         )
     new = frame.with_columns(ids.alias(ITEM))

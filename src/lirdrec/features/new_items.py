@@ -14,7 +14,8 @@ from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import DataError, LirdrecError
 from lirdrec.features.encode import encode_shard
-from lirdrec.features.registry import FILE_SOURCES, load_encoder
+from lirdrec.features.encoder_specs import load_encoder
+from lirdrec.features.job_parsing import FILE_SOURCES
 from lirdrec.features.sources import FileSource, ImageSource, Item, file_item, joint_item, text_item
 from lirdrec.features.template import recorded_template
 from lirdrec.option_names import option_name

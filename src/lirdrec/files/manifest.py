@@ -67,13 +67,17 @@ def read_manifest(folder: str | Path, remedy: str) -> dict[str, Any]:
         remedy: end of the message about a damaged manifest, such as "restore it or train again".
 
     Raises:
-        RunFolderError: the manifest cannot be read, or is not a JSON object with a format and a version.
+        RunFolderError: the manifest cannot be read, is too large, or is not a JSON object with a format and a version.
     """
     path = Path(folder) / MANIFEST
     try:
         value = json.loads(_text(path))
     except OSError as error:
         raise RunFolderError(f"{path}: {describe_read_error(error, remedy)}") from None
+    except _TooLargeError:
+        raise RunFolderError(
+            f"{path} is damaged: it has more than {MAX_BYTES} bytes, which no manifest has; {remedy}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: it is not JSON ({type(error).__name__}); {remedy}") from None
     if not isinstance(value, dict):
@@ -155,9 +159,14 @@ def file_list_checksum(folder: str | Path) -> str | None:
         return None
 
 
+class _TooLargeError(ValueError):
+    """The file is larger than a manifest can be."""
+
+
 def _text(path: Path) -> str:
+    """Return the text of a manifest; raise an OSError, a UnicodeDecodeError or a _TooLargeError."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError("the file is too large for a manifest")
+        raise _TooLargeError
     return content.decode("utf-8")

@@ -58,8 +58,9 @@ class Shards:
         plan: all settings that determine the content of the shards, JSON-serializable; stored in the folder.
         n_rows: number of rows in all shards.
         shard_rows: rows of a shard; the last one may be shorter.
-        keep_existing: what to do if the folder has another plan: True raises a ConfigError, False discards its shards,
-            None raises if any shard is finished and discards the plan otherwise.
+        keep_existing: what to do if the folder has shards of another plan. True: raise a ConfigError. False: discard
+            them. None: raise a ConfigError if any of them is finished and not yet being added to a dataset, else
+            discard them.
 
     Attributes:
         sealed: the indices of the finished shards.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lirdrec.autograd_function import AutogradFunction
+from lirdrec.autograd_function_base import AutogradFunction
 from lirdrec.graphs.sparse_matrix import product
 
 BLOCK_EDGES = 4096  # edges gathered at once on a device without sampled product

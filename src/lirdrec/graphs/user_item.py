@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lirdrec.autograd_function import AutogradFunction
+from lirdrec.autograd_function_base import AutogradFunction
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 
 EPSILON = 1e-7  # added to every degree, as the released code does

@@ -60,7 +60,8 @@ def push(
         ConfigError: the folder, the name, the license or an option is wrong; or the hub's client is not installed.
         RunFolderError: the folder is damaged, or contains a file type that is never shared.
         DataError: the item table contains paths of this machine.
-        HubError: the upload was refused or failed; then no file of the repository has changed.
+        HubError: the upload was refused or failed; then no file of the repository has changed. A repository or branch
+            that this call has created stays, and the message names it.
     """
     target = repository(repo, revision, endpoint, token)
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -76,37 +77,64 @@ def _send(shared: Shared, repo: Repository, text: str, private: bool, message: s
     """Create the repository if it is missing, upload the files and the card, and return the address.
 
     Raises:
-        HubError: the repository is public although `private`, has other files, or the upload failed.
+        HubError: the repository is public although `private`, has other files, or the upload failed; the message names
+            what was created.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
     size = sum(entry["bytes"] for entry in shared.manifest["files"].values())
     log.info("%s: %s, %.1f MB", repo, pluralize(len(shared.contents), "file"), size / 1e6)
-    api = repo.api()
-    with hub_errors(repo), bars(progress), warnings.catch_warnings():
-        # the client warns about the tables of a run
-        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-        address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
-        existing = api.repo_info(repo.name, repo_type=repo.type)
-        if private and existing.private is False:
-            raise HubError(f"{repo} is public already; to publish this folder, confirm it (private=False, --public)")
-        if repo.revision not in (None, MAIN):
-            api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
-            existing = api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
-            address += f"/tree/{repo.revision}"
-        removed = _superseded(repo, [file.rfilename for file in existing.siblings or []], shared)
-        operations: list[Any] = [CommitOperationDelete(name) for name in removed]
-        operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
-        operations.append(CommitOperationAdd(CARD, text.encode()))
-        api.create_commit(
-            repo.name,
-            operations,
-            commit_message=message or f"{'Dataset' if shared.type == 'dataset' else 'Run'} pushed by lirdrec",
-            repo_type=repo.type,
-            revision=repo.revision,
-            parent_commit=existing.sha,
-        )
+    created: list[str] = []
+    try:
+        with hub_errors(repo), bars(progress), warnings.catch_warnings():
+            # the client warns about the tables of a run
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            address, existing = _open(repo, private, created)
+            _commit(shared, repo, text, message, existing)
+    except HubError as error:
+        if not created:
+            raise
+        raise HubError(
+            f"{error}; this push has created {' and '.join(created)}, without the files: push again, or delete it there"
+        ) from None
     return address
+
+
+def _open(repo: Repository, private: bool, created: list[str]) -> tuple[str, Any]:
+    """Create the repository and the branch if they are missing; return the address, and the client's information.
+
+    What is created is appended to `created`, in words.
+    """
+    api = repo.api()
+    is_new = not api.repo_exists(repo.name, repo_type=repo.type)
+    address = str(api.create_repo(repo.name, repo_type=repo.type, private=private, exist_ok=True))
+    if is_new:
+        created.append(f"the repository {repo}")
+    existing = api.repo_info(repo.name, repo_type=repo.type)
+    if private and existing.private is False:
+        raise HubError(f"{repo} is public already; to publish this folder, confirm it (private=False, --public)")
+    if repo.revision in (None, MAIN):
+        return address, existing
+    if not api.revision_exists(repo.name, repo.revision, repo_type=repo.type):
+        api.create_branch(repo.name, branch=repo.revision, repo_type=repo.type, exist_ok=True)
+        created.append(f"the branch {repo.revision!r} of {repo}")
+    return f"{address}/tree/{repo.revision}", api.repo_info(repo.name, repo_type=repo.type, revision=repo.revision)
+
+
+def _commit(shared: Shared, repo: Repository, text: str, message: str | None, existing: Any) -> None:
+    """Upload the files and the card in one commit; files of an earlier push that are not in this one are deleted."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    removed = _superseded(repo, [file.rfilename for file in existing.siblings or []], shared)
+    operations: list[Any] = [CommitOperationDelete(name) for name in removed]
+    operations += [CommitOperationAdd(name, content) for name, content in shared.contents.items()]
+    operations.append(CommitOperationAdd(CARD, text.encode()))
+    repo.api().create_commit(
+        repo.name,
+        operations,
+        commit_message=message or f"{'Dataset' if shared.type == 'dataset' else 'Run'} pushed by lirdrec",
+        repo_type=repo.type,
+        revision=repo.revision,
+        parent_commit=existing.sha,
+    )
 
 
 def _superseded(repo: Repository, existing: list[str], shared: Shared) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lirdrec.autograd_function import AutogradFunction
+from lirdrec.autograd_function_base import AutogradFunction
 
 
 def dct(x: Tensor) -> Tensor:

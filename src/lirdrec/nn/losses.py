@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec.autograd_function import AutogradFunction
+from lirdrec.autograd_function_base import AutogradFunction
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.nn.memory_saving_ops import normalize

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lirdrec.autograd_function import AutogradFunction
+from lirdrec.autograd_function_base import AutogradFunction
 from lirdrec.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.planning.hardware import DEVICES, Cluster, Device
+from lirdrec.planning.device_speeds import DEVICES, Cluster, Device
 from lirdrec.planning.workload import Sizes, Work, Workload, workload
 from lirdrec.training.config import TrainConfig
 

@@ -14,7 +14,7 @@ import torch
 
 from lirdrec.config import to_dict
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.history_positions import timestamps_are_times
+from lirdrec.data.positions_or_times import timestamps_are_times
 from lirdrec.data.storage import verify_features
 from lirdrec.devices import resolve_device
 from lirdrec.errors import CapabilityError, ConfigError

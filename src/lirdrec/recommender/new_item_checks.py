@@ -105,7 +105,10 @@ def _cast(values: pl.Series, kind: pl.DataType, name: str) -> pl.Series:
     where = f"the new items' column {name!r} does not fit the item table"
     if kind.is_numeric() and values.dtype == pl.String and (codes := values.str.contains(CODE)).any():
         code = values.filter(codes.fill_null(False))[0]
-        raise DataError(f"{where}: {code!r} begins with 0, but the item table has numbers, without such zeros")
+        raise DataError(
+            f"{where}: the column has numbers there, and as a number {code!r} would lose its first zeros; give"
+            " numbers, or give these codes in a column of another name"
+        )
     if kind.is_integer() and values.dtype.is_float() and ((values != values.floor()) & values.is_finite()).any():
         raise DataError(f"{where}: it has fractions, but the item table has integers")
     if kind == pl.Boolean and values.dtype == pl.String and values.is_in(["true", "false"]).all():

@@ -10,7 +10,7 @@ import torch
 
 from lirdrec.errors import ConfigError, TrainingError
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, import_ray, quiet_output, result_of
-from lirdrec.recommender.batch_ranking import UserRanking
+from lirdrec.recommender.ranking_for_workers import UserRanking
 
 AHEAD = 2  # shards given to a process at once: it works on one, and one waits
 _held: dict[str, UserRanking] = {}  # the ranking of the last task of this process

@@ -20,9 +20,9 @@ import torch
 from lirdrec.data.readers import read_any
 from lirdrec.errors import ConfigError, LirdrecError, TrainingError
 from lirdrec.option_names import option_name, option_text
-from lirdrec.parallel.join import TIMEOUT, LostRankError, in_group
+from lirdrec.parallel.join_training import TIMEOUT, LostRankError, in_group
 from lirdrec.ray_cluster import RETRIES, LostTaskError, RayCluster, Share, quiet_output
-from lirdrec.recommender.distributed import fit_on_ranks
+from lirdrec.recommender.distributed_fit import fit_on_ranks
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.callbacks import Callback, StopTraining
 from lirdrec.training.loop import interruptible

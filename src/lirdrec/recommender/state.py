@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.frames import FrameKind
-from lirdrec.data.history_positions import last_positions
 from lirdrec.data.ids import IdMap
+from lirdrec.data.positions_or_times import last_positions
 from lirdrec.data.titles import as_title, title_column
 from lirdrec.errors import CapabilityError
 from lirdrec.ranking.histories import Histories

@@ -128,7 +128,7 @@ def with_likes(
 
 
 def _with_moved_items(state: RunState, model: Callable[[], Model], train: Interactions, liked: np.ndarray) -> Scorer:
-    """Return the scorer with new vectors for those `liked` items `(n,)` that were added after the training."""
+    """Return the scorer; those of the `liked` items `(n,)` that were added later get vectors from all their likers."""
     added = np.unique(liked[liked >= state.n_trained_items])
     if not len(added) or state.weights is None or not model().can_warm_up:
         return state.scorer

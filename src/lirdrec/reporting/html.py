@@ -1,6 +1,7 @@
 """HTML page of a report: one self-contained file with style and drawings inside; no scripts, fonts or network access.
 
-The page is made from the template `templates/report.html.j2`; this module has its cards, filters and colors.
+The page is made from the template `templates/report.html.j2`; this module has its parts (cards), the functions that
+the template calls (filters), and the colors.
 """
 
 from __future__ import annotations

@@ -131,15 +131,13 @@ def read_keys(path: str | Path) -> list[Key]:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError("its format is not lirdrec-keys")
         keys = [Key(**entry) for entry in value["keys"]]
-        for number, key in enumerate(keys):
+        for number, key in enumerate(keys, start=1):
             if not all(isinstance(text, str) for text in (key.name, key.role, key.sha256, key.created)):
-                raise ValueError(f"entry {number} (from 0) of its keys has a value that is not a text")
+                raise ValueError(f"key {number} of the file has a value that is not a text")
             if not key.name.strip() or not key.name.isprintable():
-                raise ValueError(
-                    f"the name of entry {number} (from 0) of its keys is empty or has invisible characters"
-                )
+                raise ValueError(f"the name of key {number} of the file is empty or has invisible characters")
             if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
-                raise ValueError(f"the role, hash or date of entry {number} (from 0) of its keys is not valid")
+                raise ValueError(f"the role, hash or date of key {number} of the file is not valid")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such key file; make one with lirdrec keys add {path} --name NAME") from None
     except OSError as error:

@@ -23,6 +23,7 @@ from pydantic import (
 from lirdrec.data.ids import LARGEST
 from lirdrec.errors import ConfigError
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
+from lirdrec.server.engine.query import MAX_FACTOR
 from lirdrec.server.http.errors import Problem
 
 MAX_K = 1000
@@ -199,7 +200,8 @@ class RecommendRequest(Body):
         0.0, ge=0, le=1, description="0: the best scores; closer to 1: items that differ more from each other (MMR)."
     )
     branch_weights: (
-        Annotated[dict[Key, Annotated[float, Field(ge=-1000, le=1000)]], Field(max_length=MAX_COLUMNS)] | None
+        Annotated[dict[Key, Annotated[float, Field(ge=-MAX_FACTOR, le=MAX_FACTOR)]], Field(max_length=MAX_COLUMNS)]
+        | None
     ) = Field(None, description="Factor of each part of the score; 1 by default.")
     unknown: Literal["raise", "popular"] = Field(
         "raise", description="Result for an unknown user: error 404, or the most popular items."
@@ -261,7 +263,10 @@ class EventIn(Body):
         None, description="Type of the event, any text: view, cart, buy, dislike … All types except dislikes are likes."
     )
     timestamp: Annotated[str, Field(max_length=64)] | Annotated[float, Field(ge=0, le=LAST)] | None = Field(
-        None, description="Time of the event: ISO 8601 (UTC if there is no time zone), or Unix seconds."
+        None,
+        description="Time of the event: ISO 8601 (UTC if there is no time zone), or Unix seconds. The newest event of "
+        "a user and an item decides, in whatever order events arrive. An event without a time counts as newer than "
+        "the events of the user that arrived before it, and every event as newer than the training.",
     )
 
 

@@ -236,6 +236,7 @@ class Services:
                 await self.read(recommender.model)
         except LirdrecError as error:
             log.warning("the encoders or the model cannot be loaded, so new items may be rejected: %s", error)
+            self.encoders = self.encoders or Encoders()
         except Exception:
             log.exception("new items may be rejected")
             self.encoders = self.encoders or Encoders()

@@ -45,7 +45,6 @@ class UserState:
     history: Tensor  # (n,) int64 item rows, those of training included; oldest first for ordered models, else ascending
     is_folded: bool  # whether the user's vector is computed from `history` ("folded in"), if the model can do that
     disliked: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # (m,) rows never recommended
-    times: tuple[float, ...] | None = None  # times of `history`, ascending, for ordered models; -inf for training
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +59,8 @@ class Snapshot:
         item_rows: id of an item → row.
         likers: row of an item that was added after training → the users who like it.
         user_states: id of a user who has new dislikes, or likes that the run does not have → their state.
+        event_times: id of a user → row of an item → time of the newest event of the two since training; only events
+            that have a time, or that were sent after events with a time.
         run: folder of the run.
         added_at: row of an item of the store → Unix seconds at which it was added.
         vectors: cached vectors `(D,)` that were computed from likes; all snapshots of a run share the cache.
@@ -72,6 +73,7 @@ class Snapshot:
     item_rows: PersistentMap[Id, int]
     user_states: PersistentMap[Id, UserState]
     run: Path
+    event_times: PersistentMap[Id, Mapping[int, float]] = field(default_factory=PersistentMap)
     likers: PersistentMap[int, frozenset[Id]] = field(default_factory=PersistentMap)
     added_at: PersistentMap[int, float] = field(default_factory=PersistentMap)
     vectors: ByteCache[UserState, Tensor] = field(default_factory=lambda: ByteCache(CACHE_BYTES))

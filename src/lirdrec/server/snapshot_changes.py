@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 LIKERS = 200  # most users whose likes change the vector of a new item; more users would hardly change their mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowEvent:
     """A like or dislike, with the row of the item instead of its id; the user is stored beside it."""
 
@@ -139,35 +139,30 @@ def _item_table(items: Sequence[NewItem], recommender: Recommender) -> pl.DataFr
         ) from None
 
 
-def with_likes(snapshot: Snapshot, opinions: Mapping[Id, Mapping[int, bool]]) -> Snapshot:
+def with_likes(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> Snapshot:
     """Return a snapshot with more likes and dislikes, for a model that does not read histories in order.
 
     Args:
         snapshot: the state before.
-        opinions: id of a user → item row → whether the user's last event with the item was a like.
+        events: id of a user → events in the order in which they were sent.
     """
-    if not opinions:
-        return snapshot
     recommender = snapshot.recommender
     has_model = recommender.has_model and not recommender.is_slim
     can_fold = has_model and recommender.model().capabilities.new_users
     states: dict[Id, UserState] = {}
-    for user, of_rows in opinions.items():
-        rows = torch.tensor(list(of_rows))
-        is_liked = torch.tensor(list(of_rows.values()))
+    times: dict[Id, dict[int, float]] = {}
+    for user, of_user in events.items():
+        times[user] = dict(snapshot.event_times.get(user, {}))
+        liked, unliked = _by_opinion(_newest(of_user, times[user]))
         before, disliked_before = torch.unique(snapshot.liked_rows(user)), snapshot.disliked_rows(user)
-        history = _changed(before, rows[is_liked], rows[~is_liked])
-        disliked = _changed(disliked_before, rows[~is_liked], rows[is_liked])
+        history, disliked = _changed(before, liked, unliked), _changed(disliked_before, unliked, liked)
         if torch.equal(history, before) and torch.equal(disliked, disliked_before):
             continue
         # if the likes are the same as in training, the trained vector is better
         trained = _trained_rows(snapshot, user)
         is_folded = can_fold and len(history) > 0 and not (len(trained) and torch.equal(history, trained))
         states[user] = UserState(history, is_folded, disliked)
-    if not states:
-        return snapshot
-    liked = replace(snapshot, user_states=snapshot.user_states.updated(states))
-    return _with_moved_items(liked, states) if has_model and recommender.model().can_warm_up else liked
+    return _with_states(snapshot, states, times, can_move=has_model and recommender.model().can_warm_up)
 
 
 def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> Snapshot:
@@ -180,47 +175,81 @@ def with_events(snapshot: Snapshot, events: Mapping[Id, Sequence[RowEvent]]) -> 
         snapshot: the state before.
         events: id of a user → events in the order in which they were sent.
     """
-    if not events:
-        return snapshot
     states: dict[Id, UserState] = {}
+    times: dict[Id, dict[int, float]] = {}
     for user, of_user in events.items():
-        before = snapshot.liked_rows(user)
-        known = snapshot.user_states.get(user)
-        start = known.times if known is not None and known.times is not None else (-math.inf,) * len(before)
-        rows, times = _appended(before.tolist(), list(start), of_user)
-        history, disliked_before = torch.tensor(rows, dtype=torch.int64), snapshot.disliked_rows(user)
-        is_liked = {event.row: event.is_like for event in of_user}  # the last event of an item decides
-        sent, liked = torch.tensor(list(is_liked)), torch.tensor(list(is_liked.values()))
-        disliked = _changed(disliked_before, sent[~liked], sent[liked])
-        if tuple(times) == start and torch.equal(history, before) and torch.equal(disliked, disliked_before):
+        known = snapshot.event_times.get(user, {})
+        times[user] = dict(known)
+        newest = _newest(of_user, times[user])
+        before, disliked_before = snapshot.liked_rows(user), snapshot.disliked_rows(user)
+        rows = before.tolist()
+        history = torch.tensor(_appended(rows, [known.get(row, -math.inf) for row in rows], newest), dtype=torch.int64)
+        liked, unliked = _by_opinion(newest)
+        disliked = _changed(disliked_before, unliked, liked)
+        if torch.equal(history, before) and torch.equal(disliked, disliked_before):
             continue
         row = snapshot.user_rows.get(user, -1)
         trained = row >= 0 and torch.equal(history, torch.from_numpy(snapshot.recommender.liked_rows(row)))
-        states[user] = UserState(history, len(history) > 0 and not trained, disliked, tuple(times))
+        states[user] = UserState(history, len(history) > 0 and not trained, disliked)
+    return _with_states(snapshot, states, times, can_move=snapshot.recommender.model().can_warm_up)
+
+
+def _with_states(
+    snapshot: Snapshot, states: Mapping[Id, UserState], times: Mapping[Id, Mapping[int, float]], can_move: bool
+) -> Snapshot:
+    """Return a snapshot with new states and event times of users; added items are moved if the model can do that."""
+    times = {user: of_user for user, of_user in times.items() if of_user}
+    if times:
+        snapshot = replace(snapshot, event_times=snapshot.event_times.updated(times))
     if not states:
         return snapshot
     grown = replace(snapshot, user_states=snapshot.user_states.updated(states))
-    return _with_moved_items(grown, states) if snapshot.recommender.model().can_warm_up else grown
+    return _with_moved_items(grown, states) if can_move else grown
 
 
-def _appended(rows: list[int], times: list[float], events: Sequence[RowEvent]) -> tuple[list[int], list[float]]:
-    """Add events to a history; return its item rows and their times, in the order of the times.
+def _newest(events: Sequence[RowEvent], times: dict[int, float]) -> list[tuple[RowEvent, float]]:
+    """Return the events that are not older than an earlier one of the same item, each with its time.
 
-    An item occurs once, at the time of its latest like. A disliked item is removed. `rows` and `times` are changed.
+    An event without a time gets the time of the user's newest event so far, -inf if no event had a time.
+
+    Args:
+        events: events of one user, in the order in which they were sent.
+        times: row of an item → time of its newest event before; it is changed.
     """
+    newest, latest = [], max(times.values(), default=-math.inf)
     for event in events:
-        latest = times[-1] if times else -math.inf
         time = latest if event.timestamp is None else event.timestamp
+        if time < times.get(event.row, -math.inf):  # it was sent late: a newer event of the item is known
+            continue
+        latest = max(latest, time)
+        if time > -math.inf:
+            times[event.row] = time
+        newest.append((event, time))
+    return newest
+
+
+def _by_opinion(events: Sequence[tuple[RowEvent, float]]) -> tuple[Tensor, Tensor]:
+    """Return the rows `(n,)` int64 of the items whose last event is a like, and of those whose last is a dislike."""
+    is_liked = {event.row: event.is_like for event, _ in events}
+    liked, unliked = ([row for row, like in is_liked.items() if like is kept] for kept in (True, False))
+    return torch.tensor(liked, dtype=torch.int64), torch.tensor(unliked, dtype=torch.int64)
+
+
+def _appended(rows: list[int], times: list[float], events: Sequence[tuple[RowEvent, float]]) -> list[int]:
+    """Add events with their times to a history; return its item rows, in the order of the times.
+
+    An item occurs once, at the time of its latest like. A disliked item is removed. `rows` and `times`, the times of
+    the rows, ascending, are changed.
+    """
+    for event, time in events:
         if event.row in rows:
             index = rows.index(event.row)
-            if event.is_like and time < times[index]:  # the event was sent late: a later like of the item is known
-                continue
             del rows[index], times[index]
         if event.is_like:
             index = bisect.bisect_right(times, time)
             rows.insert(index, event.row)
             times.insert(index, time)
-    return rows, times
+    return rows
 
 
 def _changed(rows: Tensor, added: Tensor, removed: Tensor) -> Tensor:

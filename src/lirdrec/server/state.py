@@ -135,25 +135,22 @@ class LiveState:
         )
         removed = torch.zeros(recommender.n_items, dtype=torch.bool)
         likers = PersistentMap(likers_of(recommender))
-        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run, likers))
+        return self._followed(Snapshot(recommender, 0, removed, users, items, PersistentMap(), run, likers=likers))
 
     def _followed(self, snapshot: Snapshot) -> Snapshot:
-        ordered = snapshot.recommender.is_ordered
-        opinions: dict[Id, dict[int, bool]] = {}  # user → item row → whether it is liked; applied once, at the end
-        events: dict[Id, list[RowEvent]] = {}  # for ordered models instead: user → all events
+        events: dict[Id, list[RowEvent]] = {}  # user → all new events; applied once, at the end
         while changes := self.store.changes(snapshot.number):
             for group in independent_groups(changes):
                 snapshot = with_stored(snapshot, group.items)
                 for event in group.events:
-                    row = snapshot.item_rows.get(event.item, -1)
-                    if row >= 0 and ordered:
-                        like = RowEvent(row, self.is_like(event), event.timestamp)
-                        events.setdefault(event.user, []).append(like)
-                    elif row >= 0:
-                        opinions.setdefault(event.user, {})[row] = self.is_like(event)
+                    if (row := snapshot.item_rows.get(event.item, -1)) >= 0:
+                        new = RowEvent(row, self.is_like(event), event.timestamp)
+                        events.setdefault(event.user, []).append(new)
                 if rows := [snapshot.item_rows[item] for item in group.removed if item in snapshot.item_rows]:
                     removed = snapshot.removed.clone()
                     removed[rows] = True
                     snapshot = replace(snapshot, removed=removed)
             snapshot = replace(snapshot, number=changes[-1].number)
-        return with_events(snapshot, events) if ordered else with_likes(snapshot, opinions)
+        if not events:
+            return snapshot
+        return with_events(snapshot, events) if snapshot.recommender.is_ordered else with_likes(snapshot, events)

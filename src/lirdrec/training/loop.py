@@ -23,6 +23,7 @@ from lirdrec.training.checkpoint import Checkpoint, CheckpointStore, optimizer_t
 from lirdrec.training.config import TrainConfig
 from lirdrec.training.memory_allocator import keep_freed_memory
 from lirdrec.training.sampling import Sampler, make_sampler
+from lirdrec.wording import pluralize
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class TrainResult:
     """The outcome of `train`: best epoch, its metric, history, reason of the end; the model has the parameters."""
 
     best_epoch: int
-    best_value: float
+    best_value: float  # of the validation metric; without validation, the number of the epoch
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = "epochs"  # "epochs", "patience", "callback" or "interrupted"
 
@@ -97,8 +98,17 @@ def train(
                 break
     if training.best:
         model.load_state_dict(training.best)
-    log.info("best %s %.4f in epoch %d of %d", config.metric, result.best_value, result.best_epoch, len(result.history))
+    _log_end(result, None if validate is None else config.metric)
     return result
+
+
+def _log_end(result: TrainResult, metric: str | None) -> None:
+    """Log the best value of the validation metric; None without validation: log only the number of epochs."""
+    n_epochs = len(result.history)
+    if metric is not None and result.best_epoch:
+        log.info("best %s %.4f in epoch %d of %d", metric, result.best_value, result.best_epoch, n_epochs)
+    else:
+        log.info("trained %s without a validation", pluralize(n_epochs, "epoch"))
 
 
 def _stops(hook: Callable[..., None], *arguments: Any) -> bool:

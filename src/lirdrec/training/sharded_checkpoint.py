@@ -11,13 +11,14 @@ A training can resume with another number of ranks, also from several ranks to o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,10 +213,15 @@ def _checksum(path: Path) -> int:
     return value
 
 
-class _quiet(warnings.catch_warnings):
-    """Context manager that hides warnings, and log messages of `torch.distributed.checkpoint`."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Context manager that hides warnings, and log messages of `torch.distributed.checkpoint` below errors."""
+    logger = logging.getLogger("torch.distributed.checkpoint")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

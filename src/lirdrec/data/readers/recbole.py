@@ -109,7 +109,7 @@ def _interactions(folder: Path, bad_rows: str) -> tuple[Table, str, list[str]]:
 
 
 def _typed(path: Path, bad_rows: str) -> Table:
-    """Read an atomic file; convert its columns to the types in the header, and remove the types from their names."""
+    """Read a file of RecBole; convert columns to the types in its header, and remove the types from their names."""
     table = read_table(path, separator="\t", bad_rows=bad_rows)
     columns = []
     for header in table.frame.columns:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lirdrec.experiments import external_list_scoring
 from lirdrec.experiments.config import ExperimentConfig, option_names
-from lirdrec.experiments.results import Results, loss_of
+from lirdrec.experiments.result_frames import Results, loss_of
 from lirdrec.experiments.studies.compare_rows import Entry, Rows, answer, gather, panel
 from lirdrec.experiments.studies.compare_tables import (
     beyond_accuracy_tables,

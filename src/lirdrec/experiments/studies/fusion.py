@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash

@@ -14,7 +14,7 @@ from pathlib import Path
 from lirdrec.errors import DataError
 from lirdrec.experiments import feature_controls
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.compare import uses_features
 from lirdrec.experiments.studies.report_parts import format_gain, format_mean_sd, listed, over

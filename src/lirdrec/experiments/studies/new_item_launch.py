@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from lirdrec.data.schema import SPLITS
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import with_tuned_settings
 from lirdrec.experiments.trial import TrialResult, TrialSpec

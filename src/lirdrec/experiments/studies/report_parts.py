@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.trial import TrialResult
 from lirdrec.reporting import Figure, Measure, Report, Section, label
 from lirdrec.reporting.formatting import MISSING, NARROW

@@ -13,7 +13,7 @@ from typing import Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig, option_names
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.search_spaces import all_numbers
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.report_parts import format_mean_sd

@@ -15,7 +15,7 @@ from typing import Any
 from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import settled
 from lirdrec.experiments.trial import TrialResult, TrialSpec
@@ -204,7 +204,7 @@ def _has_times(dataset: str) -> bool:
 
 @lru_cache
 def _has_clock(dataset: str) -> bool:
-    from lirdrec.data.history_positions import timestamps_are_times
+    from lirdrec.data.positions_or_times import timestamps_are_times
     from lirdrec.data.readers import read_any
 
     return timestamps_are_times(read_any(dataset).info)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.results import Results
+from lirdrec.experiments.result_frames import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.report_parts import count, draw, format_gain, format_mean_sd
 from lirdrec.experiments.studies.trial_settings import losses_of, settled

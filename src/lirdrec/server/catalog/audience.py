@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import CapabilityError
+from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import top_k_dense
 from lirdrec.server.response_models import AudienceAnswer, MemberAnswer
 from lirdrec.server.snapshot import Snapshot
@@ -23,9 +24,10 @@ _POOL = 4  # candidates for each member of the audience
 def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
     """Return the audience of the item in this row: at most `k` users, best rank of the item first.
 
-    Only users of the training who neither liked nor disliked the item are considered. Of those with the highest scores
-    for the item (4 for each of the `k` places), the users in whose recommendation lists it ranks best are chosen. The
-    answer also has the share of users with the item in their first `LISTED` places, estimated from a sample.
+    Only users of the training who neither liked nor disliked the item, in the run or since, are considered. Of those
+    with the highest scores for the item (4 for each of the `k` places), the users in whose recommendation lists it
+    ranks best are chosen. The answer also has the share of users with the item in their first `LISTED` places,
+    estimated from a sample.
 
     Raises:
         CapabilityError: the run is slim: it has only vectors and ids, no likes.
@@ -40,9 +42,9 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
     scores = torch.cat(
         [scorer.parts(_queries(snapshot, block), item).sum(1) for block in users.split(max(1, _CELLS // width))]
     )
-    liked = torch.tensor(sorted(_likers(snapshot, row)), dtype=torch.int64)
-    scores[liked] = -torch.inf
-    scores[torch.tensor(sorted(_users_with(snapshot, "disliked", row)), dtype=torch.int64)] = -torch.inf
+    likers = _likers(snapshot, row)
+    excluded = likers | _trained_users_with(recommender.exclusions, row) | _users_with(snapshot, "disliked", row)
+    scores[torch.tensor(sorted(excluded), dtype=torch.int64)] = -torch.inf
     _, best = top_k_dense(scores[None], min(k * _POOL, len(users)))
     pool = best[0][best[0] >= 0]
     others = users[torch.isfinite(scores)]
@@ -64,7 +66,7 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
         item=recommender.items.series[row],
         title=recommender.title(row),
         members=members,
-        liked=len(liked),
+        liked=len(likers),
         reach=reach,
         looked_at=len(sample),
         listed=LISTED,
@@ -72,12 +74,14 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
 
 
 def _likers(snapshot: Snapshot, row: int) -> set[int]:
-    """Return the rows of the trained users who like the item: in training or since, without later dislikes."""
-    histories = snapshot.recommender.histories
-    users: set[int] = set()
-    if row < snapshot.recommender.n_trained_items:
-        users.update(torch.repeat_interleave(histories.counts())[histories.items == row].tolist())
+    """Return the rows of the trained users who like the item: in the run or since, without later dislikes."""
+    users = _trained_users_with(snapshot.recommender.histories, row)
     return (users - _users_with(snapshot, "disliked", row)) | _users_with(snapshot, "history", row)
+
+
+def _trained_users_with(histories: Histories, row: int) -> set[int]:
+    """Return the rows of the users whose list of item rows has this row; it may be the row of an added item."""
+    return set(torch.repeat_interleave(histories.counts())[histories.items == row].tolist())
 
 
 def _users_with(snapshot: Snapshot, field: Literal["history", "disliked"], row: int) -> set[int]:
@@ -101,14 +105,14 @@ def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
 
 def _ranks(snapshot: Snapshot, users: Tensor, row: int) -> np.ndarray:
     """Return the ranks `(B,)` int64, from 1, of an item in the recommendation lists of users who did not like it."""
-    ranks = []
+    ranks, exclusions = [], snapshot.recommender.exclusions
     for block in users.split(max(1, _CELLS // snapshot.recommender.n_items)):
         scores = snapshot.recommender.scorer.scores(_queries(snapshot, block))
         item_scores = scores[:, row].clone()
         scores[:, snapshot.removed] = -torch.inf
         for index, user in enumerate(block.tolist()):
             id = snapshot.recommender.users.series[user]
-            scores[index, snapshot.liked_rows(id)] = -torch.inf
-            scores[index, snapshot.disliked_rows(id)] = -torch.inf
+            for rows in (exclusions.of(user), snapshot.liked_rows(id), snapshot.disliked_rows(id)):
+                scores[index, rows] = -torch.inf
         ranks.append((scores > item_scores[:, None]).sum(1) + 1)
     return torch.cat(ranks).numpy() if ranks else np.empty(0, dtype=np.int64)

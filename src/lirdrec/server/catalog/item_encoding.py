@@ -43,7 +43,7 @@ class Encoders:
         in `reasons`.
         """
         from lirdrec.data.storage import read_manifest
-        from lirdrec.features.registry import load_encoder
+        from lirdrec.features.encoder_specs import load_encoder
 
         features = recommender.features
         if features is None or features.trained is None:

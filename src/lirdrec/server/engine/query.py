@@ -21,7 +21,7 @@ from lirdrec.server.snapshot import Id, Snapshot, UserState
 from lirdrec.wording import pluralize
 
 CALIBRATED = NewItemPolicy()
-MAX_FACTOR = 1e6  # largest weight of a branch (a part of the score); larger ones could make scores overflow
+MAX_FACTOR = 1000  # largest weight of a branch (a part of the score); much larger ones could make scores overflow
 
 
 CANDIDATES = 10  # candidates of diversification for each item of the result
@@ -69,8 +69,7 @@ class Query:
         for name, factor in (self.branch_weights or {}).items():
             if not (math.isfinite(factor) and abs(factor) <= MAX_FACTOR):
                 raise ConfigError(
-                    f"the branch weight of '{name}' is {factor!r}; "
-                    f"it must be between {-MAX_FACTOR:g} and {MAX_FACTOR:g}"
+                    f"the branch weight of '{name}' is {factor!r}; it must be between {-MAX_FACTOR} and {MAX_FACTOR}"
                 )
 
 

@@ -22,6 +22,9 @@ async def add_events(request: Request) -> Response:
 
     The vectors of users with new likes are computed again, if the model can do that. Disliked items are not recommended
     to the user any more; liked items are not either, unless a request has `exclude_seen: false`.
+
+    If a user has several events with an item, the one with the newest `timestamp` decides, also if it arrives before
+    the others; of events without a timestamp, the last that arrived.
     """
     services = get_services(request)
     live = services.live

@@ -187,20 +187,26 @@ def _vectors(item: ItemIn) -> dict[str, np.ndarray]:
 
 
 def _with_encoded(services: Services, items: list[NewItem]) -> tuple[list[NewItem], list[str]]:
-    """Add the missing vectors that the server can encode; none while the encoders are still being loaded.
+    """Add the missing vectors that the server can encode.
 
     Returns:
         The items with their vectors, and the names of the features that were encoded.
 
     Raises:
         ConfigError: an item has no vector after that.
-        Problem: an item has no vector while the encoders are still being loaded (503).
+        Problem: an item lacks a vector while the encoders are still being loaded (503).
     """
     encoders = services.encoders
-    if encoders is None:
-        if all(item.features for item in items):
+    if encoders is None:  # it is not known yet which vectors they will make
+        names = services.live.snapshot.trained_features.keys()
+        if all(item.features and item.features.keys() >= names for item in items):
             return items, []
-        raise Problem(503, "the encoders are still being loaded; try again in a moment", {"Retry-After": "5"})
+        wanted = ", ".join(f"'{name}'" for name in names)
+        raise Problem(
+            503,
+            f"the encoders are still being loaded; try again in a moment, or send all vectors ({wanted})",
+            {"Retry-After": "5"},
+        )
     encoded: list[str] = []
     for name in encoders.kinds:
         missing = [index for index, item in enumerate(items) if name not in item.features]

@@ -25,9 +25,9 @@ from lirdrec.files.manifest import check_not_inside_folder
 from lirdrec.files.progress_bars import progress_bar
 from lirdrec.files.shards import PLAN, Shards
 from lirdrec.files.table_writer import ENDINGS, table_writer
-from lirdrec.recommender.batch_ranking import UserRanking
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.recommender.query_arguments import long_frame
+from lirdrec.recommender.ranking_for_workers import UserRanking
 from lirdrec.recommender.ray_ranking import rank_on_ray
 from lirdrec.recommender.recommender import Recommender
 

@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 from lirdrec.data.dataset import Interactions
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.files.locks import folder_lock
-from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender.recommend_all import recommend_all
 
 from ..export.conftest import data, made, recommender, shop  # noqa: F401  # fixtures
 from ..helpers import assert_error, needs_sigkill
@@ -89,7 +89,7 @@ def test_stopped_at_every_rename_the_bytes_are_the_same(recommender, tmp_path, e
 CHILD = """
 import os, signal, sys
 import torch
-from lirdrec.recommender.batch import recommend_all
+from lirdrec.recommender.recommend_all import recommend_all
 from lirdrec.recommender.recommender import Recommender
 rename, renames = os.replace, iter(range(1000))
 def kill_at_fifth(*names):
@@ -116,7 +116,7 @@ def test_a_killed_process_loses_one_shard(recommender, tmp_path):
 
 def unfinished(recommender, output: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lirdrec.recommender.batch._join", lambda *_: (_ for _ in ()).throw(Stop()))
+        patch.setattr("lirdrec.recommender.recommend_all._join", lambda *_: (_ for _ in ()).throw(Stop()))
         with pytest.raises(Stop):
             write(recommender, output)
 

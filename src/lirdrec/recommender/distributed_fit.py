@@ -55,7 +55,7 @@ def fit_on_ranks(
     result of `fit`. At the end rank 0 gathers the parameters and writes the run folder; the other ranks return None.
 
     Args:
-        ranks: the processes, after `torch.distributed.init_process_group` (`lirdrec.parallel.join.joined`).
+        ranks: the processes, after `torch.distributed.init_process_group` (`lirdrec.parallel.join_training.joined`).
         run: the run folder, on a file system that all ranks share; every rank writes its part of the checkpoint.
         device: the device of this rank, for instance "cuda:1".
         callbacks: called on this rank; if a callback of any rank requests a stop, all ranks stop.

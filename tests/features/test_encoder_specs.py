@@ -18,9 +18,10 @@ from lirdrec.data import Dataset
 from lirdrec.devices import resolve_device
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.encoder import encode_rows
+from lirdrec.features.encoder_specs import EncoderSpec, image_encoder, load_encoder, text_encoder
 from lirdrec.features.encoders.model_loading import fingerprint, model_folder
+from lirdrec.features.job_parsing import named, parse_jobs
 from lirdrec.features.pipeline import FeatureJob, make_features
-from lirdrec.features.registry import EncoderSpec, image_encoder, load_encoder, named, parse_jobs, text_encoder
 from lirdrec.features.sources import TextSource
 
 from ..helpers import assert_error
