@@ -27,7 +27,7 @@ def plot() -> None:
     from matplotlib.figure import Figure
     from numpy.polynomial import Polynomial
 
-    from lirdrec.models.layer_weights import fixed_weights
+    from lirdrec.models.graph_layer_weights import fixed_weights
 
     x = np.linspace(-1, 1, 401)
     figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained")

@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.experiments.studies.literature import published
-from lirdrec.experiments.trial import TrialResult
+from lirdrec.experiments.trial_spec_and_result import TrialResult
 from lirdrec.experiments.trial_store import CHECKSUM
 from lirdrec.reporting.formatting import label
 

@@ -28,9 +28,9 @@ from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import ray_trials
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.registry import Experiment
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.scheduler import compute
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.models.lightgcn import LightGCNConfig
 from lirdrec.ray_cluster import LostTaskError, RayCluster
 from lirdrec.recommender import ray_ranking, ray_training

@@ -16,7 +16,7 @@ from lirdrec.data.frames import append_frame
 from lirdrec.data.ids import FEW, IdMap
 from lirdrec.errors import DataError
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
-from lirdrec.ranking.saved_scorers import scorer_from_tensors
+from lirdrec.ranking.scorer_from_tensors import scorer_from_tensors
 from lirdrec.row_buffers import append_rows
 
 from .helpers import assert_error

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from lirdrec.cli import confirm
+from lirdrec.cli import confirm_cost
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.ranking.scorers import VectorScorer
@@ -64,7 +64,7 @@ def person(monkeypatch):
                 self.asked.append(question)
                 return left.pop(0)
 
-            monkeypatch.setattr(confirm, "_ask", asked)
-            monkeypatch.setattr(confirm, "_is_terminal", lambda: True)
+            monkeypatch.setattr(confirm_cost, "_ask", asked)
+            monkeypatch.setattr(confirm_cost, "_is_terminal", lambda: True)
 
     return Person()

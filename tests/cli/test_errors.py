@@ -23,7 +23,7 @@ from lirdrec.available_memory import check_memory, format_bytes, free_memory
 from lirdrec.cli import config, errors, options
 from lirdrec.config import MAX_INT
 from lirdrec.data import compression
-from lirdrec.data.tables import read_table
+from lirdrec.data.table_files import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import input_file_checks
 

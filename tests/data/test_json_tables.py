@@ -9,7 +9,7 @@ import pytest
 
 from lirdrec.data.json_tables import read_json
 from lirdrec.data.readers import kind_of, read_interactions, read_raw
-from lirdrec.data.tables import read_table
+from lirdrec.data.table_files import read_table
 from lirdrec.errors import DataError
 
 from ..helpers import assert_error, assert_mentions

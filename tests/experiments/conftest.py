@@ -18,9 +18,9 @@ import pytest
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.experiments import worker, worker_process
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.sealed_test_set import Preregistration, seal
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.files.atomic import write_json
 

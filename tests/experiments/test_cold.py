@@ -13,11 +13,11 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.experiments import worker
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.sealed_test_set import Preregistration
 from lirdrec.experiments.studies import cold, new_item_launch
 from lirdrec.experiments.studies.gradient_probe import random_features
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.experiments.trial_store import TrialStore
 
 from ..helpers import assert_error

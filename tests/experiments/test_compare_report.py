@@ -12,10 +12,10 @@ import pytest
 
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.external_list_scoring import planned
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies.compare import make_report
 from lirdrec.experiments.studies.literature import SOURCES, SPLITS, published
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.reporting import Measure, Report, Table
 
 from .conftest import assert_facts

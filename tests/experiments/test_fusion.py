@@ -11,10 +11,10 @@ import torch
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_scorer
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import fusion
 from lirdrec.experiments.studies.fusion_scorer import FusedScorer, grid_figures, normalized, simplex, try_mixes
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.ranking.scorers import VectorScorer
 
 from ..helpers import assert_error

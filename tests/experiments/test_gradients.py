@@ -11,10 +11,10 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError
 from lirdrec.evaluation.scorer_evaluation import GroundTruth
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import gradients
 from lirdrec.experiments.studies.gradient_probe import random_features, watch
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.models.registry import config_type, model_type
 from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.training.config import TrainConfig

@@ -21,9 +21,9 @@ from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments import worker
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.registry import Experiment
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.scheduler import compute, report
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.training.callbacks import Callback
 
@@ -106,7 +106,7 @@ def test_a_worker_ends_with_the_process_that_started_it(data, context):
     """Killed with SIGKILL, which cannot be prepared for, the parent leaves no worker behind."""
     settings = context()
     code = (
-        "from lirdrec.experiments import scheduler; from lirdrec.experiments.trial import TrialSpec\n"
+        "from lirdrec.experiments import scheduler; from lirdrec.experiments.trial_spec_and_result import TrialSpec\n"
         "from lirdrec.experiments.config import ExperimentConfig\n"
         "from lirdrec.experiments.registry import Experiment\n"
         f"cells = [TrialSpec('planned.works:forever', {str(data)!r}, '')]\n"

@@ -21,7 +21,7 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.evaluation.beyond_accuracy import BEYOND
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments import worker
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.sealed_test_set import SEALED, Preregistration, SealedTestSet, declaration_name, seal
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.experiments.tuning import base_trial, suggest

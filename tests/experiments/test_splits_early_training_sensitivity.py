@@ -14,9 +14,9 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.config import resolve_options
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import early_training, sensitivity, splits
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 
 from ..helpers import assert_error
 from .conftest import assert_facts, emphasized

@@ -8,10 +8,10 @@ import pytest
 from lirdrec.config import make_config
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.search_spaces import parts, space_of
 from lirdrec.experiments.studies.compare import default_models
-from lirdrec.experiments.trial import TrialResult, canonical
+from lirdrec.experiments.trial_spec_and_result import TrialResult, canonical
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.experiments.tuning import WARM_UP, base_trial, n_trials, suggest
 from lirdrec.models.lirdrec import LIRDRec

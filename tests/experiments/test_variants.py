@@ -15,12 +15,12 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.evaluator import evaluate
 from lirdrec.experiments.feature_controls import control_features, knocked_out, with_control, without_modality
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.sealed_test_set import declaration_name
 from lirdrec.experiments.search_spaces import space_of
 from lirdrec.experiments.studies import ablation, layers, modality
 from lirdrec.experiments.studies.gradient_probe import random_features
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.recommender.fit import fit
 from lirdrec.training.config import TrainConfig

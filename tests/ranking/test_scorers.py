@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
-from lirdrec.ranking.saved_scorers import scorer_from_tensors
+from lirdrec.ranking.scorer_from_tensors import scorer_from_tensors
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import block_rows, rank_users, top_k, top_k_dense
 

@@ -17,8 +17,8 @@ from lirdrec.server.auth import add_key, network_of
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.engine.batcher import MicroBatcher
 from lirdrec.server.http.connections import Connections
+from lirdrec.server.http.limited_protocol import GRACE, MAX_HEAD, MAX_PIPELINED, ONE_READ, STATE, LimitedProtocol
 from lirdrec.server.http.middleware import AuthMiddleware
-from lirdrec.server.http.protocol import GRACE, MAX_HEAD, MAX_PIPELINED, ONE_READ, STATE, LimitedProtocol
 from lirdrec.server.metrics import Metrics
 
 from ..helpers import PATIENCE

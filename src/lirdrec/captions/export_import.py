@@ -9,7 +9,7 @@ import polars as pl
 from lirdrec.captions.answer_parser import clean
 from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
 from lirdrec.data.schema import ITEM
-from lirdrec.data.tables import read_table
+from lirdrec.data.table_files import read_table
 from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError
 from lirdrec.features.dataset_writer import set_item_columns

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lirdrec.cli.confirm import agreed
+from lirdrec.cli.confirm_cost import agreed
 from lirdrec.cli.option_groups import given, integer
 from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.cli.shared_options import (

@@ -147,7 +147,7 @@ def _read_items(
     from lirdrec.data.delimited import typed
     from lirdrec.data.raw_ids import read_ids
     from lirdrec.data.schema import ITEM, TITLE, unused_name
-    from lirdrec.data.tables import read_table
+    from lirdrec.data.table_files import read_table
 
     layout = {key: value for key, value in layout.items() if value is not None}
     read = read_table(path, **layout)  # a text file gives strings; the run's item table decides about their types

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lirdrec.cli.confirm import agreed
+from lirdrec.cli.confirm_cost import agreed
 from lirdrec.cli.option_groups import given
 from lirdrec.cli.output import console, print_json, print_line, settings, table
 from lirdrec.cli.prepare import named_file, train_command

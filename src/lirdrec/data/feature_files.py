@@ -18,7 +18,7 @@ from lirdrec.data.compression import exists
 from lirdrec.data.features import as_floats, open_array
 from lirdrec.data.frames import first_line
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.tables import Table, read_table
+from lirdrec.data.table_files import Table, read_table
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize
 

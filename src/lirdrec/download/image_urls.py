@@ -16,7 +16,7 @@ import polars as pl
 from lirdrec.data.ids import describe_ids
 from lirdrec.data.images import SUFFIXES
 from lirdrec.data.schema import ITEM
-from lirdrec.data.tables import read_table
+from lirdrec.data.table_files import read_table
 from lirdrec.download.connection import DownloadError, Network, get, tries
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.images import HEAD_BYTES, ImageError, image_suffix

@@ -15,8 +15,8 @@ from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.positions_or_times import row_positions
 from lirdrec.data.raw_ids import read_ids
 from lirdrec.data.schema import ITEM, USER
+from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table
-from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND
 from lirdrec.evaluation.evaluator import (
@@ -65,7 +65,7 @@ def read_lists(path: str | Path, dataset: Dataset) -> ExternalLists:
     Warnings give the numbers of such rows.
 
     Args:
-        path: CSV, TSV, Parquet or any other table that `lirdrec.data.tables.read_table` reads.
+        path: CSV, TSV, Parquet or any other table that `lirdrec.data.table_files.read_table` reads.
         dataset: gives the ids and the training interactions.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lirdrec.config import check_minimum, make_config, suggest_name
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.trackers import check_tracker
 from lirdrec.training.config import TrainConfig
 

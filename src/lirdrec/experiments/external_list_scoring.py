@@ -23,7 +23,7 @@ from lirdrec.experiments.sealed_test_set import (
     without_test,
     write_test,
 )
-from lirdrec.experiments.trial import TrialSpec, fingerprint
+from lirdrec.experiments.trial_spec_and_result import TrialSpec, fingerprint
 from lirdrec.experiments.trial_store import locked
 from lirdrec.files.atomic import atomic_write, sha256
 from lirdrec.files.input_file_checks import stat_path

@@ -15,8 +15,8 @@ from typing import Any
 from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import EVALUATION, ExperimentConfig
-from lirdrec.experiments.result_frames import Results
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.result_collection import Results
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 
 DEFAULT_OPTIONS = ("losses", "tuned")
 _STUDIES = "lirdrec.experiments.studies"

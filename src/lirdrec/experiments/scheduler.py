@@ -21,9 +21,9 @@ from lirdrec.experiments.config import OPTIONS, ExperimentConfig
 from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.ray_trials import RayProcess, RayTrials
 from lirdrec.experiments.registry import Experiment
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.sealed_test_set import Preregistration, seal
-from lirdrec.experiments.trial import TrialResult, TrialSpec, fingerprint
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec, fingerprint
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.experiments.worker_process import last_line, start_worker, was_killed
 from lirdrec.files.atomic import atomic_write, make_folder, write_json

@@ -23,7 +23,7 @@ import numpy as np
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, beyond_accuracy
-from lirdrec.experiments.trial import TrialSpec, fingerprint, short_hash
+from lirdrec.experiments.trial_spec_and_result import TrialSpec, fingerprint, short_hash
 from lirdrec.experiments.trial_store import locked, read_checked, write_checked
 from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from lirdrec.errors import ConfigError
-from lirdrec.experiments.trial import canonical
+from lirdrec.experiments.trial_spec_and_result import canonical
 from lirdrec.models.registry import model_type
 from lirdrec.recommender.presets import COMMON_RATE, PUBLISHED_RATES, SEQUENCE_BATCH, SEQUENCE_RATE
 from lirdrec.training.config import AUTO_BATCH, TrainConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.errors import RunFolderError
-from lirdrec.experiments.trial import TrialResult, TrialSpec, short_hash
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec, short_hash
 from lirdrec.files.atomic import make_folder, write_errors, write_json
 from lirdrec.files.locks import lock_file, unlock_file
 

@@ -27,9 +27,9 @@ from typing import Any
 
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.search_spaces import Choice, Space, all_numbers, branch_of, parts, space_of, with_loss
-from lirdrec.experiments.trial import TrialResult, TrialSpec, canonical, fingerprint, short_hash
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec, canonical, fingerprint, short_hash
 from lirdrec.experiments.trial_store import locked
 from lirdrec.files.atomic import write_json
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from lirdrec.errors import ConfigError, DataError, LirdrecError
 from lirdrec.experiments.config import CUTOFFS, FINAL_METRICS, option_names, resolve_options
 from lirdrec.experiments.registry import module_path
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.files.atomic import write_json
 from lirdrec.training.callbacks import Callback, StopTraining
 

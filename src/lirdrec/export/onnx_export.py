@@ -28,8 +28,8 @@ from torch import Tensor
 from lirdrec.data.features import FeatureMatrix, row_blocks
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.export.vectors import Vectors
+from lirdrec.models.feature_reduction import PCA
 from lirdrec.models.lirdrec import LIRDRec
-from lirdrec.models.reduction import PCA
 from lirdrec.nn.dct import idct
 from lirdrec.nn.memory_saving_ops import EPSILON
 from lirdrec.nn.principal_components import Projection

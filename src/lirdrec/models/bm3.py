@@ -38,7 +38,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import item_degrees, user_item_graph
+from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
 from lirdrec.ranking.scorers import Scorer, VectorScorer

@@ -29,7 +29,7 @@ from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import weighted_history
+from lirdrec.models.interaction_matrices import weighted_history
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer

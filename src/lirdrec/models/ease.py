@@ -47,11 +47,11 @@ from lirdrec.config import option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import weighted_history
+from lirdrec.models.interaction_matrices import weighted_history
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, fused_features, modality_weights
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer, VectorScorer
-from lirdrec.ranking.sparse_products import csr_of
+from lirdrec.ranking.sparse_top_k import csr_of
 
 DENSE_LIMIT = 30_000  # largest number of items for the dense solution
 ITERATIONS, OVERSAMPLING = 8, 16  # of the subspace iteration: its steps, and its columns in addition to the rank

@@ -41,7 +41,7 @@ from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import item_degrees, user_item_graph
+from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, weighted_mean

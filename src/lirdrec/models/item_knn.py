@@ -22,10 +22,10 @@ from torch import Tensor
 from lirdrec.config import option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.interactions import item_degrees, weighted_history
+from lirdrec.models.interaction_matrices import item_degrees, weighted_history
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import Scorer
-from lirdrec.ranking.sparse_products import csr_of, largest_of_rows, product_blocks
+from lirdrec.ranking.sparse_top_k import csr_of, largest_of_rows, product_blocks
 
 BLOCK_BYTES = 8 * 2**20  # memory that every block uses again; it is mostly in the cache of the processor
 

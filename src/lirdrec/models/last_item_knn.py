@@ -28,7 +28,7 @@ from torch import Tensor
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, ModelInputs
-from lirdrec.models.interactions import item_degrees
+from lirdrec.models.interaction_matrices import item_degrees
 from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.ranking.histories import Histories, history_matrix
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer

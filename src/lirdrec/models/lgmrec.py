@@ -43,7 +43,7 @@ from lirdrec.graphs.sparse_matrix import SparseMatrix
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
+from lirdrec.models.interaction_matrices import interaction_matrix, item_degrees, user_item_graph
 from lirdrec.models.modality_options import chosen_modalities, pairs_with
 from lirdrec.nn.init import xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows, full_softmax

@@ -13,7 +13,7 @@ the MMRec code (the default; the grid of λ is for it). A new user with liked it
 
 where `Y` is the sum of the item states of the layers `0 .. L-1`, the state of layer l times `a_{l+1}`. With equal
 weights, an odd L and cosines, the model cannot learn the difference of users and items in the leading component
-(models/layer_weights.py explains why).
+(models/graph_layer_weights.py explains why).
 
 **Differs from public code** (MMRec): the loss has no `γ = 1e-10` inside the logarithm (`bpr` in losses.py).
 
@@ -37,8 +37,8 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Model, ModelInputs
-from lirdrec.models.interactions import item_degrees, user_item_graph
-from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights, fixed_weights
+from lirdrec.models.graph_layer_weights import LayerWeighting, LayerWeights, check_layer_weights, fixed_weights
+from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.nn.init import xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows
 from lirdrec.ranking.scorers import Scorer, VectorScorer

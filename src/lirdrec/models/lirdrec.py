@@ -18,7 +18,7 @@ item-item graph (graphs/), and `‖_k` puts the vectors of all branches side by 
 `layer_weights` chooses the weights a_l; in the paper they are equal. The sum over the layers multiplies the component
 of eigenvalue x of Â by Σ a_l x^l. With equal weights and odd L, this factor is 0 at x = -1. Then the model cannot learn
 how users and items differ in the leading component, which contains popularity, and this harms cosines. Any weights with
-Σ a_l (-1)^l ≠ 0 avoid it; models/layer_weights.py explains why.
+Σ a_l (-1)^l ≠ 0 avoid it; models/graph_layer_weights.py explains why.
 
 Users have one more part, *content*, which only the scores of new items use (models/new_item_content_score.py). User
 vectors are `[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here
@@ -46,10 +46,11 @@ from lirdrec.graphs.item_item import fuse, nearest_among
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, drop_edges, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
+from lirdrec.models.feature_reduction import reduced, reduced_widths, reductions
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import interaction_matrix, item_degrees, user_item_graph
+from lirdrec.models.graph_layer_weights import LayerWeighting, LayerWeights, check_layer_weights
+from lirdrec.models.interaction_matrices import interaction_matrix, item_degrees, user_item_graph
 from lirdrec.models.item_branches import branch_vectors
-from lirdrec.models.layer_weights import LayerWeighting, LayerWeights, check_layer_weights
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.new_item_content_score import (
     CONTENT,
@@ -58,7 +59,6 @@ from lirdrec.models.new_item_content_score import (
     content_of_users,
     content_vectors,
 )
-from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.nn.dct import dct
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions

@@ -60,11 +60,11 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.item_item import fuse, nearest_among, transition_graph
 from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.models.base import Capabilities, Features, ModelInputs
+from lirdrec.models.feature_reduction import reduced, reduced_widths, reductions
 from lirdrec.models.feature_size_option import SizeOptions
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.models.new_item_content_score import CONTENT, content_vectors
-from lirdrec.models.reduction import reduced, reduced_widths, reductions
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.init import torch_linear_
 from lirdrec.nn.memory_saving_ops import normalize

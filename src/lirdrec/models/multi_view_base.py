@@ -38,7 +38,7 @@ from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import item_degrees, user_item_graph
+from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import linear_layers, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows, info_nce

@@ -1,8 +1,8 @@
 r"""Content: the part of a score that compares the features of an item with the features of the items of a history.
 
 Content has no parameters and is not trained, so it works as well for items without interactions. The features of each
-modality are first replaced by their whitened principal components (models/reduction.py), which are fitted to the items
-of training. `w_m` is the weight of modality m, and `‖_m` puts the vectors of all modalities side by side:
+modality are first replaced by their whitened principal components (models/feature_reduction.py), which are fitted to
+the items of training. `w_m` is the weight of modality m, and `‖_m` puts the vectors of all modalities side by side:
 
     f_i = normalize(‖_m √w_m normalize(components of f_im))       content vectors, of length 1
     q_u = normalize(Σ_{i in the history of u} f_i)                content of a history
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from lirdrec.graphs.sparse_matrix import product
 from lirdrec.graphs.user_item import EPSILON, UserItemGraph
 from lirdrec.models.base import Features
+from lirdrec.models.feature_reduction import reduced
 from lirdrec.models.modality_options import fused_features
-from lirdrec.models.reduction import reduced
 from lirdrec.nn.memory_saving_ops import normalize
 
 CONTENT = "content"  # name of the part of a score that is the similarity of features

@@ -54,7 +54,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph, folded
 from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_size_option import FeatureSizeOptions
-from lirdrec.models.interactions import item_degrees, user_item_graph
+from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.models.modality_options import chosen_modalities, pairs_with
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import full_softmax, info_nce

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
 from lirdrec.models.base import Features
-from lirdrec.models.reduction import PCA, reduced
+from lirdrec.models.feature_reduction import PCA, reduced
 from lirdrec.models.sasrec_features import SASRecFeatures, SASRecFeaturesConfig
 from lirdrec.nn.memory_saving_ops import normalize
 

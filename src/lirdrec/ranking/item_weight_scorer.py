@@ -14,7 +14,7 @@ from torch import Tensor
 from lirdrec.errors import DataError
 from lirdrec.ranking.histories import expand
 from lirdrec.ranking.scorers import LARGEST, Scorer, finite_rows
-from lirdrec.ranking.sparse_products import csr_of, csr_of_pairs, masking, transposed_csr
+from lirdrec.ranking.sparse_top_k import csr_of, csr_of_pairs, masking, transposed_csr
 from lirdrec.row_buffers import append_rows
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")

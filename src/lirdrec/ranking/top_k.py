@@ -14,7 +14,7 @@ from torch import Tensor
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.sharded_scorer import Rankable, ShardedScorer
-from lirdrec.ranking.sparse_products import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
+from lirdrec.ranking.sparse_top_k import csr_of_pairs, csr_rows, fill_with_zeros, largest_of_rows, product_blocks
 
 MEMORY_LIMIT = 64 * 2**20  # bytes of a block of scores on a CPU
 DEVICE_MEMORY_LIMIT = 2**30  # bytes on a GPU; with small blocks it would wait for the host

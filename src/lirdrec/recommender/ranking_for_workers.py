@@ -13,7 +13,7 @@ import torch
 from lirdrec.data.dataset_base import Interactions
 from lirdrec.files.progress_bars import ProgressCallback, no_progress
 from lirdrec.ranking.histories import Histories
-from lirdrec.ranking.saved_scorers import scorer_from_tensors
+from lirdrec.ranking.scorer_from_tensors import scorer_from_tensors
 from lirdrec.ranking.scorers import Scorer
 from lirdrec.ranking.top_k import Quota, rank_users
 from lirdrec.recommender.new_item_encoder import NewItemPolicy

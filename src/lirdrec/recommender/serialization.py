@@ -28,7 +28,7 @@ from lirdrec.files.transaction import read_stable
 from lirdrec.models.base import Model
 from lirdrec.models.registry import build, config_type, model_type
 from lirdrec.provenance import environment
-from lirdrec.ranking.saved_scorers import scorer_from_tensors
+from lirdrec.ranking.scorer_from_tensors import scorer_from_tensors
 from lirdrec.recommender.feature_store import FeatureStore
 from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.run_folder import (

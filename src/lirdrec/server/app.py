@@ -18,9 +18,9 @@ from lirdrec._version import __version__
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.http import errors
 from lirdrec.server.http.connections import Connections
+from lirdrec.server.http.limited_protocol import STATE
 from lirdrec.server.http.middleware import AuthMiddleware, ObservabilityMiddleware
 from lirdrec.server.http.openapi import Application
-from lirdrec.server.http.protocol import STATE
 from lirdrec.server.routes import events, items, operations, recommend, ui_data
 from lirdrec.server.routes.common import FastPath
 from lirdrec.server.services import Services

@@ -28,7 +28,7 @@ from lirdrec.recommender.run_folder import check_vectors, open_run
 from lirdrec.server.auth import read_keys
 from lirdrec.server.config import ServerConfig
 from lirdrec.server.http import middleware
-from lirdrec.server.http.protocol import LimitedProtocol
+from lirdrec.server.http.limited_protocol import LimitedProtocol
 from lirdrec.server.metrics import SHARED
 from lirdrec.server.private_files import store_path
 from lirdrec.server.run_pointer import RunPointer

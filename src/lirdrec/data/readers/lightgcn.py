@@ -17,8 +17,8 @@ from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset, read_lines, reject_options
 from lirdrec.data.schema import ITEM, USER
+from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, join_tables
-from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 
 FILES = {"train": ("train.txt",), "valid": ("valid.txt", "val.txt", "validation.txt"), "test": ("test.txt",)}

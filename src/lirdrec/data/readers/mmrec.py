@@ -19,8 +19,8 @@ from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import check_id_columns, existing_folder, find_single_file
 from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
+from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, select_rows
-from lirdrec.data.tables import read_table
 from lirdrec.data.value_parsing import drop_bad_rows, parse_ids, parse_times
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize

@@ -15,8 +15,8 @@ from lirdrec.data.compression import read_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import INTEGER
 from lirdrec.data.preprocessing_config import PreprocessingConfig
+from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, select_rows
-from lirdrec.data.tables import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_name
 from lirdrec.wording import pluralize

@@ -18,8 +18,8 @@ from lirdrec.data.frames import first_line
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset, reject_options
 from lirdrec.data.schema import RATING, USER
+from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, join_tables
-from lirdrec.data.tables import read_table
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize
 

@@ -14,8 +14,8 @@ from lirdrec.data.file_parts import COMPRESSED_SUFFIXES
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset
 from lirdrec.data.splits import METHODS
+from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, join_tables
-from lirdrec.data.tables import read_table
 
 Paths = str | Path | Sequence[str | Path]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.report_parts import listed, over
 from lirdrec.experiments.studies.variant_study import Group, Study, Variant
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.reporting import Section, label
 
 MODELS = ("lirdrec",)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.report_parts import format_mean_sd, listed
 from lirdrec.experiments.studies.trial_settings import settled
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.experiments.tuning import base_trial, suggest
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, bars, label

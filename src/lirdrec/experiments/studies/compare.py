@@ -15,7 +15,7 @@ from typing import Any
 
 from lirdrec.experiments import external_list_scoring
 from lirdrec.experiments.config import ExperimentConfig, option_names
-from lirdrec.experiments.result_frames import Results, loss_of
+from lirdrec.experiments.result_collection import Results, loss_of
 from lirdrec.experiments.studies.compare_rows import Entry, Rows, answer, gather, panel
 from lirdrec.experiments.studies.compare_tables import (
     beyond_accuracy_tables,
@@ -25,7 +25,7 @@ from lirdrec.experiments.studies.compare_tables import (
     published_tables,
 )
 from lirdrec.experiments.studies.report_parts import count, draw, listed
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.experiments.tuning import TuningState, base_trial, keeps_order, n_trials, suggest
 from lirdrec.models.registry import model_names, model_type
 from lirdrec.reporting import Column, Measure, Report, Row, Section, Table, dots, label, points

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
 from lirdrec.experiments.external_list_scoring import WORK
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies.report_parts import format_mean_sd, measured
-from lirdrec.experiments.trial import TrialResult
+from lirdrec.experiments.trial_spec_and_result import TrialResult
 from lirdrec.models.registry import model_type
 from lirdrec.reporting import Measure, label
 from lirdrec.reporting.formatting import NARROW, model_order

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import settled
-from lirdrec.experiments.trial import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
+from lirdrec.experiments.trial_spec_and_result import RESULTS_VERSION, TrialResult, TrialSpec, fingerprint, short_hash
 from lirdrec.reporting import Column, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, compare_pairs
 

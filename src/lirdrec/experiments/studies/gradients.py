@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import settled
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, label, lines
 
 if TYPE_CHECKING:

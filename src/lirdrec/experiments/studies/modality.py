@@ -14,12 +14,12 @@ from pathlib import Path
 from lirdrec.errors import DataError
 from lirdrec.experiments import feature_controls
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import variant_study
 from lirdrec.experiments.studies.compare import uses_features
 from lirdrec.experiments.studies.report_parts import format_gain, format_mean_sd, listed, over
 from lirdrec.experiments.studies.variant_study import Group, Study, Variant
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.reporting import Section
 
 MODELS = ("lirdrec",)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.experiments.config import BEYOND_ACCURACY, ExperimentConfig
-from lirdrec.experiments.result_frames import Results
-from lirdrec.experiments.trial import TrialResult
+from lirdrec.experiments.result_collection import Results
+from lirdrec.experiments.trial_spec_and_result import TrialResult
 from lirdrec.reporting import Figure, Measure, Report, Section, label
 from lirdrec.reporting.formatting import MISSING, NARROW
 from lirdrec.reporting.statistics import gain

@@ -13,12 +13,12 @@ from typing import Any
 
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig, option_names
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.search_spaces import all_numbers
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.report_parts import format_mean_sd
 from lirdrec.experiments.studies.trial_settings import settled
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.reporting import Measure, Section, Table, heatmap, label
 from lirdrec.training.config import TrainConfig
 

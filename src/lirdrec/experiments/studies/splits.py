@@ -15,10 +15,10 @@ from typing import Any
 from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.trial_settings import settled
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.reporting import Column, Figure, Row, Section, Table, bars, label
 
 MODELS = ("popularity", "item_knn", "lightgcn", "vbpr", "freedom", "lirdrec")

@@ -10,9 +10,9 @@ from typing import Any
 
 from lirdrec.errors import DataError
 from lirdrec.experiments.config import ExperimentConfig, option_names
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.search_spaces import parts, space_of
-from lirdrec.experiments.trial import TrialResult, TrialSpec, fingerprint
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec, fingerprint
 from lirdrec.experiments.trial_store import TrialStore
 from lirdrec.experiments.tuning import base_trial, feature_names
 

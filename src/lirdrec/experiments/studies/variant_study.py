@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec.experiments.config import ExperimentConfig
-from lirdrec.experiments.result_frames import Results
+from lirdrec.experiments.result_collection import Results
 from lirdrec.experiments.studies import report_parts
 from lirdrec.experiments.studies.report_parts import count, draw, format_gain, format_mean_sd
 from lirdrec.experiments.studies.trial_settings import losses_of, settled
-from lirdrec.experiments.trial import TrialSpec
+from lirdrec.experiments.trial_spec_and_result import TrialSpec
 from lirdrec.experiments.tuning import feature_names
 from lirdrec.reporting import Column, Figure, Measure, Row, Section, Table, dots, label
 from lirdrec.reporting.statistics import ALPHA, compare_pairs

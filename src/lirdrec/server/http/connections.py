@@ -12,8 +12,8 @@ from http import HTTPStatus
 import orjson
 
 from lirdrec.server.http.errors import MEDIA_TYPE, Problem
+from lirdrec.server.http.limited_protocol import MAX_HEAD, LimitedProtocol
 from lirdrec.server.http.middleware import ACCESS, SAFE_HEADERS
-from lirdrec.server.http.protocol import MAX_HEAD, LimitedProtocol
 from lirdrec.server.services import Services
 
 access = logging.getLogger(ACCESS)

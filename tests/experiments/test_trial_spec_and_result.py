@@ -9,8 +9,8 @@ import pytest
 
 from lirdrec.errors import DataError, RunFolderError
 from lirdrec.experiments.registry import experiment, experiment_summaries
-from lirdrec.experiments.result_frames import Results
-from lirdrec.experiments.trial import TrialResult, TrialSpec
+from lirdrec.experiments.result_collection import Results
+from lirdrec.experiments.trial_spec_and_result import TrialResult, TrialSpec
 from lirdrec.experiments.trial_store import TrialStore
 
 from ..helpers import assert_error

@@ -9,7 +9,7 @@ import pytest
 from lirdrec.data import Dataset
 from lirdrec.data.delimited import find_separator
 from lirdrec.data.readers import kind_of, read_raw
-from lirdrec.data.tables import read_table
+from lirdrec.data.table_files import read_table
 from lirdrec.errors import ConfigError, DataError
 
 from ..helpers import assert_error
@@ -266,7 +266,7 @@ def workbook(path, *names):
 
 @pytest.mark.parametrize("name", ["plays.xlsx", "plays.csv"])
 def test_spreadsheets_without_the_extra(tmp_path, name, monkeypatch):
-    monkeypatch.setattr("lirdrec.data.tables.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("lirdrec.data.table_files.importlib.util.find_spec", lambda name: None)
     path = workbook(tmp_path / name, "[Content_Types].xml", "xl/workbook.xml")
     with assert_error(DataError, mentions=[path, "lirdrec[excel]"]):
         read_raw(path)

@@ -9,7 +9,7 @@ import torch
 
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
-from lirdrec.ranking.sparse_products import (
+from lirdrec.ranking.sparse_top_k import (
     ENTRY_BYTES,
     csr_of,
     csr_rows,
