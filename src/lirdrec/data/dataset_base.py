@@ -52,7 +52,10 @@ class Interactions:
             if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
                 raise DataError(f"interactions: '{name}' must be a list of integers, not {array.dtype} {array.shape}")
             if len(array) != len(self.users):
-                raise DataError(f"interactions: {len(self.users)} users but {len(array)} {name}")
+                raise DataError(
+                    f"interactions: 'users' has {len(self.users)} values, but '{name}' has {len(array)}; give one value"
+                    " for each interaction"
+                )
             object.__setattr__(self, name, array.astype(np.int64, copy=False))
         if self.weights is not None:
             object.__setattr__(self, "weights", _as_weights(self.weights, len(self.users)))

@@ -265,7 +265,10 @@ def typed(values: pl.Series, separator: str = ",") -> pl.Series:
     if present.str.contains(NUMBER).all():
         return values.cast(pl.Float64)
     if separator == ";" and present.str.contains(COMMA_NUMBER).all():
-        logger.warning("column '%s': its decimal commas are read as decimal points", values.name)
+        logger.warning(
+            "column '%s': the comma in its numbers is read as a decimal point; if it separates thousands, remove it",
+            values.name,
+        )
         return values.str.replace(",", ".", literal=True).cast(pl.Float64)
     return values == "true" if present.is_in(["true", "false"]).all() else values
 

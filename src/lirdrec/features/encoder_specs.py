@@ -118,7 +118,8 @@ class EncoderSpec:
     def origin(self) -> dict[str, Any]:
         """What `info["encoders"]` records to construct the encoder again: kind, model and options, JSON-able.
 
-        A model's folder has its full path. Options that do not change the vectors, such as the device, are left out.
+        If the model is a folder, its full path is recorded. Options that do not change the vectors, such as the device,
+        are left out.
         """
         folder = Path(self.model)
         options = {name: value for name, value in self.options.items() if name not in _OF_MACHINE}

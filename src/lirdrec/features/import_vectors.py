@@ -26,10 +26,11 @@ BINARY = (".b", ".gz")  # suffixes of Amazon's binary format: records of an id a
 
 
 def check_file(folder: str | Path, name: str, path: str | Path, replace: bool = False) -> None:
-    """Check whether `add_file` can read the vectors of a file, and raise the same errors, but change nothing.
+    """Check whether `add_file` can read a file of vectors; raise the errors of reading it, but change nothing.
 
-    Items that would have no features any more are only a warning, since another matrix that is added before the file
-    may have them. A dataset without any features is not checked for such items.
+    If items would have no features in any matrix, this is only a warning, because another matrix, which is added
+    earlier than this file, may have features of these items. If the dataset has no feature matrix yet, there is no such
+    warning.
     """
     dataset = Dataset.load(folder)
     without = _without_features(dataset, name, _read(dataset, name, Path(path), replace))

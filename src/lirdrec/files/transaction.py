@@ -1,6 +1,8 @@
 """Atomic replacement of a folder, or of files in a folder with a manifest; safe if the process is killed.
 
 In both cases, the next version is complete and flushed to the disk before one atomic operation publishes it.
+Where the system cannot exchange the names of two folders, two renames do it; if the process is killed between them, the
+next reader or writer gives the old folder its name back.
 
 - `atomic_folder` creates the folder beside the old one and exchanges the two names.
 - `commit_stage` takes new files from a stage, a hidden folder inside the folder, and writes a manifest that names the

@@ -164,7 +164,10 @@ class LGMRec(Model):
     # Forward
 
     def projections(self, row: int, features: Features) -> tuple[Tensor, Tensor]:
-        """Return `F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)`; 0 without the modality, whose index is `row`."""
+        """Return `F_m W_m` `(n, e)` and the logits `F_m V_m` `(n, h)` of n items, for the modality at position `row`.
+
+        The rows of items that lack this modality are 0.
+        """
         weight = torch.cat([self.feature_weight[row], self.hyper_weight[row]], 1)  # one product reads the features once
         both = (features.values @ weight).to(self.user_embedding.dtype)
         if not features.is_complete:

@@ -5,19 +5,20 @@ r"""Base of MGCN and SMORE: item vectors gated by features and smoothed over fro
 
     S_m = N(K(F_m))                                     frozen, the cosines of the k nearest items of each item
     C = [C_users ; C_items] = (1/(L+1)) Σ_{l=0..L} Â^l [P ; Q]
-    V_c = S_c^Lm (Q ⊙ σ(G_c y_c + g_c)),   x_c = [R̂ V_c ; V_c]            for each view c; a model makes y_c of the z_m
-    X = C + side,   a model makes side of x and C;   score = ⟨X_u, X_i⟩
-    loss = -mean log σ(⟨u, X_i⟩ - ⟨u, X_j⟩) + λ (‖u‖² + ‖X_i‖² + ‖X_j‖²) / 2B + γ Σ_{users, items} contrast
+    V_c = S_c^Lm (Q ⊙ σ(G_c y_c + g_c)),   x_c = [R̂ V_c ; V_c]      for each view c; a model computes y_c from the z_m
+    X = C + side,   a model computes side from the x_c and C;   score = ⟨X_u, X_i⟩
+    loss = -mean log σ(⟨X_u, X_i⟩ - ⟨X_u, X_j⟩) + λ (‖X_u‖² + ‖X_i‖² + ‖X_j‖²) / 2B + γ Σ_{users, items} contrast
 
 The contrast is InfoNCE of the batch's rows: `side` of a row must find `C` of the same row among the rows of the batch,
 by cosine at temperature τ. Its cost grows with the square of the batch, so batches that are larger than the published
 ones use a sample of their pairs (`n_contrasted`).
 
-An item that lacks a modality has no links in it, so its `V_m` is 0, and it is fused from its other modalities.
+An item that lacks a modality has no links in the graph of this modality, so its `V_m` is 0, and its `side` is computed
+from its other modalities.
 
-**New items** have no row of `Q` and no edge: `C_n = 0`, and `V_c,n` comes from their row of `S_c`, which is found among
-all items, old and new. Rows of old items do not change. **New users** have no row of `P`: they get `C` and `R̂ V_c` as
-a new node of the graph (`folded` in `graphs/user_item.py`).
+**New items** have no row of `Q` and no edge: `C_n = 0`, and `V_c,n` comes from their row of `S_c`, whose neighbors are
+found among all items, old and new. Rows of old items do not change. **New users** have no row of `P`: they get `C` and
+`R̂ V_c` as a new node of the graph (`folded` in `graphs/user_item.py`).
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     if isinstance(config, LIRDRecConfig):
         if not sizes.features:
             raise CapabilityError(
-                f"lirdrec learns from features; give the columns of each matrix ({option_text('features', '4096,384')})"
+                "lirdrec learns from features; give the number of columns of each feature matrix"
+                f" ({option_text('features', '4096,384')})"
             )
         if isinstance(config.feature_size, dict):
             raise ConfigError("feature_size: a plan does not know the names of the matrices; give one number for all")

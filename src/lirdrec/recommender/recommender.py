@@ -401,7 +401,7 @@ class Recommender:
         return NewItemEncoder.from_info(self.info.get(NEW_ITEMS))
 
     def policy_scorer(self, policy: NewItemPolicy) -> Scorer:
-        """Return the scorer with the offsets of new items that a policy needs; for errors see its `scorer`."""
+        """Return this recommender's scorer with the offsets of a policy; for errors see `NewItemPolicy.scorer`."""
         return policy.scorer(self.scorer, self.new_item_encoder, self.n_trained_items)
 
     def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> None:

@@ -1,7 +1,7 @@
 r"""Result tables: best value bold, second underlined, standard deviation beside the mean.
 
 A `Table` is written as HTML, LaTeX (booktabs), Markdown, terminal text (rich) and data (CSV, Parquet). Values are
-ranked at the printed precision: values that print the same are tied, and all of them are best.
+ranked at the printed precision: values that print the same have the same rank, so several can be bold.
 """
 
 from __future__ import annotations

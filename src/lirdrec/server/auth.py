@@ -129,7 +129,7 @@ def read_keys(path: str | Path) -> list[Key]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ValueError("its format is not lirdrec-keys")
+            raise ValueError("it is not a JSON object with the format lirdrec-keys")
         keys = [Key(**entry) for entry in value["keys"]]
         for number, key in enumerate(keys, start=1):
             if not all(isinstance(text, str) for text in (key.name, key.role, key.sha256, key.created)):

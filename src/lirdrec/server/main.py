@@ -110,8 +110,9 @@ def check(config: ServerConfig) -> None:
     other, default = (str(store_path(path)) for path in (run, config.run))
     if config.store is None and other != default and os.path.exists(other) and not os.path.exists(default):
         log.warning(
-            "when the folder of the run %s was served directly, not by a link or file that names it, its changes were"
-            " written to another store; to use that store, add --store sqlite:///%s",
+            "the run %s was served by the path of its folder before, and the changes of that time are in another store;"
+            " now that a link or a file names the run, a new store is used; to use the earlier one, add"
+            " --store sqlite:///%s",
             run.name,
             other,
         )

@@ -123,7 +123,7 @@ def _item_table(folder: Path, table: Table) -> Table:
         listed.require_columns(["org_id", "remap_id"])
         originals = listed.frame.select(pl.col("remap_id").cast(pl.Int64, strict=False).alias(ITEM), "org_id")
         if originals[ITEM].null_count() or originals[ITEM].is_duplicated().any():
-            raise DataError(f"{path}: the column 'remap_id' must hold each item's number once")
+            raise DataError(f"{path}: the column 'remap_id' must hold integers, and no number twice; correct the file")
         frame = pl.concat([frame, originals.select(ITEM)]).unique(maintain_order=True).sort(ITEM)
         frame = frame.join(originals, on=ITEM, how="left", maintain_order="left")
     return Table(frame, f"the items of {folder}")

@@ -241,7 +241,7 @@ def _chosen_cells(config: ExperimentConfig, entry: Entry) -> dict[str, Value]:
 
 
 def _tuning_curves(config: ExperimentConfig, rows: Rows) -> list[Any]:
-    """Return a figure of the best validation metric after each tuning trial; [] if no model has two trials."""
+    """Return a list of one figure, the best validation metric after each trial; [] if no model has two trials."""
     values: list[tuple[str, str, int, float]] = []
     for entry in rows.entries:
         best = -math.inf

@@ -321,7 +321,7 @@ def _item_rows(snapshot: Snapshot, items: Sequence[Id], subject: str) -> Tensor:
 
 
 def _check_id_type(id: Id, known: Mapping[Id, int], entity: str) -> None:
-    """Raise a ConfigError if, for example, the number 15 was sent but the run has the text "15", or the reverse."""
+    """Raise a ConfigError if the same id is known in the other type, such as the text "15" for the number 15."""
     twin = str(id) if isinstance(id, int) else int(id) if id.isascii() and id.isdigit() and len(id) < 20 else None
     if twin is not None and twin in known:
         kind = "integers" if isinstance(twin, int) else "texts"
