@@ -11,7 +11,7 @@ import sys
 
 from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.pipeline import captioning
-from lirdrec.captions.prompt import Attributes, render
+from lirdrec.captions.prompt_attributes import Attributes, render
 from lirdrec.features.remote.client import OpenAIClient
 from lirdrec.files.shards import Shards
 

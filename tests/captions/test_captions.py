@@ -27,7 +27,7 @@ from lirdrec.captions.export_import import export_captions, import_captions
 from lirdrec.captions.html_report import write_caption_report
 from lirdrec.captions.openai_captioner import OpenAICaptioner
 from lirdrec.captions.pipeline import captioning
-from lirdrec.captions.prompt import Attributes, render
+from lirdrec.captions.prompt_attributes import Attributes, render
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError

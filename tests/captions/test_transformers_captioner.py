@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lirdrec.captions.pipeline import captioning
-from lirdrec.captions.prompt import Attributes, render
+from lirdrec.captions.prompt_attributes import Attributes, render
 from lirdrec.captions.transformers_captioner import TransformersCaptioner
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images

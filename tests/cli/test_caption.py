@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lirdrec.captions import pipeline
-from lirdrec.captions.prompt import Attributes, render, to_toml
+from lirdrec.captions.prompt_attributes import Attributes, render, to_toml
 from lirdrec.data import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.features.dataset_writer import set_item_columns

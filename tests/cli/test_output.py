@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from lirdrec.cli.main import app
 from lirdrec.cli.output import table
+from lirdrec.control_characters import escape_json, escape_text
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
-from lirdrec.escaping import escape_json, escape_text
 from lirdrec.files.table_writer import spreadsheet_safe
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender

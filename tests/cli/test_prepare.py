@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.schema import SPLITS
 
 from ..helpers import assert_mentions, assert_refused, files
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.readers import kind_of, read_any, read_microlens, read_mmrec, read_recbole
-from lirdrec.data.schema import SPLITS
 from lirdrec.errors import ConfigError, DataError
 
 from ..helpers import assert_error, assert_mentions

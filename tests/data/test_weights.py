@@ -9,9 +9,9 @@ import pytest
 
 from lirdrec.data import Dataset
 from lirdrec.data.cold_start import draw_launch, hold_out_items, with_launched_items
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset_base import Interactions
 from lirdrec.data.readers import read_raw
-from lirdrec.data.schema import SPLITS
 from lirdrec.data.summary import summarize
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.recommender.refit_settings import merge_splits

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import torch
 
+from lirdrec.data.column_names import ITEM, RANK, SCORE, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM, RANK, SCORE, USER
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.recommender.feature_pca import fit_projections

@@ -168,7 +168,7 @@ def caption(word: str) -> None:
     """Caption the images by something that names their file."""
     from lirdrec.captions.captioner import Answer, Captioner
     from lirdrec.captions.pipeline import captioning
-    from lirdrec.captions.prompt import Attributes, render
+    from lirdrec.captions.prompt_attributes import Attributes, render
 
     class Naming(Captioner):
         model, location = "naming", "here"

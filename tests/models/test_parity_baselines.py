@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lirdrec.models.registry import build, config_type
-from lirdrec.nn import memory_saving_ops
+from lirdrec.nn import normalize_and_dropout
 
 from .parity_cases import CASES, Case, close, inputs, load, model, named, record_noise, under
 
@@ -67,11 +67,11 @@ def test_lgmrec_with_recorded_dropout_of_its_hypergraph(monkeypatch):
 
     def normalize(x):
         lengths.append(torch.linalg.vector_norm(x.detach(), dim=1))
-        return memory_saving_ops.normalize(x)
+        return normalize_and_dropout.normalize(x)
 
     monkeypatch.setattr("lirdrec.models.lgmrec.normalize", normalize)
     found = ours.loss(*torch.from_numpy(load("inputs")["batches"][0]))["loss"]
-    short = sum(int(((n > 0) & (n < memory_saving_ops.EPSILON)).sum()) for n in lengths)
+    short = sum(int(((n > 0) & (n < normalize_and_dropout.EPSILON)).sum()) for n in lengths)
     assert short == fixture["short_rows"] > 0
     close(found.detach(), fixture["loss"], 1e-7, "loss")
     found.backward()

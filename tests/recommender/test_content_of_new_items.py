@@ -15,8 +15,8 @@ from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError
 from lirdrec.graphs.user_item import UserItemGraph
 from lirdrec.models.base import Features
-from lirdrec.models.new_item_content_score import content_of_users
-from lirdrec.recommender.as_new_users import as_new_users
+from lirdrec.models.history_content_score import content_of_users
+from lirdrec.recommender.known_users_as_new import as_new_users
 from lirdrec.recommender.new_item_calibration import _launch
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommender import Recommender

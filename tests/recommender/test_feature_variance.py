@@ -13,7 +13,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.models.new_item_content_score import CONTENT
+from lirdrec.models.history_content_score import CONTENT
 from lirdrec.models.registry import config_type, model_names, model_type
 from lirdrec.nn.principal_components import Projection
 from lirdrec.recommender.fit import fit

@@ -20,7 +20,7 @@ from lirdrec.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.models.popularity import PopularityConfig
-from lirdrec.recommender.as_new_users import as_new_users
+from lirdrec.recommender.known_users_as_new import as_new_users
 from lirdrec.recommender.new_item_checks import new_table
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig

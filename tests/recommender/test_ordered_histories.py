@@ -16,9 +16,9 @@ from lirdrec.export.export import export
 from lirdrec.models.ease import EASEConfig
 from lirdrec.models.lirdrec_seq import LIRDRecSeqConfig
 from lirdrec.models.registry import config_type
-from lirdrec.recommender.as_new_users import as_new_users
 from lirdrec.recommender.explanation import history_effects
 from lirdrec.recommender.fit import fit
+from lirdrec.recommender.known_users_as_new import as_new_users
 from lirdrec.recommender.new_item_encoder import NewItemEncoder
 from lirdrec.recommender.recommend_all import recommend_all
 from lirdrec.recommender.recommender import Recommender

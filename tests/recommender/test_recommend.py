@@ -22,7 +22,7 @@ from lirdrec.models.registry import build, config_type, model_names, model_type
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import top_k_dense
-from lirdrec.recommender.as_new_users import as_new_users
+from lirdrec.recommender.known_users_as_new import as_new_users
 from lirdrec.recommender.model_inputs import make_model_inputs
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.recommender.serialization import VECTORS

@@ -14,7 +14,7 @@ import torch
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import ConfigError
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine import ann

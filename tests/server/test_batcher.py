@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lirdrec.errors import CapabilityError, ConfigError, UnknownIdError
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.engine.batcher import MicroBatcher, Query, RankingResult

@@ -21,7 +21,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.export.export import export
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.lightgcn import LightGCNConfig
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

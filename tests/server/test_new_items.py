@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lirdrec.errors import ConfigError, UnknownIdError
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.ranking.scorers import NEW_ITEM, VectorScorer
 from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder, NewItemPolicy
 from lirdrec.recommender.recommender import Recommender

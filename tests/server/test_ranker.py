@@ -12,7 +12,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 from lirdrec.models.content_knn import ContentKNN, ContentKNNConfig
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.ranking.item_weight_scorer import ItemWeightScorer
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.ranking.top_k import top_k_dense

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 import lirdrec
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.top_k import rank_users
 from lirdrec.recommender.recommend_all import recommend_all

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lirdrec.captions.prompt import NOTHING, plain_name
+from lirdrec.captions.prompt_attributes import NOTHING, plain_name
 
 LONGEST = 20_000  # characters of an answer that are parsed
 JOINERS = "\u200c\u200d"  # needed by some scripts and by emoji

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from lirdrec.data.schema import ITEM
+from lirdrec.data.column_names import ITEM
 from lirdrec.features.sources import KEY_BYTES, ItemRows
 
 if TYPE_CHECKING:

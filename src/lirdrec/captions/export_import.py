@@ -8,7 +8,7 @@ import polars as pl
 
 from lirdrec.captions.answer_parser import clean
 from lirdrec.captions.captioner import CAPTION, MACHINE, read_columns
-from lirdrec.data.schema import ITEM
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.table_files import read_table
 from lirdrec.data.transaction import recover
 from lirdrec.errors import DataError

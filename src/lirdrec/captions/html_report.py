@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.captions.captioner import ATTRIBUTES, CAPTION, INFO, captioned, edited, read_columns
-from lirdrec.data.schema import ITEM
+from lirdrec.data.column_names import ITEM
 from lirdrec.errors import DataError
 from lirdrec.features.images import thumbnail
 from lirdrec.features.sources import IMAGE, ImageSource, default_texts

@@ -27,8 +27,8 @@ from lirdrec.captions.captioner import (
     read_columns,
 )
 from lirdrec.captions.plan import make_plan
-from lirdrec.captions.prompt import Attributes
-from lirdrec.data.schema import ITEM
+from lirdrec.captions.prompt_attributes import Attributes
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.storage import file_entry, read_manifest
 from lirdrec.data.transaction import commit, dataset_lock, recover
 from lirdrec.errors import TrainingError

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec.captions.captioner import KEY, MACHINE, Answer, Captioner, caption_key, edited
-from lirdrec.captions.prompt import Attributes
+from lirdrec.captions.prompt_attributes import Attributes
 from lirdrec.features.remote.cost import LETTERS, Estimate, mean_of_known
 from lirdrec.features.sources import ImageSource
 

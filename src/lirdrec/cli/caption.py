@@ -29,7 +29,7 @@ from lirdrec.wording import pluralize
 if TYPE_CHECKING:
     from lirdrec.captions.captioner import Answer, Captioner
     from lirdrec.captions.pipeline import Captioning, Outcome
-    from lirdrec.captions.prompt import Attributes
+    from lirdrec.captions.prompt_attributes import Attributes
     from lirdrec.features.remote.cost import Estimate
 
 
@@ -123,7 +123,7 @@ def caption(
     only if it has changed. Captions that people edited are kept. The server's key is read from LIRDREC_API_KEY or
     OPENAI_API_KEY.
     """
-    from lirdrec.captions.prompt import Attributes, read_attributes, render, to_toml
+    from lirdrec.captions.prompt_attributes import Attributes, read_attributes, render, to_toml
 
     attributes = read_attributes(prompt.attributes) if prompt.attributes is not None else Attributes()
     if prompt.show_prompt or prompt.show_attributes:
@@ -149,7 +149,7 @@ def caption(
 def _captioner(
     model: str | None, attributes: Attributes, prompt: PromptOptions, server: ServerOptions, local: LocalOptions
 ) -> Captioner:
-    from lirdrec.captions.prompt import render
+    from lirdrec.captions.prompt_attributes import render
 
     if server.endpoint is not None:
         from lirdrec.captions.openai_captioner import OpenAICaptioner

@@ -55,7 +55,7 @@ def add_items(
     """
     from contextlib import nullcontext
 
-    from lirdrec.data.schema import ITEM
+    from lirdrec.data.column_names import ITEM
     from lirdrec.recommender.run_folder import is_run, run_lock
 
     # locked from reading until writing: otherwise items that another process adds meanwhile would be lost
@@ -144,9 +144,9 @@ def _read_items(
     import polars as pl
 
     from lirdrec.data.alignment import same_type
+    from lirdrec.data.column_names import ITEM, TITLE, unused_name
     from lirdrec.data.delimited import typed
     from lirdrec.data.raw_ids import read_ids
-    from lirdrec.data.schema import ITEM, TITLE, unused_name
     from lirdrec.data.table_files import read_table
 
     layout = {key: value for key, value in layout.items() if value is not None}

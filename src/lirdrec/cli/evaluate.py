@@ -66,7 +66,7 @@ class MetricOptions:
         Raises:
             ConfigError: a value that is wrong for every run.
         """
-        from lirdrec.evaluation.histories_and_targets import check_protocol
+        from lirdrec.evaluation.evaluation_protocol import check_protocol
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics
         from lirdrec.recommender.query_arguments import check_k
 
@@ -277,7 +277,7 @@ def evaluate_with_baseline(
     results = {name: dict(result.values)}
     options = {key: value for key, value in options.items() if key not in ("per_user", "intervals")}
     if cold_users:
-        from lirdrec.recommender.as_new_users import as_new_users
+        from lirdrec.recommender.known_users_as_new import as_new_users
 
         results[f"{name}, users as new"] = dict(measure(as_new_users(recommender), data, **options).values)
     if name != "popularity":

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lirdrec.control_characters import escape_json, escape_text
 from lirdrec.errors import ConfigError
-from lirdrec.escaping import escape_json, escape_text
 from lirdrec.files.manifest import check_not_inside_folder
 from lirdrec.wording import pluralize
 

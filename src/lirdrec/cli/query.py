@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from lirdrec.data.ids import IdMap
-    from lirdrec.ranking.filters import Filter
+    from lirdrec.ranking.item_filters import Filter
     from lirdrec.recommender.explanation import Explanation
     from lirdrec.recommender.new_item_encoder import NewItemPolicy
     from lirdrec.recommender.recommender import Recommender
@@ -282,7 +282,7 @@ def load_run(run: Path, device: str) -> Recommender:
 
 def _conditions(where: str) -> Filter:
     """Convert the JSON of --filter to a filter of items; raise a ConfigError for another form."""
-    from lirdrec.ranking.filters import Filter
+    from lirdrec.ranking.item_filters import Filter
 
     try:
         conditions = json_module.loads(where)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, SPLITS
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.positions_or_times import timestamps_are_times
-from lirdrec.data.schema import ITEM, SPLITS
 from lirdrec.data.splits import TIMED, split_labels, split_method
 from lirdrec.errors import DataError
 

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data import preprocessing, storage
+from lirdrec.data.column_names import ITEM, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.dataset_base import USERS_MAY_LACK_TRAINING, DatasetParts, Interactions
 from lirdrec.data.frames import from_polars
-from lirdrec.data.schema import ITEM, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.storage import verify_features
 from lirdrec.wording import pluralize
 

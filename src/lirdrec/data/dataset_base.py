@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import DISLIKE, ITEM, SPLITS
 from lirdrec.data.features import FeatureMatrix, check_name
 from lirdrec.data.frames import FrameKind, to_polars
 from lirdrec.data.ids import IdMap, describe_ids
-from lirdrec.data.schema import DISLIKE, ITEM, SPLITS
 from lirdrec.data.splits import split_method
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize

@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.ids import IdMap, describe_ids
-from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_name

@@ -13,6 +13,7 @@ import polars as pl
 
 from lirdrec.config import suggest_name
 from lirdrec.data.alignment import Aligned, FeatureFile, align, as_feature_file, same_type
+from lirdrec.data.column_names import ITEM, RATING, TITLE, USER, unused_name
 from lirdrec.data.dataset_base import DatasetParts, Interactions
 from lirdrec.data.features import check_name
 from lirdrec.data.frames import FrameKind, to_polars
@@ -22,7 +23,6 @@ from lirdrec.data.interaction_weights import row_weights, summed_weights
 from lirdrec.data.positions_or_times import POSITIONS, are_positions, row_positions, timestamps_are_times
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.schema import ITEM, RATING, TITLE, USER, unused_name
 from lirdrec.data.splits import METHODS, ONE_CLOCK, TIMED, given_labels, is_split_by_time, split_labels
 from lirdrec.data.table_with_source import Table, column_of_ids
 from lirdrec.data.value_parsing import drop_bad_items, drop_bad_rows, parse_ids, parse_numbers, parse_times

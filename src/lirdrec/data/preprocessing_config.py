@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lirdrec.config import make_config, option, validated
-from lirdrec.data.schema import ITEM, TITLE, USER
+from lirdrec.data.column_names import ITEM, TITLE, USER
 from lirdrec.errors import ConfigError
 from lirdrec.option_names import name_of, option_name, option_text
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lirdrec.config import suggest_name
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.schema import SPLITS
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.wording import pluralize
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import DISLIKE, ITEM, SPLIT, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.dataset_base import DatasetParts, Interactions
 from lirdrec.data.features import FeatureMatrix, open_array, row_blocks
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import DISLIKE, ITEM, SPLIT, SPLITS, TIMESTAMP, USER, WEIGHT
 from lirdrec.errors import DataError, RunFolderError, describe_read_error
 from lirdrec.files.atomic import sha256
 from lirdrec.files.manifest import MANIFEST, check_manifest, file_entry, resolve_path

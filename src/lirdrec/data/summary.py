@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset import Dataset
-from lirdrec.data.schema import SPLITS
 from lirdrec.data.titles import title_column
 
 EMBEDDING_SIZE, N_LAYERS, N_NEIGHBORS = 64, 3, 10  # defaults of LIRDRec

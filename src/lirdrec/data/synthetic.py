@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.splits import split_labels
 from lirdrec.errors import DataError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.data.frames import describe_row
-from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec.data.schema import TITLE
+from lirdrec.data.column_names import TITLE
 
 # Names of title columns; the first match is used. Case does not matter; blanks and hyphens count as underscores.
 TITLES = (

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from lirdrec.config import option_named
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.delimited import COMMA_NUMBER, NUMBER
 from lirdrec.data.preprocessing_config import PreprocessingConfig
 from lirdrec.data.raw_ids import has_control_characters, read_ids
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.table_with_source import Table, select_rows
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.ids import describe_ids
 from lirdrec.data.images import SUFFIXES
-from lirdrec.data.schema import ITEM
 from lirdrec.data.table_files import read_table
 from lirdrec.download.connection import DownloadError, Network, get, tries
 from lirdrec.errors import ConfigError, DataError

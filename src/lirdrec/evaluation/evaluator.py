@@ -26,7 +26,7 @@ from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.ids import IdMap
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import BEYOND, Catalog, Vectors
-from lirdrec.evaluation.histories_and_targets import (
+from lirdrec.evaluation.evaluation_protocol import (
     EvaluationProtocol,
     TestHistory,
     TestTarget,

@@ -11,14 +11,15 @@ import numpy as np
 import polars as pl
 import torch
 
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.positions_or_times import row_positions
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.evaluation.beyond_accuracy import AUC, BEYOND
+from lirdrec.evaluation.evaluation_protocol import TestHistory, TestTarget, protocol_of, with_last_target
 from lirdrec.evaluation.evaluator import (
     DEFAULT_CUTOFFS,
     DEFAULT_METRICS,
@@ -27,7 +28,6 @@ from lirdrec.evaluation.evaluator import (
     make_catalog,
     per_user_frame,
 )
-from lirdrec.evaluation.histories_and_targets import TestHistory, TestTarget, protocol_of, with_last_target
 from lirdrec.evaluation.metrics import canonical_metric, check_metrics
 from lirdrec.evaluation.scorer_evaluation import GroundTruth, evaluate_lists
 from lirdrec.ranking.histories import Histories

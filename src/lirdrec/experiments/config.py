@@ -130,7 +130,7 @@ class ExperimentConfig:
                 raise ConfigError(f"losses: there is no loss {loss!r}; choose bpr, softmax or both")
 
     def _check_evaluation(self) -> None:
-        from lirdrec.evaluation.histories_and_targets import check_protocol
+        from lirdrec.evaluation.evaluation_protocol import check_protocol
         from lirdrec.evaluation.metrics import canonical_metric, check_metrics, split_name  # imports torch
 
         split_name(self.metric)

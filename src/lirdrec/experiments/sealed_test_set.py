@@ -29,9 +29,9 @@ from lirdrec.files.atomic import atomic_write, sha256, write_errors, write_json
 
 if TYPE_CHECKING:
     from lirdrec.data.dataset import Dataset
+    from lirdrec.evaluation.evaluation_protocol import TestHistory, TestTarget
     from lirdrec.evaluation.evaluator import Metrics
     from lirdrec.evaluation.external_lists import ExternalLists
-    from lirdrec.evaluation.histories_and_targets import TestHistory, TestTarget
     from lirdrec.recommender.recommender import Recommender
 
 SEALED, COUNTS = "test.npy", "counts.json"

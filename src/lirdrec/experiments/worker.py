@@ -232,7 +232,7 @@ class Job:
         Raises:
             ConfigError: the trial is not final, or differs from its declaration.
         """
-        from lirdrec.evaluation.histories_and_targets import protocol_of
+        from lirdrec.evaluation.evaluation_protocol import protocol_of
         from lirdrec.experiments.sealed_test_set import SealedTestSet
 
         if self.sealed_folder is None:

@@ -9,7 +9,7 @@ from lirdrec.config import suggest_name
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.export.onnx_export import write_onnx
 from lirdrec.export.pgvector import write_pgvector
-from lirdrec.export.qdrant import write_qdrant
+from lirdrec.export.qdrant_files import write_qdrant
 from lirdrec.export.vectors import Vectors, vectors_of, write_faiss, write_npy
 from lirdrec.files.manifest import MANIFEST, file_entry, manifest_format
 from lirdrec.files.transaction import atomic_folder, manifest_text

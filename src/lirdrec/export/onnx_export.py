@@ -31,7 +31,7 @@ from lirdrec.export.vectors import Vectors
 from lirdrec.models.feature_reduction import PCA
 from lirdrec.models.lirdrec import LIRDRec
 from lirdrec.nn.dct import idct
-from lirdrec.nn.memory_saving_ops import EPSILON
+from lirdrec.nn.normalize_and_dropout import EPSILON
 from lirdrec.nn.principal_components import Projection
 from lirdrec.recommender.new_item_encoder import SHARPNESS, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.dataset_base import Interactions
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.export.vectors import Vectors, item_columns, with_vectors
 from lirdrec.recommender.recommender import Recommender
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.schema import USER
+from lirdrec.data.column_names import USER
 from lirdrec.data.titles import as_texts
 from lirdrec.errors import CapabilityError, ConfigError, DataError
 from lirdrec.ranking.scorers import VectorScorer, all_finite

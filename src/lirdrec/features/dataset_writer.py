@@ -18,10 +18,10 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
+from lirdrec.data.column_names import ITEM, SPLIT, SPLITS, USER
 from lirdrec.data.dataset_base import USERS_MAY_LACK_TRAINING
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import describe_ids
-from lirdrec.data.schema import ITEM, SPLIT, SPLITS, USER
 from lirdrec.data.splits import split_method
 from lirdrec.data.storage import (
     INTERACTIONS,

@@ -9,8 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.images import IMAGE, IMAGES, image_column
-from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import ConfigError
 from lirdrec.features.encoder import Encoder, Kind

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lirdrec.data.schema import ITEM
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.storage import read_manifest
 from lirdrec.errors import DataError, LirdrecError
 from lirdrec.features.encode import encode_shard

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.features import open_array
 from lirdrec.data.ids import describe_ids
-from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path, write_item_table
 from lirdrec.data.transaction import dataset_lock, recover
 from lirdrec.errors import ConfigError, DataError, RunFolderError, describe_error

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.images import AUDIO_FILES, IMAGE, IMAGE_FILES, VIDEO_FILES, Media, has_paths
-from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import ITEMS, read_manifest, resolve_path
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.features.audio_video_decoding import MAX_MEDIA_BYTES

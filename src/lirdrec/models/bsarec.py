@@ -43,7 +43,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.init import normal_
-from lirdrec.nn.memory_saving_ops import dropout
+from lirdrec.nn.normalize_and_dropout import dropout
 
 INITIAL_STD = 0.02  # of all weights and of item and position vectors
 NORM_EPSILON = 1e-12

@@ -56,7 +56,7 @@ from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.init import linear_layers, xavier_normal_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, weighted_mean
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.ranking.histories import history_matrix
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows

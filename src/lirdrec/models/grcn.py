@@ -48,7 +48,7 @@ from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_normal_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

@@ -26,7 +26,7 @@ from lirdrec.config import check_minimum, option, validated
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.sequential import SequentialModel, SequentialOptions
 from lirdrec.nn.init import torch_linear_, xavier_normal_, xavier_uniform_
-from lirdrec.nn.memory_saving_ops import dropout
+from lirdrec.nn.normalize_and_dropout import dropout
 
 
 @dataclass(frozen=True)

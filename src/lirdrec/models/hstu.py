@@ -32,7 +32,7 @@ from lirdrec.config import option, validated
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.sequential import AttentionOptions, SequentialModel
 from lirdrec.nn.init import normal_, xavier_uniform_
-from lirdrec.nn.memory_saving_ops import dropout
+from lirdrec.nn.normalize_and_dropout import dropout
 
 INITIAL_STD = 0.02  # of item vectors, of W and of the biases of distances
 NORM_EPSILON = 1e-6

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lirdrec.models.base import Features
 from lirdrec.nn.dct import idct
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 
 
 def branch_vectors(

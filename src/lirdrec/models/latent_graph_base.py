@@ -53,7 +53,7 @@ from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions, batch_penalty, batch_rows
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

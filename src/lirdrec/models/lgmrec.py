@@ -47,7 +47,7 @@ from lirdrec.models.interaction_matrices import interaction_matrix, item_degrees
 from lirdrec.models.modality_options import chosen_modalities, pairs_with
 from lirdrec.nn.init import xavier_uniform_
 from lirdrec.nn.losses import PenaltyOptions, RankingLoss, batch_penalty, batch_rows, full_softmax
-from lirdrec.nn.memory_saving_ops import dropout, normalize
+from lirdrec.nn.normalize_and_dropout import dropout, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

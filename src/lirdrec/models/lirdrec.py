@@ -20,7 +20,7 @@ of eigenvalue x of Â by Σ a_l x^l. With equal weights and odd L, this factor i
 how users and items differ in the leading component, which contains popularity, and this harms cosines. Any weights with
 Σ a_l (-1)^l ≠ 0 avoid it; models/graph_layer_weights.py explains why.
 
-Users have one more part, *content*, which only the scores of new items use (models/new_item_content_score.py). User
+Users have one more part, *content*, which only the scores of new items use (models/history_content_score.py). User
 vectors are `[u | q]` and item vectors `[V | 0]`. Items that are added after training get `[(1 - w) v | w S f]` (here
 `S` is a scale, see recommender/new_item_encoder.py). `q` and `f` come from features alone. The scores of trained items
 are ⟨u, V⟩.
@@ -49,20 +49,20 @@ from lirdrec.models.base import Capabilities, Features, Model, ModelInputs
 from lirdrec.models.feature_reduction import reduced, reduced_widths, reductions
 from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.graph_layer_weights import LayerWeighting, LayerWeights, check_layer_weights
-from lirdrec.models.interaction_matrices import interaction_matrix, item_degrees, user_item_graph
-from lirdrec.models.item_branches import branch_vectors
-from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.models.new_item_content_score import (
+from lirdrec.models.history_content_score import (
     CONTENT,
     ITEM_CONTENT,
     content_of_histories,
     content_of_users,
     content_vectors,
 )
+from lirdrec.models.interaction_matrices import interaction_matrix, item_degrees, user_item_graph
+from lirdrec.models.item_branches import branch_vectors
+from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
 from lirdrec.nn.dct import dct
 from lirdrec.nn.init import torch_linear_, uniform_, xavier_normal_, xavier_uniform_
 from lirdrec.nn.losses import RankingLoss, RankingOptions
-from lirdrec.nn.memory_saving_ops import mean_square, normalize
+from lirdrec.nn.normalize_and_dropout import mean_square, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.sharded_scorer import Rankable
 from lirdrec.row_buffers import append_rows

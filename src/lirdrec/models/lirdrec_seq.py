@@ -14,7 +14,7 @@ branches (each modality and *shared*), `e = embedding_size` and `D = K·e`:
 interactions. The score therefore has one more part, *content*, without parameters: how similar the features of an item
 are to the features of the items of the history. `f_i` is made from the whitened principal components of the features of
 `i`: those of each modality are normalized to length 1, multiplied by `√w_m` and put side by side, and the result is
-normalized to length 1 (models/new_item_content_score.py):
+normalized to length 1 (models/history_content_score.py):
 
     q_t = Σ_{s ≤ t} f_{i_s}
     score(u_t, i) = (1 - λ_i) cos(u_t, V_i) + λ_i cos(q_t, f_i)             similarity="cosine"
@@ -62,12 +62,12 @@ from lirdrec.graphs.sparse_matrix import SparseMatrix, product
 from lirdrec.models.base import Capabilities, Features, ModelInputs
 from lirdrec.models.feature_reduction import reduced, reduced_widths, reductions
 from lirdrec.models.feature_size_option import SizeOptions
+from lirdrec.models.history_content_score import CONTENT, content_vectors
 from lirdrec.models.item_branches import branch_vectors
 from lirdrec.models.modality_options import check_modality_weights, chosen_modalities, modality_weights
-from lirdrec.models.new_item_content_score import CONTENT, content_vectors
 from lirdrec.models.sequential import SequentialModel, TransformerOptions
 from lirdrec.nn.init import torch_linear_
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.nn.transformer import CausalTransformer, GroupedLinear
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, ModelInputs
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 
 
 def chosen_modalities(

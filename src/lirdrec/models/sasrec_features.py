@@ -35,7 +35,7 @@ from lirdrec.models.feature_size_option import FeatureSizeOptions
 from lirdrec.models.modality_options import chosen_modalities
 from lirdrec.models.sequential import TransformerModel, TransformerOptions
 from lirdrec.nn.init import xavier_normal_
-from lirdrec.nn.memory_saving_ops import dropout
+from lirdrec.nn.normalize_and_dropout import dropout
 from lirdrec.ranking.scorers import VectorScorer
 
 

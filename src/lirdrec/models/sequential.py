@@ -25,7 +25,7 @@ from lirdrec.config import check_minimum, check_share, option, validated
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Features, Model, ModelInputs
 from lirdrec.nn.losses import full_softmax, occurring_items, sampled_softmax
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.nn.transformer import CausalTransformer, gap_classes
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows

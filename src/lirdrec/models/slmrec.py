@@ -58,7 +58,7 @@ from lirdrec.models.interaction_matrices import item_degrees, user_item_graph
 from lirdrec.models.modality_options import chosen_modalities, pairs_with
 from lirdrec.nn.init import torch_linear_, xavier_uniform_
 from lirdrec.nn.losses import full_softmax, info_nce
-from lirdrec.nn.memory_saving_ops import EPSILON, dropout, normalize
+from lirdrec.nn.normalize_and_dropout import EPSILON, dropout, normalize
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.row_buffers import append_rows
 

@@ -38,7 +38,7 @@ from lirdrec.graphs.differentiable_item_graph import WeightedEdges
 from lirdrec.models.base import Capabilities, ModelInputs
 from lirdrec.models.multi_view_base import MultiViewModel, MultiViewOptions, counts
 from lirdrec.nn.init import torch_linear_
-from lirdrec.nn.memory_saving_ops import dropout
+from lirdrec.nn.normalize_and_dropout import dropout
 
 FUSION = "fusion"
 

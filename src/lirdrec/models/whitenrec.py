@@ -36,7 +36,7 @@ from lirdrec.errors import ConfigError
 from lirdrec.models.base import Features
 from lirdrec.models.feature_reduction import PCA, reduced
 from lirdrec.models.sasrec_features import SASRecFeatures, SASRecFeaturesConfig
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 
 
 class ZCA(PCA):

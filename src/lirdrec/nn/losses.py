@@ -18,7 +18,7 @@ from torch import Tensor
 from lirdrec.autograd_function_base import AutogradFunction
 from lirdrec.config import check_minimum, option, validated
 from lirdrec.errors import ConfigError
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.parallel.ranks_and_shards import ONE, WHOLE, Ranks, Shard, Shards
 from lirdrec.ranking.histories import PairWeights
 

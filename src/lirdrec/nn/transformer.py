@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lirdrec.nn.init import normal_, xavier_uniform_
-from lirdrec.nn.memory_saving_ops import dropout
+from lirdrec.nn.normalize_and_dropout import dropout
 
 N_GAPS = 40  # classes of the time between two items: unknown, 0, and powers of two
 ROTARY_BASE = 10_000.0

@@ -13,7 +13,7 @@ from torch import Tensor
 from lirdrec.data.ids import known_rows
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Model
-from lirdrec.models.new_item_content_score import CONTENT
+from lirdrec.models.history_content_score import CONTENT
 from lirdrec.ranking.scorers import NEW_ITEM, Scorer
 from lirdrec.recommender.state import RunState
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lirdrec.models.base import Features, Model
-from lirdrec.models.new_item_content_score import ITEM_CONTENT
+from lirdrec.models.history_content_score import ITEM_CONTENT
 from lirdrec.ranking.histories import Histories
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.new_item_encoder import BLOCK_BYTES, LaunchStep, Neighbors, NewItemEncoder

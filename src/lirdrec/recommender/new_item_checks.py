@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.alignment import align, as_feature_file
+from lirdrec.data.column_names import ITEM, TITLE
 from lirdrec.data.feature_files import FeatureFile
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import first_line, to_polars
 from lirdrec.data.ids import IdMap, as_list, describe_ids
 from lirdrec.data.raw_ids import read_ids
-from lirdrec.data.schema import ITEM, TITLE
 from lirdrec.data.titles import column_named
 from lirdrec.errors import DataError
 from lirdrec.option_names import option_text

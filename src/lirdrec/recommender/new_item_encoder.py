@@ -11,7 +11,7 @@ therefore does three things, all after training and without changing anything el
 `f` are the features of an item, `v_j` the vector of a trained item, and `β` is `SHARPNESS`. `ĉ` and `m̂` have length 1;
 `length` is the same mean of the lengths of `c` and of the neighbors' vectors.
 
-The term with `w` is for models with content vectors (models/new_item_content_score.py). It says how similar the
+The term with `w` is for models with content vectors (models/history_content_score.py). It says how similar the
 features of the item are to the features of the user's history (`q_u`); nothing in it is learned. `S` is the scale of
 scores: the median length of user vectors times the median length of item vectors.
 
@@ -35,8 +35,8 @@ from torch import Tensor
 
 from lirdrec.errors import CapabilityError, ConfigError, RunFolderError
 from lirdrec.models.base import Features
-from lirdrec.models.new_item_content_score import ITEM_CONTENT
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.models.history_content_score import ITEM_CONTENT
+from lirdrec.nn.normalize_and_dropout import normalize
 from lirdrec.option_names import option_text
 from lirdrec.ranking.scorers import Scorer, VectorScorer
 from lirdrec.ranking.top_k import Quota

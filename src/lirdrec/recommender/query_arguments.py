@@ -11,10 +11,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.data.column_names import ITEM, RANK, SCORE, TIMESTAMP, USER
 from lirdrec.data.frames import to_polars
 from lirdrec.data.ids import IdMap, as_list, known_rows
 from lirdrec.data.positions_or_times import last_positions
-from lirdrec.data.schema import ITEM, RANK, SCORE, TIMESTAMP, USER
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.models.base import Model
 from lirdrec.ranking.histories import Histories

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import USER
 from lirdrec.data.ids import as_list, known_rows
-from lirdrec.data.schema import USER
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import flush, is_leftover, write_errors
 from lirdrec.files.locks import LOCK, folder_lock

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lirdrec.config import to_dict
+from lirdrec.data.column_names import ITEM, SCORE, USER
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.frames import FrameKind, from_polars
 from lirdrec.data.ids import IdMap, as_list, known_rows
-from lirdrec.data.schema import ITEM, SCORE, USER
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.base import Model
 from lirdrec.models.registry import model_names, model_type

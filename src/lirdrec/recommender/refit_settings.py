@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lirdrec.config import make_config, saved_config
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset import Dataset, Interactions
-from lirdrec.data.schema import SPLITS
 from lirdrec.errors import RunFolderError
 from lirdrec.models.registry import config_type
 from lirdrec.recommender.presets import preset

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lirdrec.config import saved_config
+from lirdrec.data.column_names import ITEM, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM, TIMESTAMP, USER, WEIGHT
 from lirdrec.errors import DataError, RunFolderError, describe_error, describe_read_error
 from lirdrec.files.atomic import share
 from lirdrec.files.manifest import MANIFEST, manifest_stamp, resolve_path

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.features import FeatureMatrix
 from lirdrec.data.frames import append_frame
 from lirdrec.data.ids import IdMap
-from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError
 from lirdrec.models.base import Features, Model
 from lirdrec.nn.principal_components import Projection

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lirdrec.escaping import escape_text
+from lirdrec.control_characters import escape_text
 from lirdrec.reporting.statistics import Measure
 
 Value = Measure | float | int | str | None

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write
-from lirdrec.server.private_files import write_lock
+from lirdrec.server.write_lock import write_lock
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from lirdrec.server.config import ServerConfig
 from lirdrec.server.http import middleware
 from lirdrec.server.http.limited_protocol import LimitedProtocol
 from lirdrec.server.metrics import SHARED
-from lirdrec.server.private_files import store_path
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Store
+from lirdrec.server.write_lock import store_path
 
 log = logging.getLogger(__name__)
 

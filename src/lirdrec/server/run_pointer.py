@@ -10,7 +10,7 @@ from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.files.atomic import atomic_write, flush, remove_leftovers, temporary_name, write_errors
 from lirdrec.files.manifest import file_list_checksum
 from lirdrec.recommender.run_folder import is_run, open_run
-from lirdrec.server.private_files import write_lock
+from lirdrec.server.write_lock import write_lock
 
 Stamp = tuple[object, ...]
 MAX_BYTES = 4096

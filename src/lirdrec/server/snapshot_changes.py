@@ -18,8 +18,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.ids import LARGEST, IdMap
-from lirdrec.data.schema import ITEM
 from lirdrec.errors import CapabilityError, DataError, LirdrecError
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.recommender import Recommender

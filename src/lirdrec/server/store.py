@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from lirdrec.data.frames import first_line
 from lirdrec.errors import ConfigError, DataError, LirdrecError
-from lirdrec.server.private_files import create_private_file, store_path
+from lirdrec.server.write_lock import create_private_file, store_path
 
 Kind = Literal["item", "removed", "event"]
 DISLIKES = ("dislike",)  # types of events that are dislikes, by default

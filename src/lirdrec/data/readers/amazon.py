@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec.data.alignment import align
+from lirdrec.data.column_names import ITEM, RATING, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.compression import exists, is_compressed, open_bytes
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.feature_files import FeatureFile
@@ -21,7 +22,6 @@ from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preproce
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.amazon_reviews import detect_review_format, first_lines, read_reviews
 from lirdrec.data.readers.shared import existing_folder, first_or_none
-from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER, WEIGHT
 from lirdrec.data.splits import METHODS
 from lirdrec.data.table_with_source import Table
 from lirdrec.errors import ConfigError, DataError

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.json_lines import BadLines, finite_float, parse_lines, parse_record, read_blocks
-from lirdrec.data.schema import ITEM
 from lirdrec.errors import DataError
 from lirdrec.wording import pluralize
 

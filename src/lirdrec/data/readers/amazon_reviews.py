@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.data.compression import open_bytes
 from lirdrec.data.ids import is_utf8
 from lirdrec.data.json_lines import BadLines, decode_line, finite_float, parse_lines, parse_record, read_blocks
-from lirdrec.data.schema import ITEM, RATING, TIMESTAMP, USER
 from lirdrec.errors import DataError
 
 HEAD_BYTES = 1 << 20

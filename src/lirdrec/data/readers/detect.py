@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lirdrec.config import field_docs
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.file_parts import find_parts, is_parts_folder, is_pattern
@@ -26,7 +27,6 @@ from lirdrec.data.readers.recbole import read_recbole
 from lirdrec.data.readers.sparse_matrices import check_not_pickle, is_matrix, read_matrices
 from lirdrec.data.readers.split_files import find_split_files, read_split_files, read_split_folder
 from lirdrec.data.readers.tabular import read_interactions
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.storage import MANIFEST
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files.input_file_checks import check_file, is_folder, stat_path

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.delimited import BadRows
 from lirdrec.data.ids import LARGEST
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset, read_lines, reject_options
-from lirdrec.data.schema import ITEM, USER
 from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, join_tables
 from lirdrec.errors import DataError

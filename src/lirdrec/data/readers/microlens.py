@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, TIMESTAMP, USER
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.images import with_images
 from lirdrec.data.json_lines import BadLines
@@ -24,7 +25,6 @@ from lirdrec.data.readers.shared import (
     read_numbers,
     strip_quotes,
 )
-from lirdrec.data.schema import ITEM, TIMESTAMP, USER
 from lirdrec.data.table_with_source import Table
 from lirdrec.data.value_parsing import parse_ids
 from lirdrec.errors import DataError

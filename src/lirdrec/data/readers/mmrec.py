@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset, Interactions
 from lirdrec.data.delimited import BadRows
@@ -17,7 +18,6 @@ from lirdrec.data.ids import IdMap, describe_ids
 from lirdrec.data.interaction_filters import distinct_pairs
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import check_id_columns, existing_folder, find_single_file
-from lirdrec.data.schema import ITEM, TIMESTAMP, USER, unused_name
 from lirdrec.data.splits import given_labels, label_values
 from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, select_rows

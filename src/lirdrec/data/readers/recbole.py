@@ -10,11 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import vectors_of_frame
 from lirdrec.data.preprocessing_config import make_preprocessing_config
 from lirdrec.data.readers.shared import build_dataset, existing_folder, find_single_file
-from lirdrec.data.schema import SPLITS
 from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, join_tables
 from lirdrec.errors import DataError

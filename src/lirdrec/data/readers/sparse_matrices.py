@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from lirdrec.available_memory import check_memory
+from lirdrec.data.column_names import RATING, USER
 from lirdrec.data.compression import exists
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.feature_files import UNREADABLE
 from lirdrec.data.frames import first_line
 from lirdrec.data.preprocessing_config import PreprocessingConfig, make_preprocessing_config
 from lirdrec.data.readers.shared import LABEL, build_dataset, reject_options
-from lirdrec.data.schema import RATING, USER
 from lirdrec.data.table_files import read_table
 from lirdrec.data.table_with_source import Table, join_tables
 from lirdrec.errors import DataError

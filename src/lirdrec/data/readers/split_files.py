@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec.data.column_names import ITEM, SPLITS, USER
 from lirdrec.data.compression import open_bytes
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.json_lines import BadLines
 from lirdrec.data.readers.amazon_metadata import read_metadata
 from lirdrec.data.readers.shared import first_or_none
 from lirdrec.data.readers.tabular import read_interactions
-from lirdrec.data.schema import ITEM, SPLITS, USER
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.option_names import option_name
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec.data.schema import SPLITS
+from lirdrec.data.column_names import SPLITS
 from lirdrec.errors import ConfigError
 from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.result_collection import Results
@@ -213,7 +213,7 @@ def _score(
     import torch
 
     from lirdrec.data.dataset import Interactions
-    from lirdrec.evaluation.histories_and_targets import protocol_of, with_histories
+    from lirdrec.evaluation.evaluation_protocol import protocol_of, with_histories
     from lirdrec.evaluation.new_item_metrics import evaluate_launch
     from lirdrec.ranking.histories import Histories
 

@@ -195,8 +195,8 @@ def _trials(config: ExperimentConfig) -> dict[tuple[str, str, str], list[TrialSp
 
 @lru_cache
 def _has_times(dataset: str) -> bool:
+    from lirdrec.data.column_names import SPLITS
     from lirdrec.data.readers import read_any
-    from lirdrec.data.schema import SPLITS
 
     data = read_any(dataset)
     return all(data.split(name).timestamps is not None for name in SPLITS if len(data.split(name)))

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from lirdrec.config import suggest_name
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.features import FeatureMatrix
-from lirdrec.data.schema import ITEM
 from lirdrec.data.storage import read_manifest, resolve_path
 from lirdrec.data.titles import titles
 from lirdrec.errors import ConfigError, RunFolderError, describe_error

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.images import IMAGE
-from lirdrec.data.schema import ITEM
 from lirdrec.data.titles import as_texts, is_title
 from lirdrec.server.response_models import ColumnAnswer
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lirdrec.data.ids import describe_ids
 from lirdrec.errors import CapabilityError, ConfigError, DataError, LirdrecError, UnknownIdError
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.ranking.scorers import LARGEST_QUERY, VectorScorer, finite_rows
 from lirdrec.ranking.top_k import Quota
 from lirdrec.recommender.new_item_encoder import NewItemPolicy

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lirdrec.errors import ConfigError, LirdrecError
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.ranking.scorers import NEW_ITEM, Scorer, VectorScorer, all_finite
 from lirdrec.ranking.top_k import Quota, cleaned, not_numbers, ranked, top_k_dense
 from lirdrec.recommender.recommender import Recommender

@@ -22,7 +22,7 @@ import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lirdrec.escaping import escape_json
+from lirdrec.control_characters import escape_json
 from lirdrec.server.auth import network_of
 from lirdrec.server.config import ServerConfig, is_loopback
 from lirdrec.server.http.errors import Problem

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.ids import LARGEST, IdMap
-from lirdrec.data.schema import ITEM
 from lirdrec.errors import UnknownIdError
 from lirdrec.server.http.errors import KNOWN, Problem, to_response
 from lirdrec.server.http.openapi import body, errors

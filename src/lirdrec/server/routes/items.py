@@ -12,7 +12,7 @@ import polars as pl
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from lirdrec.data.schema import ITEM
+from lirdrec.data.column_names import ITEM
 from lirdrec.data.titles import column_named
 from lirdrec.errors import ConfigError, DataError, UnknownIdError
 from lirdrec.server.catalog.images import sanitized_image

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from lirdrec._version import __version__
-from lirdrec.data.schema import ITEM
+from lirdrec.data.column_names import ITEM
 from lirdrec.models.registry import model_type
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.server.http.errors import Problem, redact

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from lirdrec.data.titles import column_named
 from lirdrec.errors import ConfigError, LirdrecError
-from lirdrec.ranking.filters import Filter
+from lirdrec.ranking.item_filters import Filter
 from lirdrec.recommender.new_item_encoder import NewItemPolicy
 from lirdrec.server.catalog import explain as catalog
 from lirdrec.server.engine import batcher

@@ -8,14 +8,14 @@ import torch
 
 from lirdrec.data.dataset import Dataset
 from lirdrec.errors import ConfigError, DataError
+from lirdrec.evaluation.evaluation_protocol import HistoryScorer, default_test_history, default_test_target
 from lirdrec.evaluation.evaluator import evaluate
-from lirdrec.evaluation.histories_and_targets import HistoryScorer, default_test_history, default_test_target
 from lirdrec.models.base import Capabilities, Model
 from lirdrec.models.item_knn import ItemKNNConfig
 from lirdrec.models.mf import MFConfig
 from lirdrec.ranking.scorers import VectorScorer
-from lirdrec.recommender.as_new_users import as_new_users
 from lirdrec.recommender.fit import fit
+from lirdrec.recommender.known_users_as_new import as_new_users
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.training.config import TrainConfig
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lirdrec.errors import ConfigError
-from lirdrec.ranking.filters import MAX_VALUES, Filter
+from lirdrec.ranking.item_filters import MAX_VALUES, Filter
 
 from ..helpers import assert_error
 

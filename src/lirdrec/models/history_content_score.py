@@ -23,7 +23,7 @@ from lirdrec.graphs.user_item import EPSILON, UserItemGraph
 from lirdrec.models.base import Features
 from lirdrec.models.feature_reduction import reduced
 from lirdrec.models.modality_options import fused_features
-from lirdrec.nn.memory_saving_ops import normalize
+from lirdrec.nn.normalize_and_dropout import normalize
 
 CONTENT = "content"  # name of the part of a score that is the similarity of features
 ITEM_CONTENT = "item_content"  # key of the content vectors of all items in the memory of a scorer

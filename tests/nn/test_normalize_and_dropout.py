@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lirdrec.nn.dct import dct, idct
-from lirdrec.nn.memory_saving_ops import dropout, mean_square, normalize
+from lirdrec.nn.normalize_and_dropout import dropout, mean_square, normalize
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 6), (2, 1)], ids=str)

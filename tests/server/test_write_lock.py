@@ -14,9 +14,9 @@ import pytest
 from lirdrec.errors import ConfigError, RunFolderError
 from lirdrec.server.auth import add_key, read_keys, revoke_key
 from lirdrec.server.config import ServerConfig
-from lirdrec.server.private_files import store_path, write_lock
 from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Event, Store
+from lirdrec.server.write_lock import store_path, write_lock
 
 from ..helpers import assert_error
 
@@ -113,7 +113,7 @@ def test_one_name_is_given_to_one_of_many(tmp_path):
 COUNT = """
 import sys
 from pathlib import Path
-from lirdrec.server.private_files import write_lock
+from lirdrec.server.write_lock import write_lock
 path = Path(sys.argv[1])
 for _ in range(50):
     with write_lock(path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lirdrec.captions.answer_parser import caption_of, clean, read_answer
 from lirdrec.captions.captioner import Answer, Captioner
 from lirdrec.captions.plan import estimate
-from lirdrec.captions.prompt import Attributes, read_attributes, render, to_toml
+from lirdrec.captions.prompt_attributes import Attributes, read_attributes, render, to_toml
 from lirdrec.errors import ConfigError
 
 from ..helpers import assert_error, assert_mentions

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from lirdrec.errors import CapabilityError
-from lirdrec.evaluation.histories_and_targets import BATCH_USERS
+from lirdrec.evaluation.evaluation_protocol import BATCH_USERS
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.query_arguments import check_queries
 from lirdrec.recommender.recommender import Recommender

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec.data.schema import USER
+from lirdrec.data.column_names import USER
 from lirdrec.export.vectors import Vectors, item_columns, with_vectors
 from lirdrec.recommender.recommender import Recommender
 
