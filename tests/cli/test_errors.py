@@ -20,7 +20,7 @@ import typer
 
 from lirdrec import available_memory
 from lirdrec.available_memory import check_memory, format_bytes, free_memory
-from lirdrec.cli import config, errors, options
+from lirdrec.cli import config, errors, option_groups
 from lirdrec.config import MAX_INT
 from lirdrec.data import compression
 from lirdrec.data.table_files import read_table
@@ -272,7 +272,7 @@ def test_memory_that_is_free_obeys_the_limit_of_the_shell():
 
 
 def test_whole_numbers_in_options_are_in_range():
-    check = options.integer(0)
+    check = option_groups.integer(0)
     assert check(None) is None
     assert check([0, MAX_INT]) == [0, MAX_INT]
     with assert_error(typer.BadParameter, mentions=[-1, 0]):
