@@ -37,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from lirdrec.features.job import identity
+from lirdrec.features.job_runner import identity
 from safetensors.numpy import save_file
 
 from lirdrec import Dataset
