@@ -37,7 +37,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from lirdrec.features.job_runner import identity
 from safetensors.numpy import save_file
 
 from lirdrec import Dataset
@@ -47,6 +46,7 @@ from lirdrec.features.encoder_specs import EFFICIENTNET, MINILM, EncoderSpec
 from lirdrec.features.encoders.efficientnet import ProjectedEfficientNetLite0
 from lirdrec.features.encoders.model_loading import minilm_folder
 from lirdrec.features.encoders.sentence_encoder import SentenceEncoder
+from lirdrec.features.job_runner import identity
 from lirdrec.features.template import Template
 from lirdrec.files.atomic import share
 
