@@ -261,7 +261,7 @@ def test_a_dataset_cannot_be_built_wrong(change, facts):
 
 
 def test_interactions_of_different_lengths():
-    with assert_error(DataError, mentions=["2 users", "1 item"]):
+    with assert_error(DataError, mentions=["'users'", 2, "'items'", 1]):
         pair([0, 1], [0])
 
 
