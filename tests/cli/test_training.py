@@ -171,6 +171,8 @@ def test_evaluate_repeats_the_figures_of_the_training(lirdrec, trained, data):
         result = lirdrec("evaluate", trained, "--output", "m.csv", "--per-user-output", name, *more)
         assert_refused(result, ["--per-user-output", *more])
         assert "--output" not in result.stderr.replace("--per-user-output", "")
+    both = lirdrec("evaluate", trained, "--output", "same.csv", "--per-user-output", "./same.csv")
+    assert_refused(both, ["--per-user-output", "--output", "same.csv"])
 
 
 @pytest.mark.parametrize("model", ["popularity", "item_knn"])

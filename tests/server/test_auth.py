@@ -113,7 +113,9 @@ def test_the_file_holds_no_key_and_belongs_to_its_owner(tmp_path):
         (None, ["lirdrec keys add"]),
         ("", ["lirdrec keys add"]),
         ("{}", ["lirdrec keys add"]),
-        ('{"format": "lirdrec-keys", "keys": [{"name": "a"}]}', ["lirdrec keys add"]),
+        ('{"format": "lirdrec-keys", "keys": null}', ["keys"]),
+        ('{"format": "lirdrec-keys", "keys": [1]}', ["key 1", "sha256"]),
+        ('{"format": "lirdrec-keys", "keys": [{"name": "a"}]}', ["key 1", "sha256"]),
         ('{"format": "lirdrec-keys", "keys": [{"name": "a", "role": "root", "sha256": "00", "created": ""}]}', [" 1 "]),
     ],
 )

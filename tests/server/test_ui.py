@@ -13,6 +13,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lirdrec.data.dataset import Interactions
+from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
 from lirdrec.server.catalog.images import initials, placeholder
 
@@ -249,6 +250,7 @@ def test_the_audience_knows_new_likes_and_new_items(client, recommender):
 
 def test_the_audience_knows_the_likes_and_dislikes_that_the_run_has(start, recommender, tmp_path):
     fans, averse = [1, 5], 2
+    recommender.info["new_items"] = NewItemEncoder(offset=0.1, frontier=(LaunchStep(0.1, 0.0, 0.1, 0.1),)).to_info()
     recommender.add_items([7000], {name: [row] for name, row in vectors(recommender, 203).items()})
     recommender.update([(user, 7000) for user in fans])
     row = int(recommender.items.rows([203])[0])

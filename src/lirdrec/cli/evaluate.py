@@ -155,6 +155,8 @@ def evaluate(
 
     check_output(output, csv_safe and (output is not None or per_user is None))
     check_output(per_user, csv_safe and per_user is not None, "--per-user-output")
+    if output is not None and per_user is not None and output.resolve() == per_user.resolve():
+        raise ConfigError(f"--per-user-output {per_user} is also the file of --output; give two different files")
     protocol = {
         "--test-history": options.test_history,
         "--test-target": options.test_target,

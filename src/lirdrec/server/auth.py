@@ -9,13 +9,14 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lirdrec.errors import ConfigError
 from lirdrec.files.atomic import atomic_write
@@ -130,24 +131,36 @@ def read_keys(path: str | Path) -> list[Key]:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError("it is not a JSON object with the format lirdrec-keys")
-        keys = [Key(**entry) for entry in value["keys"]]
-        for number, key in enumerate(keys, start=1):
-            if not all(isinstance(text, str) for text in (key.name, key.role, key.sha256, key.created)):
-                raise ValueError(f"key {number} of the file has a value that is not a text")
-            if not key.name.strip() or not key.name.isprintable():
-                raise ValueError(f"the name of key {number} of the file is empty or has invisible characters")
-            if key.role not in get_args(Role) or len(bytes.fromhex(key.sha256)) != 32 or not key.created.isprintable():
-                raise ValueError(f"the role, hash or date of key {number} of the file is not valid")
+        if not isinstance(value.get("keys"), list):
+            raise ValueError("it has no list of keys")
+        keys = [_read_key(number, entry) for number, entry in enumerate(value["keys"], start=1)]
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such key file; make one with lirdrec keys add {path} --name NAME") from None
     except OSError as error:
         raise ConfigError(f"{path}: this file of API keys cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ConfigError(
-            f"{path} is not a valid file of API keys ({reason}); make one with lirdrec keys add"
+            f"{path} is not a valid file of API keys ({reason}); restore it, or make another one with"
+            " lirdrec keys add FILE --name NAME"
         ) from None
     return keys
+
+
+def _read_key(number: int, entry: Any) -> Key:
+    """Return the entry with this number, from 1, of a file of keys; raise a ValueError if it is damaged."""
+    names = [field.name for field in fields(Key)]
+    if not isinstance(entry, dict) or sorted(entry) != sorted(names):
+        raise ValueError(f"key {number} of the file does not have the fields {', '.join(names)}")
+    if not all(isinstance(text, str) for text in entry.values()):
+        raise ValueError(f"key {number} of the file has a value that is not a text")
+    key = Key(**entry)
+    if not key.name.strip() or not key.name.isprintable():
+        raise ValueError(f"the name of key {number} of the file is empty or has invisible characters")
+    is_hash = re.fullmatch(r"[0-9a-f]{64}", key.sha256)
+    if key.role not in get_args(Role) or not is_hash or not key.created.isprintable():
+        raise ValueError(f"the role, hash or date of key {number} of the file is not valid")
+    return key
 
 
 def add_key(path: str | Path, name: str, role: Role) -> str:

@@ -36,12 +36,9 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
     if recommender.is_slim:
         raise CapabilityError("a slim run has no likes, so it cannot find the audience of an item; serve the full run")
     scorer = recommender.scorer
-    item = torch.tensor([row])
     users = torch.arange(recommender.n_users)
     width = scorer.queries(users[:1]).shape[1]
-    scores = torch.cat(
-        [scorer.parts(_queries(snapshot, block), item).sum(1) for block in users.split(max(1, _CELLS // width))]
-    )
+    scores = torch.cat([_parts(snapshot, block, row).sum(1) for block in users.split(max(1, _CELLS // width))])
     likers = _likers(snapshot, row)
     excluded = likers | _trained_users_with(recommender.exclusions, row) | _users_with(snapshot, "disliked", row)
     scores[torch.tensor(sorted(excluded), dtype=torch.int64)] = -torch.inf
@@ -52,7 +49,7 @@ def find_audience(snapshot: Snapshot, row: int, k: int = 12) -> AudienceAnswer:
     ranks = _ranks(snapshot, torch.cat([pool, sample]), row)
     reach = float((ranks[len(pool) :] <= LISTED).mean()) if len(sample) else 0.0
     order = np.lexsort((-scores[pool].numpy(), ranks[: len(pool)]))[:k]
-    parts = scorer.parts(_queries(snapshot, pool), item).tolist()
+    parts = _parts(snapshot, pool, row).tolist()
     members = [
         MemberAnswer(
             user=recommender.users.series[int(pool[index])],
@@ -88,6 +85,11 @@ def _users_with(snapshot: Snapshot, field: Literal["history", "disliked"], row: 
     """Return the rows of the trained users whose `UserState` has the item in this field."""
     users = (user for user, state in snapshot.user_states.items() if bool((getattr(state, field) == row).any()))
     return {snapshot.user_rows[user] for user in users if user in snapshot.user_rows}
+
+
+def _parts(snapshot: Snapshot, users: Tensor, row: int) -> Tensor:
+    """Return the parts `(B, n_parts)` of the item's scores for the user rows `users` `(B,)`."""
+    return snapshot.recommender.scorer.parts(_queries(snapshot, users), torch.full_like(users, row))
 
 
 def _queries(snapshot: Snapshot, users: Tensor) -> Tensor:
