@@ -33,7 +33,7 @@ from lirdrec.data.images import with_images
 from lirdrec.errors import ConfigError, DataError, RunFolderError, TrainingError
 from lirdrec.features.remote.client import OpenAIClient
 
-from ..features.misbehaving_server import Server, describe
+from ..features.misbehaving_server import Clock, Server, describe
 from ..helpers import assert_error, assert_mentions, files
 
 N = 12
@@ -103,19 +103,12 @@ class TestOverHTTP:
         assert (answer.tokens_in, answer.tokens_out) == (900, 40) and answer.seconds > 0
 
     def test_the_seconds_of_an_answer_are_without_pauses_and_failed_attempts(self, dataset):
-        now = [0.0]
-
-        def wait(seconds):
-            now[0] += seconds
-
-        def sticky(body):
-            now[0] += 2
-            return None
-
-        with Server([500], sticky=sticky) as server:
-            client = OpenAIClient(server.url, requests_per_minute=1, sleep=wait, clock=lambda: now[0], concurrency=1)
+        clock = Clock(2)
+        with Server([500], sticky=clock.answer) as server:
+            options = {"requests_per_minute": 1, "sleep": clock.wait, "clock": clock.time}
+            client = OpenAIClient(server.url, concurrency=1, **options)
             answers = OpenAICaptioner(client, "m", PROMPT).caption([dataset.parent / "images" / "0.png"] * 2)
-        assert now[0] > 120 and [answer.seconds for answer in answers] == [2.0, 2.0]
+        assert clock.now > 120 and [answer.seconds for answer in answers] == [2.0, 2.0]
 
     def test_answers_stand_in_the_order_of_the_images(self, dataset, monkeypatch):
         monkeypatch.chdir(dataset.parent)

@@ -32,6 +32,22 @@ def embed(text: str) -> list[float]:
     return [value / 255 for value in hashlib.sha256(text.encode()).digest()[:3]]
 
 
+class Clock:
+    """A clock that moves when a client waits, and by `seconds` with each answer of the server (as `Server.sticky`)."""
+
+    def __init__(self, seconds: float):
+        self.now, self.seconds = 0.0, seconds
+
+    def time(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def answer(self, body: object) -> None:
+        self.now += self.seconds
+
+
 class Server:
     """`with Server(script) as server:` answers at `server.url`.
 

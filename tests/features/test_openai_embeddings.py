@@ -26,7 +26,7 @@ from lirdrec.features.remote.client import (
 )
 
 from ..helpers import assert_error
-from .misbehaving_server import Server, embed
+from .misbehaving_server import Clock, Server, embed
 
 SECRET = "sk-test-0123456789"
 
@@ -330,19 +330,11 @@ class TestTexts:
         assert ("finite" in str(error.value)) != is_finite
 
     def test_the_time_of_a_request_is_without_pauses_and_failed_attempts(self, endpoint):
-        now = [0.0]
-
-        def wait(seconds):
-            now[0] += seconds
-
-        def sticky(body):
-            now[0] += 2
-            return None
-
-        with Server([500], sticky=sticky) as server:
-            client = endpoint(server, requests_per_minute=1, sleep=wait, clock=lambda: now[0])
+        clock = Clock(2)
+        with Server([500], sticky=clock.answer) as server:
+            client = endpoint(server, requests_per_minute=1, sleep=clock.wait, clock=clock.time)
             timing = OpenAIEmbeddings(client, "m").measure(["abc"])
-        assert now[0] > 60 and (timing.letters, timing.tokens, timing.seconds) == (3, 6, 2.0)
+        assert clock.now > 60 and (timing.letters, timing.tokens, timing.seconds) == (3, 6, 2.0)
 
     def test_its_identity_knows_what_decides_and_no_address(self, endpoint):
         one = OpenAIEmbeddings(endpoint("http://here:1"), "m", 8, "q")
