@@ -1,4 +1,4 @@
-"""Small saved runs, and a user at a terminal."""
+"""Small saved runs, a small dataset with a trained run, and a user at a terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,28 @@ import torch
 from lirdrec.cli import confirm_cost
 from lirdrec.data.dataset import Interactions
 from lirdrec.data.ids import IdMap
+from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.ranking.scorers import VectorScorer
 from lirdrec.recommender.new_item_encoder import LaunchStep, NewItemEncoder
 from lirdrec.recommender.recommender import Recommender
+
+QUICK = ["--set", "epochs=2", "--set", "embedding_size=8"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A prepared dataset of 40 users and 60 items, with two modalities."""
+    made = make_synthetic_dataset(
+        40, 60, 600, {"image": 6, "text": 8}, groups=4, noise=0.3, seed=2, missing={"image": 0.2}
+    )
+    return made.save(tmp_path / "data")
+
+
+@pytest.fixture
+def trained(lirdrec, data) -> Path:
+    result = lirdrec("--quiet", "train", "data", "--run", "runs/one", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    return Path("runs/one")
 
 
 @pytest.fixture
