@@ -24,6 +24,7 @@ FLAG_NAMES = {
     "mask_seen": "--no-mask-seen",
     "tuned": "--config-from",
     "keep": "--save-models",
+    "prune": "--no-prune",
     "minutes": "--tuning-minutes",
 }
 SWITCHES = frozenset(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 FINAL_METRICS = ("recall", "ndcg")
 CUTOFFS = (10, 20)
-OPTIONS = ("keep", "losses", "minutes", "tuned")  # options that have an effect in some experiments only
+# options that have an effect in some experiments only; no tuning (trials=0) is possible in all
+OPTIONS = ("keep", "losses", "minutes", "prune", "sampler", "trials", "tuned")
 EVALUATION = ("metrics", "cutoffs", "test_history", "test_target", "mask_seen")  # options of the evaluation
 BEYOND_ACCURACY = ("diversity", "novelty", "arp", "aplt", "calibration")  # further test metrics of reports
 
@@ -158,8 +159,16 @@ class ExperimentConfig:
     @property
     def evaluation(self) -> dict[str, Any]:
         """Name → value of those fields in `EVALUATION` (metrics, cut-offs, history …) that are not at their default."""
+        return self._changed(EVALUATION)
+
+    @property
+    def special(self) -> dict[str, Any]:
+        """Name → value of those fields in `OPTIONS` that are not at their default, without `trials` of 0 or None."""
+        return {name: value for name, value in self._changed(OPTIONS).items() if name != "trials" or value}
+
+    def _changed(self, names: tuple[str, ...]) -> dict[str, Any]:
         defaults = {entry.name: entry.default for entry in fields(self)}
-        return {name: getattr(self, name) for name in EVALUATION if getattr(self, name) != defaults[name]}
+        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
 
     @property
     def sets(self) -> Mapping[str, tuple[str, ...] | None]:

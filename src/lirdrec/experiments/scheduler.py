@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lirdrec.errors import ConfigError, DataError
-from lirdrec.experiments.config import OPTIONS, ExperimentConfig
+from lirdrec.experiments.config import ExperimentConfig
 from lirdrec.experiments.progress import Progress
 from lirdrec.experiments.ray_trials import RayProcess, RayTrials
 from lirdrec.experiments.registry import Experiment
@@ -114,8 +114,7 @@ def _check(experiment: Experiment, config: ExperimentConfig) -> None:
         raise ConfigError(
             f"{config.output} has the results of the experiment '{found}'; choose another --output for '{name}'{tuned}"
         )
-    unused = [name for name in OPTIONS if getattr(config, name) and name not in experiment.options]
-    for option in [*config.evaluation, *unused]:
+    for option in (*config.evaluation, *config.special):
         if option not in (*experiment.evaluation, *experiment.options):
             raise ConfigError(f"{option_name(option)}: this option has no effect in the experiment '{name}'; omit it")
     for dataset in config.datasets:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lirdrec.experiments.worker import Job
 
 MODELS = ("content_knn", "vbpr", "lattice", "freedom", "lirdrec")
-OPTIONS = ("losses", "minutes", "tuned")
+OPTIONS = ("losses", "minutes", "prune", "sampler", "trials", "tuned")
 MODES = ("transductive", "inductive")
 # stage of the metrics → heading
 STAGES = {"test": "Only unseen items", "test_all": "All items"}

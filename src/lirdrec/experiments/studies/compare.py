@@ -34,7 +34,7 @@ from lirdrec.reporting.formatting import MISSING, Value
 from lirdrec.reporting.statistics import ALPHA
 
 SETTINGS = {"ours": ("lirdrec", "the model that all other models are compared with")}
-OPTIONS = ("keep", "losses", "minutes")
+OPTIONS = ("keep", "losses", "minutes", "prune", "sampler", "trials")
 HIDDEN = ("metric", "device")  # options that are not settings of the model
 
 
