@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -31,6 +32,8 @@ from ..helpers import assert_error, assert_mentions, needs_sigkill
 from .conftest import assert_facts, compute_cells_here
 
 PATIENCE = 600.0  # seconds until a process that makes no progress is given up
+
+TUNED: dict[str, Any] = {"options": ("trials", "tuned")}  # fields of an `Experiment`; the context sets `trials`
 
 pytestmark = needs_sigkill
 
@@ -53,7 +56,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen | None = No
 def toy(data, works) -> Experiment:
     """An experiment of one trial for each work."""
     cells = [TrialSpec(f"planned.works:{name}", str(data), "", seed=n) for n, name in enumerate(works)]
-    return Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output)
+    return Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output, **TUNED)
 
 
 def alive(needle: str) -> list[int]:
@@ -138,7 +141,7 @@ def test_a_split_that_the_dataset_does_not_allow_is_a_row(data, context):
         TrialSpec("planned.works:fine", str(data), "", split={"split": "global_time"}),
         TrialSpec("planned.works:fine", str(data), ""),
     ]
-    experiment = Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output)
+    experiment = Experiment("toy", "", lambda context, results: cells, lambda context, results: context.output, **TUNED)
     first, second = compute(experiment, context())
     assert (first.status, second.status) == ("failed", "done")
     assert first.error is not None and "global_time" in first.error
@@ -385,7 +388,9 @@ def test_a_report_of_what_is_done_computes_nothing(data, context):
         if len(results) == 2:  # what can be planned only when these have ended
             yield TrialSpec("planned.works:fine", str(data), "", seed=9)
 
-    experiment = Experiment("toy", "", plan, lambda settings, results: calls.append(list(results)) or settings.output)
+    experiment = Experiment(
+        "toy", "", plan, lambda settings, results: calls.append(list(results)) or settings.output, **TUNED
+    )
     settings = context()
     with assert_error(ConfigError, mentions=[settings.output, "toy"]):
         report(experiment, settings)
@@ -408,7 +413,7 @@ def test_the_cells_of_the_last_plan_are_computed_in_its_order(data, context):
                 yield TrialSpec("planned.works:fine", str(data), "", seed=model, variant="final")
 
     settings = context()
-    compute(Experiment("toy", "", plan, lambda settings, results: settings.output), settings)
+    compute(Experiment("toy", "", plan, lambda settings, results: settings.output, **TUNED), settings)
     written = sorted((settings.output / "cells").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     computed = [json.loads(path.read_text())["cell"] for path in written]
     assert [(one["seed"], one["variant"]) for one in computed] == [
