@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from lirdrec.data.dataset import Dataset
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.evaluation.evaluator import evaluate
+from lirdrec.files.locks import lock_file
 from lirdrec.models.base import Features, Model
 from lirdrec.models.registry import build, config_type, model_for_config, model_names, model_type
 from lirdrec.recommender.fit import fit
@@ -198,13 +202,29 @@ def bits(recommender: Recommender) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def recommenders(small_dataset, larger_dataset) -> dict[str, Recommender]:
-    return {name: trained(name, larger_dataset if is_ordered(name) else small_dataset) for name in model_names()}
+def recommenders(small_dataset, larger_dataset, tmp_path_factory, worker_id) -> Callable[[str], Recommender]:
+    """Return the trained recommender of a model; all test processes share one training of each model."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base if worker_id == "master" else base.parent
+
+    @functools.cache
+    def get(name: str) -> Recommender:
+        file = folder / f"trained-{name}.pickle"
+        with open(f"{file}.lock", "wb") as lock:
+            lock_file(lock, wait=True)  # until it is closed
+            if not file.exists():
+                made = trained(name, larger_dataset if is_ordered(name) else small_dataset)
+                file.write_bytes(pickle.dumps(made))
+                return made
+            recommender: Recommender = pickle.loads(file.read_bytes())
+        return recommender
+
+    return get
 
 
 @pytest.fixture
 def recommender(name, recommenders) -> Recommender:
-    return recommenders[name]
+    return recommenders(name)
 
 
 @pytest.mark.parametrize("name", model_names())
