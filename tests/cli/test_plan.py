@@ -22,6 +22,14 @@ def test_figures_of_the_devices_and_of_one(lirdrec):
     assert several["fits"] and not one["fits"]
     assert one["sent_bytes"] == 0 < several["sent_bytes"]
     assert several["steps"] == 10 and several["epoch_seconds"] > 10 * several["step_seconds"]
+    assert several["training_seconds"] == several["epochs"] * several["epoch_seconds"]
+
+
+def test_a_smaller_kind_is_not_proposed_at_its_usual_size(lirdrec):
+    result = lirdrec("plan", *SIZES, "--users", "1e6", "--devices", "H100", "--memory", 4, "--json")
+    assert result.exit_code == 1, result.stderr
+    devices = [one["value"] for one in json.loads(result.stdout)["changes"] if one["change"] == "device"]
+    assert devices and "H100" not in devices
 
 
 def test_sizes_of_a_dataset(lirdrec, tmp_path):
@@ -44,7 +52,7 @@ def test_sizes_of_a_dataset(lirdrec, tmp_path):
 
 def test_what_would_make_it_fit_is_said(lirdrec):
     result = lirdrec("plan", *SIZES, "--devices", "8xL4")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
     assert_mentions(result.stdout, ["8 x L4", "does not fit", "24.0 GB", "batch_size", "H100"])
     assert "It fits" in lirdrec("plan", *SIZES, "--devices", "8xL4", "--memory", "1000").stdout
 

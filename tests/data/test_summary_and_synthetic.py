@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lirdrec.data.summary import degree_histogram, summarize, training_memory
+from lirdrec.data.summary import degree_histogram, summarize
 from lirdrec.data.synthetic import make_synthetic_dataset
 from lirdrec.errors import DataError
 
@@ -17,7 +17,7 @@ from ..helpers import assert_error
 def test_a_whole_summary(dataset):
     figures = summarize(dataset)
     train = dataset.train
-    assert figures | {"user_degrees": 0, "item_degrees": 0, "info": 0, "memory_to_train": 0} == {
+    assert figures | {"user_degrees": 0, "item_degrees": 0, "info": 0} == {
         "title": "title",
         "weights": None,
         "dislikes": 0,
@@ -37,7 +37,6 @@ def test_a_whole_summary(dataset):
         "items_without_training": 8 - len(set(train.items.tolist())),
         "users_without_training": 0,
         "held_users_without_training": 0,
-        "memory_to_train": 0,
         "info": 0,
     }
     assert sum(one["count"] for one in figures["user_degrees"]["bins"]) == 6
@@ -67,14 +66,6 @@ def test_every_degree_is_in_one_bin(degrees):
     for one in bins:
         assert one["count"] == sum(one["from"] <= degree <= one["to"] for degree in degrees)
     assert sum(one["count"] for one in bins) == len(degrees)
-
-
-def test_memory_is_counted_by_the_formula_of_its_docstring():
-    users, items, pairs, dims = 1000, 500, 8000, [40, 60]
-    # M = 2, K = 3, e = 64, h = 256, N = 1500, D = 100, L = 3, k = 10
-    numbers = 2 * 500 * 100 + 4 * (3 * 1000 * 64 + 2 * 100 * 256 + 3 * 256 * 64) + 2 * 3 * 500 * 256
-    numbers += 2 * 5 * 1500 * 3 * 64 + 2 * (3 * 8000 + 1500) + 2 * (3 * 2 * 10 * 500 + 500)
-    assert training_memory(users, items, pairs, dims) == 4 * numbers + 300 * 2**20
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,12 +16,16 @@ COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # shares of the hits on known items t
 
 
 def show_dataset(summary: Mapping[str, Any]) -> None:
-    """Print `summary`: the results of `lirdrec.data.summary.summarize` and `lirdrec.data.images.described`."""
-    from lirdrec.data.preprocessing import removed_rows
+    """Print a summary.
 
-    splits, memory = summary["splits"], _size(summary["memory_to_train"])
+    It holds what `lirdrec.data.summary.summarize` and `lirdrec.data.images.described` return, and "memory_to_train":
+    bytes or None.
+    """
+
+    splits, size = summary["splits"], summary["memory_to_train"]
+    memory = "-" if size is None else f"about {_size(size)}"
     counts = [f"{summary[name]:,}" for name in ("users", "items", "interactions")]
-    row = [*counts, f"{summary['sparsity']:.2%}", *(f"{size:,}" for size in splits.values()), f"about {memory}"]
+    row = [*counts, f"{summary['sparsity']:.2%}", *(f"{size:,}" for size in splits.values()), memory]
     columns = ["users", "items", "interactions", "empty cells", *splits, "memory to train"]
     console().print(table(f"Dataset {summary['name']}", columns, [row]))
     if summary["modalities"]:
@@ -49,6 +53,19 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
     if summary["images"]:
         print_line(f"Items with an image: {share(summary['images'])}")
     prepared = summary["info"].get("preparation", {})
+    _show_left_out(summary, prepared)
+    if summary["weights"] is not None:
+        print_line(_weights_line(summary["weights"], prepared))
+    if summary["dislikes"]:
+        print_line(f"{pluralize(summary['dislikes'], 'dislike')}, left out of the user's recommendations")
+    for entity, others in (("user", "items"), ("item", "users")):
+        _histogram(f"Training {others} per {entity}", summary[f"{entity}_degrees"])
+
+
+def _show_left_out(summary: Mapping[str, Any], prepared: Mapping[str, Any]) -> None:
+    """Print what has no training interactions, and which rows, items, users and columns `prepare` did not use."""
+    from lirdrec.data.preprocessing import removed_rows
+
     for number, noun, words, style in (
         (summary["cold_items"], "item", " in validation or test only (cold)", None),
         (summary["users_without_training"], "user", " without training interactions", None),
@@ -68,12 +85,6 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
             f"Columns of the interactions without an effect: {', '.join(unused)}"
             " (see --event, --rating, --timestamp, --weight and --only of lirdrec prepare)"
         )
-    if summary["weights"] is not None:
-        print_line(_weights_line(summary["weights"], prepared))
-    if summary["dislikes"]:
-        print_line(f"{pluralize(summary['dislikes'], 'dislike')}, left out of the user's recommendations")
-    for entity, others in (("user", "items"), ("item", "users")):
-        _histogram(f"Training {others} per {entity}", summary[f"{entity}_degrees"])
 
 
 def _weights_line(weights: Mapping[str, float], prepared: Mapping[str, Any]) -> str:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def plan(
     dataset: Path | None = typer.Argument(
-        None, metavar="[DATASET]", help="A prepared dataset, or data that prepare reads, to take the sizes from."
+        None,
+        metavar="[DATASET]",
+        help="Folder of a prepared dataset, or of data that prepare reads, to take the sizes from.",
     ),
     users: float | None = option(None, "Number of users, such as 10e6."),
     items: float | None = option(None, "Number of items."),
@@ -43,6 +45,7 @@ def plan(
       lirdrec plan --users 10e6 --items 1e6 --interactions 1e8 --features 4096,384 --devices 8xH100
 
     The time is computed from operations, bytes and the speeds that the devices' makers publish (docs/distributed.md).
+    The exit status is 1 if the training does not fit.
     """
     from lirdrec.planning.device_speeds import Cluster
     from lirdrec.planning.plan import make_plan, remedies
@@ -59,9 +62,12 @@ def plan(
         plans.append(make_plan(config, training, sizes, Cluster(1, cluster.device)))
     changes = remedies(config, training, sizes, cluster)
     if json:
-        return print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
-    console().print(_table(plans))
-    _show_fit(plans[0], changes)
+        print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
+    else:
+        console().print(_table(plans))
+        _show_fit(plans[0], changes)
+    if not plans[0].fits:
+        raise typer.Exit(1)
 
 
 def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
@@ -131,6 +137,7 @@ def _table(plans: list[Plan]) -> object:
         ["time of sampling an epoch", *(_seconds(one.sampling_seconds) for one in plans)],
         ["time of a validation", *(_seconds(one.validation_seconds) for one in plans)],
         ["time of an epoch", *(_seconds(one.epoch_seconds) for one in plans)],
+        [f"time of {pluralize(plans[0].epochs, 'epoch')}, at most", *(_seconds(one.training_seconds) for one in plans)],
     ]
     names = [str(one.cluster) for one in plans]
     return table("Plan", ["", *names], rows, right=names)

@@ -241,7 +241,25 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
     from lirdrec.data.images import described
     from lirdrec.data.summary import summarize
 
-    return summarize(dataset) | described(dataset)
+    return summarize(dataset) | described(dataset) | {"memory_to_train": _memory_to_train(dataset)}
+
+
+def _memory_to_train(dataset: Dataset) -> int | None:
+    """Return the bytes that `lirdrec plan` computes for a training on the CPU; None without training interactions.
+
+    The model is LIRDRec, or LightGCN if there are no features.
+    """
+    from lirdrec.planning.device_speeds import Cluster
+    from lirdrec.planning.plan import make_plan
+    from lirdrec.planning.workload import Sizes
+    from lirdrec.recommender.presets import preset
+
+    if not len(dataset.train):
+        return None
+    columns = tuple(matrix.dims for matrix in dataset.features.values())
+    config, training = preset("lirdrec" if columns else "lightgcn")
+    sizes = Sizes(dataset.n_users, dataset.n_items, len(dataset.train), columns)
+    return make_plan(config, training, sizes, Cluster.parse("cpu-core")).memory
 
 
 def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:

@@ -10,9 +10,6 @@ from lirdrec.data.column_names import SPLITS
 from lirdrec.data.dataset import Dataset
 from lirdrec.data.titles import title_column
 
-EMBEDDING_SIZE, N_LAYERS, N_NEIGHBORS = 64, 3, 10  # defaults of LIRDRec
-HIDDEN = 4 * EMBEDDING_SIZE
-
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
     """Return statistics of a dataset, JSON-able.
@@ -29,7 +26,6 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         cold_items: number of items with interactions in valid or test and none in train.
         items_without_training, users_without_training: numbers of items and users without a training pair.
         held_users_without_training: how many of these users have pairs in valid or test.
-        memory_to_train: bytes, see `training_memory`.
     """
     users, items = dataset.n_users, dataset.n_items
     sizes = {name: len(dataset.split(name)) for name in SPLITS}
@@ -63,7 +59,6 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "items_without_training": int((item_degrees == 0).sum()),
         "users_without_training": int((user_degrees == 0).sum()),
         "held_users_without_training": int((user_degrees[held] == 0).sum()),
-        "memory_to_train": training_memory(users, items, sizes["train"], [m.dims for m in dataset.features.values()]),
         "info": dict(dataset.info),
     }
 
@@ -92,30 +87,3 @@ def degree_histogram(degrees: np.ndarray) -> dict[str, Any]:
         "mean": float(degrees.mean()) if len(degrees) else 0.0,
         "max": largest,
     }
-
-
-def training_memory(n_users: int, n_items: int, n_pairs: int, dims: list[int]) -> int:
-    """Estimate the memory in bytes for training LIRDRec in float32.
-
-    With `U` users, `I` items, `E` training pairs, `N = U+I` nodes, `M` modalities that have `D = Σ d_m` columns in all,
-    `K = M+1` branches of the model, vectors of `e = 64` numbers, hidden layers of `h = 4e`, `L = 3` layers and `k = 10`
-    neighbors, the sum of
-
-    - features and their cosine transform (DCT): `2·I·D`
-    - parameters with gradient and Adam's two moments: `4·(K·U·e + 2·D·h + K·h·e)`
-    - hidden layers of the branches and their gradients: `2·K·I·h`
-    - node states of each layer, the read-out, and the same for gradients: `2·(L+2)·N·K·e`
-    - user-item graph, forward and transposed: `2·(3·E + N)`; item graph, likewise: `2·(3·M·k·I + I)`
-
-    numbers of four bytes, plus 300 MB for the Python process with torch.
-    """
-    branches, total, nodes = len(dims) + 1, sum(dims), n_users + n_items
-    numbers = (
-        2 * n_items * total
-        + 4 * (branches * n_users * EMBEDDING_SIZE + 2 * total * HIDDEN + branches * HIDDEN * EMBEDDING_SIZE)
-        + 2 * branches * n_items * HIDDEN
-        + 2 * (N_LAYERS + 2) * nodes * branches * EMBEDDING_SIZE
-        + 2 * (3 * n_pairs + nodes)
-        + 2 * (3 * len(dims) * N_NEIGHBORS * n_items + n_items)
-    )
-    return 4 * numbers + 300 * 2**20

@@ -27,6 +27,7 @@ class Plan:
         step: part of a training step → seconds; "communication" is one of the parts.
         validation_seconds: time of the validation after an epoch.
         sampling_seconds: time that the host needs to sample the interactions of an epoch.
+        epochs: largest number of epochs of the training; it may stop earlier.
     """
 
     cluster: Cluster
@@ -34,6 +35,7 @@ class Plan:
     step: dict[str, float]
     validation_seconds: float
     sampling_seconds: float
+    epochs: int
 
     @property
     def memory(self) -> int:
@@ -58,6 +60,11 @@ class Plan:
         """Seconds of an epoch, including sampling and one validation."""
         return self.work.n_steps * self.step_seconds + self.sampling_seconds + self.validation_seconds
 
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of all epochs, if the training does not stop earlier."""
+        return self.epochs * self.epoch_seconds
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able values in bytes and seconds."""
         return {
@@ -76,6 +83,8 @@ class Plan:
             "validation_seconds": self.validation_seconds,
             "sampling_seconds": self.sampling_seconds,
             "epoch_seconds": self.epoch_seconds,
+            "epochs": self.epochs,
+            "training_seconds": self.training_seconds,
         }
 
 
@@ -108,7 +117,7 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
     if work.sent:
         step["communication"] = _communication(work, cluster)
     validation = sum(seconds(part, device, training.precision) for part in work.validation.values())
-    return Plan(cluster, work, step, validation, SAMPLING_SECONDS * work.sampled)
+    return Plan(cluster, work, step, validation, SAMPLING_SECONDS * work.sampled, training.epochs)
 
 
 def seconds(part: Work, device: Device, precision: str) -> float:
@@ -166,7 +175,7 @@ def remedies(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster)
             break
     for device in DEVICES.values():
         larger = replace(cluster, device=device)
-        if device.memory > cluster.device.memory:
+        if device.name != cluster.device.name and device.memory > cluster.device.memory:
             attempt("device", device.name, _plan_or_none(config, training, sizes, larger))
     return found
 

@@ -36,7 +36,7 @@ from lirdrec.wording import pluralize
 
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64
-PROGRAM_BYTES = 400 * 10**6  # that Python and torch need on a CPU (benchmarks/gpu.py --small)
+PROGRAM_BYTES = 490 * 10**6  # that Python, torch and the other libraries need on a CPU: `lirdrec train` with 60 items
 CONTEXT_BYTES = 600 * 10**6  # that CUDA and its libraries need on a GPU; an assumption
 WITHOUT_FORWARD = ("softmax, products", "softmax, passes", "batch", "Adam")  # parts of a step that a validation lacks
 
