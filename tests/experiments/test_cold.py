@@ -58,6 +58,8 @@ def test_both_ways_beat_chance_by_far_and_no_training_sees_too_much(
         assert one.figures["test_all"]["recall@10"] <= one.figures["test"]["recall@10"]
     for model in ("vbpr", "lirdrec"):
         assert by[model, "inductive"].epochs == by[model, "transductive"].best_epoch
+    # only the number of epochs of the transductive trainings was free, and the limit ended them
+    assert {one.trial.variant for one in results if one.data.get("stopped") == "epochs"} == {"transductive"}
     page = cold.report(dataclasses.replace(settings, metric="recall@10"), results)
     assert_facts(answer(page), ["0.4167"])
 
@@ -168,6 +170,8 @@ def test_the_policies_trade_new_items_against_known_ones(dataset, context, inlin
     assert figures["test after 0"] == figures["test calibrated"]
     page = new_item_launch.report(settings, results)
     assert_facts(answer(page), [f"{figures['test calibrated']['among']:.4f}"])
+    ended = [dataclasses.replace(r, best_epoch=r.epochs) for r in results]
+    assert [r.was_still_improving for r in ended] == [False, True, True, True]  # a closed form has no epochs
     text = page.with_suffix(".md").read_text()
     ceiling = next(r for r in results if r.trial.variant == "3 likes").figures["test retrained 3"]["alone"]
     assert f"{ceiling:.4f}" in text

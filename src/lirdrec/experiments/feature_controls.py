@@ -137,5 +137,4 @@ def train(job: Job) -> dict[str, Any]:
         recommender = knocked_out(recommender, job.dataset, str(name))
     job.score_valid(recommender)
     job.score_test(recommender)
-    assert job.callback is not None
-    return {"stopped": recommender.info.get("stopped"), "stopped_early": job.callback.stopped_early}
+    return job.end

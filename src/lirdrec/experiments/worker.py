@@ -99,6 +99,7 @@ class Job:
         protocol: how the test was done, as in `EvaluationProtocol.to_json`; {} before `score_test`.
         per_user: path of the file with the test metrics of each user, relative to `folder`; None: not written.
         callback, best_epoch: the callback that recorded the last `fit`, and the best epoch of this training.
+        end: why this training ended ("stopped"), and whether tuning stopped it early ("stopped_early").
         checkpoint_seconds: time between checkpoints.
         earlier: seconds of training in earlier workers of this trial, which were interrupted.
     """
@@ -115,6 +116,7 @@ class Job:
     callback: TrialCallback | None = None
     checkpoint_seconds: float = 60.0
     best_epoch: int = 0
+    end: dict[str, Any] = field(default_factory=dict)
     earlier: float = 0.0
 
     @cached_property
@@ -178,7 +180,8 @@ class Job:
             calibrate_new_items=calibrate_new_items,
         )
         self.earlier += self.callback.earlier
-        if recommender.info.get("stopped") == "interrupted":
+        self.end = {"stopped": recommender.info.get("stopped"), "stopped_early": self.callback.stopped_early}
+        if self.end["stopped"] == "interrupted":
             raise KeyboardInterrupt
         self.best_epoch = int(recommender.info.get("metrics", {}).get("best_epoch", 0))
         return recommender
@@ -279,8 +282,7 @@ def train(job: Job) -> dict[str, Any]:
         job.score_test(recommender)
     if job.trial.extra.get("keep"):
         recommender.save(job.runs / "model", overwrite=True)
-    assert job.callback is not None
-    return {"stopped": recommender.info.get("stopped"), "stopped_early": job.callback.stopped_early}
+    return job.end
 
 
 def find_work(name: str) -> Any:

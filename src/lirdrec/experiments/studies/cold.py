@@ -57,13 +57,17 @@ def plan(config: ExperimentConfig, results: Results) -> Iterator[TrialSpec]:
 def transductive(job: Job) -> dict[str, Any]:
     """Do the work "transductive": train with the features of unseen items; score validation, and the test twice.
 
-    The test is scored among unseen items only, and among all items. Return the numbers of unseen and of all items.
+    The test is scored among unseen items only, and among all items. Return the numbers of unseen and of all items, and
+    why the training ended.
     """
-    return _scored(job, job.fit())
+    return _scored(job, job.fit()) | job.end
 
 
 def inductive(job: Job) -> dict[str, Any]:
-    """Do the work "inductive": train without unseen items, add them, and score as in `transductive`."""
+    """Do the work "inductive": train without unseen items, add them, and score as in `transductive`.
+
+    It trains a given number of epochs, so why the training ended says nothing and is not returned.
+    """
     import numpy as np
 
     from lirdrec.data.cold_start import hold_out_items

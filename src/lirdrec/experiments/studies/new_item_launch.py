@@ -84,7 +84,7 @@ def launched(job: Job) -> dict[str, Any]:
     """Do the work: train without the launched items, add them, and measure every policy.
 
     For models trained by gradients, the policy "calibrated" is also measured after updates by some likes of the new
-    items. Return the calibrated offset and the number of new items.
+    items. Return the calibrated offset, the number of new items, and why the training ended.
     """
     launch = _draw(job)
     recommender = job.fit(launch.dataset, calibrate_new_items=True)
@@ -100,7 +100,7 @@ def launched(job: Job) -> dict[str, Any]:
             liked, rest = _reveal(launch.test, number, job.trial.seed)
             metrics = _measure(recommender, launch, rest, "test", "calibrated", history, liked)
             job.figures[f"test after {number}"] = asdict(metrics)
-    return {"offset": None if encoder is None else encoder.offset, "new": launch.test.table.height}
+    return {"offset": None if encoder is None else encoder.offset, "new": launch.test.table.height, **job.end}
 
 
 def retrained(job: Job) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def retrained(job: Job) -> dict[str, Any]:
     recommender = job.fit(with_launched_items(launch.dataset, liked))
     metrics = _score(recommender, launch, rest, "test", _test_history(job))
     job.figures[f"test retrained {number}"] = asdict(metrics)
-    return {"new": launch.test.table.height}
+    return {"new": launch.test.table.height, **job.end}
 
 
 def report(config: ExperimentConfig, results: Results) -> Path:
