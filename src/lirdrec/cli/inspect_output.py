@@ -216,6 +216,7 @@ def _show_new_items(info: Any) -> None:
         "The cost is the share of the hits on known items that is lost, compared with new items that have the vectors\n"
         "of their features alone: no offset, no mixture with similar items. Below 0 it is a gain."
         + ("\nAt most: the upper limit of the cost (95 %, over the users)." if has_limits else "")
+        + "\nA tenth of the items is new in each simulated launch; fewer new items get fewer places."
     )
     print_line(
         f"The calibrated offset of new items is {encoder.offset:+.4f}.\n"
