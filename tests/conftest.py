@@ -29,7 +29,7 @@ settings.load_profile("repeatable")
 
 
 IN_MEMORY = Path("/dev/shm")  # a file system in memory, on Linux
-ENOUGH_MEMORY = 4 * 2**30  # bytes that must be free there; a run of all tests writes less than half of it
+ENOUGH_MEMORY = 2 * 2**30  # bytes that must be free there; a run of all tests writes 0.4 GB
 
 
 def _write_files_in_memory() -> None:

@@ -149,8 +149,9 @@ def test_mlflow_keeps_them(lirdrec):
 
 
 def test_wandb_keeps_them_offline(lirdrec, tmp_path):
-    pytest.importorskip("wandb", reason="wandb is not installed")
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     assert lirdrec("train", "data", "--run", "runs/mine", "--track", "wandb", *QUICK).exit_code == 0
+    wandb.teardown()  # waits for the process that writes the file; at the end of a command this happens by itself
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     content = file.read_bytes()
     for fact in (b"valid/recall@20", b"test/recall@20", b"training.epochs", b"lirdrec"):
