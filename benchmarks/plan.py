@@ -121,7 +121,7 @@ def case(name: str, rounds: int) -> dict[str, Any]:
         "step": plan.step_seconds,
         "validation": parts["forward"] + ranking,
         "sampling": SAMPLING_SECONDS * n_training,
-        "bytes": plan.memory,
+        "bytes": plan.memory - plan.work.memory.get("PCA, more than a step", 0),  # there is no PCA here
     }
     steps = plan.work.n_steps
     for figures in (measured, predicted):

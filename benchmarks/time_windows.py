@@ -30,6 +30,8 @@ QUANTILES = (0.4, 0.6, 0.8, 1.0)
 def make(source: Path, folder: Path) -> None:
     """Write the dataset of each window into the folder, as 1, 2, …; print their sizes."""
     data = Dataset.load(source)
+    if data.train.timestamps is None:
+        raise SystemExit(f"{source} has no times; prepare it with --timestamp")
     log = pl.concat([data.frame(part) for part in ("train", "valid", "test")]).sort("timestamp", "user", "item")
     features = {name: (data.items.ids[one.present], one.values[one.present]) for name, one in data.features.items()}
     for number, (start, end) in enumerate(itertools.pairwise(QUANTILES), 1):
@@ -63,6 +65,8 @@ def report(study: Path, ours: str) -> None:
     """Print a table of all models: means over the users of all windows, and where our model is better or worse."""
     finals = Results.load(TrialStore(study)).where(work="train", final=True, status="done")
     models = list(dict.fromkeys(one.trial.model for one in finals))
+    if ours not in models:
+        raise SystemExit(f"{study} has no final result of {ours}; it has {', '.join(models) or 'none'}")
     frames = {model: pooled(finals.where(model=model)) for model in models}
     users = {model: over_seeds(of_seeds) for model, of_seeds in frames.items()}
     metrics = [name for name in users[ours].columns if name != "user"]

@@ -22,12 +22,52 @@ def test_figures_of_the_devices_and_of_one(lirdrec):
     assert several["fits"] and not one["fits"]
     assert one["sent_bytes"] == 0 < several["sent_bytes"]
     assert several["steps"] == 10 and several["epoch_seconds"] > 10 * several["step_seconds"]
-    assert several["training_seconds"] == several["epochs"] * several["epoch_seconds"]
+    assert several["training_seconds"] == pytest.approx(several["epochs"] * several["epoch_seconds"])
+    rarely = lirdrec("plan", *SIZES, "--devices", "8xH100", "--set", "evaluate_every=10", "--json")
+    (rare, _) = json.loads(rarely.stdout)["plans"]
+    saved = several["epochs"] * 0.9 * several["validation_seconds"]
+    assert rare["training_seconds"] == pytest.approx(several["training_seconds"] - saved)
+
+
+def test_further_cores_of_this_machine_add_no_memory(lirdrec, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def proposed(*devices):
+        sizes = ("--users", "1e5", "--items", "1e5", "--interactions", "1e7", "--features", "4096,384")
+        result = lirdrec("plan", *sizes, "--memory", 7, *devices, "--json")
+        assert result.exit_code == 3, result.stderr
+        return {one["change"] for one in json.loads(result.stdout)["changes"]}
+
+    assert "devices" not in proposed()
+    assert "devices" in proposed("--devices", "cpu-core")  # cores of several machines
+
+
+def test_wide_features_need_memory_for_their_principal_components(lirdrec):
+    def needed(width, *options):
+        sizes = ("--users", "10", "--items", "15", "--interactions", "100", "--features", str(width))
+        result = lirdrec("plan", *sizes, "--devices", "cpu-core", *options, "--json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)["plans"][0]
+
+    wide, all_columns = needed(4096), needed(4096, "--set", "feature_size=none")
+    assert wide["bytes"] == 490 * 10**6 + 24 * 4096**2  # three matrices of float64
+    assert "PCA, more than a step" not in {**needed(384)["memory"], **all_columns["memory"]}
+
+
+def test_prepare_and_inspect_show_the_memory_of_the_plan(lirdrec, tmp_path):
+    make_synthetic_dataset(40, 60, 600, {"image": 6, "text": 8}, seed=2).save(tmp_path / "shop")
+    make_synthetic_dataset(40, 60, 600, {}, seed=2).save(tmp_path / "bare")
+    for data, model in (("shop", "lirdrec"), ("bare", "lightgcn")):
+        planned = lirdrec("plan", data, "--model", model, "--devices", "cpu-core", "--json")
+        (plan,) = json.loads(planned.stdout)["plans"]
+        shown = json.loads(lirdrec("inspect", data, "--json").stdout)
+        assert shown["memory_to_train"] == {"model": model, "bytes": plan["bytes"]}
+        assert_mentions(lirdrec("inspect", data).stdout, [model, f"{plan['bytes'] / 1e6:.0f} MB"])
 
 
 def test_a_smaller_kind_is_not_proposed_at_its_usual_size(lirdrec):
     result = lirdrec("plan", *SIZES, "--users", "1e6", "--devices", "H100", "--memory", 4, "--json")
-    assert result.exit_code == 1, result.stderr
+    assert result.exit_code == 3, result.stderr
     devices = [one["value"] for one in json.loads(result.stdout)["changes"] if one["change"] == "device"]
     assert devices and "H100" not in devices
 
@@ -52,7 +92,7 @@ def test_sizes_of_a_dataset(lirdrec, tmp_path):
 
 def test_what_would_make_it_fit_is_said(lirdrec):
     result = lirdrec("plan", *SIZES, "--devices", "8xL4")
-    assert result.exit_code == 1, result.stderr
+    assert result.exit_code == 3, result.stderr
     assert_mentions(result.stdout, ["8 x L4", "does not fit", "24.0 GB", "batch_size", "H100"])
     assert "It fits" in lirdrec("plan", *SIZES, "--devices", "8xL4", "--memory", "1000").stdout
 

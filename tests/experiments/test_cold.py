@@ -60,6 +60,8 @@ def test_both_ways_beat_chance_by_far_and_no_training_sees_too_much(
         assert by[model, "inductive"].epochs == by[model, "transductive"].best_epoch
     # only the number of epochs of the transductive trainings was free, and the limit ended them
     assert {one.trial.variant for one in results if one.data.get("stopped") == "epochs"} == {"transductive"}
+    capped = [dataclasses.replace(one, best_epoch=one.epochs) for one in results]
+    assert_facts("".join(Results(capped).remarks()), ["2 of 2", "--epochs"])
     page = cold.report(dataclasses.replace(settings, metric="recall@10"), results)
     assert_facts(answer(page), ["0.4167"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pickle
 from collections.abc import Callable
 
@@ -202,10 +203,10 @@ def bits(recommender: Recommender) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def recommenders(small_dataset, larger_dataset, tmp_path_factory, worker_id) -> Callable[[str], Recommender]:
+def recommenders(small_dataset, larger_dataset, tmp_path_factory) -> Callable[[str], Recommender]:
     """Return the trained recommender of a model; all test processes share one training of each model."""
     base = tmp_path_factory.getbasetemp()
-    folder = base if worker_id == "master" else base.parent
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     @functools.cache
     def get(name: str) -> Recommender:
@@ -214,7 +215,9 @@ def recommenders(small_dataset, larger_dataset, tmp_path_factory, worker_id) -> 
             lock_file(lock, wait=True)  # until it is closed
             if not file.exists():
                 made = trained(name, larger_dataset if is_ordered(name) else small_dataset)
-                file.write_bytes(pickle.dumps(made))
+                complete = file.with_suffix(".new")
+                complete.write_bytes(pickle.dumps(made))
+                complete.rename(file)
                 return made
             recommender: Recommender = pickle.loads(file.read_bytes())
         return recommender

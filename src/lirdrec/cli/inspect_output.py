@@ -18,15 +18,13 @@ COSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)  # shares of the hits on known items t
 def show_dataset(summary: Mapping[str, Any]) -> None:
     """Print a summary.
 
-    It holds what `lirdrec.data.summary.summarize` and `lirdrec.data.images.described` return, and "memory_to_train":
-    bytes or None.
+    It holds what `lirdrec.data.summary.summarize` and `lirdrec.data.images.described` return, and "memory_to_train",
+    which has model and bytes, or is None.
     """
-
-    splits, size = summary["splits"], summary["memory_to_train"]
-    memory = "-" if size is None else f"about {_size(size)}"
+    splits, memory = summary["splits"], summary["memory_to_train"]
     counts = [f"{summary[name]:,}" for name in ("users", "items", "interactions")]
-    row = [*counts, f"{summary['sparsity']:.2%}", *(f"{size:,}" for size in splits.values()), memory]
-    columns = ["users", "items", "interactions", "empty cells", *splits, "memory to train"]
+    row = [*counts, f"{summary['sparsity']:.2%}", *(f"{size:,}" for size in splits.values())]
+    columns = ["users", "items", "interactions", "empty cells", *splits]
     console().print(table(f"Dataset {summary['name']}", columns, [row]))
     if summary["modalities"]:
         rows = [
@@ -41,6 +39,8 @@ def show_dataset(summary: Mapping[str, Any]) -> None:
     def share(number: int) -> str:
         return f"{number:,} ({number / summary['items']:.1%})"
 
+    if memory is not None:
+        print_line(f"Memory to train {memory['model']} on the CPU: about {_size(memory['bytes'])} (see lirdrec plan)")
     print_line(_split_line(summary))
     if summary["title"] is not None:
         print_line(f"Titles: column '{summary['title']}' of the item table")

@@ -236,6 +236,7 @@ def add_titles(frame: pl.DataFrame, recommender: Recommender, column: str = "ite
 
 FAULT = 1  # exit code: a bug of lirdrec
 REFUSED = 2  # exit code: wrong arguments or input files
+DOES_NOT_FIT = 3  # exit code of `lirdrec plan`: the training does not fit into the memory
 INTERRUPTED = 130  # exit code: stopped by Ctrl-C, as shells report it
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lirdrec.cli.config import configuration
-from lirdrec.cli.output import console, print_json, print_line, table
+from lirdrec.cli.output import DOES_NOT_FIT, console, print_json, print_line, table
 from lirdrec.cli.shared_options import JsonOption, SetOption, option
 from lirdrec.errors import ConfigError
 from lirdrec.wording import pluralize
@@ -22,7 +22,7 @@ def plan(
     dataset: Path | None = typer.Argument(
         None,
         metavar="[DATASET]",
-        help="Folder of a prepared dataset, or of data that prepare reads, to take the sizes from.",
+        help="Folder of a prepared dataset, or of a published one, to take the sizes from.",
     ),
     users: float | None = option(None, "Number of users, such as 10e6."),
     items: float | None = option(None, "Number of items."),
@@ -45,7 +45,7 @@ def plan(
       lirdrec plan --users 10e6 --items 1e6 --interactions 1e8 --features 4096,384 --devices 8xH100
 
     The time is computed from operations, bytes and the speeds that the devices' makers publish (docs/distributed.md).
-    The exit status is 1 if the training does not fit.
+    The exit status is 3 if the training does not fit.
     """
     from lirdrec.planning.device_speeds import Cluster
     from lirdrec.planning.plan import make_plan, remedies
@@ -61,13 +61,15 @@ def plan(
     if cluster.number > 1:
         plans.append(make_plan(config, training, sizes, Cluster(1, cluster.device)))
     changes = remedies(config, training, sizes, cluster)
+    if devices is None and cluster.device.name == "cpu-core":  # further cores have no memory of their own
+        changes = [change for change in changes if change["change"] != "devices"]
     if json:
         print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
     else:
         console().print(_table(plans))
         _show_fit(plans[0], changes)
     if not plans[0].fits:
-        raise typer.Exit(1)
+        raise typer.Exit(DOES_NOT_FIT)
 
 
 def _sizes(dataset: Path | None, given: dict[str, float | None], features: str | None) -> Sizes:
@@ -137,13 +139,15 @@ def _table(plans: list[Plan]) -> object:
         ["time of sampling an epoch", *(_seconds(one.sampling_seconds) for one in plans)],
         ["time of a validation", *(_seconds(one.validation_seconds) for one in plans)],
         ["time of an epoch", *(_seconds(one.epoch_seconds) for one in plans)],
-        [f"time of {pluralize(plans[0].epochs, 'epoch')}, at most", *(_seconds(one.training_seconds) for one in plans)],
+        [f"time of {pluralize(plans[0].epochs, 'epoch')}", *(_seconds(one.training_seconds) for one in plans)],
     ]
     names = [str(one.cluster) for one in plans]
     return table("Plan", ["", *names], rows, right=names)
 
 
 def _seconds(value: float) -> str:
+    if value >= 600:
+        return f"{value / 60:,.1f} min" if value < 3600 else f"{value / 3600:,.1f} h"
     return f"{value:,.1f} s" if value >= 1 else f"{1e3 * value:,.1f} ms" if value >= 1e-3 else f"{1e6 * value:,.0f} µs"
 
 

@@ -244,10 +244,10 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
     return summarize(dataset) | described(dataset) | {"memory_to_train": _memory_to_train(dataset)}
 
 
-def _memory_to_train(dataset: Dataset) -> int | None:
-    """Return the bytes that `lirdrec plan` computes for a training on the CPU; None without training interactions.
+def _memory_to_train(dataset: Dataset) -> dict[str, Any] | None:
+    """Return the model and the bytes that `lirdrec plan` computes for its training on the CPU.
 
-    The model is LIRDRec, or LightGCN if there are no features.
+    The model is LIRDRec, or LightGCN if there are no features. Returns None without training interactions.
     """
     from lirdrec.planning.device_speeds import Cluster
     from lirdrec.planning.plan import make_plan
@@ -257,9 +257,10 @@ def _memory_to_train(dataset: Dataset) -> int | None:
     if not len(dataset.train):
         return None
     columns = tuple(matrix.dims for matrix in dataset.features.values())
-    config, training = preset("lirdrec" if columns else "lightgcn")
+    model = "lirdrec" if columns else "lightgcn"
+    config, training = preset(model)
     sizes = Sizes(dataset.n_users, dataset.n_items, len(dataset.train), columns)
-    return make_plan(config, training, sizes, Cluster.parse("cpu-core")).memory
+    return {"model": model, "bytes": make_plan(config, training, sizes, Cluster.parse("cpu-core")).memory}
 
 
 def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:

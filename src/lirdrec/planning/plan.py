@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ class Plan:
         validation_seconds: time of the validation after an epoch.
         sampling_seconds: time that the host needs to sample the interactions of an epoch.
         epochs: largest number of epochs of the training; it may stop earlier.
+        validations: number of validations in so many epochs.
     """
 
     cluster: Cluster
@@ -36,6 +38,7 @@ class Plan:
     validation_seconds: float
     sampling_seconds: float
     epochs: int
+    validations: int
 
     @property
     def memory(self) -> int:
@@ -63,7 +66,8 @@ class Plan:
     @property
     def training_seconds(self) -> float:
         """Seconds of all epochs, if the training does not stop earlier."""
-        return self.epochs * self.epoch_seconds
+        steps = self.epochs * (self.work.n_steps * self.step_seconds + self.sampling_seconds)
+        return steps + self.validations * self.validation_seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able values in bytes and seconds."""
@@ -117,7 +121,8 @@ def make_plan(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster
     if work.sent:
         step["communication"] = _communication(work, cluster)
     validation = sum(seconds(part, device, training.precision) for part in work.validation.values())
-    return Plan(cluster, work, step, validation, SAMPLING_SECONDS * work.sampled, training.epochs)
+    n_validations = math.ceil(training.epochs / training.evaluate_every)
+    return Plan(cluster, work, step, validation, SAMPLING_SECONDS * work.sampled, training.epochs, n_validations)
 
 
 def seconds(part: Work, device: Device, precision: str) -> float:

@@ -37,6 +37,7 @@ from lirdrec.wording import pluralize
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64
 PROGRAM_BYTES = 490 * 10**6  # that Python, torch and the other libraries need on a CPU: `lirdrec train` with 60 items
+PCA_BYTES = 24  # for each entry of the covariance of the widest matrix: three matrices of float64 at the peak
 CONTEXT_BYTES = 600 * 10**6  # that CUDA and its libraries need on a GPU; an assumption
 WITHOUT_FORWARD = ("softmax, products", "softmax, passes", "batch", "Adam")  # parts of a step that a validation lacks
 
@@ -150,29 +151,8 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
         ConfigError: there are more devices than columns of a vector, users or items; `config.feature_size` has one
             number for each name; or `config.modalities` has another length than `sizes.features`.
     """
-    if isinstance(config, LIRDRecConfig):
-        if not sizes.features:
-            raise CapabilityError(
-                "lirdrec learns from features; give the number of columns of each feature matrix"
-                f" ({option_text('features', '4096,384')})"
-            )
-        if isinstance(config.feature_size, dict):
-            raise ConfigError("feature_size: a plan does not know the names of the matrices; give one number for all")
-        if config.modalities is not None and len(config.modalities) != len(sizes.features):
-            used = pluralize(len(config.modalities), "feature matrix", "feature matrices")
-            raise ConfigError(
-                f"modalities: the model uses {used}, and the plan has the columns of {len(sizes.features)}; give"
-                f" only the columns of the matrices that the model uses ({option_name('features')})"
-            )
-        if config.feature_size is not None:
-            sizes = sizes.reduced(config.feature_size)
-        n_branches = len(sizes.features) + (config.dct is not None)
-    elif isinstance(config, LightGCNConfig):
-        n_branches = 1
-    else:
-        raise CapabilityError(
-            f"the memory and time that {config.model} needs are not known; choose lirdrec or lightgcn"
-        )
+    pca = _pca_bytes(config, sizes)
+    n_branches, sizes = _branches(config, sizes)
     columns = n_branches * config.embedding_size
     _check_ranks(ranks, columns, sizes)
     training = training.resolved(sizes.interactions)
@@ -193,8 +173,45 @@ def workload(config: Any, training: TrainConfig, sizes: Sizes, ranks: int = 1, o
     memory["program"] = PROGRAM_BYTES if on_cpu else CONTEXT_BYTES
     if on_cpu:
         memory["sampling"], host = host, 0
+        if (more := pca + memory["program"] - sum(memory.values())) > 0:
+            memory["PCA, more than a step"] = more
+    host = max(host, 0 if on_cpu else pca)
     step = _step(shape, lirdrec, parameters)
     return Workload(memory, host, step, _validation(shape, step), _sent(shape, parameters), n_steps, sizes.interactions)
+
+
+def _branches(config: Any, sizes: Sizes) -> tuple[int, Sizes]:
+    """Return the number of branches of the model, and the sizes with the columns that are left after PCA."""
+    if isinstance(config, LightGCNConfig):
+        return 1, sizes
+    if not isinstance(config, LIRDRecConfig):
+        raise CapabilityError(
+            f"the memory and time that {config.model} needs are not known; choose lirdrec or lightgcn"
+        )
+    if not sizes.features:
+        raise CapabilityError(
+            "lirdrec learns from features; give the number of columns of each feature matrix"
+            f" ({option_text('features', '4096,384')})"
+        )
+    if isinstance(config.feature_size, dict):
+        raise ConfigError("feature_size: a plan does not know the names of the matrices; give one number for all")
+    if config.modalities is not None and len(config.modalities) != len(sizes.features):
+        used = pluralize(len(config.modalities), "feature matrix", "feature matrices")
+        raise ConfigError(
+            f"modalities: the model uses {used}, and the plan has the columns of {len(sizes.features)}; give"
+            f" only the columns of the matrices that the model uses ({option_name('features')})"
+        )
+    if config.feature_size is not None:
+        sizes = sizes.reduced(config.feature_size)
+    return len(sizes.features) + (config.dct is not None), sizes
+
+
+def _pca_bytes(config: Any, sizes: Sizes) -> int:
+    """Return the bytes that PCA needs for the widest matrix that it reduces; it is on the CPU, before the training."""
+    size = getattr(config, "feature_size", None)
+    if not isinstance(size, int):
+        return 0
+    return max((PCA_BYTES * width**2 for width in sizes.features if width > size), default=0)
 
 
 def _check_ranks(ranks: int, columns: int, sizes: Sizes) -> None:
