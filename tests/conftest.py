@@ -39,9 +39,15 @@ def _write_files_in_memory() -> None:
     """
     if "TMPDIR" in os.environ or not os.access(IN_MEMORY, os.W_OK):
         return
-    if shutil.disk_usage(IN_MEMORY).free >= ENOUGH_MEMORY and (free_memory() or 0) >= 2 * ENOUGH_MEMORY:
-        os.environ["TMPDIR"] = str(IN_MEMORY)
-        tempfile.tempdir = None  # so that the module reads TMPDIR again
+    if shutil.disk_usage(IN_MEMORY).free < ENOUGH_MEMORY or (free_memory() or 0) < 2 * ENOUGH_MEMORY:
+        return
+    for folder in IN_MEMORY.glob("lirdrec-[0-9]*"):  # of tests that failed or were killed
+        if not Path("/proc", folder.name.partition("-")[2]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    place = IN_MEMORY / f"lirdrec-{os.getpid()}"  # short, because Ray puts its sockets there
+    place.mkdir(mode=0o700)
+    os.environ["TMPDIR"] = str(place)
+    tempfile.tempdir = None  # so that the module reads TMPDIR again
 
 
 def _settle_environment() -> None:
@@ -69,6 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["LIRDREC_CACHE"], ignore_errors=True)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    place = IN_MEMORY / f"lirdrec-{os.getpid()}"  # of this process, if it is not a worker
+    if exitstatus == 0 and os.environ.get("TMPDIR") == str(place):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
