@@ -69,7 +69,7 @@ def report(study: Path, ours: str) -> None:
         raise SystemExit(f"{study} has no final result of {ours}; it has {', '.join(models) or 'none'}")
     frames = {model: pooled(finals.where(model=model)) for model in models}
     users = {model: over_seeds(of_seeds) for model, of_seeds in frames.items()}
-    metrics = [name for name in users[ours].columns if name != "user"]
+    metrics = [name for name in users[ours].columns if name.partition("@")[0] in ("hit", "ndcg")]
     tests = compare(users[ours], {model: frame for model, frame in users.items() if model != ours}, metrics)
     marks = {(one.theirs, one.metric): {1: "*", -1: "+", 0: ""}[one.significant()] for one in tests}
     print("| model |", " | ".join(metrics), "| validation |")

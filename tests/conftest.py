@@ -45,7 +45,7 @@ def _write_files_in_memory() -> None:
         if not Path("/proc", folder.name.partition("-")[2]).exists():
             shutil.rmtree(folder, ignore_errors=True)
     place = IN_MEMORY / f"lirdrec-{os.getpid()}"  # short, because Ray puts its sockets there
-    place.mkdir(mode=0o700)
+    place.mkdir(mode=0o755)  # some tests read as another user
     os.environ["TMPDIR"] = str(place)
     tempfile.tempdir = None  # so that the module reads TMPDIR again
 
