@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ settings.load_profile("repeatable")
 
 
 IN_MEMORY = Path("/dev/shm")  # a file system in memory, on Linux
+_places: list[str] = []  # the folder there that this process has made; empty in workers, which inherit TMPDIR
 ENOUGH_MEMORY = 2 * 2**30  # bytes that must be free there; a run of all tests writes 0.4 GB
 
 
@@ -41,12 +43,13 @@ def _write_files_in_memory() -> None:
         return
     if shutil.disk_usage(IN_MEMORY).free < ENOUGH_MEMORY or (free_memory() or 0) < 2 * ENOUGH_MEMORY:
         return
-    for folder in IN_MEMORY.glob("lirdrec-[0-9]*"):  # of tests that failed or were killed
-        if not Path("/proc", folder.name.partition("-")[2]).exists():
+    for folder in IN_MEMORY.glob("lirdrec-*"):  # of tests that failed or were killed
+        if time.time() - folder.stat().st_mtime > 24 * 3600:
             shutil.rmtree(folder, ignore_errors=True)
-    place = IN_MEMORY / f"lirdrec-{os.getpid()}"  # short, because Ray puts its sockets there
-    place.mkdir(mode=0o755)  # some tests read as another user
-    os.environ["TMPDIR"] = str(place)
+    place = tempfile.mkdtemp(prefix="lirdrec-", dir=IN_MEMORY)  # a short path, because Ray puts its sockets there
+    os.chmod(place, 0o755)  # some tests read as another user
+    os.environ["TMPDIR"] = place
+    _places.append(place)
     tempfile.tempdir = None  # so that the module reads TMPDIR again
 
 
@@ -78,8 +81,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:
-    place = IN_MEMORY / f"lirdrec-{os.getpid()}"  # of this process, if it is not a worker
-    if exitstatus == 0 and os.environ.get("TMPDIR") == str(place):
+    for place in _places if exitstatus == 0 else ():
         shutil.rmtree(place, ignore_errors=True)
 
 
