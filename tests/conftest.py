@@ -37,7 +37,7 @@ ENOUGH_MEMORY = 2 * 2**30  # bytes that must be free there; a run of all tests w
 def _write_files_in_memory() -> None:
     """Let temporary files lie in memory if there is room: the tests sync files to disk thousands of times.
 
-    This halves the time of the tests. To keep the files on a disk, set TMPDIR.
+    To keep the files on a disk, set TMPDIR.
     """
     if "TMPDIR" in os.environ or not os.access(IN_MEMORY, os.W_OK):
         return
