@@ -18,6 +18,9 @@ needs_dev_full = pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="macOS and Windows have no /dev/full, a device without space"
 )
 needs_fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
+needs_modes = pytest.mark.skipif(
+    os.name == "nt", reason="Windows has no POSIX modes: a mode only forbids writing there"
+)
 needs_links = pytest.mark.skipif(os.name == "nt", reason="on Windows only administrators may make symbolic links")
 
 

@@ -27,7 +27,7 @@ from lirdrec.data.table_files import read_table
 from lirdrec.errors import ConfigError, DataError
 from lirdrec.files import input_file_checks
 
-from ..helpers import assert_error, assert_refused, needs_dev_full, needs_fifos
+from ..helpers import assert_error, assert_refused, needs_dev_full, needs_fifos, needs_modes
 
 NOBODY = 65534  # the user id of "nobody" on Linux
 
@@ -232,7 +232,7 @@ def an_ordinary_user() -> Iterator[None]:
         os.setresuid(0, 0, 0)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="on Windows a mode only forbids writing, never reading")
+@needs_modes
 def test_a_file_that_may_not_be_read():
     with tempfile.TemporaryDirectory() as folder:  # not tmp_path, whose parent only root may enter
         os.chmod(folder, 0o755)

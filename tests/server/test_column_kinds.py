@@ -230,7 +230,7 @@ def test_http_takes_and_gives_every_id_that_a_run_can_have(large, tmp_path):
     servers.stop_all()
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no node to run the page's script in")
+@pytest.mark.skipif(shutil.which("node") is None, reason="install Node.js (.ci/run does): it runs the page's script")
 def test_the_page_opens_explains_and_removes_the_very_item_that_it_shows(large, tmp_path):
     source = Path(lirdrec.server.__file__).parent / "ui" / "api.js"
     (tmp_path / "page.mjs").write_text(PAGE)

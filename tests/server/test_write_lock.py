@@ -18,7 +18,7 @@ from lirdrec.server.run_pointer import RunPointer
 from lirdrec.server.store import Event, Store
 from lirdrec.server.write_lock import store_path, write_lock
 
-from ..helpers import assert_error
+from ..helpers import assert_error, needs_modes
 
 NAMES = [
     "plain",
@@ -61,7 +61,7 @@ def test_a_short_name_keeps_its_file(tmp_path):
     assert ServerConfig(str(tmp_path / "demo")).store_url.render_as_string() == f"sqlite:///{tmp_path}/demo.live.sqlite"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of POSIX")
+@needs_modes
 def test_store_and_keys_are_the_owners_alone(tmp_path):
     before = os.umask(0)
     try:
@@ -76,7 +76,7 @@ def test_store_and_keys_are_the_owners_alone(tmp_path):
     assert modes == dict.fromkeys(["shop.sqlite", "shop.sqlite-wal", "shop.sqlite-shm", "keys.json"], 0o600)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of POSIX")
+@needs_modes
 def test_the_rights_of_a_store_that_is_there_stay(tmp_path):
     path = tmp_path / "shop.sqlite"
     Store(f"sqlite:///{path}").close()

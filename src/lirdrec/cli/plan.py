@@ -61,8 +61,6 @@ def plan(
     if cluster.number > 1:
         plans.append(make_plan(config, training, sizes, Cluster(1, cluster.device)))
     changes = remedies(config, training, sizes, cluster)
-    if devices is None and cluster.device.name == "cpu-core":  # further cores have no memory of their own
-        changes = [change for change in changes if change["change"] != "devices"]
     if json:
         print_json({"plans": [one.to_dict() for one in plans], "changes": changes})
     else:
@@ -85,8 +83,9 @@ def _sizes(dataset: Path | None, given: dict[str, float | None], features: str |
     columns: tuple[int, ...] = ()
     if dataset is not None:
         data = read_any(dataset)
-        found = dict(zip(given, (data.n_users, data.n_items, len(data.train)), strict=True)) | found
-        columns = tuple(matrix.dims for matrix in data.features.values())
+        of_data = Sizes.of(data)
+        found = dict(zip(given, (of_data.users, of_data.items, of_data.interactions), strict=True)) | found
+        columns = of_data.features
     if missing := [name for name in given if name not in found]:
         raise ConfigError(f"{missing[0]}: is missing; give a dataset, or all of {', '.join(given)}")
     users, items, interactions = (found[name] for name in given)

@@ -256,11 +256,10 @@ def _memory_to_train(dataset: Dataset) -> dict[str, Any] | None:
 
     if not len(dataset.train):
         return None
-    columns = tuple(matrix.dims for matrix in dataset.features.values())
-    model = "lirdrec" if columns else "lightgcn"
+    model = "lirdrec" if dataset.features else "lightgcn"
     config, training = preset(model)
-    sizes = Sizes(dataset.n_users, dataset.n_items, len(dataset.train), columns)
-    return {"model": model, "bytes": make_plan(config, training, sizes, Cluster.parse("cpu-core")).memory}
+    plan = make_plan(config, training, Sizes.of(dataset), Cluster.parse("cpu-core"))
+    return {"model": model, "bytes": plan.memory}
 
 
 def next_command(folder: Path, summary: dict[str, Any] | None = None) -> str:

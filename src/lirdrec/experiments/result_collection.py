@@ -155,7 +155,7 @@ class Results:
         They describe tests with validation interactions as history or with seen items, and count trainings that
         `--epochs` ended too early.
         """
-        trained = [result for result in self._results if result.done and result.epochs and result.end is not None]
+        trained = [result for result in self._results if result.done and result.epochs and result.stopped is not None]
         capped = sum(result.was_still_improving for result in trained)
         if not capped:
             return self._protocols()

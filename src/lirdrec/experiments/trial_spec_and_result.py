@@ -140,14 +140,14 @@ class TrialResult:
         return self.status == "done"
 
     @property
-    def end(self) -> str | None:
+    def stopped(self) -> str | None:
         """Why the training ended, such as "epochs" for its maximum number of epochs; None if this is not recorded."""
         return self.data.get("stopped") if isinstance(self.data, Mapping) else None
 
     @property
     def was_still_improving(self) -> bool:
         """Whether training reached its maximum number of epochs, and the best epoch is in the last tenth of them."""
-        ended = self.end == "epochs" and not self.data.get("stopped_early")
+        ended = self.stopped == "epochs" and not self.data.get("stopped_early")
         return ended and still_improving(self.best_epoch, self.epochs)
 
     def figure(self, metric: str, stage: str = "valid") -> float | None:

@@ -122,12 +122,17 @@ DEVICES = {
 class Cluster:
     """`number` devices of one kind, on as many machines as they need.
 
+    Attributes:
+        shares_memory: whether further devices would use the same memory: the device is a core of this machine, and its
+            memory is all that the machine has.
+
     >>> Cluster.parse("16xH100").machines
     2
     """
 
     number: int
     device: Device
+    shares_memory: bool = False
 
     @classmethod
     def parse(cls, text: str, memory: float | None = None) -> Cluster:
@@ -168,7 +173,7 @@ class Cluster:
 
         if not torch.cuda.is_available():
             device = DEVICES["cpu-core"]
-            return cls(1, replace(device, memory=memory or free_memory() or device.memory))
+            return cls(1, replace(device, memory=memory or free_memory() or device.memory), shares_memory=True)
         found = torch.cuda.get_device_name(0)
         kind = next((name for name in DEVICES if re.search(rf"\b{name}\b", found)), None)
         if kind is None:

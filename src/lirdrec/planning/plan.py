@@ -171,7 +171,7 @@ def remedies(config: Any, training: TrainConfig, sizes: Sizes, cluster: Cluster)
         if attempt("feature_size", columns, _plan_or_none(config, training, sizes.reduced(columns), cluster)):
             break
     number = cluster.number
-    while (number := 2 * number) <= MOST_DEVICES:
+    while not cluster.shares_memory and (number := 2 * number) <= MOST_DEVICES:
         if attempt("devices", number, _plan_or_none(config, training, sizes, replace(cluster, number=number))):
             break
     batch = training.pairs_per_step(sizes.interactions)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lirdrec.errors import CapabilityError, ConfigError
 from lirdrec.models.lightgcn import LightGCNConfig
@@ -33,6 +33,9 @@ from lirdrec.nn.losses import BLOCK_BYTES, DEVICE_BLOCK_BYTES
 from lirdrec.option_names import option_name, option_text
 from lirdrec.training.config import TrainConfig
 from lirdrec.wording import pluralize
+
+if TYPE_CHECKING:
+    from lirdrec.data.dataset import Dataset
 
 FLOAT = 4  # bytes
 KEY = 8  # bytes of an int64
@@ -57,6 +60,12 @@ class Sizes:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if any(width < 1 for width in self.features):
             raise ConfigError(f"features are {', '.join(map(str, self.features))}; each must have 1 column or more")
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Sizes:
+        """Return the sizes of a dataset; raise a ConfigError if it has no training interactions."""
+        columns = tuple(matrix.dims for matrix in dataset.features.values())
+        return cls(dataset.n_users, dataset.n_items, len(dataset.train), columns)
 
     def reduced(self, columns: int) -> Sizes:
         """Return the sizes with at most `columns` columns in each feature matrix."""
